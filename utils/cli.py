@@ -1,0 +1,120 @@
+"""What every command line shares: .env, parsing, signals, one-line errors, exit codes, progress.
+
+Exit codes: 0 done; 1 a check failed; 2 usage, configuration, journal in use; 3 unfinished.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cyclopts
+from cyclopts import App
+from dotenv.parser import parse_stream
+from loguru import logger
+
+from utils import log
+from utils.config import DEFAULTS, PROJECT_DIR
+from utils.errors import ToolkitError
+
+UNFINISHED = 3
+
+
+def run(main: Callable[..., int], *others: Callable[..., int], name: str, arguments: list[str] | None = None) -> int:
+    """Parse the command line, call `main` (or the one of `others` that is named first) and return its exit code.
+
+    Each function's typed signature is its command line and its docstring the help text.
+    """
+    app = App(name=f"python -m {name}", help=main.__doc__, version_flags=(), result_action="return_value")
+    app.default(main)
+    for command in others:
+        app.command(command)
+    boundary = _Boundary(name)
+    with boundary:
+        load_env_file()
+        command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+        settings = bound.arguments.get("settings", DEFAULTS)
+        log.set_up(settings, name.rpartition(".")[2], secrets=(os.environ.get("KAFKA_PASSWORD", ""),))
+        boundary.code = command(*bound.args, **bound.kwargs) or 0
+    return boundary.code
+
+
+class _Boundary:
+    """Turns whatever ends a command into one line on stderr and an exit code; tracebacks go to the log file."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.code = 0
+
+    def __enter__(self) -> "_Boundary":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
+        match error:
+            case None | SystemExit():
+                return False
+            case cyclopts.CycloptsError():
+                self._say(f"{_one_line(error)} (python -m {self.name} --help)")
+                self.code = 2
+            case ToolkitError():
+                logger.opt(exception=error).debug("ended by {!r}", error)
+                self._say(_one_line(error))
+                self.code = error.exit_code
+            case BrokenPipeError():
+                # The reader of our output has gone; keep the interpreter from complaining at exit too.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            case KeyboardInterrupt():
+                self._say("interrupted before it began")
+                self.code = UNFINISHED
+            case _:
+                logger.opt(exception=error).error("unexpected {}: {} (traceback in logs/)", type(error).__name__, error)
+                self.code = UNFINISHED
+        return True
+
+    def _say(self, line: str) -> None:
+        print(f"{self.name}: {line}", file=sys.stderr)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def load_env_file(folder: Path | None = None) -> None:
+    """Put the values of `.env` (in the current folder, else the project's) under the environment's own.
+
+    Raises ToolkitError naming file and line if it cannot be read or parsed.
+    """
+    here = (folder or Path.cwd()) / ".env"
+    path = here if here.exists() else PROJECT_DIR / ".env"
+    if not path.exists():
+        return
+    try:
+        with path.open(encoding="utf-8-sig") as stream:
+            bindings = list(parse_stream(stream))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ToolkitError(f"{path} cannot be read: {error}") from error
+    for binding in bindings:
+        if binding.error:
+            text = binding.original.string.strip()
+            raise ToolkitError(f"{path} line {binding.original.line}: {text!r} is not NAME=VALUE; mend or remove it")
+        if binding.key and binding.value:
+            os.environ.setdefault(binding.key, binding.value)
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that the first Ctrl+C or SIGTERM sets; a second one ends the process at once."""
+    stop = threading.Event()
+
+    def handle(number: int, frame: Any) -> None:
+        if stop.is_set():
+            os._exit(UNFINISHED)
+        stop.set()
+
+    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), handle)
+    return stop

@@ -1,0 +1,204 @@
+"""Every setting: option, variable, default and meaning, once. The only reader of the environment."""
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+from cyclopts import Group, Parameter
+
+from utils.errors import ToolkitError
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+
+SinkName = Literal["file", "sqlite", "duckdb", "kafka"]
+SourceName = Literal["auto", "file", "sqlite", "duckdb", "kafka"]
+ALL_SINKS: tuple[SinkName, ...] = get_args(SinkName)
+EMBEDDED_SINKS: tuple[SinkName, ...] = ("file", "sqlite", "duckdb")
+
+_SHARED = Group("Shared options", sort_key=1)
+_SINKS = Group("Where the sinks are", sort_key=2)
+
+
+def _finite(_: Any, value: float | None) -> None:
+    if value is not None and not (math.isfinite(value) and value >= 0):
+        raise ValueError("must be a number of 0 or more")
+
+
+def _positive(_: Any, value: float | None) -> None:
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise ValueError("must be more than 0")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Settings:
+    """What every command shares. Relative folders are inside the project, relative files inside `data_dir`."""
+
+    data_dir: Annotated[
+        Path,
+        Parameter(env_var="BASE_DATA_DIR", group=_SHARED, help="Folder of all data; inside the project if relative."),
+    ] = Path("data")
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"],
+        Parameter(env_var="LOG_LEVEL", group=_SHARED, help="Least severe lines to show and to keep in logs/."),
+    ] = "INFO"
+    live_file: Annotated[
+        Path, Parameter(env_var="LIVE_DATA_FILE_NAME", group=_SINKS, help="JSON lines file of the file sink.")
+    ] = Path("project_live.json")
+    sqlite_file: Annotated[
+        Path, Parameter(env_var="SQLITE_DB_FILE_NAME", group=_SINKS, help="Database of the SQLite sink.")
+    ] = Path("buzz.sqlite")
+    duckdb_file: Annotated[
+        Path, Parameter(env_var="DUCKDB_DB_FILE_NAME", group=_SINKS, help="Database of the DuckDB sink.")
+    ] = Path("buzz.duckdb")
+    kafka_broker: Annotated[
+        str, Parameter(env_var="KAFKA_BROKER_ADDRESS", group=_SINKS, help="host:port of the brokers, comma separated.")
+    ] = "localhost:9092"
+    topic: Annotated[str, Parameter(env_var="BUZZ_TOPIC", group=_SINKS, help="Kafka topic.")] = "buzzline_db"
+    group: Annotated[str, Parameter(env_var="BUZZ_CONSUMER_GROUP_ID", group=_SINKS, help="Kafka consumer group.")] = (
+        "buzz_group_db"
+    )
+    journal_max_mb: Annotated[
+        int,
+        Parameter(
+            env_var="JOURNAL_MAX_MB",
+            group=_SHARED,
+            validator=_positive,
+            help="MiB a journal holds before the producer waits.",
+        ),
+    ] = 1024
+
+    @property
+    def data_path(self) -> Path:
+        return PROJECT_DIR / self.data_dir
+
+    @property
+    def live_path(self) -> Path:
+        return self.data_path / self.live_file
+
+    @property
+    def sqlite_path(self) -> Path:
+        return self.data_path / self.sqlite_file
+
+    @property
+    def duckdb_path(self) -> Path:
+        return self.data_path / self.duckdb_file
+
+    def journal_path(self, name: str) -> Path:
+        return self.data_path / "journal" / f"{name}.sqlite"
+
+    def dead_letter_path(self, sink: str) -> Path:
+        return self.data_path / "dead_letter" / f"{sink}.jsonl"
+
+    def processed_path(self, source: str) -> Path:
+        return self.data_path / "processed" / f"{source}.sqlite"
+
+
+DEFAULTS = Settings()
+
+Interval = Annotated[
+    float,
+    Parameter(
+        name="--interval",
+        env_var="MESSAGE_INTERVAL_SECONDS",
+        validator=_finite,
+        help="Seconds between messages; 0 = full speed.",
+    ),
+]
+Count = Annotated[int | None, Parameter(name="--count", validator=_positive, help="Stop after this many messages.")]
+Seed = Annotated[int | None, Parameter(name="--seed", help="The same seed gives the same messages, timestamps aside.")]
+Sinks = Annotated[
+    tuple[SinkName, ...],
+    Parameter(
+        name="--sinks", consume_multiple=True, negative=(), show_default=" ".join, help="Sinks that get every message."
+    ),
+]
+Drain = Annotated[
+    float,
+    Parameter(name="--drain", validator=_finite, help="Seconds to wait at the end for sinks that are behind."),
+]
+Forget = Annotated[
+    tuple[SinkName, ...],
+    Parameter(
+        name="--forget",
+        consume_multiple=True,
+        negative=(),
+        show_default=False,
+        help="Drop what waits for this sink and owe it nothing more.",
+    ),
+]
+Adopt = Annotated[
+    bool,
+    Parameter(
+        name="--adopt",
+        negative=(),
+        show_default=False,
+        help="Go on with a journal from a copied or restored folder, under a new producer_id.",
+    ),
+]
+Start = Annotated[
+    Literal["stored", "start", "end"],
+    Parameter(name="--from", help="Where to begin: the stored position, the first record, or only new ones."),
+]
+Once = Annotated[
+    bool,
+    Parameter(name="--once", negative=(), show_default=False, help="Stop at the present end instead of following."),
+]
+Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False, help="Print JSON for programs.")]
+
+
+@dataclass(frozen=True)
+class KafkaSecurity:
+    """How to reach a protected cluster; only from the environment or .env, never from options."""
+
+    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = ""
+    username: str = ""
+    password: str = ""
+    ca_file: str = ""
+
+    def __repr__(self) -> str:
+        return f"KafkaSecurity(protocol={self.protocol!r}, username={self.username!r})"
+
+
+_SECURITY_VARIABLES = {
+    "protocol": "KAFKA_SECURITY_PROTOCOL",
+    "sasl_mechanism": "KAFKA_SASL_MECHANISM",
+    "username": "KAFKA_USERNAME",
+    "password": "KAFKA_PASSWORD",
+    "ca_file": "KAFKA_CA_FILE",
+}
+
+
+def kafka_security(environment: Mapping[str, str] = os.environ) -> KafkaSecurity:
+    """Read the KAFKA_* security variables. Raises ToolkitError naming the variable, its value and what is allowed."""
+    values = {name: environment.get(variable, "") for name, variable in _SECURITY_VARIABLES.items()}
+    values["protocol"] = values["protocol"] or "PLAINTEXT"
+    hints = get_type_hints(KafkaSecurity)
+    for name in ("protocol", "sasl_mechanism"):
+        allowed = get_args(hints[name])
+        if values[name] not in allowed:
+            choices = ", ".join(choice or "nothing" for choice in allowed)
+            raise ToolkitError(f"{_SECURITY_VARIABLES[name]} is {values[name]!r}: use one of {choices}")
+    if values["protocol"].startswith("SASL") and not (values["username"] and values["password"]):
+        raise ToolkitError(
+            f"KAFKA_SECURITY_PROTOCOL is {values['protocol']}: set KAFKA_USERNAME and KAFKA_PASSWORD as well"
+        )
+    if values["ca_file"] and not Path(values["ca_file"]).is_file():
+        raise ToolkitError(f"KAFKA_CA_FILE is {values['ca_file']!r}: there is no such file")
+    return KafkaSecurity(**values)  # type: ignore[arg-type]  # checked against the same Literals above
+
+
+def variables() -> dict[str, str]:
+    """Every variable and its default as text, in the order of .env.example."""
+    found = {"MESSAGE_INTERVAL_SECONDS": "5"}
+    hints = get_type_hints(Settings, include_extras=True)
+    for setting in fields(Settings):
+        parameter = hints[setting.name].__metadata__[0]
+        found[parameter.env_var[0]] = str(setting.default)
+    found.update({variable: "" for variable in _SECURITY_VARIABLES.values()})
+    found["KAFKA_SECURITY_PROTOCOL"] = "PLAINTEXT"
+    return found

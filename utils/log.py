@@ -1,0 +1,72 @@
+"""Logging: short lines on stderr, full ones with tracebacks in `<data>/logs/<command>.log`."""
+
+import logging
+import logging.handlers
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loguru import logger
+
+from utils.config import Settings
+
+if TYPE_CHECKING:
+    from loguru import Record
+
+MAX_BYTES = 2_000_000
+BACKUPS = 3
+
+
+class _FileLog(logging.handlers.RotatingFileHandler):
+    """Bounded log file that is opened at its first line and given up quietly: no disk, no log, but no harm."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8", delay=True)
+        self.setFormatter(logging.Formatter("%(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return
+        super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the library's name)
+        """Say nothing: a full disk must not turn into a traceback per line."""
+
+
+def _short(record: "Record") -> str:
+    return "{time:HH:mm:ss} <level>{level: <7}</level> {message}\n"
+
+
+def set_up(settings: Settings, command: str, secrets: tuple[str, ...] = ()) -> None:
+    """Send log lines of `settings.log_level` and above to stderr and to the command's file.
+
+    `secrets` are values (passwords) that are masked wherever they would appear.
+    """
+    hidden = [secret for secret in secrets if secret]
+
+    def mask(record: "Record") -> None:
+        for secret in hidden:
+            record["message"] = record["message"].replace(secret, "***")
+
+    logger.remove()
+    logger.configure(patcher=mask)
+    logger.add(sys.stderr, level=settings.log_level, format=_short, backtrace=False, diagnose=False)
+    logger.add(
+        _FileLog(settings.data_path / "logs" / f"{command}.log"),
+        level=settings.log_level,
+        format="{time:YYYY-MM-DDTHH:mm:ss.SSSZ} {level} {process} {name} {message}",
+        backtrace=False,
+        diagnose=False,
+    )
+    threading.excepthook = _log_thread_failure
+
+
+def _log_thread_failure(failure: threading.ExceptHookArgs) -> None:
+    thread = failure.thread.name if failure.thread else "a thread"
+    if failure.exc_value is not None:
+        logger.opt(exception=failure.exc_value).error(
+            "{} stopped unexpectedly: {!r} (traceback in logs/)", thread, failure.exc_value
+        )

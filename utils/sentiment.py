@@ -1,0 +1,30 @@
+"""Sentiment of a text, offline: VADER's compound score rescaled to [0, 1]."""
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+NEGATIVE_BELOW = 0.3
+POSITIVE_ABOVE = 0.7
+
+
+@lru_cache(maxsize=1)
+def _analyzer() -> "SentimentIntensityAnalyzer":
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    return SentimentIntensityAnalyzer()
+
+
+@lru_cache(maxsize=65_536)
+def score(text: str) -> float:
+    """Sentiment of `text` in [0, 1], 0.5 = neutral, four decimals; the same text always scores the same."""
+    return round((_analyzer().polarity_scores(text)["compound"] + 1) / 2, 4)
+
+
+def label(sentiment: float) -> str:
+    """`negative`, `neutral` or `positive`."""
+    if sentiment < NEGATIVE_BELOW:
+        return "negative"
+    return "positive" if sentiment > POSITIVE_ABOVE else "neutral"

@@ -1,0 +1,37 @@
+"""The registry: which class writes and which reads each sink. A new sink is one line here."""
+
+from utils.config import Settings
+from utils.emitters.base import Connect, Emitter
+from utils.sources.base import Resume, Source
+
+
+def emitter(sink: str, settings: Settings) -> Connect:
+    """A constructor of this sink's emitter; importing and opening happen when it is called."""
+
+    def connect() -> Emitter:
+        match sink:
+            case "file":
+                from utils.emitters.file_emitter import FileEmitter
+
+                return FileEmitter(settings.live_path)
+            case "sqlite":
+                from utils.emitters.sqlite_emitter import SqliteEmitter
+
+                return SqliteEmitter(settings.sqlite_path)
+            case "duckdb":
+                from utils.emitters.duckdb_emitter import DuckdbEmitter
+
+                return DuckdbEmitter(settings.duckdb_path)
+        raise ValueError(f"no emitter for sink {sink!r}")
+
+    return connect
+
+
+def source(sink: str, settings: Settings, resume: Resume) -> Source:
+    """The reader of a sink (or of `auto`, the best one available); opens at the first poll."""
+    match sink:
+        case "file":
+            from utils.sources.file_source import FileSource
+
+            return FileSource([settings.live_path], resume)
+    raise ValueError(f"no source for sink {sink!r}")
