@@ -20,7 +20,7 @@ _Count = Annotated[int, Meta(ge=0, le=MAX_INT64)]
 _Ordinal = Annotated[int, Meta(ge=1, le=MAX_INT64)]
 
 
-class Message(msgspec.Struct, omit_defaults=True):
+class Message(msgspec.Struct, omit_defaults=True, gc=False):
     """One message; its fields are the columns and JSON names everywhere.
 
     `timestamp` is RFC 3339 UTC with milliseconds (`2026-11-23T19:04:05.123Z`); foreign data may

@@ -20,7 +20,8 @@ def _analyzer() -> "SentimentIntensityAnalyzer":
 @lru_cache(maxsize=65_536)
 def score(text: str) -> float:
     """Sentiment of `text` in [0, 1], 0.5 = neutral, four decimals; the same text always scores the same."""
-    return round((_analyzer().polarity_scores(text)["compound"] + 1) / 2, 4)
+    compound: float = _analyzer().polarity_scores(text)["compound"]
+    return round((compound + 1) / 2, 4)
 
 
 def label(sentiment: float) -> str:

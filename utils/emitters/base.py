@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from utils.errors import SinkReplaced
+from utils.errors import SinkReplaced, Unavailable
 from utils.message import Batch
 
 
@@ -37,11 +37,13 @@ Connect = Callable[[], Emitter]
 
 
 def file_id(path: Path) -> tuple[int, int] | None:
-    """Device and inode of the file now at `path`, None if there is none."""
+    """Device and inode of the file now at `path`, None if there is none. Raises Unavailable if nobody can tell."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise Unavailable(f"{path}: {error.strerror or error}") from error
     return status.st_dev, status.st_ino
 
 

@@ -1,0 +1,322 @@
+"""From the journal to the sinks: one worker thread per sink, which alone retries."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from loguru import logger
+
+from utils.backoff import Backoff
+from utils.emitters.base import Connect, Emitter
+from utils.emitters.file_emitter import FileEmitter
+from utils.errors import Rejected, ToolkitError, Unavailable
+from utils.journal import Identity, Journal
+from utils.message import Batch, encoder
+
+# One DuckDB window; smaller batches cost a window each, larger ones memory.
+MAX_BATCH = 20_000
+# A worker stuck in a library call is left behind: it is a daemon thread, and the journal keeps what it had.
+CLOSE_S = 0.5
+
+
+@dataclass
+class Progress:
+    """What a worker tells about itself. `reached`: the sink holds everything up to this journal number."""
+
+    state: Literal["starting", "delivering", "down", "failed", "stopped"] = "starting"
+    reached: int = 0
+    delivered: int = 0
+    dead_letters: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Burial:
+    """Journal numbers that go to the dead letter instead of the sink, and why."""
+
+    first: int
+    last: int
+    reason: str
+
+
+class Worker(threading.Thread):
+    """Delivers the journal to one sink, in order.
+
+    After any error that can heal it throws the emitter away, backs off, constructs a new one, asks
+    it `last_sequence` and goes on from there; the batch in hand is never simply sent again. That one
+    rule also settles whether a batch whose acknowledgement was lost had arrived.
+    """
+
+    def __init__(
+        self,
+        sink: str,
+        connect: Connect,
+        dead_letter_path: Path,
+        journal: Journal,
+        changed: threading.Condition,
+        *,
+        after: int,
+        backoff: Backoff,
+        clock: Callable[[], float],
+    ) -> None:
+        super().__init__(name=f"{sink} worker", daemon=True)
+        self.sink = sink
+        self.progress = Progress(reached=after)
+        self.failure: ToolkitError | None = None
+        self.looked = threading.Event()
+        self._connect, self._dead_letter_path = connect, dead_letter_path
+        self._journal, self._changed = journal, changed
+        self._after, self._backoff, self._clock = after, backoff, clock
+        self._draining = self._closing = False
+        self._asked = self._was_up = self._last_try = False
+        self._down_since_s = 0.0
+        self._burial: Burial | None = None
+
+    def run(self) -> None:
+        try:
+            while not self._closing:
+                try:
+                    self._deliver()
+                except Rejected as error:
+                    number = self._journal.number(self._batch.producer_id, error.sequence)
+                    self._burial = Burial(number, number, error.reason)
+                except Unavailable as error:
+                    self._down(str(error))
+            self.progress.state = "stopped"
+        except ToolkitError as error:
+            self.failure = error
+            self.progress.reason = str(error)
+            if self.looked.is_set():
+                logger.error("{}: given up: {}", self.sink, error)
+        finally:
+            # An unexpected error goes on to the thread's excepthook, which logs it with its traceback.
+            if self.progress.state != "stopped":
+                self.progress.state = "failed"
+            self.looked.set()
+            self._notify()
+
+    def drain(self) -> None:
+        """Stop once everything is delivered; a sink that was never reached gets one more attempt."""
+        self._draining = True
+        self._notify()
+
+    def close(self) -> None:
+        """Stop after the batch in hand."""
+        self._draining = self._closing = True
+        self._notify()
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _deliver(self) -> None:
+        """Connect and deliver until told to stop; ends by raising when something is wrong."""
+        emitter = self._connect()
+        try:
+            reached = self._ask(emitter)
+            self._advance(reached)
+            self.looked.set()
+            if reached >= self._journal.last:
+                self._up()
+            while not self._closing:
+                burial = self._burial
+                if burial and burial.first == reached + 1:
+                    self._bury(burial)
+                    self._burial, reached = None, burial.last
+                else:
+                    batch = self._next(reached, min(MAX_BATCH, burial.first - 1 - reached) if burial else MAX_BATCH)
+                    if batch is None:
+                        break
+                    self._batch = batch
+                    emitter.emit(batch)
+                    reached = self._journal.number(batch.producer_id, batch.last)
+                    self.progress.delivered += batch.count
+                self._advance(reached)
+                self._backoff.reset()
+                self._up()
+            self._closing = True
+        finally:
+            emitter.close()
+
+    def _next(self, reached: int, max_count: int) -> Batch | None:
+        """The next batch, waiting for one to be appended; None when it is time to stop."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._draining or self._journal.last > reached)
+        return None if self._closing else self._journal.read(reached, max_count)
+
+    def _advance(self, reached: int) -> None:
+        self.progress.reached = reached
+        self._notify()
+
+    def _ask(self, emitter: Emitter) -> int:
+        """The journal number up to which the sink (or its dead letter) holds everything it was owed."""
+        journal = self._journal
+        reached = self._after
+        for identity, end in journal.spans():
+            sequence = max(emitter.last_sequence(identity.producer_id), self._last_buried(identity.producer_id))
+            held = identity.base + sequence
+            if end is not None:
+                held = min(held, end)
+            elif not self._asked and held > journal.opened_last:
+                held = self._rolled_back(identity, held)
+            reached = max(reached, held if sequence else 0)
+        self._asked = True
+        first = journal.first_waiting()
+        if reached + 1 < first:
+            lost = journal.describe(reached + 1, first - 1)
+            logger.warning(
+                "{}: lacks {}, which the journal no longer holds: was it deleted or restored?", self.sink, lost
+            )
+            reached = first - 1
+        return reached
+
+    def _rolled_back(self, identity: Identity, held: int) -> int:
+        """The sink holds more than this journal had given out when it was opened: go on under a new producer_id.
+
+        Numbers that were given out a second time meanwhile cannot go to this sink; they are buried.
+        """
+        journal = self._journal
+        logger.warning(
+            "{}: holds {} of {} but the journal had given out {}: the journal was rolled back, going on under a new id",
+            self.sink, held - identity.base, identity.producer_id, journal.opened_last - identity.base,
+        )  # fmt: skip
+        again = journal.retire(identity)
+        if again > journal.opened_last:
+            last = min(held, again)
+            self._burial = Burial(
+                journal.opened_last + 1, last, "its sequence was given out twice: journal rolled back"
+            )
+        return journal.opened_last
+
+    def _last_buried(self, producer_id: str) -> int:
+        if not self._dead_letter_path.exists():
+            return 0
+        letter = FileEmitter(self._dead_letter_path)
+        try:
+            return letter.last_sequence(producer_id)
+        finally:
+            letter.close()
+
+    def _bury(self, burial: Burial) -> None:
+        """Write the messages and the reason where `replay_producer` can read them."""
+        letter = FileEmitter(self._dead_letter_path)
+        try:
+            number = burial.first
+            while number <= burial.last:
+                batch = self._journal.read(number - 1, burial.last - number + 1)
+                assert batch is not None, "what is buried still waits in the journal"
+                lines = encoder.encode_lines(
+                    [{**msgspec.structs.asdict(message), "reason": burial.reason} for message in batch.messages]
+                )
+                letter.emit(Batch(batch.producer_id, batch.last, batch.count, lines))
+                self.progress.dead_letters += batch.count
+                number += batch.count
+        finally:
+            letter.close()
+        logger.error("{}: {} went to {}: {}", self.sink, self._journal.describe(burial.first, burial.last),
+                     self._dead_letter_path, burial.reason)  # fmt: skip
+
+    def _up(self) -> None:
+        if self.progress.state == "down":
+            logger.info("{}: delivering again after {:.0f} s", self.sink, self._clock() - self._down_since_s)
+        self.progress.state, self.progress.reason = "delivering", ""
+        self._was_up, self._last_try = True, False
+
+    def _down(self, reason: str) -> None:
+        """Note the failure (said once until it heals) and wait before the next attempt."""
+        if self.progress.state != "down":
+            self._down_since_s = self._clock()
+            self.progress.state = "down"
+            logger.warning("{}: unavailable, messages wait in the journal: {}", self.sink, reason)
+        elif reason != self.progress.reason:
+            logger.debug("{}: still unavailable: {}", self.sink, reason)
+        self.progress.reason = reason
+        self.looked.set()
+        if self._draining and not self._was_up:
+            self._closing = self._last_try
+            self._last_try = True
+            return
+        draining = self._draining
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or self._draining != draining, self._backoff.next_s())
+
+
+class Delivery:
+    """The workers of one producer process, and what they have in common."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        connects: Mapping[str, Connect],
+        dead_letter_path: Callable[[str], Path],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._journal = journal
+        self._clock = clock
+        self.changed = threading.Condition()
+        journal.owe(connects)
+        self._owed = journal.owed()
+        self.workers = {
+            sink: Worker(
+                sink,
+                connect,
+                dead_letter_path(sink),
+                journal,
+                self.changed,
+                after=self._owed[sink].after,
+                backoff=Backoff(rng=rng),
+                clock=clock,
+            )
+            for sink, connect in connects.items()
+        }
+
+    def start(self, wait_for: Collection[str], wait_s: float) -> None:
+        """Start all workers and give those of `wait_for` up to `wait_s` to reach their sinks.
+
+        Raises the ToolkitError of a sink that cannot be used at all (not a database, say).
+        """
+        for worker in self.workers.values():
+            worker.start()
+        deadline_s = self._clock() + wait_s
+        for sink in wait_for:
+            self.workers[sink].looked.wait(max(0.0, deadline_s - self._clock()))
+        for worker in self.workers.values():
+            if worker.failure:
+                self.drain(0)
+                raise worker.failure
+
+    def wake(self) -> None:
+        """Tell the workers that something was appended."""
+        with self.changed:
+            self.changed.notify_all()
+
+    def reached(self) -> dict[str, int]:
+        """Owed sink -> journal number up to which it certainly holds everything."""
+        return {
+            sink: self.workers[sink].progress.reached if sink in self.workers else owed.after
+            for sink, owed in self._owed.items()
+        }
+
+    def held_by_all(self) -> int:
+        """The journal number up to which every owed sink holds everything."""
+        return min(self.reached().values(), default=self._journal.last)
+
+    def drain(self, timeout_s: float) -> None:
+        """Let the workers deliver what waits for up to `timeout_s`, then stop them."""
+        for worker in self.workers.values():
+            worker.drain()
+        deadline_s = self._clock() + timeout_s
+        for worker in self.workers.values():
+            worker.join(max(0.0, deadline_s - self._clock()))
+        for worker in self.workers.values():
+            worker.close()
+        deadline_s = self._clock() + CLOSE_S
+        for worker in self.workers.values():
+            worker.join(max(0.0, deadline_s - self._clock()))

@@ -1,0 +1,125 @@
+"""The DuckDB sink: one row per message in `streamed_messages`, written in short windows."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+from loguru import logger
+
+from utils import duck, table
+from utils.emitters.base import check_same_file, file_id
+from utils.errors import Rejected, ToolkitError, Unavailable
+from utils.message import Batch, encode_lines, from_mapping, timestamp_epoch_s, timestamp_text
+
+MAX_ROWS_PER_WINDOW = 20_000
+PAUSE_S = 0.05
+
+
+class DuckdbEmitter:
+    """Opens, appends and closes per batch, so that others can query the file while a producer runs."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(f"{path.parent} cannot be used as a folder: {error.strerror}") from error
+        self._closed_at_s = 0.0
+        self._opened: tuple[int, int] | None = None
+        with self._window() as connection:
+            existing = self._columns(connection)
+            for statement in table.create("duckdb") if not existing else table.upgrade("duckdb", existing):
+                connection.execute(statement)
+            self._columns_now = self._columns(connection)
+        self._opened = file_id(path)
+
+    @staticmethod
+    def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, str | None]:
+        """Column -> its default."""
+        found = connection.execute(
+            "SELECT column_name, column_default FROM duckdb_columns() WHERE table_name = ? AND NOT internal",
+            [table.TABLE],
+        )
+        return dict(found.fetchall())
+
+    @contextmanager
+    def _window(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A transaction on the file, opened for it alone; readers get their turn before the next one."""
+        time.sleep(max(0.0, self._closed_at_s + PAUSE_S - time.monotonic()))
+        if self._opened is not None:
+            check_same_file(self._path, self._opened)
+        with duck.errors(self._path):
+            connection = duck.connect(self._path)
+            try:
+                connection.execute("BEGIN")
+                yield connection
+                connection.execute("COMMIT")
+            finally:
+                connection.close()
+                self._closed_at_s = time.monotonic()
+
+    def last_sequence(self, producer_id: str) -> int:
+        with self._window() as connection:
+            rows = connection.execute(
+                f"SELECT MAX(sequence) FROM {table.TABLE} WHERE producer_id = ?", [producer_id]
+            ).fetchall()
+        return int(rows[0][0] or 0)
+
+    def emit(self, batch: Batch) -> None:
+        rows = batch.rows
+        for start in range(0, len(rows), MAX_ROWS_PER_WINDOW):
+            part = rows[start : start + MAX_ROWS_PER_WINDOW]
+            try:
+                self.insert(part)
+            except (duckdb.ConversionException, duckdb.ConstraintException) as error:
+                self._reject(batch.first + start, part, error)
+        check_same_file(self._path, self._opened)
+
+    def insert(self, rows: list[tuple[Any, ...]]) -> None:
+        """Append rows in the order of table.COLUMNS in one window; raises DuckDB's error for a row it refuses."""
+        columns = list(table.COLUMNS)
+        if "id" in self._columns_now and self._columns_now["id"] is None:
+            columns.insert(0, "id")
+        with self._window() as connection:
+            if columns[0] == "id":
+                # A buzzline table: its id has no default, and as a primary key it takes no NULL.
+                ((last,),) = connection.execute(f"SELECT COALESCE(MAX(id), 0) FROM {table.TABLE}").fetchall()
+                rows = [(last + number, *row) for number, row in enumerate(rows, start=1)]
+            appender = connection.appender(table.TABLE, columns=columns)
+            appender.append_rows(rows)
+            appender.flush()
+
+    def _reject(self, first: int, rows: list[tuple[Any, ...]], cause: duckdb.Error) -> None:
+        """Store the rows before the refused one, and name it."""
+        for offset, row in enumerate(rows):
+            try:
+                self.insert([row])
+            except (duckdb.ConversionException, duckdb.ConstraintException) as error:
+                raise Rejected(first + offset, str(error).splitlines()[0]) from error
+        raise Unavailable(f"{self._path}: {cause}") from cause
+
+    def close(self) -> None:
+        """Nothing stays open between windows."""
+
+
+def emit_message(message: Mapping[str, Any], *, db_path: Path | str) -> bool:
+    """Insert one message; True once it is stored, else False with the reason logged.
+
+    Carries no ids, so it is outside the exactly-once promise. A timestamp that is none is stored as NULL.
+    """
+    try:
+        plain = from_mapping(message)
+        plain.producer_id = plain.sequence = None
+        encode_lines([plain])
+        epoch_s = timestamp_epoch_s(plain.timestamp)
+        row = list(msgspec.structs.astuple(plain))
+        row[table.COLUMNS.index("timestamp")] = None if epoch_s is None else timestamp_text(epoch_s)
+        DuckdbEmitter(Path(db_path)).insert([tuple(row)])
+    except (ValueError, ToolkitError, duckdb.Error) as error:
+        logger.error("{}: message not stored: {}", db_path, error)
+        return False
+    return True

@@ -1,0 +1,212 @@
+"""What all producers do with the messages they make: pace, stamp, acknowledge, deliver, drain, report."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from itertools import islice
+
+from loguru import logger
+
+from utils import cli, sinks
+from utils.backoff import Backoff
+from utils.config import EMBEDDED_SINKS, Settings, SinkName
+from utils.delivery import Delivery
+from utils.emitters.base import Connect
+from utils.errors import ToolkitError, Unavailable
+from utils.journal import Journal
+from utils.message import Message, timestamp_text
+
+Paced = Iterable[tuple[float, Message]]
+"""Pairs of a gap (in intervals) and the message that comes after it, whose timestamp is still empty."""
+
+MAX_APPEND = 2_000
+MAX_APPEND_CHARACTERS = 1 << 20
+FIRST_LOOK_S = 2.0
+REPORT_EVERY_S = 5.0
+# Below this interval single messages are not logged, only the running total.
+SHOWN_INTERVAL_S = 0.1
+# Workers and producer share the interpreter; with the default of 5 ms a busy producer starves them.
+SWITCH_INTERVAL_S = 0.0005
+
+
+def produce(
+    name: str,
+    messages: Paced,
+    *,
+    settings: Settings,
+    interval_s: float,
+    count: int | None,
+    sinks_wanted: tuple[SinkName, ...],
+    drain_s: float,
+    forget: tuple[SinkName, ...] = (),
+    adopt: bool = False,
+) -> int:
+    """Run a producer until its messages, `count` or the user ends it; the exit code.
+
+    `name` is the journal's and the beginning of the producer_id. Raises ToolkitError for what only
+    the user can mend.
+    """
+    stop = cli.stop_on_signals()
+    wanted = [sink for sink in dict.fromkeys(sinks_wanted) if sink not in forget]
+    if not wanted:
+        raise ToolkitError("no sink is left to produce to: name at least one with --sinks")
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    connects: dict[str, Connect] = {sink: sinks.emitter(sink, settings) for sink in wanted}
+    journal = Journal(settings.journal_path(name), max_bytes=settings.journal_max_mb << 20, adopt=adopt)
+    try:
+        journal.forget(forget)
+        _say_owed(journal, wanted)
+        delivery = Delivery(journal, connects, settings.dead_letter_path)
+        delivery.start([sink for sink in wanted if sink in EMBEDDED_SINKS], FIRST_LOOK_S)
+        logger.info("{}: producing to {} as {}", name, ", ".join(wanted), journal.producer_id)
+        producer = Producer(journal, delivery, stop, interval_s)
+        try:
+            producer.run(islice(messages, count))
+        finally:
+            delivery.drain(drain_s)
+            journal.prune(delivery.held_by_all())
+            print(producer.summary(name), flush=True)
+        return cli.UNFINISHED if journal.first_waiting() <= journal.last else 0
+    finally:
+        journal.close()
+
+
+def _say_owed(journal: Journal, wanted: list[SinkName]) -> None:
+    for sink, owed in journal.owed().items():
+        waiting = journal.last - max(owed.after, journal.first_waiting() - 1)
+        if sink not in wanted:
+            logger.info(
+                "{} is owed every message since {} but is not in this run (--forget {} ends that)",
+                sink,
+                owed.since,
+                sink,
+            )
+        elif waiting:
+            logger.info("{} is owed up to {:,} messages, since {}", sink, waiting, owed.since)
+
+
+class Producer:
+    """Paces messages, appends them to the journal and wakes the workers."""
+
+    def __init__(self, journal: Journal, delivery: Delivery, stop: threading.Event, interval_s: float) -> None:
+        self._journal, self._delivery, self._stop = journal, delivery, stop
+        self._interval_s = interval_s
+        self.made = self.acknowledged = self.refused = 0
+        self._started_s = self._reported_s = time.monotonic()
+
+    def run(self, messages: Paced) -> None:
+        """Append all messages, each when it is due; those that are due together in one batch."""
+        batch: list[Message] = []
+        characters = 0
+        due_s = time.monotonic()
+        stamped_ms, stamp = 0, ""
+        interval_s = self._interval_s
+        for gap, message in messages:
+            if interval_s and gap:
+                due_s += gap * interval_s
+                if due_s > time.monotonic():
+                    self._append(batch)
+                    batch, characters = [], 0
+                    self._stop.wait(max(0.0, due_s - time.monotonic()))
+            if self._stop.is_set():
+                break
+            now_ms = int(time.time() * 1000)
+            if now_ms != stamped_ms:
+                stamped_ms, stamp = now_ms, timestamp_text(now_ms / 1000)
+            message.timestamp = stamp
+            batch.append(message)
+            characters += len(message.message)
+            if len(batch) >= MAX_APPEND or characters >= MAX_APPEND_CHARACTERS:
+                self._append(batch)
+                batch, characters = [], 0
+        self._append(batch)
+
+    def _append(self, batch: list[Message]) -> None:
+        """Acknowledge a batch: waits while the journal is at its limit or its disk is full."""
+        if not batch:
+            return
+        self.made += len(batch)
+        try:
+            if self._wait_for_room() and self._stored(batch):
+                self.acknowledged += len(batch)
+                self._delivery.wake()
+        except ValueError as error:
+            if len(batch) == 1:
+                self.refused += 1
+                logger.error("message refused, no sink could hold it: {}", error)
+            else:
+                self.made -= len(batch)
+                for message in batch:
+                    self._append([message])
+            return
+        self._report(batch)
+
+    def _stored(self, batch: list[Message]) -> bool:
+        backoff = Backoff()
+        complained = False
+        while True:
+            try:
+                self._journal.append(batch, delivered=self._delivery.held_by_all())
+            except Unavailable as error:
+                if not complained:
+                    logger.error("journal cannot take messages, waiting: {}", error)
+                complained = True
+                if self._stop.wait(backoff.next_s()):
+                    return False
+            else:
+                if complained:
+                    logger.info("journal takes messages again")
+                return True
+
+    def _wait_for_room(self) -> bool:
+        """Below the journal's limit at once; at it, wait for the slowest sink. False when told to stop."""
+        complained = False
+        while self._journal.waiting_bytes >= self._journal.max_bytes:
+            self._journal.prune(self._delivery.held_by_all())
+            if self._journal.waiting_bytes < self._journal.max_bytes:
+                break
+            if not complained:
+                reached = self._delivery.reached()
+                logger.warning(
+                    "journal is full ({} MiB, JOURNAL_MAX_MB): waiting for {}",
+                    self._journal.max_bytes >> 20,
+                    min(reached, key=lambda sink: reached[sink]),
+                )
+                complained = True
+            if self._stop.is_set():
+                return False
+            with self._delivery.changed:
+                self._delivery.changed.wait(0.2)
+        return True
+
+    def _report(self, batch: list[Message]) -> None:
+        now_s = time.monotonic()
+        if self._interval_s >= SHOWN_INTERVAL_S:
+            for message in batch:
+                logger.info("{} {}: {} ({:.2f})", message.sequence, message.author, message.message, message.sentiment)
+        elif now_s - self._reported_s >= REPORT_EVERY_S:
+            self._reported_s = now_s
+            logger.info(
+                "{:,} acknowledged, {:,.0f}/s", self.acknowledged, self.acknowledged / (now_s - self._started_s)
+            )
+
+    def summary(self, name: str) -> str:
+        """One line: what was made and acknowledged, and per sink what was delivered and what waits."""
+        parts = [f"{name}: made {self.made:,}, acknowledged {self.acknowledged:,}"]
+        if self.refused:
+            parts.append(f"refused {self.refused:,}")
+        first = self._journal.first_waiting()
+        for sink, reached in self._delivery.reached().items():
+            waiting = self._journal.last - max(reached, first - 1)
+            worker = self._delivery.workers.get(sink)
+            if worker is None:
+                parts.append(f"{sink} not in this run, {waiting:,} waiting")
+                continue
+            text = f"{sink} {worker.progress.delivered:,} delivered, {waiting:,} waiting"
+            if worker.progress.dead_letters:
+                text += f", {worker.progress.dead_letters:,} dead letters"
+            if waiting and worker.progress.reason:
+                text += f" ({worker.progress.reason})"
+            parts.append(text)
+        return "; ".join(parts)

@@ -1,0 +1,64 @@
+"""Opening SQLite files for durable writing, and telling errors that heal from errors that do not."""
+
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from utils.errors import ToolkitError, Unavailable
+
+_FATAL = {"SQLITE_NOTADB": "is not a SQLite database", "SQLITE_CORRUPT": "is damaged"}
+
+
+@contextmanager
+def errors(path: Path) -> Iterator[None]:
+    """Map SQLite's errors: Unavailable for what can heal (locked, full, unwritable), else ToolkitError.
+
+    IntegrityError passes through: only the caller knows what a conflict means.
+    """
+    try:
+        yield
+    except sqlite3.IntegrityError:
+        raise
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorname", "").removesuffix("_VTAB")
+        if code in _FATAL:
+            raise ToolkitError(f"{path} {_FATAL[code]}; move it away or name another file") from error
+        if isinstance(error, sqlite3.OperationalError):
+            raise Unavailable(f"{path}: {error}") from error
+        raise ToolkitError(f"{path}: {error}") from error
+
+
+def connect(path: Path, *, wait_s: float = 1.0) -> sqlite3.Connection:
+    """Connection in autocommit mode to a WAL database whose commits are durable; creates file and folder.
+
+    `wait_s` is how long a statement waits for another writer. Raises like `errors`.
+    """
+    with errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(f"{path.parent} cannot be used as a folder: {error.strerror}") from error
+        connection = sqlite3.connect(path, timeout=wait_s, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            if sys.platform == "darwin":
+                connection.execute("PRAGMA fullfsync=ON")
+        except sqlite3.Error:
+            connection.close()
+            raise
+    return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """One IMMEDIATE transaction: a deferred one fails at once, whatever the timeout, when it turns into a write."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")

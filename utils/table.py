@@ -1,0 +1,73 @@
+"""The table `streamed_messages`, derived from Message's fields, in SQLite's and DuckDB's words."""
+
+from collections.abc import Collection
+from typing import Literal
+
+import msgspec
+
+from utils.message import Message
+
+TABLE = "streamed_messages"
+COLUMNS: tuple[str, ...] = Message.__struct_fields__
+ROW = ", ".join(COLUMNS)
+
+Dialect = Literal["sqlite", "duckdb"]
+
+_TYPES = {
+    "sqlite": {"str": "TEXT", "float": "REAL", "int": "INTEGER", "id": "INTEGER PRIMARY KEY AUTOINCREMENT"},
+    "duckdb": {
+        "str": "VARCHAR",
+        "float": "DOUBLE",
+        "int": "BIGINT",
+        "timestamp": "TIMESTAMP",
+        "id": f"BIGINT DEFAULT nextval('{TABLE}_id')",
+    },
+}
+
+
+def column_types(dialect: Dialect) -> dict[str, str]:
+    """Column -> SQL type."""
+    types = _TYPES[dialect]
+    kinds = {
+        msgspec.inspect.StrType: "str",
+        msgspec.inspect.FloatType: "float",
+        msgspec.inspect.IntType: "int",
+    }
+    found = {}
+    info = msgspec.inspect.type_info(Message)
+    assert isinstance(info, msgspec.inspect.StructType)
+    for field in info.fields:
+        options = field.type.types if isinstance(field.type, msgspec.inspect.UnionType) else (field.type,)
+        kind = next(kinds[type(option)] for option in options if type(option) in kinds)
+        found[field.name] = types.get(field.name, types[kind])
+    return found
+
+
+def create(dialect: Dialect) -> list[str]:
+    """Statements that make the table where there is none."""
+    columns = ", ".join(f"{name} {kind}" for name, kind in column_types(dialect).items())
+    statements = [f"CREATE TABLE IF NOT EXISTS {TABLE} (id {_TYPES[dialect]['id']}, {columns})"]
+    if dialect == "duckdb":
+        statements.insert(0, f"CREATE SEQUENCE IF NOT EXISTS {TABLE}_id")
+    return statements
+
+
+def upgrade(dialect: Dialect, existing: Collection[str]) -> list[str]:
+    """Statements that bring a table with the columns `existing` (perhaps buzzline's seven) up to date."""
+    statements = [
+        f"ALTER TABLE {TABLE} ADD COLUMN {name} {kind}"
+        for name, kind in column_types(dialect).items()
+        if name not in existing
+    ]
+    if dialect == "sqlite":
+        statements.append(
+            f"CREATE UNIQUE INDEX IF NOT EXISTS {TABLE}_identity ON {TABLE} (producer_id, sequence) "
+            "WHERE producer_id IS NOT NULL"
+        )
+    return statements
+
+
+def insert(rows: int = 1) -> str:
+    """INSERT of `rows` rows with one placeholder per value, in the order of COLUMNS."""
+    values = ", ".join([f"({', '.join('?' * len(COLUMNS))})"] * rows)
+    return f"INSERT INTO {TABLE} ({ROW}) VALUES {values}"
