@@ -27,11 +27,14 @@ def emitter(sink: str, settings: Settings) -> Connect:
     return connect
 
 
-def source(sink: str, settings: Settings, resume: Resume) -> Source:
-    """The reader of a sink (or of `auto`, the best one available); opens at the first poll."""
+def source(sink: str, settings: Settings, resume: Resume, *, finished: bool = False) -> Source:
+    """The reader of a sink (or of `auto`, the best one available); opens at the first poll.
+
+    `finished` says that whoever reads stops at the present end: a last line that lacks its newline counts.
+    """
     match sink:
         case "file":
             from utils.sources.file_source import FileSource
 
-            return FileSource([settings.live_path], resume)
+            return FileSource([settings.live_path], resume, finished=finished)
     raise ValueError(f"no source for sink {sink!r}")
