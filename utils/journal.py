@@ -105,6 +105,7 @@ class Journal:
                 connection.execute("INSERT INTO identities VALUES (?, 0)", (self._new_id(),))
         ((created_inode, last),) = connection.execute("SELECT inode, last FROM state").fetchall()
         self.last: int = last
+        self.last: int = last
         self.identities = [
             Identity(*row) for row in connection.execute("SELECT producer_id, base FROM identities ORDER BY base")
         ]
@@ -118,7 +119,7 @@ class Journal:
             with sqlite.transaction(connection):
                 connection.execute("UPDATE state SET inode = ?", (inode,))
             self.begin_identity()
-        self.opened_last = self.last
+        self.opened_last: int = self.last
         self._inode = inode
 
     def _new_id(self) -> str:

@@ -8,7 +8,7 @@ from itertools import islice
 
 from loguru import logger
 
-from utils import cli, sinks
+from utils import cli
 from utils.backoff import Backoff
 from utils.config import EMBEDDED_SINKS, Settings, SinkName
 from utils.delivery import Delivery
@@ -16,6 +16,7 @@ from utils.emitters.base import Connect
 from utils.errors import ToolkitError, Unavailable
 from utils.journal import Journal
 from utils.message import Message, timestamp_text
+from utils.sinks import emitter
 
 Paced = Iterable[tuple[float, Message]]
 """Pairs of a gap (in intervals) and the message that comes after it, whose timestamp is still empty."""
@@ -37,7 +38,7 @@ def produce(
     settings: Settings,
     interval_s: float,
     count: int | None,
-    sinks_wanted: tuple[SinkName, ...],
+    sinks: tuple[SinkName, ...],
     drain_s: float,
     forget: tuple[SinkName, ...] = (),
     adopt: bool = False,
@@ -48,11 +49,11 @@ def produce(
     the user can mend.
     """
     stop = cli.stop_on_signals()
-    wanted = [sink for sink in dict.fromkeys(sinks_wanted) if sink not in forget]
+    wanted = [sink for sink in dict.fromkeys(sinks) if sink not in forget]
     if not wanted:
         raise ToolkitError("no sink is left to produce to: name at least one with --sinks")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    connects: dict[str, Connect] = {sink: sinks.emitter(sink, settings) for sink in wanted}
+    connects: dict[str, Connect] = {sink: emitter(sink, settings) for sink in wanted}
     journal = Journal(settings.journal_path(name), max_bytes=settings.journal_max_mb << 20, adopt=adopt)
     try:
         journal.forget(forget)
