@@ -105,7 +105,6 @@ class Journal:
                 connection.execute("INSERT INTO identities VALUES (?, 0)", (self._new_id(),))
         ((created_inode, last),) = connection.execute("SELECT inode, last FROM state").fetchall()
         self.last: int = last
-        self.last: int = last
         self.identities = [
             Identity(*row) for row in connection.execute("SELECT producer_id, base FROM identities ORDER BY base")
         ]
