@@ -1,0 +1,97 @@
+"""Streams buzz messages: what people just did with some topic, and how it was."""
+
+import random
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from utils import cli, producing, sentiment
+from utils.config import ALL_SINKS, DEFAULTS, Adopt, Count, Drain, Forget, Interval, Seed, Settings, Sinks
+from utils.message import Message
+
+TOPICS = {  # as it stands in the text: keyword and category
+    "a meme": ("meme", "humor"),
+    "a joke": ("joke", "humor"),
+    "a movie": ("movie", "entertainment"),
+    "a podcast": ("podcast", "entertainment"),
+    "an app": ("app", "tech"),
+    "a Python trick": ("Python", "tech"),
+    "a JavaScript framework": ("JavaScript", "tech"),
+    "a noodle recipe": ("recipe", "food"),
+    "a street food stall": ("street food", "food"),
+    "a night train": ("train", "travel"),
+    "a mountain trail": ("trail", "travel"),
+    "a chess game": ("game", "gaming"),
+}
+VERBS = ("found", "shared", "tried", "reviewed", "recommended", "discovered", "loved", "talked about")
+GLAD = ("amazing", "brilliant", "funny", "lovely", "great", "wonderful")
+CALM = ("okay", "interesting", "unusual", "long", "simple", "worth a look")
+SOUR = ("boring", "confusing", "disappointing", "terrible", "annoying", "a waste of time")
+
+
+class Habit(NamedTuple):
+    """An author: share of all messages, favourite topics (every other message), and the words they reach for."""
+
+    author: str
+    share: int
+    favourites: tuple[str, ...]
+    words: tuple[str, ...]
+
+
+HABITS = (
+    Habit("Alice", 6, ("a meme", "a joke"), GLAD + GLAD + CALM),
+    Habit("Bob", 5, ("a Python trick", "an app"), GLAD + CALM + CALM),
+    Habit("Charlie", 4, ("a movie", "a podcast"), GLAD + CALM + SOUR),
+    Habit("Diya", 3, ("a noodle recipe", "a street food stall"), GLAD + GLAD + SOUR),
+    Habit("Eve", 3, ("an app", "a JavaScript framework"), CALM + SOUR + SOUR),
+    Habit("Farid", 2, ("a night train", "a mountain trail"), GLAD + CALM),
+    Habit("Grace", 1, ("a chess game",), SOUR + CALM),
+)
+PHRASES_PER_SHARE = 40
+
+Row = tuple[str, str, str, str, float, str, int]  # a message without ids, in the order of its fields
+
+
+def buzz(habit: Habit, rng: random.Random) -> Row:
+    """One message as this author would write it, with the score of its text."""
+    topic = rng.choice(habit.favourites if rng.random() < 0.5 else tuple(TOPICS))
+    keyword, category = TOPICS[topic]
+    text = f"I just {rng.choice(VERBS)} {topic}! It was {rng.choice(habit.words)}."
+    return text, habit.author, "", category, sentiment.score(text), keyword, len(text)
+
+
+def messages(rng: random.Random) -> Iterator[tuple[float, Message]]:
+    """Endless pairs: the pause before the message, in intervals, and the message, not yet stamped or numbered."""
+    draw = rng.random
+    phrases = [buzz(habit, rng) for habit in HABITS for _ in range(habit.share * PHRASES_PER_SHARE)]
+    while True:
+        yield 1.0, Message(*phrases[int(draw() * len(phrases))])
+
+
+def main(
+    *,
+    interval: Interval = 5.0,
+    count: Count = None,
+    seed: Seed = None,
+    sinks: Sinks = ALL_SINKS,
+    drain: Drain = 10.0,
+    forget: Forget = (),
+    adopt: Adopt = False,
+    settings: Settings = DEFAULTS,
+) -> int:
+    """Stream buzz messages of several authors into every sink, Kafka included."""
+    return producing.produce(
+        "case",
+        messages(random.Random(seed)),
+        settings=settings,
+        interval_s=interval,
+        count=count,
+        sinks=sinks,
+        drain_s=drain,
+        forget=forget,
+        adopt=adopt,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, name="producers.producer_case"))

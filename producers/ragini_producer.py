@@ -1,0 +1,132 @@
+"""Streams "Hello World" messages of Ragini and her friends, in patterns one can see on the dashboard."""
+
+import math
+import random
+import sys
+from collections.abc import Callable, Iterator
+from itertools import cycle
+from typing import Annotated, Literal, NamedTuple
+
+from cyclopts import Parameter
+
+from utils import cli, producing, sentiment
+from utils.config import DEFAULTS, EMBEDDED_SINKS, Adopt, Count, Drain, Forget, Interval, Seed, Settings, Sinks
+from utils.message import Message
+
+AUTHORS = [*["Ragini"] * 6, *["Arjun"] * 4, *["Meera"] * 3, *["Lukas", "Sofia", "Kenji"] * 2, "Amara", "Tom"]
+TOPICS = [("workshop", "tech"), ("breakfast", "food"), ("garden", "nature"), ("match", "sports"), ("trip", "travel")]
+TOPICS += [("concert", "music"), ("lecture", "education"), ("movie", "entertainment")]
+OPENINGS = ["Hello World!", "Hello World from {}!", "{} says Hello World!"]
+FEELINGS = [  # from sad to happy
+    *("The {} was a horrible disaster!", "I hate this awful {}, it ruined the week.", "Worst {} ever!"),
+    *("Sadly the {} failed again.", "The {} was bad.", "The {} left me tired.", "The {} was a bit disappointing."),
+    *("I had some trouble with the {}.", "No {} today, sorry.", "I missed the {} today.", "I miss the {}."),
+    *("The {} was a bit hard.", "Another {}?", "The {} goes on.", "A {} as usual.", "I want another {}."),
+    *("The {} was okay.", "I agree about the {}.", "A {} with friends.", "The {} was quite nice."),
+    *("We talked about the {} and that was fun.", "A calm {} is fine with me.", "Good news: the {} is a success."),
+    *("I enjoyed the {}, thanks to my friends!", "The {} was amazing, best of all!", "Superb {}, brilliant!"),
+    "I love this wonderful {}, what a perfect day!",
+]
+FACTS = ["Next week there is another {}.", "Everybody in the office talked about the {}.", "Here comes the {}."]
+FACTS += ["Today was about the {}, from nine to five.", "The {} begins at seven in the evening."]
+FACTS += ["More about the {} tomorrow.", "My neighbour told me about a {} in Pune.", "The {} is on the first floor."]
+SHORTEST, LENGTHS, LENGTH_WIDTH = 20, 5, 50  # characters: five classes of 50 each, from 20 on
+MOODS = 10  # classes of sentiment, each a tenth wide
+
+Pattern = Literal["steady", "wave", "burst", "drift"]
+Row = tuple[str, str, str, str, float, str, int]  # a message without ids, in the order of its fields
+
+
+class Step(NamedTuple):
+    """What one message shall be like: the pause before it and the ranges its mood (0-1) and length (0-5) come from."""
+
+    gap: float
+    mood: float
+    mood_width: float
+    length: float
+    length_width: float
+
+
+def steady() -> list[Step]:
+    return [Step(1.0, 0.25, 0.6, 0, 5)]
+
+
+def wave(period: int = 60) -> list[Step]:
+    """Good moods come fast and in long messages, bad ones slowly."""
+    swing = [math.sin(math.tau * n / period) for n in range(period)]
+    return [Step(1 - 0.7 * s, 0.4 + 0.35 * s, 0.2, 1.4 + 1.4 * s, 2) for s in swing]
+
+
+def burst(flood: int = 30) -> list[Step]:
+    """Silence, then a flood of news, good or bad; on average one interval per message."""
+    moods = [0.7] * flood + [0.05] * flood + [0.4] * flood
+    return [Step(0.3 if n % flood else 0.3 + 0.7 * flood, mood, 0.25, 0, 2) for n, mood in enumerate(moods)]
+
+
+def drift(period: int = 600, outlier_every: int = 75) -> list[Step]:
+    """Mood and length creep up and down again; a rare message is out of all proportion."""
+    creep = [0.5 - 0.5 * math.cos(math.tau * n / period) for n in range(period)]
+    steps = [Step(1.0, 0.5 + 0.3 * c, 0.15, 3.4 * c, 1.5) for c in creep]
+    steps[outlier_every - 1 :: outlier_every] = [Step(1.0, 0.0, 0.1, 4, 0.9)] * (period // outlier_every)
+    return steps
+
+
+PATTERNS: dict[Pattern, Callable[[], list[Step]]] = {"steady": steady, "wave": wave, "burst": burst, "drift": drift}
+
+
+def pool(texts: int = 800) -> list[list[list[Row]]]:
+    """The messages there are, by class of length, then of mood; the same in every run, each with its text's score."""
+    rng = random.Random(0)
+    classes: list[list[list[Row]]] = [[[] for _ in range(MOODS)] for _ in range(LENGTHS)]
+    for number in range(texts):
+        author, (keyword, category) = rng.choice(AUTHORS), rng.choice(TOPICS)
+        at_least = SHORTEST + LENGTH_WIDTH * (number % LENGTHS)
+        text = f"{rng.choice(OPENINGS).format(author)} {FEELINGS[number % len(FEELINGS)].format(keyword)}"
+        if number % LENGTHS and rng.random() < 0.5:
+            text += " " + rng.choice(FEELINGS).format(keyword)
+        for fact in rng.sample(FACTS, len(FACTS)):
+            if len(text) < at_least:
+                text += " " + fact.format(keyword)
+        mood, length = sentiment.score(text), len(text)
+        classes[(length - SHORTEST) // LENGTH_WIDTH][min(int(mood * MOODS), MOODS - 1)].append(
+            (text, author, "", category, mood, keyword, length)
+        )
+    return classes
+
+
+def messages(pattern: Pattern, rng: random.Random) -> Iterator[tuple[float, Message]]:
+    """Endless pairs: the pause before the message, in intervals, and the message, not yet stamped or numbered."""
+    draw, classes = rng.random, pool()
+    for gap, mood, mood_width, length, length_width in cycle(PATTERNS[pattern]()):
+        alike = classes[int(length + length_width * draw())][int((mood + mood_width * draw()) * MOODS)]
+        yield gap, Message(*alike[int(draw() * len(alike))])
+
+
+def main(
+    *,
+    interval: Interval = 5.0,
+    count: Count = None,
+    seed: Seed = None,
+    pattern: Annotated[Pattern, Parameter(name="--pattern", help="How mood, length and rate change.")] = "wave",
+    sinks: Sinks = EMBEDDED_SINKS,
+    drain: Drain = 10.0,
+    forget: Forget = (),
+    adopt: Adopt = False,
+    settings: Settings = DEFAULTS,
+) -> int:
+    """Stream "Hello World" messages of a named person into every sink."""
+    return producing.produce(
+        "ragini",
+        messages(pattern, random.Random(seed)),
+        settings=settings,
+        interval_s=interval,
+        count=count,
+        sinks=sinks,
+        drain_s=drain,
+        forget=forget,
+        adopt=adopt,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, name="producers.ragini_producer"))
