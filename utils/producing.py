@@ -97,14 +97,14 @@ class Producer:
         self._started_s = self._reported_s = time.monotonic()
 
     def run(self, messages: Paced) -> None:
-        """Append all messages, each when it is due; those that are due together in one batch."""
+        """Append all messages, the first at once, each other when it is due; those due together in one batch."""
         batch: list[Message] = []
         characters = 0
         due_s = time.monotonic()
         stamped_ms, stamp = 0, ""
         interval_s = self._interval_s
         for gap, message in messages:
-            if interval_s and gap:
+            if interval_s and gap and (self.made or batch):  # the first one goes out at once
                 due_s += gap * interval_s
                 if due_s > time.monotonic():
                     self._append(batch)
