@@ -1,6 +1,7 @@
 """What a sink's writer promises, and the file checks that the embedded ones share."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -34,6 +35,16 @@ class Emitter(Protocol):
 
 
 Connect = Callable[[], Emitter]
+
+
+def sync(fd: int) -> None:
+    """Make what was written to `fd` survive a power cut; macOS's fsync alone stops at the drive's cache."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(fd)
 
 
 def file_id(path: Path) -> tuple[int, int] | None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import duckdb
 import msgspec
@@ -75,8 +75,8 @@ class DuckdbEmitter:
             part = rows[start : start + MAX_ROWS_PER_WINDOW]
             try:
                 self.insert(part)
-            except (duckdb.ConversionException, duckdb.ConstraintException) as error:
-                self._reject(batch.first + start, part, error)
+            except (duckdb.ConversionException, duckdb.ConstraintException):
+                self._reject(batch.first + start, part)
         check_same_file(self._path, self._opened)
 
     def insert(self, rows: list[tuple[Any, ...]]) -> None:
@@ -93,14 +93,21 @@ class DuckdbEmitter:
             appender.append_rows(rows)
             appender.flush()
 
-    def _reject(self, first: int, rows: list[tuple[Any, ...]], cause: duckdb.Error) -> None:
-        """Store the rows before the refused one, and name it."""
-        for offset, row in enumerate(rows):
+    def _reject(self, first: int, rows: list[tuple[Any, ...]]) -> NoReturn:
+        """Store the rows before the refused one, in ever smaller halves, and name it."""
+        while True:
+            half = rows[: (len(rows) + 1) // 2]
             try:
-                self.insert([row])
+                self.insert(half)
             except (duckdb.ConversionException, duckdb.ConstraintException) as error:
-                raise Rejected(first + offset, str(error).splitlines()[0]) from error
-        raise Unavailable(f"{self._path}: {cause}") from cause
+                if len(half) == 1:
+                    raise Rejected(first, str(error).splitlines()[0]) from error
+                rows = half
+            else:
+                first += len(half)
+                rows = rows[len(half) :]
+                if not rows:
+                    raise Unavailable(f"{self._path}: a refused row was taken at the second attempt")
 
     def close(self) -> None:
         """Nothing stays open between windows."""

@@ -10,7 +10,7 @@ import msgspec
 import portalocker
 from loguru import logger
 
-from utils.emitters.base import check_same_file
+from utils.emitters.base import check_same_file, sync
 from utils.errors import Unavailable
 from utils.message import Batch, Identity, encode_lines, encoder, from_mapping
 
@@ -31,9 +31,19 @@ class FileEmitter:
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+            self._sync_folder()
         status = os.fstat(self._fd)
         self._opened = status.st_dev, status.st_ino
         self._closed = False
+
+    def _sync_folder(self) -> None:
+        """Make the new file's name durable as well; Windows knows no such call and does it by itself."""
+        if os.name == "posix":
+            folder = os.open(self._path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -70,7 +80,7 @@ class FileEmitter:
             end = self._mend_tail()
             try:
                 self._write(batch.lines, end)
-                os.fsync(self._fd)
+                sync(self._fd)
             except OSError:
                 os.ftruncate(self._fd, end)
                 raise
