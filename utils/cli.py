@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +23,9 @@ from utils import log
 from utils.config import DEFAULTS, PROJECT_DIR
 from utils.errors import ToolkitError
 
+CHECK_FAILED = 1
 UNFINISHED = 3
+PROGRESS_EVERY_S = 5.0
 
 
 def run(main: Callable[..., int], *others: Callable[..., int], name: str, arguments: list[str] | None = None) -> int:
@@ -57,6 +61,9 @@ class _Boundary:
         match error:
             case None | SystemExit():
                 return False
+            case cyclopts.UnusedCliTokensError():
+                self._say(f"unknown argument {' '.join(error.unused_tokens or [])!r} (python -m {self.name} --help)")
+                self.code = 2
             case cyclopts.CycloptsError():
                 self._say(f"{_one_line(error)} (python -m {self.name} --help)")
                 self.code = 2
@@ -118,3 +125,30 @@ def stop_on_signals() -> threading.Event:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), handle)
     return stop
+
+
+@contextmanager
+def progress(total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+    """Shows how far long finite work has come; the function it gives is told how many `unit` more are done.
+
+    A bar on a terminal, a log line every few seconds elsewhere. `total` None: nobody knows the end.
+    """
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("", total=total)
+            yield lambda more: bar.advance(task, more)
+        return
+    done, said_s = 0, time.monotonic()
+
+    def advance(more: int) -> None:
+        nonlocal done, said_s
+        done += more
+        if time.monotonic() - said_s >= PROGRESS_EVERY_S:
+            said_s = time.monotonic()
+            logger.info("{:,} of {:,} {}" if total else "{:,} {2}", done, total, unit)
+
+    yield advance

@@ -1,0 +1,91 @@
+"""One message through each emitter and back, somewhere temporary: does this machine do what the toolkit needs?"""
+
+import secrets
+import socket
+import tempfile
+import time
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from utils import sinks
+from utils.config import Settings
+from utils.errors import ToolkitError
+from utils.message import Batch, Message, timestamp_text
+
+READ_BACK_S = 15.0
+PROBE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one sink did; `seconds` for write and read together."""
+
+    sink: str
+    result: Literal["ok", "failed", "not running"]
+    seconds: float
+    reason: str = ""
+
+
+def broker_listens(brokers: str) -> bool:
+    """Whether any `host:port` of a comma separated list accepts a connection within a second each."""
+    for broker in brokers.split(","):
+        host, _, port = broker.strip().rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), PROBE_S).close()
+        except (OSError, ValueError, OverflowError):
+            continue
+        return True
+    return False
+
+
+def check(sink: str, settings: Settings) -> Result:
+    """Write one message with the sink's emitter and read it back with its source, then remove both."""
+    if sink == "kafka" and not broker_listens(settings.kafka_broker):
+        return Result(sink, "not running", 0.0, f"no broker listens at {settings.kafka_broker}")
+    token = secrets.token_hex(4)
+    with tempfile.TemporaryDirectory(prefix="verify_emitters-", ignore_cleanup_errors=True) as folder:
+        place = replace(
+            settings,
+            data_dir=Path(folder),
+            live_file=Path("check.json"),
+            sqlite_file=Path("check.sqlite"),
+            duckdb_file=Path("check.duckdb"),
+            topic=f"verify_emitters-{token}",
+        )
+        started_s = time.monotonic()
+        try:
+            _round_trip(sink, place, f"check-{token}")
+        except ToolkitError as error:
+            return Result(sink, "failed", time.monotonic() - started_s, " ".join(str(error).split()))
+        return Result(sink, "ok", time.monotonic() - started_s)
+
+
+def _round_trip(sink: str, settings: Settings, producer_id: str) -> None:
+    sent = Message(
+        message="Zażółć gęślą jaźń \U0001f980",
+        author="verify_emitters",
+        timestamp=timestamp_text(time.time()),
+        category="check",
+        sentiment=0.5,
+        keyword_mentioned="check",
+        message_length=19,
+        producer_id=producer_id,
+        sequence=1,
+    )
+    with closing(sinks.emitter(sink, settings)()) as emitter:
+        emitter.emit(Batch.of([sent]))
+        if emitter.last_sequence(producer_id) != 1:
+            raise ToolkitError("the sink does not know the message that it has just stored")
+    deadline_s = time.monotonic() + READ_BACK_S
+    with closing(sinks.source(sink, settings, lambda part: "", finished=True)) as source:
+        while time.monotonic() < deadline_s:
+            chunk = source.poll(10)
+            if chunk is None or not (chunk.messages or chunk.invalid):
+                time.sleep(0.02)
+            elif chunk.messages == [sent]:
+                return
+            else:
+                raise ToolkitError(f"read back something else: {chunk.messages or chunk.invalid}")
+    raise ToolkitError(f"the message could not be read back within {READ_BACK_S:.0f} s")
