@@ -37,4 +37,12 @@ def source(sink: str, settings: Settings, resume: Resume, *, finished: bool = Fa
             from utils.sources.file_source import FileSource
 
             return FileSource([settings.live_path], resume, finished=finished)
+        case "sqlite":
+            from utils.sources.sqlite_source import SqliteSource
+
+            return SqliteSource(settings.sqlite_path, resume)
+        case "duckdb":
+            from utils.sources.duckdb_source import DuckdbSource
+
+            return DuckdbSource(settings.duckdb_path, resume)
     raise ValueError(f"no source for sink {sink!r}")

@@ -1,0 +1,119 @@
+"""Reads the table `streamed_messages` of a DuckDB database that others write (rule 10).
+
+DuckDB lets one process write or many read, so the file is open only while a page of rows is copied
+into memory (about 20 ms for 100,000 rows), at most every 200 ms, and only if the file has changed.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from zlib import crc32
+
+import duckdb
+
+from utils.duck import errors
+from utils.sources.rows import Missing, Row, TableSource, selected
+from utils.table import TABLE
+
+PAGE_ROWS = 100_000
+POLL_S = 0.2
+WAIT_S = 1.2
+_RETRY_S = 0.01
+_HEADER_BYTES = 12_288  # DuckDB numbers its checkpoints here
+
+
+class DuckdbSource(TableSource):
+    """Copies pages of the table into memory; timestamps come back as RFC 3339 UTC text.
+
+    Waits up to 1.2 s for a writer's window to end before it says Unavailable. After the end was
+    reached, polls within 200 ms say None without a look at the file. One thread at a time.
+    """
+
+    name = "duckdb"
+    _memory: duckdb.DuckDBPyConnection | None = None
+    _first, _last = 0, -1  # the row numbers that were copied
+    _next_look_s = 0.0
+    _end_state: object = None  # of the file, when the end was reached
+
+    def fetch(self, first: int, count: int) -> Sequence[Row]:
+        first = max(first, 0)
+        if self._memory is None or not self._first <= first < self._last:
+            self._look(first)
+        assert self._memory is not None
+        return self._memory.execute(f"SELECT * FROM page WHERE number >= {first} LIMIT {count}").fetchall()
+
+    def fetch_last(self) -> Sequence[Row]:
+        with self._attached() as memory:
+            last = f"WHERE rowid = (SELECT max(rowid) FROM sink.{TABLE})"
+            return memory.execute(f"{self._select(memory)} {last}").fetchall()
+
+    def close(self) -> None:
+        if self._memory is not None:
+            self._memory.close()
+            self._memory, self._last, self._end_state = None, -1, None
+
+    def _look(self, first: int) -> None:
+        """Copy the rows from `first` on into memory, unless the file is as it was when its end was reached."""
+        state = self._file_state()
+        pause_s = self._next_look_s - time.monotonic()
+        if self._end_state is not None and (state == self._end_state or pause_s > 0):
+            return
+        time.sleep(max(0.0, pause_s))
+        with self._attached() as memory:
+            rows = self._copy(memory, first, first)
+            if rows <= 1:
+                # Deleted rows may leave a gap that is wider than a page.
+                ((later,),) = memory.execute(f"SELECT min(rowid) FROM sink.{TABLE} WHERE rowid > {first}").fetchall()
+                rows = self._copy(memory, first, later) if later is not None else 0
+            self._first = first
+            self._end_state = state if rows == 0 else None
+
+    def _copy(self, memory: duckdb.DuckDBPyConnection, first: int, start: int) -> int:
+        """Copy row `first`, which tells whether the table is still the same, and a page from `start` on."""
+        page = f"rowid = {first} OR rowid BETWEEN {start} AND {start + PAGE_ROWS}"
+        memory.execute(f"CREATE OR REPLACE TEMP TABLE page AS {self._select(memory)} WHERE {page}")
+        ((rows, self._last),) = memory.execute("SELECT count(*), coalesce(max(number), -1) FROM page").fetchall()
+        return int(rows)
+
+    def _select(self, memory: duckdb.DuckDBPyConnection) -> str:
+        try:
+            found = memory.execute(f"SELECT name, type FROM pragma_table_info('sink.{TABLE}')").fetchall()
+        except duckdb.CatalogException:
+            found = []
+        return f"SELECT rowid AS number, {selected(dict(found), self._path)} FROM sink.{TABLE}"
+
+    @contextmanager
+    def _attached(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Memory with the file attached as `sink`, read-only, once no other process writes."""
+        if not self._path.exists():
+            raise Missing(f"{self._path} does not exist yet")
+        if self._memory is None:
+            self._memory = duckdb.connect(config={"threads": 1})
+        quoted = str(self._path).replace("'", "''")
+        deadline_s = time.monotonic() + WAIT_S
+        with errors(self._path):
+            while True:
+                try:
+                    self._memory.execute(f"ATTACH '{quoted}' AS sink (READ_ONLY)")
+                    break
+                except duckdb.Error as error:
+                    # Either another process has it, or this one (a checker that writes and reads).
+                    busy = "lock" in str(error) or "file handle conflict" in str(error)
+                    if not busy or time.monotonic() >= deadline_s:
+                        raise
+                time.sleep(_RETRY_S)
+            try:
+                yield self._memory
+            finally:
+                self._memory.execute("DETACH sink")
+                self._next_look_s = time.monotonic() + POLL_S
+
+    def _file_state(self) -> object:
+        """Changes with every checkpoint and every write to the log beside the file; None if it cannot be told."""
+        with suppress(OSError):
+            with self._path.open("rb") as stream:
+                header = crc32(stream.read(_HEADER_BYTES))
+            log = self._path.with_name(self._path.name + ".wal")
+            return header, os.stat(self._path).st_ino, log.stat().st_size if log.exists() else 0
+        return None
