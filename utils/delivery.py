@@ -74,6 +74,7 @@ class Worker(threading.Thread):
         self._after, self._backoff, self._clock = after, backoff, clock
         self._draining = self._closing = False
         self._asked = self._was_up = self._last_try = False
+        self._lost_up_to = 0
         self._down_since_s = 0.0
         self._burial: Burial | None = None
 
@@ -133,13 +134,15 @@ class Worker(threading.Thread):
                     if batch is None:
                         break
                     self._batch = batch
+                    self._say_lost(reached, self._journal.number(batch.producer_id, batch.first))
                     emitter.emit(batch)
                     reached = self._journal.number(batch.producer_id, batch.last)
                     self.progress.delivered += batch.count
                 self._advance(reached)
                 self._backoff.reset()
                 self._up()
-            self._closing = True
+            # Nothing more to read without being told to stop: rows went that the sink had before it was replaced.
+            self._closing = self._closing or self._draining
         finally:
             emitter.close()
 
@@ -166,14 +169,21 @@ class Worker(threading.Thread):
                 held = self._rolled_back(identity, held)
             reached = max(reached, held if sequence else 0)
         self._asked = True
+        if self._burial:
+            # What is still to be buried has its sequences in the sink already, under other messages.
+            reached = min(reached, self._burial.first - 1)
         first = journal.first_waiting()
-        if reached + 1 < first:
-            lost = journal.describe(reached + 1, first - 1)
+        self._say_lost(reached, first)
+        return max(reached, first - 1)
+
+    def _say_lost(self, reached: int, first: int) -> None:
+        """Warn once if the journal, which begins at `first`, cannot go on where the sink ends."""
+        if reached + 1 < first and self._lost_up_to < first - 1:
+            self._lost_up_to = first - 1
+            lost = self._journal.describe(reached + 1, first - 1)
             logger.warning(
                 "{}: lacks {}, which the journal no longer holds: was it deleted or restored?", self.sink, lost
             )
-            reached = first - 1
-        return reached
 
     def _rolled_back(self, identity: Identity, held: int) -> int:
         """The sink holds more than this journal had given out when it was opened: go on under a new producer_id.

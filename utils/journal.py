@@ -179,6 +179,7 @@ class Journal:
                 self._connection.execute("UPDATE state SET last = ?", (last,))
                 removed = self._delete(delivered)
             self.last = last
+            self._deleted = max(self._deleted, delivered)
             self.waiting_bytes += len(batch.lines) - removed
             self._remember(last, batch)
         return batch
@@ -198,7 +199,6 @@ class Journal:
             rows = self._connection.execute("SELECT LENGTH(lines) FROM batches WHERE last <= ?", (delivered,))
             removed = sum(size for (size,) in rows)
             self._connection.execute("DELETE FROM batches WHERE last <= ?", (delivered,))
-            self._deleted = delivered
         return removed
 
     def prune(self, delivered: int) -> None:
@@ -213,6 +213,7 @@ class Journal:
                 for identity in done:
                     self._connection.execute("DELETE FROM identities WHERE producer_id = ?", (identity.producer_id,))
             self.identities = self.identities[len(done) :]
+            self._deleted = max(self._deleted, delivered)
             self.waiting_bytes -= removed
 
     def _remember(self, last: int, batch: Batch) -> None:
@@ -265,8 +266,9 @@ class Journal:
         return Batch.join(parts) if parts else None
 
     def identity_of(self, number: int) -> Identity:
-        """The identity under which the message `number` was given out."""
-        return next(identity for identity in reversed(self.identities) if identity.base < number)
+        """The identity under which the message `number` was given out; the oldest known if it was forgotten."""
+        known = self.identities
+        return next((identity for identity in reversed(known) if identity.base < number), known[0])
 
     def owe(self, sinks: Iterable[str]) -> None:
         """From now on these sinks are owed every message, in this run or another, until `forget`."""

@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import islice
 
 from loguru import logger
@@ -66,7 +67,7 @@ def produce(
             producer.run(islice(messages, count))
         finally:
             delivery.drain(drain_s)
-            journal.prune(delivery.held_by_all())
+            producer.prune()
             print(producer.summary(name), flush=True)
         return cli.UNFINISHED if journal.first_waiting() <= journal.last else 0
     finally:
@@ -132,6 +133,7 @@ class Producer:
             if self._wait_for_room() and self._stored(batch):
                 self.acknowledged += len(batch)
                 self._delivery.wake()
+                self._report(batch)
         except ValueError as error:
             if len(batch) == 1:
                 self.refused += 1
@@ -140,8 +142,13 @@ class Producer:
                 self.made -= len(batch)
                 for message in batch:
                     self._append([message])
-            return
-        self._report(batch)
+
+    def prune(self) -> None:
+        """Free what every owed sink holds; on a full disk that has to wait, and then is done at the next append."""
+        try:
+            self._journal.prune(self._delivery.held_by_all())
+        except Unavailable as error:
+            logger.warning("delivered messages stay in the journal for now: {}", error)
 
     def _stored(self, batch: list[Message]) -> bool:
         backoff = Backoff()
@@ -164,7 +171,8 @@ class Producer:
         """Below the journal's limit at once; at it, wait for the slowest sink. False when told to stop."""
         complained = False
         while self._journal.waiting_bytes >= self._journal.max_bytes:
-            self._journal.prune(self._delivery.held_by_all())
+            with suppress(Unavailable):  # a full disk is another reason to wait
+                self._journal.prune(self._delivery.held_by_all())
             if self._journal.waiting_bytes < self._journal.max_bytes:
                 break
             if not complained:

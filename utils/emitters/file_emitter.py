@@ -65,6 +65,8 @@ class FileEmitter:
         """Scan backwards for the last whole line of this producer."""
         with self._locked():
             self._mend_tail()
+        # The scan needs no lock: nobody else writes lines of this producer.
+        with self._errors():
             for line in self._lines_backwards(encoder.encode(producer_id)):
                 try:
                     found = _identity.decode(line)
@@ -118,7 +120,7 @@ class FileEmitter:
             tail = self._read(start, step) + tail
         tail = tail[tail.rfind(b"\n") + 1 :]
         try:
-            _identity.decode(tail)
+            msgspec.json.decode(tail)
         except ValueError:
             logger.warning("{}: cut a torn last line of {} bytes", self._path, len(tail))
             os.ftruncate(self._fd, size - len(tail))
