@@ -1,7 +1,18 @@
 """What tests share."""
 
+import json
+import os
+import sqlite3
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import duckdb
+
+from utils.config import EMBEDDED_SINKS, PROJECT_DIR, Settings
+from utils.message import Batch, Message
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 10.0, what: str = "") -> None:
@@ -10,3 +21,119 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 10.0, what: s
     while not condition():
         assert time.monotonic() < deadline_s, what or f"not within {timeout_s} s: {condition}"
         time.sleep(0.01)
+
+
+def make_messages(amount: int, *, text: str = "hello", producer_id: str | None = None, first: int = 1) -> list[Message]:
+    """Messages that differ; numbered from `first` if there is a `producer_id`."""
+    made = []
+    for number in range(first, first + amount):
+        words = f"{text} {number}"
+        message = Message(words, "Ann", "2026-11-23T19:04:05.123Z", "tech", 0.5, "hello", len(words))
+        if producer_id:
+            message.producer_id, message.sequence = producer_id, number
+        made.append(message)
+    return made
+
+
+def make_batch(amount: int, *, producer_id: str = "ann-1", first: int = 1, text: str = "hello") -> Batch:
+    return Batch.of(make_messages(amount, text=text, producer_id=producer_id, first=first))
+
+
+Held = dict[str | None, list[int | None]]
+
+
+def _grouped(pairs: Iterable[tuple[str | None, int | None]]) -> Held:
+    found: Held = {}
+    for producer_id, sequence in pairs:
+        found.setdefault(producer_id, []).append(sequence)
+    return found
+
+
+def held(sink: str, settings: Settings) -> Held:
+    """What a sink holds, read without any code of the project: producer_id -> sequences in the sink's order."""
+    query = "SELECT producer_id, sequence FROM streamed_messages ORDER BY rowid"
+    match sink:
+        case "file":
+            with settings.live_path.open(encoding="utf-8") as lines:
+                records = [json.loads(line) for line in lines]
+            return _grouped((record.get("producer_id"), record.get("sequence")) for record in records)
+        case "sqlite":
+            connection = sqlite3.connect(settings.sqlite_path)
+            try:
+                return _grouped(connection.execute(query))
+            finally:
+                connection.close()
+        case "duckdb":
+            with duckdb.connect(str(settings.duckdb_path), read_only=True) as database:
+                return _grouped(database.execute(query).fetchall())
+    raise ValueError(sink)
+
+
+def assert_complete(settings: Settings, up_to: Mapping[str, int], sinks: Iterable[str] = EMBEDDED_SINKS) -> None:
+    """Each sink holds 1, 2, 3 ... `up_to[producer_id]` of each producer, in order, once, and nothing else."""
+    for sink in sinks:
+        found = held(sink, settings)
+        assert found.keys() == up_to.keys(), sink
+        for producer_id, last in up_to.items():
+            sequences = found[producer_id]
+            wrong = next((place for place, sequence in enumerate(sequences, 1) if sequence != place), None)
+            assert wrong is None, f"{sink}: {sequences[wrong - 1]} at place {wrong}"
+            assert len(sequences) == last, sink
+
+
+def journal_query(settings: Settings, query: str, name: str = "ragini") -> list[tuple[str | int, ...]]:
+    """Ask a journal file without the project's code."""
+    connection = sqlite3.connect(settings.journal_path(name), timeout=10)
+    try:
+        return connection.execute(query).fetchall()
+    finally:
+        connection.close()
+
+
+def producer_ids(settings: Settings, name: str = "ragini") -> list[str]:
+    return [str(row[0]) for row in journal_query(settings, "SELECT producer_id FROM identities ORDER BY base", name)]
+
+
+def start_python(
+    *arguments: str | Path, settings: Settings, code: str = "", environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start Python on a module's command line (or on `code`) with pipes, away from anybody's .env and data."""
+    command = [sys.executable, *(("-c", code) if code else ("-m",)), *map(str, arguments)]
+    settings.data_path.parent.mkdir(parents=True, exist_ok=True)
+    (settings.data_path.parent / ".env").touch()
+    own = {
+        **os.environ,
+        "PYTHONPATH": str(PROJECT_DIR),
+        "BASE_DATA_DIR": str(settings.data_path),
+        **(environment or {}),
+    }
+    return subprocess.Popen(
+        command,
+        cwd=settings.data_path.parent,
+        env=own,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+
+
+def run_python(
+    *arguments: str | Path, settings: Settings, code: str = "", environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run Python as `start_python` does, to its end."""
+    with start_python(*arguments, settings=settings, code=code, environment=environment) as process:
+        try:
+            out, err = process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def ragini(*arguments: str | int, settings: Settings, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+    """Run ragini_producer at full speed; its exit code must be `code` unless that is None."""
+    done = run_python("producers.ragini_producer", "--interval", "0", *map(str, arguments), settings=settings)
+    assert code is None or done.returncode == code, done.stderr + done.stdout
+    return done
