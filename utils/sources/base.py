@@ -15,8 +15,8 @@ class Chunk:
     """Records of one part, in order, and the positions around them.
 
     `part` is the file, table or partition. `start` and `end` are opaque texts: whoever has handled
-    the chunk stores `end` and gives it to `resume` later. `messages` is empty when only invalid
-    records or a moved position are reported.
+    the chunk stores `end` and gives it to `resume` later. Each chunk's `start` is what `resume` gave or
+    the `end` before it. `messages` is empty when only invalid records or a moved position are reported.
     """
 
     part: str
@@ -24,6 +24,11 @@ class Chunk:
     end: str
     messages: list[Message]
     invalid: list[Invalid] = field(default_factory=list)
+
+    @property
+    def begins_again(self) -> bool:
+        """Whether this only says that the part was rotated, truncated or rebuilt and is read from its beginning."""
+        return self.end == "" and self.start not in ("", "end")
 
 
 class Source(Protocol):

@@ -1,0 +1,23 @@
+"""Reads the JSON lines file that producers fill, and keeps each message once in its processed store."""
+
+import sys
+
+from utils import cli
+from utils.config import DEFAULTS, Count, Json, Once, Settings, Start
+from utils.consuming import process
+
+
+def main(
+    *,
+    start: Start = "stored",
+    once: Once = False,
+    count: Count = None,
+    json: Json = False,
+    settings: Settings = DEFAULTS,
+) -> int:
+    """Read the file sink; keep each message once, with running figures, in data/processed/file.sqlite."""
+    return process("file", settings, start=start, once=once, count=count, as_json=json)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, name="consumers.file_consumer_case"))
