@@ -1,0 +1,109 @@
+"""Start a producer and the dashboard with one command: python scripts/start.py. Ctrl+C ends both."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import environment
+
+# A producer may need its drain of 10 s to end.
+END_WITHIN_S = 15.0
+LOOK_EVERY_S = 0.1
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    python = str(environment.prepare())
+    copy_env_file(environment.PROJECT_DIR)
+    print("Starting a producer and the dashboard; Ctrl+C or closing the window ends both", flush=True)
+    producer = [python, "-m", "producers.ragini_producer"]
+    producer += ["--interval", str(options.interval), "--pattern", options.pattern]
+    return Pair(producer, [python, "-m", "consumers.ragini_visual_consumer"]).run(options.duration)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--duration", type=positive, default=math.inf, metavar="S", help="end after S seconds")
+    parser.add_argument("--interval", type=positive, default=0.4, metavar="S", help="seconds between messages (0.4)")
+    parser.add_argument("--pattern", choices=("steady", "wave", "burst", "drift"), default="wave", help="(wave)")
+    return parser.parse_args(arguments)
+
+
+def positive(text: str) -> float:
+    number = float(text)
+    if not number > 0:
+        raise ValueError
+    return number
+
+
+def copy_env_file(project: Path) -> None:
+    """Give the user a `.env` to change; one that exists is left as it is."""
+    if not (project / ".env").exists():
+        shutil.copyfile(project / ".env.example", project / ".env")
+        print(f"Made {project / '.env'} from .env.example", flush=True)
+
+
+class Pair:
+    """Two processes that end together: when one ends, on a signal, or when the time is over."""
+
+    def __init__(self, *commands: list[str], end_within_s: float = END_WITHIN_S) -> None:
+        self._commands = commands
+        self._end_within_s = end_within_s
+        self._signals = 0
+
+    def run(self, duration_s: float) -> int:
+        """Run both for at most `duration_s`; 0, or the first code other than 0 (3 if a process was killed)."""
+        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), self._count_signal)
+        processes = [begin(command) for command in self._commands]
+        end_s = time.monotonic() + duration_s
+        while not self._signals and time.monotonic() < end_s and all(p.poll() is None for p in processes):
+            time.sleep(LOOK_EVERY_S)
+        # What ended by itself comes first: its code is the reason, the others only followed.
+        processes.sort(key=lambda process: process.poll() is None)
+        self._end(processes)
+        codes = [environment.UNFINISHED if p.returncode < 0 else p.returncode for p in processes]
+        return next((code for code in codes if code), 0)
+
+    def _count_signal(self, number: int, frame: object) -> None:
+        self._signals += 1
+
+    def _end(self, processes: list[subprocess.Popen[bytes]]) -> None:
+        for process in processes:
+            if process.poll() is None:
+                ask_to_end(process)
+        asked, end_s = self._signals, time.monotonic() + self._end_within_s
+        while any(p.poll() is None for p in processes):
+            if time.monotonic() > end_s or self._signals > asked:
+                print("Not waiting any longer; acknowledged messages are safe in the journal", file=sys.stderr)
+                for process in processes:
+                    process.kill()
+                    process.wait()
+            time.sleep(LOOK_EVERY_S)
+
+
+def begin(command: list[str]) -> subprocess.Popen[bytes]:
+    """Start it in a group of its own, so that Ctrl+C reaches only this script, which passes it on once."""
+    if sys.platform == "win32":
+        return subprocess.Popen(command, cwd=environment.PROJECT_DIR, creationflags=subprocess.CREATE_NEW_PROCESS_GROUP)
+    return subprocess.Popen(command, cwd=environment.PROJECT_DIR, start_new_session=True)
+
+
+def ask_to_end(process: subprocess.Popen[bytes]) -> None:
+    """Send what the process takes as Ctrl+C."""
+    if sys.platform == "win32":
+        process.send_signal(signal.CTRL_BREAK_EVENT)
+    else:
+        process.terminate()
+
+
+if __name__ == "__main__":
+    sys.exit(environment.run(main))

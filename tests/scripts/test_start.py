@@ -1,0 +1,123 @@
+"""start.py runs two processes that end together, and says with its exit code how it went."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import start
+from tests.helpers import wait_until
+
+# Stands for a producer: marks that it runs; ends when asked to, or by itself once the file `until` is there.
+CHILD = """
+import pathlib, signal, sys, time
+mark, until = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+code, obeys = int(sys.argv[3]), sys.argv[4] == "obeys"
+asked = []
+signal.signal(getattr(signal, "SIGBREAK", signal.SIGTERM), lambda *_: asked.append(1))
+mark.write_text("runs")
+while not until.exists() and not (asked and obeys):
+    time.sleep(0.02)
+mark.write_text("asked" if asked else "ended")
+sys.exit(code)
+"""
+
+# The script around a pair, as start.py runs it: json of the commands, then the duration.
+PARENT = """
+import json, sys
+import start
+sys.exit(start.Pair(*json.loads(sys.argv[1]), end_within_s=float(sys.argv[3])).run(float(sys.argv[2])))
+"""
+
+
+def child(mark: Path, code: int = 0, until: Path = Path("never"), obeys: bool = True) -> list[str]:
+    return [sys.executable, "-c", CHILD, str(mark), str(until), str(code), "obeys" if obeys else "deaf"]
+
+
+class Parent:
+    def __init__(self, *commands: list[str], duration_s: float = 60.0, end_within_s: float = 10.0) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(Path(start.__file__).parent)}
+        arguments = [json.dumps(commands), str(duration_s), str(end_within_s)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PARENT, *arguments], env=environment, stderr=subprocess.PIPE, text=True
+        )
+
+    def ends(self) -> tuple[int, str]:
+        _, said = self.process.communicate(timeout=30)
+        return self.process.returncode, said
+
+
+def runs(*marks: Path) -> bool:
+    return all(mark.exists() and mark.read_text() == "runs" for mark in marks)
+
+
+@pytest.fixture
+def marks(tmp_path: Path) -> tuple[Path, Path]:
+    return tmp_path / "producer", tmp_path / "dashboard"
+
+
+@pytest.mark.parametrize("code", [0, 2])
+@pytest.mark.parametrize("first", [0, 1])
+def test_when_one_ends_the_other_is_ended(marks: tuple[Path, Path], first: int, code: int) -> None:
+    commands = [child(mark) for mark in marks]
+    commands[first] = child(marks[first], code=code, until=marks[1 - first])
+    assert Parent(*commands).ends()[0] == code
+    assert marks[first].read_text() == "ended"
+    assert marks[1 - first].read_text() == "asked"
+
+
+def test_the_reason_wins_over_what_followed(marks: tuple[Path, Path]) -> None:
+    code, _ = Parent(child(marks[0], code=3), child(marks[1], code=2, until=marks[0])).ends()
+    assert code == 2
+
+
+def test_duration_ends_both(marks: tuple[Path, Path]) -> None:
+    assert Parent(*map(child, marks), duration_s=2.5).ends()[0] == 0
+    assert [mark.read_text() for mark in marks] == ["asked", "asked"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of a terminal are sent otherwise there")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_both_and_keeps_unfinished(marks: tuple[Path, Path], number: signal.Signals) -> None:
+    parent = Parent(child(marks[0], code=3), child(marks[1]))
+    wait_until(lambda: runs(*marks))
+    parent.process.send_signal(number)
+    assert parent.ends()[0] == 3
+    assert [mark.read_text() for mark in marks] == ["asked", "asked"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of a terminal are sent otherwise there")
+@pytest.mark.parametrize("again", [False, True])
+def test_deaf_process_is_ended_at_last_or_by_a_second_ctrl_c(marks: tuple[Path, Path], again: bool) -> None:
+    parent = Parent(child(marks[0], obeys=False), child(marks[1]), end_within_s=60.0 if again else 0.5)
+    wait_until(lambda: runs(*marks))
+    started_s = time.monotonic()
+    parent.process.send_signal(signal.SIGINT)
+    if again:
+        wait_until(lambda: marks[1].read_text() == "asked")
+        parent.process.send_signal(signal.SIGINT)
+    code, said = parent.ends()
+    assert code == 3
+    assert "safe in the journal" in said
+    assert time.monotonic() - started_s < 20
+
+
+def test_env_file_is_made_once_and_then_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".env.example").write_text("LOG_LEVEL=INFO\n")
+    start.copy_env_file(tmp_path)
+    assert (tmp_path / ".env").read_text() == "LOG_LEVEL=INFO\n"
+    (tmp_path / ".env").write_text("LOG_LEVEL=DEBUG\n")
+    start.copy_env_file(tmp_path)
+    assert (tmp_path / ".env").read_text() == "LOG_LEVEL=DEBUG\n"
+
+
+@pytest.mark.parametrize("arguments", [["--duration", "0"], ["--interval", "x"], ["--durations"], ["--pattern", "zig"]])
+def test_bad_options_exit_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        start.parse(arguments)
+    assert ended.value.code == 2
