@@ -47,5 +47,42 @@ def check(*, sinks: Which = (), json: Json = False, settings: Settings = DEFAULT
     return 0 if all(each.result in accepted for each in results) else cli.CHECK_FAILED
 
 
+def audit(*, sinks: Which = (), json: Json = False, settings: Settings = DEFAULTS) -> int:
+    """Compare the sinks with the journals and with each other: every acknowledged message, once, alike, in order.
+
+    Runs beside live producers and judges what was acknowledged before it began. Exit code 1 if anything
+    is lost, double, different or out of order; 3 if a sink could not be read.
+    """
+    from utils import audit
+
+    chosen = sinks or audit.audited_sinks(settings)
+    expected = sum(each.last for each in audit.accounts(settings).values()) * len(chosen)
+    with cli.progress(expected or None, "messages") as advance:
+        report = audit.audit(settings, chosen, advance)
+    if json:
+        print_json(report)
+    else:
+        rows = [
+            (
+                each.producer_id,
+                each.sink if each.owed else f"{each.sink} (not owed)",
+                *(f"{number:,}" for number in (each.first, each.last, each.count, each.waiting, each.dead_letters)),
+                "; ".join(each.problems()) or "ok",
+            )
+            for each in report.judgements
+        ]
+        print_table(("producer", "sink", "first", "last", "messages", "waiting", "dead letters", "result"), rows)
+        for line in report.lines():
+            print(line)
+    if report.broken:
+        return cli.CHECK_FAILED
+    return cli.UNFINISHED if report.unread else 0
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """The command line; the exit code."""
+    return cli.run(check, check, audit, name="verify_emitters", arguments=arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(check, check, name="verify_emitters"))
+    sys.exit(run())

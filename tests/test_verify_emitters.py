@@ -1,0 +1,93 @@
+"""The command: check, its exit codes, its help; the other commands have files of their own."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+import verify_emitters
+from utils import check
+from utils.config import DEFAULTS, EMBEDDED_SINKS
+from utils.emitters.file_emitter import FileEmitter
+from utils.errors import Unavailable
+from utils.message import Batch
+
+
+@pytest.fixture
+def nobody_listens(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Address of a port that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setenv("KAFKA_BROKER_ADDRESS", address)
+    return address
+
+
+def run(*arguments: str) -> int:
+    return verify_emitters.run(list(arguments))
+
+
+@pytest.mark.parametrize("sink", EMBEDDED_SINKS)
+def test_each_embedded_sink_takes_a_message_and_gives_it_back(sink: str) -> None:
+    assert check.check(sink, DEFAULTS).result == "ok"
+
+
+def test_check_is_what_runs_without_a_command(nobody_listens: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == 0
+    shown = capsys.readouterr().out
+    assert shown.count(" ok ") == 3
+    assert "not running" in shown
+    assert nobody_listens in shown
+
+
+def test_a_missing_broker_fails_only_when_asked_for(nobody_listens: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("check", "--json", "--sinks", "file") == 0
+    assert run("check", "--json", "--sinks", "kafka") == 1
+    (result,) = json.loads(capsys.readouterr().out.partition("]")[2])
+    assert (result["sink"], result["result"]) == ("kafka", "not running")
+
+
+def test_a_sink_that_loses_or_changes_messages_fails(monkeypatch: pytest.MonkeyPatch, nobody_listens: str) -> None:
+    whole = FileEmitter.emit
+
+    def garbled(emitter: FileEmitter, batch: Batch) -> None:
+        whole(emitter, Batch(batch.producer_id, batch.last, batch.count, batch.lines.replace(b"0.5", b"0.6")))
+
+    def full(emitter: FileEmitter, batch: Batch) -> None:
+        raise Unavailable("no space\nleft")
+
+    for emit, words in ((garbled, "something else"), (full, "no space left")):
+        monkeypatch.setattr(FileEmitter, "emit", emit)
+        result = check.check("file", DEFAULTS)
+        assert result.result == "failed"
+        assert words in result.reason
+    monkeypatch.setattr(FileEmitter, "emit", lambda emitter, batch: None)
+    assert check.check("file", DEFAULTS).reason == "the sink does not know the message that it has just stored"
+    assert run("check") == 1
+
+
+def test_check_leaves_the_data_folder_alone(tmp_path: Path, nobody_listens: str) -> None:
+    folder = tmp_path / "data"
+    assert run("--data-dir", str(folder)) == 0
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["adit"], "verify_emitters: unknown argument 'adit' (python -m verify_emitters --help)"),
+        (["audit", "--jsn"], "verify_emitters: Unknown option: --jsn. Did you mean --json?"),
+        (["--sinks", "paper"], 'verify_emitters: Invalid value "paper" for --sinks.'),
+    ],
+)
+def test_bad_arguments_get_one_line(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*arguments) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(line)
+    assert shown.count("\n") == 1
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    shown = capsys.readouterr().out
+    assert all(f" {command} " in shown for command in ("check", "audit", "doctor"))
