@@ -1,0 +1,74 @@
+"""Which matplotlib backend draws, and why. Nothing is imported that could abort the process."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from utils.errors import ToolkitError
+
+PROBE_S = 10.0
+_WITHOUT_WINDOW = frozenset({"agg", "cairo", "pdf", "pgf", "ps", "svg", "template"})
+_QT = ("PySide6", "PyQt6", "PyQt5", "PySide2")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backend's name, None for pictures without a window, and the reason in words."""
+
+    backend: str | None
+    reason: str
+
+
+def choose(
+    asked: str | None,
+    *,
+    environment: Mapping[str, str] = os.environ,
+    platform: str = sys.platform,
+    installed: Callable[[str], bool] = lambda module: find_spec(module) is not None,
+    probe: Callable[[str], str] | None = None,
+) -> Choice:
+    """The backend that was asked for (by option or MPLBACKEND), else the first that works, else none.
+
+    `probe` opens a figure in another process and returns why it cannot, "" if it can. Raises
+    ToolkitError if the backend that was asked for cannot work.
+    """
+    probe = probe or probe_backend
+    if asked:
+        if asked.lower() in _WITHOUT_WINDOW or "inline" in asked:
+            return Choice(None, f"{asked} was asked for, which has no window")
+        if problem := probe(asked):
+            raise ToolkitError(f"backend {asked} (from --backend or MPLBACKEND) cannot draw here: {problem}")
+        return Choice(asked, "asked for")
+    if platform == "darwin":
+        return Choice("macosx", "the native window of macOS")
+    if platform not in ("win32", "cygwin") and not (environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY")):
+        return Choice(None, "there is no display (DISPLAY and WAYLAND_DISPLAY are not set)")
+    reasons = []
+    for backend, modules in (("TkAgg", ("_tkinter",)), ("QtAgg", _QT)):
+        if not any(installed(module) for module in modules):
+            reasons.append(f"{backend}: not installed")
+        elif problem := probe(backend):
+            reasons.append(f"{backend}: {problem}")
+        else:
+            return Choice(backend, "it is installed and a display answers")
+    return Choice(None, "no window can be opened (" + "; ".join(reasons) + ")")
+
+
+def probe_backend(backend: str) -> str:
+    """Why a figure cannot be opened with this backend, "" if it can; Qt without its plugin would abort us."""
+    code = "import matplotlib.pyplot as plt; plt.figure(); plt.close()"
+    environment = {**os.environ, "MPLBACKEND": backend}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=PROBE_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"it did not open a figure within {PROBE_S:g} s"
+    if done.returncode == 0:
+        return ""
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    told = [line for line in lines if "rror" in line or "could not" in line.lower()]
+    return (told or lines or [f"it ended with code {done.returncode}"])[-1][:200]

@@ -1,0 +1,91 @@
+"""The thread that reads: source to state. It never touches matplotlib."""
+
+import threading
+from pathlib import Path
+
+from loguru import logger
+
+from consumers.dashboard.state import State
+from utils.backoff import Backoff
+from utils.config import PROJECT_DIR
+from utils.errors import ToolkitError, Unavailable
+from utils.sources.base import Source
+
+CHUNK_RECORDS = 2_000
+IDLE_S = 0.1
+
+
+def short_path(text: str) -> str:
+    """A path as people know it: relative to the project if it is inside."""
+    path = Path(text)
+    return path.relative_to(PROJECT_DIR).as_posix() if path.is_relative_to(PROJECT_DIR) else text
+
+
+class Reader(threading.Thread):
+    """Polls the source into the state until `stop`. It sets `stop` itself when it cannot go on.
+
+    `failure` is then what the user must mend; without one and with `alive_to_the_end` False the
+    thread died of something unexpected, which is in the log.
+    """
+
+    def __init__(self, source: Source, state: State, stop: threading.Event) -> None:
+        super().__init__(name="reader", daemon=True)
+        self._source, self._state, self._stop_event = source, state, stop
+        self._backoff = Backoff(cap_s=2.0)
+        self._said = ""
+        self._invalid_said = False
+        self.failure: ToolkitError | None = None
+        self.alive_to_the_end = False
+        self._name_source()
+
+    def run(self) -> None:
+        try:
+            while not self._stop_event.is_set():
+                self._stop_event.wait(self.step())
+            self.alive_to_the_end = True
+        except ToolkitError as error:
+            self.failure = error
+        finally:
+            self._stop_event.set()
+            self._source.close()
+
+    def step(self) -> float:
+        """Poll once; how many seconds to wait before the next time. Raises ToolkitError if the user must act."""
+        state = self._state
+        try:
+            chunk = self._source.poll(CHUNK_RECORDS)
+        except Unavailable as error:
+            self._name_source()
+            state.troubled(short_text(str(error)))
+            self._say(str(error))
+            return self._backoff.next_s()
+        self._name_source()
+        if self._said:
+            logger.info("the source answers again")
+            self._said = ""
+        if chunk is None:
+            state.healthy(caught_up=True)
+            return IDLE_S
+        state.healthy()
+        if chunk.invalid and not self._invalid_said:
+            first = chunk.invalid[0]
+            logger.warning("invalid record in {}: {}; further ones are only counted", first.where, first.reason)
+            self._invalid_said = True
+        state.add(chunk)
+        self._backoff.reset()
+        return 0.0
+
+    def _name_source(self) -> None:
+        name = getattr(self._source, "name", "")
+        if name:
+            self._state.using(name, short_path(getattr(self._source, "detail", "")))
+
+    def _say(self, line: str) -> None:
+        if line != self._said:
+            logger.warning("{}; trying again", line)
+        self._said = line
+
+
+def short_text(text: str) -> str:
+    """A reason without the project's folder in its paths."""
+    return text.replace(f"{PROJECT_DIR}{'/'}", "").replace(f"{PROJECT_DIR}\\", "")

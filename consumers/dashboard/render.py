@@ -1,0 +1,312 @@
+"""Loops that draw: a window, or pictures without one. Only the thread that runs them touches matplotlib."""
+
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from threading import Event
+from typing import Any, Protocol, cast
+
+import matplotlib as mpl
+from loguru import logger
+from matplotlib import font_manager
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+from PIL import Image
+
+from consumers.dashboard import panels
+from consumers.dashboard.state import Snapshot
+from consumers.dashboard.theme import DEFAULT_SIZE, DPI, FONTS, THEMES, ThemeName, layout
+from utils.errors import ToolkitError
+
+KEYS = "keys:  space pause   t theme   s save   q quit"
+FULL_FRAME_S = 20.0
+TICK_MS = 200
+
+
+def set_up_drawing() -> None:
+    """Settings of matplotlib that every picture needs: fonts, no math in texts, no toolbar, no glyph warnings."""
+    installed = set(font_manager.get_font_names())
+    mpl.rcParams["font.family"] = [name for name in FONTS if name in installed] or ["DejaVu Sans"]
+    mpl.rcParams["text.parse_math"] = False
+    mpl.rcParams["toolbar"] = "None"
+    warnings.filterwarnings("ignore", message=r"(?s)Glyph .* missing from", category=UserWarning)
+    warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
+
+
+class Dashboard:
+    """One picture on one figure. `update` draws what changed: everything, or only the clocks at the top."""
+
+    def __init__(self, figure: Figure, theme_name: ThemeName, refresh_s: float, help_line: str = "") -> None:
+        self.figure, self.theme_name = figure, theme_name
+        self._refresh_s, self._help_line = refresh_s, help_line
+        self.frame_s: float | None = None
+        self.paused = False
+        self.full_frames = 0
+        self.build()
+
+    def build(self) -> None:
+        """Make all artists for the figure's present size and theme."""
+        width, height = self.figure.get_size_inches()
+        colours, place = THEMES[self.theme_name], layout(width, height)
+        self.figure.clear()
+        self.figure.set_facecolor(colours.page)
+        ink = panels.Ink(self.figure, colours, place.k)
+        self.header = panels.Header(ink, place.header, self._help_line)
+        self.strip = panels.HealthStrip(ink, place.strip)
+        self.panels = [panel(ink, card) for panel, card in zip(panels.PANELS, place.cards, strict=True)]
+        self._groups = [self.header.group, *self.strip.groups]
+        self._drawn: tuple[object, ...] | None = None
+        self._drawn_at = 0.0
+
+    def move(self, snapshot: Snapshot) -> None:
+        """Move all artists to this snapshot without drawing."""
+        self._move_top(snapshot)
+        for panel in self.panels:
+            panel.update(snapshot)
+        self._drawn, self._drawn_at = self._key(snapshot), snapshot.now
+
+    def _move_top(self, snapshot: Snapshot) -> None:
+        self.header.update(snapshot, self.paused)
+        self.strip.update(snapshot, self._refresh_s, self.frame_s)
+
+    def _key(self, snapshot: Snapshot) -> tuple[object, ...]:
+        return snapshot.version, snapshot.status
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Draw this snapshot: all of it if data or status changed, and every 20 s for the time axis."""
+        canvas: Any = self.figure.canvas
+        if self._key(snapshot) != self._drawn or abs(snapshot.now - self._drawn_at) >= FULL_FRAME_S:
+            begun = time.perf_counter()
+            self.move(snapshot)
+            canvas.draw()
+            self.frame_s = time.perf_counter() - begun
+            self.full_frames += 1
+            return
+        self._move_top(snapshot)
+        drawn = self._redraw_top(canvas)
+        if drawn and hasattr(canvas, "blit"):
+            canvas.blit(Bbox.union(drawn))
+
+    def _redraw_top(self, canvas: Any) -> list[Bbox]:
+        return [extent for group in self._groups if (extent := group.redraw(canvas.get_renderer())) is not None]
+
+    def image(self) -> Image.Image:
+        """The picture as last drawn."""
+        canvas: Any = self.figure.canvas
+        width, height = canvas.get_width_height(physical=True)
+        return Image.frombuffer("RGBA", (width, height), canvas.buffer_rgba(), "raw", "RGBA", 0, 1).convert("RGB")
+
+
+def headless(size: tuple[float, float], theme_name: ThemeName, refresh_s: float) -> Dashboard:
+    """A dashboard without a window."""
+    set_up_drawing()
+    figure = Figure(figsize=size, dpi=DPI)
+    FigureCanvasAgg(figure)
+    return Dashboard(figure, theme_name, refresh_s)
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file in one step, so that a viewer never sees half of it. Raises OSError."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+        os.replace(temporary, path)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to draw and how often, size in inches; it ends after so many frames or seconds, whatever is first."""
+
+    size: tuple[float, float] = DEFAULT_SIZE
+    theme: ThemeName = "light"
+    refresh_s: float = 2.0
+    frames: int | None = None
+    duration_s: float | None = None
+
+    def reached(self, frames: int, elapsed_s: float) -> bool:
+        return (self.frames is not None and frames >= self.frames) or (
+            self.duration_s is not None and elapsed_s >= self.duration_s
+        )
+
+
+class Output(Protocol):
+    """Where pictures go."""
+
+    def put(self, dashboard: Dashboard, snapshot: Snapshot) -> None: ...
+
+    def close(self) -> None: ...
+
+
+Take = Callable[[], Snapshot]
+
+
+def run_headless(take: Take, dashboard: Dashboard, outputs: Sequence[Output], plan: Plan, stop: Event) -> int:
+    """Draw and hand out pictures at absolute times until `stop` or the plan's end; the number of pictures.
+
+    The last picture shows what is known at the end.
+    """
+    begun = due = time.monotonic()
+    frames = 0
+    while True:
+        last = stop.is_set()
+        snapshot = take()
+        dashboard.update(snapshot)
+        for output in outputs:
+            output.put(dashboard, snapshot)
+        frames += 1
+        if last or plan.reached(frames, time.monotonic() - begun):
+            return frames
+        due = max(due + plan.refresh_s, time.monotonic())
+        if plan.duration_s is not None:
+            due = min(due, begun + plan.duration_s)
+        stop.wait(due - time.monotonic())
+
+
+def run_window(take: Take, plan: Plan, stop: Event, backend: str, pictures: Path) -> int:
+    """Show the dashboard in a window until it is closed, `stop` or the plan ends; the number of frames.
+
+    Keys: space pauses drawing, `t` changes the theme, `s` saves a picture in `pictures`, `q` closes.
+    """
+    mpl.use(backend)
+    import matplotlib.pyplot as plt
+
+    set_up_drawing()
+    figure = plt.figure("Streaming Dashboard", figsize=plan.size, dpi=DPI)
+    canvas: Any = figure.canvas
+    canvas.mpl_disconnect(canvas.manager.key_press_handler_id)
+    dashboard = Dashboard(figure, plan.theme, plan.refresh_s, KEYS)
+    dashboard.move(take())
+    begun = due = time.monotonic()
+    frames = 0
+
+    def refresh() -> None:
+        nonlocal due, frames
+        due = max(due + plan.refresh_s, time.monotonic())
+        frames += 1
+        dashboard.update(take())
+
+    def tick() -> None:
+        if stop.is_set() or plan.reached(frames, time.monotonic() - begun):
+            plt.close(figure)
+        elif time.monotonic() >= due and not dashboard.paused:
+            refresh()
+
+    def rebuild(*_: Any) -> None:
+        dashboard.build()
+        dashboard.move(take())
+
+    def pressed(event: Any) -> None:
+        match event.key:
+            case " ":
+                dashboard.paused = not dashboard.paused
+                refresh()
+            case "t":
+                dashboard.theme_name = "dark" if dashboard.theme_name == "light" else "light"
+                rebuild()
+                canvas.draw_idle()
+            case "s":
+                save_picture(dashboard, pictures)
+            case "q":
+                stop.set()
+
+    canvas.mpl_connect("resize_event", rebuild)
+    canvas.mpl_connect("key_press_event", pressed)
+    canvas.mpl_connect("close_event", lambda _: stop.set())
+    timer = canvas.new_timer(interval=TICK_MS)
+    timer.add_callback(tick)
+    timer.start()
+    try:
+        plt.show(block=True)
+    finally:
+        stop.set()
+        timer.stop()
+    return frames
+
+
+def save_picture(dashboard: Dashboard, folder: Path) -> None:
+    path = folder / time.strftime("dashboard-%Y%m%d-%H%M%S.png")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, png(dashboard.image()))
+        logger.info("saved {}", path)
+    except OSError as error:
+        logger.warning("{} cannot be written: {}", path, error.strerror)
+
+
+class PictureFile:
+    """One PNG that always holds the latest picture; a failed write is said once and tried again next time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._failing = False
+
+    def put(self, dashboard: Dashboard, snapshot: Snapshot) -> None:
+        try:
+            write_atomically(self._path, png(dashboard.image()))
+            self._failing = False
+        except OSError as error:
+            if not self._failing:
+                logger.warning("{} cannot be written: {}; going on", self._path, error.strerror)
+            self._failing = True
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Recording:
+    """A GIF or MP4 of all pictures, complete once closed. Frames of a GIF wait in memory, 1 MB each."""
+
+    def __init__(self, path: Path, refresh_s: float) -> None:
+        self._path, self._refresh_s = path, refresh_s
+        self._frames: list[Image.Image] = []
+        self._film: Any = None
+
+    def put(self, dashboard: Dashboard, snapshot: Snapshot) -> None:
+        if self._path.suffix == ".gif":
+            self._frames.append(dashboard.image().quantize(256, method=Image.Quantize.FASTOCTREE))
+            return
+        if self._film is None:
+            from matplotlib.animation import FFMpegWriter
+
+            self._film = FFMpegWriter(fps=cast(int, 1 / self._refresh_s))  # a fraction is right too
+            self._film.setup(dashboard.figure, str(self._path), dpi=DPI)
+        self._film.grab_frame()
+
+    def close(self) -> None:
+        if self._frames:
+            first, *rest = self._frames
+            buffer = BytesIO()
+            first.save(buffer, "GIF", save_all=True, append_images=rest, duration=int(self._refresh_s * 1000), loop=0)
+            write_atomically(self._path, buffer.getvalue())
+        if self._film is not None:
+            self._film.finish()
+
+
+def output_to(path: Path, refresh_s: float) -> Output:
+    """The writer for a path that ends in .png, .gif or .mp4. Raises ToolkitError if it cannot be written."""
+    if not path.parent.is_dir():
+        raise ToolkitError(f"--save {path}: there is no folder {path.parent}; create it first")
+    if path.suffix == ".png":
+        return PictureFile(path)
+    if path.suffix not in (".gif", ".mp4"):
+        raise ToolkitError(f"--save {path}: the name must end in .gif, .mp4 or .png")
+    if path.suffix == ".mp4" and shutil.which("ffmpeg") is None:
+        raise ToolkitError(f"--save {path}: mp4 needs ffmpeg, which is not installed; install it or save a .gif")
+    return Recording(path, refresh_s)

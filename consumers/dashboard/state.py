@@ -1,0 +1,356 @@
+"""What the dashboard knows: totals, short histories and health behind one lock. No drawing, no thread of its own."""
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from heapq import nlargest
+from itertools import pairwise
+from statistics import median
+
+from utils.message import Message, timestamp_epoch_s
+from utils.sources.base import Chunk
+
+SERIES = 50
+ANALYSIS = 30
+STATISTICS = 130
+TOP_AUTHORS = 6
+MAX_AUTHORS = 10_000
+MAX_DISTINCT = 200_000
+MAX_PRODUCERS = 10_000
+NAME_CHARS = 100
+POINT_SPACING_S = 1.0
+RATE_WINDOW_S = 60
+SPARK_WINDOW_S, SPARK_STEP_S = 300, 5
+STALE_AFTER_S, STALE_GAPS = 10.0, 5.0
+MISPLACED_S = 60.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything one frame shows, at time `now`; times are seconds since 1970, lags and gaps seconds.
+
+    `version` changes when anything but the clocks does. `flow` holds (event time, true total) of the
+    latest points, `sentiments` up to 130 and `lengths` up to 30 latest values, `sparkline` messages per
+    second in steps of 5 s over 5 minutes. `last` is the time of the newest message, None before it.
+    """
+
+    version: int
+    now: float
+    started: float
+    source: str
+    detail: str
+    trouble: str = ""
+    trouble_since: float | None = None
+    total: int = 0
+    invalid: int = 0
+    lost: int = 0
+    duplicate: int = 0
+    last_invalid: str = ""
+    authors: tuple[tuple[str, int], ...] = ()
+    author_count: int = 0
+    more_authors: bool = False
+    flow: tuple[tuple[float, int], ...] = ()
+    sentiments: tuple[float, ...] = ()
+    lengths: tuple[int, ...] = ()
+    rate: float = 0.0
+    sparkline: tuple[float, ...] = ()
+    lags: tuple[float, ...] = ()
+    last: float | None = None
+    median_gap: float = 0.0
+
+    @property
+    def idle_s(self) -> float:
+        return 0.0 if self.last is None else max(0.0, self.now - self.last)
+
+    @property
+    def status(self) -> str:
+        """`WAITING` before the first message, `STALE` after max(10 s, 5 median gaps) without one, else `LIVE`."""
+        if self.last is None:
+            return "WAITING"
+        return "STALE" if self.idle_s > max(STALE_AFTER_S, STALE_GAPS * self.median_gap) else "LIVE"
+
+
+class Sequences:
+    """Finds losses and repeats with one high-water sequence per producer; memory is bounded.
+
+    A producer's first sequence may be any: older rows may be archived, or reading began at the end.
+    """
+
+    def __init__(self) -> None:
+        self._high: dict[str, int] = {}
+        self.lost = 0
+        self.duplicate = 0
+
+    def fresh(self, messages: Iterable[Message], part: dict[str, int]) -> tuple[list[Message], list[Message]]:
+        """The messages not seen before: those with ids and those without.
+
+        `part` holds the high-water sequences of the place that is read: at or below them a message is
+        a duplicate; above them but known, it is only read again from another place.
+        """
+        high = self._high
+        identified, anonymous = [], []
+        for message in messages:
+            producer, sequence = message.producer_id, message.sequence
+            if producer is None or sequence is None:
+                anonymous.append(message)
+                continue
+            known = high.get(producer)
+            if known is None or sequence > known:
+                if known is None:
+                    _make_room(high)
+                elif sequence != known + 1:
+                    self.lost += sequence - known - 1
+                high[producer] = sequence
+                identified.append(message)
+            elif sequence <= part.get(producer, 0):
+                self.duplicate += 1
+                continue
+            if producer not in part:
+                _make_room(part)
+            part[producer] = sequence
+        return identified, anonymous
+
+
+def _make_room(high: dict[str, int]) -> None:
+    if len(high) >= MAX_PRODUCERS:
+        del high[next(iter(high))]
+
+
+class Counts:
+    """Messages in all and per author; beyond 10,000 authors a new one is counted only in the total."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.authors: dict[str, int] = {}
+        self._others: set[int] = set()
+
+    def add(self, messages: list[Message]) -> None:
+        self.total += len(messages)
+        authors = self.authors
+        for full_name, count in Counter([message.author for message in messages]).items():
+            name = full_name[:NAME_CHARS]
+            if name in authors:
+                authors[name] += count
+            elif len(authors) < MAX_AUTHORS:
+                authors[name] = count
+            elif len(self._others) < MAX_DISTINCT:
+                self._others.add(hash(name))
+
+    @property
+    def distinct(self) -> tuple[int, bool]:
+        """How many authors, and whether there may be more."""
+        return len(self.authors) + len(self._others), len(self._others) >= MAX_DISTINCT
+
+
+@dataclass
+class _Part:
+    """What came from one file, table or partition and would come again if that were read again."""
+
+    high: dict[str, int] = field(default_factory=dict)
+    invalid: int = 0
+    anonymous: Counts = field(default_factory=Counts)
+
+
+class State:
+    """Collects chunks in the reader thread and gives snapshots to the drawing one.
+
+    `clock` gives seconds since 1970. Only one thread may call `add`; `snapshot` may come from any.
+    """
+
+    def __init__(self, source: str, detail: str = "", clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._started = clock()
+        self._version = 0
+        self._source, self._detail = source, detail
+        self._trouble, self._trouble_since = "", None  # type: tuple[str, float | None]
+        self._sequences = Sequences()
+        self._counts = Counts()
+        self._parts: dict[str, _Part] = {}
+        self._live = False
+        self._last_invalid = ""
+        self._last: float | None = None
+        self._clear_histories()
+
+    def _clear_histories(self) -> None:
+        self._flow: deque[tuple[float, int]] = deque(maxlen=SERIES)
+        self._times: deque[float] = deque(maxlen=SERIES)
+        self._lengths: deque[int] = deque(maxlen=ANALYSIS)
+        self._sentiments: deque[float] = deque(maxlen=STATISTICS)
+        self._lags: deque[float] = deque(maxlen=STATISTICS)
+        self._per_second: dict[int, int] = {}
+
+    def using(self, source: str, detail: str) -> None:
+        """Name the source in use; records without ids count only from there."""
+        if (source, detail) == (self._source, self._detail):
+            return
+        with self._lock:
+            if source != self._source:
+                for part in self._parts.values():
+                    self._forget(part)
+                self._parts.clear()
+            self._source, self._detail = source, detail
+            self._version += 1
+
+    def _forget(self, part: _Part) -> None:
+        if part.anonymous.total:
+            self._clear_histories()
+        part.high, part.invalid, part.anonymous = {}, 0, Counts()
+
+    @property
+    def begun(self) -> bool:
+        """Whether any message has come."""
+        return self._last is not None
+
+    def troubled(self, reason: str) -> None:
+        """The source cannot be read, for this reason; the first call since it worked sets the time."""
+        with self._lock:
+            if reason != self._trouble:
+                self._trouble = reason
+                self._version += 1
+            if self._trouble_since is None:
+                self._trouble_since = self._clock()
+
+    def healthy(self, *, caught_up: bool = False) -> None:
+        """The source answers; `caught_up` once it has nothing more: from then on messages count when they come."""
+        self._live = self._live or caught_up
+        if self._trouble:
+            with self._lock:
+                self._trouble, self._trouble_since = "", None
+                self._version += 1
+
+    def add(self, chunk: Chunk) -> None:
+        """Take in one chunk. Never raises for what messages may hold."""
+        now = self._clock()
+        part = self._parts.get(chunk.part) or _Part()
+        restarted = chunk.begins_again
+        sequences_part: dict[str, int] = {} if restarted else part.high
+        identified, anonymous = self._sequences.fresh(chunk.messages, sequences_part)
+        fresh = identified + anonymous if identified and anonymous else identified or anonymous
+        events = [timestamp_epoch_s(message.timestamp) for message in fresh]
+        with self._lock:
+            if restarted:
+                self._forget(part)
+                part.high = sequences_part
+            self._parts[chunk.part] = part
+            part.invalid += len(chunk.invalid)
+            if chunk.invalid:
+                self._last_invalid = f"{chunk.invalid[-1].where}: {chunk.invalid[-1].reason}"
+            self._counts.add(identified)
+            part.anonymous.add(anonymous)
+            self._remember(fresh, events, now)
+            self._version += 1
+
+    @property
+    def _total(self) -> int:
+        return self._counts.total + sum(part.anonymous.total for part in self._parts.values())
+
+    def _remember(self, messages: list[Message], events: list[float | None], now: float) -> None:
+        if not messages:
+            return
+        times = self._place(events, now)
+        self._times.extend(times[-SERIES:])
+        self._last = now if self._live else times[-1]
+        self._count_rate(times, now)
+        flow = self._flow
+        for total, at in enumerate(times, start=self._total - len(times) + 1):
+            if len(flow) > 1 and at - flow[-2][0] < POINT_SPACING_S:
+                flow[-1] = (at, total)
+            else:
+                flow.append((at, total))
+        self._lengths.extend(message.message_length for message in messages[-ANALYSIS:])
+        latest = (message.sentiment for message in messages[-STATISTICS:])
+        self._sentiments.extend(value for value in latest if 0.0 <= value <= 1.0)  # a NaN is in no zone
+        # What was written before the dashboard began waited for the dashboard, not for the stream.
+        born = (event for event in events[-STATISTICS:] if event is not None and event >= self._started)
+        self._lags.extend(now - event for event in born)
+
+    def _place(self, events: list[float | None], now: float) -> list[float]:
+        """Event times on an axis that never runs backwards or ahead of now; times that make no sense become now."""
+        times = []
+        last = self._times[-1] if self._times else float("-inf")
+        for event in events:
+            if event is None or event > now or (self._live and event < last - MISPLACED_S):
+                last = max(now, last)
+            elif event > last:
+                last = event
+            times.append(last)
+        return times
+
+    def _count_rate(self, times: list[float], now: float) -> None:
+        per_second = self._per_second
+        if self._live:
+            per_second[int(now)] = per_second.get(int(now), 0) + len(times)
+        else:
+            for second, count in Counter([int(at) for at in times if at > now - SPARK_WINDOW_S]).items():
+                per_second[second] = per_second.get(second, 0) + count
+        if len(per_second) > 2 * SPARK_WINDOW_S:
+            oldest = int(now) - SPARK_WINDOW_S
+            self._per_second = {second: count for second, count in per_second.items() if second >= oldest}
+
+    def _rate(self, now: float) -> float:
+        """Messages per second over the last minute, or since the first message if that is less."""
+        since = int(now) - RATE_WINDOW_S + 1
+        seconds = [second for second in self._per_second if since <= second <= now]
+        if not seconds:
+            return 0.0
+        begin = since if min(self._per_second) < since else max(since, min(*seconds, int(self._started)))
+        return sum(self._per_second[second] for second in seconds) / max(1.0, now - begin)
+
+    def _sparkline(self, now: float) -> tuple[float, ...]:
+        steps = SPARK_WINDOW_S // SPARK_STEP_S
+        end = int(now) // SPARK_STEP_S
+        sums = [0] * steps
+        for second, count in self._per_second.items():
+            step = second // SPARK_STEP_S - end + steps
+            if 0 <= step < steps:
+                sums[step] += count
+        return tuple(count / SPARK_STEP_S for count in sums)
+
+    def _authors(self) -> tuple[tuple[tuple[str, int], ...], int, bool]:
+        extra = [part.anonymous for part in self._parts.values() if part.anonymous.total]
+        count, more = self._counts.distinct
+        authors = self._counts.authors
+        if extra:
+            merged = Counter(authors)
+            for counts in extra:
+                merged.update(counts.authors)
+                count, more = count + counts.distinct[0], more or counts.distinct[1]
+            count -= len(authors) + sum(len(counts.authors) for counts in extra) - len(merged)
+            authors = merged
+        return tuple(nlargest(TOP_AUTHORS, authors.items(), key=lambda item: item[1])), count, more
+
+    def snapshot(self) -> Snapshot:
+        """What is known now; costs about a millisecond whatever went through."""
+        with self._lock:
+            now = self._clock()
+            authors, author_count, more = self._authors()
+            times = list(self._times)
+            gaps = [later - earlier for earlier, later in pairwise(times)]
+            return Snapshot(
+                version=self._version,
+                now=now,
+                started=self._started,
+                source=self._source,
+                detail=self._detail,
+                trouble=self._trouble,
+                trouble_since=self._trouble_since,
+                total=self._total,
+                invalid=sum(part.invalid for part in self._parts.values()),
+                lost=self._sequences.lost,
+                duplicate=self._sequences.duplicate,
+                last_invalid=self._last_invalid,
+                authors=authors,
+                author_count=author_count,
+                more_authors=more,
+                flow=tuple(self._flow),
+                sentiments=tuple(self._sentiments),
+                lengths=tuple(self._lengths),
+                rate=self._rate(now),
+                sparkline=self._sparkline(now),
+                lags=tuple(self._lags),
+                last=self._last,
+                median_gap=median(gaps) if gaps else 0.0,
+            )

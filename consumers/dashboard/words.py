@@ -1,0 +1,135 @@
+"""How the dashboard says numbers, times and names, in the picture and beside it."""
+
+import unicodedata
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from consumers.dashboard import stats
+from consumers.dashboard.state import ANALYSIS, Snapshot
+from utils.sentiment import label
+
+SOURCES = {"file": "JSONL", "sqlite": "SQLite", "duckdb": "DuckDB", "kafka": "Kafka"}
+NAME_CHARS = 13
+_MARKS_PER_LETTER = 2
+
+
+def span(seconds: float) -> str:
+    """`12 s`, `3 m 4 s`, `12 m`, `2 h 14 m`, `3 d 4 h`: two units while the first has one digit."""
+    whole = max(0, int(seconds))
+    for size, unit, small, small_unit in ((86_400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            first, second = whole // size, whole % size // small
+            return f"{first} {unit} {second} {small_unit}" if first < 10 and second else f"{first:,} {unit}"
+    return f"{whole} s"
+
+
+def clock(epoch_s: float) -> str:
+    return datetime.fromtimestamp(epoch_s).strftime("%H:%M:%S")
+
+
+def moment(epoch_s: float) -> str:
+    return datetime.fromtimestamp(epoch_s).strftime("%Y-%m-%d  %H:%M:%S")
+
+
+def rate(per_second: float) -> str:
+    return f"{per_second:.1f} msg/s" if per_second < 100 else f"{per_second:,.0f} msg/s"
+
+
+def lag(seconds: float) -> str:
+    if abs(seconds) < 0.1:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 60 else span(seconds)
+
+
+def share(count: int, total: int) -> str:
+    percent = 100 * count / total
+    return "<1%" if 0 < percent < 0.5 else f"{percent:.0f}%"
+
+
+def whole(number: float) -> str:
+    """`5,243`; beyond a billion three digits and a power, so that it never fills a panel."""
+    return f"{number:,.0f}" if abs(number) < 1e9 else f"{number:.3g}".replace("e+", "e")
+
+
+def measure(number: float, decimals: int = 1) -> str:
+    """`35.4`, `36`, `36.5`, `1,235`: no more decimals than can matter."""
+    if abs(number) >= 1000:
+        return whole(number)
+    return f"{number:.{decimals}f}" if decimals or number == round(number) else f"{number:.1f}"
+
+
+def plain(text: str) -> str:
+    """Text that cannot disturb a picture or a terminal: no control or format characters, few marks per letter."""
+    kept: list[str] = []
+    marks = 0
+    for character in unicodedata.normalize("NFC", text[:1000]):
+        category = unicodedata.category(character)
+        marks = marks + 1 if category in ("Mn", "Me") else 0
+        if marks <= _MARKS_PER_LETTER:
+            kept.append(" " if category[0] in "CZ" else character)
+    return " ".join("".join(kept).split())
+
+
+def display_name(author: str) -> str:
+    """An author's name in at most 13 characters, marks not counted."""
+    name = plain(author) or "(no name)"
+    letters = [index for index, character in enumerate(name) if not unicodedata.category(character).startswith("M")]
+    return name if len(letters) <= NAME_CHARS else name[: letters[NAME_CHARS - 1]].rstrip() + "\u2026"
+
+
+def source(snapshot: Snapshot) -> str:
+    return SOURCES.get(snapshot.source, snapshot.source)
+
+
+def source_line(snapshot: Snapshot) -> str:
+    """Where the data comes from, or since when and why it does not."""
+    if snapshot.trouble_since is None:
+        return plain(snapshot.detail)
+    return f"down since {clock(snapshot.trouble_since)}: {plain(snapshot.trouble)}"
+
+
+def status(snapshot: Snapshot) -> str:
+    if snapshot.status == "STALE":
+        return f"STALE \u00b7 no messages for {span(snapshot.idle_s)}"
+    return snapshot.status
+
+
+def figures(snapshot: Snapshot) -> dict[str, Any]:
+    """Every figure of the picture under a plain name, for programs and screen readers; times in RFC 3339."""
+
+    def moment(epoch_s: float | None) -> str | None:
+        return None if epoch_s is None else datetime.fromtimestamp(epoch_s).astimezone().isoformat("T", "milliseconds")
+
+    lengths = stats.summary(snapshot.lengths) if snapshot.lengths else None
+    recent = snapshot.sentiments[-ANALYSIS:]
+    rolling = float(np.mean(snapshot.sentiments[-stats.ROLLING :])) if len(recent) >= stats.ROLLING else None
+    lags = stats.summary(snapshot.lags) if snapshot.lags else None
+    return {
+        "status": snapshot.status,
+        "time": moment(snapshot.now),
+        "source": snapshot.source,
+        "source_detail": source_line(snapshot),
+        "source_down_since": moment(snapshot.trouble_since),
+        "messages": snapshot.total,
+        "messages_per_second": round(snapshot.rate, 3),
+        "lag_median_s": lags and round(lags.median, 3),
+        "lag_p95_s": lags and round(lags.p95, 3),
+        "invalid": snapshot.invalid,
+        "last_invalid": plain(snapshot.last_invalid) or None,
+        "lost": snapshot.lost,
+        "duplicate": snapshot.duplicate,
+        "last_message": moment(snapshot.last),
+        "uptime_s": round(snapshot.now - snapshot.started, 1),
+        "authors": snapshot.author_count,
+        "top_authors": [{"author": plain(name), "messages": count} for name, count in snapshot.authors],
+        "sentiment_average": round(float(np.mean(recent)), 4) if recent else None,
+        "sentiment_rolling": None if rolling is None else round(rolling, 4),
+        "sentiment_label": label(recent[-1]) if recent else None,
+        "anomalies": int(stats.anomalies(snapshot.sentiments, ANALYSIS).sum()),
+        "length_mean": lengths and round(lengths.mean, 2),
+        "length_median": lengths and lengths.median,
+        "length_p95": lengths and round(lengths.p95, 2),
+        "length_sigma": lengths and round(lengths.sigma, 2),
+    }

@@ -1,0 +1,154 @@
+"""Live dashboard: a threaded matplotlib animation of the stream in a window, a picture, a browser or a recording."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+from loguru import logger
+
+from utils import cli, sinks
+from utils.config import DEFAULTS, Settings, SourceName
+from utils.errors import ToolkitError
+
+DEFAULT_SIZE = "12.8x7.2"
+DOTS_PER_INCH = 100
+
+
+def _more_than_zero(_: Any, value: float | None) -> None:
+    if value is not None and not 0 < value < float("inf"):
+        raise ValueError("must be more than 0")
+
+
+def inches(text: str) -> tuple[float, float]:
+    """Width and height of `12.8x7.2` in inches; numbers of 100 or more are pixels. Raises ToolkitError."""
+    try:
+        width, height = (float(part) for part in text.lower().split("x"))
+    except ValueError:
+        width = height = 0.0
+    if max(width, height) >= 100:
+        width, height = width / DOTS_PER_INCH, height / DOTS_PER_INCH
+    if not (4 <= width <= 80 and 3 <= height <= 80):
+        raise ToolkitError(f"--size {text}: give WIDTHxHEIGHT from 4x3 to 80x80 inches, or in pixels such as 1920x1080")
+    return width, height
+
+
+def main(
+    *,
+    source: Annotated[SourceName, Parameter(name="--source", help="What to read; auto: the best at hand.")] = "auto",
+    start: Annotated[
+        Literal["start", "end"], Parameter(name="--from", help="Where to begin: the first record or only new ones.")
+    ] = "start",
+    theme: Annotated[
+        Literal["light", "dark"] | None,
+        Parameter(name="--theme", help="Colours: light unless given; the served page follows the system unless given."),
+    ] = None,
+    backend: Annotated[
+        str | None,
+        Parameter(name="--backend", env_var="MPLBACKEND", help="Matplotlib backend; Agg draws without a window."),
+    ] = None,
+    size: Annotated[str, Parameter(name="--size", help="WIDTHxHEIGHT in inches, or in pixels.")] = DEFAULT_SIZE,
+    serve: Annotated[
+        tuple[str, ...] | None,
+        Parameter(
+            name="--serve",
+            consume_multiple=(0, 1),
+            negative=(),
+            help="Show the picture to browsers at PORT or ADDRESS:PORT; alone, at 127.0.0.1:8765.",
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None, Parameter(name="--save", help="Record to this .gif or .mp4, or keep the picture in this .png.")
+    ] = None,
+    frames: Annotated[
+        int | None, Parameter(name="--frames", validator=_more_than_zero, help="Stop after this many frames.")
+    ] = None,
+    duration: Annotated[
+        float | None, Parameter(name="--duration", validator=_more_than_zero, help="Stop after this many seconds.")
+    ] = None,
+    refresh: Annotated[
+        float, Parameter(name="--refresh", validator=_more_than_zero, help="Seconds between frames.")
+    ] = 2.0,
+    settings: Settings = DEFAULTS,
+) -> int:
+    """Show the stream live: message flow, authors, sentiment and lengths, with the health of the source.
+
+    Draws in a window where there is one, else keeps data/dashboard.png up to date. In the window:
+    space pauses drawing, t changes the theme, s saves a picture, q quits.
+    """
+    from consumers.dashboard import backends
+    from consumers.dashboard.reader import Reader
+    from consumers.dashboard.state import State
+
+    stop = cli.stop_on_signals()
+    area = inches(size)
+    choice = backends.choose(backend)
+    if choice.backend and (serve is not None or save):
+        choice = backends.Choice(None, "--serve and --save draw without a window")
+    os.environ["MPLBACKEND"] = choice.backend or "agg"  # what matplotlib reads while it is imported
+
+    state = State(source)
+    begin = "end" if start == "end" else ""
+    # A source that is taken over later is read from its start: what was seen is known by its ids.
+    reader = Reader(sinks.source(source, settings, lambda _: "" if state.begun else begin), state, stop)
+
+    from consumers.dashboard import render
+
+    plan = render.Plan(area, theme or "light", refresh, frames, duration)
+    if choice.backend:
+        logger.info("drawing in a window with {}: {}", choice.backend, choice.reason)
+        reader.start()
+        count = render.run_window(state.snapshot, plan, stop, choice.backend, settings.data_path)
+    else:
+        logger.info("drawing without a window: {}", choice.reason)
+        outputs = _outputs(serve, save, refresh, theme, settings)
+        reader.start()
+        dashboard = render.headless(plan.size, plan.theme, plan.refresh_s)
+        count = render.run_headless(state.snapshot, dashboard, outputs, plan, stop)
+        for output in outputs:
+            output.close()
+    stop.set()
+    reader.join(timeout=10.0)
+    return _report(reader, state.snapshot(), count)
+
+
+def _outputs(
+    serve: tuple[str, ...] | None, save: Path | None, refresh_s: float, theme: Any, settings: Settings
+) -> list[Any]:
+    """Where pictures go without a window: --save, else data/dashboard.png, and the page if it is asked for."""
+    from consumers.dashboard import render
+
+    outputs: list[Any] = []
+    if save:
+        outputs.append(render.output_to(save, refresh_s))
+        logger.info("saving to {}", save)
+    else:
+        path = settings.data_path / "dashboard.png"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ToolkitError(f"{path.parent} cannot be made: {error.strerror}; choose another --data-dir") from error
+        outputs.append(render.PictureFile(path))
+        logger.info("the picture is {}", path)
+    if serve is not None:
+        from consumers.dashboard.serve import DEFAULT_ADDRESS, Served
+
+        outputs.append(Served(serve[0] if serve else DEFAULT_ADDRESS, refresh_s, theme))
+        logger.info("the page is at {}", outputs[-1].url)
+    return outputs
+
+
+def _report(reader: Any, snapshot: Any, frames: int) -> int:
+    """One line at the end, and the exit code."""
+    if reader.failure:
+        raise reader.failure
+    print(
+        f"{snapshot.total:,} messages, {snapshot.invalid:,} invalid, {snapshot.lost:,} lost,"
+        f" {snapshot.duplicate:,} duplicate; {frames:,} frames"
+    )
+    return 0 if reader.alive_to_the_end else cli.UNFINISHED
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, name="consumers.ragini_visual_consumer"))
