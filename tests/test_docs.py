@@ -1,0 +1,111 @@
+"""What the documents say is so: settings, commands, options, files."""
+
+import re
+import runpy
+import sys
+from functools import cache
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+from dotenv import dotenv_values
+
+from tests.test_imports import MODULES
+from utils import config
+from utils.config import PROJECT_DIR, Settings
+
+# The library takes a command line from sys.argv under pytest for a mistake.
+pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked")
+
+EXAMPLE = PROJECT_DIR / ".env.example"
+README = PROJECT_DIR / "README.md"
+DOCUMENTS = [path for path in (README, *sorted((PROJECT_DIR / "docs").glob("*.md"))) if path.exists()]
+ENTRY_POINTS = [name for name in MODULES if name.split(".")[0] != "utils" and "dashboard" not in name]
+
+# Settings with their variable, as each command's help shows them.
+SHARED = {
+    parameter.env_var[0]: str(getattr(Settings, name))
+    for name, hint in get_type_hints(Settings, include_extras=True).items()
+    if (parameter := hint.__metadata__[0])
+}
+
+
+@cache
+def run_help(name: str) -> str:
+    """What `python -m name --help` prints, in this process."""
+    with pytest.MonkeyPatch.context() as patched:
+        printed: list[str] = []
+        patched.setenv("COLUMNS", "400")
+        patched.setattr(sys, "argv", [name, "--help"])
+        patched.setattr(sys.stdout, "write", printed.append)
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module(name, run_name="__main__")
+    assert not ended.value.code, name
+    return "".join(printed)
+
+
+def commands() -> list[tuple[str, str]]:
+    """Module and arguments of every `python -m ...` in the documents."""
+    found = []
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        found += re.findall(r"python(?:3(?:\.\d+)?)? -m ([a-z_.]+)([^\n`|]*)", text)
+    return [(module, arguments) for module, arguments in found if module not in ("venv", "pip", "pytest")]
+
+
+def test_env_example_equals_the_settings() -> None:
+    values = {name: value or "" for name, value in dotenv_values(EXAMPLE, interpolate=False).items()}
+    assert list(values.items()) == list(config.variables().items())
+
+
+def test_env_example_explains_each_setting() -> None:
+    explained = EXAMPLE.read_text(encoding="utf-8")
+    hints = get_type_hints(Settings, include_extras=True)
+    for parameter in (hint.__metadata__[0] for hint in (*hints.values(), config.Interval)):
+        comment_and_name = rf"^# {re.escape(parameter.help)}\n(#.*\n)*{parameter.env_var[0]}="
+        assert re.search(comment_and_name, explained, re.MULTILINE), parameter.env_var
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_help_names_variables_and_defaults(name: str) -> None:
+    lines = run_help(name).splitlines()
+    for variable, default in SHARED.items():
+        assert any(variable in line and default in line for line in lines), f"{variable} {default}"
+
+
+@pytest.mark.parametrize("name", [name for name in ENTRY_POINTS if name.startswith("producers.")])
+def test_help_of_producers_names_the_interval(name: str) -> None:
+    assert re.search(r"MESSAGE_INTERVAL_SECONDS\].*default: 5", run_help(name))
+
+
+def test_documents_have_commands() -> None:
+    assert len(commands()) >= 10
+
+
+@pytest.mark.parametrize(("module", "arguments"), sorted(set(commands())))
+def test_documented_commands_and_options_exist(module: str, arguments: str) -> None:
+    assert module in ENTRY_POINTS
+    known = run_help(module)
+    for option in re.findall(r"(?<=\s)--[a-z][a-z-]*", arguments):
+        assert re.search(rf"{option}\b", known), f"{module} has no {option}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_linked_files_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_named_scripts_exist(document: Path) -> None:
+    scripts = re.findall(r"\bscripts/[a-z_]+\.(?:py|sh)", document.read_text(encoding="utf-8"))
+    assert [script for script in scripts if not (PROJECT_DIR / script).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_named_variables_exist(document: Path) -> None:
+    named = re.findall(
+        r"\b(?:KAFKA|BUZZ|MESSAGE|BASE|LIVE|SQLITE|DUCKDB|JOURNAL|LOG)_[A-Z_]+\b", document.read_text("utf-8")
+    )
+    assert set(named) - {"KAFKA_HOME"} <= set(config.variables())

@@ -1,0 +1,195 @@
+"""Imports point down the design's list and never up, importing does nothing else, and start-up stays light."""
+
+import ast
+import json
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import run_python
+from utils.config import PROJECT_DIR, Settings
+
+# From the top. A module imports from its own group and from the layers below, never from a group beside it.
+LAYERS: tuple[dict[str, tuple[str, ...]], ...] = (
+    {"producers": ("producers.*",), "consumers": ("consumers.*",), "verify_emitters": ("verify_emitters",)},
+    {
+        "dashboard": ("consumers.dashboard.*",),
+        "producing": ("utils.producing",),
+        "consuming": ("utils.consuming", "utils.processed_store", "utils.tally"),
+        "audit": ("utils.audit", "utils.holdings", "utils.doctor", "utils.check"),
+    },
+    {"sinks": ("utils.sinks",)},
+    {"sources": ("utils.sources.*",), "journal": ("utils.delivery", "utils.journal")},
+    {"emitters": ("utils.emitters.*",)},
+    {
+        "foundation": tuple(
+            f"utils.{name}"
+            for name in ("message", "table", "sentiment", "config", "cli", "log", "backoff", "errors", "sqlite", "duck")
+        )
+    },
+)
+# Within these groups every module is on its own, apart from what the group shares.
+APART = {"producers": (), "emitters": ("base",), "sources": ("base", "rows"), "consumers": ()}
+HEAVY = ("pandas", "numpy", "matplotlib", "duckdb", "kafka", "confluent_kafka", "rich")
+
+
+def modules() -> dict[str, Path]:
+    """Name and file of every module of the project but tests and scripts."""
+    files = [PROJECT_DIR / "verify_emitters.py"]
+    for folder in ("producers", "consumers", "utils"):
+        files += sorted((PROJECT_DIR / folder).rglob("*.py"))
+    names = {".".join(path.relative_to(PROJECT_DIR).with_suffix("").parts): path for path in files if path.exists()}
+    return {name: path for name, path in names.items() if not name.endswith(".__init__")}
+
+
+MODULES = modules()
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every module that a file imports anywhere, `from package import module` as package.module."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{path}: relative import"
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in MODULES else node.module for name in inner)
+
+
+def place(name: str) -> tuple[int, str]:
+    """Layer (0 = top) and group; the longest pattern wins."""
+    found = [
+        (len(pattern), layer, group)
+        for layer, groups in enumerate(LAYERS)
+        for group, patterns in groups.items()
+        for pattern in patterns
+        if fnmatch(name, pattern)
+    ]
+    assert found, f"{name} has no place in the design's list of imports: give it one in LAYERS"
+    _, layer, group = max(found)
+    return layer, group
+
+
+def wrong(importer: str, target: str) -> str:
+    """Why this import is not allowed, "" if it is."""
+    (layer, group), (target_layer, target_group) = place(importer), place(target)
+    if target_layer < layer:
+        return f"{importer} imports {target} from above"
+    if target_layer == layer and target_group != group:
+        return f"{importer} imports {target} from beside"
+    if target_group == group in APART and target.rpartition(".")[2] not in APART[group]:
+        return f"{importer} imports its sibling {target}"
+    return ""
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_down(name: str) -> None:
+    assert [reason for target in imported(MODULES[name]) if target in MODULES and (reason := wrong(name, target))] == []
+
+
+@pytest.mark.parametrize(
+    ("importer", "target"),
+    [
+        ("utils.message", "utils.sinks"),
+        ("utils.sources.file_source", "utils.producing"),
+        ("utils.emitters.file_emitter", "utils.emitters.sqlite_emitter"),
+        ("utils.emitters.file_emitter", "utils.sources.file_source"),
+        ("utils.producing", "utils.consuming"),
+        ("producers.ragini_producer", "consumers.ragini_consumer"),
+        ("producers.ragini_producer", "producers.producer_case"),
+        ("consumers.dashboard.state", "consumers.ragini_visual_consumer"),
+    ],
+)
+def test_the_rule_sees_imports_that_are_wrong(importer: str, target: str) -> None:
+    assert wrong(importer, target)
+
+
+def test_nothing_imports_in_a_circle() -> None:
+    above: list[str] = []
+    done: set[str] = set()
+
+    def visit(name: str) -> None:
+        assert name not in above, " > ".join([*above, name])
+        if name not in done:
+            above.append(name)
+            for target in imported(MODULES[name]):
+                if target in MODULES:
+                    visit(target)
+            above.pop()
+            done.add(name)
+
+    for name in MODULES:
+        visit(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "unknown"),
+    [
+        ("utils.message", {"sqlite3", "duckdb"}),
+        ("consumers.dashboard.state", {"matplotlib", "threading.Thread"}),
+        ("consumers.dashboard.stats", {"matplotlib"}),
+    ],
+)
+def test_what_a_module_must_not_know(name: str, unknown: set[str]) -> None:
+    assert not {target.partition(".")[0] for target in imported(MODULES[name])} & unknown
+
+
+IMPORT_ALL = """
+import importlib, json, os, signal, sys, threading
+sys.dont_write_bytecode = True
+for library in {libraries}:
+    importlib.import_module(library)
+seen = []
+# Reading source is all that an import may do.
+def watch(event, arguments):
+    if event == "open" and isinstance(arguments[1], str) and set("wax+") & set(arguments[1]):
+        seen.append((event, str(arguments[0])))
+    elif event in ("os.mkdir", "os.remove", "os.rename", "os.putenv", "subprocess.Popen", "sqlite3.connect",
+                   "socket.connect", "socket.bind", "_thread.start_new_thread"):
+        seen.append((event, str(arguments)))
+signals = [signal.getsignal(number) for number in signal.valid_signals()]
+sys.addaudithook(watch)
+for module in {modules}:
+    importlib.import_module(module)
+if signals != [signal.getsignal(number) for number in signal.valid_signals()]:
+    seen.append(("signal", "a handler was changed"))
+print(json.dumps(seen))
+"""
+
+
+def test_importing_every_module_has_no_side_effects(settings: Settings) -> None:
+    libraries = [*HEAVY, "matplotlib.pyplot", "vaderSentiment.vaderSentiment", "cyclopts", "loguru", "portalocker"]
+    done = run_python(code=IMPORT_ALL.format(libraries=libraries, modules=list(MODULES)), settings=settings)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == []
+    assert not settings.data_path.exists()
+
+
+RUN = """
+import json, sys
+from importlib import import_module
+from utils import cli
+name = {name!r}
+code = cli.run(import_module(name).main, name=name, arguments={arguments!r})
+print(json.dumps([code, sorted(set({heavy!r}) & set(sys.modules))]))
+"""
+
+
+@pytest.mark.parametrize("name", ["producers.ragini_producer", "producers.producer_case"])
+@pytest.mark.parametrize(
+    ("arguments", "allowed"),
+    [
+        (["--help"], {"rich"}),
+        (["--count", "3", "--interval", "0", "--sinks", "file"], set()),
+        (["--count", "3", "--interval", "0", "--sinks", "file", "sqlite", "duckdb"], {"duckdb"}),
+    ],
+)
+def test_a_command_loads_only_what_it_uses(
+    name: str, arguments: list[str], allowed: set[str], settings: Settings
+) -> None:
+    done = run_python(code=RUN.format(name=name, arguments=arguments, heavy=HEAVY), settings=settings)
+    code, loaded = json.loads(done.stdout.splitlines()[-1])
+    assert code == 0, done.stderr
+    assert set(loaded) <= allowed
