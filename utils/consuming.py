@@ -159,14 +159,19 @@ class Progress:
         if now_s - self._shown_s < (REDRAW_EVERY_S if self._live else REPORT_EVERY_S):
             return
         self._shown_s = now_s
-        if now_s - self._rated_s >= 1:
-            done = self._counts["messages"]
-            self._rate, self._rated, self._rated_s = (done - self._rated) / (now_s - self._rated_s), done, now_s
+        line = self.measured()
         if self._live:
-            print(f"\r{self.line(self._rate)}\x1b[K", end="", file=sys.stderr, flush=True)
+            print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
         elif self._logged != self._counts["messages"]:
             self._logged = self._counts["messages"]
-            logger.info("{}", self.line(self._rate))
+            logger.info("{}", line)
+
+    def measured(self) -> str:
+        """The line with the rate of the last second or more."""
+        now_s, done = time.monotonic(), self._counts["messages"]
+        if now_s - self._rated_s >= 1:
+            self._rate, self._rated, self._rated_s = (done - self._rated) / (now_s - self._rated_s), done, now_s
+        return self.line(self._rate)
 
     def end(self) -> str:
         """Close the running line; the same with the mean rate."""

@@ -31,13 +31,12 @@ from utils.message import Message, timestamp_epoch_s
 from utils.sentiment import label
 from utils.sources.base import Chunk
 from utils.table import COLUMNS, column_types
-from utils.tally import Seen, Tally
+from utils.tally import COUNTS, Seen, Tally
 
 VERSION = 1
 LATE_AFTER_MS = 60_000
 MAX_LENGTH = 2**40  # what foreign records claim must not overflow a sum
 KINDS = ("author", "category", "keyword", "minute")
-COUNTS = ("messages", "foreign", "invalid", "lost", "duplicate", "again")
 
 _SCHEMA = (
     f"""CREATE TABLE messages (
@@ -128,14 +127,13 @@ class ProcessedStore:
             if new:
                 self._store(new)
             self._save_producers(tally)
-            changes = {"messages": len(new)} | {name: getattr(tally, name) for name in COUNTS[1:]}
-            self._connection.executemany(_ADD_COUNT, changes.items())
+            self._connection.executemany(_ADD_COUNT, tally.counts().items())
             self._set_position(chunk.part, chunk.end)
-        self.run.update(changes)
+        self.run.update(tally.counts())
         return new
 
     def counts(self) -> dict[str, int]:
-        """`messages` stored since the store began, and the counts of Tally; `run` holds those of this run."""
+        """The counts of Tally since the store began; `run` holds those of this run."""
         with sqlite.errors(self._path):
             found = dict(self._connection.execute("SELECT name, value FROM counts").fetchall())
         return {name: found.get(name, 0) for name in COUNTS}

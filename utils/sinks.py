@@ -1,6 +1,8 @@
 """The registry: which class writes and which reads each sink. A new sink is one line here."""
 
-from utils.config import Settings
+from functools import partial
+
+from utils.config import EMBEDDED_SINKS, Settings
 from utils.emitters.base import Connect, Emitter
 from utils.sources.base import Resume, Source
 
@@ -45,4 +47,13 @@ def source(sink: str, settings: Settings, resume: Resume, *, finished: bool = Fa
             from utils.sources.duckdb_source import DuckdbSource
 
             return DuckdbSource(settings.duckdb_path, resume)
+        case "auto":
+            from utils.sources.auto_source import AutoSource, require_answer
+
+            def open_one(name: str) -> Source:
+                if name == "kafka":
+                    require_answer(settings.kafka_broker)
+                return source(name, settings, resume, finished=finished)
+
+            return AutoSource({name: partial(open_one, name) for name in ("kafka", *EMBEDDED_SINKS)})
     raise ValueError(f"no source for sink {sink!r}")

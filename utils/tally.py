@@ -6,6 +6,7 @@ from utils.message import Message
 from utils.sources.base import Chunk
 
 MAX_GAPS = 1_000
+COUNTS = ("messages", "foreign", "invalid", "lost", "duplicate", "again")
 
 
 class Seen(msgspec.Struct):
@@ -25,20 +26,19 @@ class Seen(msgspec.Struct):
 class Tally:
     """Counts messages and keeps each one once, in a few bytes per producer.
 
-    `received` counts readable records, `foreign` those without ids, `again` those read once more after
-    a part began again. A gap counts as `lost` until its messages come after all. Past MAX_GAPS gaps of
+    `messages` counts what was new, `foreign` what had no ids, `again` what was read once more after a
+    part began again. A gap counts as `lost` until its messages come after all. Past MAX_GAPS gaps of
     one producer the oldest is forgotten: what comes for it later counts as `duplicate`.
     """
 
     def __init__(self, producers: dict[str, Seen] | None = None) -> None:
         self.producers = producers if producers is not None else {}
-        self.received = self.foreign = self.invalid = self.lost = self.duplicate = self.again = 0
+        self.messages = self.foreign = self.invalid = self.lost = self.duplicate = self.again = 0
 
     def admit(self, chunk: Chunk) -> list[Message]:
         """Count the chunk; its messages that were not seen before, in order."""
         if chunk.begins_again:
             self.expect_again()
-        self.received += len(chunk.messages)
         self.invalid += len(chunk.invalid)
         new = []
         producer_id, seen = "", Seen()
@@ -57,7 +57,12 @@ class Tally:
                 new.append(message)
             elif self._is_new(seen, sequence):
                 new.append(message)
+        self.messages += len(new)
         return new
+
+    def counts(self) -> dict[str, int]:
+        """The counts by name."""
+        return {name: getattr(self, name) for name in COUNTS}
 
     def expect_again(self) -> None:
         """From here on what was already seen is no duplicate: its part is read once more."""

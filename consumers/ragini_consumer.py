@@ -1,0 +1,203 @@
+"""Text view of any source: shows the last messages and follows, like tail -f; or a live table of who says what."""
+
+import re
+import sys
+import time
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+
+from cyclopts import Parameter
+from loguru import logger
+
+from utils import cli
+from utils.config import DEFAULTS, Count, Json, Once, Settings, SourceName
+from utils.consuming import Progress, consume
+from utils.message import Message, encoder
+from utils.sentiment import label
+from utils.sinks import source
+from utils.sources.base import Chunk
+from utils.tally import Tally
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+LAST_SHOWN = 10
+CAUGHT_UP_BELOW = 1_000  # records in a chunk
+TOP_ROWS = 10
+TOP_NAMES = 10_000
+REDRAW_S = 0.25
+_COLOURS = {"negative": "\x1b[31m", "neutral": "", "positive": "\x1b[32m"}
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+class View(Protocol):
+    """Shows messages on stdout; `idle` is called when there are none for now."""
+
+    def show(self, messages: list[Message]) -> None: ...
+    def idle(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def main(
+    *,
+    source_name: Annotated[SourceName, Parameter(name="--source", help="What to read; auto takes what has data.")] = (
+        "auto"
+    ),
+    start: Annotated[
+        Literal["start", "end"], Parameter(name="--from", help="Where to begin: the first record, or only new ones.")
+    ] = "start",
+    once: Once = False,
+    count: Count = None,
+    json: Json = False,
+    top: Annotated[bool, Parameter(name="--top", negative=(), show_default=False, help="Show a live table.")] = False,
+    settings: Settings = DEFAULTS,
+) -> int:
+    """Show messages of any source and follow: the last ten, then each new one.
+
+    With --once, --count or --json all of them are shown. Repeated messages are shown once.
+    """
+    stop = cli.stop_on_signals()
+    tally = Tally()
+    counts = tally.counts()
+    progress = Progress(source_name, counts)
+    view: View = LineView(everything=once or count is not None)
+    if json or top:
+        view = JsonView() if json else TopView(progress)
+
+    def handle(chunk: Chunk) -> int:
+        new = tally.admit(chunk)
+        if (counts["lost"], counts["duplicate"]) != (tally.lost, tally.duplicate):
+            logger.warning("lost {:,}, duplicate {:,} so far", tally.lost, tally.duplicate)
+        counts.update(tally.counts())
+        if new:
+            progress.saw(new[-1])
+            view.show(new)
+        return len(new)
+
+    def resume(_: str) -> str:
+        return "" if start == "start" else "end"
+
+    try:
+        consume(
+            lambda: source(source_name, settings, resume, finished=once),
+            handle,
+            stop,
+            once=once,
+            count=count,
+            idle=view.idle,
+        )
+    finally:
+        view.close()
+    print(progress.end(), file=sys.stderr)
+    return 0
+
+
+class JsonView:
+    """JSON lines for other programs."""
+
+    def show(self, messages: list[Message]) -> None:
+        sys.stdout.buffer.write(encoder.encode_lines(messages))
+        sys.stdout.buffer.flush()
+
+    def idle(self) -> None:
+        """Nothing waits to be shown."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class LineView:
+    """One line per message; of what was there before, only the last ones unless `everything` is wanted."""
+
+    def __init__(self, *, everything: bool) -> None:
+        self._colours = _COLOURS if sys.stdout.isatty() else dict.fromkeys(_COLOURS, "")
+        self._last: deque[Message] | None = None if everything else deque(maxlen=LAST_SHOWN)
+
+    def show(self, messages: list[Message]) -> None:
+        if self._last is None:
+            self._print(messages)
+            return
+        self._last.extend(messages)
+        if len(messages) < CAUGHT_UP_BELOW:
+            self.idle()
+
+    def idle(self) -> None:
+        """The present end is reached: from now on every message is shown."""
+        if self._last is not None:
+            last, self._last = list(self._last), None
+            self._print(last)
+
+    def close(self) -> None:
+        self.idle()
+
+    def _print(self, messages: list[Message]) -> None:
+        if messages:
+            text = "\n".join(map(self._line, messages)) + "\n"
+            sys.stdout.buffer.write(text.encode(sys.stdout.encoding, "replace"))
+            sys.stdout.buffer.flush()
+
+    def _line(self, message: Message) -> str:
+        mood = label(message.sentiment)
+        line = f"{message.timestamp} {message.author} [{message.category}] {message.sentiment:.2f} {mood}"
+        colour, plain = self._colours[mood], f"{_plain(line)}: {_plain(message.message)}"
+        return f"{colour}{plain}\x1b[0m" if colour else plain
+
+
+def _plain(text: str) -> str:
+    """One line that cannot steer the terminal, whoever wrote it."""
+    return _CONTROL.sub(" ", text)
+
+
+class TopView:
+    """A table of authors and categories, redrawn in place; where stdout is no terminal, printed once at the end."""
+
+    def __init__(self, progress: Progress) -> None:
+        from rich.live import Live
+
+        self._progress = progress
+        self._counts: dict[str, Counter[str]] = {"author": Counter(), "category": Counter()}
+        self._moods: dict[str, Counter[str]] = {"author": Counter(), "category": Counter()}
+        self._drawn_s = 0.0
+        self._live = Live(self._table(), auto_refresh=False)
+        self._live.start()
+
+    def show(self, messages: list[Message]) -> None:
+        for kind, counts in self._counts.items():
+            moods = self._moods[kind]
+            for message in messages:
+                name = getattr(message, kind)
+                if name not in counts and len(counts) >= TOP_NAMES:
+                    name = "(others)"
+                counts[name] += 1
+                moods[name] += message.sentiment  # type: ignore[assignment]  # a Counter adds floats as well
+        self.idle()
+
+    def idle(self) -> None:
+        """Redraw if it is time."""
+        if time.monotonic() - self._drawn_s >= REDRAW_S:
+            self._drawn_s = time.monotonic()
+            self._live.update(self._table(), refresh=True)
+
+    def close(self) -> None:
+        self._live.update(self._table())
+        self._live.stop()
+
+    def _table(self) -> "Table":
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=self._progress.measured(), title_justify="left")
+        for heading in ("", "", "messages", "share", "mood"):
+            table.add_column(heading, no_wrap=True)
+        for kind, counts in self._counts.items():
+            total = max(1, counts.total())
+            for name, count in counts.most_common(TOP_ROWS):
+                mood = self._moods[kind][name] / count
+                shown = Text(f"{mood:.2f} {label(mood)}", {"negative": "red", "positive": "green"}.get(label(mood), ""))
+                table.add_row(kind, Text(_plain(name)[:40]), f"{count:,}", f"{count / total:.0%}", shown)
+            table.add_section()
+        return table
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, name="consumers.ragini_consumer"))

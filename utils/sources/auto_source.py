@@ -1,0 +1,102 @@
+"""Reads the best sink that has data: the first of its candidates, and the next when that one fails for long."""
+
+import socket
+import time
+from collections.abc import Callable, Mapping
+
+from utils.errors import ToolkitError, Unavailable
+from utils.sources.base import Chunk, Source
+
+ANSWER_S = 1.0
+GIVE_UP_S = 10.0
+ASK_AGAIN_S = 2.0
+
+
+class AutoSource:
+    """Uses the first candidate, in their order, that has data, until it fails for 10 s.
+
+    Candidates are opened when they are tried; what cannot be opened or read is tried again every 2 s.
+    `name` and `detail` are those of the source in use. Across a change it does not remove what was
+    already read from another sink: whoever counts does, by (producer_id, sequence).
+    """
+
+    def __init__(
+        self, candidates: Mapping[str, Callable[[], Source]], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._candidates = candidates
+        self._clock = clock
+        self._open: dict[str, Source] = {}
+        self._ask_at_s = dict.fromkeys(candidates, 0.0)
+        self._reasons: dict[str, str] = {}
+        self._used = ""
+        self._failing_since_s: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The source in use, `auto` before one is found."""
+        return self._used or "auto"
+
+    @property
+    def detail(self) -> str:
+        return str(getattr(self._open.get(self._used), "detail", "looking for data"))
+
+    def poll(self, max_records: int) -> Chunk | None:
+        """The next records of the source in use. See Source."""
+        if not self._used:
+            return self._find(max_records)
+        try:
+            chunk = self._open[self._used].poll(max_records)
+        except ToolkitError as error:
+            now_s = self._clock()
+            self._failing_since_s = now_s if self._failing_since_s is None else self._failing_since_s
+            if now_s - self._failing_since_s < GIVE_UP_S:
+                raise Unavailable(f"{self._used} does not answer: {error}") from error
+            self._put_off(self._used, error)
+            self._used = ""
+            return self._find(max_records)
+        self._failing_since_s = None
+        return chunk
+
+    def close(self) -> None:
+        for source in self._open.values():
+            source.close()
+        self._open.clear()
+        self._used = ""
+
+    def _find(self, max_records: int) -> Chunk | None:
+        for name, connect in self._candidates.items():
+            if self._clock() < self._ask_at_s[name]:
+                continue
+            try:
+                if name not in self._open:
+                    self._open[name] = connect()
+                chunk = self._open[name].poll(max_records)
+            except ToolkitError as error:
+                self._put_off(name, error)
+                continue
+            self._reasons.pop(name, None)
+            if chunk is not None and chunk.end:
+                self._used, self._failing_since_s = name, None
+                return chunk
+        if len(self._reasons) == len(self._candidates):
+            raise Unavailable("no source has data: " + "; ".join(self._reasons.values()))
+        return None
+
+    def _put_off(self, name: str, error: ToolkitError) -> None:
+        self._reasons[name] = str(error)
+        self._ask_at_s[name] = self._clock() + ASK_AGAIN_S
+        if name in self._open:
+            self._open.pop(name).close()
+
+
+def require_answer(brokers: str, timeout_s: float = ANSWER_S) -> None:
+    """Raise Unavailable unless one of the `host:port,...` accepts a connection within `timeout_s`."""
+    deadline_s = time.monotonic() + timeout_s
+    for broker in brokers.split(","):
+        host, _, port = broker.strip().rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), max(0.01, deadline_s - time.monotonic())).close()
+        except (OSError, ValueError):
+            continue
+        return
+    raise Unavailable(f"no Kafka broker answers at {brokers}")
