@@ -23,9 +23,15 @@ def main(arguments: list[str]) -> int:
     python = str(environment.prepare())
     copy_env_file(environment.PROJECT_DIR)
     print("Starting a producer and the dashboard; Ctrl+C or closing the window ends both", flush=True)
-    producer = [python, "-m", "producers.ragini_producer"]
-    producer += ["--interval", str(options.interval), "--pattern", options.pattern]
-    return Pair(producer, [python, "-m", "consumers.ragini_visual_consumer"]).run(options.duration)
+    return Pair(*commands(python, options)).run(options.duration)
+
+
+def commands(python: str, options: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The command lines of producer and dashboard."""
+    producer = [python, "-m", "producers.ragini_producer", "--interval", str(options.interval)]
+    # The dashboard shows the messages; line by line they would only push its own words out of sight.
+    producer += ["--pattern", options.pattern, "--log-level", "WARNING"]
+    return producer, [python, "-m", "consumers.ragini_visual_consumer"]
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

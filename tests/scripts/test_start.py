@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import start
-from tests.helpers import wait_until
+from tests.helpers import assert_complete, producer_ids, wait_until
+from utils.config import Settings
 
 # Stands for a producer: marks that it runs; ends when asked to, or by itself once the file `until` is there.
 CHILD = """
@@ -35,17 +36,27 @@ sys.exit(start.Pair(*json.loads(sys.argv[1]), end_within_s=float(sys.argv[3])).r
 """
 
 
+REAL = """
+import sys
+import start
+sys.exit(start.Pair(*start.commands(sys.executable, start.parse(["--interval", "0.05"]))).run(60.0))
+"""
+
+
 def child(mark: Path, code: int = 0, until: Path = Path("never"), obeys: bool = True) -> list[str]:
     return [sys.executable, "-c", CHILD, str(mark), str(until), str(code), "obeys" if obeys else "deaf"]
 
 
+def start_parent(*arguments: str, code: str = PARENT) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(start.__file__).parent)}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], env=environment, stderr=subprocess.PIPE, text=True
+    )
+
+
 class Parent:
     def __init__(self, *commands: list[str], duration_s: float = 60.0, end_within_s: float = 10.0) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(Path(start.__file__).parent)}
-        arguments = [json.dumps(commands), str(duration_s), str(end_within_s)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", PARENT, *arguments], env=environment, stderr=subprocess.PIPE, text=True
-        )
+        self.process = start_parent(json.dumps(commands), str(duration_s), str(end_within_s))
 
     def ends(self) -> tuple[int, str]:
         _, said = self.process.communicate(timeout=30)
@@ -105,6 +116,19 @@ def test_deaf_process_is_ended_at_last_or_by_a_second_ctrl_c(marks: tuple[Path, 
     assert code == 3
     assert "safe in the journal" in said
     assert time.monotonic() - started_s < 20
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of a terminal are sent otherwise there")
+def test_producer_and_dashboard_run_until_ctrl_c(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    picture = settings.data_path / "dashboard.png"
+    process = start_parent(code=REAL)
+    wait_until(lambda: picture.exists() and len(settings.live_path.read_bytes().splitlines()) > 20, timeout_s=60)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 0, said
+    assert str(picture) in said
+    assert_complete(settings, {producer_ids(settings)[0]: len(settings.live_path.read_bytes().splitlines())})
 
 
 def test_env_file_is_made_once_and_then_left_alone(tmp_path: Path) -> None:
