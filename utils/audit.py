@@ -237,7 +237,7 @@ def _compare(
     )
     wanted = set(suspects[:MAX_SUSPECTS])
     if not wanted:
-        return 0
+        return len(suspects)
     hashes: dict[tuple[str, int], dict[str, int]] = {}
     for holding in holdings:
         for rows in pages(Holding(holding.sink), settings):
