@@ -18,7 +18,7 @@ from tests.helpers import wait_until
 from utils import table
 from utils.audit import Judgement, Report, accounts, audit, audited_sinks
 from utils.config import EMBEDDED_SINKS, PROJECT_DIR, Settings
-from utils.holdings import Some, Tally, take_out
+from utils.holdings import Some, Held, take_out
 from utils.journal import Journal
 from utils.message import Batch, Message, decode_lines, encode_lines
 from utils.sinks import emitter
@@ -306,11 +306,11 @@ def test_nothing_is_lost_beside_a_live_producer(settings: Settings) -> None:
 
 
 def test_memory_does_not_grow_with_the_messages() -> None:
-    tally = Tally(None)
+    held = Held(None)
     row = msgspec.structs.astuple(message(0, "p"))[:-1]
     for first in range(1, 300_001, 20_000):
-        tally.add([(*row, sequence) for sequence in range(first, first + 20_000)])
-    assert (tally.count, tally.last, len(tally.blocks), tally.gaps) == (300_000, 300_000, 301, [])
+        held.add([(*row, sequence) for sequence in range(first, first + 20_000)])
+    assert (held.count, held.last, len(held.blocks), held.gaps) == (300_000, 300_000, 301, [])
     some = Some()
     for sequence in range(5_000):
         some.add(sequence)

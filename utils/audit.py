@@ -16,7 +16,7 @@ from typing import Any
 from utils import sqlite
 from utils.config import ALL_SINKS, Settings
 from utils.errors import ToolkitError
-from utils.holdings import BLOCK, Holding, Range, Some, Tally, file_pages, hold, pages, take_out
+from utils.holdings import BLOCK, Holding, Range, Some, Held, file_pages, hold, pages, take_out
 
 MAX_SUSPECTS = 100
 
@@ -135,7 +135,7 @@ def audit(settings: Settings, chosen: Sequence[str], advance: Callable[[int], No
     read = [holding for holding in holdings if not holding.unread]
     notes: list[str] = []
     judgements = {}
-    names = dict.fromkeys([*before, *(name for holding in read for name in holding.tallies)])
+    names = dict.fromkeys([*before, *(name for holding in read for name in holding.producers)])
     for producer_id in names:
         if producer_id not in before and producer_id in after:
             continue  # began during the audit
@@ -148,7 +148,7 @@ def audit(settings: Settings, chosen: Sequence[str], advance: Callable[[int], No
     for holding in holdings:
         if holding.unread:
             notes.append(f"{holding.sink} was not judged: {holding.unread}")
-        holding.foreign += sum(tally.unnumbered for tally in holding.tallies.values())
+        holding.foreign += sum(held.unnumbered for held in holding.producers.values())
     return Report(
         time.monotonic() - started_s,
         {each.sink: {"foreign": each.foreign, "invalid": each.invalid, "unread": each.unread} for each in holdings},
@@ -177,37 +177,37 @@ def _judge(
     given_out: int | None,
 ) -> Iterator[Judgement]:
     """One producer in each sink, by what its journal promised, or without one by what the sinks hold together."""
-    empty = Tally(0)
-    tallies = {holding.sink: holding.tallies.get(producer_id, empty) for holding in holdings}
-    held = [tally for tally in tallies.values() if tally.count]
-    lacking = [sink for sink, tally in tallies.items() if not tally.count]
-    excess = {sink for sink, tally in tallies.items() if given_out is not None and tally.latest > given_out}
-    alike = len({(tally.later, tally.latest) for tally in tallies.values()}) == 1
-    if account is None and held:
+    empty = Held(0)
+    by_sink = {holding.sink: holding.producers.get(producer_id, empty) for holding in holdings}
+    present = [held for held in by_sink.values() if held.count]
+    lacking = [sink for sink, held in by_sink.items() if not held.count]
+    excess = {sink for sink, held in by_sink.items() if given_out is not None and held.latest > given_out}
+    alike = len({(held.later, held.latest) for held in by_sink.values()}) == 1
+    if account is None and present:
         notes.append(f"no journal knows {producer_id}: its messages are only compared between the sinks")
     if excess and alike:
         notes.append(f"all sinks hold more of {producer_id} than its journal gave out: was it restored from a backup?")
-    for sink, tally in tallies.items():
+    for sink, held in by_sink.items():
         judgement = Judgement(producer_id, sink, account is not None and sink in account.owed)
-        judgement.first, judgement.last, judgement.count = tally.first, tally.last, tally.count + tally.later
-        judgement.duplicates, judgement.disordered = tally.duplicates, tally.disordered
+        judgement.first, judgement.last, judgement.count = held.first, held.last, held.count + held.later
+        judgement.duplicates, judgement.disordered = held.duplicates, held.disordered
         buried = dead[sink].get(producer_id, set())
         judgement.dead_letters = len(buried)
         if sink in excess and not alike:
-            judgement.unexplained = f"holds up to {tally.latest} but the journal gave out {given_out}"
+            judgement.unexplained = f"holds up to {held.latest} but the journal gave out {given_out}"
         if account is None and lacking:
-            if tally.count:
+            if held.count:
                 judgement.unexplained = f"holds a producer that no journal knows and not {', '.join(lacking)}"
         else:
             if account is None:
-                expected = min(each.first for each in held), max(each.last for each in held)
+                expected = min(each.first for each in present), max(each.last for each in present)
             else:
                 expected = account.owed.get(sink, account.last + 1), account.last
-            absent = list(_clipped([*tally.gaps, (tally.next, expected[1])], *expected))
+            absent = list(_clipped([*held.gaps, (held.next, expected[1])], *expected))
             for sequence in buried:
                 take_out(absent, sequence)
             # A worker goes on behind the last message that its sink (or dead letter) holds, and only there.
-            cursor = max(tally.last, *buried, 0)
+            cursor = max(held.last, *buried, 0)
             waiting_from = max(account.waiting_from, cursor + 1) if account else expected[1] + 1
             judgement.missing = list(_clipped(absent, 1, waiting_from - 1))
             judgement.waiting = sum(last - first + 1 for first, last in _clipped(absent, waiting_from, expected[1]))
@@ -229,8 +229,8 @@ def _compare(
     """Find the messages that are not the same in all sinks that hold them; the number of blocks not looked into."""
     digests: dict[tuple[str, int], set[Any]] = {}
     for holding in holdings:
-        for producer_id, tally in holding.tallies.items():
-            for block, digest in tally.blocks.items():
+        for producer_id, held in holding.producers.items():
+            for block, digest in held.blocks.items():
                 digests.setdefault((producer_id, block), set()).add(digest)
     suspects = sorted(
         key for key, found in digests.items() if len(found) > 1 and (key[0], holdings[0].sink) in judgements

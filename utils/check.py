@@ -1,7 +1,6 @@
 """One message through each emitter and back, somewhere temporary: does this machine do what the toolkit needs?"""
 
 import secrets
-import socket
 import tempfile
 import time
 from contextlib import closing
@@ -11,11 +10,11 @@ from typing import Literal
 
 from utils import sinks
 from utils.config import Settings
-from utils.errors import ToolkitError
+from utils.errors import ToolkitError, Unavailable
 from utils.message import Batch, Message, timestamp_text
+from utils.sources.auto_source import require_answer
 
 READ_BACK_S = 15.0
-PROBE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -28,22 +27,13 @@ class Result:
     reason: str = ""
 
 
-def broker_listens(brokers: str) -> bool:
-    """Whether any `host:port` of a comma separated list accepts a connection within a second each."""
-    for broker in brokers.split(","):
-        host, _, port = broker.strip().rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), PROBE_S).close()
-        except (OSError, ValueError, OverflowError):
-            continue
-        return True
-    return False
-
-
 def check(sink: str, settings: Settings) -> Result:
     """Write one message with the sink's emitter and read it back with its source, then remove both."""
-    if sink == "kafka" and not broker_listens(settings.kafka_broker):
-        return Result(sink, "not running", 0.0, f"no broker listens at {settings.kafka_broker}")
+    if sink == "kafka":
+        try:
+            require_answer(settings.kafka_broker)
+        except Unavailable as error:
+            return Result(sink, "not running", 0.0, str(error))
     token = secrets.token_hex(4)
     with tempfile.TemporaryDirectory(prefix="verify_emitters-", ignore_cleanup_errors=True) as folder:
         place = replace(

@@ -45,7 +45,7 @@ class Holding:
     foreign: int = 0
     invalid: int = 0
     unread: str = ""
-    tallies: "dict[str, Tally]" = field(default_factory=dict)
+    producers: "dict[str, Held]" = field(default_factory=dict)
 
 
 def pages(holding: Holding, settings: Settings) -> Iterator[Sequence[Row]]:
@@ -128,7 +128,7 @@ class Some:
             self.named.append(sequence)
 
 
-class Tally:
+class Held:
     """What one sink holds of one producer, up to sequence `limit`, counted while its rows stream past."""
 
     def __init__(self, limit: int | None) -> None:
@@ -211,10 +211,10 @@ def hold(sink: str, settings: Settings, limits: Mapping[str, int], advance: Call
                     if type(producer_id) is not str:
                         holding.foreign += len(run)
                         continue
-                    tally = holding.tallies.get(producer_id)
-                    if tally is None:
-                        tally = holding.tallies[producer_id] = Tally(limits.get(producer_id))
-                    tally.add(run)
+                    held = holding.producers.get(producer_id)
+                    if held is None:
+                        held = holding.producers[producer_id] = Held(limits.get(producer_id))
+                    held.add(run)
                 advance(len(rows))
         except Unavailable as error:
             if time.monotonic() < deadline_s:
