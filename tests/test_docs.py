@@ -5,7 +5,7 @@ import runpy
 import sys
 from functools import cache
 from pathlib import Path
-from typing import get_type_hints
+from typing import get_args, get_type_hints
 
 import pytest
 from dotenv import dotenv_values
@@ -22,12 +22,17 @@ README = PROJECT_DIR / "README.md"
 DOCUMENTS = [path for path in (README, *sorted((PROJECT_DIR / "docs").glob("*.md"))) if path.exists()]
 ENTRY_POINTS = [name for name in MODULES if name.split(".")[0] != "utils" and "dashboard" not in name]
 
-# Settings with their variable, as each command's help shows them.
+# Every setting of the command line: its variable, option, default and meaning.
 SHARED = {
-    parameter.env_var[0]: str(getattr(Settings, name))
+    hint.__metadata__[0].env_var[0]: (
+        f"--{name.replace('_', '-')}",
+        str(getattr(Settings, name)),
+        hint.__metadata__[0].help,
+    )
     for name, hint in get_type_hints(Settings, include_extras=True).items()
-    if (parameter := hint.__metadata__[0])
 }
+INTERVAL = ("--interval", config.variables()["MESSAGE_INTERVAL_SECONDS"], get_args(config.Interval)[1].help)
+ALL = {"MESSAGE_INTERVAL_SECONDS": INTERVAL, **SHARED}
 
 
 @cache
@@ -60,17 +65,20 @@ def test_env_example_equals_the_settings() -> None:
 
 def test_env_example_explains_each_setting() -> None:
     explained = EXAMPLE.read_text(encoding="utf-8")
-    hints = get_type_hints(Settings, include_extras=True)
-    for parameter in (hint.__metadata__[0] for hint in (*hints.values(), config.Interval)):
-        comment_and_name = rf"^# {re.escape(parameter.help)}\n(#.*\n)*{parameter.env_var[0]}="
-        assert re.search(comment_and_name, explained, re.MULTILINE), parameter.env_var
+    for variable, (_, _, meaning) in ALL.items():
+        assert re.search(rf"^# {re.escape(meaning)}\n(#.*\n)*{variable}=", explained, re.MULTILINE), variable
+
+
+def test_readme_lists_each_setting() -> None:
+    rows = re.findall(r"^\| `([A-Z_]+)` \| `(--[a-z-]+)` \| (\S+) \|", README.read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == [(variable, option, default) for variable, (option, default, _) in ALL.items()]
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)
 def test_help_names_variables_and_defaults(name: str) -> None:
     lines = run_help(name).splitlines()
-    for variable, default in SHARED.items():
-        assert any(variable in line and default in line for line in lines), f"{variable} {default}"
+    for variable, (option, default, _) in SHARED.items():
+        assert any(all(word in line for word in (variable, option, default)) for line in lines), variable
 
 
 @pytest.mark.parametrize("name", [name for name in ENTRY_POINTS if name.startswith("producers.")])
