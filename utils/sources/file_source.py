@@ -2,7 +2,7 @@
 
 A line is read when its newline has come; nothing partial is kept between polls (rule 15). The open
 file is kept: after a rotation by rename its rest is read before the new file begins. A position is
-`offset:length:crc` of the last handled bytes; where they are not found again (rotated, truncated,
+`offset:length:crc` of the last bytes that were handled; where they are not found again (rotated, truncated,
 rebuilt) the part begins again. A `.json` file that is one array of objects is read as a whole; its
 positions are `[count:0:crc`.
 """
@@ -23,7 +23,7 @@ from utils.sources.base import Chunk, Resume
 MAX_LINE_BYTES = 1024 * 1024
 _BYTES_PER_RECORD = 300
 _MIN_READ_BYTES = 64 * 1024
-_FINGERPRINT_BYTES = 1024
+_FINGERPRINT_BYTES = 256
 _BOM = b"\xef\xbb\xbf"
 
 _array = msgspec.json.Decoder(list[msgspec.Raw])
@@ -91,8 +91,10 @@ class _Part:
             else:
                 chunk = self._read_lines(file, max_records, replaced)
             if chunk is None and replaced:
+                if self._position:
+                    return self._leave([], [])
                 self.close()
-                return self._moved("") if self._position else self.poll(max_records)
+                return self.poll(max_records)
             return chunk
         except OSError as error:
             self.close()
@@ -122,7 +124,7 @@ class _Part:
 
     def _seek(self, position: str) -> None:
         """Take a stored position; one that cannot be understood never matches, so the part begins again."""
-        self._items: list[msgspec.Raw] | None = None  # of an array, while they are handed out
+        self._items: list[msgspec.Raw] = []  # of an array, while they are handed out
         self._loaded = (-1, -1)  # size and time of the array file when it was loaded
         self._in_array = position.startswith("[")
         self._offset = -1 if position == "end" else 0
@@ -143,9 +145,15 @@ class _Part:
         self._seek(end)
         return self._chunk(end, [], [])
 
-    def _advance(self, data: bytes, messages: list[Message], invalid: list[Invalid]) -> Chunk:
-        """The chunk that ends at the present offset; `data` are the bytes before it."""
-        last = data[max(data.rfind(b"\n", 0, len(data) - 1) + 1, len(data) - _FINGERPRINT_BYTES) :]
+    def _leave(self, messages: list[Message], invalid: list[Invalid]) -> Chunk:
+        """The last of a file that was replaced; next the new one is opened."""
+        self.close()
+        self._seek("")
+        return self._chunk("", messages, invalid)
+
+    def _advance(self, before: bytes, messages: list[Message], invalid: list[Invalid]) -> Chunk:
+        """The chunk that ends at the present offset; `before` are at least the last bytes before it."""
+        last = before[-_FINGERPRINT_BYTES:]
         self._length, self._crc = len(last), crc32(last)
         return self._chunk(f"{self._offset}:{self._length}:{self._crc}", messages, invalid)
 
@@ -175,20 +183,20 @@ class _Part:
         data = file.read(self._length + wanted)
         if self._in_array or len(data) < self._length or crc32(data[: self._length]) != self._crc:
             return self._moved("")
-        data = data[self._length :]
+        handled, data = data[: self._length], data[self._length :]
         end = data.rfind(b"\n") + 1
         if end == 0 and len(data) == wanted:
             data += file.read(MAX_LINE_BYTES + 1 - wanted)
             end = data.rfind(b"\n") + 1
         if end == 0:
             too_long = len(data) > MAX_LINE_BYTES
-            return self._skip_line(file, replaced) if too_long else self._read_unfinished(data, replaced)
+            return self._skip_line(file, replaced) if too_long else self._read_unfinished(handled, data, replaced)
         lines = data[:end]
         if lines.count(b"\n") > max_records:
             lines = lines[: end - len(lines.split(b"\n", max_records)[-1])]
         messages, invalid = self._decode(lines)
         self._offset += len(lines)
-        return self._advance(lines, messages, invalid)
+        return self._advance(handled + lines[-_FINGERPRINT_BYTES:], messages, invalid)
 
     def _decode(self, lines: bytes) -> tuple[list[Message], list[Invalid]]:
         text = lines.removeprefix(_BOM) if self._offset == 0 else lines
@@ -210,15 +218,17 @@ class _Part:
             place += len(line) + 1
         return messages, invalid
 
-    def _read_unfinished(self, data: bytes, replaced: bool) -> Chunk | None:
+    def _read_unfinished(self, handled: bytes, data: bytes, replaced: bool) -> Chunk | None:
         """A last line without newline: left for later, unless nobody will go on with it."""
         if not data.strip() or not (replaced or self._finished):
             return None
         messages, invalid = self._decode(data)
-        if invalid and not replaced:
+        if replaced:
+            return self._leave(messages, invalid)
+        if invalid:
             return None
         self._offset += len(data)
-        return self._advance(data, messages, invalid)
+        return self._advance(handled + data, messages, invalid)
 
     def _skip_line(self, file: FileIO, replaced: bool) -> Chunk | None:
         """Pass over a line that is too long, block by block, once its end is there."""
@@ -230,10 +240,13 @@ class _Part:
             offset += end or len(data)
         if end == 0 and not replaced:
             return None
-        file.seek(offset - _FINGERPRINT_BYTES)
-        self._offset = offset
         reason = f"a line of {offset - begin} bytes is over the limit of {MAX_LINE_BYTES}"
-        return self._advance(file.read(_FINGERPRINT_BYTES), [], [Invalid(f"{self._name} byte {begin}", reason)])
+        invalid = [Invalid(f"{self._name} byte {begin}", reason)]
+        if end == 0:
+            return self._leave([], invalid)
+        self._offset = offset
+        file.seek(offset - _FINGERPRINT_BYTES)
+        return self._advance(file.read(_FINGERPRINT_BYTES), [], invalid)
 
     # One array: the offset counts bytes no more but items
 
@@ -246,7 +259,7 @@ class _Part:
     def _read_array(self, file: FileIO, max_records: int) -> Chunk | None:
         """The next items of an array, which is loaded again only when the file has changed."""
         status = os.fstat(file.fileno())
-        if self._items is None and self._loaded != (status.st_size, status.st_mtime_ns):
+        if not self._items and self._loaded != (status.st_size, status.st_mtime_ns):
             self._loaded = status.st_size, status.st_mtime_ns
             self._items = self._load(file)
         if not self._items:
@@ -256,7 +269,7 @@ class _Part:
             return self._moved("")
         items = self._items[done : done + max_records]
         if not items:
-            self._items = None
+            self._items = []
             return None
         messages, invalid = [], []
         for number, item in enumerate(items, done + 1):

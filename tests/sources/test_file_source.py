@@ -1,0 +1,481 @@
+import json
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from utils.errors import ToolkitError, Unavailable
+from utils.message import Message
+from utils.sources.base import Chunk
+from utils.sources.file_source import MAX_LINE_BYTES, FileSource
+from utils.tally import Tally
+
+rename_while_open = pytest.mark.skipif(os.name == "nt", reason="Windows keeps a file that is open from being renamed")
+
+
+def line(text: str) -> bytes:
+    return json.dumps({"message": text}).encode() + b"\n"
+
+
+def drain(source: FileSource, max_records: int = 1_000) -> list[Chunk]:
+    chunks = []
+    while (chunk := source.poll(max_records)) is not None:
+        chunks.append(chunk)
+    return chunks
+
+
+def texts(chunks: list[Chunk]) -> list[str]:
+    return [message.message for chunk in chunks for message in chunk.messages]
+
+
+def wrong(chunks: list[Chunk]) -> list[str]:
+    return [invalid.where for chunk in chunks for invalid in chunk.invalid]
+
+
+def from_start(*paths: Path, finished: bool = False) -> FileSource:
+    return FileSource(paths, lambda part: "", finished=finished)
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Path:
+    return tmp_path / "live.json"
+
+
+def append(path: Path, data: bytes) -> None:
+    with path.open("ab") as stream:
+        stream.write(data)
+
+
+class TestLines:
+    def test_bom_crlf_blank_lines_and_foreign_fields(self, live: Path) -> None:
+        live.write_bytes(b'\xef\xbb\xbf{"message":"a"}\r\n\r\n  \n{"message":"b","extra":[1]}\r\n')
+        assert texts(drain(from_start(live))) == ["a", "b"]
+
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            b"nonsense",
+            b'{"message":1}',
+            b"[]",
+            b'{"message":"\xff"}',
+            b'{"message":"\0"}',
+            b"\0\0",
+            b'{"message":"\\ud800"}',
+        ],
+    )
+    def test_an_unreadable_line_is_counted_with_its_place_and_no_other(self, live: Path, bad: bytes) -> None:
+        live.write_bytes(line("a") + bad + b"\n" + line("b"))
+        chunks = drain(from_start(live))
+        assert texts(chunks) == ["a", "b"]
+        assert wrong(chunks) == [f"live.json byte {len(line('a'))}"]
+
+    def test_objects_joined_on_one_line_are_no_record(self, live: Path) -> None:
+        live.write_bytes(b'{"message":"a"}{"message":"b"}\n' + line("c"))
+        chunks = drain(from_start(live))
+        assert (texts(chunks), len(wrong(chunks))) == (["c"], 1)
+
+    def test_at_most_max_records_at_once(self, live: Path) -> None:
+        live.write_bytes(b"".join(line(str(number)) for number in range(10)))
+        chunks = drain(from_start(live), max_records=3)
+        assert [len(chunk.messages) for chunk in chunks] == [3, 3, 3, 1]
+
+    def test_a_line_waits_for_its_newline(self, live: Path) -> None:
+        live.write_bytes(line("a") + b'{"message":"b"}')
+        source = from_start(live)
+        assert texts(drain(source)) == ["a"]
+        append(live, b"\n")
+        assert texts(drain(source)) == ["b"]
+
+    def test_a_finished_file_may_lack_the_last_newline_but_not_more(self, live: Path) -> None:
+        live.write_bytes(line("a") + b'{"message":"b"}')
+        assert texts(drain(from_start(live, finished=True))) == ["a", "b"]
+        live.write_bytes(line("a") + b'{"message":"b"')
+        chunks = drain(from_start(live, finished=True))
+        assert (texts(chunks), wrong(chunks)) == (["a"], [])
+
+    @pytest.mark.parametrize("size", [MAX_LINE_BYTES - 2, MAX_LINE_BYTES])
+    def test_a_line_of_the_limit_is_read(self, live: Path, size: int) -> None:
+        text = "x" * (size - len(line("")) + 1)
+        live.write_bytes(line("a") + line(text) + line("b"))
+        assert texts(drain(from_start(live), max_records=1)) == ["a", text, "b"]
+
+    @pytest.mark.parametrize("size", [MAX_LINE_BYTES + 1, 3 * MAX_LINE_BYTES])
+    def test_a_longer_line_is_one_invalid_record(self, live: Path, size: int) -> None:
+        live.write_bytes(line("a") + line("x" * (size - len(line("")) + 1)) + line("b"))
+        chunks = drain(from_start(live))
+        assert (texts(chunks), wrong(chunks)) == (["a", "b"], [f"live.json byte {len(line('a'))}"])
+
+    def test_a_longer_line_waits_for_its_newline_too(self, live: Path) -> None:
+        live.write_bytes(b"x" * (2 * MAX_LINE_BYTES))
+        source = from_start(live)
+        assert drain(source) == []
+        append(live, b"x\n" + line("b"))
+        chunks = drain(source)
+        assert (texts(chunks), wrong(chunks)) == (["b"], ["live.json byte 0"])
+
+
+class TestPositions:
+    def test_resuming_reads_only_what_is_new(self, live: Path) -> None:
+        live.write_bytes(line("a") + line("b"))
+        end = drain(from_start(live))[-1].end
+        append(live, line("c"))
+        assert texts(drain(FileSource([live], lambda part: end))) == ["c"]
+
+    def test_positions_follow_each_other(self, live: Path) -> None:
+        live.write_bytes(b"".join(line(str(number)) for number in range(5)) + b"bad\n")
+        source = from_start(live)
+        chunks = drain(source, max_records=2)
+        live.write_bytes(line("new"))
+        chunks += drain(source)
+        assert chunks[0].start == ""
+        assert [chunk.end for chunk in chunks[:-1]] == [chunk.start for chunk in chunks[1:]]
+
+    @pytest.mark.parametrize("position", ["rubbish", "7:7:1", "[3:0:5", "5:90:1", "1:1", "99999999:20:7", "::"])
+    def test_a_position_that_does_not_fit_begins_again_and_says_so(self, live: Path, position: str) -> None:
+        live.write_bytes(line("a"))
+        chunks = drain(FileSource([live], lambda part: position))
+        assert (chunks[0].start, chunks[0].begins_again, texts(chunks)) == (position, True, ["a"])
+
+    @pytest.mark.parametrize("before", [b"", line("a"), line("a") + b'{"mess', b'{"mess', b"x" * (2 * MAX_LINE_BYTES)])
+    def test_from_the_end_only_what_comes(self, live: Path, before: bytes) -> None:
+        live.write_bytes(before)
+        source = FileSource([live], lambda part: "end")
+        chunks = drain(source)
+        assert (texts(chunks), chunks[0].start) == ([], "end")
+        append(live, b"\n" + line("b"))
+        assert texts(drain(source)) == ["b"]
+
+    def test_from_the_end_of_a_file_that_does_not_exist_yet(self, live: Path) -> None:
+        source = FileSource([live], lambda part: "end")
+        with pytest.raises(Unavailable, match="does not exist yet"):
+            source.poll(10)
+        live.write_bytes(line("a"))
+        chunks = drain(source)
+        assert (texts(chunks), chunks[0].start) == (["a"], "end")
+
+
+class TestParts:
+    def test_files_are_read_in_their_order_under_their_names(self, tmp_path: Path) -> None:
+        first, second = tmp_path / "old.jsonl", tmp_path / "new.jsonl"
+        first.write_bytes(line("a") + line("b"))
+        second.write_bytes(line("c"))
+        chunks = drain(from_start(first, second), max_records=1)
+        assert [(chunk.part, texts([chunk])) for chunk in chunks] == [
+            ("old.jsonl", ["a"]), ("old.jsonl", ["b"]), ("new.jsonl", ["c"]),
+        ]  # fmt: skip
+
+    def test_equal_names_are_told_apart(self, tmp_path: Path) -> None:
+        paths = [tmp_path / folder / "live.json" for folder in "ab"]
+        for path in paths:
+            path.parent.mkdir()
+            path.write_bytes(line(path.parent.name))
+        assert [chunk.part for chunk in drain(from_start(*paths))] == list(map(str, paths))
+
+    def test_one_missing_file_does_not_hold_up_the_other(self, tmp_path: Path, live: Path) -> None:
+        live.write_bytes(line("a"))
+        late = tmp_path / "late.jsonl"
+        source = from_start(late, live)
+        assert texts(drain(source)) == ["a"]
+        late.write_bytes(line("b"))
+        assert texts(drain(source)) == ["b"]
+
+
+class TestArrays:
+    def test_an_array_is_read_item_by_item(self, live: Path) -> None:
+        live.write_text(json.dumps([{"message": "a"}, 3, {"message": "b"}], indent=1))
+        chunks = drain(from_start(live), max_records=2)
+        assert (texts(chunks), wrong(chunks), len(chunks)) == (["a", "b"], ["live.json item 2"], 2)
+
+    def test_a_longer_array_goes_on_where_the_shorter_ended(self, live: Path) -> None:
+        live.write_text('[{"message":"a"}]')
+        source = from_start(live)
+        end = drain(source)[-1].end
+        live.write_text('[{"message":"a"}, {"message":"b"}]')
+        assert texts(drain(source)) == ["b"]
+        assert texts(drain(FileSource([live], lambda part: end))) == ["b"]
+
+    def test_an_array_that_is_being_written_waits_until_it_is_whole(self, live: Path) -> None:
+        live.write_text('[{"message":"a"},')
+        source = from_start(live)
+        assert drain(source) == []
+        append(live, b'{"message":"b"}]')
+        assert texts(drain(source)) == ["a", "b"]
+
+    def test_a_finished_array_must_be_whole(self, live: Path) -> None:
+        live.write_text('[{"message":"a"},')
+        with pytest.raises(ToolkitError, match=r"live\.json begins like a JSON array"):
+            drain(from_start(live, finished=True))
+
+    def test_from_the_end_of_an_array(self, live: Path) -> None:
+        live.write_text('[{"message":"a"}]')
+        source = FileSource([live], lambda part: "end")
+        assert texts(drain(source)) == []
+        live.write_text('[{"message":"a"}, {"message":"b"}]')
+        assert texts(drain(source)) == ["b"]
+
+    def test_lines_may_take_the_place_of_an_array(self, live: Path) -> None:
+        live.write_text('[{"message":"a"}]')
+        source = from_start(live)
+        drain(source)
+        live.write_bytes(line("b"))
+        assert texts(drain(source)) == ["b"]
+
+    def test_only_json_files_are_arrays(self, tmp_path: Path) -> None:
+        path = tmp_path / "live.jsonl"
+        path.write_bytes(b'[{"message":"a"}]\n')
+        assert len(wrong(drain(from_start(path)))) == 1
+
+
+class TestBadInput:
+    def test_missing(self, live: Path) -> None:
+        with pytest.raises(Unavailable, match=r"live\.json does not exist yet"):
+            from_start(live).poll(1)
+
+    def test_a_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(ToolkitError, match="is not a file") as raised:
+            from_start(tmp_path).poll(1)
+        assert raised.value.exit_code == 2
+
+    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+    def test_unreadable(self, live: Path) -> None:
+        live.write_bytes(b"")
+        live.chmod(0)
+        with pytest.raises(ToolkitError, match="may not be read"):
+            from_start(live).poll(1)
+
+    def test_unreadable_for_whoever_runs_the_tests(self, live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        live.write_bytes(b"")
+
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError
+
+        monkeypatch.setattr(Path, "open", refuse)
+        with pytest.raises(ToolkitError, match="may not be read"):
+            from_start(live).poll(1)
+
+    def test_empty(self, live: Path) -> None:
+        live.write_bytes(b"")
+        assert from_start(live).poll(1) is None
+
+    def test_closing_twice(self, live: Path) -> None:
+        live.write_bytes(line("a"))
+        source = from_start(live)
+        source.poll(1)
+        source.close()
+        source.close()
+
+
+# A model: what a writer did to the file, and what a reader must have, may have and must not have twice.
+
+PRODUCERS = ("ann-1", "bob-2")
+
+
+class Model:
+    """A live file, everybody who writes it, and one reader that keeps its position as a processed store does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / "live.jsonl"
+        self.path.write_bytes(b"")
+        self.sequences = dict.fromkeys(PRODUCERS, 0)
+        self.lines: list[tuple[str, bytes]] = []  # complete ones in the present file
+        self.unfinished = b""
+        self.old: list[str] = []  # complete lines of a renamed file that the reader has open
+        self.must: set[str] = set()
+        self.may: set[str] = set()
+        self.invalid_known, self.invalid = True, 0
+        self.got: list[str] = []
+        self.again_from: set[str] = set()  # may come twice because they carry no ids
+        self.made = 0
+        self.position = ""
+        self.tally = Tally()
+        self.source = self.opened()
+
+    def opened(self) -> FileSource:
+        return FileSource([self.path], lambda part: self.position)
+
+    # The writers
+
+    def record(self, kind: str) -> tuple[str, bytes]:
+        self.made += 1
+        name = f"{kind} {self.made} {'x' * (self.made * 7 % 40)}"
+        if kind == "foreign":
+            return name, line(name)
+        if kind == "invalid":
+            return name, name.encode() + b"\n"
+        self.sequences[kind] += 1
+        message = Message(name, "a", "", "c", 0.5, "k", len(name), kind, self.sequences[kind])
+        return name, json.dumps(
+            {field: getattr(message, field) for field in message.__struct_fields__}
+        ).encode() + b"\n"
+
+    def append(self, kinds: list[str]) -> None:
+        self.cut_unfinished()
+        for kind in kinds:
+            self.write(*self.record(kind))
+
+    def write(self, name: str, data: bytes) -> None:
+        append(self.path, data)
+        self.lines.append((name, data))
+        if name.startswith("invalid"):
+            self.invalid += 1
+        else:
+            self.must.add(name)
+
+    def torn(self, at: float) -> None:
+        """Half a line; the next writer finishes or cuts it."""
+        self.cut_unfinished()
+        name, data = self.record("foreign")
+        self.unfinished = data[: 1 + int(at * (len(data) - 2))]
+        append(self.path, self.unfinished)
+        self.pending = name, data
+
+    def finish(self) -> None:
+        if self.unfinished:
+            name, data = self.pending
+            rest = data[len(self.unfinished) :]
+            self.unfinished = b""
+            append(self.path, rest)
+            self.lines.append((name, data))
+            self.must.add(name)
+
+    def cut_unfinished(self) -> None:
+        if self.unfinished:
+            os.truncate(self.path, sum(len(data) for _, data in self.lines))
+            self.unfinished = b""
+
+    def forgive(self) -> None:
+        """What the reader has not read by now is gone, and was never promised."""
+        missed = {name for name, _ in self.lines} - set(self.got)
+        self.may |= missed & self.must
+        self.must -= missed
+        self.invalid_known = False
+
+    def truncate(self, keep: float) -> None:
+        """Back to some line, as an emitter does with a failed batch; what was cut is written once more or not."""
+        kept = int(keep * len(self.lines))
+        self.forgive()
+        self.again_from |= {name for name, _ in self.lines[:kept]}
+        cut, self.lines, self.unfinished = self.lines[kept:], self.lines[:kept], b""
+        os.truncate(self.path, sum(len(data) for _, data in self.lines))
+        for name, data in cut[: len(cut) // 2]:
+            self.again_from.add(name)
+            self.may.discard(name)
+            self.write(name, data)
+
+    def reader_is_here(self) -> bool:
+        file = self.source._parts[0]._file
+        return file is not None and os.path.samestat(os.fstat(file.fileno()), os.stat(self.path))
+
+    def leave(self) -> None:
+        """The present file goes away; a reader that has it open still reads its rest."""
+        if self.reader_is_here():
+            if self.unfinished and len(self.unfinished) + 1 == len(self.pending[1]):
+                self.must.add(self.pending[0])  # only its newline was missing
+                self.old = [self.pending[0]]
+            elif self.unfinished:
+                self.invalid += 1
+            self.old = [*self.old, *(name for name, _ in self.lines)]
+        else:
+            self.forgive()
+        self.lines, self.unfinished = [], b""
+
+    def rename(self, then: list[str]) -> None:
+        self.leave()
+        self.path.rename(self.folder / f"rotated-{sum(1 for _ in self.folder.iterdir())}")
+        self.path.write_bytes(b"")
+        self.append(then)
+
+    def recreate(self, then: list[str]) -> None:
+        self.leave()
+        self.path.unlink()
+        self.path.write_bytes(b"")
+        self.append(then)
+
+    def copy_truncate(self, then: list[str]) -> None:
+        self.forgive()
+        self.lines, self.unfinished = [], b""
+        os.truncate(self.path, 0)
+        self.append(then)
+
+    # The reader
+
+    def poll(self, max_records: int) -> bool:
+        chunk = self.source.poll(max_records)
+        if chunk is None:
+            return False
+        assert chunk.start == self.position
+        assert len(chunk.messages) + len(chunk.invalid) <= max_records
+        self.got += [message.message for message in self.tally.admit(chunk)]
+        self.position = chunk.end
+        return True
+
+    def drain(self) -> None:
+        for _ in range(10_000):
+            if not self.poll(7):
+                return
+        raise AssertionError("the reader never reaches the end")
+
+    def restart(self) -> None:
+        if not self.reader_is_here():
+            gone = set(self.old) - set(self.got)
+            self.may |= gone & self.must
+            self.must -= gone
+            self.invalid_known = False
+        if self.unfinished:
+            self.invalid_known = False
+        self.old = []
+        self.source.close()
+        self.source = self.opened()
+
+    def check(self) -> None:
+        self.drain()
+        got = set(self.got)
+        assert self.must <= got, f"missing: {self.must - got}"
+        assert got <= self.must | self.may, f"never written: {got - self.must - self.may}"
+        twice = {name for name in got if self.got.count(name) > 1}
+        assert {name for name in twice if not name.startswith("foreign")} == set()
+        assert twice <= self.again_from
+        assert self.tally.duplicate == 0
+        if self.invalid_known:
+            assert self.tally.invalid == self.invalid
+            assert self.tally.lost == 0
+
+
+KIND = st.sampled_from([*PRODUCERS, *PRODUCERS, "foreign", "invalid"])
+SOME, PERHAPS = st.lists(KIND, min_size=1, max_size=8), st.lists(KIND, max_size=12)
+STEPS = st.one_of(
+    st.tuples(st.just("append"), SOME),
+    st.tuples(st.just("torn"), st.sampled_from([0.0, 0.5, 0.9, 1.0])),
+    st.tuples(st.just("finish")),
+    st.tuples(st.just("truncate"), st.floats(0, 1)),
+    st.tuples(st.sampled_from(["rename", "recreate", "copy_truncate"]), PERHAPS),
+    st.tuples(st.just("poll"), st.integers(1, 9)),
+    st.tuples(st.just("drain")),
+    st.tuples(st.just("restart")),
+)
+
+
+@rename_while_open
+def test_whatever_happens_to_a_file_it_is_read_once_and_whole(long: bool) -> None:
+    @settings(
+        max_examples=10_000 if long else 300,
+        deadline=None,
+        database=None,
+        derandomize=not long,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.lists(STEPS, min_size=5, max_size=30))
+    def run(steps: list[tuple[str, object]]) -> None:
+        with TemporaryDirectory() as folder:
+            model = Model(Path(folder))
+            try:
+                for name, *arguments in steps:
+                    getattr(model, name)(*arguments)
+                model.check()
+            finally:
+                model.source.close()
+
+    run()
