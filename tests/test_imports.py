@@ -26,7 +26,10 @@ LAYERS: tuple[dict[str, tuple[str, ...]], ...] = (
     {
         "foundation": tuple(
             f"utils.{name}"
-            for name in ("message", "table", "sentiment", "config", "cli", "log", "backoff", "errors", "sqlite", "duck")
+            for name in (
+                *("message", "table", "sentiment", "config", "cli", "log", "backoff", "errors"),
+                *("sqlite", "duck", "kafka_admin"),
+            )
         )
     },
 )

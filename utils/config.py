@@ -61,6 +61,24 @@ class Settings:
     group: Annotated[str, Parameter(env_var="BUZZ_CONSUMER_GROUP_ID", group=_SINKS, help="Kafka consumer group.")] = (
         "buzz_group_db"
     )
+    kafka_partitions: Annotated[
+        int,
+        Parameter(
+            env_var="KAFKA_PARTITIONS",
+            group=_SINKS,
+            validator=_positive,
+            help="Partitions of a topic that is created because it is missing.",
+        ),
+    ] = 4
+    kafka_replication: Annotated[
+        int,
+        Parameter(
+            env_var="KAFKA_REPLICATION",
+            group=_SINKS,
+            validator=_finite,
+            help="Copies of each partition of such a topic; 0 = what the brokers do by default.",
+        ),
+    ] = 0
     journal_max_mb: Annotated[
         int,
         Parameter(

@@ -211,7 +211,7 @@ def process(
         return len(new)
 
     def open_source() -> Source:
-        return source(sink, settings, store.resume, finished=once)
+        return source(sink, settings, store.resume, finished=once, shared=True)
 
     try:
         consume(open_source, handle, stop, once=once, count=count, idle=progress.show)

@@ -24,15 +24,22 @@ def emitter(sink: str, settings: Settings) -> Connect:
                 from utils.emitters.duckdb_emitter import DuckdbEmitter
 
                 return DuckdbEmitter(settings.duckdb_path)
+            case "kafka":
+                from utils.emitters.kafka_emitter import KafkaEmitter
+
+                return KafkaEmitter(settings)
         raise ValueError(f"no emitter for sink {sink!r}")
 
     return connect
 
 
-def source(sink: str, settings: Settings, resume: Resume, *, finished: bool = False) -> Source:
+def source(
+    sink: str, settings: Settings, resume: Resume, *, finished: bool = False, shared: bool = False
+) -> Source:
     """The reader of a sink (or of `auto`, the best one available); opens at the first poll.
 
     `finished` says that whoever reads stops at the present end: a last line that lacks its newline counts.
+    `shared` lets readers divide a Kafka topic among them, as members of `settings.group`.
     """
     match sink:
         case "file":
@@ -47,6 +54,10 @@ def source(sink: str, settings: Settings, resume: Resume, *, finished: bool = Fa
             from utils.sources.duckdb_source import DuckdbSource
 
             return DuckdbSource(settings.duckdb_path, resume)
+        case "kafka":
+            from utils.sources.kafka_source import KafkaSource
+
+            return KafkaSource(settings, resume, settings.group if shared else None, finished=finished)
         case "auto":
             from utils.sources.auto_source import AutoSource, require_answer
 

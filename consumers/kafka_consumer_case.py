@@ -1,0 +1,26 @@
+"""Reads the Kafka topic that producers fill and keeps each message once in its processed store.
+
+Copies of it on one machine share the partitions (a consumer group) and the store.
+"""
+
+import sys
+
+from utils import cli
+from utils.config import DEFAULTS, Count, Json, Once, Settings, Start
+from utils.consuming import process
+
+
+def main(
+    *,
+    start: Start = "stored",
+    once: Once = False,
+    count: Count = None,
+    json: Json = False,
+    settings: Settings = DEFAULTS,
+) -> int:
+    """Read the kafka sink; keep each message once, with running figures, in data/processed/kafka.sqlite."""
+    return process("kafka", settings, start=start, once=once, count=count, as_json=json)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, name="consumers.kafka_consumer_case"))

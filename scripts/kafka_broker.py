@@ -1,0 +1,198 @@
+"""Throwaway Kafka brokers on free ports in a temporary folder, for tests and benchmarks.
+
+They run from the Kafka that scripts/prepare_kafka.sh set up. A guard process ends them and deletes
+the folder when this process dies, however it dies.
+"""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+START_S = 60.0
+
+# Reads "+PID" and "-PID" lines; when its input ends, it kills what is left and deletes the folder.
+_GUARD = """
+import os, shutil, signal, sys
+pids = set()
+for line in sys.stdin:
+    (pids.add if line[0] == "+" else pids.discard)(int(line[1:]))
+for pid in pids:
+    try:
+        os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+    except OSError:
+        pass
+shutil.rmtree(sys.argv[1], ignore_errors=True)
+"""
+
+
+def kafka_home() -> Path | None:
+    """The folder of the prepared Kafka, None if there is none."""
+    home = Path(os.environ.get("KAFKA_HOME") or Path.home() / "kafka")
+    return home if any(home.glob("libs/kafka_*.jar")) else None
+
+
+def java() -> str:
+    home = os.environ.get("JAVA_HOME")
+    return str(Path(home) / "bin" / "java") if home else "java"
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody uses now, below those that systems give to clients, so that a restart finds them free."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in found:
+                found.append(port)
+    return found
+
+
+class Broker:
+    """One broker process that can be stopped, killed, frozen and started again on the same data."""
+
+    def __init__(self, command: list[str], log: Path, port: int, guard: "subprocess.Popen[str]") -> None:
+        self.port, self.address = port, f"127.0.0.1:{port}"
+        self._command, self._log, self._guard = command, log, guard
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *, wait: bool = True) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True)
+        self._tell_guard(f"+{self._process.pid}")
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Wait until the broker takes connections. Raises RuntimeError with the end of its log if it does not."""
+        assert self._process is not None
+        deadline_s = time.monotonic() + START_S
+        while time.monotonic() < deadline_s and self._process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0):
+                return
+            time.sleep(0.05)
+        raise RuntimeError(f"broker did not start: {self._log.read_text(errors='replace')[-2000:]}")
+
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def freeze(self) -> None:
+        self.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """kill -9, and gone on return."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._tell_guard(f"-{self._process.pid}")
+            self._process = None
+
+    def stop(self) -> None:
+        """Clean stop; killed if that takes over 15 s."""
+        if self._process is not None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(15)
+            self.kill()
+
+    def _tell_guard(self, line: str) -> None:
+        assert self._guard.stdin is not None
+        print(line, file=self._guard.stdin, flush=True)
+
+
+class Cluster:
+    """Brokers 1 to `count`, each broker and controller; a context manager that leaves nothing behind."""
+
+    def __init__(
+        self,
+        home: Path,
+        count: int = 1,
+        *,
+        settings: Mapping[str, str] | None = None,
+        format_arguments: Sequence[str] = (),
+        jvm: Sequence[str] = ("-Xmx320m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
+    ) -> None:
+        """`settings` are broker properties that replace ours; in them and `{port}` is the plain listener's port."""
+        self.folder = Path(tempfile.mkdtemp(prefix="kafka-"))
+        self._guard = subprocess.Popen(
+            [sys.executable, "-c", _GUARD, str(self.folder)], stdin=subprocess.PIPE, text=True, start_new_session=True
+        )
+        self._java = [java(), *jvm, "-cp", f"{home}/libs/*"]
+        ports = free_ports(2 * count)
+        voters = ",".join(f"{each + 1}@127.0.0.1:{ports[2 * each + 1]}" for each in range(count))
+        self.brokers: list[Broker] = []
+        try:
+            for node in range(1, count + 1):
+                port, controller_port = ports[2 * node - 2], ports[2 * node - 1]
+                replicas, in_sync = str(min(count, 3)), str(min(count, 2))
+                properties = {
+                    "process.roles": "broker,controller",
+                    "node.id": str(node),
+                    "controller.quorum.voters": voters,
+                    "controller.listener.names": "CONTROLLER",
+                    "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
+                    "log.dirs": str(self.folder / f"data-{node}"),
+                    "default.replication.factor": replicas,
+                    "min.insync.replicas": in_sync,
+                    "offsets.topic.replication.factor": replicas,
+                    "offsets.topic.num.partitions": "4",
+                    "transaction.state.log.replication.factor": replicas,
+                    "transaction.state.log.min.isr": in_sync,
+                    "transaction.state.log.num.partitions": "4",
+                    "group.initial.rebalance.delay.ms": "100",
+                    **{name: value.format(port=port, controller_port=controller_port)
+                       for name, value in (settings or {}).items()},
+                }  # fmt: skip
+                config = self.folder / f"server-{node}.properties"
+                config.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
+                self._run("kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c", str(config),
+                          *format_arguments)  # fmt: skip
+                log = self.folder / f"broker-{node}.log"
+                command = [*self._java, "kafka.Kafka", str(config)]
+                self.brokers.append(Broker(command, log, port, self._guard))
+            for broker in self.brokers:
+                broker.start(wait=False)
+            for broker in self.brokers:
+                broker.wait_ready()
+        except (RuntimeError, OSError):
+            self.close()
+            raise
+
+    @property
+    def address(self) -> str:
+        return ",".join(broker.address for broker in self.brokers)
+
+    def _run(self, *arguments: str) -> None:
+        done = subprocess.run([*self._java, *arguments], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{arguments[0]}: {done.stdout}{done.stderr}")
+
+    def close(self) -> None:
+        for broker in self.brokers:
+            broker.kill()
+        assert self._guard.stdin is not None
+        self._guard.stdin.close()
+        self._guard.wait(10)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,261 @@
+"""Kafka: one transaction per batch, one partition per producer, the topic itself is the cursor."""
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+from zlib import crc32
+
+import msgspec
+from loguru import logger
+
+from utils.config import Settings
+from utils.errors import Rejected, SinkReplaced, ToolkitError, Unavailable
+from utils.kafka_admin import REQUEST_S, ClientLog, librdkafka_options, open_topic, unreachable
+from utils.message import Batch, Identity, encode_lines, from_mapping
+
+if TYPE_CHECKING:
+    from confluent_kafka import KafkaException, Producer
+
+TRANSACTION_S = 10.0  # how long a dead producer may hide later rows from read_committed readers
+COMMIT_S = 12.0  # a broker that dies costs about 9 s until another one leads
+DEFAULT_MAX_BYTES = 1_048_588
+RECORD_BYTES = 100  # what surrounds a record that is alone in its batch, generously
+FIRST_WINDOW = 2_000
+SCAN_S = 15.0
+SCAN_RECORDS = 5_000
+CLOCK_SLACK_S = 60.0
+
+_identity = msgspec.json.Decoder(Identity)
+
+
+class KafkaEmitter:
+    """Writes to the topic with transactions that a killed predecessor cannot disturb (rule 11).
+
+    The first use of a producer_id, by `last_sequence` or `emit`, fences whoever wrote with it before.
+    `since_epoch_s` bounds the search for a producer_id by the time of sending: give it only if nothing
+    of that producer can have been sent before. Every call has a deadline.
+    """
+
+    def __init__(self, settings: Settings, since_epoch_s: float | None = None) -> None:
+        from confluent_kafka import KafkaException
+        from confluent_kafka.admin import AdminClient
+
+        self._settings, self._topic = settings, settings.topic
+        self._since_epoch_s = since_epoch_s
+        self._log = ClientLog("kafka")
+        self._options = librdkafka_options(settings) | {
+            "error_cb": self._log.on_error,
+            "logger": self._log.logger,
+        }
+        self._producers: dict[str, Producer] = {}
+        self._partition: dict[str, int] = {}
+        self._offset: dict[str, int] = {}
+        try:
+            self._admin: AdminClient = AdminClient(self._options)
+        except KafkaException as error:
+            raise ToolkitError(f"Kafka cannot be used with these settings: {error.args[0].str()}") from error
+        self._partitions = open_topic(self._admin, settings, self._log)
+        self._max_bytes = self._topic_max_bytes()
+
+    def _topic_max_bytes(self) -> int:
+        """The largest record batch that the topic takes; the usual one if this user may not know it."""
+        from confluent_kafka import KafkaException
+        from confluent_kafka.admin import ConfigResource
+
+        topic = ConfigResource(ConfigResource.Type.TOPIC, self._topic)
+        try:
+            found = self._admin.describe_configs([topic], request_timeout=REQUEST_S)[topic].result()
+            return int(found["max.message.bytes"].value)
+        except KafkaException as error:
+            logger.debug("kafka: max.message.bytes of {} unknown: {}", self._topic, error.args[0].str())
+            return DEFAULT_MAX_BYTES
+
+    def last_sequence(self, producer_id: str) -> int:
+        """Highest sequence of this producer among the committed records. See Emitter."""
+        self._producer(producer_id)
+        likely = crc32(producer_id.encode()) % self._partitions
+        for partition in sorted(range(self._partitions), key=lambda each: each != likely):
+            last = self._last_in(partition, producer_id)
+            if last:
+                # It stays where it is found, even if partitions were added since: order is per partition.
+                self._partition[producer_id] = partition
+                return last
+        return 0
+
+    def _producer(self, producer_id: str) -> "Producer":
+        from confluent_kafka import KafkaException, Producer
+
+        if producer_id not in self._producers:
+            producer = Producer(
+                self._options
+                | {
+                    "transactional.id": producer_id,
+                    "transaction.timeout.ms": int(TRANSACTION_S * 1000),
+                    "batch.size": max(1, min(1_000_000, self._max_bytes - RECORD_BYTES)),
+                    "message.max.bytes": max(1_000_000, self._max_bytes),
+                    "batch.num.messages": 100_000,
+                }
+            )
+            try:
+                producer.init_transactions(REQUEST_S)
+            except KafkaException as error:
+                producer.poll(0)
+                self._fail(error, producer_id)
+            producer.poll(0)
+            self._log.connected = True
+            self._producers[producer_id] = producer
+            self._partition[producer_id] = crc32(producer_id.encode()) % self._partitions
+        return self._producers[producer_id]
+
+    def emit(self, batch: Batch) -> None:
+        """Store the batch in one transaction. See Emitter."""
+        from confluent_kafka import KafkaException
+
+        producer = self._producer(batch.producer_id)
+        key = batch.producer_id
+        lines = batch.lines.splitlines()
+        self._check_sizes(batch, lines)
+        records: list[dict[str, Any]] = [{"value": line, "key": key} for line in lines]
+        delivered: list[int] = []
+        records[-1]["callback"] = lambda error, record: delivered.append(-1 if error else record.offset())
+        begun_s = time.time()  # not monotonic: what counts is the broker's time, even if this machine slept
+        try:
+            producer.begin_transaction()
+            queued = producer.produce_batch(self._topic, records, partition=self._partition[key])
+            if queued < len(records):
+                raise Unavailable(f"only {queued} of {len(records)} messages could be queued")
+            producer.commit_transaction(COMMIT_S)
+        except KafkaException as error:
+            producer.poll(0)
+            self._fail(error, key, took_s=time.time() - begun_s)
+        if delivered[0] <= self._offset.get(key, -1):
+            raise SinkReplaced(f"topic {self._topic} was deleted and created again")
+        self._offset[key] = delivered[0]
+
+    def _check_sizes(self, batch: Batch, lines: list[bytes]) -> None:
+        most = self._max_bytes - RECORD_BYTES - len(batch.producer_id)
+        if len(batch.lines) > most:
+            for sequence, line in enumerate(lines, batch.first):
+                if len(line) > most:
+                    raise Rejected(
+                        sequence,
+                        f"{len(line)} bytes are more than topic {self._topic} takes "
+                        f"(max.message.bytes {self._max_bytes})",
+                    )
+
+    def _fail(self, error: "KafkaException", producer_id: str, took_s: float = 0.0) -> NoReturn:
+        """Raise what a failed transactional call means for the worker."""
+        reason = error.args[0]
+        match reason.name():
+            case "_FENCED" if took_s < TRANSACTION_S:
+                raise ToolkitError(
+                    f"another process writes to Kafka as {producer_id}: is this journal in use twice?"
+                ) from error
+            case "_FENCED":
+                raise Unavailable(f"the brokers gave up a transaction after {took_s:.0f} s") from error
+            case "MSG_SIZE_TOO_LARGE":
+                raise Unavailable(f"topic {self._topic} takes less than {self._max_bytes} bytes at once now") from error
+            case "_TIMED_OUT" | "_TRANSPORT" | "_AUTHENTICATION":
+                raise unreachable(self._settings, self._log) from error
+        raise Unavailable(f"Kafka at {self._settings.kafka_broker}: {reason.str()}") from error
+
+    def _last_in(self, partition: int, producer_id: str) -> int:
+        """The last sequence of a producer in a partition, searched backwards in growing windows; 0 = none."""
+        from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+        try:
+            lowest, end = self._bounds(partition)
+            consumer = Consumer(
+                self._options
+                | {
+                    "group.id": "unused",
+                    "enable.auto.commit": False,
+                    "enable.partition.eof": True,
+                    "isolation.level": "read_committed",
+                    "auto.offset.reset": "earliest",
+                    "fetch.wait.max.ms": 10,
+                    "fetch.queue.backoff.ms": 10,
+                }
+            )
+            try:
+                window = FIRST_WINDOW
+                while end > lowest:
+                    start = max(lowest, end - window)
+                    consumer.assign([TopicPartition(self._topic, partition, start)])
+                    sequence = self._last_between(consumer, end, producer_id)
+                    if sequence:
+                        return sequence
+                    end, window = start, window * 8
+            finally:
+                consumer.close()
+        except KafkaException as error:
+            self._fail(error, producer_id)
+        return 0
+
+    def _bounds(self, partition: int) -> tuple[int, int]:
+        """First offset worth reading and the high watermark, once nothing below it is hidden by a transaction."""
+        from confluent_kafka import IsolationLevel
+        from confluent_kafka.admin import OffsetSpec
+
+        if self._since_epoch_s is None:
+            oldest = OffsetSpec.earliest()
+        else:
+            oldest = OffsetSpec.for_timestamp(int((self._since_epoch_s - CLOCK_SLACK_S) * 1000))
+        lowest = self._ask_offset(partition, oldest, IsolationLevel.READ_UNCOMMITTED)
+        end = self._ask_offset(partition, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)
+        deadline_s = time.monotonic() + SCAN_S
+        while self._ask_offset(partition, OffsetSpec.latest(), IsolationLevel.READ_COMMITTED) < end:
+            if time.monotonic() > deadline_s:
+                raise Unavailable(f"partition {partition} of {self._topic} waits for another producer's transaction")
+            time.sleep(0.05)
+        return (end if lowest < 0 else lowest), end
+
+    def _ask_offset(self, partition: int, what: Any, isolation: Any) -> int:
+        from confluent_kafka import TopicPartition
+
+        place = TopicPartition(self._topic, partition)
+        asked = self._admin.list_offsets({place: what}, isolation_level=isolation, request_timeout=REQUEST_S)
+        return int(asked[place].result().offset)
+
+    def _last_between(self, consumer: Any, end: int, producer_id: str) -> int:
+        """The producer's last sequence from the consumer's position up to offset `end`."""
+        key = producer_id.encode()
+        last = 0
+        deadline_s = time.monotonic() + SCAN_S
+        while time.monotonic() < deadline_s:
+            records = consumer.consume(SCAN_RECORDS, 0.05)
+            if records:
+                deadline_s = time.monotonic() + SCAN_S
+            own = [record for record in records if not record.error() and record.key() == key and record.offset() < end]
+            for record in reversed(own):
+                identity = _identity.decode(record.value())
+                if identity.producer_id == producer_id and identity.sequence:
+                    last = identity.sequence
+                    break
+            if records and (records[-1].error() or records[-1].offset() >= end - 1):
+                return last
+        raise Unavailable(f"partition of {self._topic} cannot be read back")
+
+    def close(self) -> None:
+        """Abandon whatever is under way; the next instance fences it."""
+        self._producers.clear()
+
+
+def emit_message(message: Mapping[str, Any], *, producer: Any, topic: str) -> bool:
+    """Send one message with a kafka-python producer; True once it is acknowledged, else False with the reason logged.
+
+    The producer may have a `value_serializer`. It bounds the wait by its `max_block_ms` and
+    `delivery_timeout_ms`. Carries no ids, so it is outside the exactly-once promise.
+    """
+    from kafka.errors import KafkaError
+
+    try:
+        plain = from_mapping(message)
+        plain.producer_id = plain.sequence = None
+        line = encode_lines([plain]).rstrip()
+        value = msgspec.json.decode(line) if producer.config.get("value_serializer") else line
+        producer.send(topic, value=value).get(timeout=REQUEST_S * 2)
+    except (ValueError, KafkaError) as error:
+        logger.error("{}: message not sent: {}", topic, error)
+        return False
+    return True

@@ -1,0 +1,163 @@
+"""What emitter and source share: how both clients reach the brokers, their log lines, the topic.
+
+Both clients get the same addresses and the same security; neither writes to stderr by itself.
+"""
+
+import logging
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+from loguru import logger
+
+from utils.config import KafkaSecurity, Settings, kafka_security
+from utils.errors import ToolkitError, Unavailable
+
+if TYPE_CHECKING:
+    from confluent_kafka.admin import AdminClient
+
+ANSWER_S = 1.5
+REQUEST_S = 5.0
+CLIENT_ID = "streaming-toolkit"
+
+_CHANGING = re.compile(r"^\S+ \[.*?\] (\[thrd:.*?\]: )?|\(after \d+ms in state \w+\)|, \d+ identical error\(s\).*$")
+
+
+class ClientLog(logging.Handler):
+    """Passes a client library's lines on to our log: each once, and more quietly when it comes again.
+
+    Until `connected` is set all of them are details: whoever connects reports the failure in one line,
+    with `reason`, the last error that the client told.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.connected = False
+        self.reason = ""
+        self.credentials_refused = False
+        self._said: set[str] = set()
+        self.logger = logging.Logger(name, logging.INFO)
+        self.logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = _CHANGING.sub("", record.getMessage()).strip()
+        if record.levelno >= logging.ERROR:
+            self.reason = text
+        news = self.connected and record.levelno >= logging.WARNING and text not in self._said
+        self._said.add(text)
+        logger.log("WARNING" if news else "DEBUG", "{}: {}", self.logger.name, text)
+
+    def on_error(self, error: Any) -> None:
+        """For librdkafka's `error_cb`."""
+        self.credentials_refused |= error.name() in ("_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED")
+
+
+def librdkafka_options(settings: Settings, security: KafkaSecurity | None = None) -> dict[str, Any]:
+    """Configuration of confluent-kafka's clients. Raises ToolkitError if a KAFKA_* variable is wrong."""
+    security = security or kafka_security()
+    options = {
+        "bootstrap.servers": settings.kafka_broker,
+        "client.id": CLIENT_ID,
+        "security.protocol": security.protocol,
+        "socket.connection.setup.timeout.ms": 3_000,
+        "reconnect.backoff.max.ms": 1_000,
+        "log.connection.close": False,
+    }
+    if security.protocol.startswith("SASL"):
+        options["sasl.mechanism"] = security.sasl_mechanism or "PLAIN"
+        options["sasl.username"], options["sasl.password"] = security.username, security.password
+    if security.ca_file:
+        options["ssl.ca.location"] = security.ca_file
+    return options
+
+
+def kafka_python_options(settings: Settings, security: KafkaSecurity | None = None) -> dict[str, Any]:
+    """Configuration of kafka-python's clients. Raises ToolkitError if a KAFKA_* variable is wrong."""
+    security = security or kafka_security()
+    options: dict[str, Any] = {
+        "bootstrap_servers": settings.kafka_broker.split(","),
+        "client_id": CLIENT_ID,
+        "security_protocol": security.protocol,
+        "bootstrap_timeout_ms": int(ANSWER_S * 1000),
+        "reconnect_backoff_max_ms": 1_000,
+    }
+    if security.protocol.startswith("SASL"):
+        options["sasl_mechanism"] = security.sasl_mechanism or "PLAIN"
+        options["sasl_plain_username"], options["sasl_plain_password"] = security.username, security.password
+    if security.ca_file:
+        options["ssl_cafile"] = security.ca_file
+    return options
+
+
+def unreachable(settings: Settings, log: ClientLog) -> Unavailable:
+    """Why no broker answered, in one line."""
+    if log.credentials_refused:
+        return Unavailable(
+            f"Kafka at {settings.kafka_broker} refuses user {kafka_security().username!r}: "
+            "check KAFKA_USERNAME, KAFKA_PASSWORD and KAFKA_SASL_MECHANISM"
+        )
+    if "SSL" in log.reason or "certificate" in log.reason:
+        return Unavailable(f"no trusted connection to {settings.kafka_broker}: check KAFKA_CA_FILE: {log.reason}")
+    return Unavailable(f"no Kafka broker answers at {settings.kafka_broker}" + f": {log.reason}" * bool(log.reason))
+
+
+def open_topic(admin: "AdminClient", settings: Settings, log: ClientLog) -> int:
+    """The number of partitions of the topic, which is created if it is missing.
+
+    Raises Unavailable if no broker answers or the topic cannot be created now, ToolkitError if it never can.
+    """
+    partitions = _partitions(admin, settings, log)
+    if not partitions:
+        _create(admin, settings)
+        deadline_s = time.monotonic() + REQUEST_S
+        while not (partitions := _partitions(admin, settings, log)):
+            if time.monotonic() > deadline_s:
+                raise Unavailable(f"topic {settings.topic} was created, but the brokers do not show it yet")
+            time.sleep(0.02)
+    return partitions
+
+
+def _partitions(admin: "AdminClient", settings: Settings, log: ClientLog) -> int:
+    from confluent_kafka import KafkaException
+
+    try:
+        topic = admin.list_topics(timeout=ANSWER_S).topics.get(settings.topic)
+    except KafkaException as error:
+        admin.poll(0)
+        raise unreachable(settings, log) from error
+    return len(topic.partitions) if topic and not topic.error else 0
+
+
+def _create(admin: "AdminClient", settings: Settings) -> None:
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import NewTopic
+
+    wanted = NewTopic(settings.topic, settings.kafka_partitions, settings.kafka_replication or -1)
+    try:
+        admin.create_topics([wanted], operation_timeout=REQUEST_S, request_timeout=REQUEST_S)[settings.topic].result()
+    except KafkaException as error:
+        reason = error.args[0]
+        if reason.name() == "TOPIC_ALREADY_EXISTS":
+            return
+        if reason.name() == "TOPIC_EXCEPTION":
+            raise ToolkitError(f"BUZZ_TOPIC is {settings.topic!r}: {reason.str()}") from error
+        raise Unavailable(
+            f"topic {settings.topic} is missing and cannot be created ({reason.str()}): "
+            "create it with kafka-topics.sh, or mend KAFKA_PARTITIONS and KAFKA_REPLICATION"
+        ) from error
+    logger.info("kafka: topic {} created with {} partitions", settings.topic, settings.kafka_partitions)
+
+
+def delete_topic(settings: Settings) -> None:
+    """Delete the topic and what it holds. Raises Unavailable if that fails."""
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    log = ClientLog("kafka")
+    admin = AdminClient(librdkafka_options(settings), logger=log.logger)
+    try:
+        admin.delete_topics([settings.topic], operation_timeout=REQUEST_S, request_timeout=REQUEST_S)[
+            settings.topic
+        ].result()
+    except KafkaException as error:
+        raise Unavailable(f"topic {settings.topic} cannot be deleted: {error.args[0].str()}") from error
