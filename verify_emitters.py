@@ -1,15 +1,25 @@
 """Proof that anyone can run: does each emitter work here, do the sinks agree, is this machine set up well?"""
 
+import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
-from cyclopts import Parameter
+try:
+    import msgspec
+    from cyclopts import Parameter
 
-from utils import cli
-from utils.config import ALL_SINKS, DEFAULTS, Json, Settings, Sinks
-from utils.message import encoder
+    from utils import cli
+    from utils.config import ALL_SINKS, DEFAULTS, Json, Settings, Sinks
+    from utils.message import encoder
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    print(f"verify_emitters: {error.name} is missing: python -m pip install -r requirements.txt", file=sys.stderr)
+    sys.exit(2)
+
+if TYPE_CHECKING:
+    from utils.doctor import Line
 
 Which = Annotated[Sinks, Parameter(show_default=False, help="Only these sinks.")]
 
@@ -23,11 +33,12 @@ def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> No
     """Print a table for people."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(*columns)
     for row in rows:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 160).print(table, markup=False)
+        table.add_row(*map(Text, row))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def check(*, sinks: Which = (), json: Json = False, settings: Settings = DEFAULTS) -> int:
@@ -81,7 +92,40 @@ def audit(*, sinks: Which = (), json: Json = False, settings: Settings = DEFAULT
 
 def run(arguments: list[str] | None = None) -> int:
     """The command line; the exit code."""
-    return cli.run(check, check, audit, name="verify_emitters", arguments=arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    found: list[Line] = []
+
+    def load_env() -> None:
+        from utils.doctor import environment
+
+        found.extend(environment())
+
+    def doctor(*, json: Json = False, settings: Settings = DEFAULTS) -> int:
+        """Look at Python, packages, data folder, journals, sinks, Kafka, dashboard, .env and clock.
+
+        Each line is ok, a note or a problem, with what to do about it. Exit code 1 if there is a problem.
+        """
+        from consumers.dashboard.backends import choose
+        from utils.doctor import examine
+
+        def backend() -> str:
+            choice = choose(os.environ.get("MPLBACKEND"))
+            return f"{choice.backend or 'pictures without a window'}: {choice.reason}"
+
+        found.extend(examine(settings, backend))
+        if json:
+            print_json(found)
+        else:
+            print_table(
+                ("what", "state", "found", "what to do"),
+                [(each.topic, each.state, each.text, each.remedy) for each in found],
+            )
+        return cli.CHECK_FAILED if any(each.state == "problem" for each in found) else 0
+
+    return cli.run(
+        check, check, audit, doctor, name="verify_emitters", arguments=arguments,
+        load_env=load_env if given[:1] == ["doctor"] else None,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

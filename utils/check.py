@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from loguru import logger
+
 from utils import sinks
 from utils.config import Settings
 from utils.errors import ToolkitError, Unavailable
@@ -49,6 +51,9 @@ def check(sink: str, settings: Settings) -> Result:
             _round_trip(sink, place, f"check-{token}")
         except ToolkitError as error:
             return Result(sink, "failed", time.monotonic() - started_s, " ".join(str(error).split()))
+        finally:
+            if sink == "kafka":
+                _delete_topic(place)
         return Result(sink, "ok", time.monotonic() - started_s)
 
 
@@ -79,3 +84,12 @@ def _round_trip(sink: str, settings: Settings, producer_id: str) -> None:
             else:
                 raise ToolkitError(f"read back something else: {chunk.messages or chunk.invalid}")
     raise ToolkitError(f"the message could not be read back within {READ_BACK_S:.0f} s")
+
+
+def _delete_topic(settings: Settings) -> None:
+    from utils.kafka_admin import delete_topic
+
+    try:
+        delete_topic(settings)
+    except Unavailable as error:
+        logger.debug("{}", error)

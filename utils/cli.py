@@ -28,10 +28,17 @@ UNFINISHED = 3
 PROGRESS_EVERY_S = 5.0
 
 
-def run(main: Callable[..., int], *others: Callable[..., int], name: str, arguments: list[str] | None = None) -> int:
+def run(
+    main: Callable[..., int],
+    *others: Callable[..., int],
+    name: str,
+    arguments: list[str] | None = None,
+    load_env: Callable[[], None] | None = None,
+) -> int:
     """Parse the command line, call `main` (or the one of `others` that is named first) and return its exit code.
 
-    Each function's typed signature is its command line and its docstring the help text.
+    Each function's typed signature is its command line and its docstring the help text. `load_env` brings
+    `.env` into the environment (by default `load_env_file`).
     """
     app = App(name=f"python -m {name}", help=main.__doc__, version_flags=(), result_action="return_value")
     app.default(main)
@@ -39,7 +46,7 @@ def run(main: Callable[..., int], *others: Callable[..., int], name: str, argume
         app.command(command)
     boundary = _Boundary(name)
     with boundary:
-        load_env_file()
+        (load_env or load_env_file)()
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
         settings = bound.arguments.get("settings", DEFAULTS)
         log.set_up(settings, name.rpartition(".")[2], secrets=(os.environ.get("KAFKA_PASSWORD", ""),))
@@ -90,15 +97,15 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def load_env_file(folder: Path | None = None) -> None:
-    """Put the values of `.env` (in the current folder, else the project's) under the environment's own.
+def read_env_file(folder: Path | None = None) -> tuple[Path | None, dict[str, str]]:
+    """Path and values of `.env` in the current folder, else the project's; None if there is none.
 
     Raises ToolkitError naming file and line if it cannot be read or parsed.
     """
     here = (folder or Path.cwd()) / ".env"
     path = here if here.exists() else PROJECT_DIR / ".env"
     if not path.exists():
-        return
+        return None, {}
     try:
         with path.open(encoding="utf-8-sig") as stream:
             bindings = list(parse_stream(stream))
@@ -108,8 +115,13 @@ def load_env_file(folder: Path | None = None) -> None:
         if binding.error:
             text = binding.original.string.strip()
             raise ToolkitError(f"{path} line {binding.original.line}: {text!r} is not NAME=VALUE; mend or remove it")
-        if binding.key and binding.value:
-            os.environ.setdefault(binding.key, binding.value)
+    return path, {binding.key: binding.value for binding in bindings if binding.key and binding.value}
+
+
+def load_env_file(folder: Path | None = None) -> None:
+    """Put the values of `.env` under the environment's own. Raises ToolkitError like `read_env_file`."""
+    for name, value in read_env_file(folder)[1].items():
+        os.environ.setdefault(name, value)
 
 
 def stop_on_signals() -> threading.Event:

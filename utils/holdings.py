@@ -28,7 +28,7 @@ BLOCK = 1_000
 MAX_NAMED = 1_000
 PAGE_ROWS = 20_000
 READ_BYTES = 2 << 20
-REACH_S = 10.0
+REACH_S = 5.0
 _HASH_BITS = (1 << 64) - 1
 
 Row = tuple[Any, ...]
@@ -200,7 +200,7 @@ def take_out(ranges: list[Range], sequence: int) -> bool:
 
 
 def hold(sink: str, settings: Settings, limits: Mapping[str, int], advance: Callable[[int], None]) -> Holding:
-    """Sum up a sink; `limits` are the last sequences that count. One out of reach for ten seconds is given up."""
+    """Sum up a sink; `limits` are the last sequences that count. One out of reach for five seconds is given up."""
     deadline_s = time.monotonic() + REACH_S
     while True:
         holding = Holding(sink)

@@ -1,0 +1,311 @@
+"""The doctor must find each kind of broken set-up, and say what to do; a healthy one has no problem."""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import duckdb
+import psutil
+import pytest
+
+import verify_emitters
+from tests.helpers import make_batch, make_messages
+from utils import doctor
+from utils.config import EMBEDDED_SINKS, Settings
+from utils.doctor import Line
+from utils.errors import ToolkitError
+from utils.journal import Journal
+from utils.sinks import emitter
+
+java = doctor._java
+SEVEN = (
+    "message TEXT, author TEXT, timestamp TEXT, category TEXT, sentiment REAL, keyword_mentioned TEXT, "
+    "message_length INTEGER"
+)
+
+
+@pytest.fixture
+def settings(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A folder with data, an empty .env, and nobody at the broker's address."""
+    (tmp_path / ".env").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(doctor, "_java", lambda: Line("kafka", "ok", "java"))  # asking it takes long
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    settings = replace(settings, kafka_broker=address)
+    journal = Journal(settings.journal_path("ann"))
+    journal.owe(EMBEDDED_SINKS)
+    batch = journal.append(make_messages(3))
+    for sink in EMBEDDED_SINKS:
+        with closing(emitter(sink, settings)()) as each:
+            each.emit(batch)
+    journal.prune(3)
+    journal.close()
+    return settings
+
+
+def look(settings: Settings, topic: str, state: str = "problem") -> str:
+    """What the doctor finds of this kind, with its remedies, as one text."""
+    lines = [*doctor.environment(), *doctor.examine(settings, lambda: "Agg: tests")]
+    return "\n".join(f"{each.text} -> {each.remedy}" for each in lines if (each.topic, each.state) == (topic, state))
+
+
+def test_a_healthy_set_up_has_no_problem(settings: Settings) -> None:
+    lines = [*doctor.environment(), *doctor.examine(settings, lambda: "Agg: tests")]
+    assert [line for line in lines if line.state == "problem"] == []
+    topics = ".env, python, packages, data folder, journal, file, sqlite, duckdb, kafka, dashboard, clock"
+    assert list(dict.fromkeys(line.topic for line in lines)) == topics.split(", ")
+    assert "3 given out, 0 waiting" in look(settings, "journal", "ok")
+    assert "file since 20" in look(settings, "journal", "ok")
+    assert "3 rows" in look(settings, "duckdb", "ok")
+    assert "last row 3" in look(settings, "sqlite", "ok")
+
+
+def test_looking_changes_nothing(tmp_path: Path, settings: Settings) -> None:
+    empty = replace(settings, data_dir=tmp_path / "nothing here")
+    assert "will be made" in look(empty, "data folder", "ok")
+    assert not empty.data_path.exists()
+    before = {path: path.read_bytes() for path in settings.data_path.rglob("*") if path.is_file()}
+    assert look(settings, "sqlite") == ""
+    assert {path: path.read_bytes() for path in settings.data_path.rglob("*") if path in before} == before
+
+
+def test_packages(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == "rich":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "2.0.2" if name == "kafka-python" else real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    found = look(settings, "packages")
+    assert "rich is missing -> python -m pip install -r requirements.txt" in found
+    assert "kafka-python 2.0.2 is not >=3.0.9 -> python -m pip install -r requirements.txt --upgrade" in found
+
+
+def test_python_outside_an_environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+    assert "scripts/start.py" in look(settings, "python", "note")
+
+
+def test_a_data_folder_that_is_a_file(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    for folder in ("plain", "plain/inside"):
+        assert "cannot be written" in look(replace(settings, data_dir=tmp_path / folder), "data folder")
+
+
+def test_a_read_only_data_folder(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(dir: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(dir))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    assert "cannot be written: Permission denied -> change its permissions" in look(settings, "data folder")
+
+
+@pytest.mark.parametrize(("free", "state"), [(50 << 20, "problem"), (500 << 20, "note")])
+def test_little_space(settings: Settings, monkeypatch: pytest.MonkeyPatch, free: int, state: str) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    assert "free some space" in look(settings, "data folder", state)
+
+
+@pytest.mark.parametrize(("fstype", "opts"), [("nfs4", "rw"), ("9p", "rw"), ("NTFS", "rw,remote")])
+def test_a_network_drive(settings: Settings, monkeypatch: pytest.MonkeyPatch, fstype: str, opts: str) -> None:
+    mounts = [
+        SimpleNamespace(mountpoint=str(Path(settings.data_path.anchor)), fstype="ext4", opts="rw"),
+        SimpleNamespace(mountpoint=str(settings.data_path), fstype=fstype, opts=opts),
+    ]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounts)
+    assert "put the data on a local disk" in look(settings, "data folder")
+
+
+def test_a_journal_that_is_no_database(settings: Settings) -> None:
+    settings.journal_path("bob").write_text("not a database, but long enough to be read as one" * 10)
+    assert "bob.sqlite is not a SQLite database" in look(settings, "journal")
+    assert "ann.sqlite: 3 given out" in look(settings, "journal", "ok")
+
+
+def test_a_copied_journal(settings: Settings) -> None:
+    shutil.copy(settings.journal_path("ann"), settings.journal_path("copy"))
+    settings.journal_path("ann").unlink()
+    assert "copy.sqlite is a copy or was restored" in look(settings, "journal")
+    assert "--adopt" in look(settings, "journal")
+
+
+def test_a_full_and_a_waiting_journal_and_its_holder(settings: Settings) -> None:
+    with closing(Journal(settings.journal_path("ann"))) as journal:
+        for _ in range(3):
+            journal.append(make_messages(2_000, text="x" * 200))
+        assert f"in use by process {os.getpid()}" in look(settings, "journal", "ok")
+        assert "JOURNAL_MAX_MB=1): its producer waits" in look(replace(settings, journal_max_mb=1), "journal")
+        assert look(settings, "journal", "note") == ""
+    assert "not in use" in look(settings, "journal", "ok")
+    assert "ann.sqlite waits for a run of its producer" in look(settings, "journal", "note")
+
+
+@pytest.mark.parametrize("sink", EMBEDDED_SINKS)
+def test_a_sink_that_is_a_folder(settings: Settings, sink: str) -> None:
+    path = {"file": settings.live_path, "sqlite": settings.sqlite_path, "duckdb": settings.duckdb_path}[sink]
+    path.unlink()
+    path.mkdir()
+    assert "is a folder -> move it away" in look(settings, sink)
+
+
+@pytest.mark.parametrize("sink", ["sqlite", "duckdb"])
+def test_a_sink_that_is_no_database(settings: Settings, sink: str) -> None:
+    path = settings.sqlite_path if sink == "sqlite" else settings.duckdb_path
+    path.write_text("not a database, but long enough to be read as one" * 1_000)
+    assert "move it away or name another file" in look(settings, sink)
+
+
+def test_a_sink_without_permission(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert all("change its permissions" in look(settings, sink) for sink in EMBEDDED_SINKS)
+
+
+def test_a_torn_file(settings: Settings) -> None:
+    with settings.live_path.open("ab") as stream:
+        stream.write(b'{"message": "to')
+    assert "its last line is torn" in look(settings, "file", "note")
+
+
+def test_older_and_other_tables(settings: Settings) -> None:
+    for path in (settings.sqlite_path, settings.duckdb_path):
+        path.unlink()
+    with closing(sqlite3.connect(settings.sqlite_path)) as connection:
+        connection.execute(f"CREATE TABLE streamed_messages (id INTEGER PRIMARY KEY, {SEVEN})")
+    with duckdb.connect(str(settings.duckdb_path)) as database:
+        database.execute("CREATE TABLE other (id INTEGER)")
+    assert "older table without producer_id, sequence" in look(settings, "sqlite", "note")
+    assert "no table streamed_messages" in look(settings, "duckdb", "note")
+    with closing(sqlite3.connect(settings.sqlite_path)) as connection:
+        connection.execute("DROP TABLE streamed_messages")
+        connection.execute("CREATE TABLE streamed_messages (id INTEGER, text TEXT)")
+    assert "no column message" in look(settings, "sqlite")
+
+
+def test_a_table_without_its_index_and_a_long_wal(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "LARGE_WAL", 0)
+    with closing(emitter("sqlite", settings)()) as each:
+        each.emit(make_batch(5))
+        with closing(sqlite3.connect(settings.sqlite_path)) as connection:
+            connection.execute("DROP INDEX streamed_messages_identity")
+        found = look(settings, "sqlite", "note")
+    assert "nothing keeps messages from being stored twice" in found
+    assert "close what reads it" in found
+
+
+def test_a_duckdb_file_that_another_program_keeps_open(settings: Settings) -> None:
+    hold = "import duckdb, sys; kept = duckdb.connect(sys.argv[1]); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(settings.duckdb_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        assert "close the program that keeps it open" in look(settings, "duckdb")
+        holder.communicate()
+
+
+@pytest.fixture
+def impostor() -> Iterator[str]:
+    """Address of a server that accepts and hangs up at once."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                server.accept()[0].close()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield f"127.0.0.1:{server.getsockname()[1]}"
+    server.shutdown(socket.SHUT_RDWR)
+    server.close()
+
+
+def test_what_listens_is_no_broker(settings: Settings, impostor: str) -> None:
+    assert "does not talk PLAINTEXT" in look(replace(settings, kafka_broker=impostor), "kafka")
+
+
+def test_no_broker_and_no_java(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_java", java)
+    assert "java" in look(settings, "kafka", "ok") + look(settings, "kafka", "note")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    found = look(settings, "kafka", "note")
+    assert "no Kafka broker answers" in found
+    assert "java is missing" in found
+
+
+def test_a_library_that_cannot_be_loaded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    monkeypatch.delitem(sys.modules, "utils.duck")
+    monkeypatch.delattr("utils.duck")
+    assert "pip install" in look(settings, "duckdb")
+
+
+def test_a_backend_that_cannot_draw(settings: Settings) -> None:
+    def backend() -> str:
+        raise ToolkitError("backend Nonsense cannot draw here")
+
+    assert Line("dashboard", "problem", "backend Nonsense cannot draw here") in list(doctor.examine(settings, backend))
+
+
+def test_a_clock_that_went_back(settings: Settings) -> None:
+    later_s = time.time() + 86_400
+    os.utime(settings.live_path, (later_s, later_s))
+    assert "set the clock" in look(settings, "clock")
+
+
+@pytest.mark.parametrize(
+    ("text", "state", "words"),
+    [
+        ("JOURNAL_MAX_MB=abc", "problem", "JOURNAL_MAX_MB=abc: Invalid value"),
+        ("JOURNAL_MAX_MB=0", "problem", "JOURNAL_MAX_MB=0: Invalid value"),
+        ("MESSAGE_INTERVAL_SECONDS=-1", "problem", "MESSAGE_INTERVAL_SECONDS=-1: Invalid value"),
+        ("LOG_LEVEL=LOUD", "problem", "LOG_LEVEL=LOUD: Invalid value"),
+        ("KAFKA_SECURITY_PROTOCOL=TLS", "problem", "KAFKA_SECURITY_PROTOCOL is 'TLS'"),
+        ("KAFKA_SECURITY_PROTOCOL=SASL_SSL", "problem", "set KAFKA_USERNAME and KAFKA_PASSWORD"),
+        ("BUZZ_TOPICS=x", "note", "BUZZ_TOPICS is no setting of this toolkit -> did you mean BUZZ_TOPIC?"),
+        ("HUGO=x", "note", "HUGO is no setting of this toolkit -> .env.example lists what there is"),
+        ("no equals sign here=", "problem", "is not NAME=VALUE"),
+    ],
+)
+def test_env_file(settings: Settings, text: str, state: str, words: str) -> None:
+    Path(".env").write_text(f"{text}\n")
+    assert words in look(settings, ".env", state)
+
+
+def test_the_command_runs_in_a_broken_environment(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["doctor", "--data-dir", str(settings.data_path), "--kafka-broker", settings.kafka_broker]
+    assert verify_emitters.run([*arguments, "--json"]) == 0
+    states = [line["state"] for line in json.loads(capsys.readouterr().out)]
+    assert set(states) == {"ok", "note"}
+    Path(".env").write_text("JOURNAL_MAX_MB=much\nLOG_LEVEL=LOUD\n")
+    assert verify_emitters.run(arguments) == 1
+    shown = capsys.readouterr().out
+    assert "JOURNAL_MAX_MB=much" in shown
+    assert "LOG_LEVEL=LOUD" in shown
+    assert verify_emitters.run(["doctor", "--help"]) == 0
+
+
+def test_a_missing_library_gets_one_line() -> None:
+    code = (
+        "import runpy, sys; sys.modules['msgspec'] = None; sys.argv = ['verify_emitters'];"
+        "runpy.run_module('verify_emitters', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "verify_emitters: msgspec is missing: python -m pip install -r requirements.txt\n"
