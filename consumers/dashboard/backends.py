@@ -59,11 +59,16 @@ def choose(
 
 def probe_backend(backend: str) -> str:
     """Why a figure cannot be opened with this backend, "" if it can; Qt without its plugin would abort us."""
-    code = "import matplotlib.pyplot as plt; plt.figure(); plt.close()"
-    environment = {**os.environ, "MPLBACKEND": backend}
+    code = "import sys, matplotlib.pyplot as plt; plt.switch_backend(sys.argv[1]); plt.figure(); plt.close()"
+    environment = {**os.environ, "MPLBACKEND": "agg"}
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=PROBE_S, check=False
+            [sys.executable, "-c", code, backend],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PROBE_S,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return f"it did not open a figure within {PROBE_S:g} s"

@@ -230,9 +230,9 @@ class HealthStrip:
 
     TILES = (
         ("SOURCE", 2.35),
-        ("THROUGHPUT", 2.40),
-        ("LAG", 1.25),
-        ("INVALID / LOST / DUPLICATE", 2.35),
+        ("THROUGHPUT", 2.30),
+        ("LAG", 1.20),
+        ("INVALID / LOST / DUPLICATE", 2.50),
         ("LAST MESSAGE", 1.75),
         ("UPTIME", 2.10),
     )
@@ -288,7 +288,7 @@ class HealthStrip:
             ),
             (
                 last,
-                "" if snapshot.last is None else f"at {words.clock(snapshot.last)}",
+                "" if snapshot.last is None else f"at {words.clock(snapshot.last, snapshot.now)}",
                 colours.stale if snapshot.status == "STALE" else dim,
             ),
             (words.span(snapshot.now - snapshot.started), f"every {refresh_s:g} s{frame}", colours.ink),
@@ -474,7 +474,7 @@ class FlowPanel(Panel):
         self._x_ticks.show((tick, 0.0, name) for tick, name in time_ticks)
 
         spacing = len(times) > 1 and high - low > len(times) - 1
-        reach = f"last {words.span(max(now, last) - times[0])}" if spacing else f"last {len(times)} messages"
+        reach = f"last {words.span(max(now - times[0], 1.0))}" if spacing else f"last {len(times)} messages"
         if len(times) == 1:
             reach = "first message" if high == 1 else "latest message"
         self.subtitle([f"cumulative total, {reach}", f"{words.rate(snapshot.rate)} over the last minute"])
@@ -704,7 +704,7 @@ class LengthPanel(Panel):
         names = [words.whole(tick) for tick in ticks]
         inside = self.plot(0.5, 0.9, 0.35, 0.5)
         left, right = first - 0.5, first + len(counts) * width - 0.5
-        pad = max((right - left) * 0.05, 0.5 * width, (6.0 - (right - left)) / 2)
+        pad = max((right - left) * 0.05, 0.5 * width, (6.0 - (right - left)) / 2, high * 1e-6)
         left, right = left - pad, right + pad
         self.main.set_xlim(left, right)
         self.main.set_ylim(0, most * 1.22)

@@ -22,7 +22,7 @@ from PIL import Image
 
 from consumers.dashboard import panels
 from consumers.dashboard.state import Snapshot
-from consumers.dashboard.theme import DEFAULT_SIZE, DPI, FONTS, THEMES, ThemeName, layout
+from consumers.dashboard.theme import DEFAULT_SIZE, DPI, FONTS, FOREIGN_FONTS, THEMES, ThemeName, layout
 from utils.errors import ToolkitError
 
 KEYS = "keys:  space pause   t theme   s save   q quit"
@@ -33,7 +33,7 @@ TICK_MS = 200
 def set_up_drawing() -> None:
     """Settings of matplotlib that every picture needs: fonts, no math in texts, no toolbar, no glyph warnings."""
     installed = set(font_manager.get_font_names())
-    mpl.rcParams["font.family"] = [name for name in FONTS if name in installed] or ["DejaVu Sans"]
+    mpl.rcParams["font.family"] = [name for name in FONTS + FOREIGN_FONTS if name in installed] or ["DejaVu Sans"]
     mpl.rcParams["text.parse_math"] = False
     mpl.rcParams["toolbar"] = "None"
     warnings.filterwarnings("ignore", message=r"(?s)Glyph .* missing from", category=UserWarning)
@@ -224,18 +224,16 @@ def run_window(take: Take, plan: Plan, stop: Event, backend: str, pictures: Path
             case "s":
                 save_picture(dashboard, pictures)
             case "q":
-                stop.set()
+                plt.close(figure)
 
     canvas.mpl_connect("resize_event", rebuild)
     canvas.mpl_connect("key_press_event", pressed)
-    canvas.mpl_connect("close_event", lambda _: stop.set())
     timer = canvas.new_timer(interval=TICK_MS)
     timer.add_callback(tick)
     timer.start()
     try:
         plt.show(block=True)
     finally:
-        stop.set()
         timer.stop()
     return frames
 

@@ -22,7 +22,7 @@ MAX_PRODUCERS = 10_000
 NAME_CHARS = 100
 POINT_SPACING_S = 1.0
 RATE_WINDOW_S = 60
-SPARK_WINDOW_S, SPARK_STEP_S = 300, 5
+SPARK_WINDOW_S, SPARK_STEP_S = 300, 10
 STALE_AFTER_S, STALE_GAPS = 10.0, 5.0
 MISPLACED_S = 60.0
 
@@ -33,7 +33,7 @@ class Snapshot:
 
     `version` changes when anything but the clocks does. `flow` holds (event time, true total) of the
     latest points, `sentiments` up to 130 and `lengths` up to 30 latest values, `sparkline` messages per
-    second in steps of 5 s over 5 minutes. `last` is the time of the newest message, None before it.
+    second in steps of 10 s over 5 minutes. `last` is the time of the newest message, None before it.
     """
 
     version: int

@@ -100,7 +100,7 @@ def time_ticks(low: float, high: float, most: int) -> list[tuple[float, str]]:
     """Round local times between two epochs, with their labels."""
     step = time_step(high - low, most)
     offset = (datetime.fromtimestamp(low).astimezone().utcoffset() or datetime.min - datetime.min).total_seconds()
-    pattern = "%H:%M:%S" if step < 60 else "%H:%M" if step < _DAY_S else "%d %b"
+    pattern = "%H:%M:%S" if step < 60 else "%H:%M" if step < _DAY_S else "%Y-%m-%d"
     first = math.ceil((low + offset) / step)
     last = math.floor((high + offset) / step)
     ticks = [index * step - offset for index in range(first, last + 1)]

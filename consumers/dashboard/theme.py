@@ -8,6 +8,7 @@ ThemeName = Literal["light", "dark"]
 DEFAULT_SIZE = (12.8, 7.2)
 DPI = 100
 FONTS = ("Inter", "Segoe UI", "Helvetica Neue", "Roboto", "Noto Sans", "Liberation Sans", "Arial", "DejaVu Sans")
+FOREIGN_FONTS = ("Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC")
 
 TITLE, PILL, TILE_LABEL, TILE_VALUE, PANEL_TITLE, SUBTITLE, TICK, LABEL = 17, 10, 8, 14.5, 12.5, 9.5, 9, 9.5
 

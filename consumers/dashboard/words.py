@@ -25,8 +25,9 @@ def span(seconds: float) -> str:
     return f"{whole} s"
 
 
-def clock(epoch_s: float) -> str:
-    return datetime.fromtimestamp(epoch_s).strftime("%H:%M:%S")
+def clock(epoch_s: float, now: float) -> str:
+    """The local time, or the date if that is over a day away from `now`."""
+    return datetime.fromtimestamp(epoch_s).strftime("%H:%M:%S" if abs(now - epoch_s) < 86_400 else "%Y-%m-%d")
 
 
 def moment(epoch_s: float) -> str:
@@ -34,17 +35,20 @@ def moment(epoch_s: float) -> str:
 
 
 def rate(per_second: float) -> str:
-    return f"{per_second:.1f} msg/s" if per_second < 100 else f"{per_second:,.0f} msg/s"
+    decimals = 0 if per_second >= 100 else 2 if 0 < per_second < 0.1 else 1
+    return f"{per_second:,.{decimals}f} msg/s"
 
 
 def lag(seconds: float) -> str:
     if abs(seconds) < 0.1:
         return f"{seconds * 1000:.0f} ms"
-    return f"{seconds:.1f} s" if seconds < 60 else span(seconds)
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds:.0f} s" if seconds < 600 else span(seconds)
 
 
 def share(count: int, total: int) -> str:
     percent = 100 * count / total
+    if count < total and percent > 99.5:
+        return ">99%"
     return "<1%" if 0 < percent < 0.5 else f"{percent:.0f}%"
 
 
@@ -87,7 +91,7 @@ def source_line(snapshot: Snapshot) -> str:
     """Where the data comes from, or since when and why it does not."""
     if snapshot.trouble_since is None:
         return plain(snapshot.detail)
-    return f"down since {clock(snapshot.trouble_since)}: {plain(snapshot.trouble)}"
+    return f"down since {clock(snapshot.trouble_since, snapshot.now)}: {plain(snapshot.trouble)}"
 
 
 def status(snapshot: Snapshot) -> str:
