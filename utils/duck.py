@@ -12,6 +12,7 @@ import duckdb
 
 from utils.errors import ToolkitError, Unavailable
 
+_HEADER_BYTES = 3 * 4096
 _FATAL = ("not a valid DuckDB database", "Is a directory", "version number")
 
 
@@ -36,6 +37,16 @@ def errors(path: Path) -> Iterator[None]:
         raise _mapped(path, error) from error
 
 
+def _half_created(path: Path) -> bool:
+    """Whether DuckDB was stopped while it created the file: it holds no data, but DuckDB refuses it for ever."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(_HEADER_BYTES)
+    except OSError:
+        return False
+    return not start or (start[8:12] == b"DUCK" and len(start) < _HEADER_BYTES)
+
+
 def connect(path: Path, *, read_only: bool = False, wait_s: float = 1.0) -> duckdb.DuckDBPyConnection:
     """Open connection; waits up to `wait_s` for other processes to close the file. Raises like `errors`."""
     deadline_s = time.monotonic() + wait_s
@@ -43,7 +54,11 @@ def connect(path: Path, *, read_only: bool = False, wait_s: float = 1.0) -> duck
         try:
             return duckdb.connect(str(path), read_only=read_only, config={"threads": 1})
         except duckdb.IOException as error:
-            if "lock" not in str(error) or time.monotonic() >= deadline_s:
+            if _half_created(path):
+                if read_only:
+                    raise Unavailable(f"{path} is being created") from error
+                path.unlink(missing_ok=True)
+            elif "lock" not in str(error) or time.monotonic() >= deadline_s:
                 raise _mapped(path, error) from error
         except duckdb.Error as error:
             raise _mapped(path, error) from error

@@ -2,6 +2,7 @@
 
 import sqlite3
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +47,7 @@ def connect(path: Path, *, wait_s: float = 1.0) -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=wait_s, isolation_level=None, check_same_thread=False)
         try:
             connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
-            connection.execute("PRAGMA journal_mode=WAL")
+            _use_wal(connection, wait_s)
             connection.execute("PRAGMA synchronous=FULL")
             if sys.platform == "darwin":
                 connection.execute("PRAGMA fullfsync=ON")
@@ -54,6 +55,19 @@ def connect(path: Path, *, wait_s: float = 1.0) -> sqlite3.Connection:
             connection.close()
             raise
     return connection
+
+
+def _use_wal(connection: sqlite3.Connection, wait_s: float) -> None:
+    """Turn on WAL; SQLite itself does not wait here when several processes open a new file at once."""
+    deadline_s = time.monotonic() + wait_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline_s:
+                raise
+        time.sleep(0.01)
 
 
 @contextmanager
