@@ -38,7 +38,7 @@ def errors(path: Path) -> Iterator[None]:
 
 
 def _half_created(path: Path) -> bool:
-    """Whether DuckDB was stopped while it created the file: it holds no data, but DuckDB refuses it for ever."""
+    """Whether the file is being created, or its creator was killed: it holds no data, but DuckDB refuses it."""
     try:
         with path.open("rb") as file:
             start = file.read(_HEADER_BYTES)
@@ -54,12 +54,14 @@ def connect(path: Path, *, read_only: bool = False, wait_s: float = 1.0) -> duck
         try:
             return duckdb.connect(str(path), read_only=read_only, config={"threads": 1})
         except duckdb.IOException as error:
-            if _half_created(path):
+            locked = "lock" in str(error)
+            half_created = not locked and _half_created(path)
+            if not (locked or half_created) or (locked and time.monotonic() >= deadline_s):
+                raise _mapped(path, error) from error
+            if half_created and time.monotonic() >= deadline_s:
                 if read_only:
                     raise Unavailable(f"{path} is being created") from error
                 path.unlink(missing_ok=True)
-            elif "lock" not in str(error) or time.monotonic() >= deadline_s:
-                raise _mapped(path, error) from error
         except duckdb.Error as error:
             raise _mapped(path, error) from error
         time.sleep(0.02)
