@@ -64,12 +64,19 @@ def audit(*, sinks: Which = (), json: Json = False, settings: Settings = DEFAULT
     Runs beside live producers and judges what was acknowledged before it began. Exit code 1 if anything
     is lost, double, different or out of order; 3 if a sink could not be read.
     """
-    from utils import audit
+    from utils.audit import audited_sinks
 
-    chosen = sinks or audit.audited_sinks(settings)
-    expected = sum(each.last for each in audit.accounts(settings).values()) * len(chosen)
+    return print_audit(settings, sinks or audited_sinks(settings), json)
+
+
+def print_audit(settings: Settings, sinks: Sequence[str], json: bool = False) -> int:
+    """Audit with progress and print the report; the exit code."""
+    from utils.audit import accounts
+    from utils.audit import audit as compare
+
+    expected = sum(each.last for each in accounts(settings).values()) * len(sinks)
     with cli.progress(expected or None, "messages") as advance:
-        report = audit.audit(settings, chosen, advance)
+        report = compare(settings, sinks, advance)
     if json:
         print_json(report)
     else:

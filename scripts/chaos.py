@@ -1,0 +1,294 @@
+"""Attack a running toolkit, then prove that nothing was lost: python -m scripts.chaos --kills 20 --minutes 1.
+
+Producers and consumers run in a temporary folder while they are killed and frozen, their sinks locked
+and (on Linux) their disk full. Then everything ends cleanly, the audit compares the sinks, and each
+consumer's processed store is compared with its sink. The same seed gives the same plan.
+"""
+
+import os
+import random
+import secrets
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import portalocker
+import psutil
+from cyclopts import Parameter
+
+from utils import cli, table
+from utils.audit import accounts
+from utils.config import DEFAULTS, EMBEDDED_SINKS, PROJECT_DIR, Seed, Settings, Sinks
+from utils.errors import Unavailable
+from utils.holdings import PAGE_ROWS, Held, hold
+from utils.kafka_admin import delete_topic
+
+PRODUCERS = {"ragini": "producers.ragini_producer", "case": "producers.producer_case"}
+LOOK_EVERY_S = 0.02
+LOCK_WAIT_S = 2.0
+END_WITHIN_S = 30.0
+DRAIN_S = 120
+FULL_DISK_BYTES = 4096
+
+Action = Literal["kill", "freeze", "fill", "lock"]
+Undo = Callable[[], object]
+
+
+@dataclass(frozen=True, order=True)
+class Attack:
+    """What happens `at_s` seconds after the start, for `length_s`, to a process or (lock) to a sink."""
+
+    at_s: float
+    action: Action
+    target: str
+    length_s: float
+
+
+def plan(seed: int, seconds: float, kills: int, sinks: Sequence[str]) -> list[Attack]:
+    """`kills` kills and a quarter as many of each other attack, at random moments; decided by the arguments alone."""
+    rng = random.Random(seed)
+    others = -(-kills // 4)
+    processes = [*PRODUCERS, *(f"{sink} consumer" for sink in sinks)]
+    kinds: tuple[tuple[Action, int, list[str]], ...] = (
+        ("kill", kills, processes),
+        ("freeze", others, processes),
+        ("fill", others, list(PRODUCERS)),
+        ("lock", others, [sink for sink in sinks if sink in EMBEDDED_SINKS]),
+    )
+    attacks = [
+        Attack(rng.uniform(0, seconds), action, rng.choice(targets), rng.uniform(0.2, 3.0))
+        for action, amount, targets in kinds
+        for _ in range(amount if targets else 0)
+    ]
+    return sorted(attacks)
+
+
+class Attacked:
+    """The processes that run, are attacked, and are started again when they have been killed."""
+
+    def __init__(self, settings: Settings, sinks: Sequence[str], interval_s: float) -> None:
+        self._settings = settings
+        self.done: Counter[str] = Counter()
+        self.surprises: list[str] = []
+        self._killed: set[str] = set()
+        self._environment = {
+            **os.environ,
+            "BASE_DATA_DIR": str(settings.data_path),
+            "LIVE_DATA_FILE_NAME": str(settings.live_file),
+            "SQLITE_DB_FILE_NAME": str(settings.sqlite_file),
+            "DUCKDB_DB_FILE_NAME": str(settings.duckdb_file),
+            "KAFKA_BROKER_ADDRESS": settings.kafka_broker,
+            "BUZZ_TOPIC": settings.topic,
+            "BUZZ_CONSUMER_GROUP_ID": settings.topic,
+        }
+        self._producing = {name: [module, "--sinks", *sinks] for name, module in PRODUCERS.items()}
+        self._consuming = {f"{sink} consumer": [f"consumers.{sink}_consumer_case"] for sink in sinks}
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._commands = {name: [*line, "--interval", str(interval_s)] for name, line in self._producing.items()}
+        self._commands |= self._consuming
+
+    def _start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+        flags = 0
+        if sys.platform == "win32":
+            flags = subprocess.CREATE_NEW_PROCESS_GROUP
+        with (self._settings.data_path / f"{name}.txt").open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", *command],
+                cwd=PROJECT_DIR,
+                env=self._environment,
+                stdout=output,
+                stderr=output,
+                creationflags=flags,
+                start_new_session=True,
+            )
+
+    def keep_running(self) -> None:
+        """Start what is not running; one that ended without being killed is a surprise."""
+        for name, command in self._commands.items():
+            process = self._running.get(name)
+            code = process.poll() if process else 0
+            if process and code is None:
+                continue
+            if process and name not in self._killed:
+                self.surprises.append(f"{name} ended by itself with code {code}")
+            self._killed.discard(name)
+            self._running[name] = self._start(name, command)
+
+    def suffer(self, attacks: Sequence[Attack], seconds: float) -> None:
+        """Let the processes run for so long, under these attacks."""
+        begun_s = time.monotonic()
+        waiting, undoing = list(attacks), list[tuple[float, Undo]]()
+        with cli.progress(round(seconds), "seconds") as advance:
+            shown_s = 0
+            while (now_s := time.monotonic() - begun_s) < seconds or waiting:
+                self.keep_running()
+                while waiting and waiting[0].at_s <= now_s:
+                    attack = waiting.pop(0)
+                    with suppress(
+                        psutil.NoSuchProcess, Unavailable, sqlite3.OperationalError, portalocker.LockException
+                    ):
+                        undoing.append((now_s + attack.length_s, self._begin(attack)))
+                        self.done[attack.action] += 1
+                for entry in [entry for entry in undoing if entry[0] <= now_s]:
+                    undoing.remove(entry)
+                    entry[1]()
+                advance(int(now_s) - shown_s)
+                shown_s = int(now_s)
+                time.sleep(LOOK_EVERY_S)
+        for _, undo in undoing:
+            undo()
+
+    def _begin(self, attack: Attack) -> Undo:
+        """Attack, and say how it is taken back."""
+        if attack.action == "lock":
+            return self._lock(attack.target)
+        process = psutil.Process(self._running[attack.target].pid)
+        if attack.action == "kill":
+            self._killed.add(attack.target)
+            process.kill()
+        elif attack.action == "freeze":
+            process.suspend()
+            return lambda: _quietly(process.resume)
+        elif sys.platform == "linux":
+            process.rlimit(psutil.RLIMIT_FSIZE, (FULL_DISK_BYTES, psutil.RLIM_INFINITY))
+            free = (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY)
+            return lambda: _quietly(lambda: process.rlimit(psutil.RLIMIT_FSIZE, free))
+        return lambda: None
+
+    def _lock(self, sink: str) -> Undo:
+        if sink == "file":
+            lock = portalocker.Lock(f"{self._settings.live_path}.lock", timeout=LOCK_WAIT_S)
+            lock.acquire()
+            return lock.release
+        if sink == "sqlite":
+            connection = sqlite3.connect(self._settings.sqlite_path, timeout=LOCK_WAIT_S, isolation_level=None)
+            connection.execute("BEGIN IMMEDIATE")
+            return connection.close
+        from utils import duck
+
+        return duck.connect(self._settings.duckdb_path, wait_s=LOCK_WAIT_S).close
+
+    def finish(self) -> None:
+        """End all, then run each once more: producers until all is delivered, consumers to the present end."""
+        for process in self._running.values():
+            if process.poll() is None:
+                _ask_to_end(process)
+        for name, process in self._running.items():
+            try:
+                process.wait(END_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                self.surprises.append(f"{name} did not end within {END_WITHIN_S:.0f} s")
+                process.kill()
+                process.wait()
+        last = ["--count", "1", "--interval", "0", "--drain", str(DRAIN_S)]
+        once = {name: [*line, *last] for name, line in self._producing.items()}
+        once |= {name: [*line, "--once"] for name, line in self._consuming.items()}
+        for name, command in once.items():
+            if code := self._start(name, command).wait():
+                self.surprises.append(f"{name} ended its last run with code {code}")
+
+    def kill(self) -> None:
+        """Leave nothing behind."""
+        for process in self._running.values():
+            process.kill()
+            process.wait()
+
+
+def _ask_to_end(process: subprocess.Popen[bytes]) -> None:
+    if sys.platform == "win32":
+        process.send_signal(signal.CTRL_BREAK_EVENT)
+    else:
+        process.terminate()
+
+
+def _quietly(undo: Undo) -> None:
+    with suppress(psutil.NoSuchProcess):
+        undo()
+
+
+def compare_store(sink: str, settings: Settings) -> str:
+    """How a consumer's processed store differs from its sink, "" if it holds each message once and alike."""
+    sunk = {name: held.blocks for name, held in hold(sink, settings, {}, lambda more: None).producers.items()}
+    stored: dict[str, Held] = {}
+    columns, path = ", ".join(table.COLUMNS), settings.processed_path(sink)
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute(f"SELECT {columns} FROM messages WHERE sequence IS NOT NULL ORDER BY id")
+        while page := rows.fetchmany(PAGE_ROWS):
+            for row in page:
+                stored.setdefault(row[-2], Held(None)).add([row])
+    different = [
+        name for name in sunk.keys() | stored.keys() if name not in stored or stored[name].blocks != sunk.get(name)
+    ]
+    doubled = sum(held.duplicates.count for held in stored.values())
+    problems = [f"{path.name} differs from the sink for {', '.join(sorted(different))}"] if different else []
+    return "; ".join([*problems, f"{path.name} holds {doubled} twice"] if doubled else problems)
+
+
+def main(
+    *,
+    kills: Annotated[int, Parameter(help="How often a producer or consumer is killed (kill -9).")] = 20,
+    minutes: Annotated[float, Parameter(help="How long the attacks last.")] = 1.0,
+    seed: Seed = None,
+    sinks: Sinks = EMBEDDED_SINKS,
+    interval: Annotated[
+        float, Parameter(help="Seconds between the messages of each producer; 0 = full speed.")
+    ] = 0.002,
+    keep: Annotated[Path | None, Parameter(help="Work in this folder and leave it (default: a temporary one).")] = None,
+    settings: Settings = DEFAULTS,
+) -> int:
+    """Attack producers, consumers and sinks in a temporary place, then audit: was anything lost or doubled?
+
+    Exit code 0 if every acknowledged message is in every sink and every processed store exactly once, else 1.
+    """
+    seed = secrets.randbelow(1_000_000) if seed is None else seed
+    attacks = plan(seed, minutes * 60, kills, sinks)
+    with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as temporary:
+        settings = replace(
+            settings,
+            data_dir=(keep or Path(temporary)).resolve(),
+            live_file=DEFAULTS.live_file,
+            sqlite_file=DEFAULTS.sqlite_file,
+            duckdb_file=DEFAULTS.duckdb_file,
+            topic=f"chaos-{secrets.token_hex(4)}",
+        )
+        settings.data_path.mkdir(parents=True, exist_ok=True)
+        print(f"seed {seed}: {len(attacks)} attacks in {minutes:g} minutes, in {settings.data_path}", flush=True)
+        attacked = Attacked(settings, sinks, interval)
+        try:
+            attacked.suffer(attacks, minutes * 60)
+            attacked.finish()
+            return _verdict(settings, sinks, attacked)
+        finally:
+            attacked.kill()
+            if "kafka" in sinks:
+                with suppress(Unavailable):
+                    delete_topic(settings)
+
+
+def _verdict(settings: Settings, sinks: Sequence[str], attacked: Attacked) -> int:
+    from verify_emitters import print_audit
+
+    code = print_audit(settings, sinks)
+    problems = [*attacked.surprises, *(text for sink in sinks if (text := compare_store(sink, settings)))]
+    for problem in problems:
+        print(f"problem: {problem}")
+    suffered = ", ".join(f"{attacked.done[action]} x {action}" for action in ("kill", "freeze", "fill", "lock"))
+    count = sum(account.last for account in accounts(settings).values())
+    verdict = "BROKEN" if code or problems else "ok"
+    print(
+        f"{verdict}: {count:,} messages acknowledged under {suffered}; {len(sinks)} sinks and their consumers compared"
+    )
+    return cli.CHECK_FAILED if code or problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, name="scripts.chaos"))

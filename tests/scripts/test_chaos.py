@@ -1,0 +1,79 @@
+"""The attack tool: the same seed gives the same plan, a short run is survived, and damage is not overlooked."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from scripts import chaos
+from tests.helpers import make_batch
+from utils import cli
+from utils.config import EMBEDDED_SINKS, Settings
+from utils.journal import Journal
+from utils.processed_store import ProcessedStore
+from utils.sinks import emitter, source
+
+
+def test_the_same_seed_gives_the_same_plan() -> None:
+    plan = chaos.plan(7, 60.0, 20, EMBEDDED_SINKS)
+    assert plan == chaos.plan(7, 60.0, 20, EMBEDDED_SINKS)
+    assert plan != chaos.plan(8, 60.0, 20, EMBEDDED_SINKS)
+    actions = [attack.action for attack in plan]
+    assert {action: actions.count(action) for action in set(actions)} == {"kill": 20, "freeze": 5, "fill": 5, "lock": 5}
+    assert all(0 <= attack.at_s <= 60 for attack in plan)
+    assert [attack.at_s for attack in plan] == sorted(attack.at_s for attack in plan)
+
+
+def test_what_cannot_be_locked_is_not() -> None:
+    assert {attack.action for attack in chaos.plan(7, 60.0, 20, ["kafka"])} == {"kill", "freeze", "fill"}
+    assert chaos.plan(7, 60.0, 0, EMBEDDED_SINKS) == []
+
+
+def test_a_short_attack_is_survived(tmp_path: Path, capsys: pytest.CaptureFixture[str], long: bool) -> None:
+    minutes, kills = ("10", "300") if long else ("0.1", "6")
+    arguments = ["--seed", "3", "--minutes", minutes, "--kills", kills, "--keep", str(tmp_path / "place")]
+    code = cli.run(chaos.main, name="scripts.chaos", arguments=arguments)
+    shown = capsys.readouterr().out
+    assert code == 0, shown
+    assert shown.splitlines()[-1].startswith("ok: ")
+    assert f"{kills} x kill" in shown
+    assert (tmp_path / "place" / "processed" / "duckdb.sqlite").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("UPDATE messages SET author = 'x' WHERE sequence = 7", "file.sqlite differs from the sink for ann-1"),
+        ("DELETE FROM messages WHERE sequence = 20", "file.sqlite differs from the sink for ann-1"),
+        ("INSERT INTO messages SELECT 99, * FROM (SELECT {} FROM messages WHERE sequence = 3)", "holds 1 twice"),
+    ],
+)
+def test_a_processed_store_is_compared_with_its_sink(settings: Settings, damage: str, words: str) -> None:
+    with closing(emitter("file", settings)()) as each:
+        each.emit(make_batch(20))
+    with (
+        closing(ProcessedStore(settings.processed_path("file"))) as store,
+        closing(source("file", settings, store.resume)) as reader,
+    ):
+        chunk = reader.poll(100)
+        assert chunk is not None
+        store.add(chunk)
+    assert chaos.compare_store("file", settings) == ""
+    with closing(sqlite3.connect(settings.processed_path("file"))) as connection:
+        names = [row[1] for row in connection.execute("PRAGMA table_info(messages)") if row[1] != "id"]
+        connection.execute("DROP INDEX messages_identity")
+        connection.execute(damage.format(", ".join(names)))
+        connection.commit()
+    assert words in chaos.compare_store("file", settings)
+
+
+def test_a_process_that_ends_by_itself_is_a_problem(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    settings.data_path.mkdir()
+    with closing(Journal(settings.journal_path("ragini"))):  # its producer cannot start
+        attacked = chaos.Attacked(settings, ["file"], 0.01)
+        try:
+            attacked.suffer([], 2.5)
+        finally:
+            attacked.kill()
+    assert "ragini ended by itself with code 2" in attacked.surprises
