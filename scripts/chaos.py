@@ -80,6 +80,7 @@ class Attacked:
         self.done: Counter[str] = Counter()
         self.surprises: list[str] = []
         self._killed: set[str] = set()
+        self._full: list[subprocess.Popen[bytes]] = []
         self._environment = {
             **os.environ,
             "BASE_DATA_DIR": str(settings.data_path),
@@ -118,7 +119,8 @@ class Attacked:
             code = process.poll() if process else 0
             if process and code is None:
                 continue
-            if process and name not in self._killed:
+            refused_to_start = process in self._full and code == 2
+            if process and name not in self._killed and not refused_to_start:
                 self.surprises.append(f"{name} ended by itself with code {code}")
             self._killed.discard(name)
             self._running[name] = self._start(name, command)
@@ -159,6 +161,7 @@ class Attacked:
             process.suspend()
             return lambda: _quietly(process.resume)
         elif sys.platform == "linux":
+            self._full.append(self._running[attack.target])
             process.rlimit(psutil.RLIMIT_FSIZE, (FULL_DISK_BYTES, psutil.RLIM_INFINITY))
             free = (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY)
             return lambda: _quietly(lambda: process.rlimit(psutil.RLIMIT_FSIZE, free))
