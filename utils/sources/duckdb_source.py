@@ -34,7 +34,7 @@ class DuckdbSource(TableSource):
     _memory: duckdb.DuckDBPyConnection | None = None
     _first, _last = 0, -1  # the row numbers that were copied
     _next_look_s = 0.0
-    _end_state: object = None  # of the file, when the end was reached
+    _end: tuple[int, object] | None = None  # the row and the state of the file when the end was reached
 
     def fetch(self, first: int, count: int) -> Sequence[Row]:
         first = max(first, 0)
@@ -51,13 +51,13 @@ class DuckdbSource(TableSource):
     def close(self) -> None:
         if self._memory is not None:
             self._memory.close()
-            self._memory, self._last, self._end_state = None, -1, None
+            self._memory, self._last, self._end = None, -1, None
 
     def _look(self, first: int) -> None:
         """Copy the rows from `first` on into memory, unless the file is as it was when its end was reached."""
-        state = self._file_state()
+        end = first, self._file_state()
         pause_s = self._next_look_s - time.monotonic()
-        if self._end_state is not None and (state == self._end_state or pause_s > 0):
+        if self._end is not None and self._end[0] == first and (self._end == end or pause_s > 0):
             return
         time.sleep(max(0.0, pause_s))
         with self._attached() as memory:
@@ -67,7 +67,7 @@ class DuckdbSource(TableSource):
                 ((later,),) = memory.execute(f"SELECT min(rowid) FROM sink.{TABLE} WHERE rowid > {first}").fetchall()
                 rows = self._copy(memory, first, later) if later is not None else 0
             self._first = first
-            self._end_state = state if rows == 0 else None
+            self._end = end if rows == 0 else None
 
     def _copy(self, memory: duckdb.DuckDBPyConnection, first: int, start: int) -> int:
         """Copy row `first`, which tells whether the table is still the same, and a page from `start` on."""
@@ -110,10 +110,10 @@ class DuckdbSource(TableSource):
                 self._next_look_s = time.monotonic() + POLL_S
 
     def _file_state(self) -> object:
-        """Changes with every checkpoint and every write to the log beside the file; None if it cannot be told."""
+        """Changes with every checkpoint and every write to the log beside the file."""
         with suppress(OSError):
             with self._path.open("rb") as stream:
                 header = crc32(stream.read(_HEADER_BYTES))
             log = self._path.with_name(self._path.name + ".wal")
             return header, os.stat(self._path).st_ino, log.stat().st_size if log.exists() else 0
-        return None
+        return object()  # unknown: differs from any other

@@ -99,7 +99,7 @@ class KafkaSource:
 
         logs = logging.getLogger("kafka")
         logs.handlers, logs.propagate = [self._log], False
-        self._log.reason = ""
+        self._log.reason, self._log.credentials_refused = "", False
         consumer = KafkaConsumer(
             **kafka_python_options(self._settings),
             group_id=self._group,
@@ -175,18 +175,19 @@ class KafkaSource:
         if consumer is None or not self._joined:
             return False
         places = consumer.assignment()
-        now_s = time.monotonic()
-        if now_s - self._asked_s >= ASK_EVERY_S:  # a client whose broker is gone only stays silent
-            self._asked_s = now_s
+        ends: dict[TopicPartition, int] = {}
+        read = {place: consumer.position(place, timeout_ms=int(SILENCE_S * 1000)) or 0 for place in places}
+        at_end = all(read[place] >= (consumer.highwater(place) or 0) for place in places)
+        # A client whose broker is gone only stays silent, and the last answer may be half a second old.
+        if time.monotonic() - self._asked_s >= ASK_EVERY_S or (at_end and self._finished):
+            self._asked_s = time.monotonic()
             everywhere = self._all_places(consumer)
-            consumer.end_offsets(everywhere, timeout_ms=int(SILENCE_S * 1000))
+            ends = consumer.end_offsets(everywhere, timeout_ms=int(SILENCE_S * 1000))
             if self._group is None and len(everywhere) > len(places):
                 self.close()  # partitions were added: connect again, with them
                 return False
-        return all(
-            (highwater := consumer.highwater(place)) is not None
-            and (consumer.position(place, timeout_ms=int(SILENCE_S * 1000)) or 0) >= highwater
-            for place in places
+        return at_end and all(
+            consumer.highwater(place) is not None and read[place] >= ends.get(place, 0) for place in places
         )
 
     def _all_places(self, consumer: "KafkaConsumer") -> list["TopicPartition"]:
