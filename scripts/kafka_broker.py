@@ -67,6 +67,9 @@ class Broker:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, wait: bool = True) -> None:
+        """Start it unless it runs."""
+        if self._process is not None:
+            return
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True)
         self._tell_guard(f"+{self._process.pid}")
@@ -153,6 +156,8 @@ class Cluster:
                     "transaction.state.log.replication.factor": replicas,
                     "transaction.state.log.min.isr": in_sync,
                     "transaction.state.log.num.partitions": "4",
+                    "broker.session.timeout.ms": "3000",  # or a killed broker waits 9 s before it may come back
+                    "broker.heartbeat.interval.ms": "500",
                     "group.initial.rebalance.delay.ms": "100",
                     **{name: value.format(port=port, controller_port=controller_port)
                        for name, value in (settings or {}).items()},

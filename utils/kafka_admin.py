@@ -43,6 +43,7 @@ class ClientLog(logging.Handler):
         text = _CHANGING.sub("", record.getMessage()).strip()
         if record.levelno >= logging.ERROR:
             self.reason = text
+        self.credentials_refused |= "SaslAuthenticationFailed" in text
         news = self.connected and record.levelno >= logging.WARNING and text not in self._said
         self._said.add(text)
         logger.log("WARNING" if news else "DEBUG", "{}: {}", self.logger.name, text)
@@ -91,14 +92,14 @@ def kafka_python_options(settings: Settings, security: KafkaSecurity | None = No
 
 def unreachable(settings: Settings, log: ClientLog) -> Unavailable:
     """Why no broker answered, in one line."""
+    user, reason = kafka_security().username, f": {log.reason}" * bool(log.reason)
+    credentials = "check KAFKA_USERNAME, KAFKA_PASSWORD and KAFKA_SASL_MECHANISM"
     if log.credentials_refused:
-        return Unavailable(
-            f"Kafka at {settings.kafka_broker} refuses user {kafka_security().username!r}: "
-            "check KAFKA_USERNAME, KAFKA_PASSWORD and KAFKA_SASL_MECHANISM"
-        )
-    if "SSL" in log.reason or "certificate" in log.reason:
-        return Unavailable(f"no trusted connection to {settings.kafka_broker}: check KAFKA_CA_FILE: {log.reason}")
-    return Unavailable(f"no Kafka broker answers at {settings.kafka_broker}" + f": {log.reason}" * bool(log.reason))
+        return Unavailable(f"Kafka at {settings.kafka_broker} refuses user {user!r}, {credentials}{reason}")
+    if "SSL" in reason or "certificate" in reason:
+        return Unavailable(f"no trusted connection to {settings.kafka_broker}, check KAFKA_CA_FILE{reason}")
+    hint = f" (if it is up, {credentials})" if user and "refused" not in reason else ""
+    return Unavailable(f"no Kafka broker answers at {settings.kafka_broker}{hint}{reason}")
 
 
 def open_topic(admin: "AdminClient", settings: Settings, log: ClientLog) -> int:

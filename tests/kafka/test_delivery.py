@@ -1,0 +1,368 @@
+"""Producer and consumer processes against a real broker that fails: nothing is lost and nothing comes twice."""
+
+import json
+import random
+import secrets
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import pytest
+from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+
+from scripts.kafka_broker import Cluster
+from tests.helpers import assert_complete, journal_query, producer_ids, run_python, start_python, wait_until
+from tests.kafka.conftest import Kafka, delete_topic, read_topic
+from utils.config import ALL_SINKS, Settings
+from utils.message import Identity
+
+CASE = "producers.producer_case"
+WAIT_S = 60.0
+
+
+def options(settings: Settings, *more: str | float) -> list[str]:
+    return ["--kafka-broker", settings.kafka_broker, "--topic", settings.topic, *map(str, more)]
+
+
+@contextmanager
+def producing(settings: Settings, *more: str | float) -> Iterator[subprocess.Popen[str]]:
+    """A producer process that is killed at the end if it still runs."""
+    with start_python(CASE, *options(settings, *more), settings=settings) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+
+
+def interrupt(process: "subprocess.Popen[str]", code: int = 0) -> str:
+    """Ctrl+C; what the process said, after it ended with `code`."""
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=WAIT_S)
+    assert process.returncode == code, out + err
+    return out + err
+
+
+def acknowledged(settings: Settings) -> int:
+    if not settings.journal_path("case").exists():
+        return 0
+    try:
+        return int(journal_query(settings, "SELECT last FROM state", "case")[0][0])
+    except (sqlite3.OperationalError, IndexError):
+        return 0  # it is just being made
+
+
+def in_file(settings: Settings) -> int:
+    return settings.live_path.read_bytes().count(b"\n") if settings.live_path.exists() else 0
+
+
+def in_topic(settings: Settings) -> dict[str | None, list[int | None]]:
+    """What read_committed readers see: producer_id -> sequences in order."""
+    found: dict[str | None, list[int | None]] = {}
+    for record in read_topic(settings):
+        identity = msgspec.json.decode(record.value() or b"", type=Identity)
+        found.setdefault(identity.producer_id, []).append(identity.sequence)
+    return found
+
+
+def topic_end(admin: AdminClient, settings: Settings) -> int:
+    """Records (and transaction marks) in all partitions; -1 while nobody can tell."""
+    try:
+        topics = admin.list_topics(timeout=10).topics
+        if settings.topic not in topics:
+            return 0
+        places = {
+            TopicPartition(settings.topic, each): OffsetSpec.latest() for each in topics[settings.topic].partitions
+        }
+        return sum(future.result(10).offset for future in admin.list_offsets(places, request_timeout=5).values())
+    except KafkaException:
+        return -1
+
+
+def assert_all_sinks_complete(settings: Settings) -> int:
+    """Every acknowledged message is in all four sinks once and in order; how many."""
+    (producer_id,) = producer_ids(settings, "case")
+    last = acknowledged(settings)
+    assert_complete(settings, {producer_id: last})
+    assert in_topic(settings) == {producer_id: list(range(1, last + 1))}
+    return last
+
+
+def reached(figure: Callable[[], int], goal: int) -> bool:
+    return figure() >= goal
+
+
+def finish(settings: Settings) -> None:
+    """A clean run that delivers everything owed."""
+    done = run_python(CASE, *options(settings, "--interval", 0, "--count", 100, "--drain", 60), settings=settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_killed_at_random_moments(settings: Settings, long: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    kills, goal = (50, 300_000) if long else (5, 30_000)
+    rng = random.Random(6)
+    for _ in range(kills):
+        until = acknowledged(settings) + rng.randrange(goal // kills // 2, goal * 3 // kills // 2)
+        with producing(settings, "--interval", 0, "--sinks", *ALL_SINKS) as process:
+            wait_until(partial(reached, lambda: acknowledged(settings), until), WAIT_S)
+            process.kill()
+    while acknowledged(settings) < goal:
+        finish(settings)
+    finish(settings)
+    last = assert_all_sinks_complete(settings)
+    with capsys.disabled():
+        print(f"\n{kills} kills -9 over {last:,} messages: lost 0, twice 0 in {', '.join(ALL_SINKS)}")
+
+
+def test_a_missing_broker_is_said_once_and_delivery_begins_when_it_comes(kafka: Kafka, settings: Settings) -> None:
+    kafka.broker.stop()
+    try:
+        started_s = time.monotonic()
+        with producing(settings, "--interval", 0.01, "--drain", 20) as process:
+            wait_until(lambda: in_file(settings) >= 1, WAIT_S)
+            log = settings.data_path / "logs" / "producer_case.log"
+            wait_until(lambda: log.exists() and "kafka: unavailable" in log.read_text())
+            assert time.monotonic() - started_s < 10
+            wait_until(lambda: in_file(settings) >= 500, WAIT_S)
+            kafka.broker.start()
+            wait_until(lambda: "kafka: delivering again" in log.read_text(), WAIT_S)
+            said = interrupt(process)
+    finally:
+        kafka.broker.start()
+    assert said.count("kafka: unavailable") == 1
+    assert "rdkafka" not in said and "Traceback" not in said
+    assert assert_all_sinks_complete(settings) >= 500
+
+
+def stop(kafka: Kafka) -> Callable[[], None]:
+    kafka.broker.stop()
+    return kafka.broker.start
+
+
+def kill(kafka: Kafka) -> Callable[[], None]:
+    kafka.broker.kill()
+    return kafka.broker.start
+
+
+def freeze(kafka: Kafka) -> Callable[[], None]:
+    kafka.broker.freeze()
+    return kafka.broker.thaw
+
+
+@pytest.mark.parametrize("fail", [stop, kill, freeze])
+def test_a_broker_that_fails_while_producing(
+    kafka: Kafka, settings: Settings, admin: AdminClient, long: bool, fail: Callable[[Kafka], Callable[[], None]]
+) -> None:
+    down_s = 60 if long else 2
+    with producing(settings, "--interval", 0.002, "--drain", 30) as process:
+        wait_until(lambda: topic_end(admin, settings) > 100, WAIT_S)
+        heal = fail(kafka)
+        try:
+            failed_s, before = time.monotonic(), in_file(settings)
+            wait_until(lambda: time.monotonic() - failed_s > down_s, down_s + 1)
+            rate = (in_file(settings) - before) / (time.monotonic() - failed_s)
+        finally:
+            heal()
+        assert rate > 0.9 * 500  # the file got what was made, as ever
+        interrupt(process)
+    assert assert_all_sinks_complete(settings) > 500 * down_s
+
+
+def test_ctrl_c_ends_within_the_bound_while_the_broker_is_frozen(kafka: Kafka, settings: Settings) -> None:
+    log = settings.data_path / "logs" / "producer_case.log"
+    with producing(settings, "--interval", 0.002, "--drain", 1) as process:
+        wait_until(lambda: log.exists() and acknowledged(settings) > 300, WAIT_S)
+        kafka.broker.freeze()
+        try:
+            frozen_at = acknowledged(settings)
+            wait_until(lambda: acknowledged(settings) > frozen_at + 300, WAIT_S)
+            started_s = time.monotonic()
+            interrupt(process, code=3)
+            assert time.monotonic() - started_s < 3.5
+        finally:
+            kafka.broker.thaw()
+    finish(settings)
+    assert_all_sinks_complete(settings)
+
+
+def test_a_topic_that_is_deleted_gets_what_the_journal_still_holds(settings: Settings, admin: AdminClient) -> None:
+    with producing(settings, "--interval", 0.002, "--drain", 30) as process:
+        wait_until(lambda: topic_end(admin, settings) > 300, WAIT_S)
+        delete_topic(admin, settings.topic)
+        deleted_at = acknowledged(settings)
+        wait_until(lambda: acknowledged(settings) > deleted_at + 1000, WAIT_S)
+        interrupt(process)
+    (producer_id,) = producer_ids(settings, "case")
+    last = acknowledged(settings)
+    assert_complete(settings, {producer_id: last})
+    ((_, sequences),) = in_topic(settings).items()
+    first = sequences[0]
+    assert first is not None and first <= deleted_at + 1
+    assert sequences == list(range(first, last + 1))
+
+
+def test_what_the_broker_cannot_take_becomes_a_dead_letter(settings: Settings, admin: AdminClient) -> None:
+    topic = NewTopic(settings.topic, 1, config={"max.message.bytes": "500"})
+    admin.create_topics([topic])[settings.topic].result(10)
+    done = run_python(
+        settings=settings,
+        code=f"""
+import sys
+from utils import producing
+from utils.config import Settings
+from utils.message import Message
+from pathlib import Path
+settings = Settings(data_dir=Path({str(settings.data_path)!r}), kafka_broker={settings.kafka_broker!r},
+                    topic={settings.topic!r})
+texts = ["x" * (900 if number % 10 == 3 else 20) for number in range(100)]
+made = [(0.0, Message(text, "Ann", "", "tech", 0.5, "key", len(text))) for text in texts]
+sys.exit(producing.produce("case", made, settings=settings, interval_s=0, count=None,
+                           sinks_wanted=("file", "kafka"), drain_s=30))
+""",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    ((_, sequences),) = in_topic(settings).items()
+    large = [number for number in range(1, 101) if number % 10 == 4]
+    assert sequences == [number for number in range(1, 101) if number not in large]
+    letters = [json.loads(line) for line in settings.dead_letter_path("kafka").read_text().splitlines()]
+    assert [letter["sequence"] for letter in letters] == large
+    assert all("max.message.bytes 500" in letter["reason"] for letter in letters)
+    assert in_file(settings) == 100
+
+
+def test_each_broker_of_a_cluster_is_killed_in_turn(
+    home: Path, tmp_path: Path, long: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Brokers keep their defaults in the long setting: 9 s until a dead one is replaced."""
+    defaults = {"broker.session.timeout.ms": "9000", "broker.heartbeat.interval.ms": "2000"}
+    with Cluster(home, 3, settings=defaults if long else None) as cluster:
+        settings = Settings(data_dir=tmp_path / "data", kafka_broker=cluster.address, topic="cluster")
+        goal = 300_000 if long else 10_000
+        gaps: list[float] = []
+        with producing(settings, "--interval", 0.0004 if long else 0.001, "--drain", 60) as process:
+            admin = AdminClient({"bootstrap.servers": cluster.address, "log_level": 0})
+            wait_until(lambda: topic_end(admin, settings) > 500, WAIT_S)
+            for victim in cluster.brokers if long else cluster.brokers[:2]:
+                wait_until(lambda: _in_sync(admin), WAIT_S)
+                others = [broker.address for broker in cluster.brokers if broker is not victim]
+                watching = AdminClient({"bootstrap.servers": ",".join(others), "log_level": 0})
+                victim.kill()
+                gaps.append(_longest_gap(watching, settings, 15 if long else 6))
+                victim.start()
+            wait_until(lambda: acknowledged(settings) >= goal, 300)
+            interrupt(process)
+        last = assert_all_sinks_complete(settings)
+    assert max(gaps) < 20
+    with capsys.disabled():
+        print(f"\n3 brokers, {len(gaps)} killed -9 over {last:,} messages: lost 0, twice 0, "
+              f"longest gaps {', '.join(f'{gap:.1f}' for gap in gaps)} s")  # fmt: skip
+
+
+def _in_sync(admin: AdminClient) -> bool:
+    topics = admin.list_topics(timeout=10).topics.values()
+    return all(len(each.isrs) == 3 and each.leader >= 0 for topic in topics for each in topic.partitions.values())
+
+
+def _longest_gap(admin: AdminClient, settings: Settings, watch_s: float) -> float:
+    """Longest time in which nothing arrived, from now until things went well for `watch_s` seconds."""
+    gap, end = 0.0, -1
+    began_s = moved_s = time.monotonic()
+
+    def calm() -> bool:
+        nonlocal gap, end, moved_s
+        now = topic_end(admin, settings)
+        if now not in (-1, end):
+            gap = max(gap, time.monotonic() - moved_s)
+            end, moved_s = now, time.monotonic()
+        return time.monotonic() - began_s > gap + watch_s and time.monotonic() - moved_s < 1
+
+    wait_until(calm, 90, "delivery stopped for good")
+    return gap
+
+
+def test_a_group_of_consumers_that_are_killed(
+    settings: Settings, admin: AdminClient, tmp_path: Path, long: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kills, each = (20, 50_000) if long else (3, 3_000)
+    rng = random.Random(11)
+    admin.create_topics([NewTopic(settings.topic, 4)])[settings.topic].result(10)
+    makers = [replace(settings, data_dir=tmp_path / f"producer-{number}" / "data") for number in range(4)]
+    total = 4 * each
+
+    def consumer() -> "subprocess.Popen[str]":
+        more = options(settings, "--group", settings.group)
+        return start_python("consumers.kafka_consumer_case", *more, settings=settings)
+
+    def stored() -> int:
+        store = settings.processed_path("kafka")
+        if not store.exists():
+            return 0
+        with closing(sqlite3.connect(store, timeout=10)) as connection:
+            try:
+                return int(connection.execute("SELECT COUNT(*) FROM messages").fetchone()[0])
+            except sqlite3.OperationalError:
+                return 0
+
+    producers = [
+        start_python(CASE, *options(maker, "--sinks", "kafka", "--count", each, "--interval", 0.001, "--drain", 60),
+                     settings=maker)
+        for maker in makers
+    ]  # fmt: skip
+    consumers = [consumer() for _ in range(4)]
+    try:
+        for _ in range(kills):
+            until = min(total - 1, stored() + rng.randrange(total // kills))
+            wait_until(partial(reached, stored, until), 120)
+            victim = rng.randrange(4)
+            consumers[victim].kill()
+            consumers[victim].communicate()
+            consumers[victim] = consumer()
+        for producer in producers:
+            out, err = producer.communicate(timeout=300)
+            assert producer.returncode == 0, out + err
+        wait_until(lambda: stored() == total, 300)
+        for process in consumers:
+            interrupt(process)
+    finally:
+        for process in (*producers, *consumers):
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+    with closing(sqlite3.connect(settings.processed_path("kafka"))) as connection:
+        rows = connection.execute(
+            "SELECT producer_id, COUNT(*), COUNT(DISTINCT sequence), MIN(sequence), MAX(sequence) "
+            "FROM messages GROUP BY producer_id"
+        ).fetchall()
+    assert sorted(row[1:] for row in rows) == [(each, each, 1, each)] * 4
+    assert {row[0] for row in rows} == {producer_ids(maker, "case")[0] for maker in makers}
+    once = run_python(
+        "consumers.kafka_consumer_case", *options(settings, "--group", settings.group, "--once", "--json"),
+        settings=settings,
+    )  # fmt: skip
+    report = json.loads(once.stdout)
+    assert (once.returncode, report["run"].get("messages", 0), report["store"]["messages"]) == (0, 0, total)
+    assert (report["store"]["lost"], report["store"]["duplicate"]) == (0, 0)
+    with capsys.disabled():
+        print(f"\n4 consumers, {kills} killed -9 over {total:,} messages: each stored once")
+
+
+def test_once_reads_to_the_end_and_says_why_it_cannot(settings: Settings) -> None:
+    unreachable = replace(settings, kafka_broker="127.0.0.1:1")
+    consumer = "consumers.kafka_consumer_case"
+    done = run_python(consumer, *options(unreachable, "--once"), settings=settings)
+    assert (done.returncode, done.stderr.count("no Kafka broker answers")) == (3, 1), done.stderr
+    assert "Traceback" not in done.stderr
+    for expected in (100, 200):
+        finish(settings)
+        group = f"fresh-{secrets.token_hex(2)}"
+        done = run_python(consumer, *options(settings, "--once", "--group", group, "--json"), settings=settings)
+        assert json.loads(done.stdout)["store"]["messages"] == expected

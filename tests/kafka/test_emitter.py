@@ -1,0 +1,360 @@
+"""The Kafka emitter against a real broker."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from zlib import crc32
+
+import msgspec
+import pytest
+from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    NewPartitions,
+    NewTopic,
+    ResourcePatternType,
+    ResourceType,
+)
+from kafka import KafkaProducer
+
+from tests.helpers import make_batch, make_messages, wait_until
+from tests.kafka.conftest import PASSWORD, USER, Kafka, Secured, delete_topic, read_topic
+from utils.config import Settings
+from utils.emitters import kafka_emitter
+from utils.emitters.kafka_emitter import KafkaEmitter, emit_message
+from utils.errors import Rejected, SinkReplaced, ToolkitError, Unavailable
+from utils.message import Batch, Message
+
+NOBODY = "127.0.0.1:1"
+
+
+@contextmanager
+def emitter(settings: Settings, since_epoch_s: float | None = None) -> Iterator[KafkaEmitter]:
+    with closing(KafkaEmitter(settings, since_epoch_s)) as opened:
+        yield opened
+
+
+def raw_producer(settings: Settings, producer_id: str) -> Producer:
+    producer = Producer({"bootstrap.servers": settings.kafka_broker, "transactional.id": producer_id, "log_level": 0})
+    producer.init_transactions(10)
+    return producer
+
+
+def sequences(settings: Settings, producer_id: str = "ann-1") -> list[int | None]:
+    records = [msgspec.json.decode(record.value() or b"", type=Message) for record in read_topic(settings)]
+    return [record.sequence for record in records if record.producer_id == producer_id]
+
+
+def test_a_batch_arrives_whole_in_order_in_one_partition(settings: Settings) -> None:
+    batch = make_batch(500, text="\u2028 žluť \x85\r\n\x0b")
+    before_ms = time.time() * 1000
+    with emitter(settings) as sink:
+        assert sink.last_sequence("ann-1") == 0
+        sink.emit(batch)
+        assert sink.last_sequence("ann-1") == 500
+    records = read_topic(settings)
+    assert b"\n".join(record.value() or b"" for record in records) + b"\n" == batch.lines
+    assert {record.key() for record in records} == {b"ann-1"}
+    assert len({record.partition() for record in records}) == 1
+    assert all(before_ms - 1000 <= record.timestamp()[1] <= time.time() * 1000 + 1000 for record in records)
+
+
+def test_producers_resume_where_the_topic_says(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka_emitter, "FIRST_WINDOW", 3)
+    one_partition = replace(settings, kafka_partitions=1)
+    with emitter(one_partition) as sink:
+        sink.emit(make_batch(10))
+        sink.emit(make_batch(300, producer_id="bob-1"))
+    with emitter(one_partition) as sink:
+        assert [sink.last_sequence(name) for name in ("ann-1", "bob-1", "ann-10", "ann")] == [10, 300, 0, 0]
+        sink.emit(make_batch(5, first=11))
+    assert sequences(settings) == list(range(1, 16))
+    assert sequences(settings, "bob-1") == list(range(1, 301))
+
+
+def test_what_a_killed_process_left_is_neither_counted_nor_completed(settings: Settings) -> None:
+    with emitter(settings) as sink:
+        sink.emit(make_batch(10))
+    zombie = raw_producer(settings, "ann-1")
+    zombie.begin_transaction()
+    for line in make_batch(5, first=11).lines.splitlines():
+        zombie.produce(settings.topic, line, "ann-1", partition=0)
+    zombie.flush(10)
+    with emitter(settings) as sink:
+        assert sink.last_sequence("ann-1") == 10
+        with pytest.raises(KafkaException) as raised:
+            zombie.commit_transaction(10)
+        assert raised.value.args[0].code() == KafkaError._FENCED
+        sink.emit(make_batch(2, first=11))
+        assert sink.last_sequence("ann-1") == 12
+    assert sequences(settings) == list(range(1, 13))
+
+
+def test_rows_hidden_by_another_transaction_are_waited_for(settings: Settings) -> None:
+    one_partition = replace(settings, kafka_partitions=1)
+    with emitter(one_partition) as sink:
+        other = raw_producer(settings, "other")
+        other.begin_transaction()
+        other.produce(settings.topic, b"{}", partition=0)
+        other.flush(10)
+        sink.emit(make_batch(10))
+        found: list[int] = []
+        asking = threading.Thread(target=lambda: found.append(sink.last_sequence("ann-1")))
+        asking.start()
+        asking.join(0.5)
+        assert asking.is_alive()
+        other.commit_transaction(10)
+        asking.join(10)
+    assert found == [10]
+
+
+def test_a_transaction_that_never_ends_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka_emitter, "SCAN_S", 0.2)
+    with emitter(replace(settings, kafka_partitions=1)) as sink:
+        other = raw_producer(settings, "other")
+        other.begin_transaction()
+        other.produce(settings.topic, b"{}", partition=0)
+        other.flush(10)
+        with pytest.raises(Unavailable, match="another producer's transaction"):
+            sink.last_sequence("ann-1")
+
+
+def test_a_second_process_with_the_same_identity_ends_the_first(settings: Settings) -> None:
+    with emitter(settings) as first, emitter(settings) as second:
+        first.emit(make_batch(3))
+        assert second.last_sequence("ann-1") == 3
+        with pytest.raises(ToolkitError, match="in use twice") as raised:
+            first.emit(make_batch(3, first=4))
+        assert not isinstance(raised.value, Unavailable)
+        second.emit(make_batch(3, first=4))
+    assert sequences(settings) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_transaction_that_the_brokers_gave_up_can_heal(settings: Settings) -> None:
+    with emitter(settings) as sink, pytest.raises(Unavailable, match="gave up"):
+        sink._fail(KafkaException(KafkaError(KafkaError._FENCED)), "ann-1", took_s=11.0)
+
+
+def test_a_message_that_the_topic_cannot_take_is_rejected_alone(settings: Settings, admin: AdminClient) -> None:
+    topic = NewTopic(settings.topic, 1, config={"max.message.bytes": "2000"})
+    admin.create_topics([topic])[settings.topic].result(10)
+    messages = make_messages(50, producer_id="ann-1")
+    messages[29].message = "x" * 3000
+    with emitter(settings) as sink:
+        with pytest.raises(Rejected, match=r"max\.message\.bytes 2000") as raised:
+            sink.emit(Batch.of(messages))
+        assert raised.value.sequence == 30
+        assert sink.last_sequence("ann-1") == 0
+    with emitter(settings) as sink:
+        sink.emit(Batch.of(messages[:29]))
+        sink.emit(Batch.of(messages[30:]))
+    assert sequences(settings) == [*range(1, 30), *range(31, 51)]
+
+
+def test_largest_message_that_is_not_rejected_is_taken(settings: Settings, admin: AdminClient) -> None:
+    topic = NewTopic(settings.topic, 1, config={"max.message.bytes": "2000"})
+    admin.create_topics([topic])[settings.topic].result(10)
+    with emitter(settings) as sink:
+        for size in range(1700, 1960):
+            (message,) = make_messages(1, producer_id="ann-1")
+            message.message = "x" * size
+            try:
+                sink._check_sizes(Batch.of([message]), [Batch.of([message]).lines])
+            except Rejected:
+                break
+            largest = message
+        sink.emit(Batch.of([largest]))
+    assert sequences(settings) == [1]
+
+
+def test_a_smaller_limit_while_running_can_heal(settings: Settings, admin: AdminClient) -> None:
+    from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
+
+    with emitter(replace(settings, kafka_partitions=1)) as sink:
+        sink.emit(make_batch(5))
+        entry = ConfigEntry("max.message.bytes", "2000", incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ConfigResource.Type.TOPIC, settings.topic, incremental_configs=[entry])
+        admin.incremental_alter_configs([resource])[resource].result(10)
+        with pytest.raises(Unavailable, match="takes less than"):
+            for first in range(6, 10_000, 100):
+                sink.emit(make_batch(100, first=first))
+    with emitter(settings) as sink:
+        last = sink.last_sequence("ann-1")
+        sink.emit(make_batch(100, first=last + 1))
+    assert sequences(settings) == list(range(1, last + 101))
+
+
+def test_a_topic_that_was_created_again_is_noticed(settings: Settings, admin: AdminClient) -> None:
+    with emitter(settings) as sink:
+        sink.emit(make_batch(50))
+        delete_topic(admin, settings.topic)
+        admin.create_topics([NewTopic(settings.topic, 4)])[settings.topic].result(10)
+        with pytest.raises((SinkReplaced, Unavailable)):
+            sink.emit(make_batch(5, first=51))
+            sink.emit(make_batch(5, first=56))
+    with emitter(settings) as sink:
+        last = sink.last_sequence("ann-1")
+        sink.emit(make_batch(3, first=last + 1))
+    assert sequences(settings)[-3:] == [last + 1, last + 2, last + 3]
+
+
+def test_partitions_added_later_do_not_move_a_producer(settings: Settings, admin: AdminClient) -> None:
+    with emitter(replace(settings, kafka_partitions=1)) as sink:
+        sink.emit(make_batch(10, producer_id="ann-2"))
+    admin.create_partitions([NewPartitions(settings.topic, 8)])[settings.topic].result(10)
+    wait_until(lambda: len(admin.list_topics(timeout=5).topics[settings.topic].partitions) == 8)
+    with emitter(settings) as sink:
+        assert sink.last_sequence("ann-2") == 10
+        sink.emit(make_batch(10, producer_id="ann-2", first=11))
+        sink.emit(make_batch(10, producer_id="cid-2"))
+    partitions = {(record.key(), record.partition()) for record in read_topic(settings)}
+    assert {partition for key, partition in partitions if key == b"ann-2"} == {0}
+    assert {partition for key, partition in partitions if key == b"cid-2"} == {crc32(b"cid-2") % 8} == {2}
+
+
+def test_the_search_goes_back_no_further_than_told(settings: Settings) -> None:
+    with emitter(settings) as sink:
+        sink.emit(make_batch(10))
+    for since_s, expected in ((time.time() - 5, 10), (time.time() + 3600, 0)):
+        with emitter(settings, since_s) as sink:
+            assert sink.last_sequence("ann-1") == expected
+
+
+def test_no_broker_is_one_line_within_two_seconds(settings: Settings, capfd: pytest.CaptureFixture[str]) -> None:
+    started_s = time.monotonic()
+    with pytest.raises(Unavailable, match=rf"no Kafka broker answers at {NOBODY}: .*refused"):
+        KafkaEmitter(replace(settings, kafka_broker=NOBODY))
+    assert time.monotonic() - started_s < 2.0
+    assert "rdkafka" not in capfd.readouterr().err
+
+
+def test_a_frozen_broker_does_not_hold_the_emitter(
+    kafka: Kafka, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_emitter, "COMMIT_S", 1.0)
+    with emitter(settings) as sink:
+        sink.emit(make_batch(10))
+        kafka.broker.freeze()
+        try:
+            started_s = time.monotonic()
+            with pytest.raises(Unavailable):
+                sink.emit(make_batch(10, first=11))
+            with pytest.raises(Unavailable):
+                KafkaEmitter(settings)
+            sink.close()
+            assert time.monotonic() - started_s < 5.0
+        finally:
+            kafka.broker.thaw()
+    with emitter(settings) as sink:
+        last = sink.last_sequence("ann-1")
+        assert last in (10, 20)
+        sink.emit(make_batch(5, first=last + 1))
+    assert sequences(settings) == list(range(1, last + 6))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "mechanism"),
+    [
+        ("SASL_PLAINTEXT", "PLAIN"),
+        ("SASL_PLAINTEXT", "SCRAM-SHA-256"),
+        ("SASL_PLAINTEXT", "SCRAM-SHA-512"),
+        ("SSL", ""),
+        ("SASL_SSL", "SCRAM-SHA-512"),
+    ],
+)
+def test_security(secured: Secured, protocol: str, mechanism: str) -> None:
+    settings = secured(protocol, mechanism)
+    with emitter(settings) as sink:
+        sink.emit(make_batch(10))
+    with emitter(settings) as sink:
+        assert sink.last_sequence("ann-1") == 10
+    assert sequences(replace(settings, kafka_broker=secured.kafka.address)) == list(range(1, 11))
+
+
+@pytest.mark.parametrize("protocol", ["SASL_PLAINTEXT", "SASL_SSL"])
+def test_wrong_credentials_are_one_line_without_the_password(
+    secured: Secured, protocol: str, said: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Unavailable, match="KAFKA_PASSWORD") as raised:
+        KafkaEmitter(secured(protocol, "SCRAM-SHA-512", "not-my-password"))
+    assert USER in str(raised.value)
+    assert "not-my-password" not in "".join([str(raised.value), *said, *capfd.readouterr()])
+    assert PASSWORD not in "".join(said)
+
+
+def test_an_unknown_ca_is_one_line(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = secured("SSL")
+    monkeypatch.delenv("KAFKA_CA_FILE")
+    with pytest.raises(Unavailable, match="KAFKA_CA_FILE"):
+        KafkaEmitter(settings)
+
+
+def test_a_ca_file_without_certificates_is_a_mistake_of_the_user(secured: Secured, monkeypatch: pytest.MonkeyPatch,
+                                                                 settings: Settings) -> None:  # fmt: skip
+    wrong = settings.data_path.parent / "ca.pem"
+    wrong.write_text("nothing")
+    protected = secured("SSL")
+    monkeypatch.setenv("KAFKA_CA_FILE", str(wrong))
+    with pytest.raises(ToolkitError, match="settings") as raised:
+        KafkaEmitter(protected)
+    assert not isinstance(raised.value, Unavailable)
+
+
+def test_a_topic_that_may_not_be_created_is_one_line(secured: Secured, admin: AdminClient) -> None:
+    rules = [
+        AclBinding(kind, name, ResourcePatternType.LITERAL, f"User:{USER}", "*", AclOperation.CREATE,
+                   AclPermissionType.DENY)
+        for kind, name in ((ResourceType.BROKER, "kafka-cluster"), (ResourceType.TOPIC, "*"))
+    ]  # fmt: skip
+    for future in admin.create_acls(rules).values():
+        future.result(10)
+    settings = secured("SASL_PLAINTEXT", "SCRAM-SHA-256")
+    try:
+        with pytest.raises(Unavailable, match=f"topic {settings.topic} is missing and cannot be created"):
+            wait_until(lambda: KafkaEmitter(settings).close())
+    finally:
+        everything = AclBindingFilter(
+            ResourceType.ANY,
+            None,  # type: ignore[arg-type]  # what the library calls "any"
+            ResourcePatternType.ANY,
+            None,  # type: ignore[arg-type]
+            None,  # type: ignore[arg-type]
+            AclOperation.ANY,
+            AclPermissionType.ANY,
+        )
+        admin.delete_acls([everything])[everything].result(10)
+
+
+def test_more_copies_than_brokers_is_one_line(settings: Settings) -> None:
+    with pytest.raises(Unavailable, match="KAFKA_REPLICATION"):
+        KafkaEmitter(replace(settings, kafka_replication=3))
+
+
+def test_a_topic_name_that_cannot_be_is_a_mistake_of_the_user(settings: Settings) -> None:
+    with pytest.raises(ToolkitError, match="BUZZ_TOPIC is 'not a topic'") as raised:
+        KafkaEmitter(replace(settings, topic="not a topic"))
+    assert not isinstance(raised.value, Unavailable)
+
+
+def test_emit_message_waits_for_the_acknowledgement(settings: Settings, said: list[str]) -> None:
+    message = {"message": "buzz", "author": "Ann", "sentiment": 0.5, "producer_id": "x", "sequence": 4}
+    with emitter(settings):
+        pass
+    with closing(KafkaProducer(bootstrap_servers=settings.kafka_broker)) as producer:
+        assert emit_message(message, producer=producer, topic=settings.topic)
+        assert not emit_message({"author": "Ann"}, producer=producer, topic=settings.topic)
+        assert "not sent" in said[-1]
+    serializer = KafkaProducer(
+        bootstrap_servers=settings.kafka_broker, value_serializer=lambda value: json.dumps(value).encode()
+    )
+    with closing(serializer) as producer:
+        assert emit_message(message, producer=producer, topic=settings.topic)
+    values = [json.loads(record.value() or b"") for record in read_topic(settings)]
+    assert [(value["message"], value.get("sequence")) for value in values] == [("buzz", None)] * 2

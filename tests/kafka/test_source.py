@@ -1,0 +1,311 @@
+"""The Kafka source against a real broker, alone and in a group."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from functools import partial
+
+import pytest
+from confluent_kafka import ConsumerGroupTopicPartitions, Producer
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+
+from tests.helpers import make_batch, make_messages, wait_until
+from tests.kafka.conftest import Kafka, Secured, delete_topic
+from tests.kafka.test_emitter import NOBODY, raw_producer
+from utils.config import Settings
+from utils.emitters.kafka_emitter import KafkaEmitter
+from utils.errors import Unavailable
+from utils.message import Message
+from utils.sources.base import Chunk
+from utils.sources.kafka_source import KafkaSource
+
+
+def from_start(part: str) -> str:
+    return ""
+
+
+@contextmanager
+def source(
+    settings: Settings,
+    resume: Callable[[str], str] = from_start,
+    *,
+    group: str | None = None,
+    finished: bool = True,
+) -> Iterator[KafkaSource]:
+    with closing(KafkaSource(settings, resume, group, finished=finished)) as opened:
+        yield opened
+
+
+def read_all(reader: KafkaSource, max_records: int = 10_000) -> list[Chunk]:
+    """Everything up to None."""
+    chunks = []
+    while (chunk := reader.poll(max_records)) is not None:
+        chunks.append(chunk)
+    return chunks
+
+
+def messages(chunks: list[Chunk]) -> list[Message]:
+    return [message for chunk in chunks for message in chunk.messages]
+
+
+def write(settings: Settings, amount: int, *, producer_id: str = "ann-1", first: int = 1) -> None:
+    with closing(KafkaEmitter(settings)) as sink:
+        sink.emit(make_batch(amount, producer_id=producer_id, first=first))
+
+
+def write_raw(settings: Settings, *values: bytes | None) -> None:
+    producer = Producer({"bootstrap.servers": settings.kafka_broker, "log_level": 0})
+    for value in values:
+        producer.produce(settings.topic, value, partition=0)
+    assert producer.flush(10) == 0
+
+
+def positions(chunks: list[Chunk]) -> dict[str, str]:
+    """What a store would hold after these chunks, which must follow each other."""
+    stored: dict[str, str] = {}
+    for chunk in chunks:
+        assert stored.get(chunk.part, chunk.start) == chunk.start
+        stored[chunk.part] = chunk.end
+    return stored
+
+
+def test_everything_is_read_once_and_the_end_is_known(settings: Settings) -> None:
+    for name in ("ann-1", "ann-2", "cid-1", "cid-2"):
+        write(settings, 100, producer_id=name)
+    with source(settings) as reader:
+        chunks = read_all(reader, 30)
+        assert reader.poll(30) is None
+        write(settings, 5, first=101)
+        assert messages(read_all(reader)) == make_messages(5, producer_id="ann-1", first=101)
+    assert max(len(chunk.messages) for chunk in chunks) == 30
+    assert {chunk.part for chunk in chunks} == {f"{settings.topic}-{partition}" for partition in range(4)}
+    for name in ("ann-1", "ann-2", "cid-1", "cid-2"):
+        assert [m for m in messages(chunks) if m.producer_id == name] == make_messages(100, producer_id=name)
+    positions(chunks)
+
+
+def test_reading_goes_on_after_a_stored_position(settings: Settings) -> None:
+    write(settings, 100)
+    with source(settings) as reader:
+        stored = positions([reader.poll(40) or pytest.fail("nothing to read")])
+    with source(settings, lambda part: stored.get(part, "")) as reader:
+        chunks = read_all(reader)
+    assert [m.sequence for m in messages(chunks)] == list(range(41, 101))
+    stored |= positions(chunks)
+    with source(settings, lambda part: stored.get(part, "")) as reader:
+        assert read_all(reader) == []
+
+
+def test_only_what_comes_from_now_on(settings: Settings) -> None:
+    write(settings, 10)
+    with source(settings, lambda part: "end") as reader:
+        assert read_all(reader) == []
+        write(settings, 3, first=11)
+        (chunk,) = read_all(reader)
+    assert (chunk.start, [m.sequence for m in chunk.messages]) == ("end", [11, 12, 13])
+
+
+def test_foreign_and_invalid_records(settings: Settings) -> None:
+    write(settings, 1)
+    two = b'{"message":"a"}\n{"message":"b"}'
+    write_raw(settings, b'{"message":"foreign"}', b"not json", None, two, b'{"message":\n"pretty"}')
+    with source(settings) as reader:
+        chunks = read_all(reader)
+    assert [m.message for m in messages(chunks)] == ["hello 1", "foreign", "pretty"] or [
+        m.message for m in messages(chunks)
+    ] == ["foreign", "pretty", "hello 1"]
+    invalid = [each for chunk in chunks for each in chunk.invalid]
+    assert [each.where for each in invalid] == [f"{settings.topic}-0 offset {offset}" for offset in (1, 2, 3)]
+
+
+def test_a_topic_that_was_created_again_begins_again(settings: Settings, admin: AdminClient) -> None:
+    one_partition = replace(settings, kafka_partitions=1)
+    write(one_partition, 100)
+    with source(settings) as reader:
+        stored = positions(read_all(reader))
+    for amount in (10, 300):  # shorter and longer than before
+        delete_topic(admin, settings.topic)
+        write(one_partition, amount, producer_id="bob-1")
+        with source(settings, lambda part: stored[part]) as reader:
+            again, *chunks = read_all(reader)
+        assert again.begins_again and again.start == stored[again.part]
+        assert [m.sequence for m in messages(chunks)] == list(range(1, amount + 1))
+
+
+def test_aborted_transactions_are_not_seen_and_open_ones_hold_the_end_back(settings: Settings) -> None:
+    write(replace(settings, kafka_partitions=1), 10)
+    other = raw_producer(settings, "other")
+    for commit in (False, True):
+        other.begin_transaction()
+        other.produce(settings.topic, b'{"message":"%d"}' % commit, partition=0)
+        other.flush(10)
+        with source(settings, finished=False) as reader:
+            seen: list[Message] = []
+
+            def read(reader: KafkaSource = reader, seen: list[Message] = seen) -> int:
+                chunk = reader.poll(1000)
+                seen += chunk.messages if chunk else []
+                return len(seen)
+
+            wait_until(partial(_is, read, 10))
+            assert read() == 10
+            if commit:
+                other.commit_transaction(10)
+                wait_until(partial(_is, read, 11))
+            else:
+                other.abort_transaction(10)
+    with source(settings) as reader:
+        assert [m.message for m in messages(read_all(reader))][-1] == "1"
+
+
+def _is(read: Callable[[], int], expected: int) -> bool:
+    return read() == expected
+
+
+def test_partitions_that_are_added_are_read(settings: Settings, admin: AdminClient) -> None:
+    write(replace(settings, kafka_partitions=1), 10)
+    with source(settings, finished=False) as reader:
+        seen: list[Message] = []
+
+        def read() -> int:
+            chunk = reader.poll(1000)
+            seen.extend(chunk.messages if chunk else [])
+            return len(seen)
+
+        wait_until(lambda: read() == 10)
+        admin.create_partitions([NewPartitions(settings.topic, 4)])[settings.topic].result(10)
+        wait_until(lambda: len(admin.list_topics(timeout=5).topics[settings.topic].partitions) == 4)
+        write(settings, 10, producer_id="ann-2")
+        assert reader._consumer is not None
+        reader._consumer._cluster.request_update()
+        wait_until(lambda: read() == 20)
+
+
+def test_what_cannot_be_read_now_is_one_line_and_heals(settings: Settings, capfd: pytest.CaptureFixture[str]) -> None:
+    with source(replace(settings, kafka_broker=NOBODY)) as reader:
+        started_s = time.monotonic()
+        with pytest.raises(Unavailable, match=f"no Kafka broker answers at {NOBODY}"):
+            reader.poll(10)
+        assert time.monotonic() - started_s < 2.5
+    with source(settings) as reader:
+        with pytest.raises(Unavailable, match=f"topic {settings.topic} does not exist"):
+            reader.poll(10)
+        write(settings, 3)
+        assert len(messages(read_all(reader))) == 3
+    assert "kafka" not in capfd.readouterr().err.replace("utils.kafka_admin", "").replace("- kafka: topic", "")
+
+
+def test_a_broker_that_comes_back_is_followed_without_repeats(kafka: Kafka, settings: Settings) -> None:
+    write(settings, 10)
+    with source(settings, finished=False) as reader:
+        seen: list[int | None] = []
+        failures: list[str] = []
+
+        def read() -> int:
+            try:
+                chunk = reader.poll(1000)
+            except Unavailable as error:
+                failures.append(str(error))
+            else:
+                seen.extend(m.sequence for m in chunk.messages) if chunk else None
+            return len(seen)
+
+        wait_until(lambda: read() == 10)
+        kafka.broker.kill()
+        wait_until(lambda: read() and failures)
+        kafka.broker.start()
+        write(settings, 10, first=11)
+        wait_until(lambda: read() == 20, 30)
+    assert seen == list(range(1, 21))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "mechanism"), [("SASL_PLAINTEXT", "SCRAM-SHA-512"), ("SSL", ""), ("SASL_SSL", "SCRAM-SHA-256")]
+)
+def test_security(secured: Secured, protocol: str, mechanism: str) -> None:
+    write(secured.settings, 10)
+    with source(secured(protocol, mechanism)) as reader:
+        assert len(messages(read_all(reader))) == 10
+
+
+def test_wrong_credentials_are_one_line(secured: Secured, said: list[str]) -> None:
+    write(secured.settings, 1)
+    settings = secured("SASL_PLAINTEXT", "SCRAM-SHA-512", "not-my-password")
+    with source(settings) as reader, pytest.raises(Unavailable, match="KAFKA_PASSWORD") as raised:
+        reader.poll(10)
+    assert "not-my-password" not in "".join([str(raised.value), *said])
+
+
+def committed(admin: AdminClient, group: str) -> dict[int, int]:
+    """Partition -> offset that the group has committed."""
+    asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group].result(10)
+    return {place.partition: place.offset for place in asked.topic_partitions if place.offset >= 0}
+
+
+def test_a_group_commits_what_was_handled(settings: Settings, admin: AdminClient) -> None:
+    write(replace(settings, kafka_partitions=1), 100)
+    with source(settings, group=settings.group) as reader:
+        reader.poll(40)
+    assert committed(admin, settings.group) == {}
+    with source(settings, group=settings.group) as reader:
+        assert len(messages(read_all(reader))) == 100
+    assert committed(admin, settings.group) == {0: 100}
+
+
+def test_positions_win_over_what_the_group_has_committed(settings: Settings, admin: AdminClient) -> None:
+    write(replace(settings, kafka_partitions=1), 100)
+    with source(settings, group=settings.group) as reader:
+        stored = positions(read_all(reader))
+    write(settings, 5, first=101)
+    with source(settings, lambda part: stored[part], group=settings.group) as reader:
+        assert [m.sequence for m in messages(read_all(reader))] == list(range(101, 106))
+    wait_until(lambda: not _members(admin, settings.group))
+    admin.delete_consumer_groups([settings.group])[settings.group].result(10)
+    with source(settings, lambda part: stored[part], group=settings.group) as reader:
+        assert [m.sequence for m in messages(read_all(reader))] == list(range(101, 106))
+
+
+def _members(admin: AdminClient, group: str) -> int:
+    return len(admin.describe_consumer_groups([group])[group].result(10).members)
+
+
+def test_members_divide_the_partitions_and_hand_them_over(settings: Settings, admin: AdminClient) -> None:
+    admin.create_topics([NewTopic(settings.topic, 4)])[settings.topic].result(10)
+    names = ("ann-1", "ann-2", "cid-1", "cid-2")  # one per partition
+    stored: dict[str, str] = {}
+    seen: dict[str, list[int | None]] = {name: [] for name in names}
+    resumed: list[tuple[int, str]] = []
+
+    def resume(number: int) -> Callable[[str], str]:
+        def of(part: str) -> str:
+            resumed.append((number, part))
+            return stored.get(part, "")
+
+        return of
+
+    def step(*readers: KafkaSource) -> int:
+        for reader in readers:
+            chunk = reader.poll(50)
+            if chunk is not None:
+                assert chunk.start == stored.get(chunk.part, "")
+                stored[chunk.part] = chunk.end
+                for message in chunk.messages:
+                    seen[str(message.producer_id)].append(message.sequence)
+        return sum(map(len, seen.values()))
+
+    with source(settings, resume(1), group=settings.group, finished=False) as one:
+        for name in names:
+            write(settings, 100, producer_id=name)
+        wait_until(lambda: step(one) == 400, 30)
+        with source(settings, resume(2), group=settings.group, finished=False) as two:
+            wait_until(lambda: step(one, two) and {number for number, _ in resumed} == {1, 2}, 30)
+            resumed.clear()
+            for name in names:
+                write(settings, 100, producer_id=name, first=101)
+            wait_until(lambda: step(one, two) == 800, 30)
+            assert one._consumer is not None and len(one._consumer.assignment()) == 2
+        for name in names:
+            write(settings, 100, producer_id=name, first=201)
+        wait_until(lambda: step(one) == 1200, 30)
+    assert seen == {name: list(range(1, 301)) for name in names}
