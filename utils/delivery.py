@@ -163,10 +163,12 @@ class Worker(threading.Thread):
         for identity, end in journal.spans():
             sequence = max(emitter.last_sequence(identity.producer_id), self._last_buried(identity.producer_id))
             held = identity.base + sequence
-            if end is not None:
-                held = min(held, end)
-            elif not self._asked and held > journal.opened_last:
+            # Only the identity that the journal was opened with can have been rolled back.
+            opened_with = end is None or end > journal.opened_last
+            if sequence and opened_with and not self._asked and held > journal.opened_last:
                 held = self._rolled_back(identity, held)
+            elif end is not None:
+                held = min(held, end)
             reached = max(reached, held if sequence else 0)
         self._asked = True
         if self._burial:
