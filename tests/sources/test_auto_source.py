@@ -1,0 +1,138 @@
+import socket
+
+import pytest
+
+from tests.helpers import make_messages
+from utils import sinks
+from utils.config import Settings
+from utils.emitters.sqlite_emitter import SqliteEmitter
+from utils.errors import ToolkitError, Unavailable
+from utils.message import Batch
+from utils.sources.auto_source import ASK_AGAIN_S, GIVE_UP_S, AutoSource, require_answer
+from utils.sources.base import Chunk
+
+CHUNK = Chunk("part", "", "1", make_messages(1))
+
+
+class Scripted:
+    """A source that answers what it was told to."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.detail = name, f"{name} detail"
+        self.answer: Chunk | ToolkitError | None = None
+        self.polls = self.closed = 0
+
+    def poll(self, max_records: int) -> Chunk | None:
+        self.polls += 1
+        if isinstance(self.answer, ToolkitError):
+            raise self.answer
+        return self.answer
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Stage:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.first, self.second = Scripted("first"), Scripted("second")
+        self.auto = AutoSource({"first": lambda: self.first, "second": lambda: self.second}, clock=lambda: self.now_s)
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+def test_the_first_that_has_data_is_used(stage: Stage) -> None:
+    stage.second.answer = CHUNK
+    assert (stage.auto.name, stage.auto.detail) == ("auto", "looking for data")
+    assert stage.auto.poll(1) is CHUNK
+    assert (stage.auto.name, stage.auto.detail) == ("second", "second detail")
+    stage.first.answer = CHUNK
+    stage.auto.poll(1)
+    assert stage.auto.name == "second"
+
+
+def test_none_has_data_yet(stage: Stage) -> None:
+    assert stage.auto.poll(1) is None
+    stage.first.answer = stage.second.answer = CHUNK
+    stage.auto.poll(1)
+    assert stage.auto.name == "first"
+
+
+def test_an_empty_sink_is_not_chosen(stage: Stage) -> None:
+    stage.first.answer = Chunk("part", "end", "", [])
+    stage.second.answer = CHUNK
+    stage.auto.poll(1)
+    assert stage.auto.name == "second"
+
+
+@pytest.mark.parametrize("error", [Unavailable("down"), ToolkitError("not a database")])
+def test_what_fails_is_passed_over_and_asked_again_later(stage: Stage, error: ToolkitError) -> None:
+    stage.first.answer = error
+    assert stage.auto.poll(1) is None
+    assert stage.auto.poll(1) is None
+    assert (stage.first.polls, stage.first.closed) == (1, 1)
+    stage.now_s = ASK_AGAIN_S
+    stage.first.answer = CHUNK
+    assert stage.auto.poll(1) is CHUNK
+
+
+def test_all_fail(stage: Stage) -> None:
+    stage.first.answer, stage.second.answer = Unavailable("one"), Unavailable("two")
+    with pytest.raises(Unavailable, match="one; two"):
+        stage.auto.poll(1)
+
+
+def test_it_moves_on_after_ten_seconds_of_failure(stage: Stage) -> None:
+    stage.first.answer = stage.second.answer = CHUNK
+    stage.auto.poll(1)
+    stage.first.answer = Unavailable("down")
+    with pytest.raises(Unavailable, match="first does not answer"):
+        stage.auto.poll(1)
+    stage.now_s = GIVE_UP_S - 1
+    with pytest.raises(Unavailable):
+        stage.auto.poll(1)
+    stage.now_s = GIVE_UP_S
+    assert stage.auto.poll(1) is CHUNK
+    assert stage.auto.name == "second"
+
+
+def test_a_short_failure_changes_nothing(stage: Stage) -> None:
+    stage.first.answer = stage.second.answer = CHUNK
+    stage.auto.poll(1)
+    for now_s in (0.0, 8.0, 16.0):
+        stage.now_s = now_s
+        stage.first.answer = Unavailable("down")
+        with pytest.raises(Unavailable):
+            stage.auto.poll(1)
+        stage.first.answer = CHUNK
+        stage.auto.poll(1)
+    assert stage.auto.name == "first"
+
+
+def test_closing_closes_all(stage: Stage) -> None:
+    stage.auto.poll(1)
+    stage.auto.close()
+    stage.auto.close()
+    assert (stage.first.closed, stage.second.closed) == (1, 1)
+
+
+def test_the_registered_one_takes_what_there_is(settings: Settings) -> None:
+    with socket.socket() as unused:
+        unused.bind(("localhost", 0))  # taken, but nobody listens
+        port = unused.getsockname()[1]
+        nobody = Settings(data_dir=settings.data_dir, kafka_broker=f"localhost:{port}")
+        SqliteEmitter(settings.sqlite_path).emit(Batch.of(make_messages(2, producer_id="ann-1")))
+        source = sinks.source("auto", nobody, lambda part: "")
+        chunk = source.poll(10)
+    assert chunk is not None
+    assert (chunk.part, len(chunk.messages)) == ("buzz.sqlite", 2)
+
+
+def test_a_broker_that_listens_answers() -> None:
+    with socket.create_server(("localhost", 0)) as server:
+        require_answer(f"nonsense,localhost:{server.getsockname()[1]}")
+    with pytest.raises(Unavailable, match="no Kafka broker answers"):
+        require_answer("localhost:1,nonsense")

@@ -1,0 +1,104 @@
+"""Losses and repeats, counted in a few bytes per producer."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.helpers import make_messages
+from utils.message import Invalid, Message
+from utils.sources.base import Chunk
+from utils.tally import MAX_GAPS, Tally
+
+
+def message(sequence: int, producer_id: str = "ann-1") -> Message:
+    return make_messages(1, producer_id=producer_id, first=sequence)[0]
+
+
+def chunk(*sequences: int, start: str = "1", end: str = "2") -> Chunk:
+    return Chunk("live", start, end, [message(sequence) for sequence in sequences])
+
+
+def seen(tally: Tally, *sequences: int) -> list[int | None]:
+    return [new.sequence for new in tally.admit(chunk(*sequences))]
+
+
+def test_in_order() -> None:
+    tally = Tally()
+    assert seen(tally, 1, 2, 3) == [1, 2, 3]
+    assert tally.counts() == {"messages": 3, "foreign": 0, "invalid": 0, "lost": 0, "duplicate": 0, "again": 0}
+
+
+def test_a_gap_is_a_loss_until_it_is_filled() -> None:
+    tally = Tally()
+    seen(tally, 1, 2, 7)
+    assert tally.lost == 4
+    assert seen(tally, 4, 4, 8) == [4, 8]
+    assert (tally.lost, tally.duplicate) == (3, 1)
+    assert seen(tally, 3, 5, 6) == [3, 5, 6]
+    assert (tally.lost, tally.duplicate) == (0, 1)
+    assert tally.producers["ann-1"].gaps == []
+
+
+def test_a_repeat_is_dropped_and_counted() -> None:
+    tally = Tally()
+    assert seen(tally, 1, 2, 2, 1, 3) == [1, 2, 3]
+    assert tally.duplicate == 2
+
+
+def test_what_came_before_the_first_is_no_loss_but_new_if_it_comes() -> None:
+    tally = Tally()
+    seen(tally, 100, 101)
+    assert tally.lost == 0
+    assert seen(tally, 1, 2, 101) == [1, 2]
+    assert (tally.lost, tally.duplicate) == (0, 1)
+
+
+def test_after_a_jump_a_gap_is_no_loss() -> None:
+    tally = Tally()
+    seen(tally, 1, 2)
+    tally.expect_jump()
+    seen(tally, 10)
+    assert tally.lost == 0
+    seen(tally, 12)
+    assert tally.lost == 1
+
+
+def test_a_part_that_begins_again_brings_no_duplicates() -> None:
+    tally = Tally()
+    seen(tally, 1, 2, 3)
+    tally.admit(chunk(end=""))
+    assert seen(tally, 1, 2, 3, 4) == [4]
+    assert (tally.again, tally.duplicate) == (3, 0)
+    seen(tally, 4)
+    assert (tally.again, tally.duplicate) == (3, 1)
+
+
+def test_foreign_and_invalid_are_counted_apart() -> None:
+    tally = Tally()
+    half = make_messages(1)[0]
+    half.producer_id = "ann-1"
+    foreign = [*make_messages(2), half]
+    assert tally.admit(Chunk("live", "", "1", foreign, [Invalid("live byte 3", "bad")])) == foreign
+    assert (tally.messages, tally.foreign, tally.invalid) == (3, 3, 1)
+
+
+def test_memory_is_bounded_per_producer() -> None:
+    tally = Tally()
+    seen(tally, *range(1, 10 * MAX_GAPS, 2))
+    assert len(tally.producers["ann-1"].gaps) == MAX_GAPS
+    assert tally.lost == 5 * MAX_GAPS - 1
+
+
+@given(st.lists(st.tuples(st.sampled_from(["ann-1", "bob-2"]), st.integers(1, 30)), max_size=60), st.integers(1, 60))
+def test_against_a_set(pairs: list[tuple[str, int]], cut: int) -> None:
+    tally = Tally()
+    new = []
+    for part in (pairs[:cut], pairs[cut:]):
+        messages = [message(sequence, producer_id) for producer_id, sequence in part]
+        new += [(made.producer_id, made.sequence) for made in tally.admit(Chunk("live", "1", "2", messages))]
+    assert new == list(dict.fromkeys(pairs))
+    assert tally.duplicate == len(pairs) - len(set(pairs))
+    missing = 0
+    for producer_id in {producer_id for producer_id, _ in pairs}:
+        own = [sequence for other, sequence in pairs if other == producer_id]
+        missing += len(set(range(own[0], max(own) + 1)) - set(own))
+    assert tally.lost == missing
