@@ -99,13 +99,13 @@ def main(
     if choice.backend:
         logger.info("drawing in a window with {}: {}", choice.backend, choice.reason)
         reader.start()
-        count = render.run_window(state.snapshot, plan, stop, choice.backend, settings.data_path)
+        count = render.run_window(state, plan, stop, choice.backend, settings.data_path)
     else:
         logger.info("drawing without a window: {}", choice.reason)
         outputs = _outputs(serve, save, refresh, theme, settings)
         reader.start()
         dashboard = render.headless(plan.size, plan.theme, plan.refresh_s)
-        count = render.run_headless(state.snapshot, dashboard, outputs, plan, stop)
+        count = render.run_headless(state, dashboard, outputs, plan, stop)
         for output in outputs:
             output.close()
     stop.set()

@@ -58,7 +58,8 @@ def _snapshot(authors: dict[str, int], *, calm: bool = False, now: float = NOW) 
     messages = list(_stream(authors, calm))
     if calm:
         messages[-19][1].sentiment, messages[-7][1].sentiment = 0.97, 0.06
-    for number, (time, message) in enumerate(messages):
+    for number, (at, message) in enumerate(messages):
+        time = at
         invalid = [Invalid("project_live.json byte 9", "truncated")] if number in (70, 900, 2500) else []
         state.add(Chunk("project_live.json", str(number), str(number + 1), [message], invalid))
     time = now

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from utils.errors import ToolkitError
 
 PROBE_S = 10.0
+_PROBE = "import sys, matplotlib.pyplot as plt; plt.switch_backend(sys.argv[1]); plt.figure(); plt.close()"
 _WITHOUT_WINDOW = frozenset({"agg", "cairo", "pdf", "pgf", "ps", "svg", "template"})
 _QT = ("PySide6", "PyQt6", "PyQt5", "PySide2")
 
@@ -59,11 +60,10 @@ def choose(
 
 def probe_backend(backend: str) -> str:
     """Why a figure cannot be opened with this backend, "" if it can; Qt without its plugin would abort us."""
-    code = "import sys, matplotlib.pyplot as plt; plt.switch_backend(sys.argv[1]); plt.figure(); plt.close()"
     environment = {**os.environ, "MPLBACKEND": "agg"}
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code, backend],
+            [sys.executable, "-c", _PROBE, backend],
             env=environment,
             capture_output=True,
             text=True,

@@ -41,6 +41,7 @@ class Reader(threading.Thread):
     def run(self) -> None:
         try:
             while not self._stop_event.is_set():
+                self._state.give_way()
                 self._stop_event.wait(self.step())
             self.alive_to_the_end = True
         except ToolkitError as error:

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +21,7 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 
 from consumers.dashboard import panels
-from consumers.dashboard.state import Snapshot
+from consumers.dashboard.state import Snapshot, State
 from consumers.dashboard.theme import DEFAULT_SIZE, DPI, FONTS, FOREIGN_FONTS, THEMES, ThemeName, layout
 from utils.errors import ToolkitError
 
@@ -154,10 +154,7 @@ class Output(Protocol):
     def close(self) -> None: ...
 
 
-Take = Callable[[], Snapshot]
-
-
-def run_headless(take: Take, dashboard: Dashboard, outputs: Sequence[Output], plan: Plan, stop: Event) -> int:
+def run_headless(state: State, dashboard: Dashboard, outputs: Sequence[Output], plan: Plan, stop: Event) -> int:
     """Draw and hand out pictures at absolute times until `stop` or the plan's end; the number of pictures.
 
     The last picture shows what is known at the end.
@@ -166,10 +163,11 @@ def run_headless(take: Take, dashboard: Dashboard, outputs: Sequence[Output], pl
     frames = 0
     while True:
         last = stop.is_set()
-        snapshot = take()
-        dashboard.update(snapshot)
-        for output in outputs:
-            output.put(dashboard, snapshot)
+        with state.drawing():
+            snapshot = state.snapshot()
+            dashboard.update(snapshot)
+            for output in outputs:
+                output.put(dashboard, snapshot)
         frames += 1
         if last or plan.reached(frames, time.monotonic() - begun):
             return frames
@@ -179,7 +177,7 @@ def run_headless(take: Take, dashboard: Dashboard, outputs: Sequence[Output], pl
         stop.wait(due - time.monotonic())
 
 
-def run_window(take: Take, plan: Plan, stop: Event, backend: str, pictures: Path) -> int:
+def run_window(state: State, plan: Plan, stop: Event, backend: str, pictures: Path) -> int:
     """Show the dashboard in a window until it is closed, `stop` or the plan ends; the number of frames.
 
     Keys: space pauses drawing, `t` changes the theme, `s` saves a picture in `pictures`, `q` closes.
@@ -192,7 +190,7 @@ def run_window(take: Take, plan: Plan, stop: Event, backend: str, pictures: Path
     canvas: Any = figure.canvas
     canvas.mpl_disconnect(canvas.manager.key_press_handler_id)
     dashboard = Dashboard(figure, plan.theme, plan.refresh_s, KEYS)
-    dashboard.move(take())
+    dashboard.move(state.snapshot())
     begun = due = time.monotonic()
     frames = 0
 
@@ -200,7 +198,8 @@ def run_window(take: Take, plan: Plan, stop: Event, backend: str, pictures: Path
         nonlocal due, frames
         due = max(due + plan.refresh_s, time.monotonic())
         frames += 1
-        dashboard.update(take())
+        with state.drawing():
+            dashboard.update(state.snapshot())
 
     def tick() -> None:
         if stop.is_set() or plan.reached(frames, time.monotonic() - begun):
@@ -210,7 +209,7 @@ def run_window(take: Take, plan: Plan, stop: Event, backend: str, pictures: Path
 
     def rebuild(*_: Any) -> None:
         dashboard.build()
-        dashboard.move(take())
+        dashboard.move(state.snapshot())
 
     def pressed(event: Any) -> None:
         match event.key:

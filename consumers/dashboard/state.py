@@ -3,7 +3,8 @@
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from heapq import nlargest
 from itertools import pairwise
@@ -162,6 +163,8 @@ class State:
     def __init__(self, source: str, detail: str = "", clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._lock = threading.Lock()
+        self._undisturbed = threading.Event()
+        self._undisturbed.set()
         self._started = clock()
         self._version = 0
         self._source, self._detail = source, detail
@@ -181,6 +184,19 @@ class State:
         self._sentiments: deque[float] = deque(maxlen=STATISTICS)
         self._lags: deque[float] = deque(maxlen=STATISTICS)
         self._per_second: dict[int, int] = {}
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """While this lasts the reader waits before its next chunk: two busy threads would slow a frame tenfold."""
+        self._undisturbed.clear()
+        try:
+            yield
+        finally:
+            self._undisturbed.set()
+
+    def give_way(self) -> None:
+        """Wait while a frame is drawn, but never long."""
+        self._undisturbed.wait(1.0)
 
     def using(self, source: str, detail: str) -> None:
         """Name the source in use; records without ids count only from there."""
@@ -256,7 +272,7 @@ class State:
         self._count_rate(times, now)
         flow = self._flow
         for total, at in enumerate(times, start=self._total - len(times) + 1):
-            if len(flow) > 1 and at - flow[-2][0] < POINT_SPACING_S:
+            if len(flow) > 1 and (at - flow[-2][0] < POINT_SPACING_S or at == flow[-1][0]):
                 flow[-1] = (at, total)
             else:
                 flow.append((at, total))

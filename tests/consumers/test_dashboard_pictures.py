@@ -1,0 +1,194 @@
+"""Layout by geometry: texts inside their cards, none over another, ticks where they say, whatever the data is."""
+
+import random
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from consumers.dashboard import render, words
+from consumers.dashboard.state import Snapshot, State
+from consumers.dashboard.theme import layout
+from scripts.make_pictures import Scene, draw, scenes
+from tests.helpers import make_messages
+from utils.message import timestamp_text
+from utils.sources.base import Chunk
+
+SIZES = [(12.8, 7.2), (8.0, 6.0), (19.2, 10.8), (16.0, 6.0), (8.0, 12.0)]
+NOW = 1_800_000_000.0
+HARD_NAMES = [
+    "$x^2$ {}\\frac{a}{b}",
+    "\u202e\u0645\u0631\u062d\u0628\u0627 \u0628\u0627\u0644\u0639\u0627\u0644\u0645",
+    "e\u0301" * 8 + "\u0301" * 500,
+    "\U0001f600\U0001f600 party",
+    "N" * 10_000,
+    "W" * 13,
+    "\x00\x1b[31mred\n\ttab",
+    "",
+    " ",
+    "\u6f22\u5b57" * 20,
+]
+
+
+def texts(dashboard: render.Dashboard) -> Iterator[tuple[Text, Bbox]]:
+    canvas: Any = dashboard.figure.canvas
+    renderer = canvas.get_renderer()
+    for text in dashboard.figure.findobj(Text):
+        assert isinstance(text, Text)
+        inside = text.axes is None or text.axes.get_visible()
+        if text.get_visible() and inside and text.get_text().strip():
+            yield text, text.get_window_extent(renderer)
+
+
+def assert_tidy(dashboard: render.Dashboard) -> None:
+    """Every text lies within header, strip or one card, and no two texts touch."""
+    place, dpi = layout(*dashboard.figure.get_size_inches()), dashboard.figure.dpi
+    homes = [
+        Bbox.from_bounds(rect.x * dpi, rect.y * dpi, rect.w * dpi, rect.h * dpi).padded(1)
+        for rect in (place.header, place.strip, *place.cards)
+    ]
+    found = list(texts(dashboard))
+    for text, box in found:
+        assert any(
+            home.x0 <= box.x0 and box.x1 <= home.x1 and home.y0 <= box.y0 and box.y1 <= home.y1 for home in homes
+        ), f"{text.get_text()!r} at {box} is cut"
+    for (one, one_box), (other, other_box) in combinations(found, 2):
+        crossing = Bbox.intersection(one_box, other_box)
+        overlap = crossing is not None and min(crossing.width, crossing.height) > 1.0
+        assert not overlap, f"{one.get_text()!r} is over {other.get_text()!r}"
+
+
+def shown(dashboard: render.Dashboard) -> list[str]:
+    return [text.get_text() for text, _ in texts(dashboard)]
+
+
+SCENES = scenes()
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
+def test_scene_is_tidy(scene: Scene, size: tuple[float, float]) -> None:
+    dashboard = draw(scene, size)
+    assert_tidy(dashboard)
+    said = shown(dashboard)
+    assert words.status(scene.snapshot) in said
+    if scene.snapshot.total:
+        assert f"{scene.snapshot.total:,}" in said
+    else:
+        assert any("python -m producers.ragini_producer" in text for text in said)
+
+
+def test_anomalies_scene_says_what_it_marks() -> None:
+    (scene,) = (scene for scene in SCENES if scene.name == "anomalies")
+    said = shown(draw(scene, SIZES[0]))
+    assert any("2 anomalies marked" in text for text in said)
+    assert {"Other (4)", "POSITIVE", "NEUTRAL", "NEGATIVE"} <= set(said)
+
+
+def test_bars_ticks_and_steps_stand_where_the_data_is() -> None:
+    (scene,) = (scene for scene in SCENES if scene.name == "light")
+    dashboard = draw(scene, SIZES[0])
+    flow, authors, sentiment, length = dashboard.panels
+    totals = [total for _, total in scene.snapshot.flow]
+    assert flow._steps.get_ydata()[-1] == scene.snapshot.total  # type: ignore[attr-defined]
+    assert list(flow._steps.get_ydata()[:-1]) == totals  # type: ignore[attr-defined]
+    widths = [path.vertices[:, 0].max() for path in authors._bars.get_paths()]  # type: ignore[attr-defined]
+    assert widths[: len(scene.snapshot.authors)] == [count for _, count in scene.snapshot.authors]
+    assert list(sentiment._raw.get_ydata()) == list(scene.snapshot.sentiments[-30:])  # type: ignore[attr-defined]
+    heights = [path.vertices[:, 1].max() for path in length._bars.get_paths()]  # type: ignore[attr-defined]
+    assert sum(heights) == len(scene.snapshot.lengths)
+    for labels in (flow._y_ticks, length._y_ticks, length._x_ticks):  # type: ignore[attr-defined]
+        for text in labels._pool:
+            if text.get_visible():
+                at = text.get_position()
+                assert float(text.get_text().replace(",", "")) in (pytest.approx(at[0]), pytest.approx(at[1]))
+
+
+def snapshot_of(count: int, *, idle_s: float = 0.0, seed: int = 1, **fields: Any) -> Snapshot:
+    """A snapshot after `count` messages, one a second; a callable field is asked for each message."""
+    rng = random.Random(seed)
+    now = NOW - 600
+    state = State("file", "data/project_live.json", clock=lambda: now)
+    now = NOW
+    messages = make_messages(count, producer_id="ann-1")
+    for number, message in enumerate(messages):
+        message.timestamp = timestamp_text(NOW - count + number)
+        message.sentiment = rng.random()
+        for name, value in fields.items():
+            setattr(message, name, value(rng) if callable(value) else value)
+    state.add(Chunk("f", "", "1", messages))
+    now += idle_s
+    return state.snapshot()
+
+
+HARD = {
+    "hard names": snapshot_of(400, author=lambda rng: rng.choice(HARD_NAMES)),
+    "one message": snapshot_of(1, message_length=0),
+    "one huge length": snapshot_of(1, message_length=2**63 - 1),
+    "huge lengths": snapshot_of(60, message_length=lambda rng: rng.choice([0, 10**6, 2**63 - 1])),
+    "same length": snapshot_of(60, message_length=40),
+    "sentiment 0 and 1": snapshot_of(60, sentiment=lambda rng: float(rng.randint(0, 1))),
+    "no timestamps": snapshot_of(60, timestamp="missing"),
+    "far past": snapshot_of(60, timestamp=lambda rng: f"19{rng.randint(10, 99)}-01-01T00:00:00Z"),
+    "far future": snapshot_of(60, timestamp="9999-12-31T00:00:00Z"),
+    "stale for weeks": snapshot_of(200, idle_s=3_000_000.0),
+    "many authors": snapshot_of(100_000, author=lambda rng: f"author {rng.random()}"),
+}
+
+
+@pytest.mark.parametrize("size", SIZES[:3], ids=str)
+@pytest.mark.parametrize("name", HARD)
+def test_hostile_data_is_drawn_tidily(name: str, size: tuple[float, float]) -> None:
+    dashboard = draw(Scene(name, "dark", HARD[name]), size)
+    assert_tidy(dashboard)
+    assert f"{HARD[name].total:,}" in shown(dashboard)
+
+
+def test_distinct_authors_are_counted() -> None:
+    assert any(
+        text.startswith("100,000 authors") for text in shown(draw(Scene("", "light", HARD["many authors"]), SIZES[0]))
+    )
+
+
+def test_trouble_is_told_with_time_and_reason() -> None:
+    state = State("sqlite", "data/buzz.sqlite", clock=lambda: NOW)
+    state.troubled("data/buzz.sqlite: database is locked")
+    said = shown(draw(Scene("", "light", state.snapshot()), SIZES[0]))
+    assert any(f"down since {words.clock(NOW, NOW)}" in text and "locked" in text for text in said)
+
+
+@pytest.mark.parametrize("size", [(4.0, 3.0), (1.0, 0.5), (30.0, 2.0)])
+def test_any_size_is_drawn(size: tuple[float, float]) -> None:
+    for scene in SCENES:
+        assert draw(scene, size).image().size == (round(size[0] * 100), round(size[1] * 100))
+
+
+def test_only_clocks_are_drawn_when_nothing_else_changed() -> None:
+    now = NOW
+    state = State("file", "data/project_live.json", clock=lambda: now)
+    state.healthy(caught_up=True)
+    state.add(Chunk("f", "", "1", make_messages(50, producer_id="ann-1")))
+    dashboard = render.headless((12.8, 7.2), "light", 2.0)
+    dashboard.update(state.snapshot())
+    before = np.asarray(dashboard.image())
+    for _ in range(4):
+        now += 2.0
+        dashboard.update(state.snapshot())
+    after = np.asarray(dashboard.image())
+    strip_bottom = int(layout(12.8, 7.2).strip.y * 100)
+    changed = np.nonzero((before != after).any(axis=(1, 2)))[0]
+    assert dashboard.full_frames == 1
+    assert len(changed)
+    assert changed.max() < 720 - strip_bottom
+    whole = render.headless((12.8, 7.2), "light", 2.0)
+    whole.frame_s = dashboard.frame_s
+    whole.update(state.snapshot())
+    differing = (np.asarray(whole.image())[: 720 - strip_bottom] != after[: 720 - strip_bottom]).any(axis=2).mean()
+    assert differing < 0.001  # the partial drawing looks like the whole one
+    state.add(Chunk("f", "1", "2", make_messages(1, producer_id="ann-1", first=51)))
+    dashboard.update(state.snapshot())
+    assert dashboard.full_frames == 2

@@ -1,0 +1,233 @@
+"""Backend choice, the loops that draw, and where pictures go."""
+
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from consumers.dashboard import backends, render
+from consumers.dashboard.backends import choose
+from consumers.dashboard.reader import Reader
+from consumers.dashboard.state import Snapshot, State
+from tests.helpers import make_messages, wait_until
+from utils.errors import ToolkitError, Unavailable
+from utils.message import Invalid
+from utils.sources.base import Chunk
+
+DISPLAY = {"DISPLAY": ":0"}
+
+
+def works(_: str) -> str:
+    return ""
+
+
+def pick(asked: str | None = None, **options: Any) -> backends.Choice:
+    given: dict[str, Any] = {"environment": DISPLAY, "platform": "linux", "installed": lambda _: True, "probe": works}
+    return choose(asked, **(given | options))
+
+
+def test_backend_follows_the_precedence() -> None:
+    assert pick("QtAgg").backend == "QtAgg"
+    assert pick().backend == "TkAgg"
+    assert pick(environment={"WAYLAND_DISPLAY": "wayland-0"}).backend == "TkAgg"
+    assert pick(installed=lambda module: module != "_tkinter").backend == "QtAgg"
+    assert pick(platform="darwin", environment={}).backend == "macosx"
+    assert pick(platform="win32", environment={}).backend == "TkAgg"
+    assert pick("agg").backend is None
+
+
+def test_backend_falls_back_with_its_reason() -> None:
+    assert "DISPLAY" in pick(environment={}).reason
+    choice = pick(probe=lambda backend: f"{backend} is broken")
+    assert choice.backend is None
+    assert "TkAgg is broken" in choice.reason
+    assert "QtAgg is broken" in choice.reason
+    assert "not installed" in pick(installed=lambda _: False).reason
+
+
+def test_backend_that_was_asked_for_is_not_replaced() -> None:
+    with pytest.raises(ToolkitError, match=r"backend QtAgg .* no plugin"):
+        pick("QtAgg", probe=lambda _: "no plugin")
+
+
+def test_probe_tells_in_one_line_why_a_backend_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "bananas" in backends.probe_backend("bananas")
+    aborting = "import os; os.write(2, b'could not load the plugin\\n'); os.abort()"
+    monkeypatch.setattr(backends, "_PROBE", aborting)
+    assert backends.probe_backend("QtAgg") == "could not load the plugin"
+    monkeypatch.setattr(backends, "_PROBE", "import time; time.sleep(60)")
+    monkeypatch.setattr(backends, "PROBE_S", 0.2)
+    assert "within 0.2 s" in backends.probe_backend("QtAgg")
+
+
+@pytest.fixture
+def state() -> State:
+    state = State("file", "data/project_live.json")
+    state.add(Chunk("f", "", "1", make_messages(20, producer_id="ann-1")))
+    return state
+
+
+def run(state: State, outputs: list[Any], plan: render.Plan, stop: threading.Event | None = None) -> int:
+    dashboard = render.headless((8, 6), "light", plan.refresh_s)
+    return render.run_headless(state, dashboard, outputs, plan, stop or threading.Event())
+
+
+def test_picture_is_replaced_whole_and_nothing_is_left_behind(state: State, tmp_path: Path) -> None:
+    path = tmp_path / "dashboard.png"
+    assert run(state, [render.PictureFile(path)], render.Plan(refresh_s=0.01, frames=3)) == 3
+    assert Image.open(path).size == (800, 600)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_picture_that_cannot_be_written_is_said_once_and_heals(state: State, tmp_path: Path, said: list[str]) -> None:
+    folder = tmp_path / "pictures"
+    output = render.PictureFile(folder / "dashboard.png")
+    run(state, [output], render.Plan(refresh_s=0.01, frames=3))
+    assert sum("cannot be written" in line for line in said) == 1
+    folder.mkdir()
+    run(state, [output], render.Plan(refresh_s=0.01, frames=1))
+    assert (folder / "dashboard.png").exists()
+
+
+def test_pictures_come_at_absolute_times_and_a_last_one_at_the_stop(state: State) -> None:
+    times: list[float] = []
+    stop = threading.Event()
+
+    class Slow:
+        def put(self, *_: object) -> None:
+            times.append(time.monotonic())
+            stop.wait(0.05)
+
+        def close(self) -> None: ...
+
+    thread = threading.Thread(target=run, args=(state, [Slow()], render.Plan(refresh_s=0.2), stop))
+    thread.start()
+    wait_until(lambda: len(times) >= 6)
+    stop.set()
+    thread.join()
+    assert (times[5] - times[0]) / 5 == pytest.approx(0.2, abs=0.05)
+    assert times[-1] - times[-2] < 0.2
+
+
+def test_recording_holds_every_frame(state: State, tmp_path: Path) -> None:
+    path = tmp_path / "out.gif"
+    output = render.output_to(path, 0.05)
+
+    class Growing:
+        def put(self, dashboard: render.Dashboard, snapshot: Snapshot) -> None:
+            output.put(dashboard, snapshot)
+            state.add(Chunk("f", "1", "1", make_messages(1, producer_id="ann-1", first=snapshot.total + 1)))
+
+        def close(self) -> None:
+            output.close()
+
+    run(state, [Growing()], render.Plan(refresh_s=0.05, frames=5))
+    output.close()
+    assert getattr(Image.open(path), "n_frames", 1) == 5
+
+
+def test_save_that_cannot_work_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    for path, reason in (
+        (tmp_path / "missing" / "a.gif", "no folder"),
+        (tmp_path / "a.bmp", "must end in"),
+        (tmp_path / "a.mp4", "ffmpeg"),
+    ):
+        with pytest.raises(ToolkitError, match=reason):
+            render.output_to(path, 2.0)
+
+
+class Script:
+    """A source that plays what it is given: chunks, None, or errors to raise."""
+
+    name, detail = "sqlite", "data/buzz.sqlite"
+
+    def __init__(self, *steps: Chunk | Exception | None) -> None:
+        self.steps = list(steps)
+        self.closed = False
+
+    def poll(self, max_records: int) -> Chunk | None:
+        step = self.steps.pop(0) if self.steps else None
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def read(source: Script, stop: threading.Event) -> tuple[Reader, State]:
+    state = State("auto")
+    reader = Reader(source, state, stop)
+    reader.start()
+    return reader, state
+
+
+def test_reader_tells_trouble_and_recovers(said: list[str]) -> None:
+    locked = Unavailable("data/buzz.sqlite: database is locked")
+    first = Chunk("b", "", "1", make_messages(3, producer_id="ann-1"), [Invalid("b row 9", "no text")])
+    again = Chunk("b", "1", "2", make_messages(5, producer_id="ann-1"))
+    state = State("auto")
+    reader = Reader(Script(first, locked, locked, again), state, threading.Event())
+    reader.step()
+    reader.step()
+    assert "locked" in state.snapshot().trouble
+    assert reader.step() > 0
+    reader.step()
+    snapshot = state.snapshot()
+    assert (snapshot.trouble_since, snapshot.source, snapshot.total, snapshot.duplicate) == (None, "sqlite", 5, 3)
+    assert sum("locked" in line for line in said) == 1
+    assert sum("invalid record in b row 9" in line for line in said) == 1
+
+
+def test_reader_stops_everything_when_the_user_must_act_or_it_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    for error in (ToolkitError("not a database"), RuntimeError("bug")):
+        stop, source = threading.Event(), Script(error)
+        reader, _ = read(source, stop)
+        reader.join(10)
+        assert stop.is_set()
+        assert source.closed
+        assert reader.failure is (error if isinstance(error, ToolkitError) else None)
+        assert not reader.alive_to_the_end
+
+
+def test_reader_ends_with_stop() -> None:
+    stop, source = threading.Event(), Script()
+    reader, _ = read(source, stop)
+    stop.set()
+    reader.join(10)
+    assert reader.alive_to_the_end
+    assert source.closed
+
+
+def test_flood_does_not_block_the_drawing_thread() -> None:
+    """Frames keep coming while the reader takes in all it can."""
+
+    class Flood(Script):
+        sent = 0
+
+        def poll(self, max_records: int) -> Chunk | None:
+            self.sent += max_records
+            return Chunk("f", "1", "1", make_messages(max_records, producer_id="ann-1", first=self.sent))
+
+    dashboard = render.headless((12.8, 7.2), "light", 0.2)
+    stop = threading.Event()
+    reader, state = read(Flood(), stop)
+    times: list[float] = []
+
+    class Watch:
+        def put(self, dashboard: render.Dashboard, snapshot: Snapshot) -> None:
+            times.append(dashboard.frame_s or 0.0)
+
+        def close(self) -> None: ...
+
+    render.run_headless(state, dashboard, [Watch()], render.Plan(refresh_s=0.2, frames=8), stop)
+    stop.set()
+    reader.join(10)
+    assert sorted(times)[4] < 0.3
+    assert state.snapshot().total > 10_000

@@ -1,0 +1,264 @@
+"""What the dashboard counts, against pandas; sources that move, restart and repeat; memory that stays bounded."""
+
+import random
+import time
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from consumers.dashboard import state as dashboard_state
+from consumers.dashboard.state import State
+from tests.helpers import make_messages
+from utils.message import Invalid, Message, timestamp_text
+from utils.sources.base import Chunk
+
+NOW = 1_800_000_000.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def state(clock: Clock) -> State:
+    return State("file", "data/project_live.json", clock=clock)
+
+
+def chunk(messages: list[Message], part: str = "f", start: str = "a", end: str = "b", invalid: int = 0) -> Chunk:
+    return Chunk(part, start, end, messages, [Invalid(f"{part} line 1", "no text")] * invalid)
+
+
+def stream(rng: random.Random, count: int, begin: float = NOW) -> list[Message]:
+    messages = make_messages(count, producer_id="ann-1")
+    for number, message in enumerate(messages):
+        message.author = rng.choice(["Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus", "Hal"])
+        message.timestamp = timestamp_text(begin + number * 0.5 + rng.uniform(0, 0.4))
+        message.sentiment, message.message_length = rng.random(), rng.randint(1, 200)
+    return messages
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_figures_are_those_of_pandas(seed: int, state: State, clock: Clock) -> None:
+    rng = random.Random(seed)
+    messages = stream(rng, 700)
+    table = pd.DataFrame(
+        {
+            "author": message.author,
+            "event": round(pd.Timestamp(message.timestamp).timestamp(), 3),
+            "sentiment": message.sentiment,
+            "length": message.message_length,
+        }
+        for message in messages
+    )
+    state.healthy(caught_up=True)
+    arrivals, place = [], 0
+    while place < len(messages):
+        count = rng.randint(1, 9)
+        batch = messages[place : place + count]
+        clock.now = table["event"][place + len(batch) - 1] + rng.uniform(0.1, 2.0)
+        arrivals += [clock.now] * len(batch)
+        state.add(chunk(batch))
+        place += count
+    table["arrival"] = arrivals
+    clock.now += 3.25
+    snapshot = state.snapshot()
+
+    counts = table["author"].value_counts()
+    assert snapshot.total == len(table)
+    assert dict(snapshot.authors) == {name: counts[name] for name, _ in snapshot.authors}
+    assert [count for _, count in snapshot.authors] == counts.head(6).tolist()
+    assert snapshot.author_count == counts.size
+    assert list(snapshot.sentiments) == table["sentiment"].tail(130).tolist()
+    assert list(snapshot.lengths) == table["length"].tail(30).tolist()
+    np.testing.assert_allclose(snapshot.lags, (table["arrival"] - table["event"]).tail(130), atol=1e-3)
+    window = int(clock.now) - 59
+    assert snapshot.rate == pytest.approx((table["arrival"] >= window).sum() / (clock.now - window))
+    assert snapshot.median_gap == pytest.approx(table["event"].cummax().tail(50).diff().median(), abs=2e-3)
+    placed = table["event"].cummax()
+    for at, total in snapshot.flow:
+        assert placed[total - 1] == pytest.approx(at, abs=2e-3)
+    assert snapshot.flow[-1][1] == len(table)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_lost_and_duplicate_are_those_of_pandas(seed: int, state: State) -> None:
+    rng = random.Random(seed)
+    rows: list[tuple[str, int]] = []
+    for producer in ("ann-1", "bob-2"):
+        kept = [number for number in range(rng.randint(1, 50), 400) if rng.random() > 0.05]
+        rows += [(producer, number) for number in kept for _ in range(1 + (rng.random() < 0.05))]
+    rng.shuffle(rows)
+    rows.sort(key=lambda row: row[1])
+    table = pd.DataFrame(rows, columns=["producer", "sequence"])
+    messages = [make_messages(1, producer_id=producer, first=number)[0] for producer, number in rows]
+    for place in range(0, len(messages), 37):
+        state.add(chunk(messages[place : place + 37]))
+    snapshot, unique = state.snapshot(), table.drop_duplicates()
+    spans = unique.groupby("producer")["sequence"].agg(["min", "max", "size"])
+    assert snapshot.total == len(unique)
+    assert snapshot.duplicate == len(table) - len(unique)
+    assert snapshot.lost == (spans["max"] - spans["min"] + 1 - spans["size"]).sum()
+
+
+def test_move_to_another_source_counts_nothing_twice(state: State) -> None:
+    state.using("kafka", "buzz")
+    state.add(chunk(make_messages(10, producer_id="ann-1"), part="buzz-0"))
+    state.using("file", "live.json")
+    state.add(chunk(make_messages(14, producer_id="ann-1"), part="live.json"))
+    snapshot = state.snapshot()
+    assert (snapshot.total, snapshot.lost, snapshot.duplicate) == (14, 0, 0)
+    state.using("kafka", "buzz")
+    state.add(chunk(make_messages(20, producer_id="ann-1"), part="buzz-0"))
+    snapshot = state.snapshot()
+    assert (snapshot.total, snapshot.lost, snapshot.duplicate, snapshot.source) == (20, 0, 0, "kafka")
+
+
+def test_records_without_ids_count_only_from_the_source_in_use(state: State) -> None:
+    state.using("file", "live.json")
+    state.add(chunk(make_messages(5) + make_messages(3, producer_id="ann-1"), part="live.json", invalid=2))
+    assert (state.snapshot().total, state.snapshot().invalid) == (8, 2)
+    state.using("sqlite", "buzz.sqlite")
+    assert (state.snapshot().total, state.snapshot().invalid) == (3, 0)
+    state.add(chunk(make_messages(5) + make_messages(3, producer_id="ann-1"), part="buzz.sqlite"))
+    assert state.snapshot().total == 8
+    assert dict(state.snapshot().authors) == {"Ann": 8}
+
+
+def test_rotated_part_is_read_again_without_counting_twice(state: State) -> None:
+    messages = make_messages(6, producer_id="ann-1")
+    state.add(chunk(messages, start="", end="x", invalid=1))
+    state.add(chunk([], start="x", end=""))
+    state.add(chunk(messages + make_messages(2, producer_id="ann-1", first=7), start="", end="y", invalid=1))
+    snapshot = state.snapshot()
+    assert (snapshot.total, snapshot.invalid, snapshot.lost, snapshot.duplicate) == (8, 1, 0, 0)
+    state.add(chunk(messages, start="y", end="z"))  # the sink itself holds them twice
+    assert state.snapshot().duplicate == 6
+
+
+def test_first_sequence_may_be_any(state: State) -> None:
+    state.add(chunk(make_messages(5, producer_id="ann-1", first=100)))
+    assert state.snapshot().lost == 0
+    state.add(chunk(make_messages(5, producer_id="ann-1", first=108)))
+    assert state.snapshot().lost == 3
+
+
+def test_status_waits_lives_goes_stale_and_recovers(state: State, clock: Clock) -> None:
+    state.healthy(caught_up=True)
+    assert state.snapshot().status == "WAITING"
+    for number in range(1, 6):  # one message every 5 s
+        clock.now += 5
+        message = make_messages(1, producer_id="ann-1", first=number)
+        message[0].timestamp = timestamp_text(clock.now)
+        state.add(chunk(message))
+    clock.now += 24
+    assert state.snapshot().status == "LIVE"
+    clock.now += 2
+    assert state.snapshot().status == "STALE"
+    state.add(chunk(make_messages(1, producer_id="ann-1", first=6)))
+    assert state.snapshot().status == "LIVE"
+
+
+def test_history_is_old_until_the_source_is_read_up(state: State, clock: Clock) -> None:
+    messages = make_messages(100, producer_id="ann-1")
+    for number, message in enumerate(messages):
+        message.timestamp = timestamp_text(NOW - 3600 + number)
+    state.add(chunk(messages))
+    snapshot = state.snapshot()
+    assert (snapshot.status, snapshot.rate, snapshot.lags) == ("STALE", 0.0, ())
+    state.healthy(caught_up=True)
+    clock.now += 1
+    old_recording = make_messages(1, producer_id="bob-2")
+    state.add(chunk(old_recording))
+    assert state.snapshot().status == "LIVE"
+
+
+@pytest.mark.parametrize("text", ["", "garbage", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z", "2026-11-23 19:04:05"])
+def test_time_axis_neither_runs_ahead_nor_backwards(state: State, clock: Clock, text: str) -> None:
+    for number in range(1, 40):
+        clock.now += 1
+        message = make_messages(1, producer_id="ann-1", first=number)
+        message[0].timestamp = text if number % 3 else timestamp_text(clock.now)
+        state.add(chunk(message))
+    flow = state.snapshot().flow
+    assert all(one[0] <= other[0] for one, other in pairwise(flow))
+    assert flow[-1][0] == pytest.approx(clock.now, abs=1)
+    assert flow[-1][1] == 39
+
+
+def test_trouble_keeps_its_beginning_and_ends(state: State, clock: Clock) -> None:
+    state.troubled("database is locked")
+    clock.now += 5
+    state.troubled("disk I/O error")
+    snapshot = state.snapshot()
+    assert (snapshot.trouble, snapshot.trouble_since) == ("disk I/O error", NOW)
+    state.healthy()
+    assert state.snapshot().trouble_since is None
+
+
+def test_version_changes_with_data_and_trouble_only(state: State, clock: Clock) -> None:
+    state.healthy()
+    before = state.snapshot().version
+    clock.now += 100
+    state.healthy(caught_up=True)
+    assert state.snapshot().version == before
+    state.add(chunk(make_messages(1)))
+    assert state.snapshot().version > before
+
+
+def test_authors_and_producers_are_bounded_and_counted(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dashboard_state, "MAX_AUTHORS", 1000)
+    messages = make_messages(100_000)
+    for number, message in enumerate(messages):
+        message.author = f"author {number}" if number % 10 else "Ann"
+        message.producer_id, message.sequence = f"p{number}", 1
+    for place in range(0, len(messages), 2000):
+        state.add(chunk(messages[place : place + 2000]))
+    snapshot = state.snapshot()
+    assert (snapshot.total, snapshot.author_count, snapshot.more_authors) == (100_000, 90_001, False)
+    assert snapshot.authors[0] == ("Ann", 10_000)
+    assert len(state._counts.authors) == 1000
+    assert len(state._sequences._high) == dashboard_state.MAX_PRODUCERS
+
+
+def test_flood_is_bounded_but_in_the_totals(state: State, clock: Clock) -> None:
+    state.healthy(caught_up=True)
+    for second in range(100):
+        clock.now = NOW + second
+        messages = make_messages(1000, producer_id="ann-1", first=second * 1000 + 1)
+        for message in messages:
+            message.timestamp = timestamp_text(clock.now)
+        state.add(chunk(messages))
+    snapshot = state.snapshot()
+    assert (snapshot.total, len(snapshot.flow), len(snapshot.sentiments), len(snapshot.lengths)) == (
+        100_000,
+        50,
+        130,
+        30,
+    )
+    assert snapshot.flow[-1][1] == 100_000
+    assert snapshot.flow[-1][0] - snapshot.flow[0][0] == pytest.approx(49)
+
+
+def test_state_takes_300_000_messages_a_second() -> None:
+    messages = stream(random.Random(1), 60_000)
+    best = 0.0
+    for _ in range(3):
+        state = State("file")
+        state.healthy(caught_up=True)
+        chunks = [chunk(messages[place : place + 2000]) for place in range(0, len(messages), 2000)]
+        begun = time.process_time()
+        for one in chunks:
+            state.add(one)
+        best = max(best, len(messages) / (time.process_time() - begun))
+    assert best >= 300_000

@@ -1,0 +1,103 @@
+"""The dashboard's arithmetic against pandas, and the anomaly rule on merged, real-shaped streams."""
+
+from datetime import datetime
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumers.dashboard import stats
+
+values = st.lists(st.floats(0, 1), min_size=1, max_size=60)
+lengths = st.lists(st.integers(0, 2**63 - 1) | st.integers(0, 300), min_size=1, max_size=30)
+
+
+@given(values)
+def test_rolling_mean_is_pandas(data: list[float]) -> None:
+    expected = pd.Series(data).rolling(stats.ROLLING).mean().to_numpy()
+    np.testing.assert_allclose(stats.rolling_mean(data), expected, atol=1e-12)
+
+
+@given(st.lists(st.integers(0, 10_000), min_size=1, max_size=30))
+def test_summary_is_pandas(data: list[int]) -> None:
+    series, found = pd.Series(data), stats.summary(data)
+    expected = (series.mean(), series.median(), series.quantile(0.95), series.std() if len(data) > 1 else 0.0)
+    assert (found.mean, found.median, found.p95, found.sigma) == pytest.approx(expected)
+
+
+@given(lengths)
+def test_histogram_holds_every_value_in_at_most_16_whole_bins(data: list[int]) -> None:
+    first, width, counts = stats.histogram(data)
+    assert len(counts) <= stats.MAX_BINS
+    assert sum(counts) == len(data)
+    for index, count in enumerate(counts):
+        low = first + index * width
+        assert count == sum(low <= value < low + width for value in data)
+
+
+def merged(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """4,900 moods of six authors with habits of their own on a slow swing, then 60 outliers; and which."""
+    rng = np.random.default_rng(seed)
+    habits = rng.uniform(0.5, 0.64, 6)
+    mood = habits[rng.integers(0, 6, 4900)] + 0.06 * np.sin(np.arange(4900) / 150) + rng.normal(0, 0.04, 4900)
+    data = np.clip(np.where(rng.random(4900) < 0.2, 0.5, mood), 0, 1)
+    out = np.zeros(len(data), dtype=bool)
+    out[rng.choice(np.arange(100, 4900), 60, replace=False)] = True
+    data[out] = np.where(rng.random(60) < 0.5, rng.uniform(0, 0.1, 60), rng.uniform(0.95, 1, 60))
+    return data, out
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_anomaly_rule_finds_outliers_and_little_else(seed: int) -> None:
+    data, out = merged(seed)
+    flags = stats.anomalies(data, len(data))
+    assert flags[out].mean() >= 0.95
+    assert flags[~out].mean() < 0.005
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_anomaly_rule_is_the_written_one(seed: int) -> None:
+    data, _ = merged(seed)
+    series = pd.Series(data[:600])
+    before = series.shift(1).rolling(stats.TRAILING, min_periods=stats.TRAILING_LEAST)
+    mad = before.apply(lambda window: np.nanmedian(np.abs(window - np.nanmedian(window))), raw=True)
+    robust = (series - before.median()).abs() / (1.4826 * mad).clip(lower=0.05)
+    plain = (series - before.mean()).abs() / before.std().clip(lower=0.05)
+    expected = ((robust > 3.5) & (plain > 3)).to_numpy()
+    np.testing.assert_array_equal(stats.anomalies(data[:600], 600), expected)
+
+
+def test_anomaly_needs_twenty_values_before_it() -> None:
+    assert not stats.anomalies([0.5] * 19 + [1.0], 30).any()
+    assert stats.anomalies([0.5] * 20 + [1.0], 30).tolist() == [False] * 20 + [True]
+    assert stats.anomalies([0.5] * 150 + [1.0], 30).tolist() == [False] * 29 + [True]
+
+
+@given(st.integers(0, 10**15), st.integers(0, 10**12), st.integers(1, 8))
+def test_whole_ticks_are_inside_and_few(low: int, span: int, most: int) -> None:
+    ticks = stats.whole_ticks(low, low + span, most)
+    assert all(low <= tick <= low + span for tick in ticks)
+    assert len(ticks) <= most + 1
+
+
+@given(st.floats(0, 4e9), st.floats(1, 1e9), st.integers(1, 6))
+def test_time_ticks_say_the_time_they_stand_for(low: float, span: float, most: int) -> None:
+    for at, name in stats.time_ticks(low, low + span, most):
+        assert low - 1e-3 <= at <= low + span + 1e-3
+        local = datetime.fromtimestamp(at)
+        assert name in {local.strftime(pattern) for pattern in ("%H:%M:%S", "%H:%M", "%Y-%m-%d")}
+        assert local.second == 0 or len(name) == 8
+        assert "-" not in name or (local.hour, local.minute) == (0, 0)
+
+
+@given(st.lists(st.tuples(st.floats(-5, 15), st.floats(0.1, 2)), min_size=1, max_size=4))
+def test_spread_labels_never_touch_nor_leave(labels: list[tuple[float, float]]) -> None:
+    centres, sizes = [centre for centre, _ in labels], [size for _, size in labels]
+    placed = stats.spread(centres, sizes, 0.0, 10.0, 0.1)
+    boxes = sorted((at - size / 2, at + size / 2) for at, size in zip(placed, sizes, strict=True))
+    assert boxes[0][0] >= -1e-6
+    assert boxes[-1][1] <= 10 + 1e-6
+    assert all(left[1] <= right[0] + 1e-6 for left, right in pairwise(boxes))

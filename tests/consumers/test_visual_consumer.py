@@ -1,0 +1,118 @@
+"""The dashboard's command line: options, one-line errors, exit codes, clean stops."""
+
+import signal
+import socket
+from contextlib import closing
+
+import pytest
+from PIL import Image
+
+from consumers.ragini_visual_consumer import inches
+from tests.helpers import make_messages, run_python, start_python, wait_until
+from utils.config import Settings
+from utils.errors import ToolkitError
+from utils.message import encode_lines
+
+MODULE = "consumers.ragini_visual_consumer"
+HEADLESS = {"DISPLAY": "", "WAYLAND_DISPLAY": ""}
+
+
+@pytest.fixture
+def live(settings: Settings) -> Settings:
+    settings.data_path.mkdir(parents=True)
+    settings.live_path.write_bytes(encode_lines(make_messages(60, producer_id="ann-1")) + b"not a record\n")
+    return settings
+
+
+def test_headless_run_leaves_a_picture_and_one_summary(live: Settings) -> None:
+    done = run_python(
+        MODULE, "--source", "file", "--duration", "2", "--refresh", "0.5", settings=live, environment=HEADLESS
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("60 messages, 1 invalid, 0 lost, 0 duplicate; ")
+    assert done.stdout.count("\n") == 1
+    assert "drawing without a window: there is no display" in done.stderr
+    assert Image.open(live.data_path / "dashboard.png").size == (1280, 720)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_stops_cleanly_with_a_last_picture(live: Settings, number: int) -> None:
+    with start_python(MODULE, "--source", "file", settings=live, environment=HEADLESS) as process:
+        wait_until((live.data_path / "dashboard.png").exists, timeout_s=30)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, "Traceback" in err) == (0, False)
+    assert out.startswith("60 messages")
+
+
+def test_from_end_shows_only_what_comes(live: Settings) -> None:
+    done = run_python(
+        MODULE, "--source", "file", "--from", "end", "--duration", "1", settings=live, environment=HEADLESS
+    )
+    assert done.stdout.startswith("0 messages"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--backend", "bananas"], "backend bananas"),
+        (["--backend", "TkAgg"], "backend TkAgg"),
+        (["--save", "missing/out.gif"], "no folder"),
+        (["--save", "out.bmp"], "must end in"),
+        (["--serve", "nonsense"], "--serve nonsense"),
+        (["--size", "1x1"], "--size 1x1"),
+        (["--size", "big"], "--size big"),
+        (["--frames", "0"], "more than 0"),
+        (["--refresh", "nan"], "more than 0"),
+        (["--theme", "pink"], "pink"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(live: Settings, options: list[str], reason: str) -> None:
+    done = run_python(MODULE, "--source", "file", *options, settings=live, environment=HEADLESS)
+    assert done.returncode == 2
+    told = [line for line in done.stderr.splitlines() if " INFO " not in line]
+    assert len(told) == 1
+    assert reason in told[0]
+
+
+def test_nonsense_in_mplbackend_is_one_line_and_exit_2(live: Settings) -> None:
+    environment = {**HEADLESS, "MPLBACKEND": "nonsense"}
+    done = run_python(MODULE, "--source", "file", settings=live, environment=environment)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "nonsense (from --backend or MPLBACKEND)" in done.stderr
+
+
+def test_display_that_does_not_answer_falls_back(live: Settings) -> None:
+    done = run_python(
+        MODULE, "--source", "file", "--frames", "1", settings=live, environment={**HEADLESS, "DISPLAY": ":987"}
+    )
+    assert done.returncode == 0
+    assert "no window can be opened (TkAgg: " in done.stderr
+
+
+def test_port_in_use_is_exit_2(live: Settings) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        done = run_python(MODULE, "--source", "file", "--serve", str(port), settings=live, environment=HEADLESS)
+    assert done.returncode == 2
+    assert "cannot listen there" in done.stderr
+
+
+def test_save_records_a_gif(live: Settings) -> None:
+    path = live.data_path / "out.gif"
+    done = run_python(
+        MODULE, "--source", "file", "--save", path, "--frames", "3", "--refresh", "0.2", "--size", "800x600",
+        settings=live, environment=HEADLESS,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    picture = Image.open(path)
+    assert picture.size == (800, 600)
+
+
+def test_sizes_are_inches_or_pixels() -> None:
+    assert inches("12.8x7.2") == (12.8, 7.2)
+    assert inches("1920X1080") == pytest.approx((19.2, 10.8))
+    for wrong in ("", "x", "1x", "nanx5", "-5x5", "12.8", "1x2x3", "99999x99999"):
+        with pytest.raises(ToolkitError, match="--size"):
+            inches(wrong)
