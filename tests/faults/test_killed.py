@@ -1,0 +1,99 @@
+"""kill -9 of producers at random moments: whatever was acknowledged is in every sink, once, in order."""
+
+import random
+import subprocess
+
+import pytest
+
+from tests.helpers import assert_complete, held, journal_query, producer_ids, ragini, start_python
+from utils.config import EMBEDDED_SINKS, Settings
+
+# The real command, which also tells over a pipe what it has acknowledged.
+ACKNOWLEDGING = """
+import sys
+from importlib import import_module
+from utils import cli
+from utils.journal import Journal
+real = Journal.append
+def append(self, messages, *, delivered=0):
+    batch = real(self, messages, delivered=delivered)
+    print(batch.last, flush=True)
+    return batch
+Journal.append = append
+module = sys.argv.pop(1)
+sys.exit(cli.run(import_module(module).main, name=module))
+"""
+
+
+def start(settings: Settings, module: str = "producers.ragini_producer") -> subprocess.Popen[str]:
+    return start_python(module, "--interval", "0", "--sinks", *EMBEDDED_SINKS, code=ACKNOWLEDGING, settings=settings)
+
+
+def kill_at_random(process: subprocess.Popen[str], rng: random.Random) -> int:
+    """Kill after a few acknowledgements (or none) and a moment; the last acknowledged sequence."""
+    assert process.stdout
+    acknowledged = 0
+    for _ in range(rng.choice([0, 1, 2, 5, 10, 20])):
+        acknowledged = int(process.stdout.readline())
+    try:
+        process.wait(rng.uniform(0, 0.05))
+    except subprocess.TimeoutExpired:
+        process.kill()
+    out, err = process.communicate()
+    assert "Traceback" not in err
+    return max([acknowledged, *map(int, out.split())])
+
+
+def test_every_acknowledged_message_is_in_every_sink_once(
+    settings: Settings, long: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kills, messages = (50, 300_000) if long else (8, 50_000)
+    rng = random.Random(42)
+    acknowledged = done = 0
+    while done < kills or acknowledged < messages:
+        acknowledged = max(acknowledged, kill_at_random(start(settings), rng))
+        done += 1
+    behind = {sink: acknowledged - sum(map(len, held(sink, settings).values())) for sink in EMBEDDED_SINKS}
+    ragini("--count", 1, "--drain", 60, settings=settings)
+    (producer_id,) = producer_ids(settings)
+    ((last,),) = journal_query(settings, "SELECT last FROM state")
+    assert int(last) > acknowledged
+    assert_complete(settings, {producer_id: int(last)})
+    with capsys.disabled():
+        print(
+            f"\n{done} times kill -9 in {last:,} messages, {acknowledged:,} seen acknowledged; missing after the last "
+            f"kill {behind}; after a clean run lost 0, double 0, out of order 0 in each of {', '.join(EMBEDDED_SINKS)}"
+        )
+
+
+def test_several_producers_share_the_sinks_and_are_killed(settings: Settings, long: bool) -> None:
+    rng = random.Random(7)
+    modules = {"ragini": "producers.ragini_producer", "case": "producers.producer_case"}
+    acknowledged = dict.fromkeys(modules, 0)
+    for _ in range(20 if long else 3):
+        running = {name: start(settings, module) for name, module in modules.items()}
+        for name in rng.sample(list(running), 2):
+            acknowledged[name] = max(acknowledged[name], kill_at_random(running[name], rng))
+    expected = {}
+    for name, module in modules.items():
+        process = start_python(
+            module, "--interval", "0", "--count", "1", "--drain", "60", "--sinks", *EMBEDDED_SINKS, code=ACKNOWLEDGING,
+            settings=settings,
+        )  # fmt: skip
+        _, err = process.communicate(timeout=100)
+        assert process.returncode == 0, err
+        (producer_id,) = producer_ids(settings, name)
+        ((last,),) = journal_query(settings, "SELECT last FROM state", name)
+        assert int(last) > acknowledged[name]
+        expected[producer_id] = int(last)
+    assert_complete(settings, expected)
+
+
+def test_producers_that_run_at_once_end_cleanly(settings: Settings) -> None:
+    modules = {"ragini": "producers.ragini_producer", "case": "producers.producer_case"}
+    options = ("--interval", "0", "--count", "30000", "--drain", "60", "--sinks", *EMBEDDED_SINKS)
+    running = [start_python(module, *options, settings=settings) for module in modules.values()]
+    for process in running:
+        out, err = process.communicate(timeout=100)
+        assert (process.returncode, out.count("30,000 delivered, 0 waiting")) == (0, 3), err
+    assert_complete(settings, {producer_ids(settings, name)[0]: 30_000 for name in modules})
