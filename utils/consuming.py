@@ -20,6 +20,7 @@ from utils.sources.base import Chunk, Source
 
 CHUNK_RECORDS = 10_000
 IDLE_FIRST_S = 0.01
+RETRY_FIRST_S = 0.05
 IDLE_CAP_S = 0.1
 RETRY_CAP_S = 0.5
 INVALID_SHOWN = 10
@@ -46,7 +47,7 @@ def consume(
     with a new source. `idle` is called whenever there is nothing to do.
     """
     reader = _Reader(open_source, handle)
-    backoff = Backoff(first_s=0.05, cap_s=RETRY_CAP_S)
+    backoff = Backoff(first_s=RETRY_FIRST_S, cap_s=RETRY_CAP_S)
     idle_s = IDLE_FIRST_S
     done = 0
     try:

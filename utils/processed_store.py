@@ -34,6 +34,7 @@ from utils.table import COLUMNS, column_types
 from utils.tally import COUNTS, Seen, Tally
 
 VERSION = 1
+WAIT_S = 5.0
 LATE_AFTER_MS = 60_000
 MAX_LENGTH = 2**40  # what foreign records claim must not overflow a sum
 KINDS = ("author", "category", "keyword", "minute")
@@ -70,7 +71,7 @@ class ProcessedStore:
         self._start: Literal["stored", "start", "end"] = "stored"
         self._begun: set[str] = set()
         self.run: Counter[str] = Counter()
-        self._connection = sqlite.connect(path, wait_s=5.0)
+        self._connection = sqlite.connect(path, wait_s=WAIT_S)
         try:
             self._create()
         except (ToolkitError, sqlite3.Error):
