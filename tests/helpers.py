@@ -49,6 +49,18 @@ def _grouped(pairs: Iterable[tuple[str | None, int | None]]) -> Held:
     return found
 
 
+def open_duckdb(path: Path) -> duckdb.DuckDBPyConnection:
+    """Read-only, as soon as a producer leaves a gap."""
+    deadline_s = time.monotonic() + 20
+    while True:
+        try:
+            return duckdb.connect(str(path), read_only=True)
+        except duckdb.IOException as error:
+            if "lock" not in str(error) or time.monotonic() > deadline_s:
+                raise
+        time.sleep(0.01)
+
+
 def held(sink: str, settings: Settings) -> Held:
     """What a sink holds, read without any code of the project: producer_id -> sequences in the sink's order."""
     query = "SELECT producer_id, sequence FROM streamed_messages ORDER BY rowid"
@@ -64,7 +76,7 @@ def held(sink: str, settings: Settings) -> Held:
             finally:
                 connection.close()
         case "duckdb":
-            with duckdb.connect(str(settings.duckdb_path), read_only=True) as database:
+            with open_duckdb(settings.duckdb_path) as database:
                 return _grouped(database.execute(query).fetchall())
     raise ValueError(sink)
 

@@ -1,0 +1,184 @@
+"""Each sink is taken away while a producer runs: the others go on, it converges by itself, and it is said once."""
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.emitters.test_contract import hold_duckdb, lock_sqlite
+from tests.helpers import assert_complete, held, journal_query, producer_ids, ragini, start_python, wait_until
+from utils.config import EMBEDDED_SINKS, Settings
+
+INTERVAL_S = "0.002"
+
+
+class Running:
+    """A producer that runs until it is stopped; what it logs is gathered."""
+
+    def __init__(self, settings: Settings, *options: str, module: str = "producers.ragini_producer") -> None:
+        self.settings = settings
+        self.process = start_python(module, "--interval", INTERVAL_S, "--drain", "60", *options, settings=settings)
+        self.log: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        self.log += self.process.stderr  # a line at a time: list += iterates
+
+    def stop(self) -> tuple[int, str]:
+        """Ask it to stop; its exit code and what it printed."""
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.stdout
+        out = self.process.stdout.read()
+        code = self.process.wait(90)
+        self._reader.join()
+        self.process.stdout.close()
+        return code, out
+
+    def lines(self, word: str) -> list[str]:
+        return [line for line in self.log if word in line]
+
+    def amount(self, sink: str) -> int:
+        return sum(map(len, held(sink, self.settings).values()))
+
+
+@pytest.fixture
+def running(settings: Settings) -> Iterator[Callable[..., Running]]:
+    started: list[Running] = []
+
+    def start(*options: str) -> Running:
+        producer = Running(settings, *options)
+        started.append(producer)
+        wait_until(lambda: journal_is_delivered(settings), 20, "first messages")
+        return producer
+
+    yield start
+    for producer in started:
+        producer.process.kill()
+        producer.process.wait()
+
+
+def journal_is_delivered(settings: Settings) -> bool:
+    paths = (settings.live_path, settings.sqlite_path, settings.duckdb_path)
+    return all(path.exists() and path.stat().st_size for path in paths)
+
+
+@contextmanager
+def folder_in_place_of(path: Path) -> Iterator[None]:
+    """The file was moved away and something that cannot be opened as one is there."""
+    aside = path.with_name("aside")
+    path.rename(aside)
+    path.mkdir()
+    yield
+    path.rmdir()
+    aside.rename(path)
+
+
+OUTAGES = {"file": folder_in_place_of, "sqlite": lock_sqlite, "duckdb": hold_duckdb}
+
+
+@pytest.mark.parametrize("sink", EMBEDDED_SINKS)
+def test_one_sink_is_down_the_others_go_on_and_it_converges(
+    sink: str, settings: Settings, running: Callable[..., Running]
+) -> None:
+    producer = running()
+    path = {"file": settings.live_path, "sqlite": settings.sqlite_path, "duckdb": settings.duckdb_path}[sink]
+    healthy = [other for other in EMBEDDED_SINKS if other != sink]
+    with OUTAGES[sink](path):
+        wait_until(lambda: producer.lines("unavailable"), 20, "the outage is noticed")
+        before = {other: producer.amount(other) for other in healthy}
+        wait_until(lambda: all(producer.amount(other) > before[other] + 300 for other in healthy), 20, "others go on")
+    wait_until(lambda: producer.lines("delivering again"), 30, "it converges by itself")
+    code, out = producer.stop()
+    assert (code, out.count(" 0 waiting")) == (0, 3)
+    assert [len(producer.lines(word)) for word in ("unavailable", "delivering again")] == [1, 1], producer.log
+    assert f"WARNING {sink}: unavailable, messages wait in the journal" in producer.lines("unavailable")[0]
+    ((last,),) = journal_query(settings, "SELECT last FROM state")
+    assert_complete(settings, {producer_ids(settings)[0]: int(last)})
+
+
+def test_a_deleted_live_file_is_made_again_and_the_loss_is_named(
+    settings: Settings, running: Callable[..., Running]
+) -> None:
+    producer = running()
+    wait_until(lambda: producer.amount("file") > 100)
+    settings.live_path.unlink()
+    wait_until(lambda: settings.live_path.exists() and producer.amount("file") > 100)
+    code, _ = producer.stop()
+    assert code == 0
+    ((last,),) = journal_query(settings, "SELECT last FROM state")
+    (sequences,) = held("file", settings).values()
+    first = int(sequences[0] or 0)
+    assert sequences == list(range(first, int(last) + 1))
+    (lacks,) = producer.lines("lacks")
+    assert f"sequences 1-{first - 1} of {producer_ids(settings)[0]}" in lacks
+    assert len(producer.lines("deleted or replaced while in use")) == 1
+    assert_complete(settings, {producer_ids(settings)[0]: int(last)}, ["sqlite", "duckdb"])
+
+
+def test_the_summary_says_what_waits_for_a_sink_that_stays_away(settings: Settings) -> None:
+    ragini("--count", 10, settings=settings)
+    with hold_duckdb(settings.duckdb_path):
+        done = ragini("--count", 5, "--drain", 1, settings=settings, code=3)
+    assert "acknowledged 5; file 5 delivered, 0 waiting; sqlite 5 delivered, 0 waiting; duckdb 0" in done.stdout
+    assert "duckdb 0 delivered, 5 waiting (" in done.stdout
+    assert "lock is held" in done.stdout
+    assert "Traceback" not in done.stderr
+    done = ragini("--count", 1, settings=settings)
+    assert "duckdb 6 delivered, 0 waiting" in done.stdout
+    assert_complete(settings, {producer_ids(settings)[0]: 16})
+
+
+BOUND_BY_PERMISSIONS = """
+import ctypes, os, sys
+for capability in (1, 2):  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, with which permissions do not bind root
+    ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+os.execv(sys.executable, [sys.executable, "-m", "producers.ragini_producer", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="knows only how to give up root's rights on Linux")
+def test_a_folder_that_cannot_be_written_to(settings: Settings) -> None:
+    live = settings.data_path / "live"
+    live.mkdir(parents=True)
+    live.chmod(0o555)
+    options = ("--interval", "0.01", "--live-file", "live/buzz.jsonl", "--drain", "30")
+    with start_python(*options, code=BOUND_BY_PERMISSIONS, settings=settings) as process:
+        assert process.stderr
+        for line in process.stderr:
+            if "unavailable" in line:
+                assert "file: unavailable" in line
+                assert "Permission denied" in line
+                break
+        live.chmod(0o777)
+        for line in process.stderr:
+            if "delivering again" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert out.count(" 0 waiting") == 3
+
+
+def test_a_sink_process_that_is_frozen_holds_up_only_its_sink(settings: Settings) -> None:
+    """A writer that holds SQLite's lock and never wakes up, for a run that is as short as can be."""
+    ragini("--count", 1, settings=settings)
+    script = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('BEGIN IMMEDIATE'); "
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(settings.sqlite_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout and holder.stdout.readline()
+        done = ragini("--count", 5, "--drain", 2, settings=settings, code=3)
+        holder.kill()
+    assert "file 5 delivered, 0 waiting" in done.stdout
+    assert "sqlite 0 delivered, 5 waiting" in done.stdout
+    ragini("--count", 1, settings=settings)
+    assert_complete(settings, {producer_ids(settings)[0]: 7})
