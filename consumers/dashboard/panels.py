@@ -34,7 +34,7 @@ def _font(size: float, bold: bool) -> FontProperties:
 class Ink:
     """Makes artists on one figure, in one theme, with every length and font scaled by `k`."""
 
-    def __init__(self, figure: Figure, colours: Theme, k: float) -> None:
+    def __init__(self, figure: Figure, colours: type[Theme], k: float) -> None:
         self.figure, self.colours, self.k = figure, colours, k
         self.width = lru_cache(maxsize=1024)(self._width)
 

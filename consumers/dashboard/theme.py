@@ -13,82 +13,61 @@ FOREIGN_FONTS = ("Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC")
 TITLE, PILL, TILE_LABEL, TILE_VALUE, PANEL_TITLE, SUBTITLE, TICK, LABEL = 17, 10, 8, 14.5, 12.5, 9.5, 9, 9.5
 
 
-@dataclass(frozen=True)
 class Theme:
-    page: str
-    card: str
-    ink: str
-    muted: str
-    grid: str
-    raw: str
-    accent: str
-    area: str
-    bars: str
-    positive: str
-    positive_zone: str
-    negative: str
-    negative_zone: str
-    p95: str
-    sigma: str
-    stale: str
-    stale_ground: str
-    live: str
-    live_ground: str
-    waiting: str
-    waiting_ground: str
-    other: str
+    """Colours of the light theme; `Dark` has the same names."""
+
+    page = "#F3F5F8"
+    card = "#FFFFFF"
+    ink = "#17202B"
+    muted = "#5B6775"
+    grid = "#E6EAEF"
+    raw = "#9AA5B1"
+    accent = "#0072B2"
+    area = "#DCEBF5"
+    bars = "#8CBEDC"
+    positive = "#007A5A"
+    positive_zone = "#E9F5F1"
+    negative = "#B84A00"
+    negative_zone = "#FCEFE6"
+    p95 = "#8F3F76"
+    sigma = "#EAF2F8"
+    stale = "#8A5A00"
+    stale_ground = "#FFF1CC"
+    live = "#00694D"
+    live_ground = "#DDF3EB"
+    waiting = "#4A5563"
+    waiting_ground = "#E6EAEF"
+    other = "#B4BDC8"
 
 
-THEMES: dict[ThemeName, Theme] = {
-    "light": Theme(
-        page="#F3F5F8",
-        card="#FFFFFF",
-        ink="#17202B",
-        muted="#5B6775",
-        grid="#E6EAEF",
-        raw="#9AA5B1",
-        accent="#0072B2",
-        area="#DCEBF5",
-        bars="#8CBEDC",
-        positive="#007A5A",
-        positive_zone="#E9F5F1",
-        negative="#B84A00",
-        negative_zone="#FCEFE6",
-        p95="#8F3F76",
-        sigma="#EAF2F8",
-        stale="#8A5A00",
-        stale_ground="#FFF1CC",
-        live="#00694D",
-        live_ground="#DDF3EB",
-        waiting="#4A5563",
-        waiting_ground="#E6EAEF",
-        other="#B4BDC8",
-    ),
-    "dark": Theme(
-        page="#0E1319",
-        card="#171E27",
-        ink="#E8EDF3",
-        muted="#A3AFBD",
-        grid="#283241",
-        raw="#65727F",
-        accent="#56B4E9",
-        area="#1D3547",
-        bars="#346180",
-        positive="#3CCFA4",
-        positive_zone="#16302C",
-        negative="#FF9B66",
-        negative_zone="#352318",
-        p95="#E596C7",
-        sigma="#1B2C3A",
-        stale="#FFCF66",
-        stale_ground="#40330F",
-        live="#5FE0B8",
-        live_ground="#12382F",
-        waiting="#C3CCD6",
-        waiting_ground="#2B3543",
-        other="#4C5866",
-    ),
-}
+class Dark(Theme):
+    """Colours of the dark theme."""
+
+    page = "#0E1319"
+    card = "#171E27"
+    ink = "#E8EDF3"
+    muted = "#A3AFBD"
+    grid = "#283241"
+    raw = "#65727F"
+    accent = "#56B4E9"
+    area = "#1D3547"
+    bars = "#346180"
+    positive = "#3CCFA4"
+    positive_zone = "#16302C"
+    negative = "#FF9B66"
+    negative_zone = "#352318"
+    p95 = "#E596C7"
+    sigma = "#1B2C3A"
+    stale = "#FFCF66"
+    stale_ground = "#40330F"
+    live = "#5FE0B8"
+    live_ground = "#12382F"
+    waiting = "#C3CCD6"
+    waiting_ground = "#2B3543"
+    other = "#4C5866"
+
+
+THEMES: dict[ThemeName, type[Theme]] = {"light": Theme, "dark": Dark}
 
 
 @dataclass(frozen=True)

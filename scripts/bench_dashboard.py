@@ -1,0 +1,193 @@
+"""Measure the dashboard: a frame beside clear-and-replot of the same data, idling, the state, and a day of frames.
+
+python scripts/bench_dashboard.py                       frame cost, idle cost, state throughput (about a minute)
+python scripts/bench_dashboard.py --soak                43,200 frames with 10 million messages
+python scripts/bench_dashboard.py --soak --frames 2000  a shorter day
+"""
+
+import argparse
+import random
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
+
+import psutil  # noqa: E402
+from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from consumers.dashboard import render, stats  # noqa: E402
+from consumers.dashboard.state import Snapshot, State  # noqa: E402
+from consumers.dashboard.theme import DEFAULT_SIZE, DPI, THEMES  # noqa: E402
+from utils.message import Message, timestamp_text  # noqa: E402
+from utils.sources.base import Chunk  # noqa: E402
+
+IDLE_S = 60.0
+LIGHT = THEMES["light"]
+
+
+class Stream:
+    """Messages on a clock of its own, so that a day passes as fast as the machine can draw it."""
+
+    def __init__(self, seed: int = 1) -> None:
+        self.now = datetime(2026, 1, 5, 8).timestamp()
+        self.state = State("file", "data/project_live.json", clock=lambda: self.now)
+        self.state.healthy(caught_up=True)
+        self._rng = random.Random(seed)
+        self._sequence = 0
+
+    def messages(self, count: int) -> list[Message]:
+        rng, names, stamp = self._rng, ["Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus"], timestamp_text(self.now)
+        made = []
+        for _ in range(count):
+            self._sequence += 1
+            length = rng.randint(10, 80)
+            made.append(Message("x", rng.choice(names), stamp, "c", rng.random(), "k", length, "ann-1", self._sequence))
+        return made
+
+    def step(self, seconds: float, count: int) -> Snapshot:
+        self.now += seconds
+        messages = self.messages(count)
+        for place in range(0, count, 2000):
+            self.state.add(Chunk("f", "1", "1", messages[place : place + 2000]))
+        return self.state.snapshot()
+
+
+def replot(figure: Figure, snapshot: Snapshot) -> None:
+    """One frame in the predecessor's way: clear all axes, plot the same data again, let a layout engine work."""
+    figure.clear()
+    flow, authors, sentiment, length = figure.subplots(2, 2).flat
+    times = [datetime.fromtimestamp(at) for at, _ in snapshot.flow]
+    flow.step(times, [total for _, total in snapshot.flow], where="post", color=LIGHT.accent)
+    flow.set_title("Message Flow Over Time")
+    flow.tick_params(axis="x", rotation=45)
+    flow.grid(True, alpha=0.3)
+    names, counts = [name for name, _ in snapshot.authors], [count for _, count in snapshot.authors]
+    for bar, count in zip(authors.bar(names, counts, color=LIGHT.accent), counts, strict=True):
+        authors.text(bar.get_x() + bar.get_width() / 2, count, str(count), ha="center", va="bottom")
+    authors.set_title("Messages by Author")
+    values = snapshot.sentiments[-30:]
+    sentiment.axhspan(0, 0.3, color=LIGHT.negative_zone)
+    sentiment.axhspan(0.7, 1, color=LIGHT.positive_zone)
+    sentiment.plot(values, "o-", color=LIGHT.raw)
+    sentiment.plot(stats.rolling_mean(values), color=LIGHT.accent, label="rolling")
+    sentiment.axhline(sum(values) / len(values), ls="--", color=LIGHT.ink, label="average")
+    sentiment.set_title("Sentiment Trends")
+    sentiment.grid(True, alpha=0.3)
+    sentiment.legend()
+    summary = stats.summary(snapshot.lengths)
+    length.hist(snapshot.lengths, bins=15, color=LIGHT.accent, edgecolor="white")
+    length.axvline(summary.mean, color=LIGHT.ink, label=f"mean {summary.mean:.1f}")
+    length.axvline(summary.median, color=LIGHT.muted, label=f"median {summary.median:.1f}")
+    length.axvline(summary.p95, color=LIGHT.p95, label=f"p95 {summary.p95:.1f}")
+    length.set_title("Message Length Analysis")
+    length.grid(True, alpha=0.3)
+    length.legend()
+    figure.suptitle(f"Streaming Dashboard: {snapshot.total} messages")
+    figure.tight_layout()
+    figure.canvas.draw()
+
+
+def milliseconds(draw: Callable[[Snapshot], None], stream: Stream, frames: int = 40) -> float:
+    """Median time of a frame with new data each time."""
+    taken = []
+    for _ in range(frames):
+        snapshot = stream.step(2.0, 3)
+        begun = time.perf_counter()
+        draw(snapshot)
+        taken.append((time.perf_counter() - begun) * 1000)
+    return median(taken[5:])
+
+
+def bench_frames() -> None:
+    print("size          in place   clear and replot   ratio   (goal 0.45, 100 ms)")
+    for size in (DEFAULT_SIZE, (8.0, 6.0), (15.0, 10.0), (19.2, 10.8)):
+        stream = Stream()
+        stream.step(2.0, 500)
+        ours = milliseconds(render.headless(size, "light", 2.0).update, stream)
+        figure = Figure(figsize=size, dpi=DPI)
+        FigureCanvasAgg(figure)
+        theirs = milliseconds(partial(replot, figure), stream)
+        print(f"{size[0]:4.1f} x {size[1]:4.1f}  {ours:6.1f} ms   {theirs:13.1f} ms   {ours / theirs:5.2f}")
+
+
+def bench_idle() -> None:
+    """The share of a core that the whole headless program takes while nothing comes."""
+    stream = Stream()
+    stream.step(2.0, 500)
+    state = State("file", "data/project_live.json")
+    state.healthy(caught_up=True)
+    state.add(Chunk("f", "", "1", stream.messages(500)))
+    dashboard = render.headless(DEFAULT_SIZE, "light", 2.0)
+    dashboard.update(state.snapshot())
+    stop = threading.Event()
+    threading.Timer(IDLE_S, stop.set).start()
+    path = PROJECT / "data" / "bench_dashboard.png"
+    before, begun, frames = time.process_time(), time.monotonic(), dashboard.full_frames
+    render.run_headless(state, dashboard, [render.PictureFile(path)], render.Plan(), stop)
+    share = (time.process_time() - before) / (time.monotonic() - begun)
+    path.unlink()
+    print(f"idle: {share:.2%} of a core, {dashboard.full_frames - frames} whole frames in {IDLE_S:.0f} s   (goal 2%)")
+
+
+def bench_state() -> None:
+    stream = Stream()
+    messages = stream.messages(400_000)
+    chunks = [Chunk("f", "1", "1", messages[place : place + 2000]) for place in range(0, len(messages), 2000)]
+    begun = time.perf_counter()
+    for chunk in chunks:
+        stream.state.add(chunk)
+    print(f"state: {len(messages) / (time.perf_counter() - begun):,.0f} messages/s   (goal 300,000)")
+
+
+def soak(frames: int, messages: int) -> bool:
+    """A day of frames, 2 s apart on the stream's clock; True if memory and frame time stay."""
+    process, stream = psutil.Process(), Stream()
+    dashboard = render.headless(DEFAULT_SIZE, "light", 2.0)
+    per_frame, sent = messages / frames, 0
+    taken: list[float] = []
+    samples: Counter[int] = Counter()
+    for frame in range(1, frames + 1):
+        count = round(frame * per_frame) - sent
+        sent += count
+        snapshot = stream.step(2.0, count)
+        begun = time.perf_counter()
+        dashboard.update(snapshot)
+        taken.append(time.perf_counter() - begun)
+        if frame in (500, frames):
+            samples[frame] = process.memory_info().rss
+        if frame % max(frames // 10, 1) == 0:
+            rss = process.memory_info().rss / 2**20
+            print(
+                f"  frame {frame:,}, {snapshot.total:,} messages: {rss:.0f} MiB, {median(taken[-500:]) * 1000:.1f} ms"
+            )
+    memory = samples[frames] / samples[500] - 1
+    slower = median(taken[-500:]) / median(taken[500:1000]) - 1
+    print(f"soak: {frames:,} frames, {sent:,} messages: memory {memory:+.1%} (goal 5%), frame {slower:+.1%} (goal 10%)")
+    return memory < 0.05 and slower < 0.10
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--soak", action="store_true", help="only the day of frames")
+    parser.add_argument("--frames", type=int, default=43_200)
+    parser.add_argument("--messages", type=int, default=10_000_000)
+    options = parser.parse_args()
+    if options.soak:
+        return 0 if soak(options.frames, options.messages) else 1
+    bench_frames()
+    bench_state()
+    bench_idle()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
