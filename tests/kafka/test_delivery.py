@@ -226,7 +226,7 @@ settings = Settings(data_dir=Path({str(settings.data_path)!r}), kafka_broker={se
 texts = ["x" * (900 if number % 10 == 3 else 20) for number in range(100)]
 made = [(0.0, Message(text, "Ann", "", "tech", 0.5, "key", len(text))) for text in texts]
 sys.exit(producing.produce("case", made, settings=settings, interval_s=0, count=None,
-                           sinks_wanted=("file", "kafka"), drain_s=30))
+                           sinks=("file", "kafka"), drain_s=30))
 """,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kafka import KafkaConsumer, TopicPartition
 
 POLL_S = 0.1
+SETTLE_S = 1.0  # what the first answer may take, for readers that choose by whether there is data
 FINISH_S = 20.0  # a member that was killed keeps its partitions until its session ends
 ASK_EVERY_S = 1.0
 COMMIT_EVERY_S = 1.0
@@ -46,7 +47,7 @@ class KafkaSource:
         self._reset()
 
     def _reset(self) -> None:
-        self._joined = False
+        self._joined = self._settled = False
         self._assigned: set[TopicPartition] | None = None
         self._check: dict[TopicPartition, tuple[int, int]] = {}
         self._waiting: deque[tuple[TopicPartition, Sequence[Any]]] = deque()
@@ -61,16 +62,18 @@ class KafkaSource:
 
         try:
             self._commit()
-            deadline_s = time.monotonic() + (FINISH_S if self._finished else POLL_S)
-            while True:
-                chunk = self._next(max_records)
-                if chunk is not None:
-                    return chunk
+            wait_s = FINISH_S if self._finished else POLL_S if self._settled else SETTLE_S
+            deadline_s = time.monotonic() + wait_s
+            while (chunk := self._next(max_records)) is None:
                 at_end = self._at_end()
-                if time.monotonic() >= deadline_s and self._finished and not at_end:
+                late = time.monotonic() >= deadline_s
+                if late and self._finished and not at_end:
                     raise Unavailable(f"the end of {self.detail} cannot be reached: is another transaction open?")
-                if (at_end and self._finished) or time.monotonic() >= deadline_s:
+                if late or (at_end and (self._finished or not self._settled)):
+                    self._settled |= at_end
                     return None
+            self._settled = True
+            return chunk
         except (KafkaError, OSError) as error:
             self.close()
             self._log.reason = self._log.reason or str(error)
