@@ -24,6 +24,7 @@ from typing import Annotated, Literal
 import portalocker
 import psutil
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from utils import cli, table
 from utils.audit import accounts
@@ -238,12 +239,14 @@ def compare_store(sink: str, settings: Settings) -> str:
 
 def main(
     *,
-    kills: Annotated[int, Parameter(help="How often a producer or consumer is killed (kill -9).")] = 20,
-    minutes: Annotated[float, Parameter(help="How long the attacks last.")] = 1.0,
+    kills: Annotated[
+        int, Parameter(validator=Number(gte=0), help="How often a producer or consumer is killed (kill -9).")
+    ] = 20,
+    minutes: Annotated[float, Parameter(validator=Number(gt=0), help="How long the attacks last.")] = 1.0,
     seed: Seed = None,
     sinks: Sinks = EMBEDDED_SINKS,
     interval: Annotated[
-        float, Parameter(help="Seconds between the messages of each producer; 0 = full speed.")
+        float, Parameter(validator=Number(gte=0), help="Seconds between the messages of each producer.")
     ] = 0.002,
     keep: Annotated[Path | None, Parameter(help="Work in this folder and leave it (default: a temporary one).")] = None,
     settings: Settings = DEFAULTS,

@@ -3,6 +3,7 @@
 Exit codes: 0 done; 1 a check failed; 2 usage, configuration, journal in use; 3 unfinished.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -45,13 +46,25 @@ def run(
     for command in others:
         app.command(command)
     boundary = _Boundary(name)
+    before = set(threading.enumerate())
     with boundary:
         (load_env or load_env_file)()
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
         settings = bound.arguments.get("settings", DEFAULTS)
         log.set_up(settings, name.rpartition(".")[2], secrets=(os.environ.get("KAFKA_PASSWORD", ""),))
         boundary.code = command(*bound.args, **bound.kwargs) or 0
+    stuck = [thread for thread in threading.enumerate() if thread.daemon and thread not in before]
+    if stuck:
+        atexit.register(_leave_behind, stuck, boundary.code)
     return boundary.code
+
+
+def _leave_behind(threads: list[threading.Thread], code: int) -> None:
+    """End at once if a thread is still in some library: killed there by the interpreter's end, C++ code aborts."""
+    if any(thread.is_alive() for thread in threads):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 class _Boundary:
@@ -112,9 +125,11 @@ def read_env_file(folder: Path | None = None) -> tuple[Path | None, dict[str, st
     except (OSError, UnicodeDecodeError) as error:
         raise ToolkitError(f"{path} cannot be read: {error}") from error
     for binding in bindings:
-        if binding.error:
-            text = binding.original.string.strip()
-            raise ToolkitError(f"{path} line {binding.original.line}: {text!r} is not NAME=VALUE; mend or remove it")
+        if binding.error or (binding.key and binding.value is None):
+            whole = binding.original.string
+            text = whole.strip()
+            line = binding.original.line + whole[: whole.index(text)].count("\n")
+            raise ToolkitError(f"{path} line {line}: {text!r} is not NAME=VALUE; mend or remove it")
     return path, {binding.key: binding.value for binding in bindings if binding.key and binding.value}
 
 

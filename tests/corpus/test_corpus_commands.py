@@ -1,0 +1,165 @@
+"""Bad options, variables and .env files: one line on stderr that says what, where and what to do, and exit code 2."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from utils import cli
+
+PRODUCERS = ("producers.ragini_producer", "producers.producer_case")
+STORING = tuple(f"consumers.{sink}_consumer_case" for sink in ("file", "sqlite", "duckdb", "kafka"))
+VIEWS = ("consumers.ragini_consumer", "consumers.ragini_visual_consumer")
+PROOF = ("verify_emitters", "scripts.chaos")
+
+EVERY = [
+    ("--no-such-thing", "Unknown option: --no-such-thing"),
+    ("-x", "Unknown option: -x"),
+    ("extra", "unknown argument 'extra'"),
+    ("--data-dir", "Parameter --data-dir requires an argument"),
+    ("--data-dri x", "Unknown option: --data-dri. Did you mean --data-dir?"),
+    ("--log-level LOUD", 'Invalid value "LOUD" for --log-level. Choose from: "DEBUG", "INFO", "WARNING", "ERROR"'),
+    ("--journal-max-mb 0", 'Invalid value "0" for --journal-max-mb. must be more than 0'),
+    ("--journal-max-mb lots", '--journal-max-mb: unable to convert "lots" into int'),
+    ("--kafka-partitions 0", 'Invalid value "0" for --kafka-partitions. must be more than 0'),
+    ("--kafka-replication -1", 'Invalid value "-1" for --kafka-replication. must be a number of 0 or more'),
+    ("--topic", "Parameter --topic requires an argument"),
+]
+PRODUCING = [
+    ("--cuont 3", "Unknown option: --cuont. Did you mean --count?"),
+    ("--count 0", 'Invalid value "0" for --count. must be more than 0'),
+    ("--count -1", 'Invalid value "-1" for --count. must be more than 0'),
+    ("--count abc", '--count: unable to convert "abc" into int'),
+    ("--count", "Parameter --count requires an argument"),
+    ("--interval -1", "for --interval. must be a number of 0 or more"),
+    ("--interval nan", "for --interval. must be a number of 0 or more"),
+    ("--interval inf", "for --interval. must be a number of 0 or more"),
+    ("--interval 1e400", "for --interval. must be a number of 0 or more"),
+    ("--interval fast", '--interval: unable to convert "fast" into float'),
+    ("--sinks paper", 'Invalid value "paper" for --sinks. Choose from: "file", "sqlite", "duckdb", "kafka"'),
+    ("--sinks file,sqlite", 'Invalid value "file,sqlite" for --sinks'),
+    ("--sinks --count 3", "no sink is left to produce to: name at least one with --sinks"),
+    ("--forget file sqlite duckdb kafka", "no sink is left to produce to"),
+    ("--forget paper", 'Invalid value "paper" for --forget'),
+    ("--seed x", '--seed: unable to convert "x" into int'),
+    ("--drain -1", "for --drain. must be a number of 0 or more"),
+    ("--adopt maybe", "unknown argument 'maybe'"),
+]
+CONSUMING = [
+    ("--from middle", 'Invalid value "middle" for --from. Choose from'),
+    ("--from", "Parameter --from requires an argument"),
+    ("--once=maybe", '--once: unable to convert "maybe" into bool'),
+    ("--count 0", 'Invalid value "0" for --count. must be more than 0'),
+    ("--jsn", "Unknown option: --jsn. Did you mean --json?"),
+    ("--group", "Parameter --group requires an argument"),
+]
+OWN = {
+    "producers.ragini_producer": [("--pattern zigzag", 'Invalid value "zigzag" for --pattern. Choose from: "steady"')],
+    "consumers.ragini_consumer": [("--source paper", 'Invalid value "paper" for --source. Choose from: "auto"')],
+    "consumers.ragini_visual_consumer": [
+        ("--source paper", 'Invalid value "paper" for --source. Choose from: "auto"'),
+        ("--theme pink", 'Invalid value "pink" for --theme. Choose from: "light", "dark"'),
+        ("--size big", "--size big: give WIDTHxHEIGHT"),
+        ("--frames 0", 'Invalid value "0" for --frames. must be more than 0'),
+        ("--duration -1", "for --duration. must be more than 0"),
+        ("--refresh 0", "for --refresh. must be more than 0"),
+        ("--from stored", 'Invalid value "stored" for --from. Choose from: "start", "end"'),
+    ],
+    "verify_emitters": [
+        ("adit", "unknown argument 'adit'"),
+        ("check --sinks paper", 'Invalid value "paper" for --sinks'),
+        ("audit --sinks paper", 'Invalid value "paper" for --sinks'),
+        ("audit --jsn", "Unknown option: --jsn. Did you mean --json?"),
+        ("audit", "nothing to audit: no journal and no sink in"),
+        ("doctor --sinks file", "Unknown option: --sinks"),
+    ],
+    "scripts.chaos": [
+        ("--kills -1", 'Invalid value "-1" for --kills'),
+        ("--minutes 0", "for --minutes"),
+        ("--interval -1", "for --interval"),
+        ("--sinks paper", 'Invalid value "paper" for --sinks'),
+    ],
+}
+OPTIONS = [
+    *((module, *case) for module in (*PRODUCERS, *STORING, *VIEWS, *PROOF) for case in EVERY),
+    *((module, *case) for module in PRODUCERS for case in PRODUCING),
+    *((module, *case) for module in (*STORING, VIEWS[0]) for case in CONSUMING),
+    *((module, *case) for module, cases in OWN.items() for case in cases),
+]
+
+
+def refused(module: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line with which a command refuses; exit code 2, and nothing on stdout."""
+    command = importlib.import_module(module)
+    run = getattr(command, "run", None)
+    code = run(arguments) if run else cli.run(command.main, name=module, arguments=arguments)
+    shown = capsys.readouterr()
+    assert code == 2, shown
+    assert shown.out == ""
+    (line,) = shown.err.splitlines()
+    assert line.startswith(f"{module}: ")
+    assert "Traceback" not in line
+    return line
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A current folder with an empty .env."""
+    (tmp_path / ".env").touch()
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(("module", "options", "words"), OPTIONS)
+def test_options(module: str, options: str, words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert words in refused(module, options.split(), capsys)
+    assert not (tmp_path / "data").exists(), "a refused command leaves nothing behind"
+
+
+VARIABLES = [
+    ("MESSAGE_INTERVAL_SECONDS", "soon", 'for MESSAGE_INTERVAL_SECONDS from env: unable to convert "soon" into float'),
+    ("MESSAGE_INTERVAL_SECONDS", "-5", "for MESSAGE_INTERVAL_SECONDS provided by env. must be a number of 0 or more"),
+    ("MESSAGE_INTERVAL_SECONDS", "nan", "for MESSAGE_INTERVAL_SECONDS provided by env. must be a number of 0 or more"),
+    ("JOURNAL_MAX_MB", "0", 'Invalid value "0" for JOURNAL_MAX_MB'),
+    ("JOURNAL_MAX_MB", "1 GB", 'for JOURNAL_MAX_MB from env: unable to convert "1 GB" into int'),
+    ("LOG_LEVEL", "info!", 'Invalid value "info!" for LOG_LEVEL'),
+    ("KAFKA_PARTITIONS", "-4", 'Invalid value "-4" for KAFKA_PARTITIONS'),
+    ("KAFKA_REPLICATION", "all", 'for KAFKA_REPLICATION from env: unable to convert "all" into int'),
+]
+
+
+@pytest.mark.parametrize(("variable", "value", "words"), VARIABLES)
+def test_variables(
+    variable: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(".env").write_text(f'{variable}="{value}"\n')
+    assert words in refused("producers.ragini_producer", ["--count", "1"], capsys)
+    Path(".env").write_text("")
+    monkeypatch.setenv(variable, value)
+    assert words in refused("producers.ragini_producer", ["--count", "1"], capsys)
+
+
+ENV_FILES: list[tuple[bytes, str]] = [
+    (b"what is this=\n", r"\.env line 1: 'what is this=' is not NAME=VALUE"),
+    (b"LOG_LEVEL=INFO\n\n=5\n", r"\.env line 3: '=5' is not NAME=VALUE"),
+    (b'BUZZ_TOPIC="open\n', r"\.env line 1: .* is not NAME=VALUE"),
+    (b"BUZZ_TOPIC='open\nLOG_LEVEL=INFO\n", r"\.env line 1: .* is not NAME=VALUE"),
+    (b"[section]\nLOG_LEVEL=INFO\n", r"\.env line 1: .* is not NAME=VALUE"),
+    (b"BUZZ_TOPIC: x\n", r"\.env line 1: 'BUZZ_TOPIC: x' is not NAME=VALUE"),
+    (b"LOG_LEVEL=\xff\xfe\n", r"\.env cannot be read: .*utf-8"),
+    ("LOG_LEVEL=INFO\n".encode("utf-16"), r"\.env cannot be read: .*utf-8"),
+    (bytes(range(128, 256)), r"\.env cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("content", "pattern"), ENV_FILES)
+@pytest.mark.parametrize("module", ["producers.ragini_producer", "consumers.file_consumer_case"])
+def test_env_files(content: bytes, pattern: str, module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(".env").write_bytes(content)
+    assert re.search(pattern, refused(module, ["--count", "1"], capsys))
+
+
+def test_an_env_file_that_is_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    Path(".env").unlink()
+    Path(".env").mkdir()
+    assert ".env cannot be read: " in refused("producers.ragini_producer", ["--count", "1"], capsys)
