@@ -1,0 +1,171 @@
+"""The text view: what it shows, in which form, and that it stops quietly."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from loguru import logger
+
+from consumers import ragini_consumer
+from tests.helpers import make_batch, make_messages, start_python, wait_until
+from utils import cli
+from utils.config import EMBEDDED_SINKS, Settings
+from utils.message import Message, encode_lines
+from utils.sinks import emitter
+
+NAME = "consumers.ragini_consumer"
+View = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def emit(settings: Settings, amount: int, first: int = 1, sink: str = "file") -> None:
+    opened = emitter(sink, settings)()
+    opened.emit(make_batch(amount, first=first))
+    opened.close()
+
+
+@pytest.fixture
+def view(capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[View]:
+    """Runs the command line in this process."""
+    monkeypatch.chdir(tmp_path)
+    Path(".env").touch()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        code = cli.run(ragini_consumer.main, name=NAME, arguments=[*options, "--kafka-broker", "localhost:1"])
+        sys.stdout.flush()
+        out, err = capfdbinary.readouterr()
+        return subprocess.CompletedProcess([], code, out.decode(), err.decode())
+
+    yield run
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    logger.remove()
+
+
+@pytest.mark.parametrize("sink", EMBEDDED_SINKS)
+def test_json_lines_are_the_messages(settings: Settings, view: View, sink: str) -> None:
+    emit(settings, 5, sink=sink)
+    done = view("--source", sink, "--once", "--json")
+    assert done.returncode == 0
+    assert done.stdout.encode() == encode_lines(make_batch(5).messages)
+    assert done.stderr.startswith(f"{sink}: 5 messages")
+
+
+def test_auto_takes_what_has_data(settings: Settings, view: View) -> None:
+    emit(settings, 3, sink="duckdb")
+    assert view("--once", "--json").stdout.count("\n") == 3
+
+
+def test_nothing_has_data(view: View) -> None:
+    done = view("--once")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "no source has data" in done.stderr
+
+
+def test_once_shows_all_in_plain_lines_when_piped(settings: Settings, view: View) -> None:
+    emit(settings, 30)
+    lines = view("--once").stdout.splitlines()
+    assert len(lines) == 30
+    assert lines[0] == "2026-11-23T19:04:05.123Z Ann [tech] 0.50 neutral: hello 1"
+
+
+def test_count_stops(settings: Settings, view: View) -> None:
+    emit(settings, 30)
+    assert view("--count", "4").stdout.count("\n") == 4
+
+
+def test_repeated_messages_are_shown_once_and_counted(settings: Settings, view: View) -> None:
+    settings.live_path.parent.mkdir()
+    settings.live_path.write_bytes(make_batch(3).lines + make_batch(2).lines + make_batch(1, first=9).lines + b"bad\n")
+    done = view("--once")
+    assert done.stdout.count("\n") == 4
+    assert "invalid record in project_live.json" in done.stderr
+    assert "invalid 1, lost 5, duplicate 2" in done.stderr
+
+
+def test_text_cannot_steer_the_terminal(settings: Settings, view: View) -> None:
+    messages = make_messages(1)
+    messages[0].message, messages[0].author = "two\nlines \x1b[2J\u2028", "A\x9bnn"
+    settings.live_path.parent.mkdir()
+    settings.live_path.write_bytes(encode_lines(messages))
+    (line,) = view("--once").stdout.split("\n")[:-1]
+    assert line.endswith("A nn [tech] 0.50 neutral: two lines  [2J ")
+
+
+def test_top_is_printed_once_when_piped(settings: Settings, view: View) -> None:
+    emit(settings, 30)
+    out = view("--once", "--top").stdout
+    assert out.count("author") == 1
+    assert "Ann" in out
+    assert "100%" in out
+    assert "\x1b" not in out
+
+
+class Terminal:
+    """A stdout that says it is a terminal."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.text = ""
+        monkeypatch.setattr("sys.stdout", self)
+        self.buffer, self.encoding = self, "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> None:
+        self.text += data.decode()
+
+    def flush(self) -> None: ...
+
+
+def moods(*sentiments: float) -> list[Message]:
+    messages = make_messages(len(sentiments))
+    for message, sentiment in zip(messages, sentiments, strict=True):
+        message.sentiment = sentiment
+    return messages
+
+
+def test_a_terminal_gets_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal(monkeypatch)
+    ragini_consumer.LineView(everything=True).show(moods(0.1, 0.5, 0.9))
+    red, plain, green = terminal.text.splitlines()
+    assert (red[:5], red[-4:]) == ("\x1b[31m", "\x1b[0m")
+    assert "\x1b" not in plain
+    assert (green[:5], green[-4:]) == ("\x1b[32m", "\x1b[0m")
+
+
+def test_following_shows_the_last_ones_then_every_new_one(settings: Settings) -> None:
+    emit(settings, 50)
+    with start_python(NAME, "--source", "file", settings=settings) as process:
+        assert process.stdout is not None
+        shown = [process.stdout.readline() for _ in range(10)]
+        assert [line.split()[-1] for line in shown] == [str(number) for number in range(41, 51)]
+        emit(settings, 1, first=51)
+        assert process.stdout.readline().endswith("hello 51\n")
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def test_it_stops_quietly_when_the_pipe_closes(settings: Settings) -> None:
+    emit(settings, 50)
+    process = start_python(NAME, "--source", "file", "--json", settings=settings)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert json.loads(process.stdout.readline())["sequence"] == 1
+    process.stdout.close()
+    written = iter(range(51, 10_000))
+
+    def ended() -> bool:
+        emit(settings, 1, first=next(written))
+        return process.poll() is not None
+
+    wait_until(ended, 30)
+    assert process.returncode == 0
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    if process.stdin is not None:
+        process.stdin.close()
