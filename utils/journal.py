@@ -21,7 +21,7 @@ from loguru import logger
 
 from utils import sqlite
 from utils.errors import ToolkitError
-from utils.message import Batch, Message, timestamp_text
+from utils.message import Batch, Message, timestamp_epoch_s, timestamp_text
 
 # What workers that keep up read from memory instead of from disk.
 RECENT_MESSAGES = 50_000
@@ -288,6 +288,11 @@ class Journal:
         with self._mutex, sqlite.errors(self.path):
             rows = self._connection.execute("SELECT sink, since, after FROM owed ORDER BY rowid").fetchall()
         return {row[0]: Owed(*row) for row in rows}
+
+    def owed_since(self, sink: str) -> float | None:
+        """Epoch seconds since when a sink is owed: before that it got nothing that counts. None if it is not owed."""
+        owed = self.owed().get(sink)
+        return timestamp_epoch_s(owed.since) if owed else None
 
     def close(self) -> None:
         """Release file and lock; may be called twice."""

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 
 from loguru import logger
@@ -54,11 +55,13 @@ def produce(
     if not wanted:
         raise ToolkitError("no sink is left to produce to: name at least one with --sinks")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    connects: dict[str, Connect] = {sink: emitter(sink, settings) for sink in wanted}
     journal = Journal(settings.journal_path(name), max_bytes=settings.journal_max_mb << 20, adopt=adopt)
     try:
         journal.forget(forget)
         _say_owed(journal, wanted)
+        connects: dict[str, Connect] = {
+            sink: emitter(sink, settings, partial(journal.owed_since, sink)) for sink in wanted
+        }
         delivery = Delivery(journal, connects, settings.dead_letter_path)
         delivery.start([sink for sink in wanted if sink in EMBEDDED_SINKS], FIRST_LOOK_S)
         logger.info("{}: producing to {} as {}", name, ", ".join(wanted), journal.producer_id)

@@ -1,5 +1,6 @@
 """The registry: which class writes and which reads each sink. A new sink is one line here."""
 
+from collections.abc import Callable
 from functools import partial
 
 from utils.config import EMBEDDED_SINKS, Settings
@@ -7,8 +8,11 @@ from utils.emitters.base import Connect, Emitter
 from utils.sources.base import Resume, Source
 
 
-def emitter(sink: str, settings: Settings) -> Connect:
-    """A constructor of this sink's emitter; importing and opening happen when it is called."""
+def emitter(sink: str, settings: Settings, since: Callable[[], float | None] = lambda: None) -> Connect:
+    """A constructor of this sink's emitter; importing and opening happen when it is called.
+
+    `since` tells before when (epoch seconds) the sink certainly got nothing from this producer, None = unknown.
+    """
 
     def connect() -> Emitter:
         match sink:
@@ -27,15 +31,13 @@ def emitter(sink: str, settings: Settings) -> Connect:
             case "kafka":
                 from utils.emitters.kafka_emitter import KafkaEmitter
 
-                return KafkaEmitter(settings)
+                return KafkaEmitter(settings, since())
         raise ValueError(f"no emitter for sink {sink!r}")
 
     return connect
 
 
-def source(
-    sink: str, settings: Settings, resume: Resume, *, finished: bool = False, shared: bool = False
-) -> Source:
+def source(sink: str, settings: Settings, resume: Resume, *, finished: bool = False, shared: bool = False) -> Source:
     """The reader of a sink (or of `auto`, the best one available); opens at the first poll.
 
     `finished` says that whoever reads stops at the present end: a last line that lacks its newline counts.

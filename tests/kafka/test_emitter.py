@@ -1,6 +1,7 @@
 """The Kafka emitter against a real broker."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -222,7 +223,7 @@ def test_partitions_added_later_do_not_move_a_producer(settings: Settings, admin
 def test_the_search_goes_back_no_further_than_told(settings: Settings) -> None:
     with emitter(settings) as sink:
         sink.emit(make_batch(10))
-    for since_s, expected in ((time.time() - 5, 10), (time.time() + 3600, 0)):
+    for since_s, expected in ((time.time() - 5, 10), (time.time() + 3000, 10), (time.time() + 3700, 0)):
         with emitter(settings, since_s) as sink:
             assert sink.last_sequence("ann-1") == expected
 
@@ -232,7 +233,7 @@ def test_no_broker_is_one_line_within_two_seconds(settings: Settings, capfd: pyt
     with pytest.raises(Unavailable, match=rf"no Kafka broker answers at {NOBODY}: .*refused"):
         KafkaEmitter(replace(settings, kafka_broker=NOBODY))
     assert time.monotonic() - started_s < 2.0
-    assert "rdkafka" not in capfd.readouterr().err
+    assert not re.search(r"%\d\|", capfd.readouterr().err)  # how librdkafka's own lines begin
 
 
 def test_a_frozen_broker_does_not_hold_the_emitter(
