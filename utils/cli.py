@@ -176,6 +176,6 @@ def progress(total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
         done += more
         if time.monotonic() - said_s >= PROGRESS_EVERY_S:
             said_s = time.monotonic()
-            logger.info("{:,} of {:,} {}" if total else "{:,} {2}", done, total, unit)
+            logger.info("{} {}", f"{done:,} of {total:,}" if total else f"{done:,}", unit)
 
     yield advance

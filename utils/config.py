@@ -157,6 +157,9 @@ Adopt = Annotated[
         help="Go on with a journal from a copied or restored folder, under a new producer_id.",
     ),
 ]
+Speed = Annotated[
+    float, Parameter(name="--speed", validator=_finite, help="Times the original speed; 0 = full speed.")
+]
 Start = Annotated[
     Literal["stored", "start", "end"],
     Parameter(name="--from", help="Where to begin: the stored position, the first record, or only new ones."),

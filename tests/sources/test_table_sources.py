@@ -402,7 +402,8 @@ STEPS = st.one_of(
 )
 
 
-@pytest.mark.parametrize(("name", "normally", "at_length"), [("sqlite", 150, 4_000), ("duckdb", 15, 1_000)])
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("name", "normally", "at_length"), [("sqlite", 150, 4_000), ("duckdb", 15, 300)])
 def test_whatever_happens_to_a_table_it_is_read_once_and_whole(
     name: str, normally: int, at_length: int, long: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,142 @@
+"""Re-streams a recording through the same journal and sinks, as new messages, with its original gaps."""
+
+import csv
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from loguru import logger
+
+from utils import cli, producing
+from utils.config import DEFAULTS, EMBEDDED_SINKS, Adopt, Count, Drain, Forget, Settings, Sinks, Speed
+from utils.errors import ToolkitError
+from utils.message import Invalid, Message, from_mapping, timestamp_epoch_s
+from utils.sources.base import Source
+
+INVALID_SHOWN = 10
+PAGE_RECORDS = 10_000
+
+Record = Message | Invalid
+
+
+def main(
+    recording: Annotated[Path, Parameter(help="A .jsonl, .json, .csv, .sqlite or .duckdb file.")],
+    /,
+    *,
+    speed: Speed = 1.0,
+    count: Count = None,
+    sinks: Sinks = EMBEDDED_SINKS,
+    drain: Drain = 10.0,
+    forget: Forget = (),
+    adopt: Adopt = False,
+    settings: Settings = DEFAULTS,
+) -> int:
+    """Send the messages of a recording again, with new ids and times: to fill sinks, or to mend dead letters."""
+    read = reader(recording)
+    with cli.progress(_lines(recording), "messages") as done:
+        replay = Replay(read(), done)
+        code = producing.produce(
+            "replay",
+            replay.paced(),
+            settings=settings,
+            interval_s=1 / speed if speed else 0.0,
+            count=count,
+            sinks=sinks,
+            drain_s=drain,
+            forget=forget,
+            adopt=adopt,
+        )
+    print(f"{recording}: {replay.valid:,} messages read, {replay.invalid:,} invalid")
+    return code
+
+
+class Replay:
+    """Paces records by their timestamps and counts them; invalid ones are named."""
+
+    def __init__(self, records: Iterator[Record], done: Callable[[int], None]) -> None:
+        self._records, self._done = records, done
+        self.valid = self.invalid = 0
+
+    def paced(self) -> Iterator[tuple[float, Message]]:
+        """Pairs of the seconds since the message before, 0 where they cannot be told, and the message."""
+        before_s: float | None = None
+        for record in self._records:
+            if isinstance(record, Invalid):
+                self.invalid += 1
+                if self.invalid <= INVALID_SHOWN:
+                    more = "; further ones are only counted" if self.invalid == INVALID_SHOWN else ""
+                    logger.warning("invalid record in {}: {}{}", record.where, record.reason, more)
+                continue
+            self.valid += 1
+            self._done(1)
+            at_s = timestamp_epoch_s(record.timestamp)
+            yield max(0.0, at_s - before_s) if at_s is not None and before_s is not None else 0.0, record
+            before_s = at_s if at_s is not None else before_s
+
+
+def reader(recording: Path) -> Callable[[], Iterator[Record]]:
+    """What reads this kind of file. Raises ToolkitError if there is no such file or kind."""
+    if not recording.is_file():
+        raise ToolkitError(f"there is no recording {recording}")
+    match recording.suffix.lower():
+        case ".csv":
+            return lambda: csv_records(recording)
+        case ".jsonl" | ".json" | ".sqlite" | ".duckdb":
+            return lambda: source_records(_source(recording))
+    raise ToolkitError(f"{recording} is not a .jsonl, .json, .csv, .sqlite or .duckdb file")
+
+
+def _source(recording: Path) -> Source:
+    match recording.suffix.lower():
+        case ".sqlite":
+            from utils.sources.sqlite_source import SqliteSource
+
+            return SqliteSource(recording, lambda part: "")
+        case ".duckdb":
+            from utils.sources.duckdb_source import DuckdbSource
+
+            return DuckdbSource(recording, lambda part: "")
+    from utils.sources.file_source import FileSource
+
+    return FileSource([recording], lambda part: "", finished=True)
+
+
+def _lines(recording: Path) -> int | None:
+    """How many lines a text file has, which is how many records one may expect; None for other files."""
+    if recording.suffix.lower() not in (".jsonl", ".csv"):
+        return None
+    with recording.open("rb") as stream:
+        return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
+
+
+def source_records(source: Source) -> Iterator[Record]:
+    """All records up to the present end."""
+    try:
+        while (chunk := source.poll(PAGE_RECORDS)) is not None:
+            yield from chunk.messages
+            yield from chunk.invalid
+    finally:
+        source.close()
+
+
+def csv_records(recording: Path) -> Iterator[Record]:
+    """The rows of a CSV file whose first line names the fields. Raises ToolkitError if it is no such file."""
+    csv.field_size_limit(1 << 20)
+    try:
+        with recording.open(encoding="utf-8-sig", newline="") as stream:
+            rows = csv.DictReader(stream)
+            if "message" not in (rows.fieldnames or ()):
+                raise ToolkitError(f"the first line of {recording} names no column message")
+            for row in rows:
+                try:
+                    yield from_mapping({name: text for name, text in row.items() if name and text})
+                except ValueError as error:
+                    yield Invalid(f"{recording.name} line {rows.line_num}", str(error))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ToolkitError(f"{recording} is not a UTF-8 CSV file: {error}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, name="producers.replay_producer"))
