@@ -90,9 +90,12 @@ def _complete(record: _Record) -> Message:
 def decode_record(data: bytes | str) -> Message:
     """Message from one JSON object; fills what foreign records leave out. Raises ValueError with the reason."""
     try:
-        message = _strict.decode(data)
-    except msgspec.ValidationError:
-        return _complete(_lenient.decode(data))
+        try:
+            message = _strict.decode(data)
+        except msgspec.ValidationError:
+            return _complete(_lenient.decode(data))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
     if (message.producer_id is None) != (message.sequence is None):
         message.producer_id = message.sequence = None
     return message
@@ -100,7 +103,10 @@ def decode_record(data: bytes | str) -> Message:
 
 def decode_lines(data: bytes) -> list[Message]:
     """Messages from JSON lines that are all complete, at C speed. Raises ValueError if any line is not."""
-    return _strict.decode_lines(data)
+    try:
+        return _strict.decode_lines(data)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def from_mapping(record: Mapping[str, Any]) -> Message:

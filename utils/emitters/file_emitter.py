@@ -70,7 +70,7 @@ class FileEmitter:
             for line in self._lines_backwards(encoder.encode(producer_id)):
                 try:
                     found = _identity.decode(line)
-                except ValueError:
+                except (ValueError, RecursionError):  # not ours
                     continue
                 if found.producer_id == producer_id and found.sequence is not None:
                     return found.sequence
@@ -121,7 +121,7 @@ class FileEmitter:
         tail = tail[tail.rfind(b"\n") + 1 :]
         try:
             msgspec.json.decode(tail)
-        except ValueError:
+        except (ValueError, RecursionError):
             logger.warning("{}: cut a torn last line of {} bytes", self._path, len(tail))
             os.ftruncate(self._fd, size - len(tail))
             return size - len(tail)

@@ -284,7 +284,7 @@ class _Part:
         file.seek(0)
         try:
             return _array.decode(file.readall().removeprefix(_BOM))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if self._finished:
                 raise ToolkitError(f"{self._path} begins like a JSON array but is not a whole one: {error}") from error
             return []
