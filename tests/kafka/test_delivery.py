@@ -344,8 +344,6 @@ def test_a_group_of_consumers_that_are_killed(
             out, err = producer.communicate(timeout=300)
             assert producer.returncode == 0, out + err
         wait_until(lambda: stored() == total, 300)
-        for process in consumers:
-            interrupt(process)
     finally:
         for process in (*producers, *consumers):
             if process.poll() is None:
