@@ -20,6 +20,7 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 
 from consumers.dashboard import panels
+from consumers.dashboard.ink import Ink
 from consumers.dashboard.state import Snapshot, State
 from consumers.dashboard.theme import DEFAULT_SIZE, DPI, FONTS, FOREIGN_FONTS, THEMES, ThemeName, layout
 from utils.errors import ToolkitError
@@ -56,7 +57,7 @@ class Dashboard:
         colours, place = THEMES[self.theme_name], layout(width, height)
         self.figure.clear()
         self.figure.set_facecolor(colours.page)
-        ink = panels.Ink(self.figure, colours, place.k)
+        ink = Ink(self.figure, colours, place.k)
         self.header = panels.Header(ink, place.header, self._help_line)
         self.strip = panels.HealthStrip(ink, place.strip)
         self.panels = [panel(ink, card) for panel, card in zip(panels.PANELS, place.cards, strict=True)]
@@ -85,6 +86,8 @@ class Dashboard:
             begun = time.perf_counter()
             self.move(snapshot)
             canvas.draw()
+            for group in self._groups:
+                group.drawn()
             self.frame_s = time.perf_counter() - begun
             self.full_frames += 1
             return

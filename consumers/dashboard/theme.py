@@ -10,7 +10,7 @@ DPI = 100
 FONTS = ("Inter", "Segoe UI", "Helvetica Neue", "Roboto", "Noto Sans", "Liberation Sans", "Arial", "DejaVu Sans")
 FOREIGN_FONTS = ("Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC")
 
-TITLE, PILL, TILE_LABEL, TILE_VALUE, PANEL_TITLE, SUBTITLE, TICK, LABEL = 17, 10, 8, 14.5, 12.5, 9.5, 9, 9.5
+TITLE, PILL, TILE_LABEL, TILE_VALUE, PANEL_TITLE, SUBTITLE, TICK, LABEL, NOTICE = 17, 10, 8, 14.5, 12.5, 9.5, 9, 9.5, 11
 
 
 class Theme:
