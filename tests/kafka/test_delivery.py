@@ -173,7 +173,7 @@ def test_a_broker_that_fails_while_producing(
             rate = (in_file(settings) - before) / (time.monotonic() - failed_s)
         finally:
             heal()
-        assert rate > 0.9 * 500  # the file got what was made, as ever
+        assert rate > (0.95 if long else 0.8) * 500  # the file got what was made, as ever
         interrupt(process)
     assert assert_all_sinks_complete(settings) > 500 * down_s
 

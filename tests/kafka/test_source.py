@@ -309,3 +309,20 @@ def test_members_divide_the_partitions_and_hand_them_over(settings: Settings, ad
             write(settings, 100, producer_id=name, first=201)
         wait_until(lambda: step(one) == 1200, 30)
     assert seen == {name: list(range(1, 301)) for name in names}
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_store_that_cannot_be_asked_for_a_position_is_asked_again(settings: Settings, grouped: bool) -> None:
+    write(settings, 10)
+    failures = iter([Unavailable("locked"), Unavailable("locked")])
+
+    def resume(part: str) -> str:
+        if error := next(failures, None):
+            raise error
+        return ""
+
+    with source(settings, resume, group=settings.group if grouped else None) as reader:
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="locked"):
+                reader.poll(100)
+        assert [m.sequence for m in messages(read_all(reader))] == list(range(1, 11))

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -58,22 +58,23 @@ class KafkaSource:
 
     def poll(self, max_records: int) -> Chunk | None:
         """The next records of one partition. See Source."""
-        from kafka.errors import KafkaError
+        from kafka.errors import IllegalStateError, KafkaError
 
         try:
             self._commit()
-            wait_s = FINISH_S if self._finished else POLL_S if self._settled else SETTLE_S
-            deadline_s = time.monotonic() + wait_s
-            while (chunk := self._next(max_records)) is None:
-                at_end = self._at_end()
+            deadline_s = time.monotonic() + (FINISH_S if self._finished else POLL_S if self._settled else SETTLE_S)
+            while True:
+                try:
+                    chunk = self._next(max_records)
+                    at_end = chunk is None and self._at_end()
+                except IllegalStateError:  # the group took a partition away just now
+                    chunk, at_end = None, False
                 late = time.monotonic() >= deadline_s
-                if late and self._finished and not at_end:
+                if late and self._finished and not (chunk or at_end):
                     raise Unavailable(f"the end of {self.detail} cannot be reached: is another transaction open?")
-                if late or (at_end and (self._finished or not self._settled)):
-                    self._settled |= at_end
-                    return None
-            self._settled = True
-            return chunk
+                if chunk or late or (at_end and (self._finished or not self._settled)):
+                    self._settled |= at_end or chunk is not None
+                    return chunk
         except (KafkaError, OSError) as error:
             self.close()
             self._log.reason = self._log.reason or str(error)
@@ -81,11 +82,11 @@ class KafkaSource:
 
     def _next(self, max_records: int) -> Chunk | None:
         consumer = self._consumer or self._connect()
+        if self._assigned is not None:
+            self._take(consumer, self._assigned)
         if not (self._joined and (self._waiting or self._begun_again)):
             found = consumer.poll(timeout_ms=int(POLL_S * 1000), max_records=max_records)
-            if self._assigned is not None:
-                self._take(consumer, self._assigned)  # what came for these is read again from their positions
-            elif self._joined:
+            if self._joined:  # else what came is read again from the stored positions
                 self._waiting.extend(found.items())
         while self._joined and self._waiting:
             place, records = self._waiting.popleft()
@@ -120,7 +121,7 @@ class KafkaSource:
         places = self._all_places(consumer)
         if self._group is None:
             consumer.assign(places)
-            self._take(consumer, places)
+            self.given(set(places))
         else:
             consumer.subscribe([self._settings.topic], listener=_listener(self))
         self._log.connected = True
@@ -130,16 +131,14 @@ class KafkaSource:
         """The group's new assignment, None while it is being made; it is taken over at the next step."""
         self._joined, self._assigned = False, places
 
-    def _take(self, consumer: "KafkaConsumer", places: Iterable["TopicPartition"]) -> None:
+    def _take(self, consumer: "KafkaConsumer", places: set["TopicPartition"]) -> None:
         """Begin at the stored position of each partition, and drop what is left of others."""
-        self._assigned, self._joined = None, True
+        own = self._position if self._group is None else {}
+        self._position = {place: own.get(place) or self._resume(self._part(place)) for place in sorted(places)}
         self._check, self._given, self._handled = {}, {}, {}
         self._waiting.clear()
         self._begun_again.clear()
-        for place in sorted(places):
-            known = self._position.get(place) if self._group is None else None
-            position = self._resume(self._part(place)) if known is None else known
-            self._position[place] = position
+        for place, position in self._position.items():
             if position == "end":
                 consumer.seek_to_end(place)
             elif position == "":
@@ -148,6 +147,8 @@ class KafkaSource:
                 offset, fingerprint = (int(number) for number in position.split(":"))
                 self._check[place] = (offset - 1, fingerprint)
                 consumer.seek(place, offset - 1)
+        if self._assigned is places:  # not given others meanwhile
+            self._assigned, self._joined = None, True
 
     def _compared(self, consumer: "KafkaConsumer", place: "TopicPartition", records: Sequence[Any]) -> Sequence[Any]:
         """The records without the last handled one, if it is still there; else the partition begins again."""
