@@ -13,7 +13,13 @@ import duckdb
 from utils.errors import ToolkitError, Unavailable
 
 _HEADER_BYTES = 3 * 4096
-_FATAL = ("not a valid DuckDB database", "Is a directory", "version number")
+# A file of another kind must not make DuckDB fetch an extension from the internet.
+CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    "threads": 1,
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+}
+_FATAL = ("sqlite_scanner", "not a valid DuckDB database", "Is a directory", "version number")
 
 
 def _mapped(path: Path, error: duckdb.Error) -> ToolkitError:
@@ -52,7 +58,7 @@ def connect(path: Path, *, read_only: bool = False, wait_s: float = 1.0) -> duck
     deadline_s = time.monotonic() + wait_s
     while True:
         try:
-            return duckdb.connect(str(path), read_only=read_only, config={"threads": 1})
+            return duckdb.connect(str(path), read_only=read_only, config=CONFIG)
         except duckdb.IOException as error:
             locked = "lock" in str(error)
             half_created = not locked and _half_created(path)

@@ -12,7 +12,7 @@ from zlib import crc32
 
 import duckdb
 
-from utils.duck import errors
+from utils.duck import CONFIG, errors
 from utils.sources.rows import Missing, Row, TableSource, selected
 from utils.table import TABLE
 
@@ -89,7 +89,7 @@ class DuckdbSource(TableSource):
         if not self._path.exists():
             raise Missing(f"{self._path} does not exist yet")
         if self._memory is None:
-            self._memory = duckdb.connect(config={"threads": 1})
+            self._memory = duckdb.connect(config=CONFIG)
         quoted = str(self._path).replace("'", "''")
         deadline_s = time.monotonic() + WAIT_S
         with errors(self._path):

@@ -21,6 +21,7 @@ from utils.message import Invalid, Message, decode_lines, decode_record
 from utils.sources.base import Chunk, Resume
 
 MAX_LINE_BYTES = 1024 * 1024
+MAX_OFFSET = 1 << 62
 _BYTES_PER_RECORD = 300
 _MIN_READ_BYTES = 64 * 1024
 _FINGERPRINT_BYTES = 256
@@ -133,7 +134,9 @@ class _Part:
             numbers = [int(number) for number in position.removeprefix("[").split(":")]
         except ValueError:
             return
-        if len(numbers) == 3 and 0 <= numbers[1] <= numbers[0]:
+        # Without a fingerprint (length 0) nothing would be compared.
+        compared = self._in_array or numbers[:2] == [0, 0] or min(numbers[:2]) > 0
+        if len(numbers) == 3 and 0 <= numbers[1] <= numbers[0] <= MAX_OFFSET and compared:
             self._offset, self._length, self._crc = numbers
 
     def _chunk(self, end: str, messages: list[Message], invalid: list[Invalid]) -> Chunk:
