@@ -1,0 +1,224 @@
+"""Measure the reading half: sources beside a bare read, the processed store, latency, idling, and what writers feel.
+
+python scripts/bench_consumers.py                      all of it (about three minutes)
+python scripts/bench_consumers.py read follow writers  only these parts
+"""
+
+import argparse
+import contextlib
+import gc
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
+
+import duckdb  # noqa: E402
+import psutil  # noqa: E402
+
+from producers.ragini_producer import messages  # noqa: E402
+from utils.config import EMBEDDED_SINKS, Settings  # noqa: E402
+from utils.consuming import Handler, consume  # noqa: E402
+from utils.message import Batch, decode_lines, timestamp_text  # noqa: E402
+from utils.processed_store import ProcessedStore  # noqa: E402
+from utils.sinks import emitter, source  # noqa: E402
+from utils.sources.base import Chunk, Resume  # noqa: E402
+from utils.tally import Tally  # noqa: E402
+
+FOLLOWED = 20
+IDLE_S = 30.0
+
+
+def fill(settings: Settings, count: int) -> None:
+    stream = messages("wave", random.Random(1))
+    emitters = [emitter(sink, settings)() for sink in EMBEDDED_SINKS]
+    for first in range(1, count + 1, 20_000):
+        made = [next(stream)[1] for _ in range(min(20_000, count - first + 1))]
+        for sequence, message in enumerate(made, first):
+            message.producer_id, message.sequence = "bench-1", sequence
+            message.timestamp = timestamp_text(1_780_000_000 + sequence / 1000)
+        for each in emitters:
+            each.emit(Batch.of(made))
+    for each in emitters:
+        each.close()
+
+
+def timed(name: str, count: int, work: Callable[[], object]) -> None:
+    gc.collect()
+    wall_s, cpu_s = time.perf_counter(), time.process_time()
+    work()
+    wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
+    print(f"  {name:<34}{count / wall_s:>12,.0f} records/s{count / cpu_s:>14,.0f} per CPU second")
+
+
+def bare_file(settings: Settings) -> None:
+    with settings.live_path.open("rb") as stream:
+        while lines := stream.readlines(1 << 20):
+            decode_lines(b"".join(lines))
+
+
+def bare_sqlite(settings: Settings) -> None:
+    with contextlib.closing(sqlite3.connect(settings.sqlite_path)) as connection:
+        rows = connection.execute("SELECT * FROM streamed_messages")
+        while rows.fetchmany(10_000):
+            pass
+
+
+def bare_duckdb(settings: Settings) -> None:
+    with duckdb.connect(str(settings.duckdb_path), read_only=True, config={"threads": 1}) as connection:
+        rows = connection.execute("SELECT * FROM streamed_messages")
+        while rows.fetchmany(10_000):
+            pass
+
+
+BARE = {"file": bare_file, "sqlite": bare_sqlite, "duckdb": bare_duckdb}
+
+
+def read(count: int) -> None:
+    """Records per second of each source to its end: bare, through the loop, into the processed store."""
+    import pandas as pd
+
+    pd.DataFrame([(1, 2)]).groupby(0).sum()  # its first use takes a second
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(data_dir=Path(folder))
+        fill(settings, count)
+        for sink in EMBEDDED_SINKS:
+            read_one(sink, settings, count)
+
+
+def read_one(sink: str, settings: Settings, count: int) -> None:
+    print(f"{sink}, {count:,} records")
+    timed("bare read", count, lambda: BARE[sink](settings))
+    tally = Tally()
+
+    def look(chunk: Chunk) -> int:
+        return len(tally.admit(chunk))
+
+    timed("source, loop, tally", count, lambda: consumed(sink, settings, look, lambda _: "", count))
+    assert (tally.messages, tally.lost) == (count, 0)
+    store = ProcessedStore(settings.processed_path(sink))
+
+    def keep(chunk: Chunk) -> int:
+        return len(store.add(chunk))
+
+    timed("source, loop, processed store", count, lambda: consumed(sink, settings, keep, store.resume, count))
+    assert store.counts()["messages"] == count
+    store.close()
+
+
+def consumed(sink: str, settings: Settings, handle: Handler, resume: Resume, count: int) -> int:
+    return consume(lambda: source(sink, settings, resume), handle, threading.Event(), once=True, count=count)
+
+
+def follow() -> None:
+    """Time from a durable message to its handler, and the CPU of a consumer at one message per 5 s."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(data_dir=Path(folder))
+        fill(settings, 1_000)
+        for sink in EMBEDDED_SINKS:
+            print(f"{sink}: one message takes {latency_ms(sink, settings)} to its handler")
+        for sink in EMBEDDED_SINKS:
+            print(f"{sink}: following one message per 5 s uses {idle_share(sink, settings):.2%} of a core")
+
+
+def latency_ms(sink: str, settings: Settings) -> str:
+    seen, stop = threading.Semaphore(0), threading.Event()
+
+    def handle(chunk: Chunk) -> int:
+        for _ in chunk.messages:
+            seen.release()
+        return len(chunk.messages)
+
+    thread = threading.Thread(target=consume, args=(lambda: source(sink, settings, lambda _: "end"), handle, stop))
+    thread.start()
+    writer = emitter(sink, settings)()
+    made = [message for _, message in zip(range(FOLLOWED), messages("wave", random.Random(1)), strict=False)]
+    taken = []
+    for sequence, (_, message) in enumerate(made, 1):
+        time.sleep(random.Random(sequence).uniform(0.3, 0.8))
+        message.producer_id, message.sequence, message.timestamp = "follow-1", sequence, timestamp_text(time.time())
+        start_s = time.perf_counter()
+        writer.emit(Batch.of([message]))
+        if seen.acquire(timeout=10):
+            taken.append((time.perf_counter() - start_s) * 1000)
+    stop.set()
+    thread.join()
+    writer.close()
+    return f"{median(taken):.0f} ms (longest of {len(taken)}: {max(taken):.0f} ms)"
+
+
+def start(module: str, *options: str, settings: Settings) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"BASE_DATA_DIR": str(settings.data_path), "LOG_LEVEL": "ERROR"}
+    command = [sys.executable, "-m", module, *options]
+    return subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL)
+
+
+def idle_share(sink: str, settings: Settings) -> float:
+    consumer = start(f"consumers.{sink}_consumer_case", settings=settings)
+    producer = start("producers.ragini_producer", "--interval", "5", "--sinks", sink, settings=settings)
+    time.sleep(12.0)  # imports, and the first message
+    process = psutil.Process(consumer.pid)
+    before = process.cpu_times()
+    time.sleep(IDLE_S)
+    after = process.cpu_times()
+    for each in (producer, consumer):
+        each.terminate()
+        each.wait()
+    return (after.user + after.system - before.user - before.system) / IDLE_S
+
+
+def writers(count: int) -> None:
+    """A producer's rate at full speed alone, beside four consumers of other data, and of its own sinks."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = [Settings(data_dir=Path(folder) / name) for name in ("alone", "beside", "followed")]
+        alone = produced_per_s(count, settings[0], None)
+        beside = produced_per_s(count, settings[1], settings[0])
+        followed = produced_per_s(count, settings[2], settings[2])
+    print(
+        f"producer alone {alone:,.0f}/s, beside four consumers of other sinks {beside:,.0f}/s ({beside / alone:.2f}),"
+    )
+    print(f"  followed by four consumers {followed:,.0f}/s ({followed / alone:.2f}; {followed / beside:.2f} of beside)")
+
+
+def produced_per_s(count: int, settings: Settings, watched: Settings | None) -> float:
+    consumers: list[subprocess.Popen[bytes]] = []
+    if watched:
+        consumers = [start(f"consumers.{sink}_consumer_case", settings=watched) for sink in EMBEDDED_SINKS]
+        consumers.append(start("consumers.ragini_consumer", "--source", "duckdb", "--json", settings=watched))
+    start_s = time.perf_counter()
+    code = start(
+        "producers.ragini_producer", "--interval", "0", "--count", str(count), "--drain", "120", settings=settings
+    ).wait()
+    taken_s = time.perf_counter() - start_s
+    assert code == 0
+    for consumer in consumers:
+        consumer.terminate()
+        consumer.wait()
+    return count / taken_s
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=("read", "follow", "writers"), metavar="PART")
+    parser.add_argument("--count", type=int, default=400_000)
+    options = parser.parse_args()
+    parts = options.parts or ["read", "follow", "writers"]
+    if "read" in parts:
+        read(options.count)
+    if "follow" in parts:
+        follow()
+    if "writers" in parts:
+        writers(options.count)
+
+
+if __name__ == "__main__":
+    main()

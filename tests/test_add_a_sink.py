@@ -1,0 +1,100 @@
+"""docs/add-a-sink.md, followed to the letter in a copy of the project."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from utils.config import PROJECT_DIR
+
+PAGE = (PROJECT_DIR / "docs" / "add-a-sink.md").read_text(encoding="utf-8")
+
+
+class Copy:
+    """A copy of the project that has what the page adds."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for package in ("utils", "producers", "consumers"):
+            shutil.copytree(PROJECT_DIR / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / ".env").touch()
+        for name, code in re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE, re.DOTALL):
+            assert not (folder / name).exists(), name
+            (folder / name).write_text(code, encoding="utf-8")
+        for name, change in re.findall(r"```diff\n--- (\S+)\n(.*?)```", PAGE, re.DOTALL):
+            self.patch(folder / name, change.splitlines(keepends=True))
+
+    @staticmethod
+    def patch(path: Path, change: list[str]) -> None:
+        text = path.read_text(encoding="utf-8")
+        old = "".join(line[1:] for line in change if line[0] in " -")
+        assert text.count(old) == 1, f"{path.name} does not hold once: {old}"
+        new = "".join(line[1:] for line in change if line[0] in " +")
+        path.write_text(text.replace(old, new), encoding="utf-8")
+
+    def start(self, module: str, *options: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", module, *options]
+        return subprocess.Popen(
+            command, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        )
+
+    def run(self, module: str, *options: str) -> str:
+        with self.start(module, *options) as process:
+            out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        return out
+
+
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Copy:
+    monkeypatch.setenv("BASE_DATA_DIR", "data")
+    return Copy(tmp_path / "project")
+
+
+def sequences(copy: Copy) -> list[int]:
+    lines = copy.run("consumers.ragini_consumer", "--source", "parquet", "--once", "--json").splitlines()
+    return [json.loads(line)["sequence"] for line in lines]
+
+
+def test_the_sink_of_the_page_keeps_the_promise(copy: Copy) -> None:
+    producer = ("producers.ragini_producer", "--interval", "0", "--sinks", "parquet", "file")
+    copy.run(*producer, "--count", "5000")
+    with copy.start(*producer) as process:  # without end, killed in the middle
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.kill()
+        process.communicate()
+    copy.run(*producer, "--count", "5")
+    found = sequences(copy)
+    assert len(found) >= 5_005
+    assert found == list(range(1, len(found) + 1))
+    lines = (copy.folder / "data" / "project_live.json").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["sequence"] for line in lines] == found
+
+
+def test_its_consumer_keeps_each_message_once(copy: Copy) -> None:
+    producer = ("producers.ragini_producer", "--interval", "0", "--sinks", "parquet")
+    case = ("consumers.parquet_consumer_case", "--once", "--json")
+    assert json.loads(copy.run(*producer, "--count", "40") and copy.run(*case))["store"]["messages"] == 40
+    copy.run(*producer, "--count", "2")
+    assert json.loads(copy.run(*case, "--count", "1"))["store"]["messages"] == 41
+    assert json.loads(copy.run(*case))["store"] == {
+        "messages": 42, "foreign": 0, "invalid": 0, "lost": 0, "duplicate": 0, "again": 0,
+    }  # fmt: skip
+    copy.run(*producer, "--count", "3")
+    assert json.loads(copy.run(*case, "--from", "end"))["store"]["messages"] == 42
+
+
+def test_its_code_is_typed_and_tidy(copy: Copy) -> None:
+    shutil.copy(PROJECT_DIR / "pyproject.toml", copy.folder)
+    names = re.findall(r"```python\n# (\S+)\n", PAGE)
+    for tool in (["mypy"], ["ruff", "check"], ["ruff", "format", "--check"]):
+        if shutil.which(tool[0], path=str(Path(sys.executable).parent)) is None:
+            pytest.skip(f"{tool[0]} is not installed")
+        command = [sys.executable, "-m", *tool, *names]
+        done = subprocess.run(command, cwd=copy.folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
