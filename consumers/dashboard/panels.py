@@ -12,7 +12,7 @@ from matplotlib.transforms import blended_transform_factory
 
 from consumers.dashboard import stats, theme, words
 from consumers.dashboard.ink import Group, Ink, Labels, Plot, boxes, font
-from consumers.dashboard.state import ANALYSIS, Snapshot
+from consumers.dashboard.state import ANALYSIS, AUTO, Snapshot
 from consumers.dashboard.theme import Rect
 from utils.sentiment import NEGATIVE_BELOW, POSITIVE_ABOVE
 
@@ -217,6 +217,8 @@ class FlowPanel(Panel):
 
     def notice(self, snapshot: Snapshot) -> str:
         watched = words.plain(snapshot.detail) or words.source(snapshot)
+        if snapshot.source == AUTO:
+            watched = "Kafka, the live file, SQLite and DuckDB"
         start = "Start a producer in another terminal:\npython -m producers.ragini_producer"
         return f"Waiting for the first message\u2026\nWatching {watched}\n\n{start}"
 

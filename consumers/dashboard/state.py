@@ -13,6 +13,7 @@ from statistics import median
 from utils.message import Message, timestamp_epoch_s
 from utils.sources.base import Chunk
 
+AUTO = "auto"
 SERIES = 50
 ANALYSIS = 30
 STATISTICS = 130
@@ -34,7 +35,8 @@ class Snapshot:
 
     `version` changes when anything but the clocks does. `flow` holds (event time, true total) of the
     latest points, `sentiments` up to 130 and `lengths` up to 30 latest values, `sparkline` messages per
-    second in steps of 10 s over 5 minutes. `last` is the time of the newest message, None before it.
+    second in steps of 10 s over 5 minutes. `moved` is the source used before, when it was left and why.
+    `last` is the time of the newest message, None before it.
     """
 
     version: int
@@ -44,6 +46,7 @@ class Snapshot:
     detail: str
     trouble: str = ""
     trouble_since: float | None = None
+    moved: tuple[str, float, str] | None = None
     total: int = 0
     invalid: int = 0
     lost: int = 0
@@ -169,6 +172,7 @@ class State:
         self._version = 0
         self._source, self._detail = source, detail
         self._trouble, self._trouble_since = "", None  # type: tuple[str, float | None]
+        self._moved: tuple[str, float, str] | None = None
         self._sequences = Sequences()
         self._counts = Counts()
         self._parts: dict[str, _Part] = {}
@@ -204,6 +208,8 @@ class State:
             return
         with self._lock:
             if source != self._source:
+                if self._source != AUTO:
+                    self._moved = (self._source, self._clock(), self._trouble)
                 for part in self._parts.values():
                     self._forget(part)
                 self._parts.clear()
@@ -353,6 +359,7 @@ class State:
                 detail=self._detail,
                 trouble=self._trouble,
                 trouble_since=self._trouble_since,
+                moved=self._moved,
                 total=self._total,
                 invalid=sum(part.invalid for part in self._parts.values()),
                 lost=self._sequences.lost,

@@ -10,7 +10,7 @@ from consumers.dashboard import stats
 from consumers.dashboard.state import ANALYSIS, Snapshot
 from utils.sentiment import label
 
-SOURCES = {"file": "JSONL", "sqlite": "SQLite", "duckdb": "DuckDB", "kafka": "Kafka"}
+SOURCES = {"file": "JSONL", "sqlite": "SQLite", "duckdb": "DuckDB", "kafka": "Kafka", "auto": "Auto"}
 NAME_CHARS = 13
 _MARKS_PER_LETTER = 2
 
@@ -88,9 +88,13 @@ def source(snapshot: Snapshot) -> str:
 
 
 def source_line(snapshot: Snapshot) -> str:
-    """Where the data comes from, or since when and why it does not."""
+    """Where the data comes from, since when and why not from where it came before, or why it does not come."""
     if snapshot.trouble_since is None:
-        return plain(snapshot.detail)
+        if not snapshot.moved:
+            return plain(snapshot.detail)
+        left, at, why = snapshot.moved
+        reason = f": {plain(why)}" if why else ""
+        return f"since {clock(at, snapshot.now)} instead of {SOURCES.get(left, left)}{reason}"
     return f"down since {clock(snapshot.trouble_since, snapshot.now)}: {plain(snapshot.trouble)}"
 
 

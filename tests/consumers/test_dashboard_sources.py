@@ -1,0 +1,120 @@
+"""Real sources that fail under the dashboard: it tells since when and why, recovers, and counts nothing twice."""
+
+import sqlite3
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from consumers.dashboard import words
+from consumers.dashboard.reader import Reader
+from consumers.dashboard.state import Snapshot, State
+from tests.helpers import make_batch, wait_until
+from utils import sinks
+from utils.config import Settings, SourceName
+
+
+class Watched:
+    """A reader at work on a sink that the test writes to."""
+
+    def __init__(self, name: SourceName, sink: str, settings: Settings) -> None:
+        settings.data_path.mkdir(parents=True, exist_ok=True)
+        self.sink, self.settings, self.stop = sink, settings, threading.Event()
+        self.state = State(name)
+        self.reader = Reader(sinks.source(name, settings, lambda _: ""), self.state, self.stop)
+
+    def write(self, first: int, last: int) -> None:
+        emitter = sinks.emitter(self.sink, self.settings)()
+        emitter.emit(make_batch(last - first + 1, first=first))
+        emitter.close()
+
+    def snapshot(self, ready: Callable[[Snapshot], object]) -> Snapshot:
+        wait_until(lambda: ready(self.state.snapshot()), timeout_s=20)
+        return self.state.snapshot()
+
+
+@pytest.fixture(params=["file", "sqlite", "duckdb"])
+def watched(request: pytest.FixtureRequest, settings: Settings) -> Watched:
+    return Watched(request.param, request.param, settings)
+
+
+def run(watched: Watched) -> Watched:
+    watched.reader.start()
+    return watched
+
+
+def end(watched: Watched) -> None:
+    watched.stop.set()
+    watched.reader.join(20)
+    assert watched.reader.alive_to_the_end
+
+
+def path_of(watched: Watched) -> str:
+    return str(getattr(watched.settings, {"file": "live_path"}.get(watched.sink, f"{watched.sink}_path")))
+
+
+def test_sink_that_comes_later_is_waited_for_with_a_reason(watched: Watched) -> None:
+    run(watched)
+    snapshot = watched.snapshot(lambda snapshot: snapshot.trouble_since is not None)
+    assert words.source_line(snapshot).startswith("down since ")
+    watched.write(1, 30)
+    snapshot = watched.snapshot(lambda snapshot: snapshot.total)
+    assert (snapshot.total, snapshot.lost, snapshot.trouble_since) == (30, 0, None)
+    end(watched)
+
+
+def test_sink_that_is_deleted_and_made_again_counts_nothing_twice(watched: Watched) -> None:
+    watched.write(1, 30)
+    run(watched)
+    watched.snapshot(lambda snapshot: snapshot.total == 30)
+    for path in watched.settings.data_path.glob("*"):
+        if path.is_file():
+            path.unlink()
+    watched.write(1, 45)  # rebuilt from a backup or by the journal, with what it held before
+    snapshot = watched.snapshot(lambda snapshot: snapshot.total >= 45)
+    assert (snapshot.total, snapshot.lost, snapshot.duplicate, snapshot.trouble_since) == (45, 0, 0, None)
+    end(watched)
+
+
+def test_rotated_file_is_read_on(settings: Settings) -> None:
+    watched = run(Watched("file", "file", settings))
+    watched.write(1, 30)
+    watched.snapshot(lambda snapshot: snapshot.total == 30)
+    settings.live_path.rename(settings.live_path.with_suffix(".1"))
+    watched.write(31, 60)
+    snapshot = watched.snapshot(lambda snapshot: snapshot.total == 60)
+    assert (snapshot.lost, snapshot.duplicate) == (0, 0)
+    end(watched)
+
+
+def test_locked_database_is_told_and_heals(settings: Settings) -> None:
+    watched = Watched("sqlite", "sqlite", settings)
+    watched.write(1, 30)
+    run(watched)
+    watched.snapshot(lambda snapshot: snapshot.total == 30)
+    lock = sqlite3.connect(settings.sqlite_path, isolation_level=None)
+    try:
+        lock.execute("PRAGMA locking_mode = EXCLUSIVE")
+        lock.execute("PRAGMA journal_mode = DELETE")
+        lock.execute("BEGIN EXCLUSIVE")
+        snapshot = watched.snapshot(lambda snapshot: snapshot.trouble_since is not None)
+        assert "locked" in words.source_line(snapshot)
+        lock.execute("COMMIT")
+    finally:
+        lock.close()
+    watched.write(31, 40)
+    snapshot = watched.snapshot(lambda snapshot: snapshot.total == 40)
+    assert (snapshot.lost, snapshot.duplicate, snapshot.trouble_since) == (0, 0, None)
+    end(watched)
+
+
+def test_move_of_source_is_told() -> None:
+    state = State("auto", clock=lambda: 1_800_000_000.0)
+    state.using("kafka", "buzz at localhost:9092")
+    assert words.source_line(state.snapshot()) == "buzz at localhost:9092"
+    state.troubled("kafka does not answer")
+    state.using("file", "data/project_live.json")
+    state.healthy()
+    told = words.source_line(state.snapshot())
+    assert told.startswith("since ")
+    assert told.endswith("instead of Kafka: kafka does not answer")
