@@ -123,7 +123,9 @@ class TestReading:
         kind.emit(2)
         assert sequences(drain(source)) == [1, 2]
 
-    @pytest.mark.parametrize("position", ["rubbish", "99:1", "-5:3", "10:20:30", "1:"])
+    @pytest.mark.parametrize(
+        "position", ["rubbish", "99:1", "-5:3", "10:20:30", "1:", "²:1", f"{2**63}:1", f"{2**63 - 1}:1", "[3:0:5"]
+    )
     def test_a_position_that_does_not_fit_begins_again_and_says_so(self, kind: Kind, position: str) -> None:
         kind.emit(2)
         chunks = drain(kind.source(lambda part: position))

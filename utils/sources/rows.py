@@ -1,6 +1,7 @@
 """What the SQL sources share: paging a table by row number, and turning rows into messages."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -16,7 +17,7 @@ from utils.table import COLUMNS, TABLE
 Row = tuple[Any, ...]
 """Row number, then the values in the order of COLUMNS."""
 
-FIRST = -(2**63)
+FIRST, LAST = -(2**63), 2**63 - 1
 
 
 class Missing(Unavailable):
@@ -83,8 +84,9 @@ class TableSource:
         """Take a stored position; one that cannot be understood never matches, so the part begins again."""
         self._row, self._crc = FIRST, -1 if position else 0
         row, _, crc = position.partition(":")
-        if row.removeprefix("-").isdigit() and crc.isdigit():
-            self._row, self._crc = int(row), int(crc)
+        with suppress(ValueError):
+            if FIRST <= int(row) <= LAST:
+                self._row, self._crc = int(row), int(crc)
 
     def _after(self, row: Row) -> str:
         self._row, self._crc = _fingerprint(row)
