@@ -4,6 +4,7 @@ import logging
 import logging.handlers
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,10 @@ class _FileLog(logging.handlers.RotatingFileHandler):
         except OSError:
             return
         super().emit(record)
+
+    def close(self) -> None:
+        with suppress(OSError):  # what a full disk did not take
+            super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the library's name)
         """Say nothing: a full disk must not turn into a traceback per line."""

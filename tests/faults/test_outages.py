@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,41 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.emitters.test_contract import hold_duckdb, lock_sqlite
+from tests.faults.running import Running
 from tests.helpers import assert_complete, held, journal_query, producer_ids, ragini, start_python, wait_until
 from utils.config import EMBEDDED_SINKS, Settings
-
-INTERVAL_S = "0.002"
-
-
-class Running:
-    """A producer that runs until it is stopped; what it logs is gathered."""
-
-    def __init__(self, settings: Settings, *options: str, module: str = "producers.ragini_producer") -> None:
-        self.settings = settings
-        self.process = start_python(module, "--interval", INTERVAL_S, "--drain", "60", *options, settings=settings)
-        self.log: list[str] = []
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr
-        self.log += self.process.stderr  # a line at a time: list += iterates
-
-    def stop(self) -> tuple[int, str]:
-        """Ask it to stop; its exit code and what it printed."""
-        self.process.send_signal(signal.SIGTERM)
-        assert self.process.stdout
-        out = self.process.stdout.read()
-        code = self.process.wait(90)
-        self._reader.join()
-        self.process.stdout.close()
-        return code, out
-
-    def lines(self, word: str) -> list[str]:
-        return [line for line in self.log if word in line]
-
-    def amount(self, sink: str) -> int:
-        return sum(map(len, held(sink, self.settings).values()))
 
 
 @pytest.fixture
@@ -53,15 +20,14 @@ def running(settings: Settings) -> Iterator[Callable[..., Running]]:
     started: list[Running] = []
 
     def start(*options: str) -> Running:
-        producer = Running(settings, *options)
+        producer = Running("producers.ragini_producer", "--interval", "0.002", *options, settings=settings)
         started.append(producer)
         wait_until(lambda: journal_is_delivered(settings), 20, "first messages")
         return producer
 
     yield start
     for producer in started:
-        producer.process.kill()
-        producer.process.wait()
+        producer.kill()
 
 
 def journal_is_delivered(settings: Settings) -> bool:

@@ -1,0 +1,46 @@
+"""A producer that runs while a test spoils its sinks."""
+
+import signal
+import threading
+
+from tests.helpers import held, start_python
+from utils.config import Settings
+
+
+class Running:
+    """A producer that runs until it is stopped; what it logs is gathered."""
+
+    def __init__(self, *arguments: str, settings: Settings, code: str = "") -> None:
+        self.settings = settings
+        self.process = start_python(*arguments, "--drain", "60", settings=settings, code=code)
+        self.log: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            self.log.append(line)
+
+    def stop(self) -> tuple[int, str]:
+        """Ask it to stop; its exit code and what it printed."""
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.stdout
+        out = self.process.stdout.read()
+        self._reader.join()
+        return self.process.wait(90), out
+
+    def kill(self) -> None:
+        """End it at once, if it has not ended."""
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            assert pipe
+            pipe.close()
+
+    def lines(self, word: str) -> list[str]:
+        return [line for line in self.log if word in line]
+
+    def amount(self, sink: str) -> int:
+        return sum(map(len, held(sink, self.settings).values()))
