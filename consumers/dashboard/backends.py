@@ -43,12 +43,12 @@ def choose(
         if problem := probe(asked):
             raise ToolkitError(f"backend {asked} (from --backend or MPLBACKEND) cannot draw here: {problem}")
         return Choice(asked, "asked for")
-    if platform == "darwin":
-        return Choice("macosx", "the native window of macOS")
-    if platform not in ("win32", "cygwin") and not (environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY")):
+    display = environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY")
+    if platform not in ("darwin", "win32", "cygwin") and not display:
         return Choice(None, "there is no display (DISPLAY and WAYLAND_DISPLAY are not set)")
     reasons = []
-    for backend, modules in (("TkAgg", ("_tkinter",)), ("QtAgg", _QT)):
+    native = (("macosx", ("matplotlib",)),) if platform == "darwin" else ()
+    for backend, modules in (*native, ("TkAgg", ("_tkinter",)), ("QtAgg", _QT)):
         if not any(installed(module) for module in modules):
             reasons.append(f"{backend}: not installed")
         elif problem := probe(backend):

@@ -76,25 +76,30 @@ class HealthStrip:
             below = ink.text(left, rect.top - 0.66 * k, theme.TICK, colours.muted)
             if x > rect.x:
                 ink.line([x, x], [rect.y + 0.14 * k, rect.top - 0.14 * k], colours.grid, lw=k)
-            ground = Rect(x, rect.y, width * unit, rect.h).inset(*[0.08 * k] * 4)
-            self.groups.append(Group(ink, ground, colours.card, [label, value, below]))
+            tile, side = Rect(x, rect.y, width * unit, rect.h), 0.06 * k
+            upper, lower = tile.inset(side, 0.27 * k, side, 0.28 * k), tile.inset(side, 0.55 * k, side, side)
+            self.groups.append(Group(ink, upper, colours.card, [value]))
+            self.groups.append(Group(ink, lower, colours.card, [below]))
             self._tiles.append((value, below, room))
+            if title == "THROUGHPUT":  # its line reaches up beside the title
+                self.groups[-2] = Group(ink, tile.inset(side, side, side, 0.28 * k), colours.card, [label, value])
             x += width * unit
         self._spark = ink.line([], [], colours.accent, lw=1.5 * k, solid_joinstyle="round")
         self._spark_end = ink.line([], [], colours.accent, marker="o", ms=5 * k, mew=0)
         self._spark_y = rect.top - 0.5 * k
-        self.groups[1].artists += [self._spark, self._spark_end]
+        self.groups[2].artists += [self._spark, self._spark_end]
 
     def update(self, snapshot: Snapshot, refresh_s: float, frame_s: float | None) -> None:
         ink = self._ink
         tiles = self._said(snapshot, refresh_s, frame_s)
-        for (value, below, room), tile, group in zip(self._tiles, tiles, self.groups, strict=True):
-            text, detail, colour = group.key = tile
+        for index, (text, detail, colour) in enumerate(tiles):
+            value, below, room = self._tiles[index]
+            self.groups[2 * index].key, self.groups[2 * index + 1].key = (text, colour), detail
             size = theme.TILE_VALUE if ink.width(text, theme.TILE_VALUE, True) <= room else theme.TILE_VALUE - 3
             value.set(text=ink.fit(text, room, size, True), color=colour, fontproperties=font(size * ink.k, True))
             size = theme.TICK if ink.width(detail, theme.TICK) <= room else theme.TILE_LABEL
             below.set(text=ink.wrap(detail, room, size), fontproperties=font(size * ink.k))
-        self.groups[1].key = (*tiles[1], snapshot.sparkline)
+        self.groups[2].key = (tiles[1], snapshot.sparkline)
         self._draw_spark(snapshot)
 
     def _said(self, snapshot: Snapshot, refresh_s: float, frame_s: float | None) -> Sequence[tuple[str, str, str]]:

@@ -292,7 +292,10 @@ class Recording:
             first, *rest = self._frames
             buffer = BytesIO()
             first.save(buffer, "GIF", save_all=True, append_images=rest, duration=int(self._refresh_s * 1000), loop=0)
-            write_atomically(self._path, buffer.getvalue())
+            try:
+                write_atomically(self._path, buffer.getvalue())
+            except OSError as error:
+                raise ToolkitError(f"--save {self._path} cannot be written: {error.strerror}") from error
         if self._film is not None:
             self._film.finish()
 
