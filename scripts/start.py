@@ -37,7 +37,7 @@ def commands(python: str, options: argparse.Namespace) -> tuple[list[str], list[
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--duration", type=positive, default=math.inf, metavar="S", help="end after S seconds")
-    parser.add_argument("--interval", type=positive, default=0.4, metavar="S", help="seconds between messages (0.4)")
+    parser.add_argument("--interval", type=positive, default=0.3, metavar="S", help="seconds between messages (0.3)")
     parser.add_argument("--pattern", choices=("steady", "wave", "burst", "drift"), default="wave", help="(wave)")
     return parser.parse_args(arguments)
 
