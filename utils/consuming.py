@@ -21,7 +21,7 @@ from utils.sources.base import Chunk, Source
 CHUNK_RECORDS = 10_000
 IDLE_FIRST_S = 0.01
 RETRY_FIRST_S = 0.05
-IDLE_CAP_S = 0.1
+IDLE_CAP_S = 0.12
 RETRY_CAP_S = 0.5
 INVALID_SHOWN = 10
 REPORT_EVERY_S = 10.0

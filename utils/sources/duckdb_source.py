@@ -35,11 +35,14 @@ class DuckdbSource(TableSource):
     _first, _last = 0, -1  # the row numbers that were copied
     _next_look_s = 0.0
     _end: tuple[int, object] | None = None  # the row and the state of the file when the end was reached
+    _end_rows: Sequence[Row] = ()
 
     def fetch(self, first: int, count: int) -> Sequence[Row]:
         first = max(first, 0)
-        if self._memory is None or not self._first <= first < self._last:
+        if not self._first <= first < self._last:
             self._look(first)
+            if self._end is not None:
+                return self._end_rows
         assert self._memory is not None
         return self._memory.execute(f"SELECT * FROM page WHERE number >= {first} LIMIT {count}").fetchall()
 
@@ -55,9 +58,11 @@ class DuckdbSource(TableSource):
 
     def _look(self, first: int) -> None:
         """Copy the rows from `first` on into memory, unless the file is as it was when its end was reached."""
-        end = first, self._file_state()
         pause_s = self._next_look_s - time.monotonic()
-        if self._end is not None and self._end[0] == first and (self._end == end or pause_s > 0):
+        if pause_s > 0 and self._end is not None and self._end[0] == first:
+            return
+        end = first, self._file_state()
+        if end == self._end:
             return
         time.sleep(max(0.0, pause_s))
         with self._attached() as memory:
@@ -66,8 +71,9 @@ class DuckdbSource(TableSource):
                 # Deleted rows may leave a gap that is wider than a page.
                 ((later,),) = memory.execute(f"SELECT min(rowid) FROM sink.{TABLE} WHERE rowid > {first}").fetchall()
                 rows = self._copy(memory, first, later) if later is not None else 0
-            self._first = first
-            self._end = end if rows == 0 else None
+            self._first, self._end = first, None
+            if rows == 0:
+                self._end, self._end_rows = end, memory.execute("SELECT * FROM page").fetchall()
 
     def _copy(self, memory: duckdb.DuckDBPyConnection, first: int, start: int) -> int:
         """Copy row `first`, which tells whether the table is still the same, and a page from `start` on."""

@@ -1,8 +1,9 @@
 """Reads the table `streamed_messages` of a SQLite database that others write."""
 
+import os
 import sqlite3
+import stat
 from collections.abc import Sequence
-from contextlib import closing
 
 from utils.errors import ToolkitError
 from utils.sources.rows import Missing, Row, TableSource, selected
@@ -13,12 +14,15 @@ WAIT_S = 0.25
 
 
 class SqliteSource(TableSource):
-    """Opens read-only for each poll, so that a replaced database is noticed and nobody is held up.
+    """Reads in single statements on a read-only connection, so that nobody is held up.
 
-    Rows are read in the order of their rowid: one inserted below the position is not seen.
+    The connection is renewed when the path names another file. Rows are read in the order of their
+    rowid: one inserted below the position is not seen.
     """
 
     name = "sqlite"
+    _connection: sqlite3.Connection | None = None
+    _opened = (0, 0)
 
     def fetch(self, first: int, count: int) -> Sequence[Row]:
         return self._query("WHERE rowid >= ? ORDER BY rowid LIMIT ?", (first, count))
@@ -26,22 +30,43 @@ class SqliteSource(TableSource):
     def fetch_last(self) -> Sequence[Row]:
         return self._query("ORDER BY rowid DESC LIMIT 1", ())
 
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
     def _query(self, clause: str, values: tuple[int, ...]) -> Sequence[Row]:
-        if not self._path.exists():
-            raise Missing(f"{self._path} does not exist yet")
-        if self._path.is_dir():
-            raise ToolkitError(f"{self._path} is a folder; give the path of a SQLite database")
-        uri = f"{self._path.resolve().as_uri()}?mode=ro"
-        with errors(self._path), closing(sqlite3.connect(uri, uri=True, timeout=WAIT_S)) as connection:
+        with errors(self._path):
+            connection = self._connect()
             columns = {name: "" for _, name, *_ in connection.execute(f"PRAGMA table_info({TABLE})")}
             query = f"SELECT rowid, {selected(columns, self._path)} FROM {TABLE} {clause}"
             try:
                 return connection.execute(query, values).fetchall()
             except sqlite3.OperationalError as error:
                 if "UTF-8" not in str(error):
+                    self.close()
                     raise
             connection.text_factory = _text_or_bytes
-            return connection.execute(query, values).fetchall()
+            try:
+                return connection.execute(query, values).fetchall()
+            finally:
+                connection.text_factory = str
+
+    def _connect(self) -> sqlite3.Connection:
+        """The connection to the file that the path names now."""
+        try:
+            status = os.stat(self._path)
+        except FileNotFoundError as error:
+            self.close()
+            raise Missing(f"{self._path} does not exist yet") from error
+        if stat.S_ISDIR(status.st_mode):
+            raise ToolkitError(f"{self._path} is a folder; give the path of a SQLite database")
+        if self._connection is None or self._opened != (status.st_dev, status.st_ino):
+            self.close()
+            uri = f"{self._path.resolve().as_uri()}?mode=ro"
+            self._connection = sqlite3.connect(uri, uri=True, timeout=WAIT_S, check_same_thread=False)
+            self._opened = status.st_dev, status.st_ino
+        return self._connection
 
 
 def _text_or_bytes(data: bytes) -> str | bytes:
