@@ -1,0 +1,23 @@
+"""A short day of the dashboard: memory and frame time stay; and a frame costs far less than plotting anew."""
+
+import pytest
+
+from scripts import bench_dashboard
+
+
+def test_short_day_keeps_memory_and_frame_time() -> None:
+    memory, slower = bench_dashboard.soak(frames=80, messages=40_000)
+    assert memory < 0.05
+    assert slower < 0.5  # the machine may be busy with other tests
+
+
+@pytest.mark.slow
+def test_longer_day_keeps_memory_and_frame_time() -> None:
+    memory, slower = bench_dashboard.soak(frames=3_000, messages=1_000_000)
+    assert memory < 0.05
+    assert slower < 0.1
+
+
+def test_frame_costs_less_than_half_of_clear_and_replot() -> None:
+    ours, theirs = bench_dashboard.compare_frames((12.8, 7.2), frames=12)
+    assert ours < 0.45 * theirs
