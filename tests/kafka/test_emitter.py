@@ -344,6 +344,7 @@ def test_a_topic_name_that_cannot_be_is_a_mistake_of_the_user(settings: Settings
     assert not isinstance(raised.value, Unavailable)
 
 
+@pytest.mark.filterwarnings("ignore:value_serializer")  # the old way, which users have
 def test_emit_message_waits_for_the_acknowledgement(settings: Settings, said: list[str]) -> None:
     message = {"message": "buzz", "author": "Ann", "sentiment": 0.5, "producer_id": "x", "sequence": 4}
     with emitter(settings):
