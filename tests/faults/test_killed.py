@@ -44,6 +44,7 @@ def kill_at_random(process: subprocess.Popen[str], rng: random.Random) -> int:
     return max([acknowledged, *map(int, out.split())])
 
 
+@pytest.mark.timeout(1800)  # all kills, with --long
 def test_every_acknowledged_message_is_in_every_sink_once(
     settings: Settings, long: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:

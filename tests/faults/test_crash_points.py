@@ -1,0 +1,71 @@
+"""The process ends at every single write, sync, truncation or removal of a file; then the real producer recovers.
+
+A shim below Python, SQLite and DuckDB ends it before the call, or after half of a write.
+"""
+
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults import crashing
+from tests.helpers import assert_complete, journal_query, producer_ids, start_python
+from utils.config import Settings
+
+SAMPLES = 16
+
+
+class Crasher:
+    """The server of forks."""
+
+    def __init__(self, shim: Path, settings: Settings) -> None:
+        self.process = start_python("tests.faults.crashing", settings=settings, environment={"LD_PRELOAD": str(shim)})
+
+    def ask(self, *words: object) -> list[int]:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(" ".join(map(str, words)) + "\n")
+        self.process.stdin.flush()
+        return [int(number) for number in self.process.stdout.readline().split()]
+
+
+@pytest.fixture
+def crasher(tmp_path: Path, settings: Settings) -> Iterator[Crasher]:
+    if sys.platform != "linux" or not shutil.which("cc"):
+        pytest.skip("needs Linux and a C compiler to build the shim")
+    shim = tmp_path / "shim.so"
+    source = Path(__file__).with_name("crash_shim.c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(shim), str(source), "-ldl"], check=True)
+    crasher = Crasher(shim, settings)
+    yield crasher
+    _, err = crasher.process.communicate(timeout=10)
+    assert "Traceback" not in err
+
+
+@pytest.mark.timeout(7200)  # all points, with --long
+def test_recovers_from_a_crash_at_any_call(
+    crasher: Crasher, tmp_path: Path, long: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    complete = crasher.ask("run", tmp_path / "complete", 0, 0)
+    made = crashing.STARTS * crashing.APPENDS * crashing.MESSAGES
+    code, calls = complete[0], complete[-1]
+    assert (code, complete[-2]) == (0, made)
+    assert calls > 100
+    points = [(call, half) for call in range(1, calls + 1) for half in (0, 1)]
+    if not long:
+        points = random.Random(1).sample(points, SAMPLES)
+    for call, half in points:
+        settings = Settings(data_dir=tmp_path / f"{call}-{half}")
+        code, *acknowledged = crasher.ask("run", settings.data_path, call, half)
+        assert code == 9, f"no crash at call {call}"
+        assert crasher.ask("recover", settings.data_path) == [0], f"no recovery from call {call}, half {half}"
+        (producer_id,) = producer_ids(settings)
+        ((last,),) = journal_query(settings, "SELECT last FROM state")
+        assert int(last) > max(acknowledged, default=0)
+        assert_complete(settings, {producer_id: int(last)})
+        shutil.rmtree(settings.data_path)
+    with capsys.disabled():
+        print(f"\n{len(points)} crashes at {calls} calls of a run of {made} messages: nothing lost, nothing double")
