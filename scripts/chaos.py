@@ -1,4 +1,4 @@
-"""Attack a running toolkit, then prove that nothing was lost: python -m scripts.chaos --kills 20 --minutes 1.
+"""Attack a running toolkit, then prove that nothing was lost: python scripts/chaos.py --kills 20 --minutes 1.
 
 Producers and consumers run in a temporary folder while they are killed and frozen, their sinks locked
 and (on Linux) their disk full. Then everything ends cleanly, the audit compares the sinks, and each
@@ -21,17 +21,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import portalocker
-import psutil
-from cyclopts import Parameter
-from cyclopts.validators import Number
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
 
-from utils import cli, table
-from utils.audit import accounts
-from utils.config import DEFAULTS, EMBEDDED_SINKS, PROJECT_DIR, Seed, Settings, Sinks
-from utils.errors import Unavailable
-from utils.holdings import PAGE_ROWS, Held, hold
-from utils.kafka_admin import delete_topic
+import portalocker  # noqa: E402
+import psutil  # noqa: E402
+from cyclopts import Parameter  # noqa: E402
+from cyclopts.validators import Number  # noqa: E402
+
+from utils import cli, table  # noqa: E402
+from utils.audit import accounts  # noqa: E402
+from utils.config import DEFAULTS, EMBEDDED_SINKS, PROJECT_DIR, Seed, Settings, Sinks  # noqa: E402
+from utils.errors import Unavailable  # noqa: E402
+from utils.holdings import PAGE_ROWS, Held, hold  # noqa: E402
+from utils.kafka_admin import delete_topic  # noqa: E402
 
 PRODUCERS = {"ragini": "producers.ragini_producer", "case": "producers.producer_case"}
 LOOK_EVERY_S = 0.02
