@@ -51,7 +51,8 @@ def run(
         (load_env or load_env_file)()
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
         settings = bound.arguments.get("settings", DEFAULTS)
-        log.set_up(settings, name.rpartition(".")[2], secrets=(os.environ.get("KAFKA_PASSWORD", ""),))
+        boundary.secrets = (os.environ.get("KAFKA_PASSWORD", ""),)
+        log.set_up(settings, name.rpartition(".")[2], secrets=boundary.secrets)
         boundary.code = command(*bound.args, **bound.kwargs) or 0
     stuck = [thread for thread in threading.enumerate() if thread.daemon and thread not in before]
     if stuck:
@@ -73,6 +74,7 @@ class _Boundary:
     def __init__(self, name: str) -> None:
         self.name = name
         self.code = 0
+        self.secrets: tuple[str, ...] = ()
 
     def __enter__(self) -> "_Boundary":
         return self
@@ -103,7 +105,7 @@ class _Boundary:
         return True
 
     def _say(self, line: str) -> None:
-        print(f"{self.name}: {line}", file=sys.stderr)
+        print(f"{self.name}: {log.masked(line, self.secrets)}", file=sys.stderr)
 
 
 def _one_line(error: BaseException) -> str:

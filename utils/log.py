@@ -22,9 +22,14 @@ BACKUPS = 3
 class _FileLog(logging.handlers.RotatingFileHandler):
     """Bounded log file that is opened at its first line and given up quietly: no disk, no log, but no harm."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, secrets: tuple[str, ...]) -> None:
         super().__init__(path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8", delay=True)
         self.setFormatter(logging.Formatter("%(message)s"))
+        self._secrets = secrets
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The whole text, traceback included, without secrets."""
+        return masked(super().format(record), self._secrets)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -41,6 +46,13 @@ class _FileLog(logging.handlers.RotatingFileHandler):
         """Say nothing: a full disk must not turn into a traceback per line."""
 
 
+def masked(text: str, secrets: tuple[str, ...]) -> str:
+    """`text` with each of `secrets` made unreadable."""
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***")
+    return text
+
+
 def _short(record: "Record") -> str:
     return "{time:HH:mm:ss} <level>{level: <7}</level> {message}\n"
 
@@ -50,17 +62,15 @@ def set_up(settings: Settings, command: str, secrets: tuple[str, ...] = ()) -> N
 
     `secrets` are values (passwords) that are masked wherever they would appear.
     """
-    hidden = [secret for secret in secrets if secret]
 
     def mask(record: "Record") -> None:
-        for secret in hidden:
-            record["message"] = record["message"].replace(secret, "***")
+        record["message"] = masked(record["message"], secrets)
 
     logger.remove()
     logger.configure(patcher=mask)
     logger.add(sys.stderr, level=settings.log_level, format=_short, backtrace=False, diagnose=False)
     logger.add(
-        _FileLog(settings.data_path / "logs" / f"{command}.log"),
+        _FileLog(settings.data_path / "logs" / f"{command}.log", secrets),
         level=settings.log_level,
         format="{time:YYYY-MM-DDTHH:mm:ss.SSSZ} {level} {process} {name} {message}",
         backtrace=False,
