@@ -209,9 +209,9 @@ def _grouped(facts: list[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
     import pandas as pd
 
     frame = pd.DataFrame(facts, columns=[*KINDS, "sentiment", "length", "seen"])
+    frame.insert(len(KINDS), "count", 1)
     for kind in KINDS:
-        groups = frame.groupby(kind, sort=False).agg(
-            count=("seen", "size"), sentiment=("sentiment", "sum"), length=("length", "sum"), seen=("seen", "max")
-        )
-        for name, *figures in groups.itertuples():
-            yield kind, name, *map(int, figures)
+        groups = frame.groupby(kind, sort=False)
+        sums, last = groups[["count", "sentiment", "length"]].sum(), groups["seen"].max()
+        for name, figures, seen in zip(sums.index, sums.to_numpy().tolist(), last.tolist(), strict=True):
+            yield kind, name, *figures, seen
