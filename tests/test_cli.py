@@ -1,0 +1,167 @@
+"""What every command line shares: one line for any end, exit codes, variables, and threads left behind."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+from cyclopts import Parameter
+
+from tests.helpers import run_python, start_python
+from utils import cli
+from utils.config import DEFAULTS, Interval, Settings
+from utils.errors import PositionMoved, Rejected, SinkReplaced, ToolkitError, Unavailable
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Without anybody's .env."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    (folder / ".env").touch()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def run_raising(error: BaseException) -> int:
+    def main() -> int:
+        raise error
+
+    return cli.run(main, name="producers.test", arguments=[])
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ToolkitError("what\nwhere"), 2),
+        (Unavailable("what where"), 3),
+        (SinkReplaced("what where"), 3),
+        (PositionMoved("what where"), 3),
+        (Rejected(7, "what where"), 2),
+        (KeyboardInterrupt(), 3),
+        (ZeroDivisionError("what where"), 3),
+    ],
+)
+def test_whatever_ends_a_command_is_one_line(
+    error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_raising(error) == code
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+    assert "Traceback" not in shown.err
+
+
+def test_the_code_of_the_command_is_the_exit_code() -> None:
+    assert cli.run(lambda: 1, name="producers.test", arguments=[]) == 1
+    assert cli.run(lambda: 0, name="producers.test", arguments=[]) == 0
+
+
+def shown_interval(interval: Interval = 5.0, settings: Settings = DEFAULTS) -> int:
+    print(interval, settings.topic)
+    return 0
+
+
+def test_options_beat_the_environment_which_beats_the_file_which_beats_defaults(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shown(*arguments: str) -> str:
+        assert cli.run(shown_interval, name="producers.test", arguments=list(arguments)) == 0
+        return capsys.readouterr().out.strip()
+
+    assert shown() == "5.0 buzzline_db"
+    (empty_folder / ".env").write_text("MESSAGE_INTERVAL_SECONDS=4\nBUZZ_TOPIC=from_file\n")
+    assert shown() == "4.0 from_file"
+    monkeypatch.setenv("MESSAGE_INTERVAL_SECONDS", "3")
+    assert shown() == "3.0 from_file"
+    assert shown("--interval", "2", "--topic", "chosen") == "2.0 chosen"
+
+
+@pytest.mark.parametrize("value", ["abc", "-2", "nan"])
+def test_a_bad_interval_from_the_file_names_the_variable(
+    empty_folder: Path, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (empty_folder / ".env").write_text(f"MESSAGE_INTERVAL_SECONDS={value}\n")
+    assert cli.run(shown_interval, name="producers.test", arguments=[]) == 2
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1
+    assert "MESSAGE_INTERVAL_SECONDS" in shown
+
+
+def test_the_help_names_option_default_and_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(
+        *, size: Annotated[int, Parameter(name="--size", env_var="SIZE", help="How large.")] = 7,
+        settings: Settings = DEFAULTS,
+    ) -> int:  # fmt: skip
+        """Does something."""
+        raise AssertionError("--help runs nothing")
+
+    assert cli.run(main, name="producers.test", arguments=["--help"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("python -m producers.test", "Does something.", "--size", "7", "SIZE", "--data-dir", "BASE_DATA_DIR"):
+        assert words in shown
+
+
+STUCK = """
+import sys, threading, time
+from utils import cli
+def main() -> int:
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+    print("last words")
+    return 3
+sys.exit(cli.run(main, name="producers.test"))
+"""
+
+
+def test_a_thread_that_is_stuck_holds_nobody_up(settings: Settings) -> None:
+    done = run_python(code=STUCK, settings=settings)
+    assert (done.returncode, done.stdout) == (3, "last words\n")
+
+
+SIGNALS = """
+import sys
+from utils import cli
+def main() -> int:
+    stop = cli.stop_on_signals()
+    print("ready", flush=True)
+    stop.wait()
+    print("stopping", flush=True)
+    while True:
+        sys.stdin.read(1)
+sys.exit(cli.run(main, name="producers.test"))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_the_first_signal_asks_the_second_ends(settings: Settings, number: signal.Signals) -> None:
+    with start_python(code=SIGNALS, settings=settings) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        assert process.stdout.readline() == "stopping\n"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+        assert (process.returncode, err) == (3, "")
+
+
+WRITES = """
+import sys
+from utils import cli
+def main() -> int:
+    for number in range(100_000):
+        print("line", number)
+    return 0
+sys.exit(cli.run(main, name="producers.test"))
+"""
+
+
+def test_a_reader_that_leaves_is_no_error(settings: Settings) -> None:
+    process = start_python(code=WRITES, settings=settings)
+    assert process.stdout and process.stderr and process.stdin
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(30) == 0
+    process.stderr.close()
+    process.stdin.close()

@@ -1,0 +1,84 @@
+"""Log lines: where they go, how much of them is kept, and what they never hold."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from loguru import logger
+
+from utils import log
+from utils.config import Settings
+
+
+@pytest.fixture
+def path(settings: Settings) -> Path:
+    return settings.data_path / "logs" / "test.log"
+
+
+def test_short_lines_for_people_and_full_ones_for_the_file(
+    settings: Settings, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.set_up(settings, "test")
+    logger.debug("not shown")
+    try:
+        raise ValueError("a reason")
+    except ValueError as error:
+        logger.opt(exception=error).error("went wrong")
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1
+    assert "ERROR   went wrong" in shown
+    kept = path.read_text(encoding="utf-8")
+    assert "Traceback" in kept
+    assert "ValueError: a reason" in kept
+    assert "not shown" not in kept
+
+
+def test_the_log_is_bounded(settings: Settings, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "MAX_BYTES", 2_000)
+    log.set_up(settings, "test")
+    for number in range(500):
+        logger.info("line {} of many", number)
+    files = sorted(path.parent.iterdir())
+    assert len(files) == 1 + log.BACKUPS
+    assert all(file.stat().st_size <= 2_000 for file in files)
+    assert "line 499" in path.read_text(encoding="utf-8")
+
+
+def test_without_a_place_there_is_no_log_but_no_harm(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").write_text("a file")
+    log.set_up(settings, "test")
+    logger.info("still said")
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_nothing_is_made_before_the_first_line(settings: Settings) -> None:
+    log.set_up(settings, "test")
+    assert not settings.data_path.exists()
+
+
+def test_secrets_are_masked_in_lines_and_tracebacks(
+    settings: Settings, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.set_up(settings, "test", secrets=("", "hunter2"))
+    try:
+        raise ValueError("with hunter2")
+    except ValueError as error:
+        logger.opt(exception=error).error("said hunter2 with {}", "hunter2")
+    kept = path.read_text(encoding="utf-8")
+    assert "hunter2" not in kept + capsys.readouterr().err
+    assert "ValueError: with ***" in kept
+
+
+def test_a_thread_that_dies_is_named(settings: Settings, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = threading.excepthook
+    log.set_up(settings, "test")
+    thread = threading.Thread(target=lambda: 1 / 0, name="file worker")
+    thread.start()
+    thread.join()
+    threading.excepthook = before
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1
+    assert "file worker stopped unexpectedly: ZeroDivisionError" in shown
+    assert "Traceback" in path.read_text(encoding="utf-8")
