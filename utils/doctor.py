@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,9 +49,9 @@ def examine(settings: Settings, backend: Callable[[], str]) -> Iterator[Line]:
         ("packages", _packages),
         ("data folder", lambda: _data_folder(settings.data_path)),
         ("journal", lambda: _journals(settings)),
-        ("file", lambda: _file(settings.live_path)),
-        ("sqlite", lambda: _sqlite(settings.sqlite_path)),
-        ("duckdb", lambda: _duckdb(settings.duckdb_path)),
+        ("file", lambda: _sink("file", settings.live_path, _file)),
+        ("sqlite", lambda: _sink("sqlite", settings.sqlite_path, _sqlite)),
+        ("duckdb", lambda: _sink("duckdb", settings.duckdb_path, _duckdb)),
         ("kafka", lambda: _kafka(settings)),
         ("dashboard", lambda: [Line("dashboard", "ok", backend())]),
         ("clock", lambda: _clock(settings.data_path)),
@@ -63,6 +63,8 @@ def examine(settings: Settings, backend: Callable[[], str]) -> Iterator[Line]:
             yield Line(topic, "problem", " ".join(str(error).split()))
         except ImportError as error:
             yield Line(topic, "problem", f"cannot be looked at: {error}", INSTALL)
+        except OSError as error:
+            yield Line(topic, "problem", f"cannot be looked at: {error}")
 
 
 def environment(variables: MutableMapping[str, str] = os.environ) -> list[Line]:
@@ -203,21 +205,18 @@ def _written(path: Path) -> str:
     return f"{path.name}, {path.stat().st_size / 2**20:,.1f} MiB, last write {timestamp_text(newest_s)}"
 
 
-def _reachable(topic: str, path: Path) -> Iterator[Line]:
-    """Nothing if there is a file that can be written, else what is in the way."""
+def _sink(topic: str, path: Path, look: Callable[[Path], Iterator[Line]]) -> Iterator[Line]:
     if not path.exists():
         yield Line(topic, "ok", f"{path.name}: none yet")
     elif path.is_dir():
         yield Line(topic, "problem", f"{path} is a folder", "move it away or name another file")
     elif not os.access(path, os.R_OK | os.W_OK):
         yield Line(topic, "problem", f"{path} may not be read and written by this user", "change its permissions")
+    else:
+        yield from look(path)
 
 
 def _file(path: Path) -> Iterator[Line]:
-    lines = list(_reachable("file", path))
-    yield from lines
-    if lines:
-        return
     yield Line("file", "ok", _written(path))
     with path.open("rb") as stream:
         if stream.seek(0, os.SEEK_END):
@@ -227,10 +226,6 @@ def _file(path: Path) -> Iterator[Line]:
 
 
 def _sqlite(path: Path) -> Iterator[Line]:
-    lines = list(_reachable("sqlite", path))
-    yield from lines
-    if lines:
-        return
     with sqlite.errors(path), closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
         columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table.TABLE})")]
         indexes = [row[1] for row in connection.execute(f"PRAGMA index_list({table.TABLE})")]
@@ -247,8 +242,7 @@ def _sqlite(path: Path) -> Iterator[Line]:
         yield Line("sqlite", "note", text, "close what reads it")
 
 
-def _schema(topic: str, columns: Iterable[str]) -> Iterator[Line]:
-    existing = list(columns)
+def _schema(topic: str, existing: Collection[str]) -> Iterator[Line]:
     if not existing:
         yield Line(topic, "note", f"there is no table {table.TABLE} in it", "the next producer makes it")
     elif "message" not in existing:
@@ -260,22 +254,17 @@ def _schema(topic: str, columns: Iterable[str]) -> Iterator[Line]:
 def _duckdb(path: Path) -> Iterator[Line]:
     from utils import duck
 
-    lines = list(_reachable("duckdb", path))
-    yield from lines
-    if lines:
-        return
     try:
         connection = duck.connect(path, read_only=True)
     except Unavailable as error:
         yield Line("duckdb", "problem", str(error), "close the program that keeps it open: until then this sink waits")
         return
     with connection, duck.errors(path):
-        found = connection.execute("SELECT name FROM pragma_table_info(?)", [table.TABLE]).fetchall() if (
-            connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = ?", [table.TABLE]).fetchall()
-        ) else []  # fmt: skip
-        count = connection.execute(f"SELECT count(*) FROM {table.TABLE}").fetchall()[0][0] if found else 0
+        query = "SELECT column_name FROM duckdb_columns() WHERE table_name = ?"
+        columns = [name for (name,) in connection.execute(query, [table.TABLE]).fetchall()]
+        count = connection.execute(f"SELECT count(*) FROM {table.TABLE}").fetchall()[0][0] if columns else 0
     yield Line("duckdb", "ok", f"{_written(path)}, {count:,} rows")
-    yield from _schema("duckdb", [name for (name,) in found])
+    yield from _schema("duckdb", columns)
 
 
 def _kafka(settings: Settings) -> Iterator[Line]:

@@ -63,8 +63,6 @@ def file_pages(path: Path, holding: Holding) -> Iterator[list[Row]]:
         stream = path.open("rb")
     except FileNotFoundError:
         return
-    except OSError as error:
-        raise Unavailable(f"{path}: {error.strerror or error}") from error
     with stream:
         left = os.fstat(stream.fileno()).st_size
         rest = b""
@@ -216,7 +214,7 @@ def hold(sink: str, settings: Settings, limits: Mapping[str, int], advance: Call
                         held = holding.producers[producer_id] = Held(limits.get(producer_id))
                     held.add(run)
                 advance(len(rows))
-        except Unavailable as error:
+        except (Unavailable, OSError) as error:
             if time.monotonic() < deadline_s:
                 time.sleep(0.2)
                 continue
