@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import environment
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from scripts import environment
 
 PREPARE_KAFKA = environment.PROJECT_DIR / "scripts" / "prepare_kafka.sh"
 

@@ -11,7 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-import environment
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from scripts import environment
 
 # A producer may need its drain of 10 s to end.
 END_WITHIN_S = 15.0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import environment
+from scripts import environment
 
 FAKE_PYTHON = """#!/bin/sh
 echo "$@" >> '{log}'

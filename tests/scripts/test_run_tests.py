@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import environment
-import run_tests
+from scripts import environment, run_tests
 
 
 def test_missing_kafka_is_said_and_does_not_stop(tmp_path: Path) -> None:

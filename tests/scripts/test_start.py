@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-import start
+from scripts import start
 from tests.helpers import assert_complete, producer_ids, wait_until
-from utils.config import Settings
+from utils.config import PROJECT_DIR, Settings
 
 # Stands for a producer: marks that it runs; ends when asked to, or by itself once the file `until` is there.
 CHILD = """
@@ -31,14 +31,14 @@ sys.exit(code)
 # The script around a pair, as start.py runs it: json of the commands, then the duration.
 PARENT = """
 import json, sys
-import start
+from scripts import start
 sys.exit(start.Pair(*json.loads(sys.argv[1]), end_within_s=float(sys.argv[3])).run(float(sys.argv[2])))
 """
 
 
 REAL = """
 import sys
-import start
+from scripts import start
 sys.exit(start.Pair(*start.commands(sys.executable, start.parse(["--interval", "0.05"]))).run(60.0))
 """
 
@@ -48,7 +48,7 @@ def child(mark: Path, code: int = 0, until: Path = Path("never"), obeys: bool = 
 
 
 def start_parent(*arguments: str, code: str = PARENT) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(start.__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT_DIR)}
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments], env=environment, stderr=subprocess.PIPE, text=True
     )
