@@ -5,21 +5,26 @@ Ticks and grids are our own few artists, made once and moved: matplotlib's cost 
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from math import ceil
 from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.backend_bases import RendererBase
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.text import Text
-from matplotlib.transforms import Bbox, ScaledTranslation, Transform
+from matplotlib.transforms import Bbox, IdentityTransform, ScaledTranslation, Transform
 
 from consumers.dashboard import theme
 from consumers.dashboard.theme import Rect, Theme
+
+MAX_STAMPS = 1_000
+_Sheet: Any = RendererAgg  # it has no types
 
 Place = tuple[float, float, str]
 """x, y and text of a label."""
@@ -30,12 +35,48 @@ def font(size: float, bold: bool = False) -> FontProperties:
     return FontProperties(size=size, weight="bold" if bold else "normal")
 
 
+class Stamp(Text):
+    """Text that keeps its pixels and stamps them where it is: drawing glyphs was most of a frame.
+
+    All texts of one picture share `kept`; whole pixels are precise enough for horizontal text.
+    """
+
+    def __init__(self, kept: dict[object, tuple[Any, int, int]], *place: Any, **style: Any) -> None:
+        super().__init__(*place, **style)
+        self._kept = kept
+
+    def draw(self, renderer: Any) -> None:
+        if not (self.get_visible() and self.get_text().strip()):
+            return
+        look = self.get_text(), self.get_fontproperties(), self.get_color(), self.get_rotation()
+        key = look, self.get_horizontalalignment(), self.get_verticalalignment(), renderer.dpi
+        if key not in self._kept:
+            if len(self._kept) >= MAX_STAMPS:
+                self._kept.clear()
+            self._kept[key] = self._rasterise(renderer)
+        pixels, left, below = self._kept[key]
+        x, y = self.get_transform().transform(self.get_position())
+        renderer.draw_image(renderer.new_gc(), round(x) - left, round(y) - below, pixels)
+
+    def _rasterise(self, renderer: Any) -> tuple[Any, int, int]:
+        """Pixels from the bottom row up, and where in them the text's own position is."""
+        place, transform, box = self.get_position(), self.get_transform(), self.get_window_extent(renderer)
+        x, y = transform.transform(place)
+        left, below = ceil(x - box.x0) + 2, ceil(y - box.y0) + 2
+        sheet: Any = _Sheet(left + ceil(box.x1 - x) + 2, below + ceil(box.y1 - y) + 2, renderer.dpi)
+        self.set(position=(left, below), transform=IdentityTransform())
+        super().draw(sheet)
+        self.set(position=place, transform=transform)
+        return np.asarray(sheet.buffer_rgba())[::-1].copy(), left, below
+
+
 class Ink:
     """Makes artists on one figure, in one theme, with every length and font scaled by `k`."""
 
     def __init__(self, figure: Figure, colours: type[Theme], k: float) -> None:
         self.figure, self.colours, self.k = figure, colours, k
         self.inches = figure.dpi_scale_trans
+        self._stamps: dict[object, tuple[Any, int, int]] = {}
         self.width = lru_cache(maxsize=1024)(self._width)
 
     def text(self, x: float, y: float, size: float, colour: str, text: str = "", **style: Any) -> Text:
@@ -47,7 +88,7 @@ class Ink:
             "parse_math": False,
             "transform": self.inches,
         } | style
-        made = Text(x, y, text, color=colour, fontproperties=properties, **options)
+        made = Stamp(self._stamps, x, y, text, color=colour, fontproperties=properties, **options)
         if not loose:
             self.figure.add_artist(made)
         return made
