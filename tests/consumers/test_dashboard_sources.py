@@ -90,22 +90,23 @@ def test_rotated_file_is_read_on(settings: Settings) -> None:
 def test_locked_database_is_told_and_heals(settings: Settings) -> None:
     watched = Watched("sqlite", "sqlite", settings)
     watched.write(1, 30)
-    run(watched)
-    watched.snapshot(lambda snapshot: snapshot.total == 30)
+    watched.reader.step()
     lock = sqlite3.connect(settings.sqlite_path, isolation_level=None)
     try:
         lock.execute("PRAGMA locking_mode = EXCLUSIVE")
         lock.execute("PRAGMA journal_mode = DELETE")
         lock.execute("BEGIN EXCLUSIVE")
-        snapshot = watched.snapshot(lambda snapshot: snapshot.trouble_since is not None)
+        watched.reader.step()
+        snapshot = watched.state.snapshot()
+        assert (snapshot.total, snapshot.trouble_since is None) == (30, False)
         assert "locked" in words.source_line(snapshot)
         lock.execute("COMMIT")
     finally:
         lock.close()
     watched.write(31, 40)
-    snapshot = watched.snapshot(lambda snapshot: snapshot.total == 40)
-    assert (snapshot.lost, snapshot.duplicate, snapshot.trouble_since) == (0, 0, None)
-    end(watched)
+    watched.reader.step()
+    snapshot = watched.state.snapshot()
+    assert (snapshot.total, snapshot.lost, snapshot.duplicate, snapshot.trouble_since) == (40, 0, 0, None)
 
 
 def test_move_of_source_is_told() -> None:
