@@ -18,7 +18,7 @@ from tests.helpers import wait_until
 from utils import table
 from utils.audit import Judgement, Report, accounts, audit, audited_sinks
 from utils.config import EMBEDDED_SINKS, PROJECT_DIR, Settings
-from utils.holdings import Some, Held, take_out
+from utils.holdings import Held, Some, take_out
 from utils.journal import Journal
 from utils.message import Batch, Message, decode_lines, encode_lines
 from utils.sinks import emitter

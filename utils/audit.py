@@ -16,7 +16,7 @@ from typing import Any
 from utils import sqlite
 from utils.config import ALL_SINKS, Settings
 from utils.errors import ToolkitError
-from utils.holdings import BLOCK, Holding, Range, Some, Held, file_pages, hold, pages, take_out
+from utils.holdings import BLOCK, Held, Holding, Range, Some, file_pages, hold, pages, take_out
 
 MAX_SUSPECTS = 100
 

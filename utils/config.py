@@ -2,12 +2,12 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token
 
 from utils.errors import ToolkitError
 
@@ -30,6 +30,14 @@ def _finite(_: Any, value: float | None) -> None:
 def _positive(_: Any, value: float | None) -> None:
     if value is not None and not (math.isfinite(value) and value > 0):
         raise ValueError("must be more than 0")
+
+
+def _whole(_: Any, tokens: Sequence[Token]) -> int:
+    """The parser's own conversion would round 1.5 to 2."""
+    try:
+        return int(tokens[0].value)
+    except ValueError as error:
+        raise ValueError(f'unable to convert "{tokens[0].value}" into int') from error
 
 
 @Parameter(name="*")
@@ -66,6 +74,7 @@ class Settings:
         Parameter(
             env_var="KAFKA_PARTITIONS",
             group=_SINKS,
+            converter=_whole,
             validator=_positive,
             help="Partitions of a topic that is created because it is missing.",
         ),
@@ -75,6 +84,7 @@ class Settings:
         Parameter(
             env_var="KAFKA_REPLICATION",
             group=_SINKS,
+            converter=_whole,
             validator=_finite,
             help="Copies of each partition of such a topic; 0 = what the brokers do by default.",
         ),
@@ -84,6 +94,7 @@ class Settings:
         Parameter(
             env_var="JOURNAL_MAX_MB",
             group=_SHARED,
+            converter=_whole,
             validator=_positive,
             help="MiB a journal holds before the producer waits.",
         ),
@@ -126,8 +137,14 @@ Interval = Annotated[
         help="Seconds between messages; 0 = full speed.",
     ),
 ]
-Count = Annotated[int | None, Parameter(name="--count", validator=_positive, help="Stop after this many messages.")]
-Seed = Annotated[int | None, Parameter(name="--seed", help="The same seed gives the same messages, timestamps aside.")]
+Count = Annotated[
+    int | None,
+    Parameter(name="--count", converter=_whole, validator=_positive, help="Stop after this many messages."),
+]
+Seed = Annotated[
+    int | None,
+    Parameter(name="--seed", converter=_whole, help="The same seed gives the same messages, timestamps aside."),
+]
 Sinks = Annotated[
     tuple[SinkName, ...],
     Parameter(
@@ -157,9 +174,7 @@ Adopt = Annotated[
         help="Go on with a journal from a copied or restored folder, under a new producer_id.",
     ),
 ]
-Speed = Annotated[
-    float, Parameter(name="--speed", validator=_finite, help="Times the original speed; 0 = full speed.")
-]
+Speed = Annotated[float, Parameter(name="--speed", validator=_finite, help="Times the original speed; 0 = full speed.")]
 Start = Annotated[
     Literal["stored", "start", "end"],
     Parameter(name="--from", help="Where to begin: the stored position, the first record, or only new ones."),

@@ -206,13 +206,6 @@ class Journal:
         with self._mutex, sqlite.errors(self.path):
             with sqlite.transaction(self._connection):
                 removed = self._delete(delivered)
-                # An identity is needed as long as rows of it wait.
-                done = [
-                    old for old, new in zip(self.identities, self.identities[1:], strict=False) if new.base <= delivered
-                ]
-                for identity in done:
-                    self._connection.execute("DELETE FROM identities WHERE producer_id = ?", (identity.producer_id,))
-            self.identities = self.identities[len(done) :]
             self._deleted = max(self._deleted, delivered)
             self.waiting_bytes -= removed
 
@@ -266,9 +259,8 @@ class Journal:
         return Batch.join(parts) if parts else None
 
     def identity_of(self, number: int) -> Identity:
-        """The identity under which the message `number` was given out; the oldest known if it was forgotten."""
-        known = self.identities
-        return next((identity for identity in reversed(known) if identity.base < number), known[0])
+        """The identity under which the message `number` was given out."""
+        return next(identity for identity in reversed(self.identities) if identity.base < number)
 
     def owe(self, sinks: Iterable[str]) -> None:
         """From now on these sinks are owed every message, in this run or another, until `forget`."""

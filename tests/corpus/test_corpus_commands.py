@@ -30,6 +30,7 @@ PRODUCING = [
     ("--cuont 3", "Unknown option: --cuont. Did you mean --count?"),
     ("--count 0", 'Invalid value "0" for --count. must be more than 0'),
     ("--count -1", 'Invalid value "-1" for --count. must be more than 0'),
+    ("--count 1.5", '--count: unable to convert "1.5" into int'),
     ("--count abc", '--count: unable to convert "abc" into int'),
     ("--count", "Parameter --count requires an argument"),
     ("--interval -1", "for --interval. must be a number of 0 or more"),
@@ -121,10 +122,10 @@ VARIABLES = [
     ("MESSAGE_INTERVAL_SECONDS", "-5", "for MESSAGE_INTERVAL_SECONDS provided by env. must be a number of 0 or more"),
     ("MESSAGE_INTERVAL_SECONDS", "nan", "for MESSAGE_INTERVAL_SECONDS provided by env. must be a number of 0 or more"),
     ("JOURNAL_MAX_MB", "0", 'Invalid value "0" for JOURNAL_MAX_MB'),
-    ("JOURNAL_MAX_MB", "1 GB", 'for JOURNAL_MAX_MB from env: unable to convert "1 GB" into int'),
+    ("JOURNAL_MAX_MB", "1 GB", 'for JOURNAL_MAX_MB: unable to convert "1 GB" into int'),
     ("LOG_LEVEL", "info!", 'Invalid value "info!" for LOG_LEVEL'),
     ("KAFKA_PARTITIONS", "-4", 'Invalid value "-4" for KAFKA_PARTITIONS'),
-    ("KAFKA_REPLICATION", "all", 'for KAFKA_REPLICATION from env: unable to convert "all" into int'),
+    ("KAFKA_REPLICATION", "all", 'for KAFKA_REPLICATION: unable to convert "all" into int'),
 ]
 
 
