@@ -36,6 +36,7 @@ from utils.tally import Tally  # noqa: E402
 
 FOLLOWED = 20
 IDLE_S = 30.0
+SETTLE_S = 10.0
 
 
 def fill(settings: Settings, count: int) -> None:
@@ -165,7 +166,7 @@ def start(module: str, *options: str, settings: Settings) -> subprocess.Popen[by
 def idle_share(sink: str, settings: Settings) -> float:
     consumer = start(f"consumers.{sink}_consumer_case", settings=settings)
     producer = start("producers.ragini_producer", "--interval", "5", "--sinks", sink, settings=settings)
-    time.sleep(12.0)  # imports, and the first message
+    time.sleep(SETTLE_S)  # imports, and the first messages
     process = psutil.Process(consumer.pid)
     before = process.cpu_times()
     time.sleep(IDLE_S)
@@ -194,6 +195,7 @@ def produced_per_s(count: int, settings: Settings, watched: Settings | None) -> 
     if watched:
         consumers = [start(f"consumers.{sink}_consumer_case", settings=watched) for sink in EMBEDDED_SINKS]
         consumers.append(start("consumers.ragini_consumer", "--source", "duckdb", "--json", settings=watched))
+        time.sleep(SETTLE_S)  # they import pandas, and catch up
     start_s = time.perf_counter()
     code = start(
         "producers.ragini_producer", "--interval", "0", "--count", str(count), "--drain", "120", settings=settings

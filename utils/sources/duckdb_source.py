@@ -41,7 +41,7 @@ class DuckdbSource(TableSource):
         first = max(first, 0)
         if not self._first <= first < self._last:
             self._look(first)
-            if self._end is not None:
+            if self._end is not None and self._end[0] == first:
                 return self._end_rows
         assert self._memory is not None
         return self._memory.execute(f"SELECT * FROM page WHERE number >= {first} LIMIT {count}").fetchall()
@@ -66,21 +66,30 @@ class DuckdbSource(TableSource):
             return
         time.sleep(max(0.0, pause_s))
         with self._attached() as memory:
-            rows = self._copy(memory, first, first)
-            if rows <= 1:
-                # Deleted rows may leave a gap that is wider than a page.
-                ((later,),) = memory.execute(f"SELECT min(rowid) FROM sink.{TABLE} WHERE rowid > {first}").fetchall()
-                rows = self._copy(memory, first, later) if later is not None else 0
-            self._first, self._end = first, None
-            if rows == 0:
-                self._end, self._end_rows = end, memory.execute("SELECT * FROM page").fetchall()
+            last = self._copy(memory, first, first)
+            later = self._later(memory, last)
+            if last == first and later is not None:
+                last = self._copy(memory, first, later)  # deleted rows left a gap that is wider than a page
+                later = self._later(memory, last)
+            self._first, self._last, self._end = first, last, None
+            if later is None:
+                self._end = last, end[1]
+                self._end_rows = memory.execute(f"SELECT * FROM page WHERE number >= {last}").fetchall()
 
     def _copy(self, memory: duckdb.DuckDBPyConnection, first: int, start: int) -> int:
-        """Copy row `first`, which tells whether the table is still the same, and a page from `start` on."""
+        """Copy row `first`, which tells whether the table is still the same, and a page from `start` on.
+
+        The highest row number that was copied, at least `first`.
+        """
         page = f"rowid = {first} OR rowid BETWEEN {start} AND {start + PAGE_ROWS}"
         memory.execute(f"CREATE OR REPLACE TEMP TABLE page AS {self._select(memory)} WHERE {page}")
-        ((rows, self._last),) = memory.execute("SELECT count(*), coalesce(max(number), -1) FROM page").fetchall()
-        return int(rows)
+        ((last,),) = memory.execute("SELECT max(number) FROM page").fetchall()
+        return first if last is None else int(last)
+
+    @staticmethod
+    def _later(memory: duckdb.DuckDBPyConnection, last: int) -> int | None:
+        ((later,),) = memory.execute(f"SELECT min(rowid) FROM sink.{TABLE} WHERE rowid > {last}").fetchall()
+        return None if later is None else int(later)
 
     def _select(self, memory: duckdb.DuckDBPyConnection) -> str:
         try:
