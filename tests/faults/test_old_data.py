@@ -57,8 +57,6 @@ def test_an_old_table_takes_new_rows(
     settings: Settings, sink: str, id_column: str, row_id: int | None, timestamp: str
 ) -> None:
     columns = id_column + COLUMNS.replace("timestamp TEXT", f"timestamp {timestamp}")
-    if sink == "duckdb":
-        columns = columns.replace("REAL", "DOUBLE")
     make(settings, sink, columns, row_id, bool(id_column))
     for first in (1, 31):
         with closing(sinks.emitter(sink, settings)()) as emitter:

@@ -34,17 +34,23 @@ class DuckdbEmitter:
             existing = self._columns(connection)
             for statement in table.create("duckdb") if not existing else table.upgrade("duckdb", existing):
                 connection.execute(statement)
-            self._columns_now = self._columns(connection)
+            for name, (kind, _) in existing.items():
+                if kind == "FLOAT":
+                    # 32 bits, in tables that others made: what comes back would not be what the other sinks hold.
+                    widened = f"TYPE DOUBLE USING round({name}::DOUBLE, 6)"
+                    connection.execute(f"ALTER TABLE {table.TABLE} ALTER {name} {widened}")
+            columns = self._columns(connection)
+            self._id_needed = "id" in columns and columns["id"][1] is None
         self._opened = file_id(path)
 
     @staticmethod
-    def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, str | None]:
-        """Column -> its default."""
+    def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, tuple[str, str | None]]:
+        """Column -> its type and default."""
         found = connection.execute(
-            "SELECT column_name, column_default FROM duckdb_columns() WHERE table_name = ? AND NOT internal",
+            "SELECT column_name, data_type, column_default FROM duckdb_columns() WHERE table_name = ? AND NOT internal",
             [table.TABLE],
         )
-        return dict(found.fetchall())
+        return {name: (kind, default) for name, kind, default in found.fetchall()}
 
     @contextmanager
     def _window(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -82,10 +88,10 @@ class DuckdbEmitter:
     def insert(self, rows: list[tuple[Any, ...]]) -> None:
         """Append rows in the order of table.COLUMNS in one window; raises DuckDB's error for a row it refuses."""
         columns = list(table.COLUMNS)
-        if "id" in self._columns_now and self._columns_now["id"] is None:
+        if self._id_needed:
             columns.insert(0, "id")
         with self._window() as connection:
-            if columns[0] == "id":
+            if self._id_needed:
                 # A buzzline table: its id has no default, and as a primary key it takes no NULL.
                 ((last,),) = connection.execute(f"SELECT COALESCE(MAX(id), 0) FROM {table.TABLE}").fetchall()
                 rows = [(last + number, *row) for number, row in enumerate(rows, start=1)]
