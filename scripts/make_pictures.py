@@ -96,7 +96,7 @@ def main() -> None:
         for scene in scenes():
             suffix = "" if size == DEFAULT_SIZE else f"-{size[0] * DPI:.0f}x{size[1] * DPI:.0f}"
             path = options.folder / f"dashboard-{scene.name}{suffix}.png"
-            render.write_atomically(path, render.png(draw(scene, size).image()))
+            render.write_atomically(path, draw(scene, size).png())
             print(path)
 
 

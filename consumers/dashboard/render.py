@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import struct
 import time
 import warnings
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -12,6 +14,7 @@ from threading import Event
 from typing import Any, Protocol, cast
 
 import matplotlib as mpl
+import numpy as np
 from loguru import logger
 from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -99,6 +102,20 @@ class Dashboard:
     def _redraw_top(self, canvas: Any) -> list[Bbox]:
         return [extent for group in self._groups if (extent := group.redraw(canvas.get_renderer())) is not None]
 
+    def png(self) -> bytes:
+        """The picture as last drawn, as a PNG file; unfiltered rows take half the time of the usual encoder."""
+        canvas: Any = self.figure.canvas
+        pixels = np.asarray(canvas.buffer_rgba())
+        height, width, _ = pixels.shape
+        rows = np.zeros((height, 1 + 4 * width), dtype=np.uint8)
+        rows[:, 1:] = pixels.reshape(height, -1)
+        parts = (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)), (b"IDAT", zlib.compress(rows.data, 2))
+        chunks = (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in (*parts, (b"IEND", b""))
+        )
+        return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
     def image(self) -> Image.Image:
         """The picture as last drawn."""
         canvas: Any = self.figure.canvas
@@ -112,12 +129,6 @@ def headless(size: tuple[float, float], theme_name: ThemeName, refresh_s: float)
     figure = Figure(figsize=size, dpi=DPI)
     FigureCanvasAgg(figure)
     return Dashboard(figure, theme_name, refresh_s)
-
-
-def png(image: Image.Image) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, "PNG", compress_level=3)
-    return buffer.getvalue()
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -242,7 +253,7 @@ def save_picture(dashboard: Dashboard, folder: Path) -> None:
     path = folder / time.strftime("dashboard-%Y%m%d-%H%M%S.png")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, png(dashboard.image()))
+        write_atomically(path, dashboard.png())
         logger.info("saved {}", path)
     except OSError as error:
         logger.warning("{} cannot be written: {}", path, error.strerror)
@@ -257,7 +268,7 @@ class PictureFile:
 
     def put(self, dashboard: Dashboard, snapshot: Snapshot) -> None:
         try:
-            write_atomically(self._path, png(dashboard.image()))
+            write_atomically(self._path, dashboard.png())
             self._failing = False
         except OSError as error:
             if not self._failing:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from loguru import logger
 
 from consumers.dashboard import words
-from consumers.dashboard.render import Dashboard, headless, png
+from consumers.dashboard.render import Dashboard, headless
 from consumers.dashboard.state import Snapshot
 from consumers.dashboard.theme import ThemeName
 from utils.errors import ToolkitError
@@ -65,14 +65,14 @@ class Served:
     def put(self, dashboard: Dashboard, snapshot: Snapshot) -> None:
         """Take over the picture, and draw the other theme if somebody looks at it."""
         now = time.monotonic()
-        pictures = {dashboard.theme_name: png(dashboard.image())}
+        pictures = {dashboard.theme_name: dashboard.png()}
         for name, asked in list(self._wanted.items()):
             if name != dashboard.theme_name and now - asked < WANTED_S:
                 if name not in self._extra:
                     width, height = dashboard.figure.get_size_inches()
                     self._extra[name] = headless((width, height), name, self.refresh_s)
                 self._extra[name].update(snapshot)
-                pictures[name] = png(self._extra[name].image())
+                pictures[name] = self._extra[name].png()
         figures = words.figures(snapshot) | {"refresh_s": self.refresh_s, "theme": self.fixed_theme}
         with self._changed:
             self._pictures, self._figures = pictures, figures
