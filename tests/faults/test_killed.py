@@ -54,7 +54,8 @@ def test_every_acknowledged_message_is_in_every_sink_once(
     while done < kills or acknowledged < messages:
         acknowledged = max(acknowledged, kill_at_random(start(settings), rng))
         done += 1
-    behind = {sink: acknowledged - sum(map(len, held(sink, settings).values())) for sink in EMBEDDED_SINKS}
+    behind = {"file": acknowledged - settings.live_path.read_bytes().count(b"\n")}  # its last line may be torn
+    behind |= {sink: acknowledged - sum(map(len, held(sink, settings).values())) for sink in ("sqlite", "duckdb")}
     ragini("--count", 1, "--drain", 60, settings=settings)
     (producer_id,) = producer_ids(settings)
     ((last,),) = journal_query(settings, "SELECT last FROM state")
@@ -62,7 +63,7 @@ def test_every_acknowledged_message_is_in_every_sink_once(
     assert_complete(settings, {producer_id: int(last)})
     with capsys.disabled():
         print(
-            f"\n{done} times kill -9 in {last:,} messages, {acknowledged:,} seen acknowledged; missing after the last "
+            f"\n{done} times kill -9 in {last:,} messages, {acknowledged:,} seen acknowledged; behind that at the last "
             f"kill {behind}; after a clean run lost 0, double 0, out of order 0 in each of {', '.join(EMBEDDED_SINKS)}"
         )
 

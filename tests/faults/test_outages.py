@@ -73,7 +73,8 @@ def test_a_deleted_live_file_is_made_again_and_the_loss_is_named(
     settings: Settings, running: Callable[..., Running]
 ) -> None:
     producer = running()
-    wait_until(lambda: producer.amount("file") > 100)
+    oldest = "SELECT COALESCE(MIN(last - count), 0) FROM batches"
+    wait_until(lambda: int(journal_query(settings, oldest)[0][0]) > 100, 20, "every sink has more than 100")
     settings.live_path.unlink()
     wait_until(lambda: settings.live_path.exists() and producer.amount("file") > 100)
     code, _ = producer.stop()
