@@ -152,7 +152,10 @@ def stop_on_signals() -> threading.Event:
 
     for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), handle)
+            number = getattr(signal, name)
+            signal.signal(number, handle)
+            # At exit the interpreter would restore the default, and a late signal turn the exit code into its own.
+            atexit.register(signal.signal, number, signal.SIG_IGN)
     return stop
 
 

@@ -213,7 +213,7 @@ class Producer:
             waiting = self._journal.last - max(reached, first - 1)
             worker = self._delivery.workers.get(sink)
             if worker is None:
-                parts.append(f"{sink} not in this run, {waiting:,} waiting")
+                parts.append(f"{sink} not in this run, up to {waiting:,} waiting")
                 continue
             text = f"{sink} {worker.progress.delivered:,} delivered, {waiting:,} waiting"
             if worker.progress.dead_letters:

@@ -71,7 +71,7 @@ class KafkaSource:
                     chunk, at_end = None, False
                 late = time.monotonic() >= deadline_s
                 if late and self._finished and not (chunk or at_end):
-                    raise Unavailable(f"the end of {self.detail} cannot be reached: is another transaction open?")
+                    raise Unavailable(f"the end of {self.detail} was not reached within {FINISH_S:.0f} s; try again")
                 if chunk or late or (at_end and (self._finished or not self._settled)):
                     self._settled |= at_end or chunk is not None
                     return chunk
@@ -103,6 +103,7 @@ class KafkaSource:
 
         logs = logging.getLogger("kafka")
         logs.handlers, logs.propagate = [self._log], False
+        logging.getLogger("kafka.net").setLevel(logging.ERROR)  # it warns of every slow step of its own loop
         self._log.reason, self._log.credentials_refused = "", False
         consumer = KafkaConsumer(
             **kafka_python_options(self._settings),
