@@ -1,6 +1,7 @@
 """What all consumers do: poll a source, hand chunks on, wait, retry, count, report."""
 
 import json
+import shutil
 import sys
 import threading
 import time
@@ -21,7 +22,7 @@ from utils.sources.base import Chunk, Source
 CHUNK_RECORDS = 10_000
 IDLE_FIRST_S = 0.01
 RETRY_FIRST_S = 0.05
-IDLE_CAP_S = 0.12
+IDLE_CAP_S = 0.15
 RETRY_CAP_S = 0.5
 INVALID_SHOWN = 10
 REPORT_EVERY_S = 10.0
@@ -162,7 +163,9 @@ class Progress:
         self._shown_s = now_s
         line = self.measured()
         if self._live:
-            print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
+            # Ends at the line's beginning, so that a log line writes over it.
+            shown = line[: shutil.get_terminal_size().columns - 1]
+            print(f"{shown}\x1b[K\r", end="", file=sys.stderr, flush=True)
         elif self._logged != self._counts["messages"]:
             self._logged = self._counts["messages"]
             logger.info("{}", line)
@@ -177,15 +180,16 @@ class Progress:
     def end(self) -> str:
         """Close the running line; the same with the mean rate."""
         if self._live:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            print("\x1b[K", end="", file=sys.stderr, flush=True)
         return self.line(self._counts["messages"] / max(1e-9, time.monotonic() - self._started_s))
 
     def line(self, rate: float) -> str:
         counts = self._counts
-        lag = "" if self._lag_s is None else f", lag {self._lag_s:,.1f} s"
+        more = f", seen again {counts['again']:,}" if counts["again"] else ""
+        more += "" if self._lag_s is None else f", lag {self._lag_s:,.1f} s"
         return (
             f"{self._name}: {counts['messages']:,} messages, {rate:,.0f}/s, invalid {counts['invalid']:,}, "
-            f"lost {counts['lost']:,}, duplicate {counts['duplicate']:,}, foreign {counts['foreign']:,}{lag}"
+            f"lost {counts['lost']:,}, duplicate {counts['duplicate']:,}, foreign {counts['foreign']:,}{more}"
         )
 
 
