@@ -98,6 +98,7 @@ class Producer:
         self._journal, self._delivery, self._stop = journal, delivery, stop
         self._interval_s = interval_s
         self.made = self.acknowledged = self.refused = 0
+        self._said_full = False
         self._started_s = self._reported_s = time.monotonic()
 
     def run(self, messages: Paced) -> None:
@@ -172,20 +173,21 @@ class Producer:
 
     def _wait_for_room(self) -> bool:
         """Below the journal's limit at once; at it, wait for the slowest sink. False when told to stop."""
-        complained = False
+        if self._journal.waiting_bytes < self._journal.max_bytes // 2:
+            self._said_full = False
         while self._journal.waiting_bytes >= self._journal.max_bytes:
             with suppress(Unavailable):  # a full disk is another reason to wait
                 self._journal.prune(self._delivery.held_by_all())
             if self._journal.waiting_bytes < self._journal.max_bytes:
                 break
-            if not complained:
+            if not self._said_full:
                 reached = self._delivery.reached()
                 logger.warning(
                     "journal is full ({} MiB, JOURNAL_MAX_MB): waiting for {}",
                     self._journal.max_bytes >> 20,
                     min(reached, key=lambda sink: reached[sink]),
                 )
-                complained = True
+                self._said_full = True
             if self._stop.is_set():
                 return False
             with self._delivery.changed:
