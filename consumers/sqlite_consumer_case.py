@@ -1,8 +1,12 @@
 """Reads the SQLite database that producers fill, and keeps each message once in its processed store."""
 
 import sys
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
 
-from utils import cli
+from utils import cli, table
 from utils.config import DEFAULTS, Count, Json, Once, Settings, Start
 from utils.consuming import process
 
@@ -17,6 +21,28 @@ def main(
 ) -> int:
     """Read the sqlite sink; keep each message once, with running figures, in data/processed/sqlite.sqlite."""
     return process("sqlite", settings, start=start, once=once, count=count, as_json=json)
+
+
+def init_db(db_path: Path) -> None:
+    """Make the table, or bring an old one up to date; what it holds stays. Raises ToolkitError."""
+    from utils.emitters.sqlite_emitter import SqliteEmitter
+
+    SqliteEmitter(db_path).close()
+
+
+def insert_message(message: Mapping[str, Any], db_path: Path) -> bool:
+    """Store one message without ids, which is outside the exactly-once promise. See emit_message."""
+    from utils.emitters.sqlite_emitter import emit_message
+
+    return emit_message(message, db_path=db_path)
+
+
+def delete_message(message_id: int, db_path: Path) -> None:
+    """Delete the row with this id, if there is one. The audit will miss a producer's message. Raises ToolkitError."""
+    from utils import sqlite
+
+    with sqlite.errors(db_path), closing(sqlite.connect(db_path)) as connection:
+        connection.execute(f"DELETE FROM {table.TABLE} WHERE id = ?", [message_id])
 
 
 if __name__ == "__main__":
