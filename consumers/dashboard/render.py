@@ -205,6 +205,7 @@ def run_window(state: State, plan: Plan, stop: Event, backend: str, pictures: Pa
     dashboard.move(state.snapshot())
     begun = due = time.monotonic()
     frames = 0
+    closed = Event()  # events may still come after the window has gone
 
     def refresh() -> None:
         nonlocal due, frames
@@ -214,17 +215,21 @@ def run_window(state: State, plan: Plan, stop: Event, backend: str, pictures: Pa
             dashboard.update(state.snapshot())
 
     def tick() -> None:
+        if closed.is_set():
+            return
         if stop.is_set() or plan.reached(frames, time.monotonic() - begun):
             plt.close(figure)
         elif time.monotonic() >= due and not dashboard.paused:
             refresh()
 
     def rebuild(*_: Any) -> None:
+        if closed.is_set():
+            return
         dashboard.build()
         dashboard.move(state.snapshot())
 
     def pressed(event: Any) -> None:
-        match event.key:
+        match event.key if not closed.is_set() else "":
             case " ":
                 dashboard.paused = not dashboard.paused
                 refresh()
@@ -237,6 +242,7 @@ def run_window(state: State, plan: Plan, stop: Event, backend: str, pictures: Pa
             case "q":
                 plt.close(figure)
 
+    canvas.mpl_connect("close_event", lambda _: closed.set())
     canvas.mpl_connect("resize_event", rebuild)
     canvas.mpl_connect("key_press_event", pressed)
     timer = canvas.new_timer(interval=TICK_MS)
