@@ -10,9 +10,9 @@ from utils.config import Settings
 class Running:
     """A producer that runs until it is stopped; what it logs is gathered."""
 
-    def __init__(self, *arguments: str, settings: Settings, code: str = "") -> None:
+    def __init__(self, *arguments: str, settings: Settings, drain_s: int = 60) -> None:
         self.settings = settings
-        self.process = start_python(*arguments, "--drain", "60", settings=settings, code=code)
+        self.process = start_python(*arguments, "--drain", str(drain_s), settings=settings)
         self.log: list[str] = []
         self._reader = threading.Thread(target=self._read)
         self._reader.start()

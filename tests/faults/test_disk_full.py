@@ -105,7 +105,8 @@ def test_the_disk_is_full_for_everything_at_once(settings: Settings, started: li
 
 
 def test_a_full_disk_at_the_end_costs_neither_summary_nor_message(settings: Settings, started: list[Running]) -> None:
-    producer = Running("producers.ragini_producer", "--interval", "0.005", "--sinks", "file", settings=settings)
+    options = ("--interval", "0.005", "--sinks", "file")
+    producer = Running("producers.ragini_producer", *options, settings=settings, drain_s=1)
     started.append(producer)
     wait_until(lambda: producer.lines("producing to"), 20)
     wait_until(lambda: producer.amount("file") > 5, 20)
