@@ -199,60 +199,75 @@ def run_window(state: State, plan: Plan, stop: Event, backend: str, pictures: Pa
 
     set_up_drawing()
     figure = plt.figure("Streaming Dashboard", figsize=plan.size, dpi=DPI)
-    canvas: Any = figure.canvas
-    canvas.mpl_disconnect(canvas.manager.key_press_handler_id)
-    dashboard = Dashboard(figure, plan.theme, plan.refresh_s, KEYS)
-    dashboard.move(state.snapshot())
-    begun = due = time.monotonic()
-    frames = 0
-    closed = Event()  # events may still come after the window has gone
-
-    def refresh() -> None:
-        nonlocal due, frames
-        due = max(due + plan.refresh_s, time.monotonic())
-        frames += 1
-        with state.drawing():
-            dashboard.update(state.snapshot())
-
-    def tick() -> None:
-        if closed.is_set():
-            return
-        if stop.is_set() or plan.reached(frames, time.monotonic() - begun):
-            plt.close(figure)
-        elif time.monotonic() >= due and not dashboard.paused:
-            refresh()
-
-    def rebuild(*_: Any) -> None:
-        if closed.is_set():
-            return
-        dashboard.build()
-        dashboard.move(state.snapshot())
-
-    def pressed(event: Any) -> None:
-        match event.key if not closed.is_set() else "":
-            case " ":
-                dashboard.paused = not dashboard.paused
-                refresh()
-            case "t":
-                dashboard.theme_name = "dark" if dashboard.theme_name == "light" else "light"
-                rebuild()
-                canvas.draw_idle()
-            case "s":
-                save_picture(dashboard, pictures)
-            case "q":
-                plt.close(figure)
-
-    canvas.mpl_connect("close_event", lambda _: closed.set())
-    canvas.mpl_connect("resize_event", rebuild)
-    canvas.mpl_connect("key_press_event", pressed)
-    timer = canvas.new_timer(interval=TICK_MS)
-    timer.add_callback(tick)
+    window = _Window(figure, state, plan, stop, pictures)
+    timer = figure.canvas.new_timer(interval=TICK_MS)
+    timer.add_callback(window.tick)
     timer.start()
     try:
         plt.show(block=True)
     finally:
         timer.stop()
-    return frames
+    return window.frames
+
+
+class _Window:
+    """What happens in a window: its clock, its keys, its size."""
+
+    def __init__(self, figure: Figure, state: State, plan: Plan, stop: Event, pictures: Path) -> None:
+        self._figure, self._state, self._plan, self._stop, self._pictures = figure, state, plan, stop, pictures
+        self._canvas = cast(Any, figure.canvas)
+        self._canvas.mpl_disconnect(self._canvas.manager.key_press_handler_id)
+        self._canvas.mpl_connect("resize_event", self._rebuild)
+        self._canvas.mpl_connect("key_press_event", self._pressed)
+        self._dashboard = Dashboard(figure, plan.theme, plan.refresh_s, KEYS)
+        self._dashboard.move(state.snapshot())
+        self._begun = self._due = time.monotonic()
+        self.frames = 0
+
+    @property
+    def _closed(self) -> bool:
+        """Events may still come after the window has gone; then the figure has another canvas."""
+        return self._figure.canvas is not self._canvas
+
+    def tick(self) -> None:
+        if self._closed:
+            return
+        now = time.monotonic()
+        if self._stop.is_set() or self._plan.reached(self.frames, now - self._begun):
+            self._close()
+        elif now >= self._due and not self._dashboard.paused:
+            self._refresh()
+
+    def _refresh(self) -> None:
+        self._due = max(self._due + self._plan.refresh_s, time.monotonic())
+        self.frames += 1
+        with self._state.drawing():
+            self._dashboard.update(self._state.snapshot())
+
+    def _close(self) -> None:
+        import matplotlib.pyplot as plt
+
+        plt.close(self._figure)
+
+    def _rebuild(self, *_: Any) -> None:
+        if not self._closed:
+            self._dashboard.build()
+            self._dashboard.move(self._state.snapshot())
+
+    def _pressed(self, event: Any) -> None:
+        dashboard = self._dashboard
+        match "" if self._closed else event.key:
+            case " ":
+                dashboard.paused = not dashboard.paused
+                self._refresh()
+            case "t":
+                dashboard.theme_name = "dark" if dashboard.theme_name == "light" else "light"
+                self._rebuild()
+                self._canvas.draw_idle()
+            case "s":
+                save_picture(dashboard, self._pictures)
+            case "q":
+                self._close()
 
 
 def save_picture(dashboard: Dashboard, folder: Path) -> None:
