@@ -87,11 +87,11 @@ class Window:
 
     def saved(self) -> Image.Image:
         """The picture that the `s` key saves."""
-        deadline_s = time.monotonic() + 20
+        deadline_s = time.monotonic() + 40
         while time.monotonic() < deadline_s:  # without a window manager the first key can go astray
             self.press("s")
             with suppress(AssertionError):
-                wait_until(lambda: list(self.data.glob("dashboard-*.png")), timeout_s=3)
+                wait_until(lambda: list(self.data.glob("dashboard-*.png")), timeout_s=12)
                 (path,) = self.data.glob("dashboard-*.png")
                 picture = Image.open(path).convert("RGB")
                 path.unlink()
