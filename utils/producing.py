@@ -26,6 +26,7 @@ Paced = Iterable[tuple[float, Message]]
 MAX_APPEND = 2_000
 MAX_APPEND_CHARACTERS = 1 << 20
 FIRST_LOOK_S = 2.0
+MAX_WAIT_S = 0.5
 REPORT_EVERY_S = 5.0
 # Below this interval single messages are not logged, only the running total.
 SHOWN_INTERVAL_S = 0.1
@@ -114,7 +115,7 @@ class Producer:
                 if due_s > time.monotonic():
                     self._append(batch)
                     batch, characters = [], 0
-                    self._stop.wait(max(0.0, due_s - time.monotonic()))
+                    self._wait_until(due_s)
             if self._stop.is_set():
                 break
             now_ms = int(time.time() * 1000)
@@ -127,6 +128,11 @@ class Producer:
                 self._append(batch)
                 batch, characters = [], 0
         self._append(batch)
+
+    def _wait_until(self, due_s: float) -> None:
+        """In slices, because a signal that comes just before a wait begins does not end it."""
+        while not self._stop.is_set() and (left_s := due_s - time.monotonic()) > 0:
+            self._stop.wait(min(left_s, MAX_WAIT_S))
 
     def _append(self, batch: list[Message]) -> None:
         """Acknowledge a batch: waits while the journal is at its limit or its disk is full."""
