@@ -167,8 +167,7 @@ class Journal:
         """
         with self._mutex:
             identity = self.identities[-1]
-            sequence = self.last - identity.base
-            for sequence, message in enumerate(messages, start=sequence + 1):  # noqa: B020
+            for sequence, message in enumerate(messages, start=self.last - identity.base + 1):
                 message.producer_id = identity.producer_id
                 message.sequence = sequence
             batch = Batch.of(messages)
