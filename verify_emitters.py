@@ -1,5 +1,10 @@
 """Proof that anyone can run: does each emitter work here, do the sinks agree, is this machine set up well?"""
 
+if __name__ == "__main__":
+    from utils import signals
+
+    signals.end_quietly()
+
 import os
 import sys
 from collections.abc import Sequence
@@ -9,7 +14,7 @@ try:
     import msgspec
     from cyclopts import Parameter
 
-    from utils import cli
+    from utils import cli, signals
     from utils.config import ALL_SINKS, DEFAULTS, Json, Settings, Sinks
     from utils.message import encoder
 except ModuleNotFoundError as error:
@@ -94,7 +99,7 @@ def print_audit(settings: Settings, sinks: Sequence[str], json: bool = False) ->
             print(line)
     if report.broken:
         return cli.CHECK_FAILED
-    return cli.UNFINISHED if report.unread else 0
+    return signals.UNFINISHED if report.unread else 0
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -1,5 +1,10 @@
 """Reads the JSON lines file that producers fill, and keeps each message once in its processed store."""
 
+if __name__ == "__main__":
+    from utils import signals
+
+    signals.end_quietly()
+
 import sys
 
 from utils import cli

@@ -3,6 +3,11 @@
 Copies of it on one machine share the partitions (a consumer group) and the store.
 """
 
+if __name__ == "__main__":
+    from utils import signals
+
+    signals.end_quietly()
+
 import sys
 
 from utils import cli

@@ -1,5 +1,10 @@
 """Text view of any source: shows the last messages and follows, like tail -f; or a live table of who says what."""
 
+if __name__ == "__main__":
+    from utils import signals
+
+    signals.end_quietly()
+
 import re
 import sys
 import time
@@ -9,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 from cyclopts import Parameter
 from loguru import logger
 
-from utils import cli
+from utils import cli, signals
 from utils.config import DEFAULTS, Count, Json, Once, Settings, SourceName
 from utils.consuming import Progress, consume
 from utils.message import Message, encoder
@@ -56,7 +61,7 @@ def main(
 
     With --once, --count or --json all of them are shown. Repeated messages are shown once.
     """
-    stop = cli.stop_on_signals()
+    stop = signals.stop_on_signals()
     tally = Tally()
     counts = tally.counts()
     progress = Progress(source_name, counts)

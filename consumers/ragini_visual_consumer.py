@@ -1,5 +1,10 @@
 """Live dashboard: a threaded matplotlib animation of the stream in a window, a picture, a browser or a recording."""
 
+if __name__ == "__main__":
+    from utils import signals
+
+    signals.end_quietly()
+
 import os
 import sys
 from pathlib import Path
@@ -8,7 +13,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 from loguru import logger
 
-from utils import cli, sinks
+from utils import cli, signals, sinks
 from utils.config import DEFAULTS, Settings, SourceName
 from utils.errors import ToolkitError
 
@@ -81,7 +86,7 @@ def main(
     from consumers.dashboard.reader import Reader
     from consumers.dashboard.state import State
 
-    stop = cli.stop_on_signals()
+    stop = signals.stop_on_signals()
     area = inches(size)
     choice = backends.choose(backend)
     if choice.backend and (serve is not None or save):
@@ -147,7 +152,7 @@ def _report(reader: Any, snapshot: Any, frames: int) -> int:
         f"{snapshot.total:,} messages, {snapshot.invalid:,} invalid, {snapshot.lost:,} lost,"
         f" {snapshot.duplicate:,} duplicate; {frames:,} frames"
     )
-    return 0 if reader.alive_to_the_end else cli.UNFINISHED
+    return 0 if reader.alive_to_the_end else signals.UNFINISHED
 
 
 if __name__ == "__main__":

@@ -1,5 +1,10 @@
 """Streams buzz messages: what people just did with some topic, and how it was."""
 
+if __name__ == "__main__":
+    from utils import signals
+
+    signals.end_quietly()
+
 import random
 import sys
 from collections.abc import Iterator

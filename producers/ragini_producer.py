@@ -1,5 +1,10 @@
 """Streams "Hello World" messages of Ragini and her friends, in patterns one can see on the dashboard."""
 
+if __name__ == "__main__":
+    from utils import signals
+
+    signals.end_quietly()
+
 import math
 import random
 import sys

@@ -1,5 +1,10 @@
 """Re-streams a recording through the same journal and sinks, as new messages, with its original gaps."""
 
+if __name__ == "__main__":
+    from utils import signals
+
+    signals.end_quietly()
+
 import csv
 import sys
 from collections.abc import Callable, Iterator

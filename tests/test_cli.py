@@ -120,9 +120,9 @@ def test_a_thread_that_is_stuck_holds_nobody_up(settings: Settings) -> None:
 
 SIGNALS = """
 import sys
-from utils import cli
+from utils import cli, signals
 def main() -> int:
-    stop = cli.stop_on_signals()
+    stop = signals.stop_on_signals()
     print("ready", flush=True)
     stop.wait()
     print("stopping", flush=True)

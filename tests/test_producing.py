@@ -24,7 +24,7 @@ from tests.helpers import (
     start_python,
     wait_until,
 )
-from utils import cli, producing
+from utils import producing, signals
 from utils.config import EMBEDDED_SINKS, Settings, SinkName
 from utils.errors import ToolkitError, Unavailable
 from utils.journal import Journal
@@ -37,7 +37,7 @@ Paced = Iterator[tuple[float, Message]]
 def no_signal_handlers(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """The event that Ctrl+C would set."""
     stop = threading.Event()
-    monkeypatch.setattr(cli, "stop_on_signals", lambda: stop)
+    monkeypatch.setattr(signals, "stop_on_signals", lambda: stop)
     return stop
 
 
@@ -78,7 +78,7 @@ def test_messages_come_at_their_pace(settings: Settings, monkeypatch: pytest.Mon
             return False
 
     monkeypatch.setattr("utils.producing.time.monotonic", lambda: now[0])
-    monkeypatch.setattr(cli, "stop_on_signals", Stop)
+    monkeypatch.setattr(signals, "stop_on_signals", Stop)
     assert produce(settings, paced(5, gap=2.0), interval_s=3.0) == 0
     assert [round(wait, 6) for wait in waits if wait > 1] == [6.0] * 4  # the first one at once
     assert sum(map(len, held("file", settings).values())) == 5

@@ -5,7 +5,6 @@ Exit codes: 0 done; 1 a check failed; 2 usage, configuration, journal in use; 3 
 
 import atexit
 import os
-import signal
 import sys
 import threading
 import time
@@ -13,19 +12,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import cyclopts
 from cyclopts import App
 from dotenv.parser import parse_stream
 from loguru import logger
 
-from utils import log
+from utils import log, signals
 from utils.config import DEFAULTS, PROJECT_DIR
 from utils.errors import ToolkitError
+from utils.signals import UNFINISHED
 
 CHECK_FAILED = 1
-UNFINISHED = 3
 PROGRESS_EVERY_S = 5.0
 
 
@@ -48,6 +46,7 @@ def run(
     boundary = _Boundary(name)
     before = set(threading.enumerate())
     with boundary:
+        signals.begin()
         (load_env or load_env_file)()
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
         settings = bound.arguments.get("settings", DEFAULTS)
@@ -139,24 +138,6 @@ def load_env_file(folder: Path | None = None) -> None:
     """Put the values of `.env` under the environment's own. Raises ToolkitError like `read_env_file`."""
     for name, value in read_env_file(folder)[1].items():
         os.environ.setdefault(name, value)
-
-
-def stop_on_signals() -> threading.Event:
-    """An event that the first Ctrl+C or SIGTERM sets; a second one ends the process at once."""
-    stop = threading.Event()
-
-    def handle(number: int, frame: Any) -> None:
-        if stop.is_set():
-            os._exit(UNFINISHED)
-        stop.set()
-
-    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
-        if hasattr(signal, name):
-            number = getattr(signal, name)
-            signal.signal(number, handle)
-            # At exit the interpreter would restore the default, and a late signal turn the exit code into its own.
-            atexit.register(signal.signal, number, signal.SIG_IGN)
-    return stop
 
 
 @contextmanager

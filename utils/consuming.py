@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from loguru import logger
 
-from utils import cli
+from utils import signals
 from utils.backoff import Backoff
 from utils.config import Settings
 from utils.errors import PositionMoved, Unavailable
@@ -203,7 +203,7 @@ def process(
     as_json: bool,
 ) -> int:
     """Run the consumer of a sink: every message once into its processed store, then a summary; the exit code."""
-    stop = cli.stop_on_signals()
+    stop = signals.stop_on_signals()
     store = ProcessedStore(settings.processed_path(sink))
     store.start_from(start)
     progress = Progress(sink, store.run)

@@ -10,7 +10,7 @@ from itertools import islice
 
 from loguru import logger
 
-from utils import cli
+from utils import signals
 from utils.backoff import Backoff
 from utils.config import EMBEDDED_SINKS, Settings, SinkName
 from utils.delivery import Delivery
@@ -26,7 +26,6 @@ Paced = Iterable[tuple[float, Message]]
 MAX_APPEND = 2_000
 MAX_APPEND_CHARACTERS = 1 << 20
 FIRST_LOOK_S = 2.0
-MAX_WAIT_S = 0.5
 REPORT_EVERY_S = 5.0
 # Below this interval single messages are not logged, only the running total.
 SHOWN_INTERVAL_S = 0.1
@@ -51,7 +50,7 @@ def produce(
     `name` is the journal's and the beginning of the producer_id. Raises ToolkitError for what only
     the user can mend.
     """
-    stop = cli.stop_on_signals()
+    stop = signals.stop_on_signals()
     wanted = [sink for sink in dict.fromkeys(sinks) if sink not in forget]
     if not wanted:
         raise ToolkitError("no sink is left to produce to: name at least one with --sinks")
@@ -73,7 +72,7 @@ def produce(
             delivery.drain(drain_s)
             producer.prune()
             print(producer.summary(name), flush=True)
-        return cli.UNFINISHED if journal.first_waiting() <= journal.last else 0
+        return signals.UNFINISHED if journal.first_waiting() <= journal.last else 0
     finally:
         journal.close()
 
@@ -115,7 +114,7 @@ class Producer:
                 if due_s > time.monotonic():
                     self._append(batch)
                     batch, characters = [], 0
-                    self._wait_until(due_s)
+                    self._stop.wait(due_s - time.monotonic())
             if self._stop.is_set():
                 break
             now_ms = int(time.time() * 1000)
@@ -128,11 +127,6 @@ class Producer:
                 self._append(batch)
                 batch, characters = [], 0
         self._append(batch)
-
-    def _wait_until(self, due_s: float) -> None:
-        """In slices, because a signal that comes just before a wait begins does not end it."""
-        while not self._stop.is_set() and (left_s := due_s - time.monotonic()) > 0:
-            self._stop.wait(min(left_s, MAX_WAIT_S))
 
     def _append(self, batch: list[Message]) -> None:
         """Acknowledge a batch: waits while the journal is at its limit or its disk is full."""

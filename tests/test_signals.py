@@ -1,0 +1,79 @@
+"""Ctrl+C at any moment: before a command has begun, and just before a wait."""
+
+import ast
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.helpers import run_python
+from tests.test_docs import ENTRY_POINTS
+from utils import signals
+from utils.config import PROJECT_DIR, Settings
+
+if TYPE_CHECKING:
+    from _typeshed import TraceFunction
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
+
+
+@pytest.fixture
+def stop() -> Iterator[signals.Stop]:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield signals.stop_on_signals()
+    signal.set_wakeup_fd(-1)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_a_signal_that_interrupts_nothing_ends_a_wait(stop: signals.Stop) -> None:
+    """Taken in another thread, as good as just before the wait: an event of the standard library would sleep on."""
+    begun_s = time.monotonic()
+    threading.Timer(0.05, signal.raise_signal, (signal.SIGINT,)).start()
+    assert stop.wait(30)
+    assert time.monotonic() - begun_s < 10
+    assert stop.is_set()
+
+
+@pytest.mark.parametrize("moment", range(8))
+def test_a_handler_may_interrupt_a_wait_anywhere(stop: signals.Stop, moment: int) -> None:
+    """At some of these moments a standard event holds its lock, and the handler would wait for it for ever."""
+    passed = 0
+
+    def interrupt(frame: FrameType, event: str, argument: object) -> "TraceFunction":
+        nonlocal passed
+        if passed == moment:
+            signal.raise_signal(signal.SIGTERM)
+        passed += 1
+        return interrupt
+
+    sys.settrace(interrupt)
+    try:
+        stop.wait(0.01)
+    finally:
+        sys.settrace(None)
+    assert stop.is_set() == (passed > moment)
+
+
+def test_it_waits_as_long_as_it_is_told(stop: signals.Stop) -> None:
+    assert not stop.wait(0) and not stop.wait(-1) and not stop.wait(0.001) and not stop.is_set()
+    stop.set()
+    assert stop.wait(1e300) and stop.wait()
+
+
+def test_ctrl_c_while_a_command_is_imported_is_one_line(settings: Settings) -> None:
+    code = "import signal; from utils import signals; signals.end_quietly(); signal.raise_signal(signal.SIGINT)"
+    done = run_python(code=code, settings=settings)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "interrupted before it began\n")
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_every_command_takes_ctrl_c_before_it_imports_anything_else(name: str) -> None:
+    tree = ast.parse((PROJECT_DIR / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8"))
+    first = ast.unparse(tree.body[1])
+    assert first == "if __name__ == '__main__':\n    from utils import signals\n    signals.end_quietly()"
