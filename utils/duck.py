@@ -4,7 +4,7 @@ DuckDB lets one process write or many read, so whoever opens a file closes it ag
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import duckdb
 from utils.errors import ToolkitError, Unavailable
 
 _HEADER_BYTES = 3 * 4096
+_RETRY_S = 0.01
 # A file of another kind must not make DuckDB fetch an extension from the internet.
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "threads": 1,
@@ -53,21 +54,56 @@ def _half_created(path: Path) -> bool:
     return not start or (start[8:12] == b"DUCK" and len(start) < _HEADER_BYTES)
 
 
-def connect(path: Path, *, read_only: bool = False, wait_s: float = 1.0) -> duckdb.DuckDBPyConnection:
-    """Open connection; waits up to `wait_s` for other processes to close the file. Raises like `errors`."""
+def _once_free(
+    attempt: Callable[[], duckdb.DuckDBPyConnection], path: Path, *, read_only: bool, wait_s: float
+) -> duckdb.DuckDBPyConnection:
+    """What `attempt` opens, tried until no other process (or this one, with another connection) has the file."""
     deadline_s = time.monotonic() + wait_s
     while True:
         try:
-            return duckdb.connect(str(path), read_only=read_only, config=CONFIG)
-        except duckdb.IOException as error:
-            locked = "lock" in str(error)
-            half_created = not locked and _half_created(path)
-            if not (locked or half_created) or (locked and time.monotonic() >= deadline_s):
+            return attempt()
+        except duckdb.Error as error:
+            busy = "lock" in str(error) or "file handle conflict" in str(error)
+            half_created = not busy and isinstance(error, duckdb.IOException) and _half_created(path)
+            late = time.monotonic() >= deadline_s
+            if not (busy or half_created) or (busy and late):
                 raise _mapped(path, error) from error
-            if half_created and time.monotonic() >= deadline_s:
+            if half_created and late:
                 if read_only:
                     raise Unavailable(f"{path} is being created") from error
                 path.unlink(missing_ok=True)
-        except duckdb.Error as error:
-            raise _mapped(path, error) from error
-        time.sleep(0.02)
+        time.sleep(_RETRY_S)
+
+
+def connect(path: Path, *, read_only: bool = False, wait_s: float = 1.0) -> duckdb.DuckDBPyConnection:
+    """Open connection; waits up to `wait_s` for other processes to close the file. Raises like `errors`."""
+    return _once_free(
+        lambda: duckdb.connect(str(path), read_only=read_only, config=CONFIG), path, read_only=read_only, wait_s=wait_s
+    )
+
+
+@contextmanager
+def attached(
+    memory: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool = False, wait_s: float = 1.0
+) -> Iterator[None]:
+    """The file as database `sink`, and the default one, of a connection to memory while the block lasts.
+
+    Opens in 0.5 ms where a connection of its own takes 12. After an error of DuckDB close `memory`: nobody
+    knows what state it is in. Raises like `errors`.
+    """
+    quoted = str(path).replace("'", "''")
+    attach = f"ATTACH '{quoted}' AS sink" + (" (READ_ONLY)" if read_only else "")
+    _once_free(lambda: memory.execute(attach), path, read_only=read_only, wait_s=wait_s)
+    with errors(path):
+        memory.execute("USE sink")
+        try:
+            yield
+        except ToolkitError:  # ours, so the connection is as it should be
+            _detach(memory)
+            raise
+        _detach(memory)
+
+
+def _detach(memory: duckdb.DuckDBPyConnection) -> None:
+    memory.execute("USE memory")
+    memory.execute("DETACH sink")

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +20,11 @@ PAUSE_S = 0.05
 
 
 class DuckdbEmitter:
-    """Opens, appends and closes per batch, so that others can query the file while a producer runs."""
+    """Opens, appends and closes per batch, so that others can query the file while a producer runs.
+
+    Rows are first appended to a page in memory, while the readers have their turn; in the window that
+    follows, DuckDB copies the page, which takes a quarter of the time that appending takes.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -30,47 +34,43 @@ class DuckdbEmitter:
             raise Unavailable(f"{path.parent} cannot be used as a folder: {error.strerror}") from error
         self._closed_at_s = 0.0
         self._opened: tuple[int, int] | None = None
-        with self._window() as connection:
-            existing = self._columns(connection)
+        self._memory: duckdb.DuckDBPyConnection | None = None
+        with self._window() as sink:
+            existing = _columns(sink)
             for statement in table.create("duckdb") if not existing else table.upgrade("duckdb", existing):
-                connection.execute(statement)
+                sink.execute(statement)
             for name, (kind, _) in existing.items():
                 if kind == "FLOAT":
                     # 32 bits, in tables that others made: what comes back would not be what the other sinks hold.
                     widened = f"TYPE DOUBLE USING round({name}::DOUBLE, 6)"
-                    connection.execute(f"ALTER TABLE {table.TABLE} ALTER {name} {widened}")
-            columns = self._columns(connection)
-            self._id_needed = "id" in columns and columns["id"][1] is None
+                    sink.execute(f"ALTER TABLE {table.TABLE} ALTER {name} {widened}")
+            columns = _columns(sink)
+        self._page = ", ".join(f"{name} {columns[name][0]}" for name in table.COLUMNS)
+        # A buzzline table: its id has no default, and as a primary key it takes no NULL.
+        self._id_needed = "id" in columns and columns["id"][1] is None
         self._opened = file_id(path)
-
-    @staticmethod
-    def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, tuple[str, str | None]]:
-        """Column -> its type and default."""
-        found = connection.execute(
-            "SELECT column_name, data_type, column_default FROM duckdb_columns() WHERE table_name = ? AND NOT internal",
-            [table.TABLE],
-        )
-        return {name: (kind, default) for name, kind, default in found.fetchall()}
 
     @contextmanager
     def _window(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A transaction on the file, opened for it alone; readers get their turn before the next one."""
+        self._memory = memory = self._memory or duckdb.connect(config=duck.CONFIG)
         time.sleep(max(0.0, self._closed_at_s + PAUSE_S - time.monotonic()))
-        if self._opened is not None:
-            check_same_file(self._path, self._opened)
-        with duck.errors(self._path):
-            connection = duck.connect(self._path)
-            try:
-                connection.execute("BEGIN")
-                yield connection
-                connection.execute("COMMIT")
-            finally:
-                connection.close()
-                self._closed_at_s = time.monotonic()
+        try:
+            if self._opened is not None:
+                check_same_file(self._path, self._opened)
+            with duck.attached(memory, self._path):
+                memory.execute("BEGIN")
+                yield memory
+                memory.execute("COMMIT")
+        except (ToolkitError, duckdb.Error):
+            self.close()
+            raise
+        finally:
+            self._closed_at_s = time.monotonic()
 
     def last_sequence(self, producer_id: str) -> int:
-        with self._window() as connection:
-            rows = connection.execute(
+        with self._window() as sink:
+            rows = sink.execute(
                 f"SELECT MAX(sequence) FROM {table.TABLE} WHERE producer_id = ?", [producer_id]
             ).fetchall()
         return int(rows[0][0] or 0)
@@ -87,17 +87,22 @@ class DuckdbEmitter:
 
     def insert(self, rows: list[tuple[Any, ...]]) -> None:
         """Append rows in the order of table.COLUMNS in one window; raises DuckDB's error for a row it refuses."""
-        columns = list(table.COLUMNS)
-        if self._id_needed:
-            columns.insert(0, "id")
-        with self._window() as connection:
+        self._memory = memory = self._memory or duckdb.connect(config=duck.CONFIG)
+        try:
+            with duck.errors(self._path):
+                memory.execute(f"CREATE OR REPLACE TABLE page ({self._page})")
+                appender = memory.appender("page")
+                appender.append_rows(rows)
+                appender.flush()
+        except (ToolkitError, duckdb.Error):
+            self.close()
+            raise
+        numbered = f"(SELECT COALESCE(MAX(id), 0) FROM {table.TABLE}) + row_number() OVER (), {table.ROW}"
+        with self._window() as sink:
             if self._id_needed:
-                # A buzzline table: its id has no default, and as a primary key it takes no NULL.
-                ((last,),) = connection.execute(f"SELECT COALESCE(MAX(id), 0) FROM {table.TABLE}").fetchall()
-                rows = [(last + number, *row) for number, row in enumerate(rows, start=1)]
-            appender = connection.appender(table.TABLE, columns=columns)
-            appender.append_rows(rows)
-            appender.flush()
+                sink.execute(f"INSERT INTO {table.TABLE} (id, {table.ROW}) SELECT {numbered} FROM memory.page")
+            else:
+                sink.execute(f"INSERT INTO {table.TABLE} ({table.ROW}) SELECT {table.ROW} FROM memory.page")
 
     def _reject(self, first: int, rows: list[tuple[Any, ...]]) -> NoReturn:
         """Store the rows before the refused one, in ever smaller halves, and name it."""
@@ -116,7 +121,20 @@ class DuckdbEmitter:
                     raise Unavailable(f"{self._path}: a refused row was taken at the second attempt")
 
     def close(self) -> None:
-        """Nothing stays open between windows."""
+        """The file is open in windows only; this frees the page."""
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
+
+
+def _columns(sink: duckdb.DuckDBPyConnection) -> dict[str, tuple[str, str | None]]:
+    """Column -> its type and default."""
+    found = sink.execute(
+        "SELECT column_name, data_type, column_default FROM duckdb_columns() "
+        "WHERE database_name = 'sink' AND table_name = ?",
+        [table.TABLE],
+    )
+    return {name: (kind, default) for name, kind, default in found.fetchall()}
 
 
 def emit_message(message: Mapping[str, Any], *, db_path: Path | str) -> bool:
@@ -131,7 +149,8 @@ def emit_message(message: Mapping[str, Any], *, db_path: Path | str) -> bool:
         epoch_s = timestamp_epoch_s(plain.timestamp)
         row = list(msgspec.structs.astuple(plain))
         row[table.COLUMNS.index("timestamp")] = None if epoch_s is None else timestamp_text(epoch_s)
-        DuckdbEmitter(Path(db_path)).insert([tuple(row)])
+        with closing(DuckdbEmitter(Path(db_path))) as emitter:
+            emitter.insert([tuple(row)])
     except (ValueError, ToolkitError, duckdb.Error) as error:
         logger.error("{}: message not stored: {}", db_path, error)
         return False

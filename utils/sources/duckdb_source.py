@@ -12,14 +12,14 @@ from zlib import crc32
 
 import duckdb
 
-from utils.duck import CONFIG, errors
+from utils import duck
+from utils.errors import ToolkitError
 from utils.sources.rows import Missing, Row, TableSource, selected
 from utils.table import TABLE
 
 PAGE_ROWS = 100_000
 POLL_S = 0.2
 WAIT_S = 1.2
-_RETRY_S = 0.01
 _HEADER_BYTES = 12_288  # DuckDB numbers its checkpoints here
 
 
@@ -104,25 +104,17 @@ class DuckdbSource(TableSource):
         if not self._path.exists():
             raise Missing(f"{self._path} does not exist yet")
         if self._memory is None:
-            self._memory = duckdb.connect(config=CONFIG)
-        quoted = str(self._path).replace("'", "''")
-        deadline_s = time.monotonic() + WAIT_S
-        with errors(self._path):
-            while True:
-                try:
-                    self._memory.execute(f"ATTACH '{quoted}' AS sink (READ_ONLY)")
-                    break
-                except duckdb.Error as error:
-                    # Either another process has it, or this one (a checker that writes and reads).
-                    busy = "lock" in str(error) or "file handle conflict" in str(error)
-                    if not busy or time.monotonic() >= deadline_s:
-                        raise
-                time.sleep(_RETRY_S)
-            try:
+            self._memory = duckdb.connect(config=duck.CONFIG)
+        try:
+            with duck.attached(self._memory, self._path, read_only=True, wait_s=WAIT_S):
                 yield self._memory
-            finally:
-                self._memory.execute("DETACH sink")
-                self._next_look_s = time.monotonic() + POLL_S
+        except Missing:
+            raise
+        except (ToolkitError, duckdb.Error):
+            self.close()
+            raise
+        finally:
+            self._next_look_s = time.monotonic() + POLL_S
 
     def _file_state(self) -> object:
         """Changes with every checkpoint and every write to the log beside the file."""
