@@ -14,9 +14,11 @@ from utils.errors import ToolkitError, Unavailable
 
 _HEADER_BYTES = 3 * 4096
 _RETRY_S = 0.01
-# A file of another kind must not make DuckDB fetch an extension from the internet.
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "threads": 1,
+    # Whoever closes the file checkpoints it anyway: so rows go there at once, without a log in between.
+    "checkpoint_threshold": "1KB",
+    # A file of another kind must not make DuckDB fetch an extension from the internet.
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
 }
