@@ -12,20 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from utils import cli, table
-from utils.config import DEFAULTS, Count, Json, Once, Settings, Start
+from utils.config import DEFAULTS, FOLLOWING, Reading, Settings
 from utils.consuming import process
 
 
-def main(
-    *,
-    start: Start = "stored",
-    once: Once = False,
-    count: Count = None,
-    json: Json = False,
-    settings: Settings = DEFAULTS,
-) -> int:
+def main(*, reading: Reading = FOLLOWING, settings: Settings = DEFAULTS) -> int:
     """Read the duckdb sink; keep each message once, with running figures, in data/processed/duckdb.sqlite."""
-    return process("duckdb", settings, start=start, once=once, count=count, as_json=json)
+    return process("duckdb", reading, settings)
 
 
 def init_db(db_path: Path) -> None:

@@ -8,20 +8,13 @@ if __name__ == "__main__":
 import sys
 
 from utils import cli
-from utils.config import DEFAULTS, Count, Json, Once, Settings, Start
+from utils.config import DEFAULTS, FOLLOWING, Reading, Settings
 from utils.consuming import process
 
 
-def main(
-    *,
-    start: Start = "stored",
-    once: Once = False,
-    count: Count = None,
-    json: Json = False,
-    settings: Settings = DEFAULTS,
-) -> int:
+def main(*, reading: Reading = FOLLOWING, settings: Settings = DEFAULTS) -> int:
     """Read the file sink; keep each message once, with running figures, in data/processed/file.sqlite."""
-    return process("file", settings, start=start, once=once, count=count, as_json=json)
+    return process("file", reading, settings)
 
 
 if __name__ == "__main__":

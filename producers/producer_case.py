@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from utils import cli, producing, sentiment
-from utils.config import ALL_SINKS, DEFAULTS, Adopt, Count, Drain, Forget, Interval, Seed, Settings, Sinks
+from utils.config import ALL_SINKS, DEFAULTS, WHOLE_RUN, Interval, Run, Seed, Settings, Sinks
 from utils.message import Message
 
 TOPICS = {  # as it stands in the text: keyword and category
@@ -76,26 +76,14 @@ def messages(rng: random.Random) -> Iterator[tuple[float, Message]]:
 def main(
     *,
     interval: Interval = 5.0,
-    count: Count = None,
     seed: Seed = None,
     sinks: Sinks = ALL_SINKS,
-    drain: Drain = 10.0,
-    forget: Forget = (),
-    adopt: Adopt = False,
+    run: Run = WHOLE_RUN,
     settings: Settings = DEFAULTS,
 ) -> int:
     """Stream buzz messages of several authors into every sink, Kafka included."""
-    return producing.produce(
-        "case",
-        messages(random.Random(seed)),
-        settings=settings,
-        interval_s=interval,
-        count=count,
-        sinks=sinks,
-        drain_s=drain,
-        forget=forget,
-        adopt=adopt,
-    )
+    paced = messages(random.Random(seed))
+    return producing.produce("case", paced, settings, interval_s=interval, sinks=sinks, run=run)
 
 
 if __name__ == "__main__":

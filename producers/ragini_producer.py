@@ -15,7 +15,7 @@ from typing import Annotated, Literal, NamedTuple
 from cyclopts import Parameter
 
 from utils import cli, producing, sentiment
-from utils.config import DEFAULTS, EMBEDDED_SINKS, Adopt, Count, Drain, Forget, Interval, Seed, Settings, Sinks
+from utils.config import DEFAULTS, EMBEDDED_SINKS, WHOLE_RUN, Interval, Run, Seed, Settings, Sinks
 from utils.message import Message
 
 AUTHORS = [*["Ragini"] * 6, *["Arjun"] * 4, *["Meera"] * 3, *["Lukas", "Sofia", "Kenji"] * 2, "Amara", "Tom"]
@@ -110,27 +110,15 @@ def messages(pattern: Pattern, rng: random.Random) -> Iterator[tuple[float, Mess
 def main(
     *,
     interval: Interval = 5.0,
-    count: Count = None,
     seed: Seed = None,
     pattern: Annotated[Pattern, Parameter(name="--pattern", help="How mood, length and rate change.")] = "wave",
     sinks: Sinks = EMBEDDED_SINKS,
-    drain: Drain = 10.0,
-    forget: Forget = (),
-    adopt: Adopt = False,
+    run: Run = WHOLE_RUN,
     settings: Settings = DEFAULTS,
 ) -> int:
     """Stream "Hello World" messages of a named person into every sink."""
-    return producing.produce(
-        "ragini",
-        messages(pattern, random.Random(seed)),
-        settings=settings,
-        interval_s=interval,
-        count=count,
-        sinks=sinks,
-        drain_s=drain,
-        forget=forget,
-        adopt=adopt,
-    )
+    paced = messages(pattern, random.Random(seed))
+    return producing.produce("ragini", paced, settings, interval_s=interval, sinks=sinks, run=run)
 
 
 if __name__ == "__main__":

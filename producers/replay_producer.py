@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from loguru import logger
 
 from utils import cli, producing
-from utils.config import DEFAULTS, EMBEDDED_SINKS, Adopt, Count, Drain, Forget, Settings, Sinks, Speed
+from utils.config import DEFAULTS, EMBEDDED_SINKS, WHOLE_RUN, Run, Settings, Sinks, Speed
 from utils.errors import ToolkitError
+from utils.log import InvalidLog
 from utils.message import Invalid, Message, from_mapping, timestamp_epoch_s
 from utils.sources.base import Source
 
-INVALID_SHOWN = 10
 PAGE_RECORDS = 10_000
 
 Record = Message | Invalid
@@ -31,28 +30,16 @@ def main(
     /,
     *,
     speed: Speed = 1.0,
-    count: Count = None,
     sinks: Sinks = EMBEDDED_SINKS,
-    drain: Drain = 10.0,
-    forget: Forget = (),
-    adopt: Adopt = False,
+    run: Run = WHOLE_RUN,
     settings: Settings = DEFAULTS,
 ) -> int:
     """Send the messages of a recording again, with new ids and times: to fill sinks, or to mend dead letters."""
     read = reader(recording)
     with cli.progress(_lines(recording), "messages") as done:
         replay = Replay(read(), done)
-        code = producing.produce(
-            "replay",
-            replay.paced(),
-            settings=settings,
-            interval_s=1 / speed if speed else 0.0,
-            count=count,
-            sinks=sinks,
-            drain_s=drain,
-            forget=forget,
-            adopt=adopt,
-        )
+        interval_s = 1 / speed if speed else 0.0
+        code = producing.produce("replay", replay.paced(), settings, interval_s=interval_s, sinks=sinks, run=run)
     print(f"{recording}: {replay.valid:,} messages read, {replay.invalid:,} invalid")
     return code
 
@@ -67,12 +54,11 @@ class Replay:
     def paced(self) -> Iterator[tuple[float, Message]]:
         """Pairs of the seconds since the message before, 0 where they cannot be told, and the message."""
         before_s: float | None = None
+        log = InvalidLog()
         for record in self._records:
             if isinstance(record, Invalid):
                 self.invalid += 1
-                if self.invalid <= INVALID_SHOWN:
-                    more = "; further ones are only counted" if self.invalid == INVALID_SHOWN else ""
-                    logger.warning("invalid record in {}: {}{}", record.where, record.reason, more)
+                log.add([record])
                 continue
             self.valid += 1
             self._done(1)

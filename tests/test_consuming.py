@@ -7,8 +7,9 @@ import pytest
 
 from tests.helpers import make_messages
 from utils import consuming
-from utils.consuming import INVALID_SHOWN, Progress, consume
+from utils.consuming import Progress, consume
 from utils.errors import PositionMoved, ToolkitError, Unavailable
+from utils.log import INVALID_SHOWN
 from utils.message import Invalid
 from utils.sources.base import Chunk
 from utils.tally import COUNTS

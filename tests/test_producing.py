@@ -25,7 +25,7 @@ from tests.helpers import (
     wait_until,
 )
 from utils import producing, signals
-from utils.config import EMBEDDED_SINKS, Settings, SinkName
+from utils.config import EMBEDDED_SINKS, Run, Settings, SinkName
 from utils.errors import ToolkitError, Unavailable
 from utils.journal import Journal
 from utils.message import Message
@@ -50,9 +50,8 @@ def produce(
     forget: tuple[SinkName, ...] = (), adopt: bool = False,
 ) -> int:  # fmt: skip
     return producing.produce(
-        "ragini", messages, settings=settings, interval_s=interval_s, count=None, sinks=sinks, drain_s=10,
-        forget=forget, adopt=adopt,
-    )  # fmt: skip
+        "ragini", messages, settings, interval_s=interval_s, sinks=sinks, run=Run(forget=forget, adopt=adopt)
+    )
 
 
 def test_every_message_is_stamped_and_in_every_sink(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:

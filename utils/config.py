@@ -186,6 +186,32 @@ Once = Annotated[
 Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False, help="Print JSON for programs.")]
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Run:
+    """What every producer can be told about a run."""
+
+    count: Count = None
+    drain: Drain = 10.0
+    forget: Forget = ()
+    adopt: Adopt = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Reading:
+    """What every consumer with a processed store can be told."""
+
+    start: Start = "stored"
+    once: Once = False
+    count: Count = None
+    json: Json = False
+
+
+WHOLE_RUN = Run()
+FOLLOWING = Reading()
+
+
 @dataclass(frozen=True)
 class KafkaSecurity:
     """How to reach a protected cluster; only from the environment or .env, never from options."""

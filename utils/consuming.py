@@ -6,14 +6,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from loguru import logger
 
 from utils import signals
 from utils.backoff import Backoff
-from utils.config import Settings
+from utils.config import Reading, Settings
 from utils.errors import PositionMoved, Unavailable
+from utils.log import InvalidLog
 from utils.message import Message, timestamp_epoch_s
 from utils.processed_store import KINDS, ProcessedStore
 from utils.sinks import source
@@ -24,7 +25,6 @@ IDLE_FIRST_S = 0.01
 RETRY_FIRST_S = 0.05
 IDLE_CAP_S = 0.15
 RETRY_CAP_S = 0.5
-INVALID_SHOWN = 10
 REPORT_EVERY_S = 10.0
 REDRAW_EVERY_S = 0.2
 
@@ -89,7 +89,7 @@ class _Reader:
         self._source = open_source()
         self._said = ""
         self._shared = False
-        self._invalid_shown = 0
+        self._invalid = InvalidLog()
 
     def step(self, max_records: int) -> int | None:
         """Poll once and handle; how many messages were new, None if there was nothing to read."""
@@ -107,10 +107,7 @@ class _Reader:
             logger.warning(
                 "{} was rotated, truncated or rebuilt: read from its beginning, without what is known", chunk.part
             )
-        for invalid in chunk.invalid[: max(0, INVALID_SHOWN - self._invalid_shown)]:
-            self._invalid_shown += 1
-            more = "; further ones are only counted" if self._invalid_shown == INVALID_SHOWN else ""
-            logger.warning("invalid record in {}: {}{}", invalid.where, invalid.reason, more)
+        self._invalid.add(chunk.invalid)
         return new
 
     def follow_other(self, error: PositionMoved) -> None:
@@ -193,19 +190,11 @@ class Progress:
         )
 
 
-def process(
-    sink: str,
-    settings: Settings,
-    *,
-    start: Literal["stored", "start", "end"],
-    once: bool,
-    count: int | None,
-    as_json: bool,
-) -> int:
+def process(sink: str, reading: Reading, settings: Settings) -> int:
     """Run the consumer of a sink: every message once into its processed store, then a summary; the exit code."""
     stop = signals.stop_on_signals()
     store = ProcessedStore(settings.processed_path(sink))
-    store.start_from(start)
+    store.start_from(reading.start)
     progress = Progress(sink, store.run)
 
     def handle(chunk: Chunk) -> int:
@@ -216,13 +205,13 @@ def process(
         return len(new)
 
     def open_source() -> Source:
-        return source(sink, settings, store.resume, finished=once, shared=True)
+        return source(sink, settings, store.resume, finished=reading.once, shared=True)
 
     try:
-        consume(open_source, handle, stop, once=once, count=count, idle=progress.show)
+        consume(open_source, handle, stop, once=reading.once, count=reading.count, idle=progress.show)
         line = progress.end()
         figures = {kind: store.figures(kind, limit=5) for kind in KINDS}
-        if as_json:
+        if reading.json:
             print(json.dumps({"source": sink, "run": dict(store.run), "store": store.counts(), "figures": figures}))
         else:
             _print_summary(line, store.counts(), figures)

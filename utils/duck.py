@@ -72,7 +72,7 @@ def _once_free(
                 raise _mapped(path, error) from error
             if half_created and late:
                 if read_only:
-                    raise Unavailable(f"{path} is being created") from error
+                    raise Unavailable(f"{path} is empty, its database perhaps being created") from error
                 path.unlink(missing_ok=True)
         time.sleep(_RETRY_S)
 

@@ -114,6 +114,13 @@ def from_mapping(record: Mapping[str, Any]) -> Message:
     return _complete(msgspec.convert({str(key): value for key, value in record.items()}, _Record, strict=False))
 
 
+def without_ids(record: Mapping[str, Any]) -> tuple[Message, bytes]:
+    """Message from any mapping, and its JSON line, outside all numbering. Raises ValueError with the reason."""
+    message = from_mapping(record)
+    message.producer_id = message.sequence = None
+    return message, encode_lines([message])
+
+
 def encode_lines(messages: Sequence[Message]) -> bytes:
     """JSON lines, each ending in a newline; refuses what some sink could never hold.
 

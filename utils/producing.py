@@ -12,7 +12,7 @@ from loguru import logger
 
 from utils import signals
 from utils.backoff import Backoff
-from utils.config import EMBEDDED_SINKS, Settings, SinkName
+from utils.config import EMBEDDED_SINKS, WHOLE_RUN, Run, Settings, SinkName
 from utils.delivery import Delivery
 from utils.emitters.base import Connect
 from utils.errors import ToolkitError, Unavailable
@@ -36,28 +36,25 @@ SWITCH_INTERVAL_S = 0.0005
 def produce(
     name: str,
     messages: Paced,
-    *,
     settings: Settings,
+    *,
     interval_s: float,
-    count: int | None,
     sinks: tuple[SinkName, ...],
-    drain_s: float,
-    forget: tuple[SinkName, ...] = (),
-    adopt: bool = False,
+    run: Run = WHOLE_RUN,
 ) -> int:
-    """Run a producer until its messages, `count` or the user ends it; the exit code.
+    """Run a producer until its messages, `run.count` or the user ends it; the exit code.
 
     `name` is the journal's and the beginning of the producer_id. Raises ToolkitError for what only
     the user can mend.
     """
     stop = signals.stop_on_signals()
-    wanted = [sink for sink in dict.fromkeys(sinks) if sink not in forget]
+    wanted = [sink for sink in dict.fromkeys(sinks) if sink not in run.forget]
     if not wanted:
         raise ToolkitError("no sink is left to produce to: name at least one with --sinks")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    journal = Journal(settings.journal_path(name), max_bytes=settings.journal_max_mb << 20, adopt=adopt)
+    journal = Journal(settings.journal_path(name), max_bytes=settings.journal_max_mb << 20, adopt=run.adopt)
     try:
-        journal.forget(forget)
+        journal.forget(run.forget)
         _say_owed(journal, wanted)
         connects: dict[str, Connect] = {
             sink: emitter(sink, settings, partial(journal.owed_since, sink)) for sink in wanted
@@ -67,9 +64,9 @@ def produce(
         logger.info("{}: producing to {} as {}", name, ", ".join(wanted), journal.producer_id)
         producer = Producer(journal, delivery, stop, interval_s)
         try:
-            producer.run(islice(messages, count))
+            producer.run(islice(messages, run.count))
         finally:
-            delivery.drain(drain_s)
+            delivery.drain(run.drain)
             producer.prune()
             print(producer.summary(name), flush=True)
         return signals.UNFINISHED if journal.first_waiting() <= journal.last else 0

@@ -9,6 +9,7 @@ from consumers.dashboard.state import State
 from utils.backoff import Backoff
 from utils.config import PROJECT_DIR
 from utils.errors import ToolkitError, Unavailable
+from utils.log import InvalidLog
 from utils.sources.base import Source
 
 CHUNK_RECORDS = 2_000
@@ -33,7 +34,7 @@ class Reader(threading.Thread):
         self._source, self._state, self._stop_event = source, state, stop
         self._backoff = Backoff(cap_s=2.0)
         self._said = ""
-        self._invalid_said = False
+        self._invalid = InvalidLog()
         self.failure: ToolkitError | None = None
         self.alive_to_the_end = False
         self._name_source()
@@ -68,10 +69,7 @@ class Reader(threading.Thread):
             state.healthy(caught_up=True)
             return IDLE_S
         state.healthy()
-        if chunk.invalid and not self._invalid_said:
-            first = chunk.invalid[0]
-            logger.warning("invalid record in {}: {}; further ones are only counted", first.where, first.reason)
-            self._invalid_said = True
+        self._invalid.add(chunk.invalid)
         state.add(chunk)
         self._backoff.reset()
         return 0.0

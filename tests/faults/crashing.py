@@ -16,7 +16,7 @@ from loguru import logger
 from producers import ragini_producer
 from tests.helpers import make_messages
 from utils import sinks
-from utils.config import EMBEDDED_SINKS, Settings
+from utils.config import EMBEDDED_SINKS, Run, Settings
 from utils.emitters import duckdb_emitter, sqlite_emitter  # noqa: F401 (loaded once, before all forks)
 from utils.journal import Journal
 
@@ -72,7 +72,7 @@ def main() -> None:
             return 0
 
         def recovering(tell: Callable[[int], None], settings: Settings = settings) -> int:
-            return ragini_producer.main(interval=0.0, count=1, drain=30.0, settings=settings)
+            return ragini_producer.main(interval=0.0, run=Run(count=1, drain=30.0), settings=settings)
 
         code, told = in_child(armed if command == "run" else recovering)
         os.write(answers, " ".join(map(str, [code, *told])).encode() + b"\n")

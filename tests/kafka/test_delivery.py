@@ -250,15 +250,14 @@ def test_what_the_broker_cannot_take_becomes_a_dead_letter(settings: Settings, a
         code=f"""
 import sys
 from utils import producing
-from utils.config import Settings
+from utils.config import Run, Settings
 from utils.message import Message
 from pathlib import Path
 settings = Settings(data_dir=Path({str(settings.data_path)!r}), kafka_broker={settings.kafka_broker!r},
                     topic={settings.topic!r})
 texts = ["x" * (900 if number % 10 == 3 else 20) for number in range(100)]
 made = [(0.0, Message(text, "Ann", "", "tech", 0.5, "key", len(text))) for text in texts]
-sys.exit(producing.produce("case", made, settings=settings, interval_s=0, count=None,
-                           sinks=("file", "kafka"), drain_s=30))
+sys.exit(producing.produce("case", made, settings, interval_s=0, sinks=("file", "kafka"), run=Run(drain=30)))
 """,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

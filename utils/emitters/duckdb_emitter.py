@@ -13,7 +13,7 @@ from loguru import logger
 from utils import duck, table
 from utils.emitters.base import check_same_file, file_id
 from utils.errors import Rejected, ToolkitError, Unavailable
-from utils.message import Batch, encode_lines, from_mapping, timestamp_epoch_s, timestamp_text
+from utils.message import Batch, timestamp_epoch_s, timestamp_text, without_ids
 
 MAX_ROWS_PER_WINDOW = 20_000
 PAUSE_S = 0.05
@@ -143,9 +143,7 @@ def emit_message(message: Mapping[str, Any], *, db_path: Path | str) -> bool:
     Carries no ids, so it is outside the exactly-once promise. A timestamp that is none is stored as NULL.
     """
     try:
-        plain = from_mapping(message)
-        plain.producer_id = plain.sequence = None
-        encode_lines([plain])
+        plain, _ = without_ids(message)
         epoch_s = timestamp_epoch_s(plain.timestamp)
         row = list(msgspec.structs.astuple(plain))
         row[table.COLUMNS.index("timestamp")] = None if epoch_s is None else timestamp_text(epoch_s)

@@ -12,7 +12,7 @@ from loguru import logger
 
 from utils.emitters.base import check_same_file, sync
 from utils.errors import Unavailable
-from utils.message import Batch, Identity, encode_lines, encoder, from_mapping
+from utils.message import Batch, Identity, encoder, without_ids
 
 LOCK_WAIT_S = 2.0
 _SCAN_BYTES = 1 << 20
@@ -155,11 +155,9 @@ def emit_message(message: Mapping[str, Any], *, path: Path | str) -> bool:
     """
     emitter = None
     try:
-        plain = from_mapping(message)
-        plain.producer_id = plain.sequence = None
-        lines = encode_lines([plain])
+        _, line = without_ids(message)
         emitter = FileEmitter(Path(path))
-        emitter.emit(Batch("", 1, 1, lines))
+        emitter.emit(Batch("", 1, 1, line))
     except (ValueError, Unavailable) as error:
         logger.error("{}: message not stored: {}", path, error)
         return False

@@ -11,7 +11,7 @@ from loguru import logger
 from utils.config import Settings
 from utils.errors import Rejected, SinkReplaced, ToolkitError, Unavailable
 from utils.kafka_admin import REQUEST_S, ClientLog, librdkafka_options, open_topic, unreachable
-from utils.message import Batch, Identity, encode_lines, from_mapping
+from utils.message import Batch, Identity, without_ids
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaException, Producer
@@ -250,10 +250,8 @@ def emit_message(message: Mapping[str, Any], *, producer: Any, topic: str) -> bo
     from kafka.errors import KafkaError
 
     try:
-        plain = from_mapping(message)
-        plain.producer_id = plain.sequence = None
-        line = encode_lines([plain]).rstrip()
-        value = msgspec.json.decode(line) if producer.config.get("value_serializer") else line
+        _, line = without_ids(message)
+        value = msgspec.json.decode(line) if producer.config.get("value_serializer") else line.rstrip()
         producer.send(topic, value=value).get(timeout=REQUEST_S * 2)
     except (ValueError, KafkaError) as error:
         logger.error("{}: message not sent: {}", topic, error)

@@ -12,7 +12,7 @@ from loguru import logger
 from utils import sqlite, table
 from utils.emitters.base import check_same_file, file_id
 from utils.errors import Rejected, ToolkitError, Unavailable
-from utils.message import Batch, encode_lines, from_mapping
+from utils.message import Batch, without_ids
 
 # Many rows per statement: each statement gives the interpreter lock away, and getting it back from a
 # busy producer thread costs more than inserting hundreds of rows (measured: 60 times the rate).
@@ -93,9 +93,7 @@ def emit_message(message: Mapping[str, Any], *, db_path: Path | str) -> bool:
     """
     emitter = None
     try:
-        plain = from_mapping(message)
-        plain.producer_id = plain.sequence = None
-        encode_lines([plain])
+        plain, _ = without_ids(message)
         emitter = SqliteEmitter(Path(db_path))
         with sqlite.errors(Path(db_path)):
             emitter.insert([msgspec.structs.astuple(plain)])
