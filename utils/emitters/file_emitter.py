@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -153,15 +153,11 @@ def emit_message(message: Mapping[str, Any], *, path: Path | str) -> bool:
 
     Carries no ids, so it is outside the exactly-once promise.
     """
-    emitter = None
     try:
         _, line = without_ids(message)
-        emitter = FileEmitter(Path(path))
-        emitter.emit(Batch("", 1, 1, line))
+        with closing(FileEmitter(Path(path))) as emitter:
+            emitter.emit(Batch("", 1, 1, line))
     except (ValueError, Unavailable) as error:
         logger.error("{}: message not stored: {}", path, error)
         return False
-    finally:
-        if emitter:
-            emitter.close()
     return True

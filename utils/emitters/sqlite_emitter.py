@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -91,16 +92,11 @@ def emit_message(message: Mapping[str, Any], *, db_path: Path | str) -> bool:
 
     Carries no ids, so it is outside the exactly-once promise.
     """
-    emitter = None
     try:
         plain, _ = without_ids(message)
-        emitter = SqliteEmitter(Path(db_path))
-        with sqlite.errors(Path(db_path)):
+        with closing(SqliteEmitter(Path(db_path))) as emitter, sqlite.errors(Path(db_path)):
             emitter.insert([msgspec.structs.astuple(plain)])
     except (ValueError, ToolkitError, sqlite3.IntegrityError) as error:
         logger.error("{}: message not stored: {}", db_path, error)
         return False
-    finally:
-        if emitter:
-            emitter.close()
     return True
