@@ -1,9 +1,9 @@
 """Proof that anyone can run: does each emitter work here, do the sinks agree, is this machine set up well?"""
 
 if __name__ == "__main__":
-    from utils import signals
+    from utils import early
 
-    signals.end_quietly()
+    early.end_quietly()
 
 import os
 import sys
@@ -14,7 +14,7 @@ try:
     import msgspec
     from cyclopts import Parameter
 
-    from utils import cli, signals
+    from utils import cli, early
     from utils.config import ALL_SINKS, DEFAULTS, Json, Settings, Sinks
     from utils.message import encoder
 except ModuleNotFoundError as error:
@@ -99,7 +99,7 @@ def print_audit(settings: Settings, sinks: Sequence[str], json: bool = False) ->
             print(line)
     if report.broken:
         return cli.CHECK_FAILED
-    return signals.UNFINISHED if report.unread else 0
+    return early.UNFINISHED if report.unread else 0
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -4,9 +4,9 @@ Copies of it on one machine share the partitions (a consumer group) and the stor
 """
 
 if __name__ == "__main__":
-    from utils import signals
+    from utils import early
 
-    signals.end_quietly()
+    early.end_quietly()
 
 import sys
 

@@ -1,9 +1,9 @@
 """Text view of any source: shows the last messages and follows, like tail -f; or a live table of who says what."""
 
 if __name__ == "__main__":
-    from utils import signals
+    from utils import early
 
-    signals.end_quietly()
+    early.end_quietly()
 
 import re
 import sys

@@ -1,9 +1,9 @@
 """Live dashboard: a threaded matplotlib animation of the stream in a window, a picture, a browser or a recording."""
 
 if __name__ == "__main__":
-    from utils import signals
+    from utils import early
 
-    signals.end_quietly()
+    early.end_quietly()
 
 import os
 import sys
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 from loguru import logger
 
-from utils import cli, signals, sinks
+from utils import cli, early, signals, sinks
 from utils.config import DEFAULTS, Settings, SourceName
 from utils.errors import ToolkitError
 
@@ -152,7 +152,7 @@ def _report(reader: Any, snapshot: Any, frames: int) -> int:
         f"{snapshot.total:,} messages, {snapshot.invalid:,} invalid, {snapshot.lost:,} lost,"
         f" {snapshot.duplicate:,} duplicate; {frames:,} frames"
     )
-    return 0 if reader.alive_to_the_end else signals.UNFINISHED
+    return 0 if reader.alive_to_the_end else early.UNFINISHED
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Reads the SQLite database that producers fill, and keeps each message once in its processed store."""
 
 if __name__ == "__main__":
-    from utils import signals
+    from utils import early
 
-    signals.end_quietly()
+    early.end_quietly()
 
 import sys
 from collections.abc import Mapping

@@ -1,9 +1,9 @@
 """Streams buzz messages: what people just did with some topic, and how it was."""
 
 if __name__ == "__main__":
-    from utils import signals
+    from utils import early
 
-    signals.end_quietly()
+    early.end_quietly()
 
 import random
 import sys

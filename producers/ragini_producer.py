@@ -1,9 +1,9 @@
 """Streams "Hello World" messages of Ragini and her friends, in patterns one can see on the dashboard."""
 
 if __name__ == "__main__":
-    from utils import signals
+    from utils import early
 
-    signals.end_quietly()
+    early.end_quietly()
 
 import math
 import random

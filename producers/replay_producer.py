@@ -1,9 +1,9 @@
 """Re-streams a recording through the same journal and sinks, as new messages, with its original gaps."""
 
 if __name__ == "__main__":
-    from utils import signals
+    from utils import early
 
-    signals.end_quietly()
+    early.end_quietly()
 
 import csv
 import sys

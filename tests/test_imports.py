@@ -27,7 +27,7 @@ LAYERS: tuple[dict[str, tuple[str, ...]], ...] = (
         "foundation": tuple(
             f"utils.{name}"
             for name in (
-                *("message", "table", "sentiment", "config", "cli", "log", "signals", "backoff", "errors"),
+                *("message", "table", "sentiment", "config", "cli", "log", "early", "signals", "backoff", "errors"),
                 *("sqlite", "duck", "kafka_admin"),
             )
         )

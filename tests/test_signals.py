@@ -67,7 +67,7 @@ def test_it_waits_as_long_as_it_is_told(stop: signals.Stop) -> None:
 
 
 def test_ctrl_c_while_a_command_is_imported_is_one_line(settings: Settings) -> None:
-    code = "import signal; from utils import signals; signals.end_quietly(); signal.raise_signal(signal.SIGINT)"
+    code = "import signal; from utils import early; early.end_quietly(); signal.raise_signal(signal.SIGINT)"
     done = run_python(code=code, settings=settings)
     assert (done.returncode, done.stdout, done.stderr) == (3, "", "interrupted before it began\n")
 
@@ -76,4 +76,4 @@ def test_ctrl_c_while_a_command_is_imported_is_one_line(settings: Settings) -> N
 def test_every_command_takes_ctrl_c_before_it_imports_anything_else(name: str) -> None:
     tree = ast.parse((PROJECT_DIR / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8"))
     first = ast.unparse(tree.body[1])
-    assert first == "if __name__ == '__main__':\n    from utils import signals\n    signals.end_quietly()"
+    assert first == "if __name__ == '__main__':\n    from utils import early\n    early.end_quietly()"

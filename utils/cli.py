@@ -18,10 +18,10 @@ from cyclopts import App
 from dotenv.parser import parse_stream
 from loguru import logger
 
-from utils import log, signals
+from utils import early, log
 from utils.config import DEFAULTS, PROJECT_DIR
+from utils.early import UNFINISHED
 from utils.errors import ToolkitError
-from utils.signals import UNFINISHED
 
 CHECK_FAILED = 1
 PROGRESS_EVERY_S = 5.0
@@ -46,7 +46,7 @@ def run(
     boundary = _Boundary(name)
     before = set(threading.enumerate())
     with boundary:
-        signals.begin()
+        early.begin()
         (load_env or load_env_file)()
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
         settings = bound.arguments.get("settings", DEFAULTS)

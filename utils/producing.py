@@ -10,7 +10,7 @@ from itertools import islice
 
 from loguru import logger
 
-from utils import signals
+from utils import early, signals
 from utils.backoff import Backoff
 from utils.config import EMBEDDED_SINKS, WHOLE_RUN, Run, Settings, SinkName
 from utils.delivery import Delivery
@@ -69,7 +69,7 @@ def produce(
             delivery.drain(run.drain)
             producer.prune()
             print(producer.summary(name), flush=True)
-        return signals.UNFINISHED if journal.first_waiting() <= journal.last else 0
+        return early.UNFINISHED if journal.first_waiting() <= journal.last else 0
     finally:
         journal.close()
 

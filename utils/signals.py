@@ -1,4 +1,4 @@
-"""Ctrl+C and SIGTERM: before a command has begun, while it runs, and the second time. Only the standard library."""
+"""Ctrl+C and SIGTERM while a command runs, and the second time."""
 
 import atexit
 import os
@@ -9,7 +9,7 @@ import threading
 from contextlib import suppress
 from typing import Any
 
-UNFINISHED = 3
+from utils.early import UNFINISHED
 
 
 class Stop(threading.Event):
@@ -58,19 +58,3 @@ def stop_on_signals() -> Stop:
             # At exit the interpreter would restore the default, and a late signal turn the exit code into its own.
             atexit.register(signal.signal, number, signal.SIG_IGN)
     return stop
-
-
-def end_quietly() -> None:
-    """What Ctrl+C does while a command is still being imported: end it, in one line."""
-    signal.signal(signal.SIGINT, _end)
-
-
-def begin() -> None:
-    """From here on Ctrl+C raises KeyboardInterrupt, as usual, until `stop_on_signals`."""
-    if signal.getsignal(signal.SIGINT) is _end:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _end(number: int, frame: Any) -> None:
-    os.write(2, b"interrupted before it began\n")
-    os._exit(UNFINISHED)
