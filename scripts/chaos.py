@@ -1,8 +1,8 @@
 """Attack a running toolkit, then prove that nothing was lost: python scripts/chaos.py --kills 20 --minutes 1.
 
-Producers and consumers run in a temporary folder while they are killed and frozen, their sinks locked
-and (on Linux) their disk full. Then everything ends cleanly, the audit compares the sinks, and each
-consumer's processed store is compared with its sink. The same seed gives the same plan.
+Three producers and a consumer per sink run in a temporary folder while they are killed and frozen,
+their sinks locked and (on Linux) their disk full. Then everything ends cleanly, the audit compares the
+sinks, and each consumer's processed store is compared with its sink. The same seed gives the same plan.
 """
 
 import os
@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -29,14 +30,17 @@ import psutil  # noqa: E402
 from cyclopts import Parameter  # noqa: E402
 from cyclopts.validators import Number  # noqa: E402
 
+from producers import producer_case  # noqa: E402
 from utils import cli, table  # noqa: E402
 from utils.audit import accounts  # noqa: E402
 from utils.config import DEFAULTS, EMBEDDED_SINKS, PROJECT_DIR, Seed, Settings, Sinks  # noqa: E402
 from utils.errors import Unavailable  # noqa: E402
 from utils.holdings import PAGE_ROWS, Held, hold  # noqa: E402
 from utils.kafka_admin import delete_topic  # noqa: E402
+from utils.message import encode_lines, timestamp_text  # noqa: E402
 
-PRODUCERS = {"ragini": "producers.ragini_producer", "case": "producers.producer_case"}
+PRODUCERS = ("ragini", "case", "replay")
+RECORDED = 20_000
 LOOK_EVERY_S = 0.02
 LOCK_WAIT_S = 2.0
 END_WITHIN_S = 30.0
@@ -81,6 +85,19 @@ class Attacked:
 
     def __init__(self, settings: Settings, sinks: Sequence[str], interval_s: float) -> None:
         self._settings = settings
+        recording = str(_record(settings.data_path / "recording.jsonl", interval_s))
+        replay = ["producers.replay_producer", recording]
+        speeds = {
+            "ragini": (["producers.ragini_producer"], ["--interval", str(interval_s)], ["--interval", "0"]),
+            "case": (["producers.producer_case"], ["--interval", str(interval_s)], ["--interval", "0"]),
+            "replay": (replay, ["--speed", "1" if interval_s else "0"], ["--speed", "0"]),
+        }
+        last = ["--count", "1", "--drain", str(DRAIN_S)]
+        self._commands = {name: [*line, "--sinks", *sinks, *pace] for name, (line, pace, _) in speeds.items()}
+        self._last = {name: [*line, "--sinks", *sinks, *fast, *last] for name, (line, _, fast) in speeds.items()}
+        for sink in sinks:
+            self._commands[f"{sink} consumer"] = [f"consumers.{sink}_consumer_case"]
+            self._last[f"{sink} consumer"] = [f"consumers.{sink}_consumer_case", "--once"]
         self.done: Counter[str] = Counter()
         self.surprises: list[str] = []
         self._killed: set[str] = set()
@@ -95,11 +112,7 @@ class Attacked:
             "BUZZ_TOPIC": settings.topic,
             "BUZZ_CONSUMER_GROUP_ID": settings.topic,
         }
-        self._producing = {name: [module, "--sinks", *sinks] for name, module in PRODUCERS.items()}
-        self._consuming = {f"{sink} consumer": [f"consumers.{sink}_consumer_case"] for sink in sinks}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self._commands = {name: [*line, "--interval", str(interval_s)] for name, line in self._producing.items()}
-        self._commands |= self._consuming
 
     def _start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
         flags = 0
@@ -124,7 +137,8 @@ class Attacked:
             if process and code is None:
                 continue
             refused_to_start = process in self._full and code == 2
-            if process and name not in self._killed and not refused_to_start:
+            replayed = name == "replay" and code == 0  # it begins again with its recording
+            if process and name not in self._killed and not refused_to_start and not replayed:
                 self.surprises.append(f"{name} ended by itself with code {code}")
             self._killed.discard(name)
             self._running[name] = self._start(name, command)
@@ -196,10 +210,7 @@ class Attacked:
                 self.surprises.append(f"{name} did not end within {END_WITHIN_S:.0f} s")
                 process.kill()
                 process.wait()
-        last = ["--count", "1", "--interval", "0", "--drain", str(DRAIN_S)]
-        once = {name: [*line, *last] for name, line in self._producing.items()}
-        once |= {name: [*line, "--once"] for name, line in self._consuming.items()}
-        for name, command in once.items():
+        for name, command in self._last.items():
             if code := self._start(name, command).wait():
                 self.surprises.append(f"{name} ended its last run with code {code}")
 
@@ -208,6 +219,16 @@ class Attacked:
         for process in self._running.values():
             process.kill()
             process.wait()
+
+
+def _record(path: Path, interval_s: float) -> Path:
+    """A recording for the replay, with this pace."""
+    made = islice(producer_case.messages(random.Random(1)), RECORDED)
+    messages = [message for _, message in made]
+    for number, message in enumerate(messages):
+        message.timestamp = timestamp_text(number * interval_s)
+    path.write_bytes(encode_lines(messages))
+    return path
 
 
 def _ask_to_end(process: subprocess.Popen[bytes]) -> None:
