@@ -72,9 +72,8 @@ def deliver(journal: Journal, tmp_path: Path) -> Iterator[Callable[..., Delivery
     """Start a delivery to named sinks; all of them are stopped at the end."""
     running: list[Delivery] = []
 
-    def start(*, opened_last: int | None = None, **sinks: Sink) -> Delivery:
+    def start(**sinks: Sink) -> Delivery:
         connects = {name: sink.connect for name, sink in sinks.items()}
-        journal.opened_last = journal.last if opened_last is None else opened_last
         delivery = Delivery(journal, connects, lambda sink: tmp_path / f"dead-{sink}.jsonl")
         running.append(delivery)
         delivery.start(tuple(sinks), 5)
@@ -272,6 +271,22 @@ def test_the_dead_letter_counts_for_the_cursor(journal: Journal, deliver: Delive
     assert picky.rows == all_of(journal, 2)
 
 
+def test_a_sink_that_was_emptied_gets_what_came_before_a_dead_letter(
+    journal: Journal, deliver: Deliver, tmp_path: Path
+) -> None:
+    def down(sink: Sink, batch: Batch | None) -> None:
+        raise Unavailable("so that the journal keeps all")
+
+    picky = Sink(refuses(3))
+    for _ in range(2):
+        delivery = deliver(picky=picky, other=Sink(down))
+        append(journal, delivery, 4)
+        delivery.drain(5)
+        assert [sequence for _, sequence in picky.rows] == [each for each in range(1, journal.last + 1) if each != 3]
+        picky.rows.clear()
+    assert letters(tmp_path / "dead-picky.jsonl") == [(3, "no 3 here")]
+
+
 def test_a_dead_letter_that_cannot_be_written_waits(journal: Journal, deliver: Deliver, tmp_path: Path) -> None:
     path = tmp_path / "dead-picky.jsonl"
     path.mkdir()
@@ -345,10 +360,40 @@ def test_a_rollback_that_shows_late_loses_nothing(
     assert len(journal.spans()) == 2
 
 
+def test_a_rollback_shows_to_a_sink_that_was_not_in_the_runs_since(
+    journal: Journal, deliver: Deliver, tmp_path: Path, said: list[str]
+) -> None:
+    """What was buried before a crash in the middle of it is not buried again."""
+    absent, other = Sink(), Sink()
+    old = journal.producer_id
+    deliver(absent=absent, other=other).drain(5)
+    journal.append(make_messages(50))
+    deliver(absent=absent, other=other).drain(5)
+    absent.rows = all_of(journal, 100)  # it got these before the journal was rolled back to 50
+    for _ in range(2):
+        delivery = deliver(other=other)
+        append(journal, delivery, 30)
+        delivery.drain(5)
+    journal.retire(journal.identities[0])  # as far as a run came that was killed
+    path = tmp_path / "dead-absent.jsonl"
+    path.write_bytes(b"".join(b'{"producer_id":"%b","sequence":%d,"reason":"given out twice"}\n' % (old.encode(), each)
+                              for each in range(51, 61)))  # fmt: skip
+    delivery = deliver(absent=absent, other=other)
+    append(journal, delivery, 5)
+    delivery.drain(5)
+    new = journal.producer_id
+    assert [sequence for sequence, _ in letters(path)] == list(range(51, 101))
+    assert absent.rows[100:] == [*((old, each) for each in range(101, 111)), *((new, each) for each in range(1, 6))]
+    assert delivery.held_by_all() == journal.last == 115
+    assert len([line for line in said if "rolled back, going on" in line]) == 1
+
+
 def test_a_sink_behind_the_journal_is_told_once_with_the_range(
     journal: Journal, deliver: Deliver, said: list[str]
 ) -> None:
     journal.owe(["one", "two"])
+    for sink in ("one", "two"):
+        journal.offer(sink)
     journal.append(make_messages(50))
     journal.prune(50)
     journal.append(make_messages(10))

@@ -195,6 +195,24 @@ def test_a_lost_range_is_named_under_the_id_that_gave_it_out(path: Path) -> None
         assert journal.describe(1, 5) == f"sequences 1-5 of {original}"
 
 
+def test_a_copy_is_adopted_whole_or_not_at_all(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(Journal(path)) as journal:
+        original = journal.producer_id
+    copy = path.with_name("copy.sqlite")
+    shutil.copy(path, copy)
+
+    def no_id(self: Journal) -> str:
+        raise Unavailable("killed here")
+
+    with monkeypatch.context() as patch, pytest.raises(ToolkitError):
+        patch.setattr(Journal, "_new_id", no_id)
+        Journal(copy, adopt=True)
+    with pytest.raises(ToolkitError, match="--adopt"):
+        Journal(copy)
+    with closing(Journal(copy, adopt=True)) as journal:
+        assert journal.producer_id != original
+
+
 HOLD = """
 import sys
 from pathlib import Path

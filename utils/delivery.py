@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,11 +18,13 @@ from utils.emitters.file_emitter import FileEmitter
 from utils.errors import Rejected, ToolkitError, Unavailable
 from utils.journal import Identity, Journal
 from utils.message import Batch, encoder
+from utils.message import Identity as Identified
 
 # One DuckDB window; smaller batches cost a window each, larger ones memory.
 MAX_BATCH = 20_000
 # A worker stuck in a library call is left behind: it is a daemon thread, and the journal keeps what it had.
 CLOSE_S = 0.5
+_identity = msgspec.json.Decoder(Identified)
 
 
 @dataclass
@@ -73,15 +76,17 @@ class Worker(threading.Thread):
         self._journal, self._changed = journal, changed
         self._after, self._backoff, self._clock = after, backoff, clock
         self._draining = self._closing = False
-        self._asked = self._was_up = self._last_try = False
+        self._was_up = self._last_try = False
         self._lost_up_to = 0
         self._down_since_s = 0.0
         self._burial: Burial | None = None
+        self._buried: set[int] = set()
 
     def run(self) -> None:
         try:
             while not self._closing:
                 try:
+                    self._buried = self._buried or self._already_buried()
                     self._deliver()
                 except Rejected as error:
                     number = self._journal.number(self._batch.producer_id, error.sequence)
@@ -119,16 +124,19 @@ class Worker(threading.Thread):
         """Connect and deliver until told to stop; ends by raising when something is wrong."""
         emitter = self._connect()
         try:
-            reached = self._ask(emitter)
+            reached = self._after_buried(self._ask(emitter))
             self._advance(reached)
             self.looked.set()
             if reached >= self._journal.last:
                 self._up()
+            if self._burial is None:
+                self._journal.offer(self.sink)
             while not self._closing:
                 burial = self._burial
-                if burial and burial.first == reached + 1:
+                if burial and burial.first <= reached + 1:
                     self._bury(burial)
-                    self._burial, reached = None, burial.last
+                    self._burial, reached = None, max(reached, burial.last)
+                    self._journal.offer(self.sink)
                 else:
                     batch = self._next(reached, min(MAX_BATCH, burial.first - 1 - reached) if burial else MAX_BATCH)
                     if batch is None:
@@ -138,6 +146,7 @@ class Worker(threading.Thread):
                     emitter.emit(batch)
                     reached = self._journal.number(batch.producer_id, batch.last)
                     self.progress.delivered += batch.count
+                reached = self._after_buried(reached)
                 self._advance(reached)
                 self._backoff.reset()
                 self._up()
@@ -159,21 +168,16 @@ class Worker(threading.Thread):
     def _ask(self, emitter: Emitter) -> int:
         """The journal number up to which the sink (or its dead letter) holds everything it was owed."""
         journal = self._journal
+        bound = journal.bound(self.sink)
         reached = self._after
         for identity, end in journal.spans():
-            sequence = max(emitter.last_sequence(identity.producer_id), self._last_buried(identity.producer_id))
+            sequence = emitter.last_sequence(identity.producer_id)
             held = identity.base + sequence
-            # Only the identity that the journal was opened with can have been rolled back.
-            opened_with = end is None or end > journal.opened_last
-            if sequence and opened_with and not self._asked and held > journal.opened_last:
-                held = self._rolled_back(identity, held)
+            if sequence and bound is not None and held > bound and (end is None or end > bound):
+                held = self._rolled_back(identity, held, bound)
             elif end is not None:
                 held = min(held, end)
             reached = max(reached, held if sequence else 0)
-        self._asked = True
-        if self._burial:
-            # What is still to be buried has its sequences in the sink already, under other messages.
-            reached = min(reached, self._burial.first - 1)
         first = journal.first_waiting()
         self._say_lost(reached, first)
         return max(reached, first - 1)
@@ -187,38 +191,43 @@ class Worker(threading.Thread):
                 "{}: lacks {}, which the journal no longer holds: was it deleted or restored?", self.sink, lost
             )
 
-    def _rolled_back(self, identity: Identity, held: int) -> int:
-        """The sink holds more than this journal had given out when it was opened: go on under a new producer_id.
+    def _rolled_back(self, identity: Identity, held: int, bound: int) -> int:
+        """The sink holds more than it was ever offered by this journal: go on under a new producer_id.
 
         Numbers that were given out a second time meanwhile cannot go to this sink; they are buried.
         """
         journal = self._journal
         logger.warning(
             "{}: holds {} of {} but the journal had given out {}: the journal was rolled back, going on under a new id",
-            self.sink, held - identity.base, identity.producer_id, journal.opened_last - identity.base,
+            self.sink, held - identity.base, identity.producer_id, bound - identity.base,
         )  # fmt: skip
         again = journal.retire(identity)
-        if again > journal.opened_last:
-            last = min(held, again)
-            self._burial = Burial(
-                journal.opened_last + 1, last, "its sequence was given out twice: journal rolled back"
-            )
-        return journal.opened_last
+        if again > bound:
+            self._burial = Burial(bound + 1, min(held, again), "its sequence was given out twice: journal rolled back")
+        return bound
 
-    def _last_buried(self, producer_id: str) -> int:
-        if not self._dead_letter_path.exists():
-            return 0
-        letter = FileEmitter(self._dead_letter_path)
+    def _already_buried(self) -> set[int]:
+        """The journal numbers in the dead letter."""
+        bases = {identity.producer_id: identity.base for identity, _ in self._journal.spans()}
+        found = set()
         try:
-            return letter.last_sequence(producer_id)
-        finally:
-            letter.close()
+            with self._dead_letter_path.open("rb") as lines:
+                for line in lines:
+                    with suppress(ValueError):  # torn, or not ours
+                        letter = _identity.decode(line)
+                        if letter.producer_id in bases and letter.sequence:
+                            found.add(bases[letter.producer_id] + letter.sequence)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise Unavailable(f"{self._dead_letter_path}: {error.strerror}") from error
+        return found
 
     def _bury(self, burial: Burial) -> None:
         """Write the messages and the reason where `replay_producer` can read them."""
         letter = FileEmitter(self._dead_letter_path)
         try:
-            number = burial.first
+            number = self._after_buried(burial.first - 1) + 1
             while number <= burial.last:
                 batch = self._journal.read(number - 1, burial.last - number + 1)
                 assert batch is not None, "what is buried still waits in the journal"
@@ -227,11 +236,18 @@ class Worker(threading.Thread):
                 )
                 letter.emit(Batch(batch.producer_id, batch.last, batch.count, lines))
                 self.progress.dead_letters += batch.count
+                self._buried.update(range(number, number + batch.count))
                 number += batch.count
         finally:
             letter.close()
         logger.error("{}: {} went to {}: {}", self.sink, self._journal.describe(burial.first, burial.last),
                      self._dead_letter_path, burial.reason)  # fmt: skip
+
+    def _after_buried(self, number: int) -> int:
+        """The last of the numbers right after this one that need no delivery because they were buried."""
+        while number + 1 in self._buried:
+            number += 1
+        return number
 
     def _up(self) -> None:
         if self.progress.state == "down":

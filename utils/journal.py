@@ -28,12 +28,13 @@ RECENT_MESSAGES = 50_000
 RECENT_BYTES = 32 << 20
 MAX_BATCH_BYTES = 16 << 20
 
-_SCHEMA = """
-CREATE TABLE batches (last INTEGER PRIMARY KEY, count INTEGER NOT NULL, lines BLOB NOT NULL);
-CREATE TABLE identities (producer_id TEXT PRIMARY KEY, base INTEGER NOT NULL);
-CREATE TABLE owed (sink TEXT PRIMARY KEY, since TEXT NOT NULL, after INTEGER NOT NULL);
-CREATE TABLE state (inode TEXT NOT NULL, last INTEGER NOT NULL);
-"""
+_SCHEMA = (
+    "batches (last INTEGER PRIMARY KEY, count INTEGER NOT NULL, lines BLOB NOT NULL)",
+    "identities (producer_id TEXT PRIMARY KEY, base INTEGER NOT NULL)",
+    "owed (sink TEXT PRIMARY KEY, since TEXT NOT NULL, after INTEGER NOT NULL)",
+    "bounds (sink TEXT PRIMARY KEY, last INTEGER NOT NULL)",
+    "state (inode TEXT NOT NULL, last INTEGER NOT NULL)",
+)
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,10 @@ class Journal:
     def _load(self, adopt: bool) -> None:
         connection = self._connection
         inode = str(os.stat(self.path).st_ino)  # text: some file systems have more than 64 bits
-        if not connection.execute("SELECT name FROM sqlite_master WHERE name = 'state'").fetchall():
-            with sqlite.transaction(connection):
-                for statement in filter(str.strip, _SCHEMA.split(";")):
-                    connection.execute(statement)
+        with sqlite.transaction(connection):
+            for table in _SCHEMA:
+                connection.execute(f"CREATE TABLE IF NOT EXISTS {table}")
+            if not connection.execute("SELECT inode FROM state").fetchall():
                 connection.execute("INSERT INTO state VALUES (?, 0)", (inode,))
                 connection.execute("INSERT INTO identities VALUES (?, 0)", (self._new_id(),))
         ((created_inode, last),) = connection.execute("SELECT inode, last FROM state").fetchall()
@@ -115,10 +116,7 @@ class Journal:
                     f"{self.path} is a copy (or was restored); go on with --adopt, which begins a new producer_id, "
                     "or use the original"
                 )
-            with sqlite.transaction(connection):
-                connection.execute("UPDATE state SET inode = ?", (inode,))
-            self.begin_identity()
-        self.opened_last: int = self.last
+            self.begin_identity(adopting=inode)
         self._inode = inode
 
     def _new_id(self) -> str:
@@ -128,11 +126,13 @@ class Journal:
     def producer_id(self) -> str:
         return self.identities[-1].producer_id
 
-    def begin_identity(self) -> None:
-        """Go on under a new producer_id; what waits keeps the old one."""
+    def begin_identity(self, *, adopting: str = "") -> None:
+        """Go on under a new producer_id, as a file with the inode `adopting`; what waits keeps the old id."""
         with self._mutex, sqlite.errors(self.path):
             identity = Identity(self._new_id(), self.last)
             with sqlite.transaction(self._connection):
+                if adopting:
+                    self._connection.execute("UPDATE state SET inode = ?", (adopting,))
                 self._connection.execute("INSERT INTO identities VALUES (?, ?)", (identity.producer_id, identity.base))
             self.identities.append(identity)
 
@@ -262,17 +262,37 @@ class Journal:
         return next(identity for identity in reversed(self.identities) if identity.base < number)
 
     def owe(self, sinks: Iterable[str]) -> None:
-        """From now on these sinks are owed every message, in this run or another, until `forget`."""
+        """From now on these sinks are owed every message, in this run or another, until `forget`.
+
+        No owed sink has been offered anything that is given out from now on, until `offer`.
+        """
         now = timestamp_text(time.time())
         with self._mutex, sqlite.errors(self.path), sqlite.transaction(self._connection):
             self._connection.executemany(
                 "INSERT OR IGNORE INTO owed VALUES (?, ?, ?)", [(sink, now, self.last) for sink in sinks]
             )
+            self._connection.execute("INSERT OR IGNORE INTO bounds SELECT sink, ? FROM owed", (self.last,))
+
+    def bound(self, sink: str) -> int | None:
+        """The number above which this sink was never offered anything; None if it may have been offered all.
+
+        A sink that holds more proves that the journal was rolled back, and gave out those numbers twice.
+        """
+        with self._mutex, sqlite.errors(self.path):
+            row = self._connection.execute("SELECT last FROM bounds WHERE sink = ?", (sink,)).fetchone()
+        return None if row is None else int(row[0])
+
+    def offer(self, sink: str) -> None:
+        """From now on this sink may be offered whatever the journal holds."""
+        with self._mutex, sqlite.errors(self.path), sqlite.transaction(self._connection):
+            self._connection.execute("DELETE FROM bounds WHERE sink = ?", (sink,))
 
     def forget(self, sinks: Iterable[str]) -> None:
         """Owe these sinks nothing more; their share of what waits is dropped at the next prune."""
         with self._mutex, sqlite.errors(self.path), sqlite.transaction(self._connection):
-            self._connection.executemany("DELETE FROM owed WHERE sink = ?", [(sink,) for sink in sinks])
+            for sink in sinks:
+                self._connection.execute("DELETE FROM owed WHERE sink = ?", (sink,))
+                self._connection.execute("DELETE FROM bounds WHERE sink = ?", (sink,))
 
     def owed(self) -> dict[str, Owed]:
         """Sink -> since when and from which message on it is owed."""
