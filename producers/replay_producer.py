@@ -8,6 +8,7 @@ if __name__ == "__main__":
 import csv
 import sys
 from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
@@ -54,12 +55,16 @@ class Replay:
     def paced(self) -> Iterator[tuple[float, Message]]:
         """Pairs of the seconds since the message before, 0 where they cannot be told, and the message."""
         before_s: float | None = None
-        log = InvalidLog()
+        log, first = InvalidLog(), None
         for record in self._records:
             if isinstance(record, Invalid):
                 self.invalid += 1
                 log.add([record])
                 continue
+            if first and (record.sequence or 0) >= (first.sequence or inf) and record.producer_id == first.producer_id:
+                return  # what this run has just sent: the recording is one of its sinks
+            record.producer_id = record.sequence = None
+            first = first or record  # gets its ids when it is sent
             self.valid += 1
             self._done(1)
             at_s = timestamp_epoch_s(record.timestamp)

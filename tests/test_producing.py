@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -81,6 +82,13 @@ def test_messages_come_at_their_pace(settings: Settings, monkeypatch: pytest.Mon
     assert produce(settings, paced(5, gap=2.0), interval_s=3.0) == 0
     assert [round(wait, 6) for wait in waits if wait > 1] == [6.0] * 4  # the first one at once
     assert sum(map(len, held("file", settings).values())) == 5
+
+
+def test_two_sinks_never_share_a_file(settings: Settings) -> None:
+    shared = replace(settings, live_file=Path("one.sqlite"), sqlite_file=Path("one.sqlite"))
+    with pytest.raises(ToolkitError, match="two sinks have the same file"):
+        produce(shared, paced(5), sinks=EMBEDDED_SINKS)
+    assert produce(shared, paced(5), sinks=("file", "duckdb")) == 0
 
 
 def test_what_no_sink_could_hold_is_refused_alone(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from utils import sqlite
-from utils.config import ALL_SINKS, Settings
+from utils.config import ALL_SINKS, EMBEDDED_SINKS, Settings
 from utils.errors import ToolkitError
 from utils.holdings import BLOCK, Held, Holding, Range, Some, file_pages, hold, pages, take_out
 
@@ -115,9 +115,8 @@ class Report:
 def audited_sinks(settings: Settings) -> tuple[str, ...]:
     """The sinks that any journal owes; without journals the embedded ones that exist. Raises ToolkitError if none."""
     owed = {sink for account in accounts(settings).values() for sink in account.owed}
-    paths = {"file": settings.live_path, "sqlite": settings.sqlite_path, "duckdb": settings.duckdb_path}
     found = tuple(str(sink) for sink in ALL_SINKS if sink in owed) or tuple(
-        sink for sink, path in paths.items() if path.exists()
+        sink for sink in EMBEDDED_SINKS if settings.sink_path(sink).exists()
     )
     if not found:
         raise ToolkitError(f"nothing to audit: no journal and no sink in {settings.data_path} (see --data-dir)")

@@ -116,6 +116,10 @@ class Settings:
     def duckdb_path(self) -> Path:
         return self.data_path / self.duckdb_file
 
+    def sink_path(self, sink: str) -> Path:
+        """The file of an embedded sink."""
+        return {"file": self.live_path, "sqlite": self.sqlite_path, "duckdb": self.duckdb_path}[sink]
+
     def journal_path(self, name: str) -> Path:
         return self.data_path / "journal" / f"{name}.sqlite"
 

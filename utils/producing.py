@@ -51,6 +51,9 @@ def produce(
     wanted = [sink for sink in dict.fromkeys(sinks) if sink not in run.forget]
     if not wanted:
         raise ToolkitError("no sink is left to produce to: name at least one with --sinks")
+    paths = [settings.sink_path(sink) for sink in wanted if sink in EMBEDDED_SINKS]
+    if shared := next((path for path in paths if paths.count(path) > 1), None):
+        raise ToolkitError(f"two sinks have the same file {shared}: give each one of its own")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     journal = Journal(settings.journal_path(name), max_bytes=settings.journal_max_mb << 20, adopt=run.adopt)
     try:
@@ -94,36 +97,42 @@ class Producer:
     def __init__(self, journal: Journal, delivery: Delivery, stop: threading.Event, interval_s: float) -> None:
         self._journal, self._delivery, self._stop = journal, delivery, stop
         self._interval_s = interval_s
+        self._batch: list[Message] = []
         self.made = self.acknowledged = self.refused = 0
         self._said_full = False
         self._started_s = self._reported_s = time.monotonic()
 
     def run(self, messages: Paced) -> None:
         """Append all messages, the first at once, each other when it is due; those due together in one batch."""
-        batch: list[Message] = []
-        characters = 0
         due_s = time.monotonic()
         stamped_ms, stamp = 0, ""
         interval_s = self._interval_s
-        for gap, message in messages:
-            if interval_s and gap and (self.made or batch):  # the first one goes out at once
-                due_s += gap * interval_s
-                if due_s > time.monotonic():
-                    self._append(batch)
-                    batch, characters = [], 0
-                    self._stop.wait(due_s - time.monotonic())
-            if self._stop.is_set():
-                break
-            now_ms = int(time.time() * 1000)
-            if now_ms != stamped_ms:
-                stamped_ms, stamp = now_ms, timestamp_text(now_ms / 1000)
-            message.timestamp = stamp
-            batch.append(message)
-            characters += len(message.message)
-            if len(batch) >= MAX_APPEND or characters >= MAX_APPEND_CHARACTERS:
-                self._append(batch)
-                batch, characters = [], 0
+        batch, characters = self._batch, 0
+        try:
+            for gap, message in messages:
+                if interval_s and gap and (self.made or batch):  # the first one goes out at once
+                    due_s += gap * interval_s
+                    if due_s > time.monotonic():
+                        batch, characters = self._flush(), 0
+                        self._stop.wait(due_s - time.monotonic())
+                if self._stop.is_set():
+                    break
+                now_ms = int(time.time() * 1000)
+                if now_ms != stamped_ms:
+                    stamped_ms, stamp = now_ms, timestamp_text(now_ms / 1000)
+                message.timestamp = stamp
+                batch.append(message)
+                characters += len(message.message) + len(message.author) + len(message.category)
+                if len(batch) >= MAX_APPEND or characters >= MAX_APPEND_CHARACTERS:
+                    batch, characters = self._flush(), 0
+        finally:  # a recording may turn out to be broken
+            self._flush()
+
+    def _flush(self) -> list[Message]:
+        """Append what has been made; the new, empty batch."""
+        batch, self._batch = self._batch, []
         self._append(batch)
+        return self._batch
 
     def _append(self, batch: list[Message]) -> None:
         """Acknowledge a batch: waits while the journal is at its limit or its disk is full."""

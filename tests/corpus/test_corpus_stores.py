@@ -16,6 +16,7 @@ from producers import ragini_producer
 from tests.helpers import make_batch, make_messages
 from utils import cli
 from utils.config import Settings
+from utils.emitters.sqlite_emitter import SqliteEmitter
 from utils.errors import ToolkitError
 from utils.journal import Journal
 from utils.processed_store import ProcessedStore
@@ -35,10 +36,6 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Setting
     monkeypatch.chdir(tmp_path)
     settings.data_path.mkdir()
     monkeypatch.setattr("utils.sources.duckdb_source.POLL_S", 0.0)
-
-
-def path_of(sink: str, settings: Settings) -> Path:
-    return {"file": settings.live_path, "sqlite": settings.sqlite_path, "duckdb": settings.duckdb_path}[sink]
 
 
 def produce(*arguments: str) -> int:
@@ -139,7 +136,9 @@ INSTEAD: list[tuple[str, str, Make, int, int, str]] = [
     ("nothing", "duckdb", lambda path: None, 0, 3, "does not exist yet"),
     ("empty", "file", lambda path: path.touch(), 0, 0, ""),
     ("empty", "sqlite", lambda path: path.touch(), 0, 3, "has no table streamed_messages yet"),
-    ("noise", "file", lambda path: path.write_bytes(NOISE), 0, 0, ""),
+    ("noise", "file", lambda path: path.write_bytes(NOISE), 2, 0, ""),
+    ("a database", "file", lambda path: SqliteEmitter(path).close(), 2, 0, ""),
+    ("notes", "file", lambda path: path.write_text("milk\neggs"), 2, 0, ""),
     ("zeros", "file", lambda path: path.write_bytes(bytes(5_000)), 0, 0, ""),
     ("blank lines", "file", lambda path: path.write_bytes(b"\n\n \r\n"), 0, 0, ""),
 ]
@@ -156,7 +155,7 @@ def test_something_else_where_a_sink_should_be(  # noqa: PLR0917
     settings: Settings,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    make(path_of(sink, settings))
+    make(settings.sink_path(sink))
     assert consume(sink) == consumer
     shown = capsys.readouterr().err
     assert words in shown
@@ -166,7 +165,7 @@ def test_something_else_where_a_sink_should_be(  # noqa: PLR0917
     assert "Traceback" not in shown
     assert shown.count("\n") <= 1
     if producer:
-        assert str(path_of(sink, settings)) in shown
+        assert str(settings.sink_path(sink)) in shown
 
 
 # Rows as others write them: (message, sentiment, message_length, producer_id, sequence), and whether they are readable.

@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -96,6 +97,56 @@ def test_a_failed_append_leaves_the_file_as_it_was(path: Path, monkeypatch: pyte
             with pytest.raises(Unavailable, match=r"No space left|Input/output"):
                 emitter.emit(make_batch(5, first=3))
         assert path.read_bytes() == whole(2)
+
+
+def test_a_foreign_writer_without_our_lock_is_never_overwritten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign, real_write = b'{"message":"from elsewhere"}\n', os.write
+    with closing(FileEmitter(path)) as emitter:
+        emitter.emit(make_batch(2))
+
+        def late(fd: int, data: bytes) -> int:
+            monkeypatch.undo()
+            with path.open("ab") as stream:
+                stream.write(foreign)
+            return real_write(fd, data)
+
+        monkeypatch.setattr(os, "write", late)
+        emitter.emit(make_batch(3, first=3))
+        assert path.read_bytes() == whole(2) + foreign + make_batch(3, first=3).lines
+
+
+def test_a_foreign_last_line_is_kept(path: Path) -> None:
+    path.write_bytes(whole(1) + b"no record, but somebody's")
+    with closing(FileEmitter(path)) as emitter:
+        emitter.emit(make_batch(1, first=2))
+    assert path.read_bytes() == whole(1) + b"no record, but somebody's\n" + make_batch(1, first=2).lines
+
+
+def test_what_cannot_be_opened_stays_not_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    real_open, real_fsync = os.open, os.fsync
+
+    def noting(*arguments: object) -> int:
+        opened.append(real_open(*arguments))  # type: ignore[arg-type]
+        return opened[-1]
+
+    def failing(number: int) -> Callable[[int], None]:
+        def fsync(fd: int) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return fsync
+
+    monkeypatch.setattr(os, "open", noting)
+    monkeypatch.setattr(os, "fsync", failing(errno.EIO))
+    with pytest.raises(Unavailable):
+        FileEmitter(path)
+    for fd in opened:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+    monkeypatch.setattr(os, "fsync", failing(errno.EINVAL))  # a drive that cannot sync folders
+    emitter = FileEmitter(path)
+    monkeypatch.setattr(os, "fsync", real_fsync)
+    emitter.close()
 
 
 def test_many_writers_never_mix_their_lines(settings: Settings) -> None:

@@ -104,7 +104,7 @@ def test_a_file_that_is_no_database_stays_as_it_is(sink: str, settings: Settings
 @pytest.mark.parametrize("sink", SQL_SINKS)
 def test_an_empty_file_becomes_a_database(sink: str, settings: Settings) -> None:
     settings.data_path.mkdir(parents=True)
-    path = {"sqlite": settings.sqlite_path, "duckdb": settings.duckdb_path}[sink]
+    path = settings.sink_path(sink)
     path.touch()
     with closing(open_emitter(sink, path)) as emitter:
         emitter.emit(make_batch(1))
@@ -166,7 +166,7 @@ def test_a_duckdb_file_in_use_says_so_in_its_words(settings: Settings, tmp_path:
 
 @pytest.mark.parametrize("sink", SQL_SINKS)
 def test_emit_message_says_whether_it_is_stored(sink: str, settings: Settings, said: list[str]) -> None:
-    path = {"sqlite": settings.sqlite_path, "duckdb": settings.duckdb_path}[sink]
+    path = settings.sink_path(sink)
     emit_message = {"sqlite": sqlite_emitter.emit_message, "duckdb": duckdb_emitter.emit_message}[sink]
     assert emit_message({"message": "one", "timestamp": "2025-01-02 03:04:05", "sequence": 1}, db_path=path)
     assert emit_message({"message": "two", "timestamp": "yesterday"}, db_path=str(path))

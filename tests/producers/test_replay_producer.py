@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,14 @@ from loguru import logger
 
 from producers import replay_producer
 from producers.replay_producer import Replay
-from tests.helpers import assert_complete, make_batch, make_messages, producer_ids
+from tests.helpers import assert_complete, held, make_batch, make_messages, producer_ids
 from utils import cli
-from utils.config import EMBEDDED_SINKS, Settings
+from utils.config import EMBEDDED_SINKS, Settings, SinkName
 from utils.emitters.duckdb_emitter import DuckdbEmitter
 from utils.emitters.file_emitter import FileEmitter
 from utils.emitters.sqlite_emitter import SqliteEmitter
 from utils.message import Invalid, encode_lines
+from utils.sinks import emitter
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -42,6 +44,25 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
 
 def texts(settings: Settings) -> list[str]:
     return [json.loads(line)["message"] for line in settings.live_path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("sink", EMBEDDED_SINKS)
+def test_a_sink_as_recording_is_replayed_once(sink: SinkName, run: Run, settings: Settings) -> None:
+    """It grows by what is replayed from it; that is where the replay ends, also the second time."""
+    with closing(emitter(sink, settings)()) as opened:
+        opened.emit(make_batch(30))
+    for total in (60, 120):
+        done = run(settings.sink_path(sink), "--sinks", sink)
+        assert done.returncode == 0, done.stderr
+        assert sum(map(len, held(sink, settings).values())) == total
+
+
+def test_what_comes_before_a_broken_row_is_sent(run: Run, settings: Settings, tmp_path: Path) -> None:
+    recording = tmp_path / "broken.csv"
+    recording.write_text("message\n" + "fine\n" * 100 + "x" * (1 << 21) + "\n", encoding="utf-8")
+    done = run(recording, "--sinks", "file")
+    assert done.returncode == 2
+    assert texts(settings) == ["fine"] * 100
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "array.json", "sqlite", "duckdb", "csv"])

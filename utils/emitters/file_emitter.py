@@ -1,5 +1,6 @@
 """The file sink: one JSON line per message."""
 
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -11,11 +12,13 @@ import portalocker
 from loguru import logger
 
 from utils.emitters.base import check_same_file, sync
-from utils.errors import Unavailable
+from utils.errors import ToolkitError, Unavailable
 from utils.message import Batch, Identity, encoder, without_ids
 
 LOCK_WAIT_S = 2.0
 _SCAN_BYTES = 1 << 20
+_START_BYTES = 256
+_BLANK = b" \t\r\n\0"  # a power cut may leave zeros
 _identity = msgspec.json.Decoder(Identity)
 
 
@@ -30,11 +33,18 @@ class FileEmitter:
         self._path = path
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
-            self._sync_folder()
-        status = os.fstat(self._fd)
-        self._opened = status.st_dev, status.st_ino
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
         self._closed = False
+        try:
+            with self._errors():
+                self._sync_folder()
+                status = os.fstat(self._fd)
+                if self._read(0, _START_BYTES).removeprefix(b"\xef\xbb\xbf").strip(_BLANK)[:1] not in (b"", b"{"):
+                    raise ToolkitError(f"{path} is not a JSON lines file; move it away or name another file")
+        except ToolkitError:
+            self.close()
+            raise
+        self._opened = status.st_dev, status.st_ino
 
     def _sync_folder(self) -> None:
         """Make the new file's name durable as well; Windows knows no such call and does it by itself."""
@@ -42,6 +52,9 @@ class FileEmitter:
             folder = os.open(self._path.parent, os.O_RDONLY)
             try:
                 os.fsync(folder)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # what a shared or network drive says that cannot do it
+                    raise
             finally:
                 os.close(folder)
 
@@ -81,7 +94,7 @@ class FileEmitter:
         with self._locked():
             end = self._mend_tail()
             try:
-                self._write(batch.lines, end)
+                self._write(batch.lines)
                 sync(self._fd)
             except OSError:
                 os.ftruncate(self._fd, end)
@@ -93,9 +106,8 @@ class FileEmitter:
             self._closed = True
             os.close(self._fd)
 
-    def _write(self, data: bytes, offset: int) -> None:
-        """All of `data`: on a full disk a write takes a part and says nothing."""
-        os.lseek(self._fd, offset, os.SEEK_SET)
+    def _write(self, data: bytes) -> None:
+        """All of `data`, at the end: on a full disk a write takes a part and says nothing."""
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(self._fd, rest) :]
@@ -109,7 +121,7 @@ class FileEmitter:
         return b"".join(parts)
 
     def _mend_tail(self) -> int:
-        """Size of the file after its last line is made whole: a torn record is cut, a whole one gets its newline."""
+        """Size of the file after its last line is made whole: a torn record is cut, all else gets its newline."""
         size = os.lseek(self._fd, 0, os.SEEK_END)
         if size == 0 or self._read(size - 1, 1) == b"\n":
             return size
@@ -119,13 +131,11 @@ class FileEmitter:
             start -= step
             tail = self._read(start, step) + tail
         tail = tail[tail.rfind(b"\n") + 1 :]
-        try:
-            msgspec.json.decode(tail)
-        except (ValueError, RecursionError):
+        if tail.strip(_BLANK)[:1] in (b"", b"{") and not _is_record(tail):
             logger.warning("{}: cut a torn last line of {} bytes", self._path, len(tail))
             os.ftruncate(self._fd, size - len(tail))
             return size - len(tail)
-        self._write(b"\n", size)
+        self._write(b"\n")
         return size + 1
 
     def _lines_backwards(self, needle: bytes) -> Iterator[bytes]:
@@ -148,6 +158,14 @@ class FileEmitter:
             rest = block[:cut]
 
 
+def _is_record(line: bytes) -> bool:
+    try:
+        msgspec.json.decode(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def emit_message(message: Mapping[str, Any], *, path: Path | str) -> bool:
     """Append one message to a JSON lines file; True once it is stored, else False with the reason logged.
 
@@ -157,7 +175,7 @@ def emit_message(message: Mapping[str, Any], *, path: Path | str) -> bool:
         _, line = without_ids(message)
         with closing(FileEmitter(Path(path))) as emitter:
             emitter.emit(Batch("", 1, 1, line))
-    except (ValueError, Unavailable) as error:
+    except (ValueError, ToolkitError) as error:
         logger.error("{}: message not stored: {}", path, error)
         return False
     return True
