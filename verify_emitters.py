@@ -3,25 +3,19 @@
 if __name__ == "__main__":
     from utils import early
 
-    early.end_quietly()
+    early.guard()
 
 import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-try:
-    import msgspec
-    from cyclopts import Parameter
+import msgspec
+from cyclopts import Parameter
 
-    from utils import cli, early
-    from utils.config import ALL_SINKS, DEFAULTS, Json, Settings, Sinks
-    from utils.message import encoder
-except ModuleNotFoundError as error:
-    if __name__ != "__main__":
-        raise
-    print(f"verify_emitters: {error.name} is missing: python -m pip install -r requirements.txt", file=sys.stderr)
-    sys.exit(2)
+from utils import cli
+from utils.config import ALL_SINKS, DEFAULTS, Json, Settings, Sinks
+from utils.message import encoder
 
 if TYPE_CHECKING:
     from utils.doctor import Line
@@ -31,19 +25,7 @@ Which = Annotated[Sinks, Parameter(show_default=False, help="Only these sinks.")
 
 def print_json(report: object) -> None:
     """Print a report for programs."""
-    print(msgspec.json.format(encoder.encode(report)).decode())
-
-
-def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Print a table for people."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    cli.say(msgspec.json.format(encoder.encode(report)).decode())
 
 
 def check(*, sinks: Which = (), json: Json = False, settings: Settings = DEFAULTS) -> int:
@@ -58,7 +40,7 @@ def check(*, sinks: Which = (), json: Json = False, settings: Settings = DEFAULT
         print_json(results)
     else:
         rows = [(each.sink, each.result, f"{each.seconds * 1000:.0f} ms", each.reason) for each in results]
-        print_table(("sink", "result", "time", "reason"), rows)
+        cli.say_table(("sink", "result", "time", "reason"), rows)
     accepted = ("ok",) if sinks else ("ok", "not running")
     return 0 if all(each.result in accepted for each in results) else cli.CHECK_FAILED
 
@@ -94,9 +76,8 @@ def print_audit(settings: Settings, sinks: Sequence[str], json: bool = False) ->
             )
             for each in report.judgements
         ]
-        print_table(("producer", "sink", "first", "last", "messages", "waiting", "dead letters", "result"), rows)
-        for line in report.lines():
-            print(line)
+        cli.say_table(("producer", "sink", "first", "last", "messages", "waiting", "dead letters", "result"), rows)
+        cli.say(*report.lines())
     if report.broken:
         return cli.CHECK_FAILED
     return early.UNFINISHED if report.unread else 0
@@ -128,7 +109,7 @@ def run(arguments: list[str] | None = None) -> int:
         if json:
             print_json(found)
         else:
-            print_table(
+            cli.say_table(
                 ("what", "state", "found", "what to do"),
                 [(each.topic, each.state, each.text, each.remedy) for each in found],
             )

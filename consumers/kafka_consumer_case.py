@@ -6,7 +6,7 @@ Copies of it on one machine share the partitions (a consumer group) and the stor
 if __name__ == "__main__":
     from utils import early
 
-    early.end_quietly()
+    early.guard()
 
 import sys
 

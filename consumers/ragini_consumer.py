@@ -3,7 +3,7 @@
 if __name__ == "__main__":
     from utils import early
 
-    early.end_quietly()
+    early.guard()
 
 import re
 import sys

@@ -3,7 +3,7 @@
 if __name__ == "__main__":
     from utils import early
 
-    early.end_quietly()
+    early.guard()
 
 import os
 import sys
@@ -23,7 +23,7 @@ DOTS_PER_INCH = 100
 
 def _more_than_zero(_: Any, value: float | None) -> None:
     if value is not None and not 0 < value < float("inf"):
-        raise ValueError("must be more than 0")
+        raise ValueError("Must be more than 0.")
 
 
 def inches(text: str) -> tuple[float, float]:

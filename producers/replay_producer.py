@@ -3,7 +3,7 @@
 if __name__ == "__main__":
     from utils import early
 
-    early.end_quietly()
+    early.guard()
 
 import csv
 import sys
@@ -41,7 +41,7 @@ def main(
         replay = Replay(read(), done)
         interval_s = 1 / speed if speed else 0.0
         code = producing.produce("replay", replay.paced(), settings, interval_s=interval_s, sinks=sinks, run=run)
-    print(f"{recording}: {replay.valid:,} messages read, {replay.invalid:,} invalid")
+    cli.say(f"{recording}: {replay.valid:,} messages read, {replay.invalid:,} invalid")
     return code
 
 

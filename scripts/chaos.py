@@ -310,11 +310,11 @@ def _verdict(settings: Settings, sinks: Sequence[str], attacked: Attacked) -> in
     code = print_audit(settings, sinks)
     problems = [*attacked.surprises, *(text for sink in sinks if (text := compare_store(sink, settings)))]
     for problem in problems:
-        print(f"problem: {problem}")
+        cli.say(f"problem: {problem}")
     suffered = ", ".join(f"{attacked.done[action]} x {action}" for action in ("kill", "freeze", "fill", "lock"))
     count = sum(account.last for account in accounts(settings).values())
     verdict = "BROKEN" if code or problems else "ok"
-    print(
+    cli.say(
         f"{verdict}: {count:,} messages acknowledged under {suffered}; {len(sinks)} sinks and their consumers compared"
     )
     return cli.CHECK_FAILED if code or problems else 0

@@ -145,6 +145,37 @@ def test_the_first_signal_asks_the_second_ends(settings: Settings, number: signa
         assert (process.returncode, err) == (3, "")
 
 
+def test_a_reader_that_leaves_changes_no_exit_code(settings: Settings) -> None:
+    """Whatever is said, to stdout or stderr, in lines or as a table."""
+    code = """
+import sys
+from utils import cli
+def main() -> int:
+    sys.stdin.read()
+    cli.say("one", "two")
+    cli.say_table(("what",), [("table",)])
+    cli.say("three", to=sys.stderr)
+    return 3
+sys.exit(cli.run(main, name="producers.test"))
+"""
+    for code_text, expected in ((code, 3), (code.replace("return 3", "raise cli.ToolkitError('x')"), 2)):
+        process = start_python(code=code_text, settings=settings)
+        assert process.stdout and process.stderr and process.stdin
+        process.stdout.close()
+        process.stderr.close()
+        process.stdin.close()
+        assert process.wait(30) == expected
+
+
+def test_a_password_in_a_broken_env_file_is_not_shown(settings: Settings) -> None:
+    settings.data_path.mkdir(parents=True)
+    (settings.data_path.parent / ".env").write_text("LOG_LEVEL=DEBUG\nKAFKA_PASSWORD hunter2\n")
+    done = run_python("producers.ragini_producer", "--count", "1", settings=settings)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "line 2: KAFKA_PASSWORD ... is not NAME=VALUE" in done.stderr
+    assert "hunter2" not in done.stdout + done.stderr
+
+
 WRITES = """
 import sys
 from utils import cli

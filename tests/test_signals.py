@@ -1,7 +1,9 @@
 """Ctrl+C at any moment: before a command has begun, and just before a wait."""
 
 import ast
+import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -67,13 +69,22 @@ def test_it_waits_as_long_as_it_is_told(stop: signals.Stop) -> None:
 
 
 def test_ctrl_c_while_a_command_is_imported_is_one_line(settings: Settings) -> None:
-    code = "import signal; from utils import early; early.end_quietly(); signal.raise_signal(signal.SIGINT)"
+    code = "import signal; from utils import early; early.guard(); signal.raise_signal(signal.SIGINT)"
     done = run_python(code=code, settings=settings)
     assert (done.returncode, done.stdout, done.stderr) == (3, "", "interrupted before it began\n")
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)
-def test_every_command_takes_ctrl_c_before_it_imports_anything_else(name: str) -> None:
+def test_without_its_packages_a_command_says_what_to_do(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", name], cwd=PROJECT_DIR, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r".* has no cyclopts, .*; do this first: .*(activate|requirements.txt)\n", done.stderr)
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_every_command_has_its_guard_before_it_imports_anything_else(name: str) -> None:
     tree = ast.parse((PROJECT_DIR / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8"))
     first = ast.unparse(tree.body[1])
-    assert first == "if __name__ == '__main__':\n    from utils import early\n    early.end_quietly()"
+    assert first == "if __name__ == '__main__':\n    from utils import early\n    early.guard()"

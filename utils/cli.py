@@ -8,10 +8,12 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 import cyclopts
 from cyclopts import App
@@ -47,6 +49,10 @@ def run(
     before = set(threading.enumerate())
     with boundary:
         early.begin()
+        logger.remove()  # the library's own way of logging shows values, passwords among them
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a Windows code page lacks most letters
         (load_env or load_env_file)()
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
         settings = bound.arguments.get("settings", DEFAULTS)
@@ -93,8 +99,7 @@ class _Boundary:
                 self._say(_one_line(error))
                 self.code = error.exit_code
             case BrokenPipeError():
-                # The reader of our output has gone; keep the interpreter from complaining at exit too.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                _nobody_reads(sys.stdout)
             case KeyboardInterrupt():
                 self._say("interrupted before it began")
                 self.code = UNFINISHED
@@ -104,7 +109,36 @@ class _Boundary:
         return True
 
     def _say(self, line: str) -> None:
-        print(f"{self.name}: {log.masked(line, self.secrets)}", file=sys.stderr)
+        say(f"{self.name}: {log.masked(line, self.secrets)}", to=sys.stderr)
+
+
+def say(*lines: str, to: TextIO | None = None) -> None:
+    """Print lines, on stdout unless told otherwise. Should nobody read them any more, that changes nothing else."""
+    stream = to or sys.stdout
+    try:
+        print(*lines, sep="\n", file=stream, flush=True)
+    except BrokenPipeError:
+        _nobody_reads(stream)
+
+
+def say_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table for people; as wide as it needs to be where no terminal limits it."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    with console.capture() as text:
+        console.print(table)
+    say(text.get().rstrip("\n"))
+
+
+def _nobody_reads(stream: TextIO) -> None:
+    """The reader of our output has gone; keep the interpreter from complaining at exit too."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _one_line(error: BaseException) -> str:
@@ -130,7 +164,8 @@ def read_env_file(folder: Path | None = None) -> tuple[Path | None, dict[str, st
             whole = binding.original.string
             text = whole.strip()
             line = binding.original.line + whole[: whole.index(text)].count("\n")
-            raise ToolkitError(f"{path} line {line}: {text!r} is not NAME=VALUE; mend or remove it")
+            # The line may hold a password, so only its beginning is shown.
+            raise ToolkitError(f"{path} line {line}: {text.split()[0]} ... is not NAME=VALUE; mend or remove it")
     return path, {binding.key: binding.value for binding in bindings if binding.key and binding.value}
 
 

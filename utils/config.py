@@ -24,12 +24,12 @@ _SINKS = Group("Where the sinks are", sort_key=2)
 
 def _finite(_: Any, value: float | None) -> None:
     if value is not None and not (math.isfinite(value) and value >= 0):
-        raise ValueError("must be a number of 0 or more")
+        raise ValueError("Must be a number of 0 or more.")
 
 
 def _positive(_: Any, value: float | None) -> None:
     if value is not None and not (math.isfinite(value) and value > 0):
-        raise ValueError("must be more than 0")
+        raise ValueError("Must be more than 0.")
 
 
 def _whole(_: Any, tokens: Sequence[Token]) -> int:

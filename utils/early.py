@@ -1,14 +1,30 @@
-"""Ctrl+C before a command has begun. Imports next to nothing, because importing is what takes the time."""
+"""What can go wrong before a command has begun: Ctrl+C, and an environment that is not activated.
 
+Imports next to nothing, because importing is what takes the time.
+"""
+
+import importlib.util
 import os
 import signal
+import sys
 
+UNUSABLE = 2
 UNFINISHED = 3
+_NEEDED = ("cyclopts", "dotenv", "loguru", "msgspec", "portalocker")
 
 
-def end_quietly() -> None:
-    """What Ctrl+C does while a command is still being imported: end it, in one line."""
+def guard() -> None:
+    """One line instead of a traceback for Ctrl+C during the imports and for packages that are not there."""
     signal.signal(signal.SIGINT, _end)
+    missing = [package for package in _NEEDED if importlib.util.find_spec(package) is None]
+    if missing:
+        from pathlib import Path
+
+        command = "python -m pip install -r requirements.txt"
+        if (Path(__file__).resolve().parent.parent / ".venv").is_dir():
+            command = ".venv\\Scripts\\activate" if os.name == "nt" else "source .venv/bin/activate"
+        print(f"{sys.executable} has no {', '.join(missing)}; do this first: {command}", file=sys.stderr)
+        sys.exit(UNUSABLE)
 
 
 def begin() -> None:

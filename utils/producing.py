@@ -10,7 +10,7 @@ from itertools import islice
 
 from loguru import logger
 
-from utils import early, signals
+from utils import cli, early, signals
 from utils.backoff import Backoff
 from utils.config import EMBEDDED_SINKS, WHOLE_RUN, Run, Settings, SinkName
 from utils.delivery import Delivery
@@ -58,12 +58,12 @@ def produce(
     journal = Journal(settings.journal_path(name), max_bytes=settings.journal_max_mb << 20, adopt=run.adopt)
     try:
         journal.forget(run.forget)
-        _say_owed(journal, wanted)
         connects: dict[str, Connect] = {
             sink: emitter(sink, settings, partial(journal.owed_since, sink)) for sink in wanted
         }
         delivery = Delivery(journal, connects, settings.dead_letter_path)
         delivery.start([sink for sink in wanted if sink in EMBEDDED_SINKS], FIRST_LOOK_S)
+        _say_owed(journal, delivery)
         logger.info("{}: producing to {} as {}", name, ", ".join(wanted), journal.producer_id)
         producer = Producer(journal, delivery, stop, interval_s)
         try:
@@ -71,24 +71,25 @@ def produce(
         finally:
             delivery.drain(run.drain)
             producer.prune()
-            print(producer.summary(name), flush=True)
+            cli.say(producer.summary(name))
         return early.UNFINISHED if journal.first_waiting() <= journal.last else 0
     finally:
         journal.close()
 
 
-def _say_owed(journal: Journal, wanted: list[SinkName]) -> None:
+def _say_owed(journal: Journal, delivery: Delivery) -> None:
+    """What sinks are owed from earlier runs; those not asked yet speak for themselves later."""
     for sink, owed in journal.owed().items():
-        waiting = journal.last - max(owed.after, journal.first_waiting() - 1)
-        if sink not in wanted:
+        worker = delivery.workers.get(sink)
+        if worker is None:
             logger.info(
                 "{} is owed every message since {} but is not in this run (--forget {} ends that)",
                 sink,
                 owed.since,
                 sink,
             )
-        elif waiting:
-            logger.info("{} is owed up to {:,} messages, since {}", sink, waiting, owed.since)
+        elif worker.looked.is_set() and (waiting := journal.last - worker.progress.reached):
+            logger.info("{} is owed {:,} messages that waited for it", sink, waiting)
 
 
 class Producer:
