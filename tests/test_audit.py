@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from typing import Any
 
 import duckdb
 import msgspec
@@ -15,10 +16,11 @@ import pytest
 
 import verify_emitters
 from tests.helpers import wait_until
-from utils import table
+from utils import audit as audit_module
+from utils import holdings, table
 from utils.audit import Judgement, Report, accounts, audit, audited_sinks
 from utils.config import EMBEDDED_SINKS, PROJECT_DIR, Settings
-from utils.holdings import Held, Some, take_out
+from utils.holdings import Held, Holding, Some, take_out
 from utils.journal import Journal
 from utils.message import Batch, Message, decode_lines, encode_lines
 from utils.sinks import emitter
@@ -216,6 +218,22 @@ def test_dead_letters_are_not_lost(settings: Settings) -> None:
     report, problems = audited(settings)
     assert problems == {"duckdb": ["lost 1: 101"]}
     assert judgement(report, "duckdb").dead_letters == 1
+
+
+def test_what_is_buried_during_an_audit_is_not_lost(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream(settings, 4, owed=("file",), held={"file": 2}, prune=False)
+    producer_id = next(iter(accounts(settings)))
+
+    def hold(*arguments: Any) -> Holding:
+        letter = settings.dead_letter_path("file")
+        letter.parent.mkdir()
+        letter.write_bytes(encode_lines([message(2, producer_id, 3)]))
+        with settings.live_path.open("ab") as file:
+            file.write(encode_lines([message(3, producer_id, 4)]))
+        return holdings.hold(*arguments)
+
+    monkeypatch.setattr(audit_module, "hold", hold)
+    assert not audited(settings)[1]
 
 
 def test_foreign_and_unreadable_records_are_counted_apart(settings: Settings) -> None:

@@ -22,6 +22,11 @@ from utils.message import (
 )
 
 
+def test_a_long_text_costs_no_more_than_its_beginning() -> None:
+    longer_and_worse = "I love this! " * 100 + "x1 " * 50_000 + "but " + "good " * 50_000  # minutes, if all counted
+    assert sentiment.score(longer_and_worse) == sentiment.score(longer_and_worse[: sentiment.MAX_CHARACTERS]) > 0.7
+
+
 def test_what_a_foreign_record_lacks_is_filled() -> None:
     found = decode_record(b'{"message": "I love this!"}')
     assert (found.author, found.message_length, found.timestamp) == ("Unknown", 12, "")

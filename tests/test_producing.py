@@ -84,6 +84,11 @@ def test_messages_come_at_their_pace(settings: Settings, monkeypatch: pytest.Mon
     assert sum(map(len, held("file", settings).values())) == 5
 
 
+def test_bounds_that_no_library_takes_are_as_good_as_none(settings: Settings) -> None:
+    huge = Run(count=10**20, drain=1e300)
+    assert producing.produce("ragini", paced(3), settings, interval_s=0, sinks=("file",), run=huge) == 0
+
+
 def test_two_sinks_never_share_a_file(settings: Settings) -> None:
     shared = replace(settings, live_file=Path("one.sqlite"), sqlite_file=Path("one.sqlite"))
     with pytest.raises(ToolkitError, match="two sinks have the same file"):

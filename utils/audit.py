@@ -20,6 +20,9 @@ from utils.holdings import BLOCK, Held, Holding, Range, Some, file_pages, hold, 
 
 MAX_SUSPECTS = 100
 
+DeadLetters = dict[str, set[int]]
+"""producer_id -> the sequences in a dead letter file."""
+
 
 @dataclass(frozen=True)
 class Account:
@@ -127,10 +130,12 @@ def audit(settings: Settings, chosen: Sequence[str], advance: Callable[[int], No
     """Compare the sinks with the journals and with each other. Raises ToolkitError for what cannot be opened at all."""
     started_s = time.monotonic()
     before = accounts(settings)
-    dead = {sink: _dead_letters(settings.dead_letter_path(sink)) for sink in chosen}
+    buried = {sink: _dead_letters(settings.dead_letter_path(sink)) for sink in chosen}
     limits = {producer_id: account.last for producer_id, account in before.items()}
     holdings = [hold(sink, settings, limits, advance) for sink in chosen]
     after = accounts(settings)
+    # What was buried while the sinks were read is not lost, but tells nothing of how far they were then.
+    dead = {sink: (buried[sink], _dead_letters(settings.dead_letter_path(sink))) for sink in chosen}
     read = [holding for holding in holdings if not holding.unread]
     notes: list[str] = []
     judgements = {}
@@ -158,8 +163,8 @@ def audit(settings: Settings, chosen: Sequence[str], advance: Callable[[int], No
     )
 
 
-def _dead_letters(path: Path) -> dict[str, set[int]]:
-    found: dict[str, set[int]] = {}
+def _dead_letters(path: Path) -> DeadLetters:
+    found: DeadLetters = {}
     for rows in file_pages(path, Holding("")):
         for row in rows:
             found.setdefault(row[-2], set()).add(row[-1])
@@ -170,7 +175,7 @@ def _judge(
     producer_id: str,
     account: Account | None,
     holdings: list[Holding],
-    dead: dict[str, dict[str, set[int]]],
+    dead: dict[str, tuple[DeadLetters, DeadLetters]],
     notes: list[str],
     *,
     given_out: int | None,
@@ -190,7 +195,7 @@ def _judge(
         judgement = Judgement(producer_id, sink, account is not None and sink in account.owed)
         judgement.first, judgement.last, judgement.count = held.first, held.last, held.count + held.later
         judgement.duplicates, judgement.disordered = held.duplicates, held.disordered
-        buried = dead[sink].get(producer_id, set())
+        before, buried = (letters.get(producer_id, set()) for letters in dead[sink])
         judgement.dead_letters = len(buried)
         if sink in excess and not alike:
             judgement.unexplained = f"holds up to {held.latest} but the journal gave out {given_out}"
@@ -205,8 +210,10 @@ def _judge(
             absent = list(_clipped([*held.gaps, (held.next, expected[1])], *expected))
             for sequence in buried:
                 take_out(absent, sequence)
-            # A worker goes on behind the last message that its sink (or dead letter) holds, and only there.
-            cursor = max(held.last, *buried, 0)
+            # A worker goes on behind the last message that its sink (and then its dead letter) holds, and only there.
+            cursor = held.last
+            while cursor + 1 in before:
+                cursor += 1
             waiting_from = max(account.waiting_from, cursor + 1) if account else expected[1] + 1
             judgement.missing = list(_clipped(absent, 1, waiting_from - 1))
             judgement.waiting = sum(last - first + 1 for first, last in _clipped(absent, waiting_from, expected[1]))

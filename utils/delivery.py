@@ -24,6 +24,7 @@ from utils.message import Identity as Identified
 MAX_BATCH = 20_000
 # A worker stuck in a library call is left behind: it is a daemon thread, and the journal keeps what it had.
 CLOSE_S = 0.5
+LONGEST_S = 86_400.0 * 365
 _identity = msgspec.json.Decoder(Identified)
 
 
@@ -340,7 +341,7 @@ class Delivery:
         """Let the workers deliver what waits for up to `timeout_s`, then stop them."""
         for worker in self.workers.values():
             worker.drain()
-        deadline_s = self._clock() + timeout_s
+        deadline_s = self._clock() + min(timeout_s, LONGEST_S)
         for worker in self.workers.values():
             worker.join(max(0.0, deadline_s - self._clock()))
         for worker in self.workers.values():

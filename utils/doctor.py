@@ -196,12 +196,12 @@ def _holder(path: Path) -> int | None:
     import psutil
 
     pid = portalocker.PidFileLock(path.with_suffix(".pid")).read_pid()
-    return pid if pid and psutil.pid_exists(pid) else None
+    return pid if pid and pid < 1 << 31 and psutil.pid_exists(pid) else None
 
 
 def _written(path: Path) -> str:
     logs = [path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}.wal")]
-    newest_s = max(each.stat().st_mtime for each in logs if each.exists())
+    newest_s = max(each.stat().st_mtime for each in logs if each.exists() and (each == path or each.stat().st_size))
     return f"{path.name}, {path.stat().st_size / 2**20:,.1f} MiB, last write {timestamp_text(newest_s)}"
 
 
@@ -226,11 +226,12 @@ def _file(path: Path) -> Iterator[Line]:
 
 
 def _sqlite(path: Path) -> Iterator[Line]:
+    written = _written(path)  # before this look writes beside it
     with sqlite.errors(path), closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
         columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table.TABLE})")]
         indexes = [row[1] for row in connection.execute(f"PRAGMA index_list({table.TABLE})")]
         last = connection.execute(f"SELECT max(rowid) FROM {table.TABLE}").fetchone()[0] if columns else 0
-    yield Line("sqlite", "ok", f"{_written(path)}, last row {last or 0:,}")
+    yield Line("sqlite", "ok", f"{written}, last row {last or 0:,}")
     yield from _schema("sqlite", columns)
     if columns and "sequence" in columns and f"{table.TABLE}_identity" not in indexes:
         yield Line(

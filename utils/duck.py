@@ -22,6 +22,8 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
 }
+# Another process, on Windows another process, this process.
+_BUSY = ("Could not set lock", "being used by another process", "file handle conflict")
 _FATAL = ("sqlite_scanner", "not a valid DuckDB database", "Is a directory", "version number")
 
 
@@ -65,7 +67,7 @@ def _once_free(
         try:
             return attempt()
         except duckdb.Error as error:
-            busy = "lock" in str(error) or "file handle conflict" in str(error)
+            busy = any(words in str(error) for words in _BUSY)
             half_created = not busy and isinstance(error, duckdb.IOException) and _half_created(path)
             late = time.monotonic() >= deadline_s
             if not (busy or half_created) or (busy and late):

@@ -67,7 +67,7 @@ def produce(
         logger.info("{}: producing to {} as {}", name, ", ".join(wanted), journal.producer_id)
         producer = Producer(journal, delivery, stop, interval_s)
         try:
-            producer.run(islice(messages, run.count))
+            producer.run(islice(messages, run.count and min(run.count, sys.maxsize)))
         finally:
             delivery.drain(run.drain)
             producer.prune()

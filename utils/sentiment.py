@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 
 NEGATIVE_BELOW = 0.3
 POSITIVE_ABOVE = 0.7
+MAX_CHARACTERS = 1_000
 
 
 @lru_cache(maxsize=1)
@@ -17,9 +18,16 @@ def _analyzer() -> "SentimentIntensityAnalyzer":
     return SentimentIntensityAnalyzer()
 
 
-@lru_cache(maxsize=65_536)
 def score(text: str) -> float:
-    """Sentiment of `text` in [0, 1], 0.5 = neutral, four decimals; the same text always scores the same."""
+    """Sentiment of `text` in [0, 1], 0.5 = neutral, four decimals; the same text always scores the same.
+
+    The first 1,000 characters count: VADER's time grows with the square of a text.
+    """
+    return _score(text[:MAX_CHARACTERS])
+
+
+@lru_cache(maxsize=32_768)
+def _score(text: str) -> float:
     compound: float = _analyzer().polarity_scores(text)["compound"]
     return round((compound + 1) / 2, 4)
 

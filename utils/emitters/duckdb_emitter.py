@@ -17,6 +17,7 @@ from utils.message import Batch, timestamp_epoch_s, timestamp_text, without_ids
 
 MAX_ROWS_PER_WINDOW = 20_000
 PAUSE_S = 0.05
+_UNSUITABLE = (duckdb.CatalogException, duckdb.BinderException, duckdb.DependencyException)
 
 
 class DuckdbEmitter:
@@ -35,20 +36,29 @@ class DuckdbEmitter:
         self._closed_at_s = 0.0
         self._opened: tuple[int, int] | None = None
         self._memory: duckdb.DuckDBPyConnection | None = None
-        with self._window() as sink:
-            existing = _columns(sink)
-            for statement in table.create("duckdb") if not existing else table.upgrade("duckdb", existing):
-                sink.execute(statement)
-            for name, (kind, _) in existing.items():
-                if kind == "FLOAT":
-                    # 32 bits, in tables that others made: what comes back would not be what the other sinks hold.
-                    widened = f"TYPE DOUBLE USING round({name}::DOUBLE, 6)"
-                    sink.execute(f"ALTER TABLE {table.TABLE} ALTER {name} {widened}")
-            columns = _columns(sink)
+        try:
+            columns = self._prepare()
+        except Unavailable as error:
+            if isinstance(error.__cause__, _UNSUITABLE):
+                raise ToolkitError(f"{error}; its {table.TABLE} cannot be used, name another file") from error
+            raise
         self._page = ", ".join(f"{name} {columns[name][0]}" for name in table.COLUMNS)
         # A buzzline table: its id has no default, and as a primary key it takes no NULL.
         self._id_needed = "id" in columns and columns["id"][1] is None
         self._opened = file_id(path)
+
+    def _prepare(self) -> "dict[str, tuple[str, str | None]]":
+        """Make the table, or bring it up to date; its columns."""
+        with self._window() as sink:
+            existing = _columns(sink)
+            for statement in table.create("duckdb") if not existing else table.upgrade("duckdb", existing):
+                sink.execute(statement)
+            for name in table.COLUMNS:
+                if existing.get(name, ("",))[0] == "FLOAT":
+                    # 32 bits, in tables that others made: what comes back would not be what the other sinks hold.
+                    widened = f"TYPE DOUBLE USING round({name}::DOUBLE, 6)"
+                    sink.execute(f"ALTER TABLE {table.TABLE} ALTER {name} {widened}")
+            return _columns(sink)
 
     @contextmanager
     def _window(self) -> Iterator[duckdb.DuckDBPyConnection]:
