@@ -28,6 +28,8 @@ def run(settings: Settings, tell: Callable[[int], None]) -> None:
     for _ in range(STARTS):
         with closing(Journal(settings.journal_path("ragini"))) as journal:
             journal.owe(EMBEDDED_SINKS)
+            for sink in EMBEDDED_SINKS:
+                journal.offer(sink)
             for _ in range(APPENDS):
                 tell(journal.append(make_messages(MESSAGES)).last)
                 for sink in EMBEDDED_SINKS:
