@@ -73,8 +73,8 @@ _plain = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=50)
 
 @given(
     st.builds(
-        Message, _plain, _plain, _plain, _plain, st.floats(0, 1), _plain, st.integers(0, 2**63 - 1), _plain,
-        st.integers(1, 2**63 - 1),
+        Message, _plain, _plain, _plain, _plain, st.floats(0, 1), _plain, st.integers(0, 2**63 - 1),
+        _plain.filter(bool), st.integers(1, 2**63 - 1),
     )
 )  # fmt: skip
 def test_what_is_encoded_is_decoded(message: Message) -> None:

@@ -18,6 +18,7 @@ MAX_MESSAGE_BYTES = 256 * 1024
 _Unit = Annotated[float, Meta(ge=0, le=1)]
 _Count = Annotated[int, Meta(ge=0, le=MAX_INT64)]
 _Ordinal = Annotated[int, Meta(ge=1, le=MAX_INT64)]
+_Name = Annotated[str, Meta(min_length=1)]
 
 
 class Message(msgspec.Struct, omit_defaults=True, gc=False):
@@ -35,7 +36,7 @@ class Message(msgspec.Struct, omit_defaults=True, gc=False):
     sentiment: _Unit
     keyword_mentioned: str
     message_length: _Count
-    producer_id: str | None = None
+    producer_id: _Name | None = None
     sequence: _Ordinal | None = None
 
 
@@ -73,7 +74,7 @@ _lenient = msgspec.json.Decoder(_Record, strict=False)
 
 
 def _complete(record: _Record) -> Message:
-    identified = record.producer_id is not None and record.sequence is not None
+    identified = record.producer_id and record.sequence is not None
     return Message(
         message=record.message,
         author=record.author or "Unknown",
