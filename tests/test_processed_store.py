@@ -1,8 +1,11 @@
 """Messages, figures and position in one transaction."""
 
+import os
+import random
 import sqlite3
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import make_messages
+from utils import processed_store, sqlite
 from utils.errors import PositionMoved, ToolkitError, Unavailable
 from utils.message import Invalid, Message
 from utils.processed_store import KINDS, VERSION, ProcessedStore
 from utils.sources.base import Chunk
-from utils.tally import COUNTS
+from utils.tally import COUNTS, MAX_GAPS, MAX_LOST
 
 
 @pytest.fixture
@@ -93,6 +97,33 @@ class TestStoring:
         store.add(chunk("", "1", messages))
         assert store.counts()["messages"] == 3
 
+    def test_sequences_that_foreign_records_claim_do_not_overflow(self, store: ProcessedStore) -> None:
+        huge = [*ann(1, 1), *ann(2**63 - 1, 2**63 - 1)]
+        others = make_messages(1, producer_id="bob-2") + make_messages(1, producer_id="bob-2", first=2**63 - 1)
+        store.add(chunk("", "1", [*huge, *others]))
+        store.add(chunk("1", "2", ann(2**63 - 1, 2**63 - 1)))
+        assert store.counts() == counts(messages=4, lost=2 * MAX_LOST, duplicate=1)
+
+    def test_times_that_a_platform_cannot_tell(self, store: ProcessedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(_: float) -> None:
+            raise OSError("Invalid argument")
+
+        messages = ann(1, 2)
+        messages[0].timestamp, messages[1].timestamp = "3001-01-01T00:00:00Z", "9999-12-31T23:59:59-23:59"
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "gmtime", refuse)  # as on Windows for years after 3000
+            store.add(chunk("", "1", messages))
+        assert {row[0] for row in store.figures("minute")} == {"3001-01-01T00:00Z", ""}
+
+    def test_any_order_is_stored_whole(self, store: ProcessedStore) -> None:
+        messages = ann(1, 6 * MAX_GAPS)
+        random.Random(1).shuffle(messages)
+        for first in range(0, len(messages), 500):
+            store.add(chunk(str(first or ""), str(first + 500), messages[first : first + 500]))
+        assert store.counts() == counts(messages=len(messages))
+        store.add(chunk(str(len(messages)), "x", messages[:500]))
+        assert store.counts() == counts(messages=len(messages), duplicate=500)
+
     def test_counts(self, store: ProcessedStore) -> None:
         store.add(chunk("", "1", [*ann(1, 2), *ann(2, 2), *ann(5, 5), *make_messages(1)], invalid=2))
         assert store.counts() == counts(messages=4, foreign=1, invalid=2, lost=2, duplicate=1)
@@ -150,6 +181,23 @@ class TestPositions:
         assert again.counts() == counts(messages=2, again=2)
         again.close()
 
+    def test_a_start_that_could_not_be_stored_is_asked_for_again(
+        self, store: ProcessedStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(connection: sqlite3.Connection) -> Iterator[None]:
+            connection.execute("BEGIN IMMEDIATE")
+            yield
+            connection.execute("ROLLBACK")
+            raise sqlite3.OperationalError("database or disk is full")
+
+        store.add(chunk("", "1", ann(1, 2)))
+        store.start_from("start")
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite, "transaction", contextmanager(fail))
+            with pytest.raises(Unavailable, match="full"):
+                store.resume("live")
+        assert store.resume("live") == ""
+
     def test_from_the_end_passes_over_without_a_loss(self, store: ProcessedStore, path: Path) -> None:
         store.add(chunk("", "1", ann(1, 2)))
         store.close()
@@ -184,9 +232,20 @@ class TestBadInput:
         with pytest.raises(ToolkitError, match="is not a SQLite database"):
             ProcessedStore(path)
 
-    def test_a_store_that_is_locked_is_unavailable(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from utils import processed_store
+    @pytest.mark.skipif(os.name == "nt", reason="Windows keeps a file that is open from being deleted")
+    @pytest.mark.parametrize("replaced", [True, False])
+    def test_a_store_that_was_deleted_takes_nothing_more(
+        self, store: ProcessedStore, path: Path, replaced: bool
+    ) -> None:
+        store.add(chunk("", "1", ann(1, 1)))
+        path.rename(path.with_suffix(".old"))
+        if replaced:
+            path.touch()
+        with pytest.raises(ToolkitError, match="was deleted or replaced while in use") as raised:
+            store.add(chunk("1", "2", ann(2, 2)))
+        assert raised.value.exit_code == 2
 
+    def test_a_store_that_is_locked_is_unavailable(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(processed_store, "WAIT_S", 0.01)
         store = ProcessedStore(path)
         with closing(sqlite3.connect(path, isolation_level=None)) as other:

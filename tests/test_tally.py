@@ -1,12 +1,15 @@
 """Losses and repeats, counted in a few bytes per producer."""
 
+from unittest.mock import patch
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers import make_messages
 from utils.message import Invalid, Message
 from utils.sources.base import Chunk
-from utils.tally import MAX_GAPS, Tally
+from utils.tally import MAX_GAPS, MAX_LOST, Tally
 
 
 def message(sequence: int, producer_id: str = "ann-1") -> Message:
@@ -88,13 +91,35 @@ def test_memory_is_bounded_per_producer() -> None:
     assert tally.lost == 5 * MAX_GAPS - 1
 
 
-@given(st.lists(st.tuples(st.sampled_from(["ann-1", "bob-2"]), st.integers(1, 30)), max_size=60), st.integers(1, 60))
-def test_against_a_set(pairs: list[tuple[str, int]], cut: int) -> None:
+def test_what_comes_for_a_forgotten_gap_is_judged_by_who_stores() -> None:
     tally = Tally()
-    new = []
+    seen(tally, *range(1, 4 * MAX_GAPS, 2))
+    lost = tally.lost
+    assert seen(tally, 2, 4 * MAX_GAPS - 2) == [4 * MAX_GAPS - 2]
+    assert (tally.lost, tally.duplicate) == (lost - 1, 1)
+    tally = Tally(tally.producers, is_stored=lambda producer_id, sequence: sequence == 4)
+    assert seen(tally, 2, 2, 4) == [2]
+    assert (tally.lost, tally.duplicate) == (-1, 2)
+
+
+def test_what_huge_sequences_claim_is_bounded() -> None:
+    tally = Tally()
+    seen(tally, 1, 2**63 - 1)
+    assert tally.lost == MAX_LOST
+
+
+@pytest.mark.parametrize("max_gaps", [1, MAX_GAPS])
+@given(st.lists(st.tuples(st.sampled_from(["ann-1", "bob-2"]), st.integers(1, 30)), max_size=60), st.integers(1, 60))
+def test_against_a_set(max_gaps: int, pairs: list[tuple[str, int]], cut: int) -> None:
+    new: list[tuple[str | None, int | None]] = []
+    stored: set[tuple[str | None, int | None]] = set()
+    tally = Tally(is_stored=lambda *pair: pair in stored)
     for part in (pairs[:cut], pairs[cut:]):
         messages = [message(sequence, producer_id) for producer_id, sequence in part]
-        new += [(made.producer_id, made.sequence) for made in tally.admit(Chunk("live", "1", "2", messages))]
+        with patch("utils.tally.MAX_GAPS", max_gaps):
+            new += [(made.producer_id, made.sequence) for made in tally.admit(Chunk("live", "1", "2", messages))]
+        stored.update(new)
+        assert all(len(seen.gaps) <= max_gaps for seen in tally.producers.values())
     assert new == list(dict.fromkeys(pairs))
     assert tally.duplicate == len(pairs) - len(set(pairs))
     missing = 0

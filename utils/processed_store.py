@@ -15,11 +15,12 @@ was cut into chunks. Tables: `messages`, `sums`, `positions`, `producers`, `coun
 `figures` has count, means and last seen per author, category, keyword and minute.
 """
 
+import os
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +38,7 @@ VERSION = 1
 WAIT_S = 5.0
 LATE_AFTER_MS = 60_000
 MAX_LENGTH = 2**40  # what foreign records claim must not overflow a sum
+_EPOCH, _YEAR_10000_S = datetime(1970, 1, 1), 253_402_300_800
 KINDS = ("author", "category", "keyword", "minute")
 
 _SCHEMA = (
@@ -72,6 +74,7 @@ class ProcessedStore:
         self._begun: set[str] = set()
         self.run: Counter[str] = Counter()
         self._connection = sqlite.connect(path, wait_s=WAIT_S)
+        self._inode = self._present()
         try:
             self._create()
         except (ToolkitError, sqlite3.Error):
@@ -93,7 +96,16 @@ class ProcessedStore:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with sqlite.errors(self._path), sqlite.transaction(self._connection):
+            if self._present() != self._inode:  # what is stored now would be gone with the file
+                raise ToolkitError(f"processed store {self._path} was deleted or replaced while in use; start again")
             yield
+
+    def _present(self) -> int:
+        """The inode of the file that the path names now, 0 if there is none."""
+        try:
+            return os.stat(self._path).st_ino
+        except OSError:
+            return 0
 
     def start_from(self, start: Literal["stored", "start", "end"]) -> None:
         """Where each part begins when it is first resumed in this run."""
@@ -111,8 +123,9 @@ class ProcessedStore:
                 else:
                     tally.expect_again()
                 self._save_producers(tally)
-            self._begun.add(part)
-            return self._position(part)
+            position = self._position(part)
+        self._begun.add(part)
+        return position
 
     def add(self, chunk: Chunk) -> list[Message]:
         """Store what is new in the chunk, with figures and position; the messages that were new.
@@ -123,7 +136,7 @@ class ProcessedStore:
             if self._position(chunk.part) != chunk.start:
                 raise PositionMoved(f"another copy of this consumer has advanced {chunk.part}")
             ids = {message.producer_id for message in chunk.messages}
-            tally = Tally(self._producers() if chunk.begins_again else self._producers(ids))
+            tally = Tally(self._producers() if chunk.begins_again else self._producers(ids), self._is_stored)
             new = tally.admit(chunk)
             if new:
                 self._store(new)
@@ -150,6 +163,10 @@ class ProcessedStore:
 
     def close(self) -> None:
         self._connection.close()
+
+    def _is_stored(self, producer_id: str, sequence: int) -> bool:
+        query = "SELECT 1 FROM messages WHERE producer_id = ? AND sequence = ?"
+        return bool(self._connection.execute(query, (producer_id, sequence)).fetchall())
 
     def _position(self, part: str) -> str:
         row = self._connection.execute("SELECT position FROM positions WHERE part = ?", (part,)).fetchall()
@@ -178,10 +195,12 @@ class ProcessedStore:
         rows, facts = [], []
         for message in messages:
             epoch_s = timestamp_epoch_s(message.timestamp)
-            seen_ms = max(0, round(epoch_s * 1000)) if epoch_s is not None else 0
+            seen_ms = round(epoch_s * 1000) if epoch_s is not None and 0 < epoch_s < _YEAR_10000_S else 0
             number = seen_ms // 60_000
             if number not in minutes:
-                minutes[number] = time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime(number * 60)) if number else ""
+                # Not by time.gmtime, which knows no years after 3000 on Windows.
+                minute = (_EPOCH + timedelta(minutes=number)).isoformat(timespec="minutes") + "Z"
+                minutes[number] = minute if number else ""
             minute = minutes[number]
             late = 0 < seen_ms < newest_ms - LATE_AFTER_MS
             newest_ms = max(newest_ms, seen_ms)
