@@ -10,6 +10,7 @@ positions are `[count:0:crc`.
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from zlib import crc32
@@ -81,18 +82,20 @@ class _Part:
     def poll(self, max_records: int) -> Chunk | None:
         if self._position is None:
             self._position = self._resume(self._name)
-            self._seek("" if self._position == "end" and not self._path.exists() else self._position)
+            self._seek(self._position)
         try:
+            if self._position == "end" and not self._path.exists():
+                return self._moved("")  # stored: whatever appears later is new
             file = self._file = self._file or self._open()
             if self._offset < 0:
                 return self._go_to_end(file)
             replaced = self._was_replaced(file)
             if self._is_array(file):
-                chunk = self._read_array(file, max_records)
+                chunk = self._read_array(file, max_records, replaced)
             else:
                 chunk = self._read_lines(file, max_records, replaced)
             if chunk is None and replaced:
-                if self._position:
+                if self._position and not self._in_array:
                     return self._leave([], [])
                 self.close()
                 return self.poll(max_records)
@@ -105,6 +108,7 @@ class _Part:
         if self._file is not None:
             self._file.close()
             self._file = None
+            self._loaded = (-1, -1)
 
     def _open(self) -> FileIO:
         try:
@@ -163,8 +167,7 @@ class _Part:
     def _go_to_end(self, file: FileIO) -> Chunk:
         """Only what comes from now on: after the last newline, or after the last item of an array."""
         self._offset = 0
-        if self._is_array(file):
-            items = self._load(file)
+        if self._is_array(file) and (items := self._load(file)) is not None:
             return self._moved(f"[{len(items)}:0:{crc32(items[-1])}" if items else "")
         offset = os.fstat(file.fileno()).st_size
         while offset > 0:
@@ -181,6 +184,8 @@ class _Part:
     # Lines
 
     def _read_lines(self, file: FileIO, max_records: int, replaced: bool) -> Chunk | None:
+        if self._in_array and os.fstat(file.fileno()).st_size == 0:
+            return None  # it is being written again: what comes is judged by its fingerprint
         file.seek(self._offset - self._length)
         wanted = min(MAX_LINE_BYTES + 1, max(_MIN_READ_BYTES, max_records * _BYTES_PER_RECORD))
         data = file.read(self._length + wanted)
@@ -205,8 +210,9 @@ class _Part:
         text = lines.removeprefix(_BOM) if self._offset == 0 else lines
         try:
             messages = decode_lines(text)
-            # The fast decoder does not look at line ends: it could join or split what foreign lines hold.
-            if len(messages) == text.count(b"\n") and b"\n\n" not in text:
+            # The fast decoder does not look at line ends: it joins and splits what foreign lines hold. Inside
+            # of JSON no "}" is followed by "{", so here each line holds one object.
+            if len(messages) == text.count(b"\n") == text.count(b"}\n{") + 1:
                 return messages, []
         except ValueError:
             pass  # at least one line needs the patient way
@@ -259,12 +265,15 @@ class _Part:
         file.seek(0)
         return file.read(_FINGERPRINT_BYTES).removeprefix(_BOM).lstrip()[:1] == b"["
 
-    def _read_array(self, file: FileIO, max_records: int) -> Chunk | None:
+    def _read_array(self, file: FileIO, max_records: int, replaced: bool) -> Chunk | None:
         """The next items of an array, which is loaded again only when the file has changed."""
         status = os.fstat(file.fileno())
         if not self._items and self._loaded != (status.st_size, status.st_mtime_ns):
             self._loaded = status.st_size, status.st_mtime_ns
-            self._items = self._load(file)
+            items = self._load(file)
+            if items is None:
+                return self._read_lines(file, max_records, replaced)
+            self._items = items
         if not self._items:
             return None
         done = self._offset
@@ -283,11 +292,16 @@ class _Part:
         self._in_array, self._offset, self._crc = True, done + len(items), crc32(items[-1])
         return self._chunk(f"[{self._offset}:0:{self._crc}", messages, invalid)
 
-    def _load(self, file: FileIO) -> list[msgspec.Raw]:
+    def _load(self, file: FileIO) -> list[msgspec.Raw] | None:
+        """The items, none while the array is not whole; None if the file holds lines, the first of them an array."""
         file.seek(0)
+        data = file.readall().removeprefix(_BOM)
         try:
-            return _array.decode(file.readall().removeprefix(_BOM))
+            return _array.decode(data)
         except (ValueError, RecursionError) as error:
+            with suppress(ValueError, RecursionError):
+                _array.decode(data.partition(b"\n")[0])
+                return None
             if self._finished:
                 raise ToolkitError(f"{self._path} begins like a JSON array but is not a whole one: {error}") from error
             return []
