@@ -1,5 +1,6 @@
 """The SQL sources: what each reads, and a model of tables that others change under the reader."""
 
+import os
 import shutil
 import sqlite3
 import time
@@ -20,7 +21,7 @@ from utils.config import Settings
 from utils.emitters.duckdb_emitter import DuckdbEmitter
 from utils.emitters.sqlite_emitter import SqliteEmitter
 from utils.errors import ToolkitError, Unavailable
-from utils.sources import duckdb_source
+from utils.sources import duckdb_source, sqlite_source
 from utils.sources.base import Chunk, Resume
 from utils.sources.duckdb_source import DuckdbSource
 from utils.sources.rows import TableSource
@@ -147,6 +148,14 @@ class TestReading:
         kind.execute("DELETE FROM streamed_messages WHERE sequence BETWEEN 3 AND 15")
         assert sequences(drain(kind.source())) == [1, 2, 16, 17, 18, 19, 20]
 
+    def test_large_messages_come_in_smaller_chunks(self, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(duckdb_source, "PAGE_BYTES", 1_000)
+        monkeypatch.setattr(sqlite_source, "CHUNK_BYTES", 1_000)
+        kind.emit(300)
+        chunks = drain(kind.source())
+        assert sequences(chunks) == list(range(1, 301))
+        assert max(len(chunk.messages) for chunk in chunks) < 150
+
 
 class TestForeignTables:
     @pytest.mark.parametrize("identity", ["id INTEGER PRIMARY KEY, ", "id BIGINT, ", ""])
@@ -178,6 +187,31 @@ class TestForeignTables:
         assert found == [("a", "Unknown", 1), ("d", "Unknown", 12)]
         assert [kind.path.name in invalid.where for invalid in chunk.invalid] == [True] * 3
 
+    def test_an_empty_producer_id_is_none(self, kind: Kind) -> None:
+        kind.emit(1)
+        kind.execute("UPDATE streamed_messages SET producer_id = ''")
+        assert sequences(drain(kind.source())) == [None]
+
+    def test_numbers_of_32_bits_that_the_emitter_widens_are_the_same_rows(self, tmp_path: Path) -> None:
+        kind = Kind("duckdb", tmp_path)
+        kind.execute(
+            "CREATE TABLE streamed_messages (message TEXT, sentiment FLOAT)",
+            "INSERT INTO streamed_messages VALUES ('a', 0.3), ('b', 0.7), ('c', NULL)",
+        )
+        before = drain(kind.source())
+        assert [message.sentiment for message in before[0].messages[:2]] == [0.3, 0.7]
+        kind.emit(2)
+        assert sequences(drain(kind.source(lambda part: before[-1].end))) == [1, 2]
+
+    def test_a_column_named_rowid_numbers_nothing(self, tmp_path: Path) -> None:
+        kind = Kind("sqlite", tmp_path)
+        kind.execute(
+            "CREATE TABLE streamed_messages (message TEXT, rowid TEXT)",
+            "INSERT INTO streamed_messages VALUES ('a', 'z'), ('b', 'z')",
+        )
+        chunks = drain(kind.source(), max_records=1)
+        assert [message.message for chunk in chunks for message in chunk.messages] == ["a", "b"]
+
     def test_text_that_is_no_utf8_is_one_invalid_row(self, tmp_path: Path) -> None:
         kind = Kind("sqlite", tmp_path)
         kind.emit(3)
@@ -205,6 +239,29 @@ class TestBadInput:
         with pytest.raises(ToolkitError, match="without a column message") as raised:
             kind.source().poll(1)
         assert raised.value.exit_code == 2
+
+    @pytest.mark.parametrize(
+        ("name", "statement"),
+        [
+            ("sqlite", "CREATE VIEW streamed_messages AS SELECT * FROM other"),
+            ("sqlite", "CREATE TABLE streamed_messages (message TEXT PRIMARY KEY) WITHOUT ROWID"),
+            ("duckdb", "CREATE VIEW streamed_messages AS SELECT * FROM other"),
+            ("duckdb", "CREATE TABLE streamed_messages AS SELECT message, 'x' AS rowid FROM other"),
+        ],
+    )
+    @pytest.mark.parametrize("start", ["", "end"])
+    def test_rows_without_numbers(self, tmp_path: Path, name: str, statement: str, start: str) -> None:
+        kind = Kind(name, tmp_path)
+        kind.execute("CREATE TABLE other (message TEXT)", "INSERT INTO other VALUES ('a')", statement)
+        with pytest.raises(ToolkitError, match="has no row numbers to follow") as raised:
+            kind.source(lambda part: start).poll(1)
+        assert raised.value.exit_code == 2
+
+    @pytest.mark.skipif(os.name == "nt", reason="Windows tells a path through a file as one that is missing")
+    def test_a_path_through_a_file(self, kind: Kind) -> None:
+        kind.path.write_bytes(b"")
+        with pytest.raises(Unavailable, match=r"does not exist yet|cannot be read: Not a directory"):
+            type(kind.source())(kind.path / kind.path.name, lambda part: "").poll(1)
 
     def test_not_a_database(self, kind: Kind) -> None:
         kind.path.write_bytes(b"this is no database " * 1_000)

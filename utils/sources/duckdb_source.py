@@ -13,11 +13,13 @@ from zlib import crc32
 import duckdb
 
 from utils import duck
-from utils.errors import ToolkitError
+from utils.errors import ToolkitError, Unavailable
 from utils.sources.rows import Missing, Row, TableSource, selected
 from utils.table import TABLE
 
 PAGE_ROWS = 100_000
+PAGE_BYTES = 32 * 1024 * 1024  # where messages are large, a page has fewer rows
+_FEW_ROWS = 64
 POLL_S = 0.2
 WAIT_S = 1.2
 _HEADER_BYTES = 12_288  # DuckDB numbers its checkpoints here
@@ -81,10 +83,24 @@ class DuckdbSource(TableSource):
 
         The highest row number that was copied, at least `first`.
         """
-        page = f"rowid = {first} OR rowid BETWEEN {start} AND {start + PAGE_ROWS}"
-        memory.execute(f"CREATE OR REPLACE TEMP TABLE page AS {self._select(memory)} WHERE {page}")
+        select = self._select(memory)
+        page = f"rowid = {first} OR rowid BETWEEN {start} AND {start + self._page_rows(memory, start)}"
+        memory.execute(f"CREATE OR REPLACE TEMP TABLE page AS {select} WHERE {page}")
         ((last,),) = memory.execute("SELECT max(number) FROM page").fetchall()
         return first if last is None else int(last)
+
+    def _page_rows(self, memory: duckdb.DuckDBPyConnection, start: int) -> int:
+        """How many rows from `start` on make a page: twice as many as long as their messages are small enough."""
+        rows, counted, size = _FEW_ROWS, 0, 0
+        while rows < PAGE_ROWS:
+            among = f"rowid BETWEEN {start + counted} AND {start + 2 * rows - 1}"
+            query = f"SELECT sum(strlen(message::VARCHAR)) FROM sink.{TABLE} WHERE {among}"
+            ((more,),) = memory.execute(query).fetchall()
+            size += more or 0
+            if size > PAGE_BYTES:
+                break
+            counted = rows = 2 * rows
+        return min(rows, PAGE_ROWS)
 
     @staticmethod
     def _later(memory: duckdb.DuckDBPyConnection, last: int) -> int | None:
@@ -96,13 +112,19 @@ class DuckdbSource(TableSource):
             found = memory.execute(f"SELECT name, type FROM pragma_table_info('sink.{TABLE}')").fetchall()
         except duckdb.CatalogException:
             found = []
+        query = f"SELECT 1 FROM duckdb_views() WHERE database_name = 'sink' AND view_name = '{TABLE}'"
+        if "rowid" in map(str.lower, dict(found)) or memory.execute(query).fetchall():
+            raise ToolkitError(f"{TABLE} in {self._path} has no row numbers to follow; name another file")
         return f"SELECT rowid AS number, {selected(dict(found), self._path)} FROM sink.{TABLE}"
 
     @contextmanager
     def _attached(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Memory with the file attached as `sink`, read-only, once no other process writes."""
-        if not self._path.exists():
-            raise Missing(f"{self._path} does not exist yet")
+        try:
+            if not self._path.exists():
+                raise Missing(f"{self._path} does not exist yet")
+        except OSError as error:
+            raise Unavailable(f"{self._path} cannot be read: {error.strerror}") from error
         if self._memory is None:
             self._memory = duckdb.connect(config=duck.CONFIG)
         try:

@@ -31,6 +31,10 @@ def selected(existing: dict[str, str], path: Path) -> str:
     if "message" not in existing:
         raise ToolkitError(f"{path} has a table {TABLE} without a column message; name another file")
     expressions = [f'"{name}"' if name in existing else f"NULL AS {name}" for name in COLUMNS]
+    for name, kind in existing.items():
+        if kind == "FLOAT" and name in COLUMNS:
+            # As the emitter widens the column, or else its widening would make every row another one.
+            expressions[COLUMNS.index(name)] = f"round({name}::DOUBLE, 6) AS {name}"
     if existing.get("timestamp", "").startswith("TIMESTAMP"):
         text = "strftime(make_timestamp(epoch_us(timestamp)), '%Y-%m-%dT%H:%M:%S.%gZ') AS timestamp"
         expressions[COLUMNS.index("timestamp")] = text

@@ -3,21 +3,26 @@
 import os
 import sqlite3
 import stat
+import sys
 from collections.abc import Sequence
 
-from utils.errors import ToolkitError
+from utils.errors import ToolkitError, Unavailable
 from utils.sources.rows import Missing, Row, TableSource, selected
 from utils.sqlite import errors
 from utils.table import TABLE
 
 WAIT_S = 0.25
+CHUNK_BYTES = 8 * 1024 * 1024  # where messages are large, fewer than were asked for
+_STEP_ROWS = 64
+_UNNUMBERED = f"SELECT 1 FROM sqlite_master WHERE name = '{TABLE}' AND (type = 'view' OR sql LIKE '%WITHOUT ROWID%')"
 
 
 class SqliteSource(TableSource):
     """Reads in single statements on a read-only connection, so that nobody is held up.
 
     The connection is renewed when the path names another file. Rows are read in the order of their
-    rowid: one inserted below the position is not seen.
+    rowid: one inserted below the position is not seen. It is called `_rowid_` here because others may
+    have a column `rowid`.
     """
 
     name = "sqlite"
@@ -25,10 +30,10 @@ class SqliteSource(TableSource):
     _opened = (0, 0)
 
     def fetch(self, first: int, count: int) -> Sequence[Row]:
-        return self._query("WHERE rowid >= ? ORDER BY rowid LIMIT ?", (first, count))
+        return self._query("WHERE _rowid_ >= ? ORDER BY _rowid_ LIMIT ?", (first, count))
 
     def fetch_last(self) -> Sequence[Row]:
-        return self._query("ORDER BY rowid DESC LIMIT 1", ())
+        return self._query("ORDER BY _rowid_ DESC LIMIT 1", ())
 
     def close(self) -> None:
         if self._connection is not None:
@@ -39,16 +44,18 @@ class SqliteSource(TableSource):
         with errors(self._path):
             connection = self._connect()
             columns = {name: "" for _, name, *_ in connection.execute(f"PRAGMA table_info({TABLE})")}
-            query = f"SELECT rowid, {selected(columns, self._path)} FROM {TABLE} {clause}"
+            query = f"SELECT _rowid_, {selected(columns, self._path)} FROM {TABLE} {clause}"
+            if connection.execute(_UNNUMBERED).fetchall():
+                raise ToolkitError(f"{TABLE} in {self._path} has no row numbers to follow; name another file")
             try:
-                return connection.execute(query, values).fetchall()
+                return _fetched(connection.execute(query, values))
             except sqlite3.OperationalError as error:
                 if "UTF-8" not in str(error):
                     self.close()
                     raise
             connection.text_factory = _text_or_bytes
             try:
-                return connection.execute(query, values).fetchall()
+                return _fetched(connection.execute(query, values))
             finally:
                 connection.text_factory = str
 
@@ -59,6 +66,9 @@ class SqliteSource(TableSource):
         except FileNotFoundError as error:
             self.close()
             raise Missing(f"{self._path} does not exist yet") from error
+        except OSError as error:
+            self.close()
+            raise Unavailable(f"{self._path} cannot be read: {error.strerror}") from error
         if stat.S_ISDIR(status.st_mode):
             raise ToolkitError(f"{self._path} is a folder; give the path of a SQLite database")
         if self._connection is None or self._opened != (status.st_dev, status.st_ino):
@@ -67,6 +77,17 @@ class SqliteSource(TableSource):
             self._connection = sqlite3.connect(uri, uri=True, timeout=WAIT_S, check_same_thread=False)
             self._opened = status.st_dev, status.st_ino
         return self._connection
+
+
+def _fetched(cursor: sqlite3.Cursor) -> list[Row]:
+    """The rows, or as many of the first as make a chunk."""
+    rows: list[Row] = []
+    size = 0
+    while size < CHUNK_BYTES and (step := cursor.fetchmany(_STEP_ROWS)):
+        rows += step
+        size += sum(sys.getsizeof(row[1]) for row in step)
+    cursor.close()
+    return rows
 
 
 def _text_or_bytes(data: bytes) -> str | bytes:
