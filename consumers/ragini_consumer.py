@@ -5,7 +5,6 @@ if __name__ == "__main__":
 
     early.guard()
 
-import re
 import sys
 import time
 from collections import Counter, deque
@@ -16,7 +15,7 @@ from loguru import logger
 
 from utils import cli, signals
 from utils.config import DEFAULTS, Count, Json, Once, Settings, SourceName
-from utils.consuming import Progress, consume
+from utils.consuming import Progress, consume, plain
 from utils.message import Message, encoder
 from utils.sentiment import label
 from utils.sinks import source
@@ -32,7 +31,6 @@ TOP_ROWS = 10
 TOP_NAMES = 10_000
 REDRAW_S = 0.25
 _COLOURS = {"negative": "\x1b[31m", "neutral": "", "positive": "\x1b[32m"}
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class View(Protocol):
@@ -64,12 +62,24 @@ def main(
     stop = signals.stop_on_signals()
     tally = Tally()
     counts = tally.counts()
+    positions: dict[str, str] = {}  # where a source goes on that was left and is taken again
+    used = ""
     progress = Progress(source_name, counts)
     view: View = LineView(everything=once or count is not None)
     if json or top:
         view = JsonView() if json else TopView(progress)
 
+    def resume(part: str) -> str:
+        return positions.get(part, "" if start == "start" else "end")
+
+    reading = source(source_name, settings, resume, finished=once)
+
     def handle(chunk: Chunk) -> int:
+        nonlocal used
+        if getattr(reading, "name", "") != used:
+            used = getattr(reading, "name", "")
+            tally.expect_again()  # another sink brings once more what was seen in the one before
+        positions[chunk.part] = chunk.end
         new = tally.admit(chunk)
         if (counts["lost"], counts["duplicate"]) != (tally.lost, tally.duplicate):
             logger.warning("lost {:,}, duplicate {:,} so far", tally.lost, tally.duplicate)
@@ -79,12 +89,9 @@ def main(
             view.show(new)
         return len(new)
 
-    def resume(_: str) -> str:
-        return "" if start == "start" else "end"
-
     try:
         consume(
-            lambda: source(source_name, settings, resume, finished=once),
+            lambda: reading,
             handle,
             stop,
             once=once,
@@ -144,13 +151,8 @@ class LineView:
     def _line(self, message: Message) -> str:
         mood = label(message.sentiment)
         line = f"{message.timestamp} {message.author} [{message.category}] {message.sentiment:.2f} {mood}"
-        colour, plain = self._colours[mood], f"{_plain(line)}: {_plain(message.message)}"
-        return f"{colour}{plain}\x1b[0m" if colour else plain
-
-
-def _plain(text: str) -> str:
-    """One line that cannot steer the terminal, whoever wrote it."""
-    return _CONTROL.sub(" ", text)
+        colour, line = self._colours[mood], f"{plain(line)}: {plain(message.message)}"
+        return f"{colour}{line}\x1b[0m" if colour else line
 
 
 class TopView:
@@ -199,7 +201,7 @@ class TopView:
             for name, count in counts.most_common(TOP_ROWS):
                 mood = self._moods[kind][name] / count
                 shown = Text(f"{mood:.2f} {label(mood)}", {"negative": "red", "positive": "green"}.get(label(mood), ""))
-                table.add_row(kind, Text(_plain(name)[:40]), f"{count:,}", f"{count / total:.0%}", shown)
+                table.add_row(kind, Text(plain(name)[:40]), f"{count:,}", f"{count / total:.0%}", shown)
             table.add_section()
         return table
 

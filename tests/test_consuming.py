@@ -156,6 +156,11 @@ def test_a_part_that_begins_again_is_said(said: list[str]) -> None:
     assert "live was rotated, truncated or rebuilt" in warnings(said)[0]
 
 
+def test_the_summary_shows_names_as_they_are_but_for_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    consuming._print_summary("line", {}, {"author": [("[/x] [red]A\x1b[2Jnn", 1, 0.5, 3.0, None)]})
+    assert "[/x] [red]A [2Jnn" in capsys.readouterr().out
+
+
 def test_the_running_line(capsys: pytest.CaptureFixture[str]) -> None:
     counts = dict.fromkeys(COUNTS, 0) | {"messages": 1_234, "lost": 5}
     progress = Progress("file", counts)

@@ -1,6 +1,7 @@
 """What all consumers do: poll a source, hand chunks on, wait, retry, count, report."""
 
 import json
+import re
 import shutil
 import sys
 import threading
@@ -27,6 +28,7 @@ IDLE_CAP_S = 0.15
 RETRY_CAP_S = 0.5
 REPORT_EVERY_S = 10.0
 REDRAW_EVERY_S = 0.2
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 Handler = Callable[[Chunk], int]
 """Handles a chunk whole or, if it raises, not at all; returns how many messages were new to it."""
@@ -220,9 +222,15 @@ def process(sink: str, reading: Reading, settings: Settings) -> int:
     return 0
 
 
+def plain(text: str) -> str:
+    """One line that cannot steer the terminal, whoever wrote it."""
+    return _CONTROL.sub(" ", text)
+
+
 def _print_summary(line: str, counts: Mapping[str, int], figures: Mapping[str, list[tuple[Any, ...]]]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     print(line)
     print("in the store: " + ", ".join(f"{name} {value:,}" for name, value in counts.items()))
@@ -231,6 +239,6 @@ def _print_summary(line: str, counts: Mapping[str, int], figures: Mapping[str, l
         table.add_column(heading, no_wrap=heading != "")
     for kind, rows in figures.items():
         for name, number, sentiment, length, last_seen in rows:
-            table.add_row(kind, name, f"{number:,}", f"{sentiment:.2f}", f"{length:.0f}", last_seen or "")
+            table.add_row(kind, Text(plain(name)), f"{number:,}", f"{sentiment:.2f}", f"{length:.0f}", last_seen or "")
         table.add_section()
     Console().print(table)

@@ -1,5 +1,6 @@
 """The text view: what it shows, in which form, and that it stops quietly."""
 
+import itertools
 import json
 import signal
 import subprocess
@@ -14,8 +15,13 @@ from consumers import ragini_consumer
 from tests.helpers import make_batch, make_messages, start_python, wait_until
 from utils import cli
 from utils.config import EMBEDDED_SINKS, Settings
+from utils.errors import Unavailable
 from utils.message import Message, encode_lines
 from utils.sinks import emitter
+from utils.sources.auto_source import GIVE_UP_S, AutoSource
+from utils.sources.base import Chunk, Resume, Source
+from utils.sources.file_source import FileSource
+from utils.sources.sqlite_source import SqliteSource
 
 NAME = "consumers.ragini_consumer"
 View = Callable[..., subprocess.CompletedProcess[str]]
@@ -58,6 +64,46 @@ def test_json_lines_are_the_messages(settings: Settings, view: View, sink: str) 
 def test_auto_takes_what_has_data(settings: Settings, view: View) -> None:
     emit(settings, 3, sink="duckdb")
     assert view("--once", "--json").stdout.count("\n") == 3
+
+
+class Fails(FileSource):
+    """Reads what others wrote meanwhile, once, then fails for ever."""
+
+    def __init__(self, settings: Settings, resume: Resume) -> None:
+        super().__init__([settings.live_path], resume)
+        self.settings, self.polls = settings, 0
+
+    def poll(self, max_records: int) -> Chunk | None:
+        self.polls += 1
+        if self.polls == 2:
+            for sink in ("file", "sqlite"):
+                emit(self.settings, 2, first=4, sink=sink)
+        if self.polls == 3:
+            emit(self.settings, 1, first=6, sink="sqlite")
+        if self.polls > 2:
+            raise Unavailable("down")
+        return super().poll(max_records)
+
+
+@pytest.mark.timeout(60)
+def test_from_the_end_a_source_that_is_taken_over_brings_what_came_meanwhile_and_no_more(
+    settings: Settings, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for sink in ("file", "sqlite"):
+        emit(settings, 3, sink=sink)
+    clock = itertools.count(0.0, GIVE_UP_S / 2)
+
+    def opened(_: str, settings: Settings, resume: Resume, *, finished: bool) -> AutoSource:
+        candidates: dict[str, Callable[[], Source]] = {
+            "file": lambda: Fails(settings, resume),
+            "sqlite": lambda: SqliteSource(settings.sqlite_path, resume),
+        }
+        return AutoSource(candidates, clock=lambda: next(clock))
+
+    monkeypatch.setattr(ragini_consumer, "source", opened)
+    done = view("--from", "end", "--count", "3", "--json")
+    assert [json.loads(line)["sequence"] for line in done.stdout.splitlines()] == [4, 5, 6]
+    assert "lost 0, duplicate 0, foreign 0, seen again 2" in done.stderr
 
 
 def test_nothing_has_data(view: View) -> None:

@@ -68,6 +68,31 @@ def test_an_empty_sink_is_not_chosen(stage: Stage) -> None:
     assert stage.auto.name == "second"
 
 
+def test_a_last_line_whose_file_is_gone_is_data(stage: Stage) -> None:
+    stage.first.answer = Chunk("part", "", "", make_messages(1))
+    assert stage.auto.poll(1) is stage.first.answer
+
+
+def test_from_the_end_every_candidate_takes_its_place_at_once_and_only_then(stage: Stage) -> None:
+    stage.first.answer = Chunk("part", "end", "5", [])
+    stage.second.answer = Chunk("other", "end", "9", [])
+    assert stage.auto.poll(1) is stage.first.answer
+    assert (stage.first.polls, stage.second.polls) == (1, 1)
+    stage.first.answer = Unavailable("down")
+    for stage.now_s in (0.0, GIVE_UP_S / 2):
+        with pytest.raises(Unavailable):
+            stage.auto.poll(1)
+    stage.now_s, stage.second.answer = GIVE_UP_S, CHUNK
+    assert stage.auto.poll(1) is CHUNK
+    assert stage.second.polls == 2
+
+
+def test_from_the_start_only_one_candidate_is_asked(stage: Stage) -> None:
+    stage.first.answer = stage.second.answer = CHUNK
+    stage.auto.poll(1)
+    assert (stage.first.polls, stage.second.polls) == (1, 0)
+
+
 @pytest.mark.parametrize("error", [Unavailable("down"), ToolkitError("not a database")])
 def test_what_fails_is_passed_over_and_asked_again_later(stage: Stage, error: ToolkitError) -> None:
     stage.first.answer = error

@@ -64,8 +64,11 @@ class AutoSource:
         self._used = ""
 
     def _find(self, max_records: int) -> Chunk | None:
+        found: Chunk | None = None
         for name, connect in self._candidates.items():
-            if self._clock() < self._ask_at_s[name]:
+            # What is to be read from its end takes its place now, in case that it is taken over later.
+            passed_over = found is not None and (found.start != "end" or name in self._open)
+            if passed_over or self._clock() < self._ask_at_s[name]:
                 continue
             try:
                 if name not in self._open:
@@ -75,12 +78,11 @@ class AutoSource:
                 self._put_off(name, error)
                 continue
             self._reasons.pop(name, None)
-            if chunk is not None and chunk.end:
-                self._used, self._failing_since_s = name, None
-                return chunk
-        if len(self._reasons) == len(self._candidates):
+            if found is None and chunk is not None and (chunk.end or chunk.messages or chunk.invalid):
+                self._used, self._failing_since_s, found = name, None, chunk
+        if found is None and len(self._reasons) == len(self._candidates):
             raise Unavailable("no source has data: " + "; ".join(self._reasons.values()))
-        return None
+        return found
 
     def _put_off(self, name: str, error: ToolkitError) -> None:
         self._reasons[name] = str(error)
