@@ -16,6 +16,7 @@ from loguru import logger
 from utils import cli, signals
 from utils.config import DEFAULTS, Count, Json, Once, Settings, SourceName
 from utils.consuming import Progress, consume, plain
+from utils.errors import ToolkitError
 from utils.message import Message, encoder
 from utils.sentiment import label
 from utils.sinks import source
@@ -52,13 +53,22 @@ def main(
     once: Once = False,
     count: Count = None,
     json: Json = False,
-    top: Annotated[bool, Parameter(name="--top", negative=(), show_default=False, help="Show a live table.")] = False,
+    top: Annotated[
+        bool,
+        Parameter(
+            name="--top", negative=(), show_default=False, help="A live table, or one at the end of --once and --count."
+        ),
+    ] = False,
     settings: Settings = DEFAULTS,
 ) -> int:
     """Show messages of any source and follow: the last ten, then each new one.
 
     With --once, --count or --json all of them are shown. Repeated messages are shown once.
     """
+    if top and json:
+        raise ToolkitError("--top is for people and --json for programs: choose one")
+    if top and not (once or count or sys.stdout.isatty()):
+        raise ToolkitError("--top redraws a table and needs a terminal: elsewhere add --once or --count")
     stop = signals.stop_on_signals()
     tally = Tally()
     counts = tally.counts()
@@ -77,7 +87,7 @@ def main(
     def handle(chunk: Chunk) -> int:
         nonlocal used
         if getattr(reading, "name", "") != used:
-            used = getattr(reading, "name", "")
+            used = progress.name = getattr(reading, "name", "")
             tally.expect_again()  # another sink brings once more what was seen in the one before
         positions[chunk.part] = chunk.end
         new = tally.admit(chunk)
@@ -100,7 +110,7 @@ def main(
         )
     finally:
         view.close()
-    print(progress.end(), file=sys.stderr)
+    cli.say(progress.end(), to=sys.stderr)
     return 0
 
 

@@ -157,7 +157,7 @@ def test_a_part_that_begins_again_is_said(said: list[str]) -> None:
 
 
 def test_the_summary_shows_names_as_they_are_but_for_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
-    consuming._print_summary("line", {}, {"author": [("[/x] [red]A\x1b[2Jnn", 1, 0.5, 3.0, None)]})
+    consuming._say_summary("line", {}, {"author": [("[/x] [red]A\x1b[2Jnn", 1, 0.5, 3.0, None)]})
     assert "[/x] [red]A [2Jnn" in capsys.readouterr().out
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from loguru import logger
 
-from utils import signals
+from utils import cli, signals
 from utils.backoff import Backoff
 from utils.config import Reading, Settings
 from utils.errors import PositionMoved, Unavailable
@@ -142,7 +142,7 @@ class Progress:
     """The running line: redrawn in place on a terminal, a log line now and then elsewhere."""
 
     def __init__(self, name: str, counts: Mapping[str, int]) -> None:
-        self._name, self._counts = name, counts
+        self.name, self._counts = name, counts
         self._started_s = self._shown_s = self._rated_s = time.monotonic()
         self._rated = self._logged = 0
         self._rate = 0.0
@@ -187,7 +187,7 @@ class Progress:
         more = f", seen again {counts['again']:,}" if counts["again"] else ""
         more += "" if self._lag_s is None else f", lag {self._lag_s:,.1f} s"
         return (
-            f"{self._name}: {counts['messages']:,} messages, {rate:,.0f}/s, invalid {counts['invalid']:,}, "
+            f"{self.name}: {counts['messages']:,} messages, {rate:,.0f}/s, invalid {counts['invalid']:,}, "
             f"lost {counts['lost']:,}, duplicate {counts['duplicate']:,}, foreign {counts['foreign']:,}{more}"
         )
 
@@ -214,9 +214,9 @@ def process(sink: str, reading: Reading, settings: Settings) -> int:
         line = progress.end()
         figures = {kind: store.figures(kind, limit=5) for kind in KINDS}
         if reading.json:
-            print(json.dumps({"source": sink, "run": dict(store.run), "store": store.counts(), "figures": figures}))
+            cli.say(json.dumps({"source": sink, "run": dict(store.run), "store": store.counts(), "figures": figures}))
         else:
-            _print_summary(line, store.counts(), figures)
+            _say_summary(line, store.counts(), figures)
     finally:
         store.close()
     return 0
@@ -227,18 +227,12 @@ def plain(text: str) -> str:
     return _CONTROL.sub(" ", text)
 
 
-def _print_summary(line: str, counts: Mapping[str, int], figures: Mapping[str, list[tuple[Any, ...]]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    print(line)
-    print("in the store: " + ", ".join(f"{name} {value:,}" for name, value in counts.items()))
-    table = Table()
-    for heading in ("", "", "messages", "mood", "length", "last seen"):
-        table.add_column(heading, no_wrap=heading != "")
-    for kind, rows in figures.items():
-        for name, number, sentiment, length, last_seen in rows:
-            table.add_row(kind, Text(plain(name)), f"{number:,}", f"{sentiment:.2f}", f"{length:.0f}", last_seen or "")
-        table.add_section()
-    Console().print(table)
+def _say_summary(line: str, counts: Mapping[str, int], figures: Mapping[str, list[tuple[Any, ...]]]) -> None:
+    cli.say(line, "in the store: " + ", ".join(f"{name} {value:,}" for name, value in counts.items()))
+    rows = [
+        (kind, plain(name), f"{number:,}", f"{sentiment:.2f}", f"{length:.0f}", last_seen or "")
+        for kind, found in figures.items()
+        for name, number, sentiment, length, last_seen in found
+    ]
+    if rows:
+        cli.say_table(("by", "name", "messages", "mood", "length", "last seen"), rows)

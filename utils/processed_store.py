@@ -153,11 +153,12 @@ class ProcessedStore:
         return {name: found.get(name, 0) for name in COUNTS}
 
     def figures(self, kind: str, limit: int = -1) -> list[tuple[Any, ...]]:
-        """Rows (name, count, mean sentiment, mean length, last seen) of a kind, most frequent first."""
+        """Rows (name, count, mean sentiment, mean length, last seen) of a kind: most frequent or latest first."""
+        order = "name DESC" if kind == "minute" else "count DESC, name"
         with sqlite.errors(self._path):
             return self._connection.execute(
                 "SELECT name, count, mean_sentiment, mean_length, last_seen FROM figures WHERE kind = ? "
-                "ORDER BY count DESC, name LIMIT ?",
+                f"ORDER BY {order} LIMIT ?",
                 (kind, limit),
             ).fetchall()
 

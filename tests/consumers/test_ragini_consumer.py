@@ -12,7 +12,7 @@ import pytest
 from loguru import logger
 
 from consumers import ragini_consumer
-from tests.helpers import make_batch, make_messages, start_python, wait_until
+from tests.helpers import make_batch, make_messages, run_python, start_python, wait_until
 from utils import cli
 from utils.config import EMBEDDED_SINKS, Settings
 from utils.errors import Unavailable
@@ -215,3 +215,13 @@ def test_it_stops_quietly_when_the_pipe_closes(settings: Settings) -> None:
     process.stderr.close()
     if process.stdin is not None:
         process.stdin.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [(["--top"], "--top redraws a table and needs a terminal"), (["--top", "--json"], "choose one")],
+)
+def test_a_live_table_where_it_cannot_be(options: list[str], words: str, settings: Settings) -> None:
+    done = run_python("consumers.ragini_consumer", "--source", "file", *options, settings=settings)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert words in done.stderr
