@@ -122,7 +122,7 @@ def say(*lines: str, to: TextIO | None = None) -> None:
 
 
 def say_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table for people, as wide as it needs to be where no terminal limits it; only its last column folds."""
+    """Print a table for people, as wide as it needs to be where no terminal limits it."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -130,7 +130,7 @@ def say_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns, 1):
-        table.add_column(column, no_wrap=number < len(columns), overflow="fold")
+        table.add_column(column, no_wrap=number == 1, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     console = Console(width=None if sys.stdout.isatty() else 160)
