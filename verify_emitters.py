@@ -76,7 +76,7 @@ def print_audit(settings: Settings, sinks: Sequence[str], json: bool = False) ->
             )
             for each in report.judgements
         ]
-        cli.say_table(("producer", "sink", "first", "last", "messages", "waiting", "dead letters", "result"), rows)
+        cli.say_table(("producer", "sink", "first", "last", "count", "waiting", "buried", "result"), rows)
         cli.say(*report.lines())
     if report.broken:
         return cli.CHECK_FAILED
