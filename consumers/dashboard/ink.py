@@ -125,6 +125,13 @@ class Ink:
                 high = middle - 1
         return text[:low].rstrip() + "\u2026"
 
+    def best(self, forms: Sequence[str], room: float, size: float, bold: bool = False, lines: int = 1) -> str:
+        """The first form that fits into `room` inches; if none does the last one, in 2 `lines` or cut."""
+        for form in forms:
+            if self.width(form, size, bold) <= room:
+                return form
+        return self.wrap(forms[-1], room, size) if lines == 2 else self.fit(forms[-1], room, size, bold)
+
     def wrap(self, text: str, room: float, size: float) -> str:
         """The text in at most two lines of `room` inches, broken between words, with an ellipsis if it is longer."""
         first, rest = "", text.split()

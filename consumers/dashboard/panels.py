@@ -4,7 +4,9 @@ A picture of another size or theme is built anew.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar
 
 import numpy as np
 from matplotlib.text import Text
@@ -54,87 +56,143 @@ class Header:
         self.group.key = (now, text)
 
 
-class HealthStrip:
-    """Source, throughput, lag, bad records, age of the last message, uptime: told in words, then in colour."""
+@dataclass(frozen=True)
+class _Tile:
+    """One figure of the health strip; `room` inches are free for its texts, `groups` hold value and detail."""
 
-    TITLES = ("SOURCE", "THROUGHPUT", "LAG", "INVALID / LOST / DUPLICATE", "LAST MESSAGE", "UPTIME")
-    WIDTHS = (2.35, 2.30, 1.20, 2.50, 1.75, 2.10)
-    SPARK = 0.83
+    value: Text
+    detail: Text
+    room: float
+    groups: tuple[Group, Group]
+
+
+class HealthStrip:
+    """Source, throughput, lag, bad records, age of the last message, uptime: told in words, then in colour.
+
+    What is said comes in several forms, longest first, and the first with room is taken. Values are all of one
+    size. A strip too narrow for all tiles leaves some out.
+    """
+
+    # Forms of the title, unscaled inches that its texts need, share of the room beyond.
+    TILES: ClassVar[dict[str, tuple[Sequence[str], float, float]]] = {
+        "SOURCE": (("SOURCE",), 0.95, 0.26),
+        "THROUGHPUT": (("THROUGHPUT",), 1.15, 0.25),
+        "LAG": (("LAG",), 0.85, 0.11),
+        "BAD": (("INVALID / LOST / DUPLICATE", "BAD / LOST / DUP"), 1.1, 0.14),
+        "LAST": (("LAST MESSAGE", "LAST"), 1.0, 0.11),
+        "UPTIME": (("UPTIME",), 1.0, 0.13),
+    }
+    LEFT_OUT = ("UPTIME", "LAG", "THROUGHPUT")
+    PAD = 0.26
+    VALUE_SIZES = (theme.TILE_VALUE, 13, 11.5, 10)
+    SPARK = 0.4, 0.83
 
     def __init__(self, ink: Ink, rect: Rect) -> None:
         k, colours = ink.k, ink.colours
         self._ink = ink
         ink.box(rect, colours.card)
-        self.groups: list[Group] = []
-        self._tiles: list[tuple[Text, Text, float]] = []
-        x, unit = rect.x, rect.w / sum(self.WIDTHS)
-        for title, width in zip(self.TITLES, self.WIDTHS, strict=True):
-            left, room = x + 0.2 * k, width * unit - 0.26 * k
-            fitted = ink.fit(title, room, theme.TILE_LABEL, True)
-            label = ink.text(left, rect.top - 0.17 * k, theme.TILE_LABEL, colours.muted, fitted, bold=True)
+        self._tiles: dict[str, _Tile] = {}
+        shown = dict(self.TILES)
+        for name in self.LEFT_OUT:
+            if self._spare(shown, rect.w / k) < 0:
+                del shown[name]
+        spare = max(self._spare(shown, rect.w / k), 0.0) / sum(share for _, _, share in shown.values())
+        x = rect.x
+        for name, (titles, need, share) in shown.items():
+            left, room = x + 0.2 * k, (need + share * spare) * k
+            tile, side = Rect(x, rect.y, room + self.PAD * k, rect.h), 0.06 * k
+            title = ink.best(titles, room, theme.TILE_LABEL, True)
+            label = ink.text(left, rect.top - 0.17 * k, theme.TILE_LABEL, colours.muted, title, bold=True)
             value = ink.text(left, rect.top - 0.42 * k, theme.TILE_VALUE, colours.ink, bold=True)
             below = ink.text(left, rect.top - 0.66 * k, theme.TICK, colours.muted)
             if x > rect.x:
                 ink.line([x, x], [rect.y + 0.14 * k, rect.top - 0.14 * k], colours.grid, lw=k)
-            tile, side = Rect(x, rect.y, width * unit, rect.h), 0.06 * k
-            upper, lower = tile.inset(side, 0.27 * k, side, 0.28 * k), tile.inset(side, 0.55 * k, side, side)
-            self.groups.append(Group(ink, upper, colours.card, [value]))
-            self.groups.append(Group(ink, lower, colours.card, [below]))
-            self._tiles.append((value, below, room))
-            if title == "THROUGHPUT":  # its line reaches up beside the title
-                self.groups[-2] = Group(ink, tile.inset(side, side, side, 0.28 * k), colours.card, [label, value])
-            x += width * unit
-        self._spark = ink.line([], [], colours.accent, lw=1.5 * k, solid_joinstyle="round")
-        self._spark_end = ink.line([], [], colours.accent, marker="o", ms=5 * k, mew=0)
-        self._spark_y = rect.top - 0.5 * k
-        self.groups[2].artists += [self._spark, self._spark_end]
+            spark = name == "THROUGHPUT"  # its line reaches up beside the title
+            upper = Group(ink, tile.inset(side, side if spark else 0.27 * k, side, 0.28 * k), colours.card, [value])
+            lower = Group(ink, tile.inset(side, 0.55 * k, side, side), colours.card, [below])
+            if spark:
+                self._spark = ink.line([], [], colours.accent, lw=1.5 * k, solid_joinstyle="round")
+                self._spark_end = ink.line([], [], colours.accent, marker="o", ms=5 * k, mew=0)
+                self._spark_y = rect.top - 0.5 * k
+                upper.artists += [label, self._spark, self._spark_end]
+            self._tiles[name] = _Tile(value, below, room, (upper, lower))
+            x = tile.right
+        self.groups = [group for tile in self._tiles.values() for group in tile.groups]
+
+    def _spare(self, shown: dict[str, tuple[Sequence[str], float, float]], width: float) -> float:
+        return width - sum(need + self.PAD for _, need, _ in shown.values())
 
     def update(self, snapshot: Snapshot, refresh_s: float, frame_s: float | None) -> None:
         ink = self._ink
-        tiles = self._said(snapshot, refresh_s, frame_s)
-        for index, (text, detail, colour) in enumerate(tiles):
-            value, below, room = self._tiles[index]
-            self.groups[2 * index].key, self.groups[2 * index + 1].key = (text, colour), detail
-            size = theme.TILE_VALUE if ink.width(text, theme.TILE_VALUE, True) <= room else theme.TILE_VALUE - 3
-            value.set(text=ink.fit(text, room, size, True), color=colour, fontproperties=font(size * ink.k, True))
-            size = theme.TICK if ink.width(detail, theme.TICK) <= room else theme.TILE_LABEL
-            below.set(text=ink.wrap(detail, room, size), fontproperties=font(size * ink.k))
-        self.groups[2].key = (tiles[1], snapshot.sparkline)
-        self._draw_spark(snapshot)
-
-    def _said(self, snapshot: Snapshot, refresh_s: float, frame_s: float | None) -> Sequence[tuple[str, str, str]]:
-        """Value, line below and colour of each tile."""
-        colours = self._ink.colours
-        dim = colours.muted if snapshot.last is None else colours.ink
-        lags = stats.summary(snapshot.lags) if snapshot.lags else None
-        bad = f"{snapshot.invalid:,} / {snapshot.lost:,} / {snapshot.duplicate:,}"
-        records = snapshot.total + snapshot.invalid + snapshot.duplicate
-        last, at = "none yet", ""
-        if snapshot.last is not None:
-            last, at = f"{words.span(snapshot.idle_s)} ago", f"at {words.clock(snapshot.last, snapshot.now)}"
-        frame = "" if frame_s is None else f", frame {frame_s * 1000:.0f} ms"
-        trouble = snapshot.trouble_since is not None
-        return (
-            (words.source(snapshot), words.source_line(snapshot), colours.stale if trouble else colours.ink),
-            (words.rate(snapshot.rate), "60 s mean; line 5 min", dim),
-            (words.lag(lags.median), f"p95 {words.lag(lags.p95)}", dim)
-            if lags
-            else ("\u2013", "p95 \u2013", colours.muted),
-            (bad, f"of {records:,} received", dim if bad == "0 / 0 / 0" else colours.stale),
-            (last, at, colours.stale if snapshot.status == "STALE" else dim),
-            (words.span(snapshot.now - snapshot.started), f"every {refresh_s:g} s{frame}", colours.ink),
+        said = self._said(snapshot, refresh_s, frame_s)
+        tiles = [(name, tile, *said[name]) for name, tile in self._tiles.items()]
+        sizes = (
+            size
+            for size in self.VALUE_SIZES
+            if all(ink.width(values[-1], size, True) <= tile.room for _, tile, values, _, _ in tiles)
         )
+        size = next(sizes, self.VALUE_SIZES[-1])
+        for name, tile, values, details, colour in tiles:
+            text = ink.best(values, tile.room, size, True)
+            tile.value.set(text=text, color=colour, fontproperties=font(size * ink.k, True))
+            tile.groups[0].key = (text, size, colour, snapshot.sparkline if name == "THROUGHPUT" else None)
+            lineless = name == "THROUGHPUT" and not self._draw_spark(snapshot, tile, ink.width(text, size, True))
+            forms = details[-1:] if lineless else details
+            fits = any(ink.width(form, theme.TICK) <= tile.room for form in forms)
+            small = theme.TICK if fits else theme.TILE_LABEL
+            detail = ink.best(forms, tile.room, small, lines=2)
+            tile.detail.set(text=detail, fontproperties=font(small * ink.k))
+            tile.groups[1].key = detail
 
-    def _draw_spark(self, snapshot: Snapshot) -> None:
-        k, (value, _, room) = self._ink.k, self._tiles[1]
-        right = value.get_position()[0] + room - 0.1 * k
-        free = room - 0.1 * k - self._ink.width(value.get_text(), theme.TILE_VALUE, True)
-        visible = snapshot.last is not None and free > (self.SPARK + 0.15) * k
+    def _said(
+        self, snapshot: Snapshot, refresh_s: float, frame_s: float | None
+    ) -> dict[str, tuple[Sequence[str], Sequence[str], str]]:
+        """Forms of the value and of the line below, longest first, and the value's colour, of each tile."""
+        colours, now = self._ink.colours, snapshot.now
+        dim = colours.muted if snapshot.last is None else colours.ink
+        lag = "\u2013"
+        lag_below: Sequence[str] = ("event time to screen", "event to screen", "to screen")
+        if snapshot.lags:
+            found = stats.summary(snapshot.lags)
+            lag, p95 = words.lags(found.median, found.p95)
+            lag_below = (f"p95 {p95}",)
+        bad = [snapshot.invalid, snapshot.lost, snapshot.duplicate]
+        records = f"of {snapshot.total + snapshot.invalid + snapshot.duplicate:,}"
+        last: Sequence[str] = ("none yet",)
+        at: Sequence[str] = ("",)
+        if snapshot.last is not None:
+            age, clock = words.span(snapshot.idle_s), words.clock(snapshot.last, now)
+            last, at = (f"{age} ago", age), (f"at {clock}", clock, clock[-11:])
+        every, rate = f"every {refresh_s:g} s", words.rate(snapshot.rate)
+        frame = () if frame_s is None else (f"{every}, frame {frame_s * 1000:.0f} ms",)
+        source = words.source_line(snapshot)
+        file = source if " " in source else source.rpartition("/")[2]
+        trouble = snapshot.trouble_since is not None
+        return {
+            "SOURCE": ((words.source(snapshot),), (source, file), colours.stale if trouble else colours.ink),
+            "THROUGHPUT": ((rate, rate.replace(" msg", "")), ("60 s mean; line 5 min", "60 s mean"), dim),
+            "LAG": ((lag,), lag_below, dim if snapshot.lags else colours.muted),
+            "BAD": (
+                (" / ".join(f"{count:,}" for count in bad), " / ".join(map(words.brief, bad))),
+                (f"{records} received", records),
+                colours.stale if any(bad) else dim,
+            ),
+            "LAST": (last, at, colours.stale if snapshot.status == "STALE" else dim),
+            "UPTIME": ((words.span(now - snapshot.started),), (*frame, every), colours.ink),
+        }
+
+    def _draw_spark(self, snapshot: Snapshot, tile: _Tile, value_width: float) -> bool:
+        """Draw the line right of the value and say whether there was something to draw and room for it."""
+        ink, k, (least, most) = self._ink, self._ink.k, self.SPARK
+        taken = max(value_width, ink.width("THROUGHPUT", theme.TILE_LABEL, True))
+        wide = min(tile.room - taken - 0.2 * k, most * k)
+        visible = any(snapshot.sparkline) and wide >= least * k
         rates = np.asarray(snapshot.sparkline)
-        xs = right + np.linspace(-self.SPARK, 0, len(rates)) * k
+        xs = tile.value.get_position()[0] + tile.room - 0.1 * k + np.linspace(-wide, 0, len(rates))
         ys = self._spark_y + rates / max(rates.max(), 1e-9) * 0.32 * k
         self._spark.set(data=(xs, ys), visible=visible)
         self._spark_end.set(data=(xs[-1:], ys[-1:]), visible=visible)
+        return visible
 
 
 class Panel:
@@ -146,6 +204,7 @@ class Panel:
 
     title = ""
     empty = ""
+    too_small = "Needs a larger window"
     margins = (0.5, 0.7, 0.5, 0.5)
 
     def __init__(self, ink: Ink, rect: Rect) -> None:
@@ -153,6 +212,7 @@ class Panel:
         k, muted = self.k, self.colours.muted
         ink.box(rect, self.colours.card)
         left, self.room = rect.x + 0.2 * k, rect.w - 0.4 * k
+        self._large = rect.w > 2.8 * k and rect.h > 1.7 * k
         heading = ink.fit(self.title, self.room, theme.PANEL_TITLE, True)
         ink.text(left, rect.top - 0.23 * k, theme.PANEL_TITLE, self.colours.ink, heading, bold=True)
         self._subtitle = ink.text(left, rect.top - 0.465 * k, theme.SUBTITLE, muted)
@@ -181,11 +241,11 @@ class Panel:
     def subtitle(self, *parts: str, colour: str = "") -> None:
         """As many parts as there is room for."""
         texts = ["  \u00b7  ".join(parts[:count]) for count in range(len(parts), 0, -1)]
-        text = next((text for text in texts if self.ink.width(text, theme.SUBTITLE) <= self.room), texts[-1])
-        self._subtitle.set(text=self.ink.fit(text, self.room, theme.SUBTITLE), color=colour or self.colours.muted)
+        text = self.ink.best(texts, self.room, theme.SUBTITLE)
+        self._subtitle.set(text=text, color=colour or self.colours.muted)
 
     def update(self, snapshot: Snapshot) -> None:
-        filled = self.has_data(snapshot)
+        filled = self._large and self.has_data(snapshot)
         for plot in self.plots:
             plot.axes.set_visible(filled)
         self._subtitle.set_visible(filled)
@@ -193,7 +253,7 @@ class Panel:
         if filled:
             self.draw(snapshot)
         else:
-            lines = self.notice(snapshot).splitlines()
+            lines = (self.notice(snapshot) if self._large else self.too_small).splitlines()
             self._notice.set_text("\n".join(self.ink.fit(line, self.room, theme.NOTICE) for line in lines))
 
 
@@ -415,7 +475,7 @@ class LengthPanel(Panel):
     title = "Message Length Analysis"
     empty = "Needs at least one message"
     margins = (0.5, 0.9, 0.35, 0.5)
-    BAND = "mean \u00b1 1\u03c3"
+    BAND = ("mean \u00b1 1\u03c3", "\u00b1 1\u03c3")
 
     def build(self) -> None:
         colours, plot = self.colours, self.plot
@@ -447,7 +507,7 @@ class LengthPanel(Panel):
         left, right = left - pad, right + pad
         per_inch = inside.w / (right - left)
         self.plot.axes.set(xlim=(left, right), ylim=(0, max(counts) * 1.22))
-        self.plot.y_ticks([(tick, words.whole(tick)) for tick in stats.whole_ticks(0, max(counts), 3)])
+        self.plot.y_ticks([(tick, words.whole(tick)) for tick in stats.y_ticks(0, max(counts))])
         room = ink.width(words.whole(round(right)), theme.TICK + 0.5) + 0.15 * k
         ticks = stats.whole_ticks(max(left, 0), right, max(1, min(7, int(inside.w / room))))
         self.plot.x_ticks([(tick, words.whole(tick)) for tick in ticks], "characters")
@@ -467,9 +527,11 @@ class LengthPanel(Panel):
             label.show([(x, 1.0, text)])
         begin, end = max(found.mean - found.sigma, left), min(found.mean + found.sigma, right)
         self._band.set(x=begin, width=end - begin)
-        free = (min(mark for mark in (*marks, end) if mark >= begin) - begin) * per_inch
-        fits = found.sigma and free > ink.width(self.BAND, theme.TICK - 0.5) + 0.1 * k
-        self._band_label.show([(begin, 1.0, self.BAND)] if fits else [])
+        stops = sorted((begin, *(mark for mark in marks if begin < mark < end), end))
+        start, stop = max(pairwise(stops), key=lambda gap: gap[1] - gap[0])
+        room = (stop - start) * per_inch - 0.1 * k
+        fitting = [text for text in self.BAND if ink.width(text, theme.TICK - 0.5) < room]
+        self._band_label.show([(start, 1.0, text) for text in fitting[:1]])
 
         shown = f"last {len(snapshot.lengths)} messages" if len(snapshot.lengths) > 1 else "first message"
         reach = words.whole(low) + (f"\u2013{words.whole(high)}" if high > low else "")

@@ -88,6 +88,12 @@ def whole_ticks(low: float, high: float, most: int) -> list[int]:
     return list(range(math.ceil(low / step) * step, math.floor(high) + 1, step))
 
 
+def y_ticks(low: float, high: float) -> list[int]:
+    """About three round numbers from `low` to `high`, a whole number at least 1 above it; never fewer than two."""
+    ticks = whole_ticks(low, high, 3)
+    return ticks if len(ticks) > 2 else whole_ticks(low, high, 4)
+
+
 def time_step(span_s: float, most: int) -> int:
     """The smallest handy step in seconds that divides a span into at most `most` parts."""
     for step in _TIME_STEPS_S:

@@ -26,8 +26,8 @@ def span(seconds: float) -> str:
 
 
 def clock(epoch_s: float, now: float) -> str:
-    """The local time, or the date if that is over a day away from `now`."""
-    return datetime.fromtimestamp(epoch_s).strftime("%H:%M:%S" if abs(now - epoch_s) < 86_400 else "%Y-%m-%d")
+    """The local time, with its date if that is over a day away from `now`."""
+    return datetime.fromtimestamp(epoch_s).strftime("%H:%M:%S" if abs(now - epoch_s) < 86_400 else "%Y-%m-%d %H:%M")
 
 
 def moment(epoch_s: float) -> str:
@@ -39,9 +39,14 @@ def rate(per_second: float) -> str:
     return f"{per_second:,.{decimals}f} msg/s"
 
 
-def lag(seconds: float) -> str:
-    if abs(seconds) < 0.1:
-        return f"{seconds * 1000:.0f} ms"
+def lags(median: float, p95: float) -> tuple[str, str]:
+    """Both in one unit: milliseconds if the median is short and the other not very long, else seconds."""
+    if abs(median) < 0.1 and p95 < 10:
+        return f"{median * 1000:.0f} ms", f"{p95 * 1000:,.0f} ms"
+    return _lag(median), _lag(p95)
+
+
+def _lag(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else f"{seconds:.0f} s" if seconds < 600 else span(seconds)
 
 
@@ -55,6 +60,19 @@ def share(count: int, total: int) -> str:
 def whole(number: float) -> str:
     """`5,243`; beyond a billion three digits and a power, so that it never fills a panel."""
     return f"{number:,.0f}" if abs(number) < 1e9 else f"{number:.3g}".replace("e+", "e")
+
+
+def brief(count: int) -> str:
+    """`999`, `1.2k`, `12k`, `3.4M`: for where there is little room."""
+    for size, unit in ((10**9, "G"), (10**6, "M"), (1000, "k")):
+        if count >= size:
+            return f"{count / size:.{int(count < 10 * size)}f}{unit}"
+    return str(count)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 frame`, `2,000 frames`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def measure(number: float, decimals: int = 1) -> str:

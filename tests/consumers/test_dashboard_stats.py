@@ -83,6 +83,17 @@ def test_whole_ticks_are_inside_and_few(low: int, span: int, most: int) -> None:
     assert len(ticks) <= most + 1
 
 
+@given(st.integers(1, 10**9), st.floats(0, 1))
+def test_y_ticks_are_at_least_two(high: int, share: float) -> None:
+    assert 2 <= len(stats.y_ticks((high - 1) * share, high)) <= 5
+
+
+def test_y_ticks_are_three_or_four_if_they_can_be() -> None:
+    assert stats.y_ticks(330.5, 399) == [340, 360, 380]
+    assert stats.y_ticks(0, 98) == [0, 30, 60, 90]
+    assert stats.y_ticks(301, 469) == [350, 400, 450]
+
+
 @given(st.floats(0, 4e9), st.floats(1, 1e9), st.integers(1, 6))
 def test_time_ticks_say_the_time_they_stand_for(low: float, span: float, most: int) -> None:
     for at, name in stats.time_ticks(low, low + span, most):
