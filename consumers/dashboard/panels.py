@@ -296,10 +296,11 @@ class FlowPanel(Panel):
         shortened = stale and now - last > max(self.SHORTEN * (last - begin), 60.0)
         end = last + 0.25 * (last - begin) if shortened else max(now, last)
         known_end = last if shortened else end
+        scale = self._draw_rates(times, totals, begin, end)
 
         floor = 0.0 if low < 0.3 * high else max(low - ((high - low) * 0.06 or 1.0), 0.0)
-        ticks = [(tick, words.whole(tick)) for tick in stats.whole_ticks(floor, high, 3)]
-        self._place(max((name for _, name in ticks), key=len, default=""), words.whole(high))
+        ticks = [(tick, words.whole(tick)) for tick in stats.y_ticks(floor, high)]
+        self._place(max((name for _, name in ticks), key=len, default=""), words.whole(high), scale)
         self.plot.y_ticks(ticks)
         self.plot.axes.set(xlim=(begin, end), ylim=(floor, high + (high - floor) * 0.08))
         self._rates.axes.set(xlim=(begin, end), ylim=(0, 1))
@@ -317,7 +318,7 @@ class FlowPanel(Panel):
         silence = f"no data\nfor {words.span(snapshot.idle_s)}" if shortened else "no data"
         wide = stale and (end - last) * per_inch > 0.2 * self.k
         self._no_data.show([((last + end) / 2, 0.5, silence)] if wide else [])
-        self._draw_rates(times, totals, begin, known_end)
+        self._scale.show([(1.0, 0.5, "\n".join(scale))])
         most = min(4, max(2, int(self.plot.rect.w / (0.8 * self.k))))
         time_ticks = stats.time_ticks(begin, known_end, most)
         if shortened:
@@ -332,19 +333,21 @@ class FlowPanel(Panel):
             reach = f"last {words.span(max(now - times[0], 1.0))}"
         self.subtitle(f"cumulative total, {reach}", f"{words.rate(snapshot.rate)} over the last minute")
 
-    def _place(self, widest_tick: str, total: str) -> None:
+    def _place(self, widest_tick: str, total: str, scale: Sequence[str]) -> None:
         """Make room for the labels at both sides."""
-        k, (left, top, right, bottom) = self.k, self.margins
-        left = max(left * k, self.ink.width(widest_tick, theme.TICK + 0.5) + 0.3 * k)
-        right = max(right * k, self.ink.width(total, theme.LABEL + 1, True) + 0.3 * k)
-        inside = self.rect.inset(left, top * k, right, bottom * k)
+        k, ink, (left, top, right, bottom) = self.k, self.ink, self.margins
+        left = max(left * k, ink.width(widest_tick, theme.TICK + 0.5) + 0.3 * k)
+        labels = [ink.width(total, theme.LABEL + 1, True), *(ink.width(line, theme.TICK) for line in scale)]
+        inside = self.rect.inset(left, top * k, max(right * k, max(labels) + 0.3 * k), bottom * k)
         bars, gap = min(0.34 * k, inside.h * 0.25), 0.04 * k
         self._rates.place(Rect(inside.x, inside.y, inside.w, bars))
         self.plot.place(inside.inset(0, 0, 0, bars + gap))
 
-    def _draw_rates(self, times: Any, totals: Any, begin: float, end: float) -> None:
-        step = stats.time_step(end - begin, max(4, int(min(26.0, self.plot.rect.w / (0.2 * self.k)))))
-        edges = np.arange(np.ceil(begin / step) * step - step, end + step, step)
+    def _draw_rates(self, times: Any, totals: Any, begin: float, end: float) -> Sequence[str]:
+        """Draw a bar for each step of time up to the last message; what a step and the highest bar stand for."""
+        step = stats.time_step(float(times[-1]) - begin, min(max(int(self.rect.w / (0.2 * self.k)) - 8, 4), 26))
+        first, last = begin // step, times[-1] // step
+        edges = np.arange(first, last + 2) * step
         # The first point stands for itself only: what came before it is not known in time.
         known = np.append(totals[0] - 1, totals)
         counts = np.diff(known[np.searchsorted(times, edges, side="left")])
@@ -352,11 +355,11 @@ class FlowPanel(Panel):
         gap = step * 0.09
         bars = []
         for x, count in zip(edges[:-1], counts, strict=True):
-            left, right = max(x + gap, begin), min(x + step - gap, end)
-            if count and right > left and (x >= begin or totals[0] == 1):
+            if count and (x >= begin or totals[0] == 1):
+                left, right = min(max(x + gap, begin), end - gap), max(min(x + step - gap, end), begin + gap)
                 bars.append((left, right, 0.0, count / most))
         self._bars.set_verts(boxes(bars))
-        self._scale.show([(1.0, 0.5, f"per {words.span(step)}\nmax {words.whole(most)}")])
+        return f"per {words.span(step)}", f"max {words.whole(most)}"
 
 
 class AuthorsPanel(Panel):

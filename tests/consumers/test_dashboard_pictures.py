@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
 from itertools import combinations
 from typing import Any
 
@@ -12,13 +14,13 @@ from matplotlib.transforms import Bbox
 
 from consumers.dashboard import render, words
 from consumers.dashboard.state import Snapshot, State
-from consumers.dashboard.theme import layout
+from consumers.dashboard.theme import THEMES, layout
 from scripts.make_pictures import Scene, draw, scenes
 from tests.helpers import make_messages
 from utils.message import timestamp_text
 from utils.sources.base import Chunk
 
-SIZES = [(12.8, 7.2), (8.0, 6.0), (19.2, 10.8), (16.0, 6.0)]
+SIZES = [(12.8, 7.2), (8.0, 6.0), (7.0, 5.0), (19.2, 10.8), (16.0, 6.0)]
 NOW = 1_800_000_000.0
 HARD_NAMES = [
     "$x^2$ {}\\frac{a}{b}",
@@ -80,6 +82,77 @@ def test_scene_is_tidy(scene: Scene, size: tuple[float, float]) -> None:
         assert f"{scene.snapshot.total:,}" in said
     else:
         assert any("python -m producers.ragini_producer" in text for text in said)
+
+
+@pytest.mark.parametrize("size", [*SIZES, (4.0, 3.0), (5.0, 4.0), (6.4, 4.8)], ids=str)
+@pytest.mark.parametrize("busy", [False, True])
+def test_health_strip_cuts_no_word(size: tuple[float, float], busy: bool) -> None:
+    snapshot = SCENES[0].snapshot
+    if busy:
+        snapshot = replace(snapshot, lags=(0.054, 0.0776, 0.1), rate=100_008.0, invalid=12_345, lost=1_234)
+        snapshot = replace(snapshot, source="duckdb", last=snapshot.now - 184, started=snapshot.now - 8_040)
+    dashboard = render.headless(size, "light", 2.0)
+    dashboard.frame_s = 0.199
+    dashboard.update(snapshot)
+    boxes = dict(texts(dashboard))
+    tiles = dashboard.strip._tiles.values()
+    assert len({tile.value.get_fontsize() for tile in tiles}) == 1
+    for tile in tiles:
+        for text in (tile.value, tile.detail):
+            assert not {"\n", "\u2026"} & set(text.get_text())
+            assert boxes[text].width <= tile.room * 100 + 1
+    said = shown(dashboard)
+    assert ("BAD / LOST / DUP" in said) == (size[0] <= 8)
+    assert ("every 2 s, frame 199 ms" in said) == (size[0] > 8)
+    assert ("UPTIME" in said) == (size[0] >= 7)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("after_s", [5.0, 20.0, 600.0])
+def test_throughput_explains_its_line_only_where_it_is(size: tuple[float, float], after_s: float) -> None:
+    now = NOW
+    state = State("file", "data/project_live.json", clock=lambda: now)
+    state.healthy(caught_up=True)
+    state.add(Chunk("f", "", "1", make_messages(50, producer_id="ann-1")))
+    now += after_s
+    dashboard = draw(Scene("", "light", state.snapshot()), size)
+    line = dashboard.strip._spark.get_visible()
+    assert line if after_s == 20.0 and size[0] > 8 else not line or after_s == 20.0
+    assert line or not any("line" in text for text in shown(dashboard))
+
+
+def test_nothing_yet_is_calm() -> None:
+    (scene,) = (scene for scene in SCENES if scene.name == "empty")
+    dashboard = draw(scene, SIZES[0])
+    assert "event time to screen" in shown(dashboard)
+    assert THEMES["light"].stale not in {text.get_color() for text, _ in texts(dashboard)}
+
+
+def rate_bars(snapshot: Snapshot) -> list[Any]:
+    flow: Any = draw(Scene("", "light", snapshot), SIZES[0]).panels[0]
+    begin, end = flow._rates.axes.get_xlim()
+    return [
+        path for path in flow._bars.get_paths() if begin <= path.vertices[:, 0].min() < path.vertices[:, 0].max() <= end
+    ]
+
+
+@pytest.mark.parametrize("idle_s", [0.0, 0.01, 8.0, 15.0, 108_000.0])
+def test_every_message_is_under_a_rate_bar(idle_s: float) -> None:
+    assert len(rate_bars(snapshot_of(3, idle_s=1 + idle_s))) == 3
+
+
+def test_labels_keep_the_padding_of_their_card() -> None:
+    state = State("file", "data/project_live.json", clock=lambda: NOW)
+    state.healthy(caught_up=True)
+    state.add(Chunk("f", "", "1", make_messages(100_008, producer_id="ann-1")))
+    dashboard = draw(Scene("", "light", state.snapshot()), SIZES[0])
+    (label,) = (box for text, box in texts(dashboard) if "max 100,008" in text.get_text())
+    assert label.x1 <= (layout(*SIZES[0]).cards[0].right - 0.19) * 100
+
+
+def test_band_of_lengths_is_named_where_there_is_room() -> None:
+    for size in SIZES:
+        assert any("1\u03c3" in text for text in shown(draw(SCENES[0], size)))
 
 
 def test_anomalies_scene_says_what_it_marks() -> None:
@@ -149,6 +222,14 @@ def test_hostile_data_is_drawn_tidily(name: str, size: tuple[float, float]) -> N
     assert f"{HARD[name].total:,}" in shown(dashboard)
 
 
+def test_words() -> None:
+    assert words.lags(0.054, 0.1) == ("54 ms", "100 ms")
+    assert words.lags(0.3, 1.12) == ("0.3 s", "1.1 s")
+    assert words.clock(NOW - 108_000, NOW) == datetime.fromtimestamp(NOW - 108_000).strftime("%Y-%m-%d %H:%M")
+    assert [words.brief(number) for number in (999, 1_234, 12_345, 3_400_000)] == ["999", "1.2k", "12k", "3.4M"]
+    assert (words.counted(1, "frame"), words.counted(2_000, "frame")) == ("1 frame", "2,000 frames")
+
+
 def test_distinct_authors_are_counted() -> None:
     assert any(
         text.startswith("100,000 authors") for text in shown(draw(Scene("", "light", HARD["many authors"]), SIZES[0]))
@@ -166,6 +247,13 @@ def test_trouble_is_told_with_time_and_reason() -> None:
 def test_any_size_is_drawn(size: tuple[float, float]) -> None:
     for scene in SCENES:
         assert draw(scene, size).image().size == (round(size[0] * 100), round(size[1] * 100))
+
+
+@pytest.mark.parametrize("size", [(4.0, 3.0), (5.0, 4.0), (6.4, 4.8), (4.0, 9.0)], ids=str)
+def test_panel_without_room_says_so(size: tuple[float, float]) -> None:
+    dashboard = draw(SCENES[0], size)
+    assert_tidy(dashboard)
+    assert ("Needs a larger window" in shown(dashboard)) == (size != (6.4, 4.8))
 
 
 def test_only_clocks_are_drawn_when_nothing_else_changed() -> None:
