@@ -1,5 +1,6 @@
 """The thread that reads: source to state. It never touches matplotlib."""
 
+import re
 import threading
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from utils.sources.base import Source
 
 CHUNK_RECORDS = 2_000
 IDLE_S = 0.1
+_ALL_FAILED = "no source has data: "
+_ABSENT = re.compile(r"\byet\b")
 
 
 def short_path(text: str) -> str:
@@ -58,8 +61,12 @@ class Reader(threading.Thread):
             chunk = self._source.poll(CHUNK_RECORDS)
         except Unavailable as error:
             self._name_source()
-            state.troubled(short_text(str(error)))
-            self._say(str(error))
+            trouble = str(error) if state.begun else fault(str(error))
+            if trouble:
+                state.troubled(short_text(trouble))
+            else:
+                state.healthy()
+            self._say("WARNING" if trouble else "INFO", str(error))
             return self._backoff.next_s()
         self._name_source()
         if self._said:
@@ -79,10 +86,18 @@ class Reader(threading.Thread):
         if name:
             self._state.using(name, short_path(getattr(self._source, "detail", "")))
 
-    def _say(self, line: str) -> None:
+    def _say(self, level: str, line: str) -> None:
         if line != self._said:
-            logger.warning("{}; trying again", line)
+            logger.log(level, "{}; trying again", line)
         self._said = line
+
+
+def fault(reason: str) -> str:
+    """What in a reason is a failure: "" if the source, or all that `auto` tries, has only not appeared yet."""
+    auto = reason.startswith(_ALL_FAILED)  # it also looks for a broker where nobody wants one
+    parts = reason.removeprefix(_ALL_FAILED).split("; ")
+    failed = [part for part in parts if not (_ABSENT.search(part) or (auto and part.startswith("no Kafka broker")))]
+    return "; ".join(failed)
 
 
 def short_text(text: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from consumers.dashboard import words
-from consumers.dashboard.reader import Reader
+from consumers.dashboard.reader import Reader, fault
 from consumers.dashboard.state import Snapshot, State
 from tests.helpers import make_batch, wait_until
 from utils import sinks
@@ -61,10 +61,14 @@ def path_of(watched: Watched) -> str:
     return str(getattr(watched.settings, {"file": "live_path"}.get(watched.sink, f"{watched.sink}_path")))
 
 
-def test_sink_that_comes_later_is_waited_for_with_a_reason(watched: Watched) -> None:
+@pytest.mark.parametrize("auto", [False, True])
+def test_sink_that_comes_later_is_waited_for_calmly(watched: Watched, auto: bool) -> None:
+    if auto:
+        watched = Watched("auto", watched.sink, watched.settings)
+    watched.reader.step()
+    snapshot = watched.state.snapshot()
+    assert (snapshot.status, snapshot.trouble_since) == ("WAITING", None)
     run(watched)
-    snapshot = watched.snapshot(lambda snapshot: snapshot.trouble_since is not None)
-    assert words.source_line(snapshot).startswith("down since ")
     watched.write(1, 30)
     snapshot = watched.snapshot(lambda snapshot: snapshot.total)
     assert (snapshot.total, snapshot.lost, snapshot.trouble_since) == (30, 0, None)
@@ -114,6 +118,16 @@ def test_locked_database_is_told_and_heals(settings: Settings) -> None:
     watched.reader.step()
     snapshot = watched.state.snapshot()
     assert (snapshot.total, snapshot.lost, snapshot.duplicate, snapshot.trouble_since) == (40, 0, 0, None)
+
+
+def test_source_that_fails_is_told_even_before_the_first_message(settings: Settings) -> None:
+    watched = Watched("auto", "sqlite", settings)
+    settings.sqlite_path.write_text("no database at all" * 100)
+    watched.reader.step()
+    told = watched.state.snapshot().trouble
+    assert told.endswith("buzz.sqlite is not a SQLite database; move it away or name another file")
+    assert "yet" not in told
+    assert fault("no Kafka broker answers at localhost:9092")
 
 
 def test_move_of_source_is_told() -> None:
