@@ -106,8 +106,9 @@ def main(
         reader.start()
         count = render.run_window(state, plan, stop, choice.backend, settings.data_path)
     else:
-        logger.info("drawing without a window: {}", choice.reason)
         outputs = _outputs(serve, save, refresh, theme, settings)
+        for line in (f"drawing without a window: {choice.reason}", *(output.where for output in outputs)):
+            logger.info("{}", line)
         reader.start()
         dashboard = render.headless(plan.size, plan.theme, plan.refresh_s)
         count = render.run_headless(state, dashboard, outputs, plan, stop)
@@ -127,7 +128,6 @@ def _outputs(
     outputs: list[Any] = []
     if save:
         outputs.append(render.output_to(save, refresh_s))
-        logger.info("saving to {}", save)
     else:
         path = settings.data_path / "dashboard.png"
         try:
@@ -135,12 +135,10 @@ def _outputs(
         except OSError as error:
             raise ToolkitError(f"{path.parent} cannot be made: {error.strerror}; choose another --data-dir") from error
         outputs.append(render.PictureFile(path))
-        logger.info("the picture is {}", path)
     if serve is not None:
         from consumers.dashboard.serve import DEFAULT_ADDRESS, Served
 
         outputs.append(Served(serve[0] if serve else DEFAULT_ADDRESS, refresh_s, theme))
-        logger.info("the page is at {}", outputs[-1].url)
     return outputs
 
 
@@ -148,9 +146,11 @@ def _report(reader: Any, snapshot: Any, frames: int) -> int:
     """One line at the end, and the exit code."""
     if reader.failure:
         raise reader.failure
+    from consumers.dashboard.words import counted
+
     print(
-        f"{snapshot.total:,} messages, {snapshot.invalid:,} invalid, {snapshot.lost:,} lost,"
-        f" {snapshot.duplicate:,} duplicate; {frames:,} frames"
+        f"{counted(snapshot.total, 'message')}, {snapshot.invalid:,} invalid, {snapshot.lost:,} lost,"
+        f" {snapshot.duplicate:,} duplicate; {counted(frames, 'frame')}"
     )
     return 0 if reader.alive_to_the_end else early.UNFINISHED
 

@@ -41,7 +41,10 @@ def choose(
         if asked.lower() in _WITHOUT_WINDOW or "inline" in asked:
             return Choice(None, f"{asked} was asked for, which has no window")
         if problem := probe(asked):
-            raise ToolkitError(f"backend {asked} (from --backend or MPLBACKEND) cannot draw here: {problem}")
+            raise ToolkitError(
+                f"backend {asked} (from --backend or MPLBACKEND) cannot draw here: {problem};"
+                " leave it out to have one chosen, or give Agg to draw without a window"
+            )
         return Choice(asked, "asked for")
     display = environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY")
     if platform not in ("darwin", "win32", "cygwin") and not display:

@@ -159,7 +159,9 @@ class Plan:
 
 
 class Output(Protocol):
-    """Where pictures go."""
+    """Where pictures go; `where` says it to the user."""
+
+    where: str
 
     def put(self, dashboard: Dashboard, snapshot: Snapshot) -> None: ...
 
@@ -284,7 +286,7 @@ class PictureFile:
     """One PNG that always holds the latest picture; a failed write is said once and tried again next time."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self.where = path, f"the picture is {path}"
         self._failing = False
 
     def put(self, dashboard: Dashboard, snapshot: Snapshot) -> None:
@@ -304,7 +306,7 @@ class Recording:
     """A GIF or MP4 of all pictures, complete once closed. Frames of a GIF wait in memory, 1 MB each."""
 
     def __init__(self, path: Path, refresh_s: float) -> None:
-        self._path, self._refresh_s = path, refresh_s
+        self._path, self._refresh_s, self.where = path, refresh_s, f"saving to {path}"
         self._frames: list[Image.Image] = []
         self._film: Any = None
 

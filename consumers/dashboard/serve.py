@@ -57,6 +57,7 @@ class Served:
             raise ToolkitError(f"--serve {address}: cannot listen there: {error}; name another port") from error
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._server.server_port}/"
+        self.where = f"the page is at {self.url}"
         if not _is_loopback(host):
             logger.warning("the page at {} can be seen by everyone who reaches this machine", self.url)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.2,), name="web page", daemon=True)

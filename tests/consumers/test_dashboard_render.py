@@ -50,7 +50,7 @@ def test_backend_falls_back_with_its_reason() -> None:
 
 
 def test_backend_that_was_asked_for_is_not_replaced() -> None:
-    with pytest.raises(ToolkitError, match=r"backend QtAgg .* no plugin"):
+    with pytest.raises(ToolkitError, match=r"backend QtAgg .* no plugin; leave it out .* Agg to draw without"):
         pick("QtAgg", probe=lambda _: "no plugin")
 
 
@@ -221,6 +221,8 @@ def test_flood_does_not_block_the_drawing_thread() -> None:
     times: list[float] = []
 
     class Watch:
+        where = ""
+
         def put(self, dashboard: render.Dashboard, snapshot: Snapshot) -> None:
             times.append(dashboard.frame_s or 0.0)
 
