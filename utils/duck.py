@@ -10,7 +10,7 @@ from pathlib import Path
 
 import duckdb
 
-from utils.errors import ToolkitError, Unavailable
+from utils.errors import Absent, ToolkitError, Unavailable
 
 _HEADER_BYTES = 3 * 4096
 _RETRY_S = 0.01
@@ -74,7 +74,7 @@ def _once_free(
                 raise _mapped(path, error) from error
             if half_created and late:
                 if read_only:
-                    raise Unavailable(f"{path} is empty, its database perhaps being created") from error
+                    raise Absent(f"{path} is empty, its database perhaps being created") from error
                 path.unlink(missing_ok=True)
         time.sleep(_RETRY_S)
 

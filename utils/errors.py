@@ -13,6 +13,10 @@ class Unavailable(ToolkitError):
     exit_code = 3
 
 
+class Absent(Unavailable):
+    """A source has not appeared yet: no file, table, topic or broker. Whatever it brings later is new."""
+
+
 class SinkReplaced(Unavailable):
     """The file behind a sink was deleted or exchanged while it was open: reopen and ask it again."""
 

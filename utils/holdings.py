@@ -19,10 +19,10 @@ import msgspec
 
 from utils import sinks
 from utils.config import Settings
-from utils.errors import Unavailable
+from utils.errors import Absent, Unavailable
 from utils.message import decode_lines, decode_record, encoder
 from utils.sources.base import Source
-from utils.sources.rows import FIRST, Missing, TableSource
+from utils.sources.rows import FIRST, TableSource
 
 BLOCK = 1_000
 MAX_NAMED = 1_000
@@ -100,7 +100,7 @@ def _table_pages(source: TableSource) -> Iterator[list[Row]]:
         while last and first <= last[0][0] and (rows := source.fetch(first, PAGE_ROWS)):
             yield [row[1:] for row in rows]
             first = rows[-1][0] + 1
-    except Missing:
+    except Absent:
         return
     finally:
         source.close()

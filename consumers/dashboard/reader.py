@@ -1,6 +1,5 @@
 """The thread that reads: source to state. It never touches matplotlib."""
 
-import re
 import threading
 from pathlib import Path
 
@@ -9,14 +8,12 @@ from loguru import logger
 from consumers.dashboard.state import State
 from utils.backoff import Backoff
 from utils.config import PROJECT_DIR
-from utils.errors import ToolkitError, Unavailable
+from utils.errors import Absent, ToolkitError, Unavailable
 from utils.log import InvalidLog
 from utils.sources.base import Source
 
 CHUNK_RECORDS = 2_000
 IDLE_S = 0.1
-_ALL_FAILED = "no source has data: "
-_ABSENT = re.compile(r"\byet\b")
 
 
 def short_path(text: str) -> str:
@@ -61,12 +58,12 @@ class Reader(threading.Thread):
             chunk = self._source.poll(CHUNK_RECORDS)
         except Unavailable as error:
             self._name_source()
-            trouble = str(error) if state.begun else fault(str(error))
-            if trouble:
-                state.troubled(short_text(trouble))
-            else:
+            waiting = isinstance(error, Absent) and not state.begun
+            if waiting:
                 state.healthy()
-            self._say("WARNING" if trouble else "INFO", str(error))
+            else:
+                state.troubled(short_text(str(error)))
+            self._say("INFO" if waiting else "WARNING", str(error))
             return self._backoff.next_s()
         self._name_source()
         if self._said:
@@ -90,14 +87,6 @@ class Reader(threading.Thread):
         if line != self._said:
             logger.log(level, "{}; trying again", line)
         self._said = line
-
-
-def fault(reason: str) -> str:
-    """What in a reason is a failure: "" if the source, or all that `auto` tries, has only not appeared yet."""
-    auto = reason.startswith(_ALL_FAILED)  # it also looks for a broker where nobody wants one
-    parts = reason.removeprefix(_ALL_FAILED).split("; ")
-    failed = [part for part in parts if not (_ABSENT.search(part) or (auto and part.startswith("no Kafka broker")))]
-    return "; ".join(failed)
 
 
 def short_text(text: str) -> str:

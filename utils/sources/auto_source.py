@@ -4,7 +4,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 
-from utils.errors import ToolkitError, Unavailable
+from utils.errors import Absent, ToolkitError, Unavailable
 from utils.sources.base import Chunk, Source
 
 ANSWER_S = 1.0
@@ -27,7 +27,7 @@ class AutoSource:
         self._clock = clock
         self._open: dict[str, Source] = {}
         self._ask_at_s = dict.fromkeys(candidates, 0.0)
-        self._reasons: dict[str, str] = {}
+        self._reasons: dict[str, ToolkitError] = {}
         self._used = ""
         self._failing_since_s: float | None = None
 
@@ -81,18 +81,20 @@ class AutoSource:
             if found is None and chunk is not None and (chunk.end or chunk.messages or chunk.invalid):
                 self._used, self._failing_since_s, found = name, None, chunk
         if found is None and len(self._reasons) == len(self._candidates):
-            raise Unavailable("no source has data: " + "; ".join(self._reasons.values()))
+            failed = {name: error for name, error in self._reasons.items() if not isinstance(error, Absent)}
+            told, kind = (failed, Unavailable) if failed else (self._reasons, Absent)
+            raise kind("no source has data: " + "; ".join(map(str, told.values())))
         return found
 
     def _put_off(self, name: str, error: ToolkitError) -> None:
-        self._reasons[name] = str(error)
+        self._reasons[name] = error
         self._ask_at_s[name] = self._clock() + ASK_AGAIN_S
         if name in self._open:
             self._open.pop(name).close()
 
 
 def require_answer(brokers: str, timeout_s: float = ANSWER_S) -> None:
-    """Raise Unavailable unless one of the `host:port,...` accepts a connection within `timeout_s`."""
+    """Raise Absent unless one of the `host:port,...` accepts a connection within `timeout_s`."""
     deadline_s = time.monotonic() + timeout_s
     for broker in brokers.split(","):
         host, _, port = broker.strip().rpartition(":")
@@ -101,4 +103,4 @@ def require_answer(brokers: str, timeout_s: float = ANSWER_S) -> None:
         except (OSError, ValueError):
             continue
         return
-    raise Unavailable(f"no Kafka broker answers at {brokers}")
+    raise Absent(f"no Kafka broker answers at {brokers}")

@@ -13,8 +13,8 @@ from zlib import crc32
 import duckdb
 
 from utils import duck
-from utils.errors import ToolkitError, Unavailable
-from utils.sources.rows import Missing, Row, TableSource, selected
+from utils.errors import Absent, ToolkitError, Unavailable
+from utils.sources.rows import Row, TableSource, selected
 from utils.table import TABLE
 
 PAGE_ROWS = 100_000
@@ -122,7 +122,7 @@ class DuckdbSource(TableSource):
         """Memory with the file attached as `sink`, read-only, once no other process writes."""
         try:
             if not self._path.exists():
-                raise Missing(f"{self._path} does not exist yet")
+                raise Absent(f"{self._path} does not exist yet")
         except OSError as error:
             raise Unavailable(f"{self._path} cannot be read: {error.strerror}") from error
         if self._memory is None:
@@ -130,7 +130,7 @@ class DuckdbSource(TableSource):
         try:
             with duck.attached(self._memory, self._path, read_only=True, wait_s=WAIT_S):
                 yield self._memory
-        except Missing:
+        except Absent:
             raise
         except (ToolkitError, duckdb.Error):
             self.close()

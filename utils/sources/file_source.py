@@ -17,7 +17,7 @@ from zlib import crc32
 
 import msgspec
 
-from utils.errors import ToolkitError, Unavailable
+from utils.errors import Absent, ToolkitError, Unavailable
 from utils.message import Invalid, Message, decode_lines, decode_record
 from utils.sources.base import Chunk, Resume
 
@@ -116,7 +116,7 @@ class _Part:
                 raise ToolkitError(f"{self._path} is not a file; give the path of a JSON lines file")
             return self._path.open("rb", buffering=0)
         except FileNotFoundError as error:
-            raise Unavailable(f"{self._path} does not exist yet") from error
+            raise Absent(f"{self._path} does not exist yet") from error
         except PermissionError as error:
             raise ToolkitError(f"{self._path} may not be read by this user; change its permissions") from error
 

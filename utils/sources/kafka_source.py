@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from utils.config import Settings
-from utils.errors import Unavailable
+from utils.errors import Absent, Unavailable
 from utils.kafka_admin import ClientLog, kafka_python_options, unreachable
 from utils.message import Invalid, Message, decode_lines, decode_record
 from utils.sources.base import Chunk, Resume
@@ -201,7 +201,7 @@ class KafkaSource:
         partitions = consumer.partitions_for_topic(self._settings.topic)
         if not partitions:
             self.close()
-            raise Unavailable(f"topic {self._settings.topic} does not exist (yet) at {self._settings.kafka_broker}")
+            raise Absent(f"topic {self._settings.topic} does not exist (yet) at {self._settings.kafka_broker}")
         return [TopicPartition(self._settings.topic, each) for each in sorted(partitions)]
 
     def _commit(self) -> None:

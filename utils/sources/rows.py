@@ -9,7 +9,7 @@ from zlib import crc32
 
 import msgspec
 
-from utils.errors import ToolkitError, Unavailable
+from utils.errors import Absent, ToolkitError
 from utils.message import Invalid, Message, from_mapping
 from utils.sources.base import Chunk, Resume
 from utils.table import COLUMNS, TABLE
@@ -20,14 +20,10 @@ Row = tuple[Any, ...]
 FIRST, LAST = -(2**63), 2**63 - 1
 
 
-class Missing(Unavailable):
-    """There is no database or no table yet: whatever appears later is new."""
-
-
 def selected(existing: dict[str, str], path: Path) -> str:
     """Expressions for COLUMNS, from the columns (name -> type) that a table has; absent ones are NULL."""
     if not existing:
-        raise Missing(f"{path} has no table {TABLE} yet")
+        raise Absent(f"{path} has no table {TABLE} yet")
     if "message" not in existing:
         raise ToolkitError(f"{path} has a table {TABLE} without a column message; name another file")
     expressions = [f'"{name}"' if name in existing else f"NULL AS {name}" for name in COLUMNS]
@@ -55,7 +51,7 @@ class TableSource:
         self._row, self._crc = FIRST, 0
 
     def fetch(self, first: int, count: int) -> Sequence[Row]:
-        """At most `count` rows with numbers from `first` on, in order. Raises Missing, Unavailable, ToolkitError."""
+        """At most `count` rows with numbers from `first` on, in order. Raises Absent, Unavailable, ToolkitError."""
         raise NotImplementedError
 
     def fetch_last(self) -> Sequence[Row]:
@@ -104,7 +100,7 @@ class TableSource:
     def _go_to_end(self) -> Chunk:
         try:
             last = self.fetch_last()
-        except Missing:
+        except Absent:
             last = []
         end = self._after(last[0]) if last else ""
         if not last:

@@ -6,8 +6,8 @@ import stat
 import sys
 from collections.abc import Sequence
 
-from utils.errors import ToolkitError, Unavailable
-from utils.sources.rows import Missing, Row, TableSource, selected
+from utils.errors import Absent, ToolkitError, Unavailable
+from utils.sources.rows import Row, TableSource, selected
 from utils.sqlite import errors
 from utils.table import TABLE
 
@@ -65,7 +65,7 @@ class SqliteSource(TableSource):
             status = os.stat(self._path)
         except FileNotFoundError as error:
             self.close()
-            raise Missing(f"{self._path} does not exist yet") from error
+            raise Absent(f"{self._path} does not exist yet") from error
         except OSError as error:
             self.close()
             raise Unavailable(f"{self._path} cannot be read: {error.strerror}") from error
