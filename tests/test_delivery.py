@@ -199,6 +199,26 @@ def test_a_sink_never_reached_gets_one_more_attempt_at_the_end(journal: Journal,
     assert delivery.workers["one"].progress.state == "stopped"
 
 
+def test_a_sink_that_only_answered_is_waited_for_at_the_end(journal: Journal, deliver: Deliver) -> None:
+    """It went away during the very first batch, say."""
+    draining = threading.Event()
+    fail = fails(10)
+
+    def plan(sink: Sink, batch: Batch | None) -> None:
+        if batch:
+            assert draining.wait(10)
+        fail(sink, batch)
+
+    sink = Sink(plan)
+    journal.owe(["one"])
+    journal.append(make_messages(5))
+    delivery = deliver(one=sink)
+    delivery.workers["one"].drain()
+    draining.set()
+    delivery.drain(5)
+    assert sink.rows == all_of(journal, 5)
+
+
 def test_what_only_the_user_can_mend_ends_the_start(journal: Journal, deliver: Deliver) -> None:
     def plan(sink: Sink, batch: Batch | None) -> None:
         raise ToolkitError("that is no database")

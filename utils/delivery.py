@@ -77,7 +77,7 @@ class Worker(threading.Thread):
         self._journal, self._changed = journal, changed
         self._after, self._backoff, self._clock = after, backoff, clock
         self._draining = self._closing = False
-        self._was_up = self._last_try = False
+        self._was_reached = self._last_try = False
         self._lost_up_to = 0
         self._down_since_s = 0.0
         self._burial: Burial | None = None
@@ -128,6 +128,7 @@ class Worker(threading.Thread):
             reached = self._after_buried(self._ask(emitter))
             self._advance(reached)
             self.looked.set()
+            self._was_reached = True
             if reached >= self._journal.last:
                 self._up()
             if self._burial is None:
@@ -254,7 +255,7 @@ class Worker(threading.Thread):
         if self.progress.state == "down":
             logger.info("{}: delivering again after {:.0f} s", self.sink, self._clock() - self._down_since_s)
         self.progress.state, self.progress.reason = "delivering", ""
-        self._was_up, self._last_try = True, False
+        self._last_try = False
 
     def _down(self, reason: str) -> None:
         """Note the failure (said once until it heals) and wait before the next attempt."""
@@ -266,7 +267,7 @@ class Worker(threading.Thread):
             logger.debug("{}: still unavailable: {}", self.sink, reason)
         self.progress.reason = reason
         self.looked.set()
-        if self._draining and not self._was_up:
+        if self._draining and not self._was_reached:
             self._closing = self._last_try
             self._last_try = True
             return
