@@ -18,12 +18,15 @@ from confluent_kafka.admin import (
     AclOperation,
     AclPermissionType,
     AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
     NewPartitions,
     NewTopic,
     ResourcePatternType,
     ResourceType,
 )
-from kafka import KafkaProducer
+from kafka import KafkaProducer, TopicPartition
 
 from tests.helpers import make_batch, make_messages, wait_until
 from tests.kafka.conftest import PASSWORD, USER, Kafka, Secured, delete_topic, read_topic
@@ -127,6 +130,40 @@ def test_a_transaction_that_never_ends_is_named(settings: Settings, monkeypatch:
             sink.last_sequence("ann-1")
 
 
+@pytest.fixture
+def trusting(admin: AdminClient) -> Iterator[None]:
+    """The broker takes transactional rows that its coordinator does not know of, as brokers before 3.6 did."""
+
+    def set_to(operation: AlterConfigOpType) -> None:
+        entry = ConfigEntry("transaction.partition.verification.enable", "false", incremental_operation=operation)
+        resource = ConfigResource(ConfigResource.Type.BROKER, "1", incremental_configs=[entry])
+        admin.incremental_alter_configs([resource])[resource].result(10)
+
+    set_to(AlterConfigOpType.SET)
+    yield
+    set_to(AlterConfigOpType.DELETE)
+
+
+def test_rows_that_the_coordinator_forgot_do_not_hide_the_rest_for_ever(settings: Settings, trusting: None) -> None:
+    """What a broker leaves that comes back after a crash: open in the partition, ended for the coordinator."""
+    one_partition = replace(settings, kafka_partitions=1)
+    with emitter(one_partition) as sink:
+        sink.emit(make_batch(10))
+    with closing(KafkaProducer(bootstrap_servers=settings.kafka_broker, transactional_id="ann-1")) as forgotten:
+        forgotten.init_transactions()
+        forgotten.begin_transaction()
+        forgotten._transaction_manager._partitions_in_transaction.add(TopicPartition(settings.topic, 0))
+        for line in make_batch(5, first=11).lines.splitlines():
+            forgotten.send(settings.topic, line, b"ann-1", partition=0).get(10)
+    for reached in (10, 15):
+        with emitter(one_partition) as sink:
+            started_s = time.monotonic()
+            assert sink.last_sequence("ann-1") == reached
+            assert time.monotonic() - started_s < 5.0
+            sink.emit(make_batch(5, first=reached + 1))
+    assert sequences(settings) == list(range(1, 21))
+
+
 def test_a_second_process_with_the_same_identity_ends_the_first(settings: Settings) -> None:
     with emitter(settings) as first, emitter(settings) as second:
         first.emit(make_batch(3))
@@ -176,8 +213,6 @@ def test_largest_message_that_is_not_rejected_is_taken(settings: Settings, admin
 
 
 def test_a_smaller_limit_while_running_can_heal(settings: Settings, admin: AdminClient) -> None:
-    from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
-
     with emitter(replace(settings, kafka_partitions=1)) as sink:
         sink.emit(make_batch(5))
         entry = ConfigEntry("max.message.bytes", "2000", incremental_operation=AlterConfigOpType.SET)
