@@ -168,6 +168,7 @@ EOF
     tool kafka-console-producer org.apache.kafka.tools.ConsoleProducer
     tool kafka-console-consumer org.apache.kafka.tools.consumer.ConsoleConsumer
     tool kafka-consumer-groups org.apache.kafka.tools.consumer.group.ConsumerGroupCommand
+    tool kafka-transactions org.apache.kafka.tools.TransactionsCommand
     chmod +x "$partial"/bin/*.sh
 }
 
@@ -252,7 +253,9 @@ prepare_single() {
     fi
     say "Kafka is ready in $home (data in $(log_dir "$config"))"
     say "start: cd $home && bin/kafka-server-start.sh config/kraft/server.properties"
-    say "stop:  $home/bin/kafka-server-stop.sh"
+    local all="" # Apache's own command asks no further
+    grep -q 'run from this folder' "$home/bin/kafka-server-stop.sh" || all=" (every Kafka broker of yours on this machine)"
+    say "stop:  $home/bin/kafka-server-stop.sh$all"
 }
 
 prepare_cluster() {
