@@ -101,6 +101,8 @@ def kafka(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafk
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": "User:ANONYMOUS",
         "allow.everyone.if.no.acl.found": "true",
+        # As many brokers are run: what needs a topic must create it or say that it is missing.
+        "auto.create.topics.enable": "false",
         "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
     }
     for listener in ("sasl_plaintext", "sasl_ssl"):

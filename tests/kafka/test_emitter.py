@@ -70,6 +70,16 @@ def test_a_batch_arrives_whole_in_order_in_one_partition(settings: Settings) -> 
     assert all(before_ms - 1000 <= record.timestamp()[1] <= time.time() * 1000 + 1000 for record in records)
 
 
+def test_brokers_that_create_no_topics_are_asked_to(settings: Settings, admin: AdminClient) -> None:
+    broker = ConfigResource(ConfigResource.Type.BROKER, "1")
+    found = admin.describe_configs([broker], request_timeout=10)[broker].result()
+    assert found["auto.create.topics.enable"].value == "false"
+    with emitter(replace(settings, kafka_partitions=3)) as sink:
+        sink.emit(make_batch(10))
+    assert len(admin.list_topics(timeout=5).topics[settings.topic].partitions) == 3
+    assert sequences(settings) == list(range(1, 11))
+
+
 def test_producers_resume_where_the_topic_says(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kafka_emitter, "FIRST_WINDOW", 3)
     one_partition = replace(settings, kafka_partitions=1)
