@@ -156,9 +156,10 @@ class Cluster:
                     "transaction.state.log.replication.factor": replicas,
                     "transaction.state.log.min.isr": in_sync,
                     "transaction.state.log.num.partitions": "4",
-                    "broker.session.timeout.ms": "3000",  # or a killed broker waits 9 s before it may come back
-                    "broker.heartbeat.interval.ms": "500",
+                    "broker.session.timeout.ms": "2000",  # or a killed broker waits 9 s before it may come back
+                    "broker.heartbeat.interval.ms": "400",
                     "group.initial.rebalance.delay.ms": "100",
+                    "group.min.session.timeout.ms": "1000",
                     **{name: value.format(port=port, controller_port=controller_port)
                        for name, value in (settings or {}).items()},
                 }  # fmt: skip

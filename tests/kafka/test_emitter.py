@@ -154,8 +154,11 @@ def trusting(admin: AdminClient) -> Iterator[None]:
     set_to(AlterConfigOpType.DELETE)
 
 
-def test_rows_that_the_coordinator_forgot_do_not_hide_the_rest_for_ever(settings: Settings, trusting: None) -> None:
+def test_rows_that_the_coordinator_forgot_do_not_hide_the_rest_for_ever(
+    settings: Settings, trusting: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What a broker leaves that comes back after a crash: open in the partition, ended for the coordinator."""
+    monkeypatch.setattr(kafka_emitter, "HELD_UP_S", 0.2)
     one_partition = replace(settings, kafka_partitions=1)
     with emitter(one_partition) as sink:
         sink.emit(make_batch(10))

@@ -17,6 +17,7 @@ from utils.config import Settings
 from utils.emitters.kafka_emitter import KafkaEmitter
 from utils.errors import Unavailable
 from utils.message import Message
+from utils.sources import kafka_source
 from utils.sources.base import Chunk
 from utils.sources.kafka_source import KafkaSource
 
@@ -270,7 +271,10 @@ def _members(admin: AdminClient, group: str) -> int:
     return len(admin.describe_consumer_groups([group])[group].result(10).members)
 
 
-def test_members_divide_the_partitions_and_hand_them_over(settings: Settings, admin: AdminClient) -> None:
+def test_members_divide_the_partitions_and_hand_them_over(
+    settings: Settings, admin: AdminClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_source, "SESSION_S", 1.5)  # members learn of each other when they say they live
     admin.create_topics([NewTopic(settings.topic, 4)])[settings.topic].result(10)
     names = ("ann-1", "ann-2", "cid-1", "cid-2")  # one per partition
     stored: dict[str, str] = {}
