@@ -128,8 +128,9 @@ def finish(settings: Settings) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.timeout(3600)  # the long setting
 def test_killed_at_random_moments(settings: Settings, long: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    kills, goal = (50, 300_000) if long else (5, 30_000)
+    kills, goal = (200, 1_000_000) if long else (5, 30_000)
     rng = random.Random(6)
     for _ in range(kills):
         until = acknowledged(settings) + rng.randrange(goal // kills // 2, goal * 3 // kills // 2)
@@ -140,6 +141,8 @@ def test_killed_at_random_moments(settings: Settings, long: bool, capsys: pytest
         finish(settings)
     finish(settings)
     last = assert_all_sinks_complete(settings)
+    audit = run_python("verify_emitters", "audit", *options(settings), settings=settings)
+    assert audit.returncode == 0, audit.stdout + audit.stderr
     with capsys.disabled():
         print(f"\n{kills} kills -9 over {last:,} messages: lost 0, twice 0 in {', '.join(ALL_SINKS)}")
 
