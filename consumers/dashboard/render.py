@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from consumers.dashboard import panels
+from consumers.dashboard import panels, top
 from consumers.dashboard.ink import Ink
 from consumers.dashboard.state import Snapshot, State
 from consumers.dashboard.theme import DEFAULT_SIZE, DPI, FONTS, FOREIGN_FONTS, THEMES, ThemeName, layout
@@ -61,8 +61,8 @@ class Dashboard:
         self.figure.clear()
         self.figure.set_facecolor(colours.page)
         ink = Ink(self.figure, colours, place.k)
-        self.header = panels.Header(ink, place.header, self._help_line)
-        self.strip = panels.HealthStrip(ink, place.strip)
+        self.header = top.Header(ink, place.header, self._help_line)
+        self.strip = top.HealthStrip(ink, place.strip)
         self.panels = [panel(ink, card) for panel, card in zip(panels.PANELS, place.cards, strict=True)]
         self._groups = [self.header.group, *self.strip.groups]
         self._drawn: tuple[object, ...] | None = None
