@@ -215,7 +215,7 @@ class Worker(threading.Thread):
         try:
             with self._dead_letter_path.open("rb") as lines:
                 for line in lines:
-                    with suppress(ValueError):  # torn, or not ours
+                    with suppress(ValueError, RecursionError):  # torn, or not ours
                         letter = _identity.decode(line)
                         if letter.producer_id in bases and letter.sequence:
                             found.add(bases[letter.producer_id] + letter.sequence)
