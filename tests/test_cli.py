@@ -1,6 +1,8 @@
 """What every command line shares: one line for any end, exit codes, variables, and threads left behind."""
 
+import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +12,7 @@ from cyclopts import Parameter
 
 from tests.helpers import run_python, start_python
 from utils import cli
-from utils.config import DEFAULTS, Interval, Settings
+from utils.config import DEFAULTS, PROJECT_DIR, Interval, Settings
 from utils.errors import PositionMoved, Rejected, SinkReplaced, ToolkitError, Unavailable
 
 
@@ -165,6 +167,19 @@ sys.exit(cli.run(main, name="producers.test"))
         process.stderr.close()
         process.stdin.close()
         assert process.wait(30) == expected
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_under_the_output_changes_no_exit_code(settings: Settings) -> None:
+    settings.data_path.mkdir(parents=True)
+    command = [sys.executable, "-m", "producers.ragini_producer", "--interval", "0", "--count", "100"]
+    environment = {**os.environ, "BASE_DATA_DIR": str(settings.data_path)}
+    with Path("/dev/full").open("w") as full:
+        for options, code in (([], 0), (["--interval", "x"], 2)):
+            done = subprocess.run(
+                [*command, *options], cwd=PROJECT_DIR, env=environment, stdout=full, stderr=full, check=False
+            )
+            assert done.returncode == code
 
 
 def test_a_password_in_a_broken_env_file_is_not_shown(settings: Settings) -> None:

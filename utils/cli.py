@@ -113,11 +113,11 @@ class _Boundary:
 
 
 def say(*lines: str, to: TextIO | None = None) -> None:
-    """Print lines, on stdout unless told otherwise. Should nobody read them any more, that changes nothing else."""
+    """Print lines, on stdout unless told otherwise. A reader that has left or a full disk changes nothing else."""
     stream = to or sys.stdout
     try:
         print(*lines, sep="\n", file=stream, flush=True)
-    except BrokenPipeError:
+    except OSError:
         _nobody_reads(stream)
 
 

@@ -16,8 +16,8 @@ _HEADER_BYTES = 3 * 4096
 _RETRY_S = 0.01
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "threads": 1,
-    # Whoever closes the file checkpoints it anyway: so rows go there at once, without a log in between.
-    "checkpoint_threshold": "1KB",
+    # A commit above this is a checkpoint without log, which was seen to lose the rows of another writer.
+    "checkpoint_threshold": "1TB",
     # A file of another kind must not make DuckDB fetch an extension from the internet.
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
