@@ -60,7 +60,9 @@ class Stamp(Text):
 
     def _rasterise(self, renderer: Any) -> tuple[Any, int, int]:
         """Pixels from the bottom row up, and where in them the text's own position is."""
-        place, transform, box = self.get_position(), self.get_transform(), self.get_window_extent(renderer)
+        # matplotlib keeps 4,096 measures for each renderer: one of our own lets them go.
+        ruler: Any = _Sheet(1, 1, renderer.dpi)
+        place, transform, box = self.get_position(), self.get_transform(), self.get_window_extent(ruler)
         x, y = transform.transform(place)
         left, below = ceil(x - box.x0) + 2, ceil(y - box.y0) + 2
         sheet: Any = _Sheet(left + ceil(box.x1 - x) + 2, below + ceil(box.y1 - y) + 2, renderer.dpi)

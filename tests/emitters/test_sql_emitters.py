@@ -1,6 +1,10 @@
 """What only the SQL sinks have: rows that a table refuses, doubles, files that are no databases."""
 
+import ctypes
+import os
 import sqlite3
+import struct
+import sys
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -183,6 +187,28 @@ def test_anybody_can_query_duckdb_between_batches(settings: Settings) -> None:
             with duckdb.connect(str(settings.duckdb_path), read_only=True) as database:
                 query = "SELECT max(date_trunc('year', timestamp))::VARCHAR, count(*) FROM streamed_messages"
                 assert database.execute(query).fetchall() == [("2026-01-01 00:00:00", first + 9)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts how often a file is opened, with inotify")
+@pytest.mark.parametrize("read_only", [True, False])
+def test_duckdb_looks_at_the_file_only_once_it_has_locked_it(read_only: bool, settings: Settings) -> None:
+    """What it had read before the lock, another process could overwrite: rows were lost by it."""
+    emitter = DuckdbEmitter(settings.duckdb_path)
+    emitter.emit(make_batch(10))
+    libc = ctypes.CDLL(None, use_errno=True)
+    watch = libc.inotify_init1(os.O_NONBLOCK)
+    opened, closed = 0x20, 0x08 | 0x10
+    try:
+        assert libc.inotify_add_watch(watch, os.fsencode(settings.duckdb_path), opened | closed) > 0
+        if read_only:
+            duck.connect(settings.duckdb_path, read_only=True).close()
+        else:
+            emitter.emit(make_batch(10, first=11))
+        events = os.read(watch, 4096)
+    finally:
+        os.close(watch)
+        emitter.close()
+    assert len(events) == 2 * struct.calcsize("iIII"), "opened once and closed once"
 
 
 def test_duckdb_leaves_readers_a_pause(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
