@@ -18,10 +18,10 @@ from utils.errors import Absent, ToolkitError, Unavailable
 
 _HEADER_BYTES = 3 * 4096
 _RETRY_S = 0.01
+# Closing the file writes the last row group again, whole: DuckDB's own 122,880 rows take 20 ms longer.
+_ROW_GROUP_SIZE = 40_960
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "threads": 1,
-    # A commit above this is a checkpoint without log, which was seen to lose the rows of another writer.
-    "checkpoint_threshold": "1TB",
     # A file of another kind must not make DuckDB fetch an extension from the internet.
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -84,7 +84,8 @@ def _once_free(attempt: Callable[[], object], path: Path, *, read_only: bool, wa
 
 def _attach(memory: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool, wait_s: float) -> None:
     quoted = str(path).replace("'", "''")
-    attach = f"ATTACH '{quoted}' AS sink (TYPE duckdb{', READ_ONLY' if read_only else ''})"
+    how = "READ_ONLY" if read_only else f"ROW_GROUP_SIZE {_ROW_GROUP_SIZE}"
+    attach = f"ATTACH '{quoted}' AS sink (TYPE duckdb, {how})"
     _once_free(lambda: memory.execute(attach), path, read_only=read_only, wait_s=wait_s)
 
 
