@@ -80,11 +80,14 @@ class AutoSource:
             self._reasons.pop(name, None)
             if found is None and chunk is not None and (chunk.end or chunk.messages or chunk.invalid):
                 self._used, self._failing_since_s, found = name, None, chunk
-        if found is None and len(self._reasons) == len(self._candidates):
-            failed = {name: error for name, error in self._reasons.items() if not isinstance(error, Absent)}
-            told, kind = (failed, Unavailable) if failed else (self._reasons, Absent)
-            raise kind("no source has data: " + "; ".join(map(str, told.values())))
-        return found
+        if found is not None:
+            return found
+        # That one sink is empty does not hide that another, which may not be, cannot be read.
+        if failed := [str(error) for error in self._reasons.values() if not isinstance(error, Absent)]:
+            raise Unavailable(f"no source has data: {'; '.join(failed)}")
+        if len(self._reasons) == len(self._candidates):
+            raise Absent(f"no source has data: {'; '.join(map(str, self._reasons.values()))}")
+        return None
 
     def _put_off(self, name: str, error: ToolkitError) -> None:
         self._reasons[name] = error
