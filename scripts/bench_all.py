@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import median, quantiles
@@ -46,19 +47,35 @@ MARKS = "<!-- figures -->", "<!-- end of figures -->"
 
 @dataclass(frozen=True)
 class Figures:
-    """One row: rates per second, CPU in microseconds per message, memory in MiB, latencies in ms."""
+    """One row: rates per second, CPU in microseconds per message, memory in MiB, latencies in ms.
+
+    A row of several sinks has no bare library, no emitter and no latency: 0, 0 and None.
+    """
 
     name: str
-    rate: float
     bare_rate: float
+    emitter_rate: float
+    rate: float
     cpu_us: float
     peak_mb: float
     latency_ms: tuple[float, float] | None
 
+    @property
+    def ratio(self) -> str:
+        return f"{self.emitter_rate / self.bare_rate:.2f}" if self.bare_rate else ""
+
     def cells(self) -> list[str]:
         latency = f"{self.latency_ms[0]:,.1f} / {self.latency_ms[1]:,.1f}" if self.latency_ms else ""
-        bare = [f"{self.bare_rate:,.0f}", f"{self.rate / self.bare_rate:.2f}"] if self.bare_rate else ["", ""]
-        return [self.name, f"{self.rate:,.0f}", *bare, f"{self.cpu_us:.1f}", f"{self.peak_mb:,.0f}", latency]
+        alone = [f"{rate:,.0f}" if rate else "" for rate in (self.bare_rate, self.emitter_rate)]
+        return [
+            self.name,
+            *alone,
+            self.ratio,
+            f"{self.rate:,.0f}",
+            f"{self.cpu_us:.1f}",
+            f"{self.peak_mb:,.0f}",
+            latency,
+        ]
 
 
 def batches(count: int) -> list[Batch]:
@@ -121,6 +138,13 @@ def bare_kafka(broker: str, parts: list[Batch]) -> None:
         producer.begin_transaction()
         producer.produce_batch("bare", [{"value": line} for line in part.lines.splitlines()], partition=0)
         producer.commit_transaction(30)
+
+
+def emit(sink: str, settings: Settings, parts: list[Batch]) -> None:
+    """What a worker does with batches that are ready."""
+    with closing(emitter(sink, settings)()) as opened:
+        for part in parts:
+            opened.emit(part)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -199,14 +223,16 @@ def measure(count: int, singles: int) -> tuple[list[Figures], str]:
             bare["kafka"] = lambda path, parts: bare_kafka(settings.kafka_broker, parts)
         rows = []
         for sink, work in bare.items():
-            bare_s = seconds(lambda work=work, sink=sink: work(folder / f"bare.{sink}", parts))  # type: ignore[misc]
+            bare_s = seconds(partial(work, folder / f"bare.{sink}", parts))
+            emit_s = seconds(partial(emit, sink, replace(settings, data_dir=folder / f"{sink}-alone"), parts))
             wall_s, cpu_s, peak_mb = produce(replace(settings, data_dir=folder / sink), [sink], count)
             waits_ms = latencies(replace(settings, data_dir=folder / f"{sink}-latency"), sink, singles)
-            rows.append(Figures(sink, count / wall_s, count / bare_s, cpu_s / count * 1e6, peak_mb, waits_ms))
+            cpu_us = cpu_s / count * 1e6
+            rows.append(Figures(sink, count / bare_s, count / emit_s, count / wall_s, cpu_us, peak_mb, waits_ms))
         for name, sinks in (("three together", EMBEDDED_SINKS), ("all four", tuple(bare))):
             if len(sinks) >= 3 and (name != "all four" or home):
                 wall_s, cpu_s, peak_mb = produce(replace(settings, data_dir=folder / name), sinks, count)
-                rows.append(Figures(name, count / wall_s, 0, cpu_s / count * 1e6, peak_mb, None))
+                rows.append(Figures(name, 0, 0, count / wall_s, cpu_s / count * 1e6, peak_mb, None))
         return rows, audited(replace(settings, data_dir=folder / "three together"), count)
 
 
@@ -219,31 +245,40 @@ def audited(settings: Settings, count: int) -> str:
 
 
 def markdown(rows: Sequence[Figures], count: int, audit_line: str) -> str:
-    head = ["sink", "messages/s", "bare library", "ratio", "CPU us/message", "peak MiB", "latency p50 / p99, ms"]
+    head = ["sink", "bare library", "emitter", "ratio", "whole producer", "CPU us/message", "peak MiB", "p50 / p99, ms"]
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *(row.cells() for row in rows)]
     body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    return f"{count:,} messages each, process start included. {machine()}.\n\n{body}\n\n{audit_line}\n"
+    return f"{count:,} messages each, messages per second. {machine()}.\n\n{body}\n\n{audit_line}\n"
 
 
-def picture(rows: Sequence[Figures], path: Path) -> None:
-    """Bars of the rates beside the bare libraries'."""
+def picture(rows: Sequence[Figures], count: int, path: Path) -> None:
+    """Bars of the rates: the bare library's, the emitter's with its ratio, the whole producer's."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 0.6 * len(rows) + 1.2), layout="constrained")
+    figure = Figure(figsize=(9, 0.75 * len(rows) + 1.3), layout="constrained")
     axes = figure.subplots()
-    places = range(len(rows))
-    axes.barh(
-        [place + 0.2 for place in places], [row.bare_rate for row in rows], 0.38, color="#c9ced6", label="bare library"
+    axes.set_title(f"Messages per second, {count:,} each", loc="left", fontweight="bold")
+    bars = (
+        ("bare library", "#c9ced6", [(row.bare_rate, "") for row in rows]),
+        ("emitter (and its ratio)", "#7fb0de", [(row.emitter_rate, f"  ({row.ratio})") for row in rows]),
+        ("whole producer", "#2f6fb0", [(row.rate, "") for row in rows]),
     )
-    axes.barh(
-        [place - 0.2 for place in places], [row.rate for row in rows], 0.38, color="#2f6fb0", label="this toolkit"
-    )
-    axes.set_yticks(list(places), [row.name for row in rows])
+    height = 0.26
+    for number, (label, colour, values) in enumerate(bars):
+        # Several sinks together have no bare library: then the producer's bar stands alone in the middle.
+        places = [place + (number - 1) * height * bool(row.bare_rate) for place, row in enumerate(rows)]
+        axes.barh(places, [rate for rate, _ in values], height * 0.9, color=colour, label=label)
+        for place, (rate, note) in zip(places, values, strict=True):
+            if rate:
+                axes.annotate(
+                    f"{rate:,.0f}{note}", (rate, place), (4, 0), textcoords="offset points", va="center", fontsize=8
+                )
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.invert_yaxis()
-    axes.set_xlabel("messages per second")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.12)
+    axes.xaxis.set_visible(False)
+    axes.legend(frameon=False, loc="lower right")
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 
@@ -260,7 +295,7 @@ def main(
     text = markdown(rows, count, audit_line)
     print(text)
     if image:
-        picture(rows, image)
+        picture(rows, count, image)
     if write:
         before, _, rest = write.read_text(encoding="utf-8").partition(MARKS[0])
         after = rest.partition(MARKS[1])[2]

@@ -173,9 +173,7 @@ def soak(frames: int, messages: int) -> tuple[float, float]:
             fast = median(taken)
         if frame % max(frames // 20, 50) == 0:
             rss = process.memory_info().rss / 2**20
-            print(
-                f"  frame {frame:,}, {snapshot.total:,} messages: {rss:.0f} MiB, {median(taken) * 1000:.1f} ms"
-            )
+            print(f"  frame {frame:,}, {snapshot.total:,} messages: {rss:.0f} MiB, {median(taken) * 1000:.1f} ms")
     memory, slower = process.memory_info().rss / small - 1, median(taken) / fast - 1
     print(f"soak: {frames:,} frames, {sent:,} messages: memory {memory:+.1%} (goal 5%), frame {slower:+.1%} (goal 10%)")
     return memory, slower

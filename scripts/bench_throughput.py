@@ -33,6 +33,7 @@ from scripts.bench_all import (  # noqa: E402
     bare_file,
     bare_sqlite,
     batches,
+    emit,
     machine,
     produce,
     seconds,
@@ -41,7 +42,7 @@ from utils import cli  # noqa: E402
 from utils.config import DEFAULTS, EMBEDDED_SINKS, Settings  # noqa: E402
 from utils.delivery import Delivery  # noqa: E402
 from utils.journal import Journal  # noqa: E402
-from utils.message import Batch, timestamp_text  # noqa: E402
+from utils.message import timestamp_text  # noqa: E402
 from utils.producing import MAX_APPEND, SWITCH_INTERVAL_S  # noqa: E402
 from utils.sinks import emitter  # noqa: E402
 
@@ -88,13 +89,6 @@ def rates(count: int, rounds: int, folder: Path) -> list[list[str]]:
         table.append([name, *cells])
     table.append(["--count 1, start to exit", "", "", "", f"{start_s:.2f} s", "", ""])
     return table
-
-
-def emit(sink: str, settings: Settings, parts: list[Batch]) -> None:
-    """What a worker does with batches that are ready."""
-    with closing(emitter(sink, settings)()) as opened:
-        for part in parts:
-            opened.emit(part)
 
 
 def latency(settings: Settings, singles: int) -> list[list[str]]:
