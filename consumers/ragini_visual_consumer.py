@@ -98,7 +98,7 @@ def main(
     # A source that is taken over later is read from its start: what was seen is known by its ids.
     reader = Reader(sinks.source(source, settings, lambda _: "" if state.begun else begin), state, stop)
 
-    from consumers.dashboard import render
+    from consumers.dashboard import picture, render
 
     plan = render.Plan(area, theme or "light", refresh, frames, duration)
     if choice.backend:
@@ -106,14 +106,14 @@ def main(
         reader.start()
         count = render.run_window(state, plan, stop, choice.backend, settings.data_path)
     else:
-        outputs = _outputs(serve, save, refresh, theme, settings)
-        for line in (f"drawing without a window: {choice.reason}", *(output.where for output in outputs)):
+        places = _outputs(serve, save, refresh, theme, settings)
+        for line in (f"drawing without a window: {choice.reason}", *(place.where for place in places)):
             logger.info("{}", line)
         reader.start()
-        dashboard = render.headless(plan.size, plan.theme, plan.refresh_s)
-        count = render.run_headless(state, dashboard, outputs, plan, stop)
-        for output in outputs:
-            output.close()
+        dashboard = picture.headless(plan.size, plan.theme, plan.refresh_s)
+        count = render.run_headless(state, dashboard, places, plan, stop)
+        for place in places:
+            place.close()
     stop.set()
     reader.join(timeout=10.0)
     return _report(reader, state.snapshot(), count)
@@ -123,23 +123,23 @@ def _outputs(
     serve: tuple[str, ...] | None, save: Path | None, refresh_s: float, theme: Any, settings: Settings
 ) -> list[Any]:
     """Where pictures go without a window: --save, else data/dashboard.png, and the page if it is asked for."""
-    from consumers.dashboard import render
+    from consumers.dashboard import outputs
 
-    outputs: list[Any] = []
+    places: list[Any] = []
     if save:
-        outputs.append(render.output_to(save, refresh_s))
+        places.append(outputs.output_to(save, refresh_s))
     else:
         path = settings.data_path / "dashboard.png"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ToolkitError(f"{path.parent} cannot be made: {error.strerror}; choose another --data-dir") from error
-        outputs.append(render.PictureFile(path))
+        places.append(outputs.PictureFile(path))
     if serve is not None:
         from consumers.dashboard.serve import DEFAULT_ADDRESS, Served
 
-        outputs.append(Served(serve[0] if serve else DEFAULT_ADDRESS, refresh_s, theme))
-    return outputs
+        places.append(Served(serve[0] if serve else DEFAULT_ADDRESS, refresh_s, theme))
+    return places
 
 
 def _report(reader: Any, snapshot: Any, frames: int) -> int:

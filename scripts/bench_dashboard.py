@@ -24,7 +24,7 @@ import psutil  # noqa: E402
 from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from consumers.dashboard import render, stats  # noqa: E402
+from consumers.dashboard import outputs, picture, render, stats  # noqa: E402
 from consumers.dashboard.state import Snapshot, State  # noqa: E402
 from consumers.dashboard.theme import DEFAULT_SIZE, DPI, THEMES  # noqa: E402
 from utils.message import Message, timestamp_text  # noqa: E402
@@ -111,7 +111,7 @@ def compare_frames(size: tuple[float, float], frames: int = 40) -> tuple[float, 
     """Milliseconds of a frame drawn in place, and cleared and plotted again."""
     stream = Stream()
     stream.step(2.0, 500)
-    ours = milliseconds(render.headless(size, "light", 2.0).update, stream, frames)
+    ours = milliseconds(picture.headless(size, "light", 2.0).update, stream, frames)
     figure = Figure(figsize=size, dpi=DPI)
     FigureCanvasAgg(figure)
     return ours, milliseconds(partial(replot, figure), stream, frames)
@@ -131,13 +131,13 @@ def bench_idle() -> None:
     state = State("file", "data/project_live.json")
     state.healthy(caught_up=True)
     state.add(Chunk("f", "", "1", stream.messages(500)))
-    dashboard = render.headless(DEFAULT_SIZE, "light", 2.0)
+    dashboard = picture.headless(DEFAULT_SIZE, "light", 2.0)
     dashboard.update(state.snapshot())
     stop = threading.Event()
     threading.Timer(IDLE_S, stop.set).start()
     path = PROJECT / "data" / "bench_dashboard.png"
     before, begun, frames = time.process_time(), time.monotonic(), dashboard.full_frames
-    render.run_headless(state, dashboard, [render.PictureFile(path)], render.Plan(), stop)
+    render.run_headless(state, dashboard, [outputs.PictureFile(path)], render.Plan(), stop)
     share = (time.process_time() - before) / (time.monotonic() - begun)
     path.unlink()
     print(f"idle: {share:.2%} of a core, {dashboard.full_frames - frames} whole frames in {IDLE_S:.0f} s   (goal 2%)")
@@ -156,7 +156,7 @@ def bench_state() -> None:
 def soak(frames: int, messages: int) -> tuple[float, float]:
     """A day of frames, 2 s apart on the stream's clock; the growth of memory and of frame time."""
     process, stream = psutil.Process(), Stream()
-    dashboard = render.headless(DEFAULT_SIZE, "light", 2.0)
+    dashboard = picture.headless(DEFAULT_SIZE, "light", 2.0)
     per_frame, sent, early = messages / frames, 0, min(500, frames // 4)
     taken: deque[float] = deque(maxlen=early)  # all of them would be a part of the growth
     small, fast = 0, 0.0

@@ -14,7 +14,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from consumers.dashboard import render  # noqa: E402
+from consumers.dashboard import outputs, picture  # noqa: E402
 from consumers.dashboard.state import Snapshot, State  # noqa: E402
 from consumers.dashboard.theme import DEFAULT_SIZE, DPI, ThemeName  # noqa: E402
 from consumers.ragini_visual_consumer import inches  # noqa: E402
@@ -79,8 +79,8 @@ def scenes() -> list[Scene]:
     ]
 
 
-def draw(scene: Scene, size: tuple[float, float]) -> render.Dashboard:
-    dashboard = render.headless(size, scene.theme, 2.0)
+def draw(scene: Scene, size: tuple[float, float]) -> picture.Dashboard:
+    dashboard = picture.headless(size, scene.theme, 2.0)
     dashboard.frame_s = 0.07
     dashboard.update(scene.snapshot)
     return dashboard
@@ -96,7 +96,7 @@ def main() -> None:
         for scene in scenes():
             suffix = "" if size == DEFAULT_SIZE else f"-{size[0] * DPI:.0f}x{size[1] * DPI:.0f}"
             path = options.folder / f"dashboard-{scene.name}{suffix}.png"
-            render.write_atomically(path, draw(scene, size).png())
+            outputs.write_atomically(path, draw(scene, size).png())
             print(path)
 
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from loguru import logger
 
 from consumers.dashboard import words
-from consumers.dashboard.render import Dashboard, headless
+from consumers.dashboard.picture import Dashboard, headless
 from consumers.dashboard.state import Snapshot
 from consumers.dashboard.theme import ThemeName
 from utils.errors import ToolkitError

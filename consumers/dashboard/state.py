@@ -3,13 +3,14 @@
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from heapq import nlargest
 from itertools import pairwise
 from statistics import median
 
+from consumers.dashboard.counts import Counts, Sequences
 from utils.message import Message, timestamp_epoch_s
 from utils.sources.base import Chunk
 
@@ -18,10 +19,6 @@ SERIES = 50
 ANALYSIS = 30
 STATISTICS = 130
 TOP_AUTHORS = 6
-MAX_AUTHORS = 10_000
-MAX_DISTINCT = 200_000
-MAX_PRODUCERS = 10_000
-NAME_CHARS = 100
 POINT_SPACING_S = 1.0
 RATE_WINDOW_S = 60
 SPARK_WINDOW_S, SPARK_STEP_S = 300, 10
@@ -74,78 +71,6 @@ class Snapshot:
         if self.last is None:
             return "WAITING"
         return "STALE" if self.idle_s > max(STALE_AFTER_S, STALE_GAPS * self.median_gap) else "LIVE"
-
-
-class Sequences:
-    """Finds losses and repeats with one high-water sequence per producer; memory is bounded.
-
-    A producer's first sequence may be any: older rows may be archived, or reading began at the end.
-    """
-
-    def __init__(self) -> None:
-        self._high: dict[str, int] = {}
-        self.lost = 0
-        self.duplicate = 0
-
-    def fresh(self, messages: Iterable[Message], part: dict[str, int]) -> tuple[list[Message], list[Message]]:
-        """The messages not seen before: those with ids and those without.
-
-        `part` holds the high-water sequences of the place that is read: at or below them a message is
-        a duplicate; above them but known, it is only read again from another place.
-        """
-        high = self._high
-        identified, anonymous = [], []
-        for message in messages:
-            producer, sequence = message.producer_id, message.sequence
-            if producer is None or sequence is None:
-                anonymous.append(message)
-                continue
-            known = high.get(producer)
-            if known is None or sequence > known:
-                if known is None:
-                    _make_room(high)
-                elif sequence != known + 1:
-                    self.lost += sequence - known - 1
-                high[producer] = sequence
-                identified.append(message)
-            elif sequence <= part.get(producer, 0):
-                self.duplicate += 1
-                continue
-            if producer not in part:
-                _make_room(part)
-            part[producer] = sequence
-        return identified, anonymous
-
-
-def _make_room(high: dict[str, int]) -> None:
-    if len(high) >= MAX_PRODUCERS:
-        del high[next(iter(high))]
-
-
-class Counts:
-    """Messages in all and per author; beyond 10,000 authors a new one is counted only in the total."""
-
-    def __init__(self) -> None:
-        self.total = 0
-        self.authors: dict[str, int] = {}
-        self._others: set[int] = set()
-
-    def add(self, messages: list[Message]) -> None:
-        self.total += len(messages)
-        authors = self.authors
-        for full_name, count in Counter([message.author for message in messages]).items():
-            name = full_name[:NAME_CHARS]
-            if name in authors:
-                authors[name] += count
-            elif len(authors) < MAX_AUTHORS:
-                authors[name] = count
-            elif len(self._others) < MAX_DISTINCT:
-                self._others.add(hash(name))
-
-    @property
-    def distinct(self) -> tuple[int, bool]:
-        """How many authors, and whether there may be more."""
-        return len(self.authors) + len(self._others), len(self._others) >= MAX_DISTINCT
 
 
 @dataclass

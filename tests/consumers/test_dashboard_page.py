@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from consumers.dashboard import render, serve
+from consumers.dashboard import picture, render, serve
 from consumers.dashboard.serve import Served, parse_address
 from consumers.dashboard.state import State
 from tests.helpers import make_messages, wait_until
@@ -41,7 +41,7 @@ class Program:
         self.thread.start()
 
     def _run(self) -> None:
-        dashboard = render.headless((8, 6), "light", 0.2)
+        dashboard = picture.headless((8, 6), "light", 0.2)
         render.run_headless(self.state, dashboard, [self.served], render.Plan(refresh_s=0.2), self.stop)
 
     def send(self, count: int) -> None:

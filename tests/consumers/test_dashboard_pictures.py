@@ -12,7 +12,7 @@ import pytest
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from consumers.dashboard import render, words
+from consumers.dashboard import picture, words
 from consumers.dashboard.state import Snapshot, State
 from consumers.dashboard.theme import THEMES, layout
 from scripts.make_pictures import Scene, draw, scenes
@@ -36,7 +36,7 @@ HARD_NAMES = [
 ]
 
 
-def texts(dashboard: render.Dashboard) -> Iterator[tuple[Text, Bbox]]:
+def texts(dashboard: picture.Dashboard) -> Iterator[tuple[Text, Bbox]]:
     canvas: Any = dashboard.figure.canvas
     renderer = canvas.get_renderer()
     for text in dashboard.figure.findobj(Text):
@@ -46,7 +46,7 @@ def texts(dashboard: render.Dashboard) -> Iterator[tuple[Text, Bbox]]:
             yield text, text.get_window_extent(renderer)
 
 
-def assert_tidy(dashboard: render.Dashboard) -> None:
+def assert_tidy(dashboard: picture.Dashboard) -> None:
     """Every text lies within header, strip or one card, and no two texts touch."""
     place, dpi = layout(*dashboard.figure.get_size_inches()), dashboard.figure.dpi
     homes = [
@@ -64,7 +64,7 @@ def assert_tidy(dashboard: render.Dashboard) -> None:
         assert not overlap, f"{one.get_text()!r} is over {other.get_text()!r}"
 
 
-def shown(dashboard: render.Dashboard) -> list[str]:
+def shown(dashboard: picture.Dashboard) -> list[str]:
     return [text.get_text() for text, _ in texts(dashboard)]
 
 
@@ -91,7 +91,7 @@ def test_health_strip_cuts_no_word(size: tuple[float, float], busy: bool) -> Non
     if busy:
         snapshot = replace(snapshot, lags=(0.054, 0.0776, 0.1), rate=100_008.0, invalid=12_345, lost=1_234)
         snapshot = replace(snapshot, source="duckdb", last=snapshot.now - 184, started=snapshot.now - 8_040)
-    dashboard = render.headless(size, "light", 2.0)
+    dashboard = picture.headless(size, "light", 2.0)
     dashboard.frame_s = 0.199
     dashboard.update(snapshot)
     boxes = dict(texts(dashboard))
@@ -261,7 +261,7 @@ def test_only_clocks_are_drawn_when_nothing_else_changed() -> None:
     state = State("file", "data/project_live.json", clock=lambda: now)
     state.healthy(caught_up=True)
     state.add(Chunk("f", "", "1", make_messages(50, producer_id="ann-1")))
-    dashboard = render.headless((12.8, 7.2), "light", 2.0)
+    dashboard = picture.headless((12.8, 7.2), "light", 2.0)
     dashboard.update(state.snapshot())
     before = np.asarray(dashboard.image())
     for _ in range(4):
@@ -273,7 +273,7 @@ def test_only_clocks_are_drawn_when_nothing_else_changed() -> None:
     assert dashboard.full_frames == 1
     assert len(changed)
     assert changed.max() < 720 - strip_bottom
-    whole = render.headless((12.8, 7.2), "light", 2.0)
+    whole = picture.headless((12.8, 7.2), "light", 2.0)
     whole.frame_s = dashboard.frame_s
     whole.update(state.snapshot())
     differing = (np.asarray(whole.image())[: 720 - strip_bottom] != after[: 720 - strip_bottom]).any(axis=2).mean()

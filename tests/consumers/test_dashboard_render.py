@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from consumers.dashboard import backends, render
+from consumers.dashboard import backends, outputs, picture, render
 from consumers.dashboard.backends import choose
 from consumers.dashboard.reader import Reader
 from consumers.dashboard.state import Snapshot, State
@@ -71,21 +71,21 @@ def state() -> State:
     return state
 
 
-def run(state: State, outputs: list[Any], plan: render.Plan, stop: threading.Event | None = None) -> int:
-    dashboard = render.headless((8, 6), "light", plan.refresh_s)
-    return render.run_headless(state, dashboard, outputs, plan, stop or threading.Event())
+def run(state: State, places: list[Any], plan: render.Plan, stop: threading.Event | None = None) -> int:
+    dashboard = picture.headless((8, 6), "light", plan.refresh_s)
+    return render.run_headless(state, dashboard, places, plan, stop or threading.Event())
 
 
 def test_picture_is_replaced_whole_and_nothing_is_left_behind(state: State, tmp_path: Path) -> None:
     path = tmp_path / "dashboard.png"
-    assert run(state, [render.PictureFile(path)], render.Plan(refresh_s=0.01, frames=3)) == 3
+    assert run(state, [outputs.PictureFile(path)], render.Plan(refresh_s=0.01, frames=3)) == 3
     assert Image.open(path).size == (800, 600)
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_picture_that_cannot_be_written_is_said_once_and_heals(state: State, tmp_path: Path, said: list[str]) -> None:
     folder = tmp_path / "pictures"
-    output = render.PictureFile(folder / "dashboard.png")
+    output = outputs.PictureFile(folder / "dashboard.png")
     run(state, [output], render.Plan(refresh_s=0.01, frames=3))
     assert sum("cannot be written" in line for line in said) == 1
     folder.mkdir()
@@ -115,10 +115,10 @@ def test_pictures_come_at_absolute_times_and_a_last_one_at_the_stop(state: State
 
 def test_recording_holds_every_frame(state: State, tmp_path: Path) -> None:
     path = tmp_path / "out.gif"
-    output = render.output_to(path, 0.05)
+    output = outputs.output_to(path, 0.05)
 
     class Growing:
-        def put(self, dashboard: render.Dashboard, snapshot: Snapshot) -> None:
+        def put(self, dashboard: picture.Dashboard, snapshot: Snapshot) -> None:
             output.put(dashboard, snapshot)
             state.add(Chunk("f", "1", "1", make_messages(1, producer_id="ann-1", first=snapshot.total + 1)))
 
@@ -138,7 +138,7 @@ def test_save_that_cannot_work_is_one_line(tmp_path: Path, monkeypatch: pytest.M
         (tmp_path / "a.mp4", "ffmpeg"),
     ):
         with pytest.raises(ToolkitError, match=reason):
-            render.output_to(path, 2.0)
+            outputs.output_to(path, 2.0)
 
 
 class Script:
@@ -215,7 +215,7 @@ def test_flood_does_not_block_the_drawing_thread() -> None:
             self.sent += max_records
             return Chunk("f", "1", "1", make_messages(max_records, producer_id="ann-1", first=self.sent))
 
-    dashboard = render.headless((12.8, 7.2), "light", 0.2)
+    dashboard = picture.headless((12.8, 7.2), "light", 0.2)
     stop = threading.Event()
     reader, state = read(Flood(), stop)
     times: list[float] = []
@@ -223,7 +223,7 @@ def test_flood_does_not_block_the_drawing_thread() -> None:
     class Watch:
         where = ""
 
-        def put(self, dashboard: render.Dashboard, snapshot: Snapshot) -> None:
+        def put(self, dashboard: picture.Dashboard, snapshot: Snapshot) -> None:
             times.append(dashboard.frame_s or 0.0)
 
         def close(self) -> None: ...

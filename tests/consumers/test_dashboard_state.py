@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from consumers.dashboard import state as dashboard_state
+from consumers.dashboard import counts
 from consumers.dashboard.state import State
 from tests.helpers import make_messages
 from utils.message import Invalid, Message, timestamp_text
@@ -217,7 +217,7 @@ def test_version_changes_with_data_and_trouble_only(state: State, clock: Clock) 
 
 
 def test_authors_and_producers_are_bounded_and_counted(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dashboard_state, "MAX_AUTHORS", 1000)
+    monkeypatch.setattr(counts, "MAX_AUTHORS", 1000)
     messages = make_messages(100_000)
     for number, message in enumerate(messages):
         message.author = f"author {number}" if number % 10 else "Ann"
@@ -228,7 +228,7 @@ def test_authors_and_producers_are_bounded_and_counted(state: State, monkeypatch
     assert (snapshot.total, snapshot.author_count, snapshot.more_authors) == (100_000, 90_001, False)
     assert snapshot.authors[0] == ("Ann", 10_000)
     assert len(state._counts.authors) == 1000
-    assert len(state._sequences._high) == dashboard_state.MAX_PRODUCERS
+    assert len(state._sequences._high) == counts.MAX_PRODUCERS
 
 
 def test_flood_is_bounded_but_in_the_totals(state: State, clock: Clock) -> None:
