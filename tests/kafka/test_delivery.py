@@ -336,10 +336,11 @@ def _longest_gap(admin: AdminClient, settings: Settings, watch_s: float) -> floa
     return gap
 
 
+@pytest.mark.timeout(3600)  # all kills, with --long
 def test_a_group_of_consumers_that_are_killed(
     settings: Settings, admin: AdminClient, tmp_path: Path, long: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kills, each = (20, 50_000) if long else (2, 2_000)
+    kills, each = (100, 100_000) if long else (2, 2_000)
     rng = random.Random(11)
     admin.create_topics([NewTopic(settings.topic, 4)])[settings.topic].result(10)
     makers = [replace(settings, data_dir=tmp_path / f"producer-{number}" / "data") for number in range(4)]
