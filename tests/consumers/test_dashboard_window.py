@@ -91,7 +91,7 @@ class Window:
         while time.monotonic() < deadline_s:  # without a window manager the first key can go astray
             self.press("s")
             with suppress(AssertionError):
-                wait_until(lambda: list(self.data.glob("dashboard-*.png")), timeout_s=12)
+                wait_until(lambda: list(self.data.glob("dashboard-*.png")), timeout_s=4)
                 (path,) = self.data.glob("dashboard-*.png")
                 picture = Image.open(path).convert("RGB")
                 path.unlink()
