@@ -208,19 +208,21 @@ def produced_per_s(count: int, settings: Settings, watched: Settings | None) -> 
     return count / taken_s
 
 
-def main() -> None:
+def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=("read", "follow", "writers"), metavar="PART")
+    parser.add_argument("parts", nargs="*", choices=(*PARTS, "all"), default="all", metavar="PART")
     parser.add_argument("--count", type=int, default=400_000)
-    options = parser.parse_args()
-    parts = options.parts or ["read", "follow", "writers"]
-    if "read" in parts:
-        read(options.count)
-    if "follow" in parts:
-        follow()
-    if "writers" in parts:
-        writers(options.count)
+    return parser.parse_args(arguments)
 
+
+def main() -> None:
+    chosen = options()
+    for name, measure in PARTS.items():
+        if name in chosen.parts or "all" in chosen.parts:
+            measure(chosen.count)
+
+
+PARTS: dict[str, Callable[[int], None]] = {"read": read, "follow": lambda count: follow(), "writers": writers}
 
 if __name__ == "__main__":
     main()
