@@ -174,7 +174,7 @@ def read_topic(settings: Settings, *, isolation: str = "read_committed") -> list
                 nonlocal at_end
                 for record in consumer.consume(10_000, 0.1):
                     error = record.error()
-                    if error is None:
+                    if error is None and (record.value() is not None or record.key() is None):  # not an end mark
                         found.append(record)
                     at_end |= error is not None and error.code() == KafkaError._PARTITION_EOF
                 return at_end

@@ -120,6 +120,17 @@ def test_foreign_and_invalid_records(settings: Settings) -> None:
     assert [each.where for each in invalid] == [f"{settings.topic}-0 offset {offset}" for offset in (1, 2, 3)]
 
 
+def test_a_record_that_only_ends_a_transaction_is_no_message(settings: Settings) -> None:
+    write(settings, 2)
+    producer = Producer({"bootstrap.servers": settings.kafka_broker, "log_level": 0})
+    producer.produce(settings.topic, None, key="ann-1", partition=0)
+    assert producer.flush(10) == 0
+    with source(settings) as reader:
+        chunks = read_all(reader)
+    assert sorted(m.message for m in messages(chunks)) == ["hello 1", "hello 2"]
+    assert [each for chunk in chunks for each in chunk.invalid] == []
+
+
 def test_a_topic_that_was_created_again_begins_again(settings: Settings, admin: AdminClient) -> None:
     one_partition = replace(settings, kafka_partitions=1)
     write(one_partition, 100)

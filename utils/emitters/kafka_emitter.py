@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, NoReturn
 from zlib import crc32
 
@@ -14,7 +15,7 @@ from utils.kafka_admin import REQUEST_S, ClientLog, librdkafka_options, open_top
 from utils.message import Batch, Identity, without_ids
 
 if TYPE_CHECKING:
-    from confluent_kafka import KafkaException, Producer
+    from confluent_kafka import Consumer, KafkaException, Producer
 
 TRANSACTION_S = 10.0  # how long a dead producer may hide later rows from read_committed readers
 COMMIT_S = 12.0  # a broker that dies costs about 9 s until another one leads
@@ -162,36 +163,39 @@ class KafkaEmitter:
 
     def _last_in(self, partition: int, producer_id: str) -> int:
         """The last sequence of a producer in a partition, searched backwards in growing windows; 0 = none."""
-        from confluent_kafka import Consumer, KafkaException, TopicPartition
+        from confluent_kafka import KafkaException
 
         try:
             lowest, end = self._bounds(partition, producer_id)
-            consumer = Consumer(
-                self._options
-                | {
-                    "group.id": "unused",
-                    "enable.auto.commit": False,
-                    "enable.partition.eof": True,
-                    "isolation.level": "read_committed",
-                    "auto.offset.reset": "earliest",
-                    "fetch.wait.max.ms": 10,
-                    "fetch.queue.backoff.ms": 10,
-                }
-            )
-            try:
-                window = FIRST_WINDOW
-                while end > lowest:
-                    start = max(lowest, end - window)
-                    consumer.assign([TopicPartition(self._topic, partition, start)])
+            window = FIRST_WINDOW
+            while end > lowest:
+                start = max(lowest, end - window)
+                with closing(self._reader(partition, start, "read_committed")) as consumer:
                     sequence = self._last_between(consumer, end, producer_id)
-                    if sequence:
-                        return sequence
-                    end, window = start, window * 8
-            finally:
-                consumer.close()
+                if sequence:
+                    return sequence
+                end, window = start, window * 8
         except KafkaException as error:
             self._fail(error, producer_id)
         return 0
+
+    def _reader(self, partition: int, start: int, isolation: str) -> "Consumer":
+        from confluent_kafka import Consumer, TopicPartition
+
+        consumer = Consumer(
+            self._options
+            | {
+                "group.id": "unused",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "isolation.level": isolation,
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 10,
+                "fetch.queue.backoff.ms": 10,
+            }
+        )
+        consumer.assign([TopicPartition(self._topic, partition, start)])
+        return consumer
 
     def _bounds(self, partition: int, producer_id: str) -> tuple[int, int]:
         """First offset worth reading and the high watermark, once nothing below it is hidden by a transaction."""
@@ -205,28 +209,32 @@ class KafkaEmitter:
         lowest = self._ask_offset(partition, oldest, IsolationLevel.READ_UNCOMMITTED)
         end = self._ask_offset(partition, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)
         began_s, own_ended = time.monotonic(), False
-        while self._ask_offset(partition, OffsetSpec.latest(), IsolationLevel.READ_COMMITTED) < end:
+        while (shown := self._ask_offset(partition, OffsetSpec.latest(), IsolationLevel.READ_COMMITTED)) < end:
             waited_s = time.monotonic() - began_s
             if waited_s > SCAN_S:
                 raise Unavailable(f"partition {partition} of {self._topic} waits for another producer's transaction")
             if waited_s > HELD_UP_S and not own_ended:
-                self._end_own_transaction(partition, producer_id)
+                self._end_own_transaction(partition, shown, end, producer_id)
                 own_ended = True
             time.sleep(0.05)
         return (end if lowest < 0 else lowest), end
 
-    def _end_own_transaction(self, partition: int, producer_id: str) -> None:
-        """Abort what may still be open of this producer in a partition, although it was fenced.
+    def _end_own_transaction(self, partition: int, start: int, end: int, producer_id: str) -> None:
+        """Commit what may still be open of this producer in a partition, although it was fenced.
 
         A broker forgets to end a transaction in a partition that has no leader at that moment, as while it
         starts again after a crash (seen with Kafka 4.3.1), and no timeout ends it later. Only the end of another
-        transaction of the same producer there does. It must be an abort: a commit would show the old rows too.
+        transaction of the same producer there does. It must be a commit: the forgotten one may have been
+        acknowledged, and rows that nobody acknowledged are counted by the cursor, which is asked only then. The
+        record without a value that it takes is no message.
         """
+        with closing(self._reader(partition, start, "read_uncommitted")) as consumer:
+            if not self._last_between(consumer, end, producer_id):
+                return
         producer = self._producers[producer_id]
         producer.begin_transaction()
-        producer.produce(self._topic, b"", key=producer_id, partition=partition)
-        producer.flush(REQUEST_S)  # else the abort drops the record, and the partition hears of nothing
-        producer.abort_transaction(COMMIT_S)
+        producer.produce(self._topic, None, key=producer_id, partition=partition)
+        producer.commit_transaction(COMMIT_S)
 
     def _ask_offset(self, partition: int, what: Any, isolation: Any) -> int:
         from confluent_kafka import TopicPartition
@@ -246,7 +254,7 @@ class KafkaEmitter:
                 deadline_s = time.monotonic() + SCAN_S
             own = [record for record in records if not record.error() and record.key() == key and record.offset() < end]
             for record in reversed(own):
-                identity = _identity.decode(record.value())
+                identity = _identity.decode(record.value() or b"{}")
                 if identity.producer_id == producer_id and identity.sequence:
                     last = identity.sequence
                     break

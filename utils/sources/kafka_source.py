@@ -265,6 +265,8 @@ def _decode(part: str, records: Sequence[Any]) -> tuple[list[Message], list[Inva
         pass  # at least one record needs the patient way
     messages, invalid = [], []
     for record in records:
+        if record.value is None and record.key:
+            continue  # a record that only ends a transaction, or what compaction knows as deleted
         try:
             messages.append(decode_record(record.value or b""))
         except ValueError as error:
