@@ -180,6 +180,23 @@ def test_rows_that_the_coordinator_forgot_do_not_hide_the_rest_for_ever(
     assert sequences(settings) == list(range(1, 26))
 
 
+def test_a_forgotten_end_mark_is_ended_too(settings: Settings, trusting: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker was killed again while the emitter ended what it had forgotten the first time."""
+    monkeypatch.setattr(kafka_emitter, "HELD_UP_S", 0.2)
+    one_partition = replace(settings, kafka_partitions=1)
+    with emitter(one_partition) as sink:
+        sink.emit(make_batch(10))
+    with closing(KafkaProducer(bootstrap_servers=settings.kafka_broker, transactional_id="ann-1")) as forgotten:
+        forgotten.init_transactions()
+        forgotten.begin_transaction()
+        forgotten._transaction_manager._partitions_in_transaction.add(TopicPartition(settings.topic, 0))
+        forgotten.send(settings.topic, None, b"ann-1", partition=0).get(10)
+    with emitter(one_partition) as sink:
+        assert sink.last_sequence("ann-1") == 10
+        sink.emit(make_batch(5, first=11))
+    assert sequences(settings) == list(range(1, 16))
+
+
 def test_a_second_process_with_the_same_identity_ends_the_first(settings: Settings) -> None:
     with emitter(settings) as first, emitter(settings) as second:
         first.emit(make_batch(3))

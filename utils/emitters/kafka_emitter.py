@@ -1,7 +1,7 @@
 """Kafka: one transaction per batch, one partition per producer, the topic itself is the cursor."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NoReturn
 from zlib import crc32
@@ -15,7 +15,7 @@ from utils.kafka_admin import REQUEST_S, ClientLog, librdkafka_options, open_top
 from utils.message import Batch, Identity, without_ids
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, KafkaException, Producer
+    from confluent_kafka import Consumer, KafkaException, Message, Producer
 
 TRANSACTION_S = 10.0  # how long a dead producer may hide later rows from read_committed readers
 COMMIT_S = 12.0  # a broker that dies costs about 9 s until another one leads
@@ -168,21 +168,23 @@ class KafkaEmitter:
         try:
             lowest, end = self._bounds(partition, producer_id)
             window = FIRST_WINDOW
-            while end > lowest:
-                start = max(lowest, end - window)
-                with closing(self._reader(partition, start, "read_committed")) as consumer:
-                    sequence = self._last_between(consumer, end, producer_id)
-                if sequence:
-                    return sequence
-                end, window = start, window * 8
+            with closing(self._reader("read_committed")) as consumer:
+                while end > lowest:
+                    start = max(lowest, end - window)
+                    last = 0
+                    for own in self._own(consumer, partition, start, end, producer_id):
+                        last = _last_of(own, producer_id) or last
+                    if last:
+                        return last
+                    end, window = start, window * 8
         except KafkaException as error:
             self._fail(error, producer_id)
         return 0
 
-    def _reader(self, partition: int, start: int, isolation: str) -> "Consumer":
-        from confluent_kafka import Consumer, TopicPartition
+    def _reader(self, isolation: str) -> "Consumer":
+        from confluent_kafka import Consumer
 
-        consumer = Consumer(
+        return Consumer(
             self._options
             | {
                 "group.id": "unused",
@@ -194,8 +196,6 @@ class KafkaEmitter:
                 "fetch.queue.backoff.ms": 10,
             }
         )
-        consumer.assign([TopicPartition(self._topic, partition, start)])
-        return consumer
 
     def _bounds(self, partition: int, producer_id: str) -> tuple[int, int]:
         """First offset worth reading and the high watermark, once nothing below it is hidden by a transaction."""
@@ -228,8 +228,8 @@ class KafkaEmitter:
         acknowledged, and rows that nobody acknowledged are counted by the cursor, which is asked only then. The
         record without a value that it takes is no message.
         """
-        with closing(self._reader(partition, start, "read_uncommitted")) as consumer:
-            if not self._last_between(consumer, end, producer_id):
+        with closing(self._reader("read_uncommitted")) as consumer:
+            if not any(self._own(consumer, partition, start, end, producer_id)):
                 return
         producer = self._producers[producer_id]
         producer.begin_transaction()
@@ -243,28 +243,36 @@ class KafkaEmitter:
         asked = self._admin.list_offsets({place: what}, isolation_level=isolation, request_timeout=REQUEST_S)
         return int(asked[place].result().offset)
 
-    def _last_between(self, consumer: Any, end: int, producer_id: str) -> int:
-        """The producer's last sequence from the consumer's position up to offset `end`."""
+    def _own(
+        self, consumer: "Consumer", partition: int, start: int, end: int, producer_id: str
+    ) -> "Iterator[list[Message]]":
+        """The records with the producer's key from offset `start` up to `end`, as they are fetched."""
+        from confluent_kafka import TopicPartition
+
         key = producer_id.encode()
-        last = 0
+        consumer.assign([TopicPartition(self._topic, partition, start)])
         deadline_s = time.monotonic() + SCAN_S
         while time.monotonic() < deadline_s:
             records = consumer.consume(SCAN_RECORDS, 0.05)
             if records:
                 deadline_s = time.monotonic() + SCAN_S
-            own = [record for record in records if not record.error() and record.key() == key and record.offset() < end]
-            for record in reversed(own):
-                identity = _identity.decode(record.value() or b"{}")
-                if identity.producer_id == producer_id and identity.sequence:
-                    last = identity.sequence
-                    break
-            if records and (records[-1].error() or records[-1].offset() >= end - 1):
-                return last
+            yield [each for each in records if not each.error() and each.key() == key and (each.offset() or 0) < end]
+            if records and (records[-1].error() or (records[-1].offset() or 0) >= end - 1):
+                return
         raise Unavailable(f"partition of {self._topic} cannot be read back")
 
     def close(self) -> None:
         """Abandon whatever is under way; the next instance fences it."""
         self._producers.clear()
+
+
+def _last_of(records: "list[Message]", producer_id: str) -> int:
+    """The last sequence of this producer in records with its key; 0 = none."""
+    for record in reversed(records):
+        identity = _identity.decode(record.value() or b"{}")
+        if identity.producer_id == producer_id and identity.sequence:
+            return identity.sequence
+    return 0
 
 
 def emit_message(message: Mapping[str, Any], *, producer: Any, topic: str) -> bool:
