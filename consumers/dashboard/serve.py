@@ -97,6 +97,7 @@ class Served:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = MAX_CLIENTS  # the standard five make a browser with several tabs wait a second for a place
     allow_reuse_address = os.name != "nt"  # there it would let two programs share a port
 
     def __init__(self, host: str, port: int, family: socket.AddressFamily, served: Served) -> None:
