@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Annotated, Any
@@ -113,6 +113,19 @@ def decode_lines(data: bytes) -> list[Message]:
 def from_mapping(record: Mapping[str, Any]) -> Message:
     """Message from any mapping with a text `message`. Raises ValueError with the reason."""
     return _complete(msgspec.convert({str(key): value for key, value in record.items()}, _Record, strict=False))
+
+
+def decode_each(
+    records: Iterable[tuple[str, Any]], decode: Callable[[Any], Message] = decode_record
+) -> tuple[list[Message], list[Invalid]]:
+    """One by one, what could not be decoded all at once: messages, and what is invalid; each comes with where it is."""
+    messages, invalid = [], []
+    for where, record in records:
+        try:
+            messages.append(decode(record))
+        except ValueError as error:
+            invalid.append(Invalid(where, str(error)))
+    return messages, invalid
 
 
 def without_ids(record: Mapping[str, Any]) -> tuple[Message, bytes]:

@@ -18,7 +18,7 @@ from zlib import crc32
 import msgspec
 
 from utils.errors import Absent, ToolkitError, Unavailable
-from utils.message import Invalid, Message, decode_lines, decode_record
+from utils.message import Invalid, Message, decode_each, decode_lines
 from utils.sources.base import Chunk, Resume
 
 MAX_LINE_BYTES = 1024 * 1024
@@ -216,16 +216,12 @@ class _Part:
                 return messages, []
         except ValueError:
             pass  # at least one line needs the patient way
-        messages, invalid = [], []
-        place = self._offset + len(lines) - len(text)
+        records, place = [], self._offset + len(lines) - len(text)
         for line in text.split(b"\n"):
             if line.strip():
-                try:
-                    messages.append(decode_record(line))
-                except ValueError as error:
-                    invalid.append(Invalid(f"{self._name} byte {place}", str(error)))
+                records.append((f"{self._name} byte {place}", line))
             place += len(line) + 1
-        return messages, invalid
+        return decode_each(records)
 
     def _read_unfinished(self, handled: bytes, data: bytes, replaced: bool) -> Chunk | None:
         """A last line without newline: left for later, unless nobody will go on with it."""
@@ -283,12 +279,8 @@ class _Part:
         if not items:
             self._items = []
             return None
-        messages, invalid = [], []
-        for number, item in enumerate(items, done + 1):
-            try:
-                messages.append(decode_record(bytes(item)))
-            except ValueError as error:
-                invalid.append(Invalid(f"{self._name} item {number}", str(error)))
+        records = ((f"{self._name} item {number}", bytes(item)) for number, item in enumerate(items, done + 1))
+        messages, invalid = decode_each(records)
         self._in_array, self._offset, self._crc = True, done + len(items), crc32(items[-1])
         return self._chunk(f"[{self._offset}:0:{self._crc}", messages, invalid)
 

@@ -11,7 +11,7 @@ from zlib import crc32
 from utils.config import Settings
 from utils.errors import Absent, Unavailable
 from utils.kafka_admin import ClientLog, kafka_python_options, unreachable
-from utils.message import Invalid, Message, decode_lines, decode_record
+from utils.message import Invalid, Message, decode_each, decode_lines
 from utils.sources.base import Chunk, Resume
 
 if TYPE_CHECKING:
@@ -263,12 +263,6 @@ def _decode(part: str, records: Sequence[Any]) -> tuple[list[Message], list[Inva
             return messages, []
     except (ValueError, TypeError):
         pass  # at least one record needs the patient way
-    messages, invalid = [], []
-    for record in records:
-        if record.value is None and record.key:
-            continue  # a record that only ends a transaction, or what compaction knows as deleted
-        try:
-            messages.append(decode_record(record.value or b""))
-        except ValueError as error:
-            invalid.append(Invalid(f"{part} offset {record.offset}", str(error)))
-    return messages, invalid
+    # Without a value but with a key it only ends a transaction, or is what compaction knows as deleted.
+    real = [record for record in records if record.value is not None or not record.key]
+    return decode_each((f"{part} offset {record.offset}", record.value or b"") for record in real)

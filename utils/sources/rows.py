@@ -10,7 +10,7 @@ from zlib import crc32
 import msgspec
 
 from utils.errors import Absent, ToolkitError
-from utils.message import Invalid, Message, from_mapping
+from utils.message import Invalid, Message, decode_each, from_mapping
 from utils.sources.base import Chunk, Resume
 from utils.table import COLUMNS, TABLE
 
@@ -112,13 +112,8 @@ class TableSource:
             return [Message(*row[1:]) for row in msgspec.convert(rows, _row_types())], []
         except msgspec.ValidationError:
             pass  # at least one row needs the patient way
-        messages, invalid = [], []
-        for row in rows:
-            try:
-                messages.append(from_mapping(dict(zip(COLUMNS, row[1:], strict=True))))
-            except ValueError as error:
-                invalid.append(Invalid(f"{self._path.name} row {row[0]}", str(error)))
-        return messages, invalid
+        records = ((f"{self._path.name} row {row[0]}", dict(zip(COLUMNS, row[1:], strict=True))) for row in rows)
+        return decode_each(records, from_mapping)
 
 
 def _fingerprint(row: Row) -> tuple[int, int]:
