@@ -1,9 +1,7 @@
 """The table `streamed_messages`, derived from Message's fields, in SQLite's and DuckDB's words."""
 
 from collections.abc import Collection
-from typing import Literal
-
-import msgspec
+from typing import Literal, get_args, get_type_hints
 
 from utils.message import Message
 
@@ -28,18 +26,10 @@ _TYPES = {
 def column_types(dialect: Dialect) -> dict[str, str]:
     """Column -> SQL type."""
     types = _TYPES[dialect]
-    kinds = {
-        msgspec.inspect.StrType: "str",
-        msgspec.inspect.FloatType: "float",
-        msgspec.inspect.IntType: "int",
-    }
     found = {}
-    info = msgspec.inspect.type_info(Message)
-    assert isinstance(info, msgspec.inspect.StructType)
-    for field in info.fields:
-        options = field.type.types if isinstance(field.type, msgspec.inspect.UnionType) else (field.type,)
-        kind = next(kinds[type(option)] for option in options if type(option) in kinds)
-        found[field.name] = types.get(field.name, types[kind])
+    for name, hint in get_type_hints(Message).items():
+        kind, *_ = get_args(hint) or (hint,)  # an optional field's own type comes before None
+        found[name] = types.get(name, types[kind.__name__])
     return found
 
 
