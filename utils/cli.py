@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from types import TracebackType
 from typing import TextIO
 
 import cyclopts
@@ -45,9 +44,9 @@ def run(
     app.default(main)
     for command in others:
         app.command(command)
-    boundary = _Boundary(name)
     before = set(threading.enumerate())
-    with boundary:
+    code = 0
+    try:
         early.begin()
         logger.remove()  # the library's own way of logging shows values, passwords among them
         for stream in (sys.stdout, sys.stderr):
@@ -56,13 +55,16 @@ def run(
         (load_env or load_env_file)()
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
         settings = bound.arguments.get("settings", DEFAULTS)
-        boundary.secrets = (os.environ.get("KAFKA_PASSWORD", ""),)
-        log.set_up(settings, name.rpartition(".")[2], secrets=boundary.secrets)
-        boundary.code = command(*bound.args, **bound.kwargs) or 0
+        log.set_up(settings, name.rpartition(".")[2], secrets=_secrets())
+        code = command(*bound.args, **bound.kwargs) or 0
+    except SystemExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 (each becomes one line and an exit code)
+        code = _ended_by(error, name)
     stuck = [thread for thread in threading.enumerate() if thread.daemon and thread not in before]
     if stuck:
-        atexit.register(_leave_behind, stuck, boundary.code)
-    return boundary.code
+        atexit.register(_leave_behind, stuck, code)
+    return code
 
 
 def _leave_behind(threads: list[threading.Thread], code: int) -> None:
@@ -73,43 +75,30 @@ def _leave_behind(threads: list[threading.Thread], code: int) -> None:
         os._exit(code)
 
 
-class _Boundary:
-    """Turns whatever ends a command into one line on stderr and an exit code; tracebacks go to the log file."""
+def _ended_by(error: BaseException, name: str) -> int:
+    """Turn whatever ended a command into one line on stderr and an exit code; tracebacks go to the log file."""
+    match error:
+        case cyclopts.UnusedCliTokensError():
+            line, code = f"unknown argument {' '.join(error.unused_tokens or [])!r} (python -m {name} --help)", 2
+        case cyclopts.CycloptsError():
+            line, code = f"{_one_line(error)} (python -m {name} --help)", 2
+        case ToolkitError():
+            logger.opt(exception=error).debug("ended by {!r}", error)
+            line, code = _one_line(error), error.exit_code
+        case BrokenPipeError():
+            _nobody_reads(sys.stdout)
+            return 0
+        case KeyboardInterrupt():
+            line, code = "interrupted before it began", UNFINISHED
+        case _:
+            logger.opt(exception=error).error("unexpected {}: {} (traceback in logs/)", type(error).__name__, error)
+            return UNFINISHED
+    say(f"{name}: {log.masked(line, _secrets())}", to=sys.stderr)
+    return code
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.code = 0
-        self.secrets: tuple[str, ...] = ()
 
-    def __enter__(self) -> "_Boundary":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
-        match error:
-            case None | SystemExit():
-                return False
-            case cyclopts.UnusedCliTokensError():
-                self._say(f"unknown argument {' '.join(error.unused_tokens or [])!r} (python -m {self.name} --help)")
-                self.code = 2
-            case cyclopts.CycloptsError():
-                self._say(f"{_one_line(error)} (python -m {self.name} --help)")
-                self.code = 2
-            case ToolkitError():
-                logger.opt(exception=error).debug("ended by {!r}", error)
-                self._say(_one_line(error))
-                self.code = error.exit_code
-            case BrokenPipeError():
-                _nobody_reads(sys.stdout)
-            case KeyboardInterrupt():
-                self._say("interrupted before it began")
-                self.code = UNFINISHED
-            case _:
-                logger.opt(exception=error).error("unexpected {}: {} (traceback in logs/)", type(error).__name__, error)
-                self.code = UNFINISHED
-        return True
-
-    def _say(self, line: str) -> None:
-        say(f"{self.name}: {log.masked(line, self.secrets)}", to=sys.stderr)
+def _secrets() -> tuple[str, ...]:
+    return (os.environ.get("KAFKA_PASSWORD", ""),)
 
 
 def say(*lines: str, to: TextIO | None = None) -> None:
