@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 from loguru import logger
@@ -64,10 +64,9 @@ class SqliteEmitter:
                 part = rows[start : start + ROWS_PER_STATEMENT]
                 self._connection.execute(table.insert(len(part)), list(chain.from_iterable(part)))
 
-    def _reject(self, batch: Batch) -> None:
+    def _reject(self, batch: Batch) -> NoReturn:
         """Name the row that the table refused. A message that is there already is no row to skip but an alarm."""
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
+        with sqlite.transaction(self._connection):  # each way out of it is an error, so nothing of it stays
             for offset, row in enumerate(batch.rows):
                 try:
                     self._connection.execute(table.insert(), row)
@@ -79,9 +78,7 @@ class SqliteEmitter:
                             "is a copy of this producer running elsewhere?"
                         ) from error
                     raise Rejected(sequence, str(error)) from error
-        finally:
-            self._connection.execute("ROLLBACK")
-        raise Unavailable(f"{self._path}: a conflict came and went")
+            raise Unavailable(f"{self._path}: a conflict came and went")
 
     def close(self) -> None:
         self._connection.close()
