@@ -36,9 +36,9 @@ def main(
     settings: Settings = DEFAULTS,
 ) -> int:
     """Send the messages of a recording again, with new ids and times: to fill sinks, or to mend dead letters."""
-    read = reader(recording)
+    recorded = records(recording)
     with cli.progress(_lines(recording), "messages") as done:
-        replay = Replay(read(), done)
+        replay = Replay(recorded, done)
         interval_s = 1 / speed if speed else 0.0
         code = producing.produce("replay", replay.paced(), settings, interval_s=interval_s, sinks=sinks, run=run)
     cli.say(f"{recording}: {replay.valid:,} messages read, {replay.invalid:,} invalid")
@@ -72,31 +72,26 @@ class Replay:
             before_s = at_s if at_s is not None else before_s
 
 
-def reader(recording: Path) -> Callable[[], Iterator[Record]]:
-    """What reads this kind of file. Raises ToolkitError if there is no such file or kind."""
+def records(recording: Path) -> Iterator[Record]:
+    """All records of a file up to its present end. Raises ToolkitError if there is no such file or kind."""
     if not recording.is_file():
         raise ToolkitError(f"there is no recording {recording}")
     match recording.suffix.lower():
         case ".csv":
-            return lambda: csv_records(recording)
-        case ".jsonl" | ".json" | ".sqlite" | ".duckdb":
-            return lambda: source_records(_source(recording))
-    raise ToolkitError(f"{recording} is not a .jsonl, .json, .csv, .sqlite or .duckdb file")
+            return csv_records(recording)
+        case ".jsonl" | ".json":
+            from utils.sources.file_source import FileSource
 
-
-def _source(recording: Path) -> Source:
-    match recording.suffix.lower():
+            return source_records(FileSource([recording], lambda part: "", finished=True))
         case ".sqlite":
             from utils.sources.sqlite_source import SqliteSource
 
-            return SqliteSource(recording, lambda part: "")
+            return source_records(SqliteSource(recording, lambda part: ""))
         case ".duckdb":
             from utils.sources.duckdb_source import DuckdbSource
 
-            return DuckdbSource(recording, lambda part: "")
-    from utils.sources.file_source import FileSource
-
-    return FileSource([recording], lambda part: "", finished=True)
+            return source_records(DuckdbSource(recording, lambda part: ""))
+    raise ToolkitError(f"{recording} is not a .jsonl, .json, .csv, .sqlite or .duckdb file")
 
 
 def _lines(recording: Path) -> int | None:
