@@ -8,13 +8,13 @@ if __name__ == "__main__":
 import sys
 import time
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 from cyclopts import Parameter
 from loguru import logger
 
 from utils import cli, signals
-from utils.config import DEFAULTS, Count, Json, Once, Settings, SourceName
+from utils.config import DEFAULTS, Begin, ChosenSource, Count, Json, Once, Settings
 from utils.consuming import Progress, consume, plain
 from utils.errors import ToolkitError
 from utils.message import Message, encoder
@@ -44,12 +44,8 @@ class View(Protocol):
 
 def main(
     *,
-    source_name: Annotated[SourceName, Parameter(name="--source", help="What to read; auto takes what has data.")] = (
-        "auto"
-    ),
-    start: Annotated[
-        Literal["start", "end"], Parameter(name="--from", help="Where to begin: the first record, or only new ones.")
-    ] = "start",
+    source_name: ChosenSource = "auto",
+    start: Begin = "start",
     once: Once = False,
     count: Count = None,
     json: Json = False,
@@ -100,14 +96,7 @@ def main(
         return len(new)
 
     try:
-        consume(
-            lambda: reading,
-            handle,
-            stop,
-            once=once,
-            count=count,
-            idle=view.idle,
-        )
+        consume(lambda: reading, handle, stop, once=once, count=count, idle=view.idle)
     finally:
         view.close()
     cli.say(progress.end(), to=sys.stderr)

@@ -14,16 +14,11 @@ from cyclopts import Parameter
 from loguru import logger
 
 from utils import cli, early, signals, sinks
-from utils.config import DEFAULTS, Settings, SourceName
+from utils.config import DEFAULTS, Begin, ChosenSource, Settings, positive
 from utils.errors import ToolkitError
 
 DEFAULT_SIZE = "12.8x7.2"
 DOTS_PER_INCH = 100
-
-
-def _more_than_zero(_: Any, value: float | None) -> None:
-    if value is not None and not 0 < value < float("inf"):
-        raise ValueError("Must be more than 0.")
 
 
 def inches(text: str) -> tuple[float, float]:
@@ -41,10 +36,8 @@ def inches(text: str) -> tuple[float, float]:
 
 def main(
     *,
-    source: Annotated[SourceName, Parameter(name="--source", help="What to read; auto: the best at hand.")] = "auto",
-    start: Annotated[
-        Literal["start", "end"], Parameter(name="--from", help="Where to begin: the first record or only new ones.")
-    ] = "start",
+    source: ChosenSource = "auto",
+    start: Begin = "start",
     theme: Annotated[
         Literal["light", "dark"] | None,
         Parameter(name="--theme", help="Colours: light unless given; the served page follows the system unless given."),
@@ -67,14 +60,12 @@ def main(
         Path | None, Parameter(name="--save", help="Record to this .gif or .mp4, or keep the picture in this .png.")
     ] = None,
     frames: Annotated[
-        int | None, Parameter(name="--frames", validator=_more_than_zero, help="Stop after this many frames.")
+        int | None, Parameter(name="--frames", validator=positive, help="Stop after this many frames.")
     ] = None,
     duration: Annotated[
-        float | None, Parameter(name="--duration", validator=_more_than_zero, help="Stop after this many seconds.")
+        float | None, Parameter(name="--duration", validator=positive, help="Stop after this many seconds.")
     ] = None,
-    refresh: Annotated[
-        float, Parameter(name="--refresh", validator=_more_than_zero, help="Seconds between frames.")
-    ] = 2.0,
+    refresh: Annotated[float, Parameter(name="--refresh", validator=positive, help="Seconds between frames.")] = 2.0,
     settings: Settings = DEFAULTS,
 ) -> int:
     """Show the stream live: message flow, authors, sentiment and lengths, with the health of the source.

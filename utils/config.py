@@ -27,7 +27,7 @@ def _finite(_: Any, value: float | None) -> None:
         raise ValueError("Must be a number of 0 or more.")
 
 
-def _positive(_: Any, value: float | None) -> None:
+def positive(_: Any, value: float | None) -> None:
     if value is not None and not (math.isfinite(value) and value > 0):
         raise ValueError("Must be more than 0.")
 
@@ -75,7 +75,7 @@ class Settings:
             env_var="KAFKA_PARTITIONS",
             group=_SINKS,
             converter=_whole,
-            validator=_positive,
+            validator=positive,
             help="Partitions of a topic that is created because it is missing.",
         ),
     ] = 4
@@ -95,7 +95,7 @@ class Settings:
             env_var="JOURNAL_MAX_MB",
             group=_SHARED,
             converter=_whole,
-            validator=_positive,
+            validator=positive,
             help="MiB a journal holds before the producer waits.",
         ),
     ] = 1024
@@ -143,7 +143,7 @@ Interval = Annotated[
 ]
 Count = Annotated[
     int | None,
-    Parameter(name="--count", converter=_whole, validator=_positive, help="Stop after this many messages."),
+    Parameter(name="--count", converter=_whole, validator=positive, help="Stop after this many messages."),
 ]
 Seed = Annotated[
     int | None,
@@ -182,6 +182,11 @@ Speed = Annotated[float, Parameter(name="--speed", validator=_finite, help="Time
 Start = Annotated[
     Literal["stored", "start", "end"],
     Parameter(name="--from", help="Where to begin: the stored position, the first record, or only new ones."),
+]
+ChosenSource = Annotated[SourceName, Parameter(name="--source", help="What to read; auto takes what has data.")]
+Begin = Annotated[
+    Literal["start", "end"],
+    Parameter(name="--from", help="Where to begin: the first record, or only new ones."),
 ]
 Once = Annotated[
     bool,
