@@ -24,21 +24,20 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Annotated, Any
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import duckdb  # noqa: E402
-import psutil  # noqa: E402
-from cyclopts import Parameter  # noqa: E402
+import duckdb
+import psutil
+from cyclopts import Parameter
 
-from producers.ragini_producer import messages  # noqa: E402
-from scripts.kafka_broker import Cluster, kafka_home  # noqa: E402
-from utils import cli, table  # noqa: E402
-from utils.config import DEFAULTS, EMBEDDED_SINKS, PROJECT_DIR, Settings  # noqa: E402
-from utils.delivery import MAX_BATCH, Delivery  # noqa: E402
-from utils.journal import Journal  # noqa: E402
-from utils.message import Batch, Message, timestamp_text  # noqa: E402
-from utils.sinks import emitter  # noqa: E402
+from producers.ragini_producer import messages
+from scripts.kafka_broker import Cluster, kafka_home
+from utils import cli, table
+from utils.config import DEFAULTS, EMBEDDED_SINKS, PROJECT_DIR, Settings
+from utils.delivery import MAX_BATCH, Delivery
+from utils.journal import Journal
+from utils.message import Batch, Message, timestamp_text
+from utils.sinks import emitter
 
 LATENCY_GAP_S = 0.05
 SAMPLE_EVERY_S = 0.02

@@ -19,20 +19,19 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import duckdb  # noqa: E402
-import psutil  # noqa: E402
+import duckdb
+import psutil
 
-from producers.ragini_producer import messages  # noqa: E402
-from utils.config import EMBEDDED_SINKS, Settings  # noqa: E402
-from utils.consuming import Handler, consume  # noqa: E402
-from utils.message import Batch, decode_lines, timestamp_text  # noqa: E402
-from utils.processed_store import ProcessedStore  # noqa: E402
-from utils.sinks import emitter, source  # noqa: E402
-from utils.sources.base import Chunk, Resume  # noqa: E402
-from utils.tally import Tally  # noqa: E402
+from producers.ragini_producer import messages
+from utils.config import EMBEDDED_SINKS, PROJECT_DIR, Settings
+from utils.consuming import Handler, consume
+from utils.message import Batch, decode_lines, timestamp_text
+from utils.processed_store import ProcessedStore
+from utils.sinks import emitter, source
+from utils.sources.base import Chunk, Resume
+from utils.tally import Tally
 
 FOLLOWED = 20
 IDLE_S = 30.0
@@ -160,7 +159,7 @@ def latency_ms(sink: str, settings: Settings) -> str:
 def start(module: str, *options: str, settings: Settings) -> subprocess.Popen[bytes]:
     environment = os.environ | {"BASE_DATA_DIR": str(settings.data_path), "LOG_LEVEL": "ERROR"}
     command = [sys.executable, "-m", module, *options]
-    return subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(command, cwd=PROJECT_DIR, env=environment, stdout=subprocess.DEVNULL)
 
 
 def idle_share(sink: str, settings: Settings) -> float:

@@ -17,18 +17,18 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import psutil  # noqa: E402
-from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+import psutil
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
-from consumers.dashboard import outputs, picture, render, stats  # noqa: E402
-from consumers.dashboard.state import Snapshot, State  # noqa: E402
-from consumers.dashboard.theme import DEFAULT_SIZE, DPI, THEMES  # noqa: E402
-from utils.message import Message, timestamp_text  # noqa: E402
-from utils.sources.base import Chunk  # noqa: E402
+from consumers.dashboard import outputs, picture, render, stats
+from consumers.dashboard.state import Snapshot, State
+from consumers.dashboard.theme import DEFAULT_SIZE, DPI, THEMES
+from utils.config import PROJECT_DIR
+from utils.message import Message, timestamp_text
+from utils.sources.base import Chunk
 
 IDLE_S = 60.0
 LIGHT = THEMES["light"]
@@ -135,7 +135,7 @@ def bench_idle() -> None:
     dashboard.update(state.snapshot())
     stop = threading.Event()
     threading.Timer(IDLE_S, stop.set).start()
-    path = PROJECT / "data" / "bench_dashboard.png"
+    path = PROJECT_DIR / "data" / "bench_dashboard.png"
     before, begun, frames = time.process_time(), time.monotonic(), dashboard.full_frames
     render.run_headless(state, dashboard, [outputs.PictureFile(path)], render.Plan(), stop)
     share = (time.process_time() - before) / (time.monotonic() - begun)

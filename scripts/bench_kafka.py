@@ -16,23 +16,22 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from confluent_kafka import Producer  # noqa: E402
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # noqa: E402
-from kafka.record import _crc32c, default_records  # noqa: E402
-from loguru import logger  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
+from confluent_kafka import Producer
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.record import _crc32c, default_records
+from loguru import logger
+from rich.console import Console
+from rich.table import Table
 
-from producers.producer_case import messages  # noqa: E402
-from scripts.kafka_broker import Cluster, kafka_home  # noqa: E402
-from utils.config import Settings  # noqa: E402
-from utils.emitters.kafka_emitter import KafkaEmitter  # noqa: E402
-from utils.kafka_admin import kafka_python_options, librdkafka_options  # noqa: E402
-from utils.message import Batch, decode_lines, timestamp_text  # noqa: E402
-from utils.sources.kafka_source import KafkaSource  # noqa: E402
+from producers.producer_case import messages
+from scripts.kafka_broker import Cluster, kafka_home
+from utils.config import PROJECT_DIR, Settings
+from utils.emitters.kafka_emitter import KafkaEmitter
+from utils.kafka_admin import kafka_python_options, librdkafka_options
+from utils.message import Batch, decode_lines, timestamp_text
+from utils.sources.kafka_source import KafkaSource
 
 BATCH = 20_000
 PAGE = 10_000
@@ -121,7 +120,7 @@ def all_sinks(settings: Settings, count: int, *names: str) -> float:
             *("--topic", f"{settings.topic}-{len(names)}", "--sinks", *names),
         ]
         started_s = time.monotonic()
-        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=PROJECT_DIR, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(done.stdout + done.stderr)
         return count / (time.monotonic() - started_s)

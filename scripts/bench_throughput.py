@@ -20,14 +20,13 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import portalocker  # noqa: E402
-from cyclopts import Parameter  # noqa: E402
+import portalocker
+from cyclopts import Parameter
 
-from producers.ragini_producer import messages  # noqa: E402
-from scripts.bench_all import (  # noqa: E402
+from producers.ragini_producer import messages
+from scripts.bench_all import (
     LATENCY_GAP_S,
     bare_duckdb,
     bare_file,
@@ -38,13 +37,13 @@ from scripts.bench_all import (  # noqa: E402
     produce,
     seconds,
 )
-from utils import cli  # noqa: E402
-from utils.config import DEFAULTS, EMBEDDED_SINKS, Settings  # noqa: E402
-from utils.delivery import Delivery  # noqa: E402
-from utils.journal import Journal  # noqa: E402
-from utils.message import timestamp_text  # noqa: E402
-from utils.producing import MAX_APPEND, SWITCH_INTERVAL_S  # noqa: E402
-from utils.sinks import emitter  # noqa: E402
+from utils import cli
+from utils.config import DEFAULTS, EMBEDDED_SINKS, Settings
+from utils.delivery import Delivery
+from utils.journal import Journal
+from utils.message import timestamp_text
+from utils.producing import MAX_APPEND, SWITCH_INTERVAL_S
+from utils.sinks import emitter
 
 BARE = {"file": bare_file, "sqlite": bare_sqlite, "duckdb": bare_duckdb}
 FLAT_COUNTS = (10_000, 100_000, 1_000_000, 5_000_000)

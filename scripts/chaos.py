@@ -22,22 +22,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import portalocker  # noqa: E402
-import psutil  # noqa: E402
-from cyclopts import Parameter  # noqa: E402
-from cyclopts.validators import Number  # noqa: E402
+import portalocker
+import psutil
+from cyclopts import Parameter
+from cyclopts.validators import Number
 
-from producers import producer_case  # noqa: E402
-from utils import cli, table  # noqa: E402
-from utils.audit import accounts  # noqa: E402
-from utils.config import DEFAULTS, EMBEDDED_SINKS, PROJECT_DIR, Seed, Settings, Sinks  # noqa: E402
-from utils.errors import Unavailable  # noqa: E402
-from utils.holdings import PAGE_ROWS, Held, hold  # noqa: E402
-from utils.kafka_admin import delete_topic  # noqa: E402
-from utils.message import encode_lines, timestamp_text  # noqa: E402
+from producers import producer_case
+from utils import cli, table
+from utils.audit import accounts
+from utils.config import DEFAULTS, EMBEDDED_SINKS, PROJECT_DIR, Seed, Settings, Sinks
+from utils.errors import Unavailable
+from utils.holdings import PAGE_ROWS, Held, hold
+from utils.kafka_admin import delete_topic
+from utils.message import encode_lines, timestamp_text
 
 PRODUCERS = ("ragini", "case", "replay")
 RECORDED = 20_000

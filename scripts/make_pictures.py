@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from consumers.dashboard import outputs, picture  # noqa: E402
-from consumers.dashboard.state import Snapshot, State  # noqa: E402
-from consumers.dashboard.theme import DEFAULT_SIZE, DPI, ThemeName  # noqa: E402
-from consumers.ragini_visual_consumer import inches  # noqa: E402
-from utils.message import Invalid, Message, timestamp_text  # noqa: E402
-from utils.sources.base import Chunk  # noqa: E402
+from consumers.dashboard import outputs, picture
+from consumers.dashboard.state import Snapshot, State
+from consumers.dashboard.theme import DEFAULT_SIZE, DPI, ThemeName
+from consumers.ragini_visual_consumer import inches
+from utils.config import PROJECT_DIR
+from utils.message import Invalid, Message, timestamp_text
+from utils.sources.base import Chunk
 
 BEGIN = datetime(2025, 9, 27, 6, 17, 40).timestamp()
 NOW = datetime(2025, 9, 27, 8, 31, 52).timestamp()
@@ -89,7 +89,7 @@ def draw(scene: Scene, size: tuple[float, float]) -> picture.Dashboard:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", nargs="+", default=[f"{DEFAULT_SIZE[0]}x{DEFAULT_SIZE[1]}"], metavar="WxH")
-    parser.add_argument("--folder", type=Path, default=PROJECT / "docs" / "images")
+    parser.add_argument("--folder", type=Path, default=PROJECT_DIR / "docs" / "images")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     for size in map(inches, options.size):
