@@ -22,7 +22,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Annotated, Any
+from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -33,10 +33,10 @@ from cyclopts import Parameter
 from producers.ragini_producer import messages
 from scripts.kafka_broker import Cluster, kafka_home
 from utils import cli, table
-from utils.config import DEFAULTS, EMBEDDED_SINKS, PROJECT_DIR, Settings
+from utils.config import ALL_SINKS, DEFAULTS, EMBEDDED_SINKS, PROJECT_DIR, Settings
 from utils.delivery import MAX_BATCH, Delivery
 from utils.journal import Journal
-from utils.message import Batch, Message, timestamp_text
+from utils.message import Batch, timestamp_text
 from utils.sinks import emitter
 
 LATENCY_GAP_S = 0.05
@@ -66,33 +66,22 @@ class Figures:
     def cells(self) -> list[str]:
         latency = f"{self.latency_ms[0]:,.1f} / {self.latency_ms[1]:,.1f}" if self.latency_ms else ""
         alone = [f"{rate:,.0f}" if rate else "" for rate in (self.bare_rate, self.emitter_rate)]
-        return [
-            self.name,
-            *alone,
-            self.ratio,
-            f"{self.rate:,.0f}",
-            f"{self.cpu_us:.1f}",
-            f"{self.peak_mb:,.0f}",
-            latency,
-        ]
+        whole = [f"{self.rate:,.0f}", f"{self.cpu_us:.1f}", f"{self.peak_mb:,.0f}"]
+        return [self.name, *alone, self.ratio, *whole, latency]
 
 
 def batches(count: int) -> list[Batch]:
-    """The producer's messages, numbered and encoded, in the sizes that a worker delivers."""
+    """The producer's messages, numbered, encoded and as rows, in the sizes that a worker delivers."""
     stream = messages("wave", random.Random(1))
     made = []
     for first in range(1, count + 1, MAX_BATCH):
         part = [message for _, message in islice(stream, min(MAX_BATCH, count - first + 1))]
-        part = [Message(*row) for row in map(_values, part)]
         for sequence, message in enumerate(part, first):
             message.producer_id, message.sequence = "bench-1", sequence
             message.timestamp = timestamp_text(1_780_000_000 + sequence / 1000)
         made.append(Batch.of(part))
+        made[-1].rows  # noqa: B018  # made before any clock runs: it is no work of the bare library
     return made
-
-
-def _values(message: Message) -> tuple[Any, ...]:
-    return tuple(getattr(message, name) for name in table.COLUMNS)
 
 
 def bare_file(path: Path, parts: list[Batch]) -> None:
@@ -139,6 +128,13 @@ def bare_kafka(broker: str, parts: list[Batch]) -> None:
         producer.commit_transaction(30)
 
 
+BARE: dict[str, Callable[[Path, list[Batch]], None]] = {
+    "file": bare_file,
+    "sqlite": bare_sqlite,
+    "duckdb": bare_duckdb,
+}
+
+
 def emit(sink: str, settings: Settings, parts: list[Batch]) -> None:
     """What a worker does with batches that are ready."""
     with closing(emitter(sink, settings)()) as opened:
@@ -173,13 +169,21 @@ def produce(settings: Settings, sinks: Sequence[str], count: int) -> tuple[float
     return time.perf_counter() - started_s, cpu_s, peak / 2**20
 
 
-def latencies(settings: Settings, sink: str, count: int) -> tuple[float, float]:
-    """Median and 99th percentile, in ms, from acknowledged to held by the sink, for single messages with pauses."""
+def delivery_to(sinks: Sequence[str], journal: Journal, settings: Settings) -> Delivery:
+    """Workers that have reached their sinks."""
+    delivery = Delivery(journal, {sink: emitter(sink, settings) for sink in sinks}, settings.dead_letter_path)
+    delivery.start(sinks, 10)
+    return delivery
+
+
+def latencies(
+    settings: Settings, sinks: Sequence[str], count: int, gap_s: float = LATENCY_GAP_S
+) -> tuple[float, float]:
+    """Median and 99th percentile, in ms, from acknowledged to held by all sinks, for single messages with pauses."""
     stream = messages("wave", random.Random(2))
     taken_ms = []
     with closing(Journal(settings.journal_path("latency"))) as journal:
-        delivery = Delivery(journal, {sink: emitter(sink, settings)}, settings.dead_letter_path)
-        delivery.start([sink], 10)
+        delivery = delivery_to(sinks, journal, settings)
         for _, message in islice(stream, count):
             message.timestamp = timestamp_text(time.time())
             journal.append([message])
@@ -188,7 +192,7 @@ def latencies(settings: Settings, sink: str, count: int) -> tuple[float, float]:
             with delivery.changed:
                 delivery.changed.wait_for(lambda: delivery.held_by_all() >= journal.last, 30)
             taken_ms.append((time.perf_counter() - started_s) * 1000)
-            time.sleep(LATENCY_GAP_S)
+            time.sleep(gap_s)
         delivery.drain(10)
     return median(taken_ms), quantiles(taken_ms, n=100)[98]
 
@@ -208,30 +212,25 @@ def machine() -> str:
 def measure(count: int, singles: int) -> tuple[list[Figures], str]:
     """All rows, and a line on the audit of what was written."""
     parts = batches(count)
-    for part in parts:
-        part.rows  # noqa: B018  # decoded before the clock runs: it is no work of the bare library
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True)))
         settings = replace(DEFAULTS, data_dir=folder)
-        bare: dict[str, Callable[[Path, list[Batch]], None]] = {
-            "file": bare_file, "sqlite": bare_sqlite, "duckdb": bare_duckdb
-        }  # fmt: skip
-        home = kafka_home()
-        if home:
+        bare, together = dict(BARE), {"three together": EMBEDDED_SINKS}
+        if home := kafka_home():
             settings = replace(settings, kafka_broker=stack.enter_context(Cluster(home)).address)
             bare["kafka"] = lambda path, parts: bare_kafka(settings.kafka_broker, parts)
+            together["all four"] = ALL_SINKS
         rows = []
         for sink, work in bare.items():
             bare_s = seconds(partial(work, folder / f"bare.{sink}", parts))
             emit_s = seconds(partial(emit, sink, replace(settings, data_dir=folder / f"{sink}-alone"), parts))
             wall_s, cpu_s, peak_mb = produce(replace(settings, data_dir=folder / sink), [sink], count)
-            waits_ms = latencies(replace(settings, data_dir=folder / f"{sink}-latency"), sink, singles)
+            waits_ms = latencies(replace(settings, data_dir=folder / f"{sink}-latency"), [sink], singles)
             cpu_us = cpu_s / count * 1e6
             rows.append(Figures(sink, count / bare_s, count / emit_s, count / wall_s, cpu_us, peak_mb, waits_ms))
-        for name, sinks in (("three together", EMBEDDED_SINKS), ("all four", tuple(bare))):
-            if len(sinks) >= 3 and (name != "all four" or home):
-                wall_s, cpu_s, peak_mb = produce(replace(settings, data_dir=folder / name), sinks, count)
-                rows.append(Figures(name, 0, 0, count / wall_s, cpu_s / count * 1e6, peak_mb, None))
+        for name, sinks in together.items():
+            wall_s, cpu_s, peak_mb = produce(replace(settings, data_dir=folder / name), sinks, count)
+            rows.append(Figures(name, 0, 0, count / wall_s, cpu_s / count * 1e6, peak_mb, None))
         return rows, audited(replace(settings, data_dir=folder / "three together"), count)
 
 

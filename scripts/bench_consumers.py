@@ -25,9 +25,10 @@ import duckdb
 import psutil
 
 from producers.ragini_producer import messages
+from scripts.bench_all import batches, emit
 from utils.config import EMBEDDED_SINKS, PROJECT_DIR, Settings
-from utils.consuming import Handler, consume
-from utils.message import Batch, decode_lines, timestamp_text
+from utils.consuming import consume
+from utils.message import Batch, Message, decode_lines, timestamp_text
 from utils.processed_store import ProcessedStore
 from utils.sinks import emitter, source
 from utils.sources.base import Chunk, Resume
@@ -39,17 +40,9 @@ SETTLE_S = 10.0
 
 
 def fill(settings: Settings, count: int) -> None:
-    stream = messages("wave", random.Random(1))
-    emitters = [emitter(sink, settings)() for sink in EMBEDDED_SINKS]
-    for first in range(1, count + 1, 20_000):
-        made = [next(stream)[1] for _ in range(min(20_000, count - first + 1))]
-        for sequence, message in enumerate(made, first):
-            message.producer_id, message.sequence = "bench-1", sequence
-            message.timestamp = timestamp_text(1_780_000_000 + sequence / 1000)
-        for each in emitters:
-            each.emit(Batch.of(made))
-    for each in emitters:
-        each.close()
+    parts = batches(count)
+    for sink in EMBEDDED_SINKS:
+        emit(sink, settings, parts)
 
 
 def timed(name: str, count: int, work: Callable[[], object]) -> None:
@@ -99,24 +92,17 @@ def read_one(sink: str, settings: Settings, count: int) -> None:
     print(f"{sink}, {count:,} records")
     timed("bare read", count, lambda: BARE[sink](settings))
     tally = Tally()
-
-    def look(chunk: Chunk) -> int:
-        return len(tally.admit(chunk))
-
-    timed("source, loop, tally", count, lambda: consumed(sink, settings, look, lambda _: "", count))
+    timed("source, loop, tally", count, lambda: consumed(sink, settings, tally.admit, lambda _: "", count))
     assert (tally.messages, tally.lost) == (count, 0)
     store = ProcessedStore(settings.processed_path(sink))
-
-    def keep(chunk: Chunk) -> int:
-        return len(store.add(chunk))
-
-    timed("source, loop, processed store", count, lambda: consumed(sink, settings, keep, store.resume, count))
+    timed("source, loop, processed store", count, lambda: consumed(sink, settings, store.add, store.resume, count))
     assert store.counts()["messages"] == count
     store.close()
 
 
-def consumed(sink: str, settings: Settings, handle: Handler, resume: Resume, count: int) -> int:
-    return consume(lambda: source(sink, settings, resume), handle, threading.Event(), once=True, count=count)
+def consumed(sink: str, settings: Settings, add: Callable[[Chunk], list[Message]], resume: Resume, count: int) -> int:
+    reading = source(sink, settings, resume)
+    return consume(lambda: reading, lambda chunk: len(add(chunk)), threading.Event(), once=True, count=count)
 
 
 def follow() -> None:

@@ -6,7 +6,6 @@ Starts a throwaway broker from the prepared Kafka. Each figure is the best of th
 """
 
 import argparse
-import random
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -22,32 +22,19 @@ from confluent_kafka import Producer
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.record import _crc32c, default_records
 from loguru import logger
-from rich.console import Console
-from rich.table import Table
 
-from producers.producer_case import messages
+from scripts import bench_all
 from scripts.kafka_broker import Cluster, kafka_home
-from utils.config import PROJECT_DIR, Settings
+from utils import cli
+from utils.config import ALL_SINKS, EMBEDDED_SINKS, PROJECT_DIR, Settings
+from utils.delivery import MAX_BATCH
 from utils.emitters.kafka_emitter import KafkaEmitter
 from utils.kafka_admin import kafka_python_options, librdkafka_options
-from utils.message import Batch, decode_lines, timestamp_text
+from utils.message import Batch, decode_lines
 from utils.sources.kafka_source import KafkaSource
 
-BATCH = 20_000
 PAGE = 10_000
 REPEATS = 3
-
-
-def make_batches(count: int) -> list[Batch]:
-    """Consecutive batches of one producer with realistic messages."""
-    stamp = timestamp_text(time.time())
-    made = []
-    source = messages(random.Random(1))
-    for sequence in range(1, count + 1):
-        _, message = next(source)
-        message.timestamp, message.producer_id, message.sequence = stamp, "bench-1", sequence
-        made.append(message)
-    return [Batch.of(made[start : start + BATCH]) for start in range(0, count, BATCH)]
 
 
 def emitter(settings: Settings, batches: list[Batch]) -> None:
@@ -128,12 +115,7 @@ def all_sinks(settings: Settings, count: int, *names: str) -> float:
 
 def best(count: int, work: Callable[[int], None]) -> float:
     """Messages per second of the fastest of three runs, which are told their number."""
-    found = 0.0
-    for number in range(REPEATS):
-        started_s = time.monotonic()
-        work(number)
-        found = max(found, count / (time.monotonic() - started_s))
-    return found
+    return count / min(bench_all.seconds(partial(work, number)) for number in range(REPEATS))
 
 
 def rates(settings: Settings, count: int) -> Iterator[tuple[str, float, float | None]]:
@@ -148,7 +130,7 @@ def rates(settings: Settings, count: int) -> Iterator[tuple[str, float, float | 
         places = [topic(f"{what.__name__}-{len(batches)}-{number}") for number in range(REPEATS)]
         return best(sum(batch.count for batch in batches), lambda number: what(places[number], batches))
 
-    batches = make_batches(count)
+    batches = bench_all.batches(count)
     few = batches[: max(1, len(batches) // 8)]
     bare = write(bare_transactions, batches)
     yield "bare confluent-kafka, transactions", bare, None
@@ -180,17 +162,18 @@ def main() -> int:
         print("bench_kafka: no Kafka in KAFKA_HOME or ~/kafka: run scripts/prepare_kafka.sh", file=sys.stderr)
         return 2
     logger.remove()
-    table = Table("what", "messages/s", "ratio to bare", title=f"{count:,} messages, batches of {BATCH:,}")
+    rows = []
     with Cluster(home, jvm=("-Xmx512m",)) as cluster:
         settings = Settings(data_dir=Path(tempfile.gettempdir()), kafka_broker=cluster.address, topic="bench",
                             kafka_partitions=1)  # fmt: skip
         for what, rate, ratio in rates(settings, count):
-            table.add_row(what, f"{rate:,.0f}", "" if ratio is None else f"{ratio:.2f}")
-        embedded = all_sinks(settings, count, "file", "sqlite", "duckdb")
-        table.add_row("producer_case, three embedded sinks", f"{embedded:,.0f}", "")
-        with_kafka = all_sinks(settings, count, "file", "sqlite", "duckdb", "kafka")
-        table.add_row("producer_case, all four sinks", f"{with_kafka:,.0f}", f"{with_kafka / embedded:.2f} of three")
-    Console().print(table)
+            rows.append((what, f"{rate:,.0f}", "" if ratio is None else f"{ratio:.2f}"))
+        embedded = all_sinks(settings, count, *EMBEDDED_SINKS)
+        rows.append(("producer_case, three embedded sinks", f"{embedded:,.0f}", ""))
+        with_kafka = all_sinks(settings, count, *ALL_SINKS)
+        rows.append(("producer_case, all four sinks", f"{with_kafka:,.0f}", f"{with_kafka / embedded:.2f} of three"))
+    cli.say(f"{count:,} messages, batches of {MAX_BATCH:,}")
+    cli.say_table(("what", "messages/s", "ratio to bare"), rows)
     return 0
 
 

@@ -26,26 +26,13 @@ import portalocker
 from cyclopts import Parameter
 
 from producers.ragini_producer import messages
-from scripts.bench_all import (
-    LATENCY_GAP_S,
-    bare_duckdb,
-    bare_file,
-    bare_sqlite,
-    batches,
-    emit,
-    machine,
-    produce,
-    seconds,
-)
+from scripts.bench_all import BARE, LATENCY_GAP_S, batches, delivery_to, emit, latencies, machine, produce, seconds
 from utils import cli
 from utils.config import DEFAULTS, EMBEDDED_SINKS, Settings
-from utils.delivery import Delivery
 from utils.journal import Journal
 from utils.message import timestamp_text
 from utils.producing import MAX_APPEND, SWITCH_INTERVAL_S
-from utils.sinks import emitter
 
-BARE = {"file": bare_file, "sqlite": bare_sqlite, "duckdb": bare_duckdb}
 FLAT_COUNTS = (10_000, 100_000, 1_000_000, 5_000_000)
 HOLD_DUCKDB = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
 
@@ -60,8 +47,6 @@ def show(title: str, rows: Sequence[Sequence[str]]) -> None:
 def rates(count: int, rounds: int, folder: Path) -> list[list[str]]:
     """Ours and the bare libraries' in turn, so that a busy machine slows both."""
     parts = batches(count)
-    for part in parts:
-        part.rows  # noqa: B018  # decoded before the clock runs: it is no work of the bare library
     start_s = median(seconds(lambda: produce(replace(DEFAULTS, data_dir=folder / "start"), EMBEDDED_SINKS, 1))
                      for _ in range(rounds))  # fmt: skip
     names = (*EMBEDDED_SINKS, "together")
@@ -88,31 +73,6 @@ def rates(count: int, rounds: int, folder: Path) -> list[list[str]]:
         table.append([name, *cells])
     table.append(["--count 1, start to exit", "", "", "", f"{start_s:.2f} s", "", ""])
     return table
-
-
-def latency(settings: Settings, singles: int) -> list[list[str]]:
-    """From acknowledged to held by all three sinks, for single messages with pauses."""
-    taken_ms = []
-    with closing(Journal(settings.journal_path("bench"))) as journal:
-        delivery = delivery_to(journal, settings)
-        for _, message in islice(messages("steady", random.Random(2)), singles):
-            message.timestamp = timestamp_text(time.time())
-            journal.append([message])
-            started_s = time.perf_counter()
-            delivery.wake()
-            with delivery.changed:
-                delivery.changed.wait_for(lambda: delivery.held_by_all() >= journal.last, 30)
-            taken_ms.append((time.perf_counter() - started_s) * 1000)
-            time.sleep(LATENCY_GAP_S * 2)
-        delivery.drain(10)
-    taken_ms.sort()
-    return [["p50 ms", "p99 ms"], [f"{median(taken_ms):.1f}", f"{taken_ms[int(len(taken_ms) * 0.99)]:.1f}"]]
-
-
-def delivery_to(journal: Journal, settings: Settings) -> Delivery:
-    delivery = Delivery(journal, {sink: emitter(sink, settings) for sink in EMBEDDED_SINKS}, settings.dead_letter_path)
-    delivery.start(EMBEDDED_SINKS, 10)
-    return delivery
 
 
 @contextmanager
@@ -148,11 +108,11 @@ def healthy_rates(settings: Settings, down: str, count: int) -> dict[str, float]
     stream = messages("wave", random.Random(1))
     rate: dict[str, float] = {}
     with closing(Journal(settings.journal_path("bench"))) as journal:
-        delivery = delivery_to(journal, settings)
+        delivery = delivery_to(EMBEDDED_SINKS, journal, settings)
         with OUTAGES[down](settings):
             started_s = time.perf_counter()
-            for _ in range(0, count, MAX_APPEND):
-                part = [message for _, message in islice(stream, MAX_APPEND)]
+            for made in range(0, count, MAX_APPEND):
+                part = [message for _, message in islice(stream, min(MAX_APPEND, count - made))]
                 stamp = timestamp_text(time.time())
                 for message in part:
                     message.timestamp = stamp
@@ -222,8 +182,11 @@ def main(
             show("three sinks together", flat(folder, FLAT_COUNTS))
         else:
             show(f"{count:,} messages each, process start included, median of {rounds}", rates(count, rounds, folder))
-            waits = latency(replace(DEFAULTS, data_dir=folder / "latency"), singles)
-            show("one message, from acknowledged to held by all three sinks", waits)
+            waits_ms = latencies(
+                replace(DEFAULTS, data_dir=folder / "latency"), EMBEDDED_SINKS, singles, LATENCY_GAP_S * 2
+            )
+            cells = [f"{each:.1f}" for each in waits_ms]
+            show("one message, from acknowledged to held by all three sinks", [["p50 ms", "p99 ms"], cells])
     return 0
 
 
