@@ -8,7 +8,6 @@ sinks, and each consumer's processed store is compared with its sink. The same s
 import os
 import random
 import secrets
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from producers import producer_case
+from scripts.start import ask_to_end
 from utils import cli, table
 from utils.audit import accounts
 from utils.config import DEFAULTS, EMBEDDED_SINKS, PROJECT_DIR, Seed, Settings, Sinks
@@ -201,7 +201,7 @@ class Attacked:
         """End all, then run each once more: producers until all is delivered, consumers to the present end."""
         for process in self._running.values():
             if process.poll() is None:
-                _ask_to_end(process)
+                ask_to_end(process)
         for name, process in self._running.items():
             try:
                 process.wait(END_WITHIN_S)
@@ -228,13 +228,6 @@ def _record(path: Path, interval_s: float) -> Path:
         message.timestamp = timestamp_text(number * interval_s)
     path.write_bytes(encode_lines(messages))
     return path
-
-
-def _ask_to_end(process: subprocess.Popen[bytes]) -> None:
-    if sys.platform == "win32":
-        process.send_signal(signal.CTRL_BREAK_EVENT)
-    else:
-        process.terminate()
 
 
 def _quietly(undo: Undo) -> None:

@@ -59,18 +59,9 @@ def prepare(
             f"else close what uses {venv} and run this again",
         )
     print("Installing requirements.txt; the first time this takes a minute or two", flush=True)
+    pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--timeout", "60"]
     _do(
-        [
-            str(python),
-            "-m",
-            "pip",
-            "install",
-            "--disable-pip-version-check",
-            "--timeout",
-            "60",
-            "-r",
-            str(requirements),
-        ],
+        [*pip, "-r", str(requirements)],
         "requirements.txt could not be installed (pip says why above): check the network and run this again",
     )
     stamp.write_text(wanted)
