@@ -137,12 +137,12 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def read_env_file(folder: Path | None = None) -> tuple[Path | None, dict[str, str]]:
+def read_env_file() -> tuple[Path | None, dict[str, str]]:
     """Path and values of `.env` in the current folder, else the project's; None if there is none.
 
     Raises ToolkitError naming file and line if it cannot be read or parsed.
     """
-    here = (folder or Path.cwd()) / ".env"
+    here = Path.cwd() / ".env"
     path = here if here.exists() else PROJECT_DIR / ".env"
     if not path.exists():
         return None, {}
@@ -161,9 +161,9 @@ def read_env_file(folder: Path | None = None) -> tuple[Path | None, dict[str, st
     return path, {binding.key: binding.value for binding in bindings if binding.key and binding.value}
 
 
-def load_env_file(folder: Path | None = None) -> None:
+def load_env_file() -> None:
     """Put the values of `.env` under the environment's own. Raises ToolkitError like `read_env_file`."""
-    for name, value in read_env_file(folder)[1].items():
+    for name, value in read_env_file()[1].items():
         os.environ.setdefault(name, value)
 
 

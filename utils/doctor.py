@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +67,7 @@ def examine(settings: Settings, backend: Callable[[], str]) -> Iterator[Line]:
             yield Line(topic, "problem", f"cannot be looked at: {error}")
 
 
-def environment(variables: MutableMapping[str, str] = os.environ) -> list[Line]:
+def environment() -> list[Line]:
     """Look at `.env` and the variables, and take those away that no command could use: the rest can go on."""
     lines = []
     try:
@@ -94,13 +94,13 @@ def environment(variables: MutableMapping[str, str] = os.environ) -> list[Line]:
             break
         except cyclopts.CycloptsError as error:
             argument = getattr(error, "argument", None)
-            names = [name for name in (argument.parameter.env_var if argument else ()) or () if name in variables]
+            names = [name for name in (argument.parameter.env_var if argument else ()) or () if name in os.environ]
             if not names:
                 raise ToolkitError(" ".join(str(error).split())) from error
-            text = f"{names[0]}={variables.pop(names[0])}: {' '.join(str(error).split())}"
+            text = f"{names[0]}={os.environ.pop(names[0])}: {' '.join(str(error).split())}"
             lines.append(Line(".env", "problem", text, "change or remove it in .env or the environment"))
     try:
-        config.kafka_security(variables)
+        config.kafka_security()
     except ToolkitError as error:
         lines.append(Line(".env", "problem", str(error)))
     return lines

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from utils.config import KafkaSecurity, Settings, kafka_security
+from utils.config import Settings, kafka_security
 from utils.errors import ToolkitError, Unavailable
 
 if TYPE_CHECKING:
@@ -53,9 +53,9 @@ class ClientLog(logging.Handler):
         self.credentials_refused |= error.name() in ("_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED")
 
 
-def librdkafka_options(settings: Settings, security: KafkaSecurity | None = None) -> dict[str, Any]:
+def librdkafka_options(settings: Settings) -> dict[str, Any]:
     """Configuration of confluent-kafka's clients. Raises ToolkitError if a KAFKA_* variable is wrong."""
-    security = security or kafka_security()
+    security = kafka_security()
     options = {
         "bootstrap.servers": settings.kafka_broker,
         "client.id": CLIENT_ID,
@@ -72,9 +72,9 @@ def librdkafka_options(settings: Settings, security: KafkaSecurity | None = None
     return options
 
 
-def kafka_python_options(settings: Settings, security: KafkaSecurity | None = None) -> dict[str, Any]:
+def kafka_python_options(settings: Settings) -> dict[str, Any]:
     """Configuration of kafka-python's clients. Raises ToolkitError if a KAFKA_* variable is wrong."""
-    security = security or kafka_security()
+    security = kafka_security()
     options: dict[str, Any] = {
         "bootstrap_servers": settings.kafka_broker.split(","),
         "client_id": CLIENT_ID,

@@ -96,9 +96,9 @@ class AutoSource:
             self._open.pop(name).close()
 
 
-def require_answer(brokers: str, timeout_s: float = ANSWER_S) -> None:
-    """Raise Absent unless one of the `host:port,...` accepts a connection within `timeout_s`."""
-    deadline_s = time.monotonic() + timeout_s
+def require_answer(brokers: str) -> None:
+    """Raise Absent unless one of the `host:port,...` accepts a connection within a second."""
+    deadline_s = time.monotonic() + ANSWER_S
     for broker in brokers.split(","):
         host, _, port = broker.strip().rpartition(":")
         try:
