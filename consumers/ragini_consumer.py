@@ -8,6 +8,7 @@ if __name__ == "__main__":
 import sys
 import time
 from collections import Counter, deque
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 from cyclopts import Parameter
@@ -95,10 +96,8 @@ def main(
             view.show(new)
         return len(new)
 
-    try:
+    with closing(view):
         consume(lambda: reading, handle, stop, once=once, count=count, idle=view.idle)
-    finally:
-        view.close()
     cli.say(progress.end(), to=sys.stderr)
     return 0
 

@@ -8,6 +8,7 @@ if __name__ == "__main__":
 import csv
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from math import inf
 from pathlib import Path
 from typing import Annotated
@@ -104,12 +105,10 @@ def _lines(recording: Path) -> int | None:
 
 def source_records(source: Source) -> Iterator[Record]:
     """All records up to the present end."""
-    try:
+    with closing(source):
         while (chunk := source.poll(PAGE_RECORDS)) is not None:
             yield from chunk.messages
             yield from chunk.invalid
-    finally:
-        source.close()
 
 
 def csv_records(recording: Path) -> Iterator[Record]:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any
 
 from loguru import logger
@@ -49,11 +50,10 @@ def consume(
     raised). If `handle` raises PositionMoved or Unavailable, it starts again from the stored position
     with a new source. `idle` is called whenever there is nothing to do.
     """
-    reader = _Reader(open_source, handle)
     backoff = Backoff(first_s=RETRY_FIRST_S, cap_s=RETRY_CAP_S)
     idle_s = IDLE_FIRST_S
     done = 0
-    try:
+    with closing(_Reader(open_source, handle)) as reader:
         while not stop.is_set() and (count is None or done < count):
             try:
                 new = reader.step(CHUNK_RECORDS if count is None else min(CHUNK_RECORDS, count - done))
@@ -78,8 +78,6 @@ def consume(
                 done += new
                 idle_s = IDLE_FIRST_S
                 backoff.reset()
-    finally:
-        reader.close()
     return done
 
 
@@ -195,21 +193,20 @@ class Progress:
 def process(sink: str, reading: Reading, settings: Settings) -> int:
     """Run the consumer of a sink: every message once into its processed store, then a summary; the exit code."""
     stop = signals.stop_on_signals()
-    store = ProcessedStore(settings.processed_path(sink))
-    store.start_from(reading.start)
-    progress = Progress(sink, store.run)
+    with closing(ProcessedStore(settings.processed_path(sink))) as store:
+        store.start_from(reading.start)
+        progress = Progress(sink, store.run)
 
-    def handle(chunk: Chunk) -> int:
-        new = store.add(chunk)
-        if new:
-            progress.saw(new[-1])
-        progress.show()
-        return len(new)
+        def handle(chunk: Chunk) -> int:
+            new = store.add(chunk)
+            if new:
+                progress.saw(new[-1])
+            progress.show()
+            return len(new)
 
-    def open_source() -> Source:
-        return source(sink, settings, store.resume, finished=reading.once, shared=True)
+        def open_source() -> Source:
+            return source(sink, settings, store.resume, finished=reading.once, shared=True)
 
-    try:
         consume(open_source, handle, stop, once=reading.once, count=reading.count, idle=progress.show)
         line = progress.end()
         figures = {kind: store.figures(kind, limit=5) for kind in KINDS}
@@ -217,8 +214,6 @@ def process(sink: str, reading: Reading, settings: Settings) -> int:
             cli.say(json.dumps({"source": sink, "run": dict(store.run), "store": store.counts(), "figures": figures}))
         else:
             _say_summary(line, store.counts(), figures)
-    finally:
-        store.close()
     return 0
 
 

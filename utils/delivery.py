@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -120,8 +120,7 @@ class Worker(threading.Thread):
 
     def _deliver(self) -> None:
         """Connect and deliver until told to stop; ends by raising when something is wrong."""
-        emitter = self._connect()
-        try:
+        with closing(self._connect()) as emitter:
             reached = self._after_buried(self._ask(emitter))
             self._advance(reached)
             self.looked.set()
@@ -151,8 +150,6 @@ class Worker(threading.Thread):
                 self._up()
             # Nothing more to read without being told to stop: rows went that the sink had before it was replaced.
             self._closing = self._closing or self._draining
-        finally:
-            emitter.close()
 
     def _next(self, reached: int, max_count: int) -> Batch | None:
         """The next batch, waiting for one to be appended; None when it is time to stop."""
@@ -224,8 +221,7 @@ class Worker(threading.Thread):
 
     def _bury(self, burial: Burial) -> None:
         """Write the messages and the reason where `replay_producer` can read them."""
-        letter = FileEmitter(self._dead_letter_path)
-        try:
+        with closing(FileEmitter(self._dead_letter_path)) as letter:
             number = self._after_buried(burial.first - 1) + 1
             while number <= burial.last:
                 batch = self._journal.read(number - 1, burial.last - number + 1)
@@ -237,8 +233,6 @@ class Worker(threading.Thread):
                 self.progress.dead_letters += batch.count
                 self._buried.update(range(number, number + batch.count))
                 number += batch.count
-        finally:
-            letter.close()
         logger.error("{}: {} went to {}: {}", self.sink, self._journal.describe(burial.first, burial.last),
                      self._dead_letter_path, burial.reason)  # fmt: skip
 

@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from itertools import islice
 
@@ -55,8 +55,8 @@ def produce(
     if shared := next((path for path in paths if paths.count(path) > 1), None):
         raise ToolkitError(f"two sinks have the same file {shared}: give each one of its own")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    journal = Journal(settings.journal_path(name), max_bytes=settings.journal_max_mb << 20, adopt=run.adopt)
-    try:
+    path, max_bytes = settings.journal_path(name), settings.journal_max_mb << 20
+    with closing(Journal(path, max_bytes=max_bytes, adopt=run.adopt)) as journal:
         journal.forget(run.forget)
         connects: dict[str, Connect] = {
             sink: emitter(sink, settings, partial(journal.owed_since, sink)) for sink in wanted
@@ -73,8 +73,6 @@ def produce(
             producer.prune()
             cli.say(producer.summary(name))
         return early.UNFINISHED if journal.first_waiting() <= journal.last else 0
-    finally:
-        journal.close()
 
 
 def _say_owed(journal: Journal, delivery: Delivery) -> None:
