@@ -52,9 +52,7 @@ def main(
     json: Json = False,
     top: Annotated[
         bool,
-        Parameter(
-            name="--top", negative=(), show_default=False, help="A live table, or one at the end of --once and --count."
-        ),
+        Parameter(name="--top", show_default=False, help="A live table, or one at the end of --once and --count."),
     ] = False,
     settings: Settings = DEFAULTS,
 ) -> int:

@@ -52,7 +52,6 @@ def main(
         Parameter(
             name="--serve",
             consume_multiple=(0, 1),
-            negative=(),
             help="Show the picture to browsers at PORT or ADDRESS:PORT; alone, at 127.0.0.1:8765.",
         ),
     ] = None,

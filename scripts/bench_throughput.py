@@ -169,8 +169,8 @@ def main(
     count: Annotated[int, Parameter(help="Messages per run.")] = 400_000,
     rounds: Annotated[int, Parameter(help="Runs of each kind, of which the median is shown.")] = 3,
     singles: Annotated[int, Parameter(help="Single messages to measure the latency with.")] = 100,
-    outage_rates: Annotated[bool, Parameter(name="--outage", negative=(), help="Rates with a sink down.")] = False,
-    flat_costs: Annotated[bool, Parameter(name="--flat", negative=(), help="Cost and memory by amount.")] = False,
+    outage_rates: Annotated[bool, Parameter(name="--outage", help="Rates with a sink down.")] = False,
+    flat_costs: Annotated[bool, Parameter(name="--flat", help="Cost and memory by amount.")] = False,
 ) -> int:
     """Measure the embedded sinks beside the bare libraries, during outages, or over growing amounts."""
     print(machine())

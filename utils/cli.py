@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 import cyclopts
-from cyclopts import App
+from cyclopts import App, Parameter
 from dotenv.parser import parse_stream
 from loguru import logger
 
@@ -40,7 +40,13 @@ def run(
     Each function's typed signature is its command line and its docstring the help text. `load_env` brings
     `.env` into the environment (by default `load_env_file`).
     """
-    app = App(name=f"python -m {name}", help=main.__doc__, version_flags=(), result_action="return_value")
+    app = App(
+        name=f"python -m {name}",
+        help=main.__doc__,
+        version_flags=(),
+        default_parameter=Parameter(negative=()),  # no --no-once, no --empty-sinks
+        result_action="return_value",
+    )
     app.default(main)
     for command in others:
         app.command(command)

@@ -151,9 +151,7 @@ Seed = Annotated[
 ]
 Sinks = Annotated[
     tuple[SinkName, ...],
-    Parameter(
-        name="--sinks", consume_multiple=True, negative=(), show_default=" ".join, help="Sinks that get every message."
-    ),
+    Parameter(name="--sinks", consume_multiple=True, show_default=" ".join, help="Sinks that get every message."),
 ]
 Drain = Annotated[
     float,
@@ -164,7 +162,6 @@ Forget = Annotated[
     Parameter(
         name="--forget",
         consume_multiple=True,
-        negative=(),
         show_default=False,
         help="Drop what waits for this sink and owe it nothing more.",
     ),
@@ -173,7 +170,6 @@ Adopt = Annotated[
     bool,
     Parameter(
         name="--adopt",
-        negative=(),
         show_default=False,
         help="Go on with a journal from a copied or restored folder, under a new producer_id.",
     ),
@@ -190,9 +186,9 @@ Begin = Annotated[
 ]
 Once = Annotated[
     bool,
-    Parameter(name="--once", negative=(), show_default=False, help="Stop at the present end instead of following."),
+    Parameter(name="--once", show_default=False, help="Stop at the present end instead of following."),
 ]
-Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False, help="Print JSON for programs.")]
+Json = Annotated[bool, Parameter(name="--json", show_default=False, help="Print JSON for programs.")]
 
 
 @Parameter(name="*")
