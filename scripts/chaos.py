@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
@@ -274,14 +274,7 @@ def main(
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     attacks = plan(seed, minutes * 60, kills, sinks)
     with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as temporary:
-        settings = replace(
-            settings,
-            data_dir=(keep or Path(temporary)).resolve(),
-            live_file=DEFAULTS.live_file,
-            sqlite_file=DEFAULTS.sqlite_file,
-            duckdb_file=DEFAULTS.duckdb_file,
-            topic=f"chaos-{secrets.token_hex(4)}",
-        )
+        settings = settings.elsewhere((keep or Path(temporary)).resolve(), f"chaos-{secrets.token_hex(4)}")
         settings.data_path.mkdir(parents=True, exist_ok=True)
         print(f"seed {seed}: {len(attacks)} attacks in {minutes:g} minutes, in {settings.data_path}", flush=True)
         attacked = Attacked(settings, sinks, interval)

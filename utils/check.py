@@ -4,7 +4,7 @@ import secrets
 import tempfile
 import time
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -38,14 +38,7 @@ def check(sink: str, settings: Settings) -> Result:
             return Result(sink, "not running", 0.0, str(error))
     token = secrets.token_hex(4)
     with tempfile.TemporaryDirectory(prefix="verify_emitters-", ignore_cleanup_errors=True) as folder:
-        place = replace(
-            settings,
-            data_dir=Path(folder),
-            live_file=Path("check.json"),
-            sqlite_file=Path("check.sqlite"),
-            duckdb_file=Path("check.duckdb"),
-            topic=f"verify_emitters-{token}",
-        )
+        place = settings.elsewhere(Path(folder), f"verify_emitters-{token}")
         started_s = time.monotonic()
         try:
             _round_trip(sink, place, f"check-{token}")

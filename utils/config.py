@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -99,6 +99,11 @@ class Settings:
             help="MiB a journal holds before the producer waits.",
         ),
     ] = 1024
+
+    def elsewhere(self, folder: Path, topic: str) -> "Settings":
+        """The same with all data in `folder` and this topic, wherever the user's own sinks are."""
+        names = {name: getattr(DEFAULTS, name) for name in ("live_file", "sqlite_file", "duckdb_file")}
+        return replace(self, data_dir=folder, topic=topic, **names)
 
     @property
     def data_path(self) -> Path:
