@@ -6,10 +6,8 @@ Starts a throwaway broker from the prepared Kafka. Each figure is the best of th
 """
 
 import argparse
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -26,7 +24,7 @@ from loguru import logger
 from scripts import bench_all
 from scripts.kafka_broker import Cluster, kafka_home
 from utils import cli
-from utils.config import ALL_SINKS, EMBEDDED_SINKS, PROJECT_DIR, Settings
+from utils.config import ALL_SINKS, EMBEDDED_SINKS, Settings
 from utils.delivery import MAX_BATCH
 from utils.emitters.kafka_emitter import KafkaEmitter
 from utils.kafka_admin import kafka_python_options, librdkafka_options
@@ -98,21 +96,6 @@ def without_crc32c() -> Iterator[None]:
         default_records.calc_crc32c = fast
 
 
-def all_sinks(settings: Settings, count: int, *names: str) -> float:
-    """Messages per second of producer_case from start to exit, with everything delivered."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            *(sys.executable, "-m", "producers.producer_case", "--interval", "0", "--count", str(count)),
-            *("--drain", "120", "--data-dir", folder, "--kafka-broker", settings.kafka_broker),
-            *("--topic", f"{settings.topic}-{len(names)}", "--sinks", *names),
-        ]
-        started_s = time.monotonic()
-        done = subprocess.run(command, cwd=PROJECT_DIR, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(done.stdout + done.stderr)
-        return count / (time.monotonic() - started_s)
-
-
 def best(count: int, work: Callable[[int], None]) -> float:
     """Messages per second of the fastest of three runs, which are told their number."""
     return count / min(bench_all.seconds(partial(work, number)) for number in range(REPEATS))
@@ -163,15 +146,16 @@ def main() -> int:
         return 2
     logger.remove()
     rows = []
-    with Cluster(home, jvm=("-Xmx512m",)) as cluster:
-        settings = Settings(data_dir=Path(tempfile.gettempdir()), kafka_broker=cluster.address, topic="bench",
-                            kafka_partitions=1)  # fmt: skip
+    with Cluster(home, jvm=("-Xmx512m",)) as cluster, tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        settings = Settings(data_dir=Path(folder), kafka_broker=cluster.address, topic="bench", kafka_partitions=1)
         for what, rate, ratio in rates(settings, count):
             rows.append((what, f"{rate:,.0f}", "" if ratio is None else f"{ratio:.2f}"))
-        embedded = all_sinks(settings, count, *EMBEDDED_SINKS)
-        rows.append(("producer_case, three embedded sinks", f"{embedded:,.0f}", ""))
-        with_kafka = all_sinks(settings, count, *ALL_SINKS)
-        rows.append(("producer_case, all four sinks", f"{with_kafka:,.0f}", f"{with_kafka / embedded:.2f} of three"))
+        embedded, all_four = (
+            count / bench_all.produce(replace(settings, data_dir=Path(folder, str(len(sinks)))), sinks, count)[0]
+            for sinks in (EMBEDDED_SINKS, ALL_SINKS)
+        )
+        rows.append(("whole producer, three embedded sinks", f"{embedded:,.0f}", ""))
+        rows.append(("whole producer, all four sinks", f"{all_four:,.0f}", f"{all_four / embedded:.2f} of three"))
     cli.say(f"{count:,} messages, batches of {MAX_BATCH:,}")
     cli.say_table(("what", "messages/s", "ratio to bare"), rows)
     return 0
