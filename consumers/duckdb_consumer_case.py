@@ -1,10 +1,5 @@
 """Reads the DuckDB database that producers fill, and keeps each message once in its processed store."""
 
-if __name__ == "__main__":
-    from utils import early
-
-    early.guard()
-
 import sys
 from collections.abc import Mapping
 from contextlib import closing

@@ -3,11 +3,6 @@
 Copies of it on one machine share the partitions (a consumer group) and the store.
 """
 
-if __name__ == "__main__":
-    from utils import early
-
-    early.guard()
-
 import sys
 
 from utils import cli

@@ -1,10 +1,5 @@
 """Text view of any source: shows the last messages and follows, like tail -f; or a live table of who says what."""
 
-if __name__ == "__main__":
-    from utils import early
-
-    early.guard()
-
 import sys
 import time
 from collections import Counter, deque

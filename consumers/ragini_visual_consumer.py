@@ -1,10 +1,5 @@
 """Live dashboard: a threaded matplotlib animation of the stream in a window, a picture, a browser or a recording."""
 
-if __name__ == "__main__":
-    from utils import early
-
-    early.guard()
-
 import os
 import sys
 from pathlib import Path

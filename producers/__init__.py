@@ -1,0 +1,5 @@
+"""Commands that generate messages; `python -m producers.NAME` runs this first."""
+
+from utils import early
+
+early.guard_command()

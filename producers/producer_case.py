@@ -1,10 +1,5 @@
 """Streams buzz messages: what people just did with some topic, and how it was."""
 
-if __name__ == "__main__":
-    from utils import early
-
-    early.guard()
-
 import random
 import sys
 from collections.abc import Iterator

@@ -1,10 +1,5 @@
 """Streams "Hello World" messages of Ragini and her friends, in patterns one can see on the dashboard."""
 
-if __name__ == "__main__":
-    from utils import early
-
-    early.guard()
-
 import math
 import random
 import sys

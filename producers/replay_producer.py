@@ -1,10 +1,5 @@
 """Re-streams a recording through the same journal and sinks, as new messages, with its original gaps."""
 
-if __name__ == "__main__":
-    from utils import early
-
-    early.guard()
-
 import csv
 import sys
 from collections.abc import Callable, Iterator

@@ -1,6 +1,6 @@
 """Ctrl+C at any moment: before a command has begun, and just before a wait."""
 
-import ast
+import os
 import re
 import signal
 import subprocess
@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -84,7 +85,10 @@ def test_without_its_packages_a_command_says_what_to_do(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)
-def test_every_command_has_its_guard_before_it_imports_anything_else(name: str) -> None:
-    tree = ast.parse((PROJECT_DIR / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8"))
-    first = ast.unparse(tree.body[1])
-    assert first == "if __name__ == '__main__':\n    from utils import early\n    early.guard()"
+def test_every_command_has_its_guard_before_it_imports_anything_else(name: str, tmp_path: Path) -> None:
+    (tmp_path / "cyclopts.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", name], cwd=PROJECT_DIR, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "interrupted before it began\n")

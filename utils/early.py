@@ -13,6 +13,16 @@ UNFINISHED = 3
 _NEEDED = ("cyclopts", "dotenv", "loguru", "msgspec", "portalocker")
 
 
+def guard_command() -> None:
+    """For packages of commands: `guard` before all else if Python looks for the module that `-m` names, else nothing.
+
+    It says so by this first argument (https://docs.python.org/3/using/cmdline.html#cmdoption-m); whoever imports a
+    command afterwards, or from a script, finds another one.
+    """
+    if sys.argv[:1] == ["-m"]:
+        guard()
+
+
 def guard() -> None:
     """One line instead of a traceback for Ctrl+C during the imports and for packages that are not there."""
     signal.signal(signal.SIGINT, _end)
