@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from statistics import median
 
@@ -127,9 +128,8 @@ def latency_ms(sink: str, settings: Settings) -> str:
     thread = threading.Thread(target=consume, args=(lambda: source(sink, settings, lambda _: "end"), handle, stop))
     thread.start()
     writer = emitter(sink, settings)()
-    made = [message for _, message in zip(range(FOLLOWED), messages("wave", random.Random(1)), strict=False)]
     taken = []
-    for sequence, (_, message) in enumerate(made, 1):
+    for sequence, (_, message) in enumerate(islice(messages("wave", random.Random(1)), FOLLOWED), 1):
         time.sleep(random.Random(sequence).uniform(0.3, 0.8))
         message.producer_id, message.sequence, message.timestamp = "follow-1", sequence, timestamp_text(time.time())
         start_s = time.perf_counter()

@@ -91,13 +91,9 @@ def sqlite_locked(settings: Settings) -> Iterator[None]:
         yield
 
 
-def file_locked(settings: Settings) -> AbstractContextManager[object]:
-    return portalocker.Lock(f"{settings.live_path}.lock")
-
-
 OUTAGES: dict[str, Callable[[Settings], AbstractContextManager[object]]] = {
     "": lambda settings: nullcontext(),
-    "file": file_locked,
+    "file": lambda settings: portalocker.Lock(f"{settings.live_path}.lock"),
     "sqlite": sqlite_locked,
     "duckdb": duckdb_held,
 }
@@ -152,11 +148,11 @@ def outage(count: int, rounds: int, folder: Path) -> list[list[str]]:
     return table
 
 
-def flat(folder: Path, counts: Sequence[int]) -> list[list[str]]:
+def flat(folder: Path) -> list[list[str]]:
     """CPU is told for what each row has more than the one before it: the first pays for what is done once."""
     _, before_s, _ = produce(replace(DEFAULTS, data_dir=folder / "start"), EMBEDDED_SINKS, 1)
     table, before = [["messages", "messages/s", "CPU us for each more", "peak MiB"]], 1
-    for count in counts:
+    for count in FLAT_COUNTS:
         wall_s, cpu_s, peak_mb = produce(replace(DEFAULTS, data_dir=folder / str(count)), EMBEDDED_SINKS, count)
         cost_us = (cpu_s - before_s) / (count - before) * 1e6
         table.append([f"{count:,}", f"{count / wall_s:,.0f}", f"{cost_us:.1f}", f"{peak_mb:,.0f}"])
@@ -179,7 +175,7 @@ def main(
         if outage_rates:
             show(f"{count:,} messages each, median of {rounds}", outage(count, rounds, folder))
         elif flat_costs:
-            show("three sinks together", flat(folder, FLAT_COUNTS))
+            show("three sinks together", flat(folder))
         else:
             show(f"{count:,} messages each, process start included, median of {rounds}", rates(count, rounds, folder))
             waits_ms = latencies(
