@@ -1,5 +1,6 @@
 """From the journal to the sinks: one worker thread per sink, which alone retries."""
 
+import random
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -64,6 +65,8 @@ class Worker(threading.Thread):
         changed: threading.Condition,
         *,
         after: int,
+        backoff: Backoff,
+        clock: Callable[[], float],
     ) -> None:
         super().__init__(name=f"{sink} worker", daemon=True)
         self.sink = sink
@@ -72,7 +75,7 @@ class Worker(threading.Thread):
         self.looked = threading.Event()
         self._connect, self._dead_letter_path = connect, dead_letter_path
         self._journal, self._changed = journal, changed
-        self._after, self._backoff = after, Backoff()
+        self._after, self._backoff, self._clock = after, backoff, clock
         self._draining = self._closing = False
         self._was_reached = self._last_try = False
         self._lost_up_to = 0
@@ -244,14 +247,14 @@ class Worker(threading.Thread):
 
     def _up(self) -> None:
         if self.progress.state == "down":
-            logger.info("{}: delivering again after {:.0f} s", self.sink, time.monotonic() - self._down_since_s)
+            logger.info("{}: delivering again after {:.0f} s", self.sink, self._clock() - self._down_since_s)
         self.progress.state, self.progress.reason = "delivering", ""
         self._last_try = False
 
     def _down(self, reason: str) -> None:
         """Note the failure (said once until it heals) and wait before the next attempt."""
         if self.progress.state != "down":
-            self._down_since_s = time.monotonic()
+            self._down_since_s = self._clock()
             self.progress.state = "down"
             logger.warning("{}: unavailable, messages wait in the journal: {}", self.sink, reason)
         elif reason != self.progress.reason:
@@ -271,14 +274,30 @@ class Delivery:
     """The workers of one producer process, and what they have in common."""
 
     def __init__(
-        self, journal: Journal, connects: Mapping[str, Connect], dead_letter_path: Callable[[str], Path]
+        self,
+        journal: Journal,
+        connects: Mapping[str, Connect],
+        dead_letter_path: Callable[[str], Path],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
     ) -> None:
         self._journal = journal
+        self._clock = clock
         self.changed = threading.Condition()
         journal.owe(connects)
         self._owed = journal.owed()
         self.workers = {
-            sink: Worker(sink, connect, dead_letter_path(sink), journal, self.changed, after=self._owed[sink].after)
+            sink: Worker(
+                sink,
+                connect,
+                dead_letter_path(sink),
+                journal,
+                self.changed,
+                after=self._owed[sink].after,
+                backoff=Backoff(rng=rng),
+                clock=clock,
+            )
             for sink, connect in connects.items()
         }
 
@@ -289,9 +308,9 @@ class Delivery:
         """
         for worker in self.workers.values():
             worker.start()
-        deadline_s = time.monotonic() + wait_s
+        deadline_s = self._clock() + wait_s
         for sink in wait_for:
-            self.workers[sink].looked.wait(max(0.0, deadline_s - time.monotonic()))
+            self.workers[sink].looked.wait(max(0.0, deadline_s - self._clock()))
         for worker in self.workers.values():
             if worker.failure:
                 self.drain(0)
@@ -317,11 +336,11 @@ class Delivery:
         """Let the workers deliver what waits for up to `timeout_s`, then stop them."""
         for worker in self.workers.values():
             worker.drain()
-        deadline_s = time.monotonic() + min(timeout_s, LONGEST_S)
+        deadline_s = self._clock() + min(timeout_s, LONGEST_S)
         for worker in self.workers.values():
-            worker.join(max(0.0, deadline_s - time.monotonic()))
+            worker.join(max(0.0, deadline_s - self._clock()))
         for worker in self.workers.values():
             worker.close()
-        deadline_s = time.monotonic() + CLOSE_S
+        deadline_s = self._clock() + CLOSE_S
         for worker in self.workers.values():
-            worker.join(max(0.0, deadline_s - time.monotonic()))
+            worker.join(max(0.0, deadline_s - self._clock()))
