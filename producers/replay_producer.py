@@ -72,6 +72,10 @@ def records(recording: Path) -> Iterator[Record]:
     """All records of a file up to its present end. Raises ToolkitError if there is no such file or kind."""
     if not recording.is_file():
         raise ToolkitError(f"there is no recording {recording}")
+    try:
+        recording.open("rb").close()
+    except OSError as error:
+        raise ToolkitError(f"{recording} cannot be read: {error.strerror}") from error
     match recording.suffix.lower():
         case ".csv":
             return csv_records(recording)

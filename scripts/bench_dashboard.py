@@ -157,7 +157,7 @@ def soak(frames: int, messages: int) -> tuple[float, float]:
     """A day of frames, 2 s apart on the stream's clock; the growth of memory and of frame time."""
     process, stream = psutil.Process(), Stream()
     dashboard = picture.headless(DEFAULT_SIZE, "light", 2.0)
-    per_frame, sent, early = messages / frames, 0, min(500, frames // 4)
+    per_frame, sent, early = messages / frames, 0, min(500, max(1, frames // 4))
     taken: deque[float] = deque(maxlen=early)  # all of them would be a part of the growth
     small, fast = 0, 0.0
     for frame in range(1, frames + 1):

@@ -138,6 +138,12 @@ def test_a_journal_that_is_no_database(settings: Settings) -> None:
     assert "ann.sqlite: 3 given out" in look(settings, "journal", "ok")
 
 
+def test_an_empty_journal_is_what_a_producer_leaves_that_ends_as_it_begins(settings: Settings) -> None:
+    settings.journal_path("bob").touch()
+    assert look(settings, "journal") == ""
+    assert "bob.sqlite is empty" in look(settings, "journal", "note")
+
+
 def test_a_copied_journal(settings: Settings) -> None:
     shutil.copy(settings.journal_path("ann"), settings.journal_path("copy"))
     settings.journal_path("ann").unlink()

@@ -166,6 +166,9 @@ def _journals(settings: Settings) -> Iterator[Line]:
     if not paths:
         yield Line("journal", "ok", "none yet")
     for path in paths:
+        if not path.stat().st_size:
+            yield Line("journal", "note", f"{path.name} is empty: its producer ended as it began", "start it again")
+            continue
         try:
             yield from _journal(path, settings)
         except ToolkitError as error:

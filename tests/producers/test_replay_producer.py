@@ -18,6 +18,7 @@ from utils.config import EMBEDDED_SINKS, Settings, SinkName
 from utils.emitters.duckdb_emitter import DuckdbEmitter
 from utils.emitters.file_emitter import FileEmitter
 from utils.emitters.sqlite_emitter import SqliteEmitter
+from utils.errors import ToolkitError
 from utils.message import Invalid, encode_lines
 from utils.sinks import emitter
 
@@ -137,6 +138,17 @@ def test_what_is_no_recording(name: str, content: bytes | None, reason: str, run
     assert done.returncode == 2
     assert reason in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_recording_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "old.jsonl").write_bytes(b'{"message":"hello"}\n')
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refused)  # permissions do not bind the superuser
+    with pytest.raises(ToolkitError, match=r"old\.jsonl cannot be read: Permission denied"):
+        replay_producer.records(tmp_path / "old.jsonl")
 
 
 def test_gaps_are_those_of_the_recording() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scripts import chaos
-from tests.helpers import make_batch
+from tests.helpers import make_batch, wait_until
 from utils import cli
 from utils.config import EMBEDDED_SINKS, Settings
 from utils.journal import Journal
@@ -72,8 +72,13 @@ def test_a_process_that_ends_by_itself_is_a_problem(settings: Settings, capsys: 
     settings.data_path.mkdir()
     with closing(Journal(settings.journal_path("ragini"))):  # its producer cannot start
         attacked = chaos.Attacked(settings, ["file"], 0.01)
+        surprise = "ragini ended by itself with code 2"
+
+        def noticed() -> bool:
+            attacked.keep_running()
+            return surprise in attacked.surprises
+
         try:
-            attacked.suffer([], 2.5)
+            wait_until(noticed)
         finally:
             attacked.kill()
-    assert "ragini ended by itself with code 2" in attacked.surprises
