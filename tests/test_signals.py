@@ -16,7 +16,7 @@ import pytest
 
 from tests.helpers import run_python
 from tests.test_docs import ENTRY_POINTS
-from utils import signals
+from utils import early, signals
 from utils.config import PROJECT_DIR, Settings
 
 if TYPE_CHECKING:
@@ -81,7 +81,20 @@ def test_without_its_packages_a_command_says_what_to_do(name: str) -> None:
         [sys.executable, "-S", "-m", name], cwd=PROJECT_DIR, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r".* has no cyclopts, .*; do this first: .*(activate|requirements.txt)\n", done.stderr)
+    assert re.fullmatch(r".* has no cyclopts, .*; do this first: .*(activate|requirements.txt|start.py)\n", done.stderr)
+
+
+def test_packages_go_into_an_environment_and_never_again_into_one_that_is_active(tmp_path: Path) -> None:
+    """Systems refuse pip outside of an environment, and who has activated one is not told to do so again."""
+    system, other, venv = (str(tmp_path / name) for name in ("usr", "other", ".venv"))
+    for folder in (system, other):
+        Path(folder).mkdir()
+    assert early.remedy(str(tmp_path), system, system).endswith("scripts/start.py")
+    assert early.remedy(str(tmp_path), other, system).endswith("pip install -r requirements.txt")
+    Path(venv).mkdir()
+    assert early.remedy(str(tmp_path), system, system).endswith("activate")
+    assert early.remedy(str(tmp_path), other, system).endswith("activate")
+    assert early.remedy(str(tmp_path), venv, system).endswith("pip install -r requirements.txt")
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)

@@ -28,13 +28,20 @@ def guard() -> None:
     signal.signal(signal.SIGINT, _end)
     missing = [package for package in _NEEDED if importlib.util.find_spec(package) is None]
     if missing:
-        from pathlib import Path
-
-        command = "python -m pip install -r requirements.txt"
-        if (Path(__file__).resolve().parent.parent / ".venv").is_dir():
-            command = ".venv\\Scripts\\activate" if os.name == "nt" else "source .venv/bin/activate"
-        print(f"{sys.executable} has no {', '.join(missing)}; do this first: {command}", file=sys.stderr)
+        print(f"{sys.executable} has no {', '.join(missing)}; do this first: {remedy()}", file=sys.stderr)
         sys.exit(UNUSABLE)
+
+
+def remedy(project: str = "", prefix: str = sys.prefix, base_prefix: str = sys.base_prefix) -> str:
+    """The command that helps this Python to its packages: activate `.venv`, fill the active one, or make one."""
+    from pathlib import Path
+
+    venv = (Path(project) if project else Path(__file__).resolve().parent.parent) / ".venv"
+    if venv.is_dir() and not venv.samefile(prefix):
+        return ".venv\\Scripts\\activate" if os.name == "nt" else "source .venv/bin/activate"
+    if prefix != base_prefix:
+        return "python -m pip install -r requirements.txt"
+    return f"{Path(sys.executable).name.removesuffix('.exe')} scripts/start.py"
 
 
 def begin() -> None:
