@@ -79,6 +79,16 @@ def test_options_beat_the_environment_which_beats_the_file_which_beats_defaults(
     assert shown("--interval", "2", "--topic", "chosen") == "2.0 chosen"
 
 
+def test_a_variable_without_a_value_counts_as_not_set(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (empty_folder / ".env").write_text("BUZZ_TOPIC=from_file\nLOG_LEVEL=\n")
+    for variable in ("BUZZ_TOPIC", "LOG_LEVEL", "MESSAGE_INTERVAL_SECONDS"):
+        monkeypatch.setenv(variable, "")
+    assert cli.run(shown_interval, name="producers.test", arguments=[]) == 0
+    assert capsys.readouterr().out.strip() == "5.0 from_file"
+
+
 @pytest.mark.parametrize("value", ["abc", "-2", "nan"])
 def test_a_bad_interval_from_the_file_names_the_variable(
     empty_folder: Path, value: str, capsys: pytest.CaptureFixture[str]

@@ -20,7 +20,7 @@ from dotenv.parser import parse_stream
 from loguru import logger
 
 from utils import early, log
-from utils.config import DEFAULTS, PROJECT_DIR
+from utils.config import DEFAULTS, PROJECT_DIR, variables
 from utils.early import UNFINISHED
 from utils.errors import ToolkitError
 
@@ -155,8 +155,10 @@ def read_env_file() -> tuple[Path | None, dict[str, str]]:
     try:
         with path.open(encoding="utf-8-sig") as stream:
             bindings = list(parse_stream(stream))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ToolkitError(f"{path} cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ToolkitError(f"{path} cannot be read: it is not UTF-8 text; save it as UTF-8") from error
+    except OSError as error:
+        raise ToolkitError(f"{path} cannot be read: {error.strerror or error}") from error
     for binding in bindings:
         if binding.error or (binding.key and binding.value is None):
             whole = binding.original.string
@@ -168,7 +170,13 @@ def read_env_file() -> tuple[Path | None, dict[str, str]]:
 
 
 def load_env_file() -> None:
-    """Put the values of `.env` under the environment's own. Raises ToolkitError like `read_env_file`."""
+    """Put the values of `.env` under the environment's own. Raises ToolkitError like `read_env_file`.
+
+    Here too a variable without a value counts as not set.
+    """
+    for name in variables():
+        if not os.environ.get(name, "set"):
+            del os.environ[name]
     for name, value in read_env_file()[1].items():
         os.environ.setdefault(name, value)
 

@@ -147,8 +147,8 @@ ENV_FILES: list[tuple[bytes, str]] = [
     (b"BUZZ_TOPIC='open\nLOG_LEVEL=INFO\n", r"\.env line 1: .* is not NAME=VALUE"),
     (b"[section]\nLOG_LEVEL=INFO\n", r"\.env line 1: .* is not NAME=VALUE"),
     (b"BUZZ_TOPIC: x\n", r"\.env line 1: BUZZ_TOPIC: \.\.\. is not NAME=VALUE"),
-    (b"LOG_LEVEL=\xff\xfe\n", r"\.env cannot be read: .*utf-8"),
-    ("LOG_LEVEL=INFO\n".encode("utf-16"), r"\.env cannot be read: .*utf-8"),
+    (b"LOG_LEVEL=\xff\xfe\n", r"\.env cannot be read: .*save it as UTF-8"),
+    ("LOG_LEVEL=INFO\n".encode("utf-16"), r"\.env cannot be read: .*save it as UTF-8"),
     (bytes(range(128, 256)), r"\.env cannot be read"),
 ]
 
