@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from tests.helpers import run_python, start_python
 from utils import cli
-from utils.config import DEFAULTS, PROJECT_DIR, Interval, Settings
+from utils.config import DEFAULTS, PROJECT_DIR, Interval, Settings, kafka_security
 from utils.errors import PositionMoved, Rejected, SinkReplaced, ToolkitError, Unavailable
 
 
@@ -87,6 +87,17 @@ def test_a_variable_without_a_value_counts_as_not_set(
         monkeypatch.setenv(variable, "")
     assert cli.run(shown_interval, name="producers.test", arguments=[]) == 0
     assert capsys.readouterr().out.strip() == "5.0 from_file"
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell replaces it in `.env`; a folder of that name would be deleted with `rm -r ~` one day."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert Settings(data_dir=Path("~/data")).data_path == tmp_path / "data"
+    assert Settings(sqlite_file=Path("~/own.sqlite")).sqlite_path == tmp_path / "own.sqlite"
+    assert Settings(data_dir=Path("~nobody-at-all/data")).data_path == PROJECT_DIR / "~nobody-at-all" / "data"
+    (tmp_path / "ca.pem").touch()
+    assert kafka_security({"KAFKA_CA_FILE": "~/ca.pem"}).ca_file == str(tmp_path / "ca.pem")
 
 
 @pytest.mark.parametrize("value", ["abc", "-2", "nan"])

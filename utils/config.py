@@ -40,6 +40,14 @@ def _whole(_: Any, tokens: Sequence[Token]) -> int:
         raise ValueError(f'unable to convert "{tokens[0].value}" into int') from error
 
 
+def _from_home(path: Path) -> Path:
+    """`path` with its leading `~` replaced: in `.env` and after `--data-dir=` no shell does it."""
+    try:
+        return path.expanduser()
+    except RuntimeError:  # nobody of that name
+        return path
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Settings:
@@ -107,19 +115,19 @@ class Settings:
 
     @property
     def data_path(self) -> Path:
-        return PROJECT_DIR / self.data_dir
+        return PROJECT_DIR / _from_home(self.data_dir)
 
     @property
     def live_path(self) -> Path:
-        return self.data_path / self.live_file
+        return self.data_path / _from_home(self.live_file)
 
     @property
     def sqlite_path(self) -> Path:
-        return self.data_path / self.sqlite_file
+        return self.data_path / _from_home(self.sqlite_file)
 
     @property
     def duckdb_path(self) -> Path:
-        return self.data_path / self.duckdb_file
+        return self.data_path / _from_home(self.duckdb_file)
 
     def sink_path(self, sink: str) -> Path:
         """The file of an embedded sink."""
@@ -259,6 +267,8 @@ def kafka_security(environment: Mapping[str, str] = os.environ) -> KafkaSecurity
         raise ToolkitError(
             f"KAFKA_SECURITY_PROTOCOL is {values['protocol']}: set KAFKA_USERNAME and KAFKA_PASSWORD as well"
         )
+    if values["ca_file"]:
+        values["ca_file"] = str(_from_home(Path(values["ca_file"])))
     if values["ca_file"] and not Path(values["ca_file"]).is_file():
         raise ToolkitError(f"KAFKA_CA_FILE is {values['ca_file']!r}: there is no such file")
     return KafkaSecurity(**values)  # type: ignore[arg-type]  # checked against the same Literals above
