@@ -162,3 +162,22 @@ def test_a_broker_that_listens_answers() -> None:
         require_answer(f"nonsense,localhost:{server.getsockname()[1]}")
     with pytest.raises(Unavailable, match="no Kafka broker answers"):
         require_answer("localhost:1,nonsense")
+
+
+@pytest.mark.parametrize(
+    ("broker", "place"),
+    [("there", ("there", 9092)), ("there:1", ("there", 1)), ("[::1]:2", ("::1", 2)), ("[::1]", ("::1", 9092))],
+)
+def test_a_broker_may_come_without_its_port(
+    broker: str, place: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for both client libraries."""
+    asked: list[tuple[str, int]] = []
+
+    def connect(address: tuple[str, int], timeout_s: float) -> socket.socket:
+        asked.append(address)
+        return socket.socket()
+
+    monkeypatch.setattr("socket.create_connection", connect)
+    require_answer(broker)
+    assert asked == [place]

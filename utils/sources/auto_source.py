@@ -8,6 +8,7 @@ from utils.errors import Absent, ToolkitError, Unavailable
 from utils.sources.base import Chunk, Source
 
 ANSWER_S = 1.0
+KAFKA_PORT = 9092  # the clients' default
 GIVE_UP_S = 10.0
 ASK_AGAIN_S = 2.0
 
@@ -100,9 +101,10 @@ def require_answer(brokers: str) -> None:
     """Raise Absent unless one of the `host:port,...` accepts a connection within a second."""
     deadline_s = time.monotonic() + ANSWER_S
     for broker in brokers.split(","):
-        host, _, port = broker.strip().rpartition(":")
+        host, _, port = broker.strip().partition("]" if "[" in broker else ":")
         try:
-            socket.create_connection((host, int(port)), max(0.01, deadline_s - time.monotonic())).close()
+            place = host.lstrip("["), int(port.lstrip(":") or KAFKA_PORT)
+            socket.create_connection(place, max(0.01, deadline_s - time.monotonic())).close()
         except (OSError, ValueError):
             continue
         return
