@@ -156,7 +156,7 @@ class TopView:
         self._counts: dict[str, Counter[str]] = {"author": Counter(), "category": Counter()}
         self._moods: dict[str, Counter[str]] = {"author": Counter(), "category": Counter()}
         self._drawn_s = 0.0
-        self._live = Live(self._table(), auto_refresh=False)
+        self._live = Live(self._table(progress.measured()), auto_refresh=False)
         self._live.start()
 
     def show(self, messages: list[Message]) -> None:
@@ -174,17 +174,19 @@ class TopView:
         """Redraw if it is time."""
         if time.monotonic() - self._drawn_s >= REDRAW_S:
             self._drawn_s = time.monotonic()
-            self._live.update(self._table(), refresh=True)
+            self._live.update(self._table(self._progress.measured()), refresh=True)
 
     def close(self) -> None:
-        self._live.update(self._table())
+        self._live.update(self._table(self._progress.mean()))
         self._live.stop()
+        if not self._live.console.is_terminal:  # there the library leaves the last line open
+            self._live.console.print()
 
-    def _table(self) -> "Table":
+    def _table(self, title: str) -> "Table":
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=self._progress.measured(), title_justify="left")
+        table = Table(title=title, title_justify="left")
         for heading in ("", "", "messages", "share", "mood"):
             table.add_column(heading, no_wrap=True)
         for kind, counts in self._counts.items():

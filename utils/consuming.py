@@ -178,6 +178,10 @@ class Progress:
         """Close the running line; the same with the mean rate."""
         if self._live:
             print("\x1b[K", end="", file=sys.stderr, flush=True)
+        return self.mean()
+
+    def mean(self) -> str:
+        """The line with the mean rate of the run."""
         return self.line(self._counts["messages"] / max(1e-9, time.monotonic() - self._started_s))
 
     def line(self, rate: float) -> str:

@@ -149,6 +149,8 @@ def test_top_is_printed_once_when_piped(settings: Settings, view: View) -> None:
     assert "Ann" in out
     assert "100%" in out
     assert "\x1b" not in out
+    assert out.endswith("\n")
+    assert "30 messages" in out and " 0/s" not in out  # the mean of the run: its last second is not over yet
 
 
 class Terminal:
