@@ -21,6 +21,7 @@ from utils.message import Message, timestamp_epoch_s
 from utils.processed_store import KINDS, ProcessedStore
 from utils.sinks import source
 from utils.sources.base import Chunk, Source
+from utils.tally import COUNTS
 
 CHUNK_RECORDS = 10_000
 IDLE_FIRST_S = 0.01
@@ -215,7 +216,8 @@ def process(sink: str, reading: Reading, settings: Settings) -> int:
         line = progress.end()
         figures = {kind: store.figures(kind, limit=5) for kind in KINDS}
         if reading.json:
-            cli.say(json.dumps({"source": sink, "run": dict(store.run), "store": store.counts(), "figures": figures}))
+            run = {name: store.run[name] for name in COUNTS}
+            cli.say(json.dumps({"source": sink, "run": run, "store": store.counts(), "figures": figures}))
         else:
             _say_summary(line, store.counts(), figures)
     return 0

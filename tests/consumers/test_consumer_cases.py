@@ -103,6 +103,7 @@ class TestRunning:
         emit(sink, settings, 3)
         done = case(sink, "--once", "--json", "--from", "end")
         assert json.loads(done.stdout)["store"]["messages"] == 0
+        assert json.loads(done.stdout)["run"] == json.loads(done.stdout)["store"]  # all names, whatever was read
         done = case(sink, "--once", "--json", "--from", "start")
         assert json.loads(done.stdout)["store"]["messages"] == 3
         done = case(sink, "--once", "--json", "--from", "start")
