@@ -147,6 +147,15 @@ def test_a_sink_is_owed_until_it_is_forgotten(
     assert not [line for line in said if "lacks" in line]
 
 
+def test_what_was_delivered_is_not_owed_while_its_sink_is_away(settings: Settings, said: list[str]) -> None:
+    assert produce(settings, paced(10)) == 0
+    settings.live_path.rename(settings.data_path / "away")
+    settings.live_path.mkdir()
+    assert produce(settings, paced(1)) == 3
+    assert [line for line in said if "file: unavailable" in line]
+    assert not [line for line in said if "is owed" in line]
+
+
 def test_nothing_left_to_produce_to(settings: Settings) -> None:
     with pytest.raises(ToolkitError, match="--sinks"):
         produce(settings, paced(1), sinks=("file",), forget=("file",))

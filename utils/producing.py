@@ -77,6 +77,7 @@ def produce(
 
 def _say_owed(journal: Journal, delivery: Delivery) -> None:
     """What sinks are owed from earlier runs; those not asked yet speak for themselves later."""
+    first = journal.first_waiting()  # what is gone from the journal was delivered, whether the sink answers or not
     for sink, owed in journal.owed().items():
         worker = delivery.workers.get(sink)
         if worker is None:
@@ -86,7 +87,7 @@ def _say_owed(journal: Journal, delivery: Delivery) -> None:
                 owed.since,
                 sink,
             )
-        elif worker.looked.is_set() and (waiting := journal.last - worker.progress.reached):
+        elif worker.looked.is_set() and (waiting := journal.last - max(worker.progress.reached, first - 1)):
             logger.info("{} is owed {:,} messages that waited for it", sink, waiting)
 
 
