@@ -3,6 +3,7 @@
 import shutil
 import signal
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -317,6 +318,17 @@ def test_a_journal_in_use_is_told_with_the_process(settings: Settings) -> None:
         process.communicate()
     assert f"is in use by process {process.pid}: stop it first" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="open files cannot be deleted there")
+def test_a_data_folder_that_is_deleted_ends_the_run_in_one_line(settings: Settings) -> None:
+    with start_python("producers.ragini_producer", "--interval", "0.2", settings=settings) as process:
+        wait_until(lambda: settings.live_path.exists() and settings.live_path.stat().st_size)
+        shutil.rmtree(settings.data_path)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "was deleted or replaced while in use" in err
+    assert "unlinking" not in err  # the lock's library has its own words for it
 
 
 def test_a_notebook_that_holds_duckdb_is_named(settings: Settings) -> None:

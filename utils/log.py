@@ -83,6 +83,7 @@ def set_up(settings: Settings, command: str, secrets: tuple[str, ...] = ()) -> N
     def mask(record: "Record") -> None:
         record["message"] = masked(record["message"], secrets)
 
+    logging.getLogger("portalocker").setLevel(logging.ERROR)  # it warns when the data folder was deleted; so do we
     logger.remove()
     logger.configure(patcher=mask)
     logger.add(sys.stderr, level=settings.log_level, format=_short, backtrace=False, diagnose=False)
