@@ -190,6 +190,24 @@ sys.exit(cli.run(main, name="producers.test"))
         assert process.wait(30) == expected
 
 
+def test_a_reader_of_the_help_that_leaves_changes_no_exit_code(settings: Settings) -> None:
+    process = start_python("producers.ragini_producer", "--help", settings=settings)
+    assert process.stdout and process.stderr and process.stdin
+    process.stdout.close()
+    assert (process.wait(30), process.stderr.read()) == (0, "")
+    process.stderr.close()
+    process.stdin.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="closes POSIX file descriptors")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_without_stdout_or_stderr_a_command_does_its_work(settings: Settings, closed: str) -> None:
+    settings.data_path.mkdir(parents=True)
+    command = f"exec '{sys.executable}' -m producers.ragini_producer --interval 0 --count 10 {closed}"
+    assert subprocess.run(command, shell=True, cwd=PROJECT_DIR, check=False).returncode == 0
+    assert settings.live_path.read_bytes().count(b"\n") == 10
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_under_the_output_changes_no_exit_code(settings: Settings) -> None:
     settings.data_path.mkdir(parents=True)

@@ -40,6 +40,9 @@ def run(
     Each function's typed signature is its command line and its docstring the help text. `load_env` brings
     `.env` into the environment (by default `load_env_file`).
     """
+    for stream_name in ("stdout", "stderr"):
+        if getattr(sys, stream_name) is None:  # closed by whoever started us
+            setattr(sys, stream_name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (as long as we live)
     app = App(
         name=f"python -m {name}",
         help=main.__doc__,
@@ -63,8 +66,10 @@ def run(
         settings = bound.arguments.get("settings", DEFAULTS)
         log.set_up(settings, name.rpartition(".")[2], secrets=_secrets())
         code = command(*bound.args, **bound.kwargs) or 0
-    except SystemExit:
-        raise
+    except SystemExit as error:
+        if not isinstance(error.__context__, BrokenPipeError):  # rich's answer to it
+            raise
+        _nobody_reads(sys.stdout)
     except BaseException as error:  # noqa: BLE001 (each becomes one line and an exit code)
         code = _ended_by(error, name)
     stuck = [thread for thread in threading.enumerate() if thread.daemon and thread not in before]
