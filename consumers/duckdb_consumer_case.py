@@ -16,25 +16,26 @@ def main(*, reading: Reading = FOLLOWING, settings: Settings = DEFAULTS) -> int:
     return process("duckdb", reading, settings)
 
 
-def init_db(db_path: Path) -> None:
+def init_db(db_path: Path | str) -> None:
     """Make the table, or bring an old one up to date; what it holds stays. Raises ToolkitError."""
     from utils.emitters.duckdb_emitter import DuckdbEmitter
 
-    DuckdbEmitter(db_path).close()
+    DuckdbEmitter(Path(db_path)).close()
 
 
-def insert_message(message: Mapping[str, Any], db_path: Path) -> bool:
+def insert_message(message: Mapping[str, Any], db_path: Path | str) -> bool:
     """Store one message without ids, which is outside the exactly-once promise. See emit_message."""
     from utils.emitters.duckdb_emitter import emit_message
 
     return emit_message(message, db_path=db_path)
 
 
-def delete_message(message_id: int, db_path: Path) -> None:
+def delete_message(message_id: int, db_path: Path | str) -> None:
     """Delete the row with this id, if there is one. The audit will miss a producer's message. Raises ToolkitError."""
     from utils import duck
 
-    with duck.errors(db_path), closing(duck.connect(db_path)) as connection:
+    path = Path(db_path)
+    with duck.errors(path), closing(duck.connect(path)) as connection:
         connection.execute(f"DELETE FROM {table.TABLE} WHERE id = ?", [message_id])
 
 

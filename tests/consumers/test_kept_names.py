@@ -1,6 +1,7 @@
 """The names that buzzline's loops, notebooks and tests call."""
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from importlib import import_module
 from pathlib import Path
@@ -15,10 +16,11 @@ MESSAGE = {"message": "I just found a meme!", "author": "Alice", "timestamp": "2
 CONNECT: dict[str, Any] = {"sqlite": sqlite3.connect, "duckdb": duckdb.connect}
 
 
+@pytest.mark.parametrize("given", [Path, str])
 @pytest.mark.parametrize("kind", CONNECT)
-def test_insert_and_delete_one_message(kind: str, tmp_path: Path) -> None:
+def test_insert_and_delete_one_message(kind: str, given: Callable[[Path], Any], tmp_path: Path) -> None:
     case: Any = import_module(f"consumers.{kind}_consumer_case")
-    path = tmp_path / f"buzz.{kind}"
+    path = given(tmp_path / f"buzz.{kind}")
 
     def rows() -> list[tuple[Any, ...]]:
         with closing(CONNECT[kind](str(path))) as connection:
