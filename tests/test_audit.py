@@ -300,6 +300,7 @@ def test_a_sink_out_of_reach_is_not_judged(settings: Settings, monkeypatch: pyte
         assert verify_emitters.run(["audit", "--data-dir", str(settings.data_dir), "--json"]) == 3
         assert not problems
         assert (report.broken, report.unread) == (False, True)
+        assert " in 2 sinks compared" in report.lines()[-1]
         assert "duckdb was not judged" in report.notes[0]
         holder.communicate()
 

@@ -112,7 +112,9 @@ class Report:
             ]
         verdict = "BROKEN" if self.broken else "incomplete" if self.unread else "ok"
         count = sum(each.count for each in self.judgements)
-        return [*lines, f"{verdict}: {count:,} messages in {len(self.sinks)} sinks compared in {self.seconds:.1f} s"]
+        read = sum(not found["unread"] for found in self.sinks.values())
+        sinks = "1 sink" if read == 1 else f"{read} sinks"
+        return [*lines, f"{verdict}: {count:,} messages in {sinks} compared in {self.seconds:.1f} s"]
 
 
 def audited_sinks(settings: Settings) -> tuple[str, ...]:
