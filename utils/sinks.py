@@ -1,4 +1,4 @@
-"""The registry: which class writes and which reads each sink. A new sink is one line here."""
+"""The registry: which class writes and which reads each sink. A new sink is one case in both functions."""
 
 from collections.abc import Callable
 from functools import partial
