@@ -76,7 +76,7 @@ def main(
     run: Run = WHOLE_RUN,
     settings: Settings = DEFAULTS,
 ) -> int:
-    """Stream buzz messages of several authors into every sink, Kafka included."""
+    """Stream buzz messages of several authors into all four sinks, Kafka included, or those that --sinks names."""
     paced = messages(random.Random(seed))
     return producing.produce("case", paced, settings, interval_s=interval, sinks=sinks, run=run)
 

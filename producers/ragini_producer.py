@@ -111,7 +111,7 @@ def main(
     run: Run = WHOLE_RUN,
     settings: Settings = DEFAULTS,
 ) -> int:
-    """Stream "Hello World" messages of a named person into every sink."""
+    """Stream "Hello World" messages of named persons into file, SQLite and DuckDB, or the sinks that --sinks names."""
     paced = messages(pattern, random.Random(seed))
     return producing.produce("ragini", paced, settings, interval_s=interval, sinks=sinks, run=run)
 
