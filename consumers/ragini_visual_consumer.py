@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from loguru import logger
 
 from utils import cli, early, signals, sinks
-from utils.config import DEFAULTS, Begin, ChosenSource, Settings, positive
+from utils.config import DEFAULTS, Begin, ChosenSource, Settings, positive, whole
 from utils.errors import ToolkitError
 
 DEFAULT_SIZE = "12.8x7.2"
@@ -54,7 +54,8 @@ def main(
         Path | None, Parameter(name="--save", help="Record to this .gif or .mp4, or keep the picture in this .png.")
     ] = None,
     frames: Annotated[
-        int | None, Parameter(name="--frames", validator=positive, help="Stop after this many frames.")
+        int | None,
+        Parameter(name="--frames", converter=whole, validator=positive, help="Stop after this many frames."),
     ] = None,
     duration: Annotated[
         float | None, Parameter(name="--duration", validator=positive, help="Stop after this many seconds.")

@@ -32,7 +32,7 @@ def positive(_: Any, value: float | None) -> None:
         raise ValueError("Must be more than 0.")
 
 
-def _whole(_: Any, tokens: Sequence[Token]) -> int:
+def whole(_: Any, tokens: Sequence[Token]) -> int:
     """The parser's own conversion would round 1.5 to 2."""
     try:
         return int(tokens[0].value)
@@ -82,7 +82,7 @@ class Settings:
         Parameter(
             env_var="KAFKA_PARTITIONS",
             group=_SINKS,
-            converter=_whole,
+            converter=whole,
             validator=positive,
             help="Partitions of a topic that is created because it is missing.",
         ),
@@ -92,7 +92,7 @@ class Settings:
         Parameter(
             env_var="KAFKA_REPLICATION",
             group=_SINKS,
-            converter=_whole,
+            converter=whole,
             validator=_finite,
             help="Copies of each partition of such a topic; 0 = what the brokers do by default.",
         ),
@@ -102,7 +102,7 @@ class Settings:
         Parameter(
             env_var="JOURNAL_MAX_MB",
             group=_SHARED,
-            converter=_whole,
+            converter=whole,
             validator=positive,
             help="MiB a journal holds before the producer waits.",
         ),
@@ -156,11 +156,11 @@ Interval = Annotated[
 ]
 Count = Annotated[
     int | None,
-    Parameter(name="--count", converter=_whole, validator=positive, help="Stop after this many messages."),
+    Parameter(name="--count", converter=whole, validator=positive, help="Stop after this many messages."),
 ]
 Seed = Annotated[
     int | None,
-    Parameter(name="--seed", converter=_whole, help="The same seed gives the same messages, timestamps aside."),
+    Parameter(name="--seed", converter=whole, help="The same seed gives the same messages, timestamps aside."),
 ]
 Sinks = Annotated[
     tuple[SinkName, ...],

@@ -64,6 +64,7 @@ def test_from_end_shows_only_what_comes(live: Settings) -> None:
         (["--size", "1x1"], "--size 1x1"),
         (["--size", "big"], "--size big"),
         (["--frames", "0"], "more than 0"),
+        (["--frames", "1.5"], 'unable to convert "1.5" into int'),
         (["--refresh", "nan"], "more than 0"),
         (["--theme", "pink"], "pink"),
     ],
