@@ -276,6 +276,12 @@ def test_a_sink_that_is_no_database_is_told_before_anything_is_made(settings: Se
     assert journal_query(settings, "SELECT last FROM state") == [(0,)]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such names there")
+def test_a_folder_that_duckdb_cannot_write_in_is_told_before_anything_is_made(settings: Settings) -> None:
+    with pytest.raises(ToolkitError, match="another --data-dir"):
+        produce(replace(settings, data_dir=settings.data_dir / "why?"), paced(1), sinks=("duckdb",))
+
+
 def test_a_bug_in_one_worker_leaves_the_others_and_exit_code_3(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
