@@ -24,6 +24,7 @@ RATE_WINDOW_S = 60
 SPARK_WINDOW_S, SPARK_STEP_S = 300, 10
 STALE_AFTER_S, STALE_GAPS = 10.0, 5.0
 MISPLACED_S = 60.0
+EARLIEST_S = 31_536_000.0  # 1971; what other languages call their zero time has no local time everywhere
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ class State:
         times = []
         last = self._times[-1] if self._times else float("-inf")
         for event in events:
-            if event is None or event > now or (self._live and event < last - MISPLACED_S):
+            if event is None or not EARLIEST_S <= event <= now or (self._live and event < last - MISPLACED_S):
                 last = max(now, last)
             elif event > last:
                 last = event

@@ -209,6 +209,7 @@ HARD = {
     "no timestamps": snapshot_of(60, timestamp="missing"),
     "far past": snapshot_of(60, timestamp=lambda rng: f"19{rng.randint(10, 99)}-01-01T00:00:00Z"),
     "far future": snapshot_of(60, timestamp="9999-12-31T00:00:00Z"),
+    "the zero time of other languages": snapshot_of(60, timestamp="0001-01-01T00:00:00Z"),
     "stale for weeks": snapshot_of(200, idle_s=3_000_000.0),
     "many authors": snapshot_of(100_000, author=lambda rng: f"author {rng.random()}"),
 }
