@@ -136,6 +136,9 @@ class State:
             if source != self._source:
                 if self._source != AUTO:
                     self._moved = (self._source, self._clock(), self._trouble)
+                elif self._moved and self._moved[0] == source:
+                    self._moved = None  # it was given up and found again
+                self._live = False
                 for part in self._parts.values():
                     self._forget(part)
                 self._parts.clear()
@@ -173,15 +176,10 @@ class State:
         """Take in one chunk. Never raises for what messages may hold."""
         now = self._clock()
         part = self._parts.get(chunk.part) or _Part()
-        restarted = chunk.begins_again
-        sequences_part: dict[str, int] = {} if restarted else part.high
-        identified, anonymous = self._sequences.fresh(chunk.messages, sequences_part)
+        identified, anonymous = self._sequences.fresh(chunk.messages, part.high)
         fresh = identified + anonymous if identified and anonymous else identified or anonymous
         events = [timestamp_epoch_s(message.timestamp) for message in fresh]
         with self._lock:
-            if restarted:
-                self._forget(part)
-                part.high = sequences_part
             self._parts[chunk.part] = part
             part.invalid += len(chunk.invalid)
             if chunk.invalid:
@@ -189,6 +187,8 @@ class State:
             self._counts.add(identified)
             part.anonymous.add(anonymous)
             self._remember(fresh, events, now)
+            if chunk.begins_again:  # what it holds is the last of what was read before
+                self._forget(part)
             self._version += 1
 
     @property

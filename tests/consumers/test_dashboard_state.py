@@ -124,6 +124,34 @@ def test_move_to_another_source_counts_nothing_twice(state: State) -> None:
     assert (snapshot.total, snapshot.lost, snapshot.duplicate, snapshot.source) == (20, 0, 0, "kafka")
 
 
+def test_source_that_is_found_again_is_no_move(state: State, clock: Clock) -> None:
+    state.using("sqlite", "buzz.sqlite")
+    state.troubled("database is locked")
+    clock.now += 10
+    state.using("auto", "looking for data")
+    state.using("sqlite", "buzz.sqlite")
+    state.healthy()
+    assert state.snapshot().moved is None
+    state.using("auto", "looking for data")
+    clock.now += 10
+    state.using("duckdb", "buzz.duckdb")
+    moved = state.snapshot().moved
+    assert moved is not None
+    assert moved[:2] == ("sqlite", clock.now - 10)
+
+
+def test_history_of_another_source_is_old_too(state: State, clock: Clock) -> None:
+    state.using("kafka", "buzz")
+    state.healthy(caught_up=True)
+    state.using("file", "live.json")
+    messages = make_messages(600)
+    for number, message in enumerate(messages):
+        message.timestamp = timestamp_text(NOW - 3600 + number)
+    state.add(chunk(messages))
+    snapshot = state.snapshot()
+    assert (snapshot.total, snapshot.rate, snapshot.status) == (600, 0.0, "STALE")
+
+
 def test_records_without_ids_count_only_from_the_source_in_use(state: State) -> None:
     state.using("file", "live.json")
     state.add(chunk(make_messages(5) + make_messages(3, producer_id="ann-1"), part="live.json", invalid=2))
@@ -144,6 +172,16 @@ def test_rotated_part_is_read_again_without_counting_twice(state: State) -> None
     assert (snapshot.total, snapshot.invalid, snapshot.lost, snapshot.duplicate) == (8, 1, 0, 0)
     state.add(chunk(messages, start="y", end="z"))  # the sink itself holds them twice
     assert state.snapshot().duplicate == 6
+
+
+def test_last_line_of_a_rotated_file_is_not_of_the_new_one(state: State) -> None:
+    """A last line without its newline is read together with the news that the file was exchanged."""
+    ours, foreign = make_messages(3, producer_id="ann-1"), make_messages(3)
+    state.add(chunk(ours[:2] + foreign[:2], start="", end="x"))
+    state.add(chunk([ours[2], foreign[2]], start="x", end=""))
+    state.add(chunk(ours + foreign, start="", end="y"))
+    snapshot = state.snapshot()
+    assert (snapshot.total, snapshot.duplicate) == (6, 0)
 
 
 def test_first_sequence_may_be_any(state: State) -> None:
