@@ -97,9 +97,11 @@ def main(
             logger.info("{}", line)
         reader.start()
         dashboard = picture.headless(plan.size, plan.theme, plan.refresh_s)
-        count = render.run_headless(state, dashboard, places, plan, stop)
-        for place in places:
-            place.close()
+        try:
+            count = render.run_headless(state, dashboard, places, plan, stop)
+        finally:
+            for place in places:
+                place.close()
     stop.set()
     reader.join(timeout=10.0)
     return _report(reader, state.snapshot(), count)

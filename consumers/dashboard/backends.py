@@ -6,12 +6,18 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 from utils.errors import ToolkitError
 
 PROBE_S = 10.0
 _PROBE = "import sys, matplotlib.pyplot as plt; plt.switch_backend(sys.argv[1]); plt.figure(); plt.close()"
 _WITHOUT_WINDOW = frozenset({"agg", "cairo", "pdf", "pgf", "ps", "svg", "template"})
+# For child processes: Ctrl+C in a terminal goes to all of its foreground group, and they have their own end to come to.
+OUT_OF_REACH: dict[str, Any] = {
+    "start_new_session": True,
+    "creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+}
 _QT = ("PySide6", "PyQt6", "PyQt5", "PySide2")
 
 
@@ -65,13 +71,14 @@ def probe_backend(backend: str) -> str:
     """Why a figure cannot be opened with this backend, "" if it can; Qt without its plugin would abort us."""
     environment = {**os.environ, "MPLBACKEND": "agg"}
     try:
-        done = subprocess.run(
+        done: subprocess.CompletedProcess[str] = subprocess.run(
             [sys.executable, "-c", _PROBE, backend],
             env=environment,
             capture_output=True,
             text=True,
             timeout=PROBE_S,
             check=False,
+            **OUT_OF_REACH,
         )
     except subprocess.TimeoutExpired:
         return f"it did not open a figure within {PROBE_S:g} s"

@@ -1,6 +1,10 @@
 """Backend choice, the loops that draw, and where pictures go."""
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,6 +18,7 @@ from consumers.dashboard.backends import choose
 from consumers.dashboard.reader import Reader
 from consumers.dashboard.state import Snapshot, State
 from tests.helpers import make_messages, wait_until
+from utils.config import PROJECT_DIR, Settings
 from utils.errors import ToolkitError, Unavailable
 from utils.message import Invalid
 from utils.sources.base import Chunk
@@ -59,6 +64,10 @@ def test_probe_tells_in_one_line_why_a_backend_fails(monkeypatch: pytest.MonkeyP
     aborting = "import os; os.write(2, b'could not load the plugin\\n'); os.abort()"
     monkeypatch.setattr(backends, "_PROBE", aborting)
     assert backends.probe_backend("QtAgg") == "could not load the plugin"
+    own_session = "import os, sys; sys.exit('alone' if os.getsid(0) == os.getpid() else 'reached by our Ctrl+C')"
+    if os.name != "nt":
+        monkeypatch.setattr(backends, "_PROBE", own_session)
+        assert backends.probe_backend("TkAgg") == "alone"
     monkeypatch.setattr(backends, "_PROBE", "import time; time.sleep(60)")
     monkeypatch.setattr(backends, "PROBE_S", 0.2)
     assert "within 0.2 s" in backends.probe_backend("QtAgg")
@@ -132,13 +141,79 @@ def test_recording_holds_every_frame(state: State, tmp_path: Path) -> None:
 
 def test_save_that_cannot_work_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
+    (tmp_path / "folder.gif").mkdir()
     for path, reason in (
         (tmp_path / "missing" / "a.gif", "no folder"),
+        (tmp_path / "folder.gif", "no file can be written there"),
         (tmp_path / "a.bmp", "must end in"),
         (tmp_path / "a.mp4", "ffmpeg"),
     ):
         with pytest.raises(ToolkitError, match=reason):
             outputs.output_to(path, 2.0)
+
+
+def test_slowest_gif_is_as_slow_as_the_format_allows(state: State, tmp_path: Path) -> None:
+    output = outputs.output_to(tmp_path / "out.gif", 86_400.0)
+    run(state, [output], render.Plan(refresh_s=0.01, frames=1))
+    output.close()
+    assert Image.open(tmp_path / "out.gif").size == (800, 600)
+
+
+def stand_in_for_ffmpeg(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """A program of that name that ends at Ctrl+C, as the real one does."""
+    program = folder / "ffmpeg"
+    program.write_text(f"#!{sys.executable}\nimport os, signal, sys\n{code}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+TAKES_ALL = """
+signal.signal(signal.SIGINT, lambda *_: os._exit(255))
+size = len(sys.stdin.buffer.read())
+open(sys.argv[-1], "w").write(f"{size} {sys.argv[sys.argv.index('-framerate') + 1]}")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a script cannot stand in for a program there")
+def test_film_gets_every_frame(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in_for_ffmpeg(tmp_path, monkeypatch, TAKES_ALL)
+    output = outputs.output_to(tmp_path / "out.mp4", 0.5)
+    run(state, [output], render.Plan(refresh_s=0.01, frames=3))
+    output.close()
+    assert (tmp_path / "out.mp4").read_text() == f"{3 * 800 * 600 * 3} 2.0"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a script cannot stand in for a program there")
+def test_film_that_fails_is_one_line_with_the_reason(
+    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in_for_ffmpeg(tmp_path, monkeypatch, "sys.exit('out.mp4: Permission denied')")
+    output = outputs.output_to(tmp_path / "out.mp4", 0.5)
+    with pytest.raises(ToolkitError, match=r"out.mp4 cannot be written; ffmpeg says: out.mp4: Permission denied"):
+        run(state, [output], render.Plan(refresh_s=0.01, frames=9))
+        output.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a script cannot stand in for a program there")
+def test_film_survives_ctrl_c(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a terminal the signal goes to ffmpeg as well."""
+    stand_in_for_ffmpeg(tmp_path, monkeypatch, "open(sys.argv[-1], 'w')" + TAKES_ALL)
+    film = tmp_path / "out.mp4"
+    command = ["-m", "consumers.ragini_visual_consumer", "--source", "file", "--backend", "agg"]
+    options = ["--save", str(film), "--refresh", "0.2", "--data-dir", str(settings.data_path)]
+    process = subprocess.Popen(
+        [sys.executable, *command, *options],
+        cwd=PROJECT_DIR,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(film.exists, timeout_s=40)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, "0 messages" in out) == (0, True), err
+    assert film.read_text().endswith(" 5.0")
 
 
 class Script:
