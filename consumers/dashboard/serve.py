@@ -53,7 +53,7 @@ class Served:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             self._server = _Server(host, port, family, self)
-        except (OSError, OverflowError) as error:
+        except (OSError, TypeError) as error:  # the second for a name that no name may be
             raise ToolkitError(f"--serve {address}: cannot listen there: {error}; name another port") from error
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._server.server_port}/"
@@ -68,7 +68,7 @@ class Served:
         now = time.monotonic()
         pictures = {dashboard.theme_name: dashboard.png()}
         for name, asked in list(self._wanted.items()):
-            if name != dashboard.theme_name and now - asked < WANTED_S:
+            if name != dashboard.theme_name and now - asked < WANTED_S + 2 * self.refresh_s:
                 if name not in self._extra:
                     width, height = dashboard.figure.get_size_inches()
                     self._extra[name] = headless((width, height), name, self.refresh_s)
@@ -80,15 +80,17 @@ class Served:
             self._changed.notify_all()
 
     def picture(self, name: ThemeName) -> bytes | None:
-        """The latest picture in this theme; waits for the first one."""
+        """The latest picture in this theme; waits for the first one, and takes the other theme's if it is slow."""
         with self._changed:
             self._wanted[name] = time.monotonic()
             self._changed.wait_for(lambda: name in self._pictures, PICTURE_WAIT_S)
-            return self._pictures.get(name)
+            return self._pictures.get(name) or next(iter(self._pictures.values()), None)
 
-    def figures(self) -> bytes:
+    def figures(self) -> bytes | None:
+        """What the latest picture shows, as JSON; waits for the first one."""
         with self._changed:
-            return json.dumps(self._figures, ensure_ascii=False).encode()
+            drawn = self._changed.wait_for(lambda: self._figures, PICTURE_WAIT_S)
+            return json.dumps(self._figures, ensure_ascii=False).encode() if drawn else None
 
     def close(self) -> None:
         self._server.shutdown()
@@ -172,11 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(served.figures(), "application/json")
         elif path in ("/light.png", "/dark.png"):
             name: ThemeName = "light" if path == "/light.png" else "dark"
-            picture = served.picture(served.fixed_theme or name)
-            if picture is None:
-                self.send_error(503, "No picture yet")
-            else:
-                self._send(picture, "image/png")
+            self._send(served.picture(served.fixed_theme or name), "image/png")
         else:
             self.send_error(404)
 
@@ -186,7 +184,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Say 405 where the library says 501, and let nobody keep an error."""
         super().send_error(405 if code == 501 else code, message, explain)
 
-    def _send(self, body: bytes, kind: str) -> None:
+    def _send(self, body: bytes | None, kind: str) -> None:
+        if body is None:
+            self.send_error(503, "No picture yet")
+            return
         self.send_response(200)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))

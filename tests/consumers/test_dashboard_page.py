@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 
@@ -150,6 +152,40 @@ def test_named_address_serves_its_names_and_warns(said: list[str]) -> None:
 def test_port_in_use_is_one_clear_error(program: Program) -> None:
     with pytest.raises(ToolkitError, match="cannot listen there"):
         Served(f"127.0.0.1:{program.port}", 2.0, None)
+
+
+@pytest.mark.parametrize("host", ["\u00e9" * 70, "\u00e9..x", "a..b"])
+def test_name_that_no_machine_can_have_is_one_clear_error(host: str) -> None:
+    with pytest.raises(ToolkitError, match="cannot listen there"):
+        Served(f"{host}:0", 2.0, None)
+
+
+def test_nothing_is_told_before_the_first_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "PICTURE_WAIT_S", 0.1)
+    served = Served("127.0.0.1:0", 2.0, None)
+    try:
+        assert (served.figures(), served.picture("dark")) == (None, None)
+        for path in ("/snapshot.json", "/dark.png"):
+            with pytest.raises(HTTPError, match="No picture yet"):
+                urlopen(served.url + path[1:], timeout=10)
+    finally:
+        served.close()
+
+
+def test_other_theme_is_drawn_however_slow_the_pictures_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "PICTURE_WAIT_S", 0.01)
+    monkeypatch.setattr(serve, "WANTED_S", 0.0)
+    dashboard, snapshot = picture.headless((8, 6), "light", 60.0), State("file").snapshot()
+    dashboard.update(snapshot)
+    served = Served("127.0.0.1:0", 60.0, None)
+    try:
+        served.put(dashboard, snapshot)
+        meanwhile = served.picture("dark")  # no page should wait a minute with nothing to show
+        assert meanwhile == served.picture("light")
+        served.put(dashboard, snapshot)
+        assert served.picture("dark") not in (None, meanwhile)
+    finally:
+        served.close()
 
 
 def test_addresses() -> None:
