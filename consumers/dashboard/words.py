@@ -52,9 +52,9 @@ def _lag(seconds: float) -> str:
 
 def share(count: int, total: int) -> str:
     percent = 100 * count / total
-    if count < total and percent > 99.5:
+    if count < total and percent >= 99.5:
         return ">99%"
-    return "<1%" if 0 < percent < 0.5 else f"{percent:.0f}%"
+    return "<1%" if 0 < percent <= 0.5 else f"{percent:.0f}%"
 
 
 def whole(number: float) -> str:

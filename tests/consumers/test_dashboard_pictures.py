@@ -228,6 +228,7 @@ def test_words() -> None:
     assert words.lags(0.3, 1.12) == ("0.3 s", "1.1 s")
     assert words.clock(NOW - 108_000, NOW) == datetime.fromtimestamp(NOW - 108_000).strftime("%Y-%m-%d %H:%M")
     assert [words.brief(number) for number in (999, 1_234, 12_345, 3_400_000)] == ["999", "1.2k", "12k", "3.4M"]
+    assert [words.share(count, 200) for count in (0, 1, 2, 198, 199, 200)] == ["0%", "<1%", "1%", "99%", ">99%", "100%"]
     assert (words.counted(1, "frame"), words.counted(2_000, "frame")) == ("1 frame", "2,000 frames")
 
 
