@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from consumers.dashboard.outputs import Output, save_picture
 from consumers.dashboard.picture import Dashboard, set_up_drawing
-from consumers.dashboard.state import State
+from consumers.dashboard.state import Snapshot, State
 from consumers.dashboard.theme import DEFAULT_SIZE, DPI, ThemeName
 
 KEYS = "keys:  space pause   t theme   s save   q quit"
@@ -89,7 +89,8 @@ class _Window:
         self._canvas.mpl_connect("resize_event", self._rebuild)
         self._canvas.mpl_connect("key_press_event", self._pressed)
         self._dashboard = Dashboard(figure, plan.theme, plan.refresh_s, KEYS)
-        self._dashboard.move(state.snapshot())
+        self._seen = state.snapshot()
+        self._dashboard.move(self._seen)
         self._begun = self._due = time.monotonic()
         self.frames = 0
 
@@ -111,7 +112,13 @@ class _Window:
         self._due = max(self._due + self._plan.refresh_s, time.monotonic())
         self.frames += 1
         with self._state.drawing():
-            self._dashboard.update(self._state.snapshot())
+            self._dashboard.update(self._look())
+
+    def _look(self) -> Snapshot:
+        """What is known now, or was when drawing was paused."""
+        if not self._dashboard.paused:
+            self._seen = self._state.snapshot()
+        return self._seen
 
     def _close(self) -> None:
         import matplotlib.pyplot as plt
@@ -121,7 +128,7 @@ class _Window:
     def _rebuild(self, *_: Any) -> None:
         if not self._closed:
             self._dashboard.build()
-            self._dashboard.move(self._state.snapshot())
+            self._dashboard.move(self._look())
 
     def _pressed(self, event: Any) -> None:
         dashboard = self._dashboard

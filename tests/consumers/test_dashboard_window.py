@@ -99,6 +99,9 @@ class Window:
                 return picture
         raise AssertionError("no picture was saved")
 
+    def wait_for_page(self, colour: tuple[int, int, int]) -> None:
+        wait_until(lambda: self.saved().getpixel((2, 2)) == colour, timeout_s=20)
+
     def end(self) -> tuple[int, str, str]:
         out, err = self.process.communicate(timeout=20)
         return self.process.returncode, out.decode(), err.decode()
@@ -162,14 +165,22 @@ def test_window_follows_size_theme_and_pause(window: Window) -> None:
     window.tool("windowsize", "--sync", window.number, "900", "700")
     wait_until(lambda: window.saved().size == (900, 700), timeout_s=20)
     window.press("t")
-    wait_until(lambda: window.saved().getpixel((2, 2)) == DARK_PAGE, timeout_s=20)
+    window.wait_for_page(DARK_PAGE)
     window.press("space")
     paused = window.saved().tobytes()
     window.append(30)
+    assert window.saved().tobytes() == paused
+    window.press("t")
+    window.wait_for_page(LIGHT_PAGE)
+    paused = window.saved().tobytes()
+    window.append(20)
+    for page in (DARK_PAGE, LIGHT_PAGE):  # another theme shows no other moment
+        window.press("t")
+        window.wait_for_page(page)
     assert window.saved().tobytes() == paused
     window.press("space")
     wait_until(lambda: window.saved().tobytes() != paused, timeout_s=20)
     close_by_sigterm(window)
     code, out, err = window.end()
     assert (code, "Traceback" in err) == (0, False)
-    assert "70 messages" in out  # reading went on while drawing paused
+    assert "90 messages" in out  # reading went on while drawing paused
