@@ -136,7 +136,7 @@ def _report(reader: Any, snapshot: Any, frames: int) -> int:
         raise reader.failure
     from consumers.dashboard.words import counted
 
-    print(
+    cli.say(
         f"{counted(snapshot.total, 'message')}, {snapshot.invalid:,} invalid, {snapshot.lost:,} lost,"
         f" {snapshot.duplicate:,} duplicate; {counted(frames, 'frame')}"
     )

@@ -3,6 +3,7 @@
 import signal
 import socket
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -43,6 +44,19 @@ def test_signal_stops_cleanly_with_a_last_picture(live: Settings, number: int) -
         out, err = process.communicate(timeout=20)
     assert (process.returncode, "Traceback" in err) == (0, False)
     assert out.startswith("60 messages")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+def test_summary_that_nobody_can_take_is_no_failure(live: Settings) -> None:
+    code = f"""
+import sys
+sys.stdout = open("/dev/full", "w")
+from consumers.ragini_visual_consumer import main
+from utils import cli
+sys.exit(cli.run(main, name="{MODULE}", arguments=["--source", "file", "--frames", "1", "--backend", "agg"]))
+"""
+    done = run_python(settings=live, code=code)
+    assert (done.returncode, "unexpected" in done.stderr) == (0, False)
 
 
 def test_from_end_shows_only_what_comes(live: Settings) -> None:
