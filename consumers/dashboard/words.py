@@ -2,6 +2,7 @@
 
 import unicodedata
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ _MARKS_PER_LETTER = 2
 
 
 def span(seconds: float) -> str:
-    """`12 s`, `3 m 4 s`, `12 m`, `2 h 14 m`, `3 d 4 h`: two units while the first has one digit."""
+    """`12 s`, `3 m 4 s`, `12 m`, `2 h 14 m`, `3 d 4 h`, `7,978 y`: two units while the first has one digit."""
     whole = max(0, int(seconds))
-    for size, unit, small, small_unit in ((86_400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+    units = ((31_536_000, "y"), (86_400, "d"), (3600, "h"), (60, "m"), (1, "s"))
+    for (size, unit), (small, small_unit) in pairwise(units):
         if whole >= size:
             first, second = whole // size, whole % size // small
             return f"{first} {unit} {second} {small_unit}" if first < 10 and second else f"{first:,} {unit}"
@@ -47,6 +49,8 @@ def lags(median: float, p95: float) -> tuple[str, str]:
 
 
 def _lag(seconds: float) -> str:
+    if seconds < 0:
+        return f"-{_lag(-seconds)}"
     return f"{seconds:.1f} s" if seconds < 60 else f"{seconds:.0f} s" if seconds < 600 else span(seconds)
 
 
@@ -64,7 +68,7 @@ def whole(number: float) -> str:
 
 def brief(count: int) -> str:
     """`999`, `1.2k`, `12k`, `3.4M`: for where there is little room."""
-    for size, unit in ((10**9, "G"), (10**6, "M"), (1000, "k")):
+    for size, unit in zip((10**18, 10**15, 10**12, 10**9, 10**6, 1000), "EPTGMk", strict=True):
         if count >= size:
             return f"{count / size:.{int(count < 10 * size)}f}{unit}"
     return str(count)

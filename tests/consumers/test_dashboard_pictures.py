@@ -121,6 +121,22 @@ def test_throughput_explains_its_line_only_where_it_is(size: tuple[float, float]
     assert line or not any("line" in text for text in shown(dashboard))
 
 
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_health_strip_cuts_no_figure_whatever_it_is(size: tuple[float, float]) -> None:
+    now = NOW
+    state = State("file", "data/project_live.json", clock=lambda: now)
+    state.healthy(caught_up=True)
+    messages = make_messages(1, producer_id="ann-1") + make_messages(1, producer_id="ann-1", first=2**63 - 1)
+    for message in messages:
+        message.timestamp = "9999-12-31T00:00:00Z"
+    state.add(Chunk("f", "", "1", messages))
+    now += 10**8
+    dashboard = draw(Scene("", "light", state.snapshot()), size)
+    assert_tidy(dashboard)
+    for tile in dashboard.strip._tiles.values():
+        assert "\u2026" not in tile.value.get_text() + tile.detail.get_text()
+
+
 def test_nothing_yet_is_calm() -> None:
     (scene,) = (scene for scene in SCENES if scene.name == "empty")
     dashboard = draw(scene, SIZES[0])
@@ -226,8 +242,10 @@ def test_hostile_data_is_drawn_tidily(name: str, size: tuple[float, float]) -> N
 def test_words() -> None:
     assert words.lags(0.054, 0.1) == ("54 ms", "100 ms")
     assert words.lags(0.3, 1.12) == ("0.3 s", "1.1 s")
+    assert words.lags(-7_260.0, -0.5) == ("-2 h 1 m", "-0.5 s")
     assert words.clock(NOW - 108_000, NOW) == datetime.fromtimestamp(NOW - 108_000).strftime("%Y-%m-%d %H:%M")
-    assert [words.brief(number) for number in (999, 1_234, 12_345, 3_400_000)] == ["999", "1.2k", "12k", "3.4M"]
+    briefly = [words.brief(number) for number in (999, 1_234, 12_345, 3_400_000, 2**64)]
+    assert briefly == ["999", "1.2k", "12k", "3.4M", "18E"]
     assert [words.share(count, 200) for count in (0, 1, 2, 198, 199, 200)] == ["0%", "<1%", "1%", "99%", ">99%", "100%"]
     assert (words.counted(1, "frame"), words.counted(2_000, "frame")) == ("1 frame", "2,000 frames")
 
