@@ -5,7 +5,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from consumers.dashboard.state import State
+from consumers.dashboard.state import AUTO, State
 from utils.backoff import Backoff
 from utils.config import PROJECT_DIR
 from utils.errors import Absent, ToolkitError, Unavailable
@@ -66,8 +66,8 @@ class Reader(threading.Thread):
             self._say("INFO" if waiting else "WARNING", str(error))
             return self._backoff.next_s()
         self._name_source()
-        if self._said:
-            logger.info("the source answers again")
+        if self._said and state.source != AUTO:
+            logger.info("no more waiting: {} is read", state.detail)
             self._said = ""
         if chunk is None:
             state.healthy(caught_up=True)

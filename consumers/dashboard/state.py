@@ -96,7 +96,7 @@ class State:
         self._undisturbed.set()
         self._started = clock()
         self._version = 0
-        self._source, self._detail = source, detail
+        self.source, self.detail = source, detail
         self._trouble, self._trouble_since = "", None  # type: tuple[str, float | None]
         self._moved: tuple[str, float, str] | None = None
         self._sequences = Sequences()
@@ -130,19 +130,19 @@ class State:
 
     def using(self, source: str, detail: str) -> None:
         """Name the source in use; records without ids count only from there."""
-        if (source, detail) == (self._source, self._detail):
+        if (source, detail) == (self.source, self.detail):
             return
         with self._lock:
-            if source != self._source:
-                if self._source != AUTO:
-                    self._moved = (self._source, self._clock(), self._trouble)
+            if source != self.source:
+                if self.source != AUTO:
+                    self._moved = (self.source, self._clock(), self._trouble)
                 elif self._moved and self._moved[0] == source:
                     self._moved = None  # it was given up and found again
                 self._live = False
                 for part in self._parts.values():
                     self._forget(part)
                 self._parts.clear()
-            self._source, self._detail = source, detail
+            self.source, self.detail = source, detail
             self._version += 1
 
     def _forget(self, part: _Part) -> None:
@@ -281,8 +281,8 @@ class State:
                 version=self._version,
                 now=now,
                 started=self._started,
-                source=self._source,
-                detail=self._detail,
+                source=self.source,
+                detail=self.detail,
                 trouble=self._trouble,
                 trouble_since=self._trouble_since,
                 moved=self._moved,

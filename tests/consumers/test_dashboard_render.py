@@ -256,6 +256,7 @@ def test_reader_tells_trouble_and_recovers(said: list[str]) -> None:
     snapshot = state.snapshot()
     assert (snapshot.trouble_since, snapshot.source, snapshot.total, snapshot.duplicate) == (None, "sqlite", 5, 3)
     assert sum("locked" in line for line in said) == 1
+    assert "INFO no more waiting: data/buzz.sqlite is read" in said
     assert sum("invalid record in b row 9" in line for line in said) == 1
 
 
