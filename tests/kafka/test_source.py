@@ -107,6 +107,15 @@ def test_only_what_comes_from_now_on(settings: Settings) -> None:
     assert (chunk.start, [m.sequence for m in chunk.messages]) == ("end", [11, 12, 13])
 
 
+def test_what_comes_while_a_reader_from_the_end_is_cut_off_is_read_later(settings: Settings) -> None:
+    write(settings, 5)
+    with source(settings, lambda part: "end") as reader:
+        assert read_all(reader) == []
+        reader.close()  # as when no broker answers
+        write(settings, 3, first=6)
+        assert [message.sequence for message in messages(read_all(reader))] == [6, 7, 8]
+
+
 def test_foreign_and_invalid_records(settings: Settings) -> None:
     write(settings, 1)
     two = b'{"message":"a"}\n{"message":"b"}'

@@ -44,6 +44,7 @@ class KafkaSource:
         self._log = ClientLog("kafka")
         self._consumer: KafkaConsumer | None = None
         self._position: dict[TopicPartition, str] = {}
+        self._ends: dict[TopicPartition, int] = {}
         self._reset()
 
     def _reset(self) -> None:
@@ -143,7 +144,10 @@ class KafkaSource:
         self._begun_again.clear()
         for place, position in self._position.items():
             if position == "end":
-                consumer.seek_to_end(place)
+                # Asked once, so that what comes during an outage is read after it.
+                if place not in self._ends:
+                    self._ends |= consumer.end_offsets([place], timeout_ms=int(SILENCE_S * 1000))
+                consumer.seek(place, self._ends[place])
             elif position == "":
                 consumer.seek_to_beginning(place)
             else:
