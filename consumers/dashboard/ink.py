@@ -24,6 +24,7 @@ from consumers.dashboard import theme
 from consumers.dashboard.theme import Rect, Theme
 
 MAX_STAMPS = 1_000
+TICK_SIZE = theme.TICK + 0.5
 _Sheet: Any = RendererAgg  # it has no types
 
 Place = tuple[float, float, str]
@@ -153,10 +154,10 @@ class Plot:
         self.axes.set_axis_off()
         self.across, self.up = self.axes.get_yaxis_transform(), self.axes.get_xaxis_transform()
         self._grid = self.line(ink.colours.grid, 0.8, transform=self.across, zorder=0)
-        size, muted = theme.TICK + 0.5, ink.colours.muted
-        self._y_ticks = self.labels(self.across, size, muted, dx=-0.07, ha="right")
-        self._x_ticks = self.labels(self.up, size, muted, dy=-0.12, ha="center")
-        self._caption = self.labels(self.axes.transAxes, size, muted, dy=-0.28, ha="center")
+        muted = ink.colours.muted
+        self._y_ticks = self.labels(self.across, TICK_SIZE, muted, dx=-0.07, ha="right")
+        self._x_ticks = self.labels(self.up, TICK_SIZE, muted, dy=-0.12, ha="center")
+        self._caption = self.labels(self.axes.transAxes, TICK_SIZE, muted, dy=-0.28, ha="center")
         self.place(rect)
 
     def place(self, rect: Rect) -> None:
@@ -187,6 +188,10 @@ class Plot:
         """Texts at `anchor`, moved by unscaled inches."""
         k = self.ink.k
         return Labels(self, size, colour, anchor + ScaledTranslation(dx * k, dy * k, self.ink.inches), style)
+
+    def tick_width(self, text: str) -> float:
+        """Inches that a tick's label takes."""
+        return self.ink.width(text, TICK_SIZE)
 
     def y_ticks(self, ticks: Sequence[tuple[float, str]], grid: Sequence[float] | None = None) -> None:
         """Labels at the left and lines across, at the labels unless `grid` says where."""

@@ -1,7 +1,4 @@
-"""The four panels: artists are made once, `update(snapshot)` moves them.
-
-A picture of another size or theme is built anew.
-"""
+"""The four panels: artists are made once and moved for each snapshot."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,72 +8,11 @@ import numpy as np
 from matplotlib.transforms import blended_transform_factory
 
 from consumers.dashboard import stats, theme, words
-from consumers.dashboard.ink import Ink, Labels, Plot, boxes
+from consumers.dashboard.ink import Labels, Plot, boxes
+from consumers.dashboard.panel import Panel
 from consumers.dashboard.state import ANALYSIS, AUTO, Snapshot
 from consumers.dashboard.theme import Rect
 from utils.sentiment import NEGATIVE_BELOW, POSITIVE_ABOVE
-
-
-class Panel:
-    """One card: title, subtitle and plots, or a notice while there is nothing to show.
-
-    A new panel is a subclass: `title`, `empty`, artists made in `build`, moved in `draw`. The margins of a
-    plot inside the card are left, top, right and bottom in unscaled inches.
-    """
-
-    title = ""
-    empty = ""
-    too_small = "Needs a larger window"
-    margins = (0.5, 0.7, 0.5, 0.5)
-
-    def __init__(self, ink: Ink, rect: Rect) -> None:
-        self.ink, self.rect, self.k, self.colours = ink, rect, ink.k, ink.colours
-        k, muted = self.k, self.colours.muted
-        ink.box(rect, self.colours.card)
-        left, self.room = rect.x + 0.2 * k, rect.w - 0.4 * k
-        self._large = rect.w > 2.8 * k and rect.h > 1.7 * k
-        heading = ink.fit(self.title, self.room, theme.PANEL_TITLE, True)
-        ink.text(left, rect.top - 0.23 * k, theme.PANEL_TITLE, self.colours.ink, heading, bold=True)
-        self._subtitle = ink.text(left, rect.top - 0.465 * k, theme.SUBTITLE, muted)
-        style: dict[str, Any] = {"ha": "center", "ma": "center", "linespacing": 1.5}
-        self._notice = ink.text(rect.x + rect.w / 2, rect.y + rect.h * 0.46, theme.NOTICE, muted, **style)
-        self.plot = Plot(ink, self.inside(*self.margins))
-        self.plots = [self.plot]
-        self.build()
-
-    def build(self) -> None:
-        """Make the artists."""
-
-    def draw(self, snapshot: Snapshot) -> None:
-        """Move them."""
-
-    def inside(self, left: float, top: float, right: float, bottom: float) -> Rect:
-        """The card inside these margins."""
-        return self.rect.inset(left * self.k, top * self.k, right * self.k, bottom * self.k)
-
-    def notice(self, snapshot: Snapshot) -> str:
-        return self.empty
-
-    def has_data(self, snapshot: Snapshot) -> bool:
-        return bool(snapshot.flow)
-
-    def subtitle(self, *parts: str, colour: str = "") -> None:
-        """As many parts as there is room for."""
-        texts = ["  \u00b7  ".join(parts[:count]) for count in range(len(parts), 0, -1)]
-        text = self.ink.best(texts, self.room, theme.SUBTITLE)
-        self._subtitle.set(text=text, color=colour or self.colours.muted)
-
-    def update(self, snapshot: Snapshot) -> None:
-        filled = self._large and self.has_data(snapshot)
-        for plot in self.plots:
-            plot.axes.set_visible(filled)
-        self._subtitle.set_visible(filled)
-        self._notice.set_visible(not filled)
-        if filled:
-            self.draw(snapshot)
-        else:
-            lines = (self.notice(snapshot) if self._large else self.too_small).splitlines()
-            self._notice.set_text("\n".join(self.ink.fit(line, self.room, theme.NOTICE) for line in lines))
 
 
 class FlowPanel(Panel):
@@ -144,7 +80,7 @@ class FlowPanel(Panel):
         most = min(4, max(2, int(self.plot.rect.w / (0.8 * self.k))))
         time_ticks = stats.time_ticks(begin, known_end, most)
         if shortened:
-            room = self.ink.width("00:00:00", theme.TICK + 0.5)
+            room = self.plot.tick_width("00:00:00")
             time_ticks = [(at, name) for at, name in time_ticks if (end - at) * per_inch > room] + [(end, "now")]
         self._rates.x_ticks(time_ticks)
 
@@ -158,7 +94,7 @@ class FlowPanel(Panel):
     def _place(self, widest_tick: str, total: str, scale: Sequence[str]) -> None:
         """Make room for the labels at both sides."""
         k, ink, (left, top, right, bottom) = self.k, self.ink, self.margins
-        left = max(left * k, ink.width(widest_tick, theme.TICK + 0.5) + 0.3 * k)
+        left = max(left * k, self.plot.tick_width(widest_tick) + 0.3 * k)
         labels = [ink.width(total, theme.LABEL + 1, True), *(ink.width(line, theme.TICK) for line in scale)]
         inside = self.rect.inset(left, top * k, max(right * k, max(labels) + 0.3 * k), bottom * k)
         bars, gap = min(0.34 * k, inside.h * 0.25), 0.04 * k
@@ -286,7 +222,7 @@ class SentimentPanel(Panel):
         ys = stats.spread([value for _, value, _ in labels], [height] * len(labels), self.LOW, self.HIGH, 0.0)
         for (label, _, text), y in zip(labels, ys, strict=True):
             label.show([(1.0, y, text)])
-        shown, found = f"last {len(values)} messages" if len(values) > 1 else "first message", int(odd.sum())
+        shown, found = words.latest(len(values)), int(odd.sum())
         if found:
             marked = f"{found} anomal{'y' if found == 1 else 'ies'} marked"
             self.subtitle(shown, marked, f"rolling mean of {stats.ROLLING}", colour=self.colours.negative)
@@ -320,9 +256,6 @@ class LengthPanel(Panel):
         ]
         self._band_label = plot.labels(plot.up, theme.TICK - 0.5, colours.muted, dx=0.04, dy=-0.09, ha="left")
 
-    def has_data(self, snapshot: Snapshot) -> bool:
-        return bool(snapshot.lengths)
-
     def draw(self, snapshot: Snapshot) -> None:
         k, ink, inside = self.k, self.ink, self.plot.rect
         found, low, high = stats.summary(snapshot.lengths), min(snapshot.lengths), max(snapshot.lengths)
@@ -333,7 +266,7 @@ class LengthPanel(Panel):
         per_inch = inside.w / (right - left)
         self.plot.axes.set(xlim=(left, right), ylim=(0, max(counts) * 1.22))
         self.plot.y_ticks([(tick, words.whole(tick)) for tick in stats.y_ticks(0, max(counts))])
-        room = ink.width(words.whole(round(right)), theme.TICK + 0.5) + 0.15 * k
+        room = self.plot.tick_width(words.whole(round(right))) + 0.15 * k
         ticks = stats.whole_ticks(max(left, 0), right, max(1, min(7, int(inside.w / room))))
         self.plot.x_ticks([(tick, words.whole(tick)) for tick in ticks], "characters")
         gap = 0.007 * k / per_inch
@@ -358,9 +291,9 @@ class LengthPanel(Panel):
         fitting = [text for text in self.BAND if ink.width(text, theme.TICK - 0.5) < room]
         self._band_label.show([(start, 1.0, text) for text in fitting[:1]])
 
-        shown = f"last {len(snapshot.lengths)} messages" if len(snapshot.lengths) > 1 else "first message"
         reach = words.whole(low) + (f"\u2013{words.whole(high)}" if high > low else "")
-        self.subtitle(shown, f"{reach} characters", f"\u03c3 {words.measure(found.sigma)}")
+        shown, sigma = words.latest(len(snapshot.lengths)), f"\u03c3 {words.measure(found.sigma)}"
+        self.subtitle(shown, f"{reach} characters", sigma)
 
 
 PANELS = (FlowPanel, AuthorsPanel, SentimentPanel, LengthPanel)

@@ -79,6 +79,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def latest(count: int) -> str:
+    """`first message`, `last 30 messages`: what a panel shows."""
+    return f"last {count} messages" if count > 1 else "first message"
+
+
 def measure(number: float, decimals: int = 1) -> str:
     """`35.4`, `36`, `36.5`, `1,235`: no more decimals than can matter."""
     if abs(number) >= 1000:
