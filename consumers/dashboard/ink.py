@@ -3,13 +3,14 @@
 Ticks and grids are our own few artists, made once and moved: matplotlib's cost most of a frame.
 """
 
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
 from math import ceil
 from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.collections import PolyCollection
@@ -26,9 +27,6 @@ from consumers.dashboard.theme import Rect, Theme
 MAX_STAMPS = 1_000
 TICK_SIZE = theme.TICK + 0.5
 _Sheet: Any = RendererAgg  # it has no types
-
-Place = tuple[float, float, str]
-"""x, y and text of a label."""
 
 
 @lru_cache(maxsize=64)
@@ -82,18 +80,14 @@ class Ink:
         self._stamps: dict[object, tuple[Any, int, int]] = {}
         self.width = lru_cache(maxsize=1024)(self._width)
 
-    def text(self, x: float, y: float, size: float, colour: str, text: str = "", **style: Any) -> Text:
-        """Text on the whole picture, or where `transform` says; made but not added if `loose`."""
-        loose, properties = style.pop("loose", False), font(size * self.k, style.pop("bold", False))
-        options: dict[str, Any] = {
-            "va": "center",
-            "clip_on": False,
-            "parse_math": False,
-            "transform": self.inches,
-        } | style
-        made = Stamp(self._stamps, x, y, text, color=colour, fontproperties=properties, **options)
-        if not loose:
-            self.figure.add_artist(made)
+    def text(
+        self, x: float, y: float, size: float, colour: str, text: str = "", *,
+        bold: bool = False, axes: Axes | None = None, **style: Any,
+    ) -> Text:  # fmt: skip
+        """Text on the whole picture, or on `axes` where `transform` says."""
+        options: dict[str, Any] = {"va": "center", "clip_on": False, "transform": self.inches} | style
+        made = Stamp(self._stamps, x, y, text, color=colour, fontproperties=font(size * self.k, bold), **options)
+        (axes or self.figure).add_artist(made)
         return made
 
     def box(self, rect: Rect, colour: str, radius: float = 0.06, **style: Any) -> FancyBboxPatch:
@@ -187,7 +181,8 @@ class Plot:
     ) -> "Labels":
         """Texts at `anchor`, moved by unscaled inches."""
         k = self.ink.k
-        return Labels(self, size, colour, anchor + ScaledTranslation(dx * k, dy * k, self.ink.inches), style)
+        place = anchor + ScaledTranslation(dx * k, dy * k, self.ink.inches)
+        return Labels(partial(self.ink.text, 0, 0, size, colour, axes=self.axes, transform=place, **style))
 
     def tick_width(self, text: str) -> float:
         """Inches that a tick's label takes."""
@@ -205,17 +200,16 @@ class Plot:
 
 
 class Labels:
-    """Texts on a plot that are reused from frame to frame."""
+    """Texts that are reused from frame to frame; `make` makes one more."""
 
-    def __init__(self, plot: Plot, size: float, colour: str, transform: Transform, style: dict[str, Any]) -> None:
-        self._plot = plot
-        self._style: dict[str, Any] = {"size": size, "colour": colour, "transform": transform, "loose": True} | style
+    def __init__(self, make: Callable[[], Text]) -> None:
+        self._make = make
         self.pool: list[Text] = []
 
-    def show(self, places: Sequence[Place]) -> None:
+    def show(self, places: Sequence[tuple[float, float, str]]) -> None:
+        """Each text at its x and y; none but these."""
         while len(self.pool) < len(places):
-            self.pool.append(self._plot.ink.text(0, 0, **self._style))
-            self._plot.axes.add_artist(self.pool[-1])
+            self.pool.append(self._make())
         for label, (x, y, text) in zip(self.pool, places, strict=False):
             label.set_position((x, y))
             label.set_text(text)

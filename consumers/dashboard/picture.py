@@ -84,12 +84,10 @@ class Dashboard:
             self.full_frames += 1
             return
         self._move_top(snapshot)
-        drawn = self._redraw_top(canvas)
+        renderer = canvas.get_renderer()
+        drawn = [extent for group in self._groups if (extent := group.redraw(renderer)) is not None]
         if drawn and hasattr(canvas, "blit"):
             canvas.blit(Bbox.union(drawn))
-
-    def _redraw_top(self, canvas: Any) -> list[Bbox]:
-        return [extent for group in self._groups if (extent := group.redraw(canvas.get_renderer())) is not None]
 
     def png(self) -> bytes:
         """The picture as last drawn, as a PNG file; unfiltered rows take half the time of the usual encoder."""

@@ -1,6 +1,7 @@
 """The dashboard's arithmetic: rolling mean, percentiles, the anomaly rule, bins, ticks, label places. NumPy only."""
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -105,7 +106,7 @@ def time_step(span_s: float, most: int) -> int:
 def time_ticks(low: float, high: float, most: int) -> list[tuple[float, str]]:
     """Round local times between two epochs, with their labels."""
     step = time_step(high - low, most)
-    offset = (datetime.fromtimestamp(low).astimezone().utcoffset() or datetime.min - datetime.min).total_seconds()
+    offset = time.localtime(low).tm_gmtoff
     pattern = "%H:%M:%S" if step < 60 else "%H:%M" if step < _DAY_S else "%Y-%m-%d"
     first = math.ceil((low + offset) / step)
     last = math.floor((high + offset) / step)

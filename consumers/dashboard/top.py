@@ -32,7 +32,7 @@ class Header:
         ground = Rect(left, rect.y + 0.02, max(rect.right - left, 0.01), rect.h - 0.04)
         self.group = Group(ink, ground, colours.page, [self._help, self._clock, self._pill, self._dot, self._status])
 
-    def update(self, snapshot: Snapshot, paused: bool = False) -> None:
+    def update(self, snapshot: Snapshot, paused: bool) -> None:
         ink, k, right = self._ink, self._ink.k, self._right
         text = "PAUSED \u00b7 space goes on" if paused else words.status(snapshot)
         state = "waiting" if paused else snapshot.status.lower()
