@@ -139,16 +139,15 @@ class State:
                 elif self._moved and self._moved[0] == source:
                     self._moved = None  # it was given up and found again
                 self._live = False
-                for part in self._parts.values():
-                    self._forget(part)
-                self._parts.clear()
+                self._forget(*self._parts)
             self.source, self.detail = source, detail
             self._version += 1
 
-    def _forget(self, part: _Part) -> None:
-        if part.anonymous.total:
+    def _forget(self, *names: str) -> None:
+        """Let go of parts; what they hold without ids is in the histories too, so those begin again."""
+        gone = [self._parts.pop(name) for name in names]
+        if any(part.anonymous.total for part in gone):
             self._clear_histories()
-        part.high, part.invalid, part.anonymous = {}, 0, Counts()
 
     @property
     def begun(self) -> bool:
@@ -177,7 +176,7 @@ class State:
         now = self._clock()
         part = self._parts.get(chunk.part) or _Part()
         identified, anonymous = self._sequences.fresh(chunk.messages, part.high)
-        fresh = identified + anonymous if identified and anonymous else identified or anonymous
+        fresh = identified + anonymous
         events = [timestamp_epoch_s(message.timestamp) for message in fresh]
         with self._lock:
             self._parts[chunk.part] = part
@@ -188,7 +187,7 @@ class State:
             part.anonymous.add(anonymous)
             self._remember(fresh, events, now)
             if chunk.begins_again:  # what it holds is the last of what was read before
-                self._forget(part)
+                self._forget(chunk.part)
             self._version += 1
 
     @property
