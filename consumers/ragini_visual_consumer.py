@@ -3,17 +3,17 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from loguru import logger
 
+from consumers.dashboard.theme import DEFAULT_SIZE, DPI, ThemeName
 from utils import cli, early, signals, sinks
 from utils.config import DEFAULTS, Begin, ChosenSource, Settings, positive, whole
 from utils.errors import ToolkitError
 
-DEFAULT_SIZE = "12.8x7.2"
-DOTS_PER_INCH = 100
+SIZE = "x".join(map(str, DEFAULT_SIZE))
 
 
 def inches(text: str) -> tuple[float, float]:
@@ -23,7 +23,7 @@ def inches(text: str) -> tuple[float, float]:
     except ValueError:
         width = height = 0.0
     if max(width, height) >= 100:
-        width, height = width / DOTS_PER_INCH, height / DOTS_PER_INCH
+        width, height = width / DPI, height / DPI
     if not (4 <= width <= 80 and 3 <= height <= 80):
         raise ToolkitError(f"--size {text}: give WIDTHxHEIGHT from 4x3 to 80x80 inches, or in pixels such as 1920x1080")
     return width, height
@@ -34,14 +34,14 @@ def main(
     source: ChosenSource = "auto",
     start: Begin = "start",
     theme: Annotated[
-        Literal["light", "dark"] | None,
+        ThemeName | None,
         Parameter(name="--theme", help="Colours: light unless given; the served page follows the system unless given."),
     ] = None,
     backend: Annotated[
         str | None,
         Parameter(name="--backend", env_var="MPLBACKEND", help="Matplotlib backend; Agg draws without a window."),
     ] = None,
-    size: Annotated[str, Parameter(name="--size", help="WIDTHxHEIGHT in inches, or in pixels.")] = DEFAULT_SIZE,
+    size: Annotated[str, Parameter(name="--size", help="WIDTHxHEIGHT in inches, or in pixels.")] = SIZE,
     serve: Annotated[
         tuple[str, ...] | None,
         Parameter(
@@ -108,7 +108,7 @@ def main(
 
 
 def _outputs(
-    serve: tuple[str, ...] | None, save: Path | None, refresh_s: float, theme: Any, settings: Settings
+    serve: tuple[str, ...] | None, save: Path | None, refresh_s: float, theme: ThemeName | None, settings: Settings
 ) -> list[Any]:
     """Where pictures go without a window: --save, else data/dashboard.png, and the page if it is asked for."""
     from consumers.dashboard import outputs

@@ -29,20 +29,41 @@ class Choice:
     reason: str
 
 
+def probe_backend(backend: str) -> str:
+    """Why a figure cannot be opened with this backend, "" if it can; Qt without its plugin would abort us."""
+    environment = {**os.environ, "MPLBACKEND": "agg"}
+    try:
+        done: subprocess.CompletedProcess[str] = subprocess.run(
+            [sys.executable, "-c", _PROBE, backend],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PROBE_S,
+            check=False,
+            **OUT_OF_REACH,
+        )
+    except subprocess.TimeoutExpired:
+        return f"it did not open a figure within {PROBE_S:g} s"
+    if done.returncode == 0:
+        return ""
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    told = [line for line in lines if "rror" in line or "could not" in line.lower()]
+    return (told or lines or [f"it ended with code {done.returncode}"])[-1][:200]
+
+
 def choose(
     asked: str | None,
     *,
     environment: Mapping[str, str] = os.environ,
     platform: str = sys.platform,
     installed: Callable[[str], bool] = lambda module: find_spec(module) is not None,
-    probe: Callable[[str], str] | None = None,
+    probe: Callable[[str], str] = probe_backend,
 ) -> Choice:
     """The backend that was asked for (by option or MPLBACKEND), else the first that works, else none.
 
     `probe` opens a figure in another process and returns why it cannot, "" if it can. Raises
     ToolkitError if the backend that was asked for cannot work.
     """
-    probe = probe or probe_backend
     if asked:
         if asked.lower() in _WITHOUT_WINDOW or "inline" in asked:
             return Choice(None, f"{asked} was asked for, which has no window")
@@ -65,25 +86,3 @@ def choose(
         else:
             return Choice(backend, "it is installed and a display answers")
     return Choice(None, "no window can be opened (" + "; ".join(reasons) + ")")
-
-
-def probe_backend(backend: str) -> str:
-    """Why a figure cannot be opened with this backend, "" if it can; Qt without its plugin would abort us."""
-    environment = {**os.environ, "MPLBACKEND": "agg"}
-    try:
-        done: subprocess.CompletedProcess[str] = subprocess.run(
-            [sys.executable, "-c", _PROBE, backend],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=PROBE_S,
-            check=False,
-            **OUT_OF_REACH,
-        )
-    except subprocess.TimeoutExpired:
-        return f"it did not open a figure within {PROBE_S:g} s"
-    if done.returncode == 0:
-        return ""
-    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    told = [line for line in lines if "rror" in line or "could not" in line.lower()]
-    return (told or lines or [f"it ended with code {done.returncode}"])[-1][:200]

@@ -1,7 +1,7 @@
 """The thread that reads: source to state. It never touches matplotlib."""
 
+import os
 import threading
-from pathlib import Path
 
 from loguru import logger
 
@@ -14,12 +14,6 @@ from utils.sources.base import Source
 
 CHUNK_RECORDS = 2_000
 IDLE_S = 0.1
-
-
-def short_path(text: str) -> str:
-    """A path as people know it: relative to the project if it is inside."""
-    path = Path(text)
-    return path.relative_to(PROJECT_DIR).as_posix() if path.is_relative_to(PROJECT_DIR) else text
 
 
 class Reader(threading.Thread):
@@ -62,7 +56,7 @@ class Reader(threading.Thread):
             if waiting:
                 state.healthy()
             else:
-                state.troubled(short_text(str(error)))
+                state.troubled(short(str(error)))
             self._say("INFO" if waiting else "WARNING", str(error))
             return self._backoff.next_s()
         self._name_source()
@@ -81,7 +75,7 @@ class Reader(threading.Thread):
     def _name_source(self) -> None:
         name = getattr(self._source, "name", "")
         if name:
-            self._state.using(name, short_path(getattr(self._source, "detail", "")))
+            self._state.using(name, short(getattr(self._source, "detail", "")))
 
     def _say(self, level: str, line: str) -> None:
         if line != self._said:
@@ -89,6 +83,6 @@ class Reader(threading.Thread):
         self._said = line
 
 
-def short_text(text: str) -> str:
-    """A reason without the project's folder in its paths."""
-    return text.replace(f"{PROJECT_DIR}{'/'}", "").replace(f"{PROJECT_DIR}\\", "")
+def short(text: str) -> str:
+    """The text without the project's folder in its paths."""
+    return text.replace(f"{PROJECT_DIR}{os.sep}", "")

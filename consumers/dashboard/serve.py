@@ -134,7 +134,7 @@ class _Server(ThreadingHTTPServer):
     def knows(self, host_header: str) -> bool:
         """Whether a Host header names this machine; others come from pages that rebind a foreign name to us."""
         name = (urlsplit(f"//{host_header}").hostname or "").rstrip(".")
-        if name in ("localhost", self.host) or _is_loopback(name):
+        if name == self.host or _is_loopback(name):
             return True
         if _is_loopback(self.host):
             return False
@@ -181,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 (the library's name)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Say 405 where the library says 501, and let nobody keep an error."""
+        """Say 405 where the library says 501."""
         super().send_error(405 if code == 501 else code, message, explain)
 
     def _send(self, body: bytes | None, kind: str) -> None:

@@ -131,22 +131,22 @@ def status(snapshot: Snapshot) -> str:
     return snapshot.status
 
 
+def _rfc3339(epoch_s: float | None) -> str | None:
+    return None if epoch_s is None else datetime.fromtimestamp(epoch_s).astimezone().isoformat("T", "milliseconds")
+
+
 def figures(snapshot: Snapshot) -> dict[str, Any]:
     """Every figure of the picture under a plain name, for programs and screen readers; times in RFC 3339."""
-
-    def moment(epoch_s: float | None) -> str | None:
-        return None if epoch_s is None else datetime.fromtimestamp(epoch_s).astimezone().isoformat("T", "milliseconds")
-
     lengths = stats.summary(snapshot.lengths) if snapshot.lengths else None
     recent = snapshot.sentiments[-ANALYSIS:]
     rolling = float(np.mean(snapshot.sentiments[-stats.ROLLING :])) if len(recent) >= stats.ROLLING else None
     lags = stats.summary(snapshot.lags) if snapshot.lags else None
     return {
         "status": snapshot.status,
-        "time": moment(snapshot.now),
+        "time": _rfc3339(snapshot.now),
         "source": snapshot.source,
         "source_detail": source_line(snapshot),
-        "source_down_since": moment(snapshot.trouble_since),
+        "source_down_since": _rfc3339(snapshot.trouble_since),
         "messages": snapshot.total,
         "messages_per_second": round(snapshot.rate, 3),
         "lag_median_s": lags and round(lags.median, 3),
@@ -155,7 +155,7 @@ def figures(snapshot: Snapshot) -> dict[str, Any]:
         "last_invalid": plain(snapshot.last_invalid) or None,
         "lost": snapshot.lost,
         "duplicate": snapshot.duplicate,
-        "last_message": moment(snapshot.last),
+        "last_message": _rfc3339(snapshot.last),
         "uptime_s": round(snapshot.now - snapshot.started, 1),
         "authors": snapshot.author_count,
         "top_authors": [{"author": plain(name), "messages": count} for name, count in snapshot.authors],
