@@ -398,16 +398,45 @@ def test_a_topic_that_may_not_be_created_is_one_line(secured: Secured, admin: Ad
         with pytest.raises(Unavailable, match=f"topic {settings.topic} is missing and cannot be created"):
             wait_until(lambda: KafkaEmitter(settings).close())
     finally:
-        everything = AclBindingFilter(
-            ResourceType.ANY,
-            None,  # type: ignore[arg-type]  # what the library calls "any"
-            ResourcePatternType.ANY,
-            None,  # type: ignore[arg-type]
-            None,  # type: ignore[arg-type]
-            AclOperation.ANY,
-            AclPermissionType.ANY,
-        )
-        admin.delete_acls([everything])[everything].result(10)
+        delete_rules(admin)
+
+
+def delete_rules(admin: AdminClient) -> None:
+    everything = AclBindingFilter(
+        ResourceType.ANY,
+        None,  # type: ignore[arg-type]  # what the library calls "any"
+        ResourcePatternType.ANY,
+        None,  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
+        AclOperation.ANY,
+        AclPermissionType.ANY,
+    )
+    admin.delete_acls([everything])[everything].result(10)
+
+
+def test_a_topic_that_may_not_be_read_is_no_empty_topic(secured: Secured, admin: AdminClient) -> None:
+    """A cursor of 0 would send everything that waits a second time."""
+    with emitter(secured.settings) as sink:
+        sink.emit(make_batch(10))
+
+    def allow(*operations: AclOperation) -> None:
+        for operation in operations:
+            rule = AclBinding(ResourceType.TOPIC, secured.settings.topic, ResourcePatternType.LITERAL, f"User:{USER}",
+                              "*", operation, AclPermissionType.ALLOW)  # fmt: skip
+            admin.create_acls([rule])[rule].result(10)
+
+    try:
+        allow(AclOperation.WRITE, AclOperation.DESCRIBE, AclOperation.DESCRIBE_CONFIGS)
+        with (
+            emitter(secured("SASL_PLAINTEXT", "SCRAM-SHA-256")) as sink,
+            pytest.raises(Unavailable, match=f"{secured.settings.topic} cannot be read back: .*authorization"),
+        ):
+            sink.last_sequence("ann-1")
+        allow(AclOperation.READ)
+        with emitter(secured("SASL_PLAINTEXT", "SCRAM-SHA-256")) as sink:
+            assert sink.last_sequence("ann-1") == 10
+    finally:
+        delete_rules(admin)
 
 
 def test_more_copies_than_brokers_is_one_line(settings: Settings) -> None:

@@ -247,7 +247,7 @@ class KafkaEmitter:
         self, consumer: "Consumer", partition: int, start: int, end: int, producer_id: str
     ) -> "Iterator[list[Message]]":
         """The records with the producer's key from offset `start` up to `end`, as they are fetched."""
-        from confluent_kafka import TopicPartition
+        from confluent_kafka import KafkaError, TopicPartition
 
         key = producer_id.encode()
         consumer.assign([TopicPartition(self._topic, partition, start)])
@@ -256,6 +256,9 @@ class KafkaEmitter:
             records = consumer.consume(SCAN_RECORDS, 0.05)
             if records:
                 deadline_s = time.monotonic() + SCAN_S
+            for error in filter(None, (each.error() for each in records)):
+                if error.code() != KafkaError._PARTITION_EOF:  # not the end: what was not seen may be there
+                    raise Unavailable(f"topic {self._topic} cannot be read back: {error.str()}")
             yield [each for each in records if not each.error() and each.key() == key and (each.offset() or 0) < end]
             if records and (records[-1].error() or (records[-1].offset() or 0) >= end - 1):
                 return
