@@ -267,11 +267,10 @@ def test_a_topic_that_was_created_again_is_noticed(settings: Settings, admin: Ad
         admin.create_topics([NewTopic(settings.topic, 4)])[settings.topic].result(10)
         with pytest.raises((SinkReplaced, Unavailable)):
             sink.emit(make_batch(5, first=51))
-            sink.emit(make_batch(5, first=56))
     with emitter(settings) as sink:
-        last = sink.last_sequence("ann-1")
-        sink.emit(make_batch(3, first=last + 1))
-    assert sequences(settings)[-3:] == [last + 1, last + 2, last + 3]
+        assert sink.last_sequence("ann-1") == 0  # so that all that the journal still holds comes again
+        sink.emit(make_batch(55))
+    assert sequences(settings) == list(range(1, 56))
 
 
 def test_partitions_added_later_do_not_move_a_producer(settings: Settings, admin: AdminClient) -> None:

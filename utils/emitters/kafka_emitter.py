@@ -126,12 +126,15 @@ class KafkaEmitter:
             queued = producer.produce_batch(self._topic, records, partition=self._partition[key])
             if queued < len(records):
                 raise Unavailable(f"only {queued} of {len(records)} messages could be queued")
+            if producer.flush(COMMIT_S):
+                raise unreachable(self._settings, self._log)
+            if 0 <= delivered[0] <= self._offset.get(key, -1):
+                # Not committed, or the cursor would pass over what came before and still waits.
+                raise SinkReplaced(f"topic {self._topic} was deleted and created again")
             producer.commit_transaction(COMMIT_S)
         except KafkaException as error:
             producer.poll(0)
             self._fail(error, key, took_s=time.time() - begun_s)
-        if delivered[0] <= self._offset.get(key, -1):
-            raise SinkReplaced(f"topic {self._topic} was deleted and created again")
         self._offset[key] = delivered[0]
 
     def _check_sizes(self, batch: Batch, lines: list[bytes]) -> None:
