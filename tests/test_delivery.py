@@ -408,6 +408,34 @@ def test_a_rollback_shows_to_a_sink_that_was_not_in_the_runs_since(
     assert len([line for line in said if "rolled back, going on" in line]) == 1
 
 
+def test_a_sink_is_not_asked_for_an_id_of_which_nothing_waits(
+    journal: Journal, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asking Kafka fences whoever writes under that id: the original, where this journal was copied and adopted."""
+    asked: list[str] = []
+    answer = MemoryEmitter.last_sequence
+
+    def ask(emitter: MemoryEmitter, producer_id: str) -> int:
+        asked.append(producer_id)
+        return answer(emitter, producer_id)
+
+    monkeypatch.setattr(MemoryEmitter, "last_sequence", ask)
+    sink, old = Sink(), journal.producer_id
+    first = deliver(kafka=sink)
+    append(journal, first, 3)
+    wait_until(lambda: len(sink.rows) == 3)
+    first.drain(1)
+    journal.begin_identity()
+    deliver(kafka=sink).drain(1)
+    assert asked == [old, old, journal.producer_id]  # its rows still wait
+    journal.prune(3)
+    last = deliver(kafka=sink)
+    append(journal, last, 2)
+    wait_until(lambda: len(sink.rows) == 5)
+    assert asked[3:] == [journal.producer_id]
+    assert sink.rows == [(old, 1), (old, 2), (old, 3), (journal.producer_id, 1), (journal.producer_id, 2)]
+
+
 def test_a_sink_behind_the_journal_is_told_once_with_the_range(
     journal: Journal, deliver: Deliver, said: list[str]
 ) -> None:

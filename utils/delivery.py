@@ -168,8 +168,11 @@ class Worker(threading.Thread):
         """The journal number up to which the sink (or its dead letter) holds everything it was owed."""
         journal = self._journal
         bound = journal.bound(self.sink)
-        reached = self._after
+        reached, first = self._after, journal.first_waiting()
         for identity, end in journal.spans():
+            if end is not None and end < first:
+                reached = max(reached, end)
+                continue  # nothing of it waits; the original of a copied journal may still send under this id
             sequence = emitter.last_sequence(identity.producer_id)
             held = identity.base + sequence
             if sequence and bound is not None and held > bound and (end is None or end > bound):
