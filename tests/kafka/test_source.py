@@ -101,10 +101,35 @@ def test_reading_goes_on_after_a_stored_position(settings: Settings) -> None:
 def test_only_what_comes_from_now_on(settings: Settings) -> None:
     write(settings, 10)
     with source(settings, lambda part: "end") as reader:
-        assert read_all(reader) == []
+        ends = read_all(reader)
+        assert messages(ends) == []
         write(settings, 3, first=11)
-        (chunk,) = read_all(reader)
-    assert (chunk.start, [m.sequence for m in chunk.messages]) == ("end", [11, 12, 13])
+        chunks = read_all(reader)
+    assert [m.sequence for m in messages(chunks)] == [11, 12, 13]
+    assert {chunk.start for chunk in ends} == {"end"}
+    assert sorted(chunk.end for chunk in ends)[:-1] == ["", "", ""]  # partitions that hold nothing yet
+    positions([*ends, *chunks])
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_end_is_a_place_that_is_kept_before_the_first_record(settings: Settings, grouped: bool) -> None:
+    """However often a reader is stopped, loses the broker or shares its partitions anew: what comes then is read."""
+    group = settings.group if grouped else None
+    write(settings, 10)
+    stored: dict[str, str] = {}
+
+    def resume(part: str) -> str:
+        return stored.get(part, "end")
+
+    for first in (11, 14):
+        with source(settings, resume, group=group) as reader:
+            chunks = read_all(reader)
+            stored |= {chunk.part: chunk.end for chunk in chunks}
+            assert [m.sequence for m in messages(chunks)] == list(range(11, first))
+            reader.close()  # as poll does when the broker is gone
+            write(settings, 3, first=first)
+    with source(settings, resume, group=group) as reader:
+        assert [m.sequence for m in messages(read_all(reader))] == [14, 15, 16]
 
 
 def test_what_comes_while_a_reader_from_the_end_is_cut_off_is_read_later(settings: Settings) -> None:

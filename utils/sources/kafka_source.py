@@ -31,8 +31,10 @@ class KafkaSource:
     """Follows all partitions of the topic, or with `group` those that the group gives to this member.
 
     A position is `offset:crc32`: the offset after the last handled record and that record's fingerprint.
-    If another record is there now, the partition begins again. Positions come from `resume` alone; what
-    was handled (which the next poll implies) is also committed to the group, for tools that show its lag.
+    If another record is there now, the partition begins again. "end" becomes `offset:` at once, without a record
+    to compare, so that nothing is passed over that comes before the first one is handled. Positions come from
+    `resume` alone; what was handled (which the next poll implies) is also committed to the group, for tools that
+    show its lag.
     With `finished`, `poll` returns None only at the end of all partitions, and waits for that up to 20 s.
     """
 
@@ -44,7 +46,6 @@ class KafkaSource:
         self._log = ClientLog("kafka")
         self._consumer: KafkaConsumer | None = None
         self._position: dict[TopicPartition, str] = {}
-        self._ends: dict[TopicPartition, int] = {}
         self._reset()
 
     def _reset(self) -> None:
@@ -52,7 +53,7 @@ class KafkaSource:
         self._assigned: set[TopicPartition] | None = None
         self._check: dict[TopicPartition, tuple[int, int]] = {}
         self._waiting: deque[tuple[TopicPartition, Sequence[Any]]] = deque()
-        self._begun_again: list[Chunk] = []
+        self._news: list[Chunk] = []
         self._given: dict[TopicPartition, int] = {}
         self._handled: dict[TopicPartition, int] = {}
         self._told: dict[TopicPartition, int] = {}
@@ -86,7 +87,7 @@ class KafkaSource:
         consumer = self._consumer or self._connect()
         if self._assigned is not None:
             self._take(consumer, self._assigned)
-        if not (self._joined and (self._waiting or self._begun_again)):
+        if not (self._joined and (self._waiting or self._news)):
             found = consumer.poll(timeout_ms=int(POLL_S * 1000), max_records=max_records)
             if self._joined:  # else what came is read again from the stored positions
                 self._waiting.extend(found.items())
@@ -98,7 +99,7 @@ class KafkaSource:
                 records = records[:max_records]
             if records:
                 return self._chunk(place, records)
-        return self._begun_again.pop() if self._joined and self._begun_again else None
+        return self._news.pop() if self._joined and self._news else None
 
     def _connect(self) -> "KafkaConsumer":
         from kafka import KafkaConsumer
@@ -141,21 +142,27 @@ class KafkaSource:
         self._position = {place: own.get(place) or self._resume(self._part(place)) for place in sorted(places)}
         self._check, self._given, self._handled, self._told = {}, {}, {}, {}
         self._waiting.clear()
-        self._begun_again.clear()
+        self._news.clear()
+        self._settle_ends(consumer)
         for place, position in self._position.items():
-            if position == "end":
-                # Asked once, so that what comes during an outage is read after it.
-                if place not in self._ends:
-                    self._ends |= consumer.end_offsets([place], timeout_ms=int(SILENCE_S * 1000))
-                consumer.seek(place, self._ends[place])
-            elif position == "":
+            offset, _, fingerprint = position.partition(":")
+            if position == "":
                 consumer.seek_to_beginning(place)
+            elif fingerprint == "":
+                consumer.seek(place, int(offset))
             else:
-                offset, fingerprint = (int(number) for number in position.split(":"))
-                self._check[place] = (offset - 1, fingerprint)
-                consumer.seek(place, offset - 1)
+                self._check[place] = (int(offset) - 1, int(fingerprint))
+                consumer.seek(place, int(offset) - 1)
         if self._assigned is places:  # not given others meanwhile
             self._assigned, self._joined = None, True
+
+    def _settle_ends(self, consumer: "KafkaConsumer") -> None:
+        """Give partitions that are to be read from their end its offset as their position."""
+        places = [place for place, position in self._position.items() if position == "end"]
+        ends = consumer.end_offsets(places, timeout_ms=int(SILENCE_S * 1000)) if places else {}
+        for place in sorted(places, key=lambda each: ends[each]):  # those that have data are told first
+            self._position[place] = f"{ends[place]}:" if ends[place] else ""
+            self._news.append(Chunk(self._part(place), "end", self._position[place], []))
 
     def _compared(self, consumer: "KafkaConsumer", place: "TopicPartition", records: Sequence[Any]) -> Sequence[Any]:
         """The records without the last handled one, if it is still there; else the partition begins again."""
@@ -165,10 +172,13 @@ class KafkaSource:
         first = records[0]
         if first.offset == expected[0] and crc32(first.value or b"") == expected[1]:
             return records[1:]
-        consumer.seek_to_beginning(place)
-        self._begun_again.append(Chunk(self._part(place), self._position[place], "", []))
-        self._position[place] = ""
+        self._begin_again(consumer, place)
         return []
+
+    def _begin_again(self, consumer: "KafkaConsumer", place: "TopicPartition") -> None:
+        consumer.seek_to_beginning(place)
+        self._news.append(Chunk(self._part(place), self._position[place], "", []))
+        self._position[place] = ""
 
     def _chunk(self, place: "TopicPartition", records: Sequence[Any]) -> Chunk:
         last = records[-1]
