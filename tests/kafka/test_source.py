@@ -170,7 +170,7 @@ def test_a_topic_that_was_created_again_begins_again(settings: Settings, admin: 
     write(one_partition, 100)
     with source(settings) as reader:
         stored = positions(read_all(reader))
-    for amount in (10, 300):  # shorter and longer than before
+    for amount in (10, 300, 98):  # shorter and longer than before, and ending where the last record was
         delete_topic(admin, settings.topic)
         write(one_partition, amount, producer_id="bob-1")
         with source(settings, lambda part: stored[part]) as reader:

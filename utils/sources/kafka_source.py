@@ -209,6 +209,11 @@ class KafkaSource:
                 return False
         if not at_end or any(consumer.highwater(place) is None or read[place] < ends.get(place, 0) for place in places):
             return False
+        if self._check:  # the record that was handled last is not there, nor anything behind it
+            for place in list(self._check):
+                del self._check[place]
+                self._begin_again(consumer, place)
+            return False
         # Behind the last record there may be the marks of transactions, and tools would call them a lag.
         told = self._told | self._handled
         self._handled |= {place: read[place] for place in places if read[place] > told.get(place, read[place])}
