@@ -2,6 +2,7 @@
 
 import shutil
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,7 @@ from utils import sqlite
 from utils.config import Settings
 from utils.errors import ToolkitError, Unavailable
 from utils.journal import Journal
+from utils.message import timestamp_text
 
 
 @pytest.fixture
@@ -116,6 +118,42 @@ def test_owed_until_forgotten(path: Path) -> None:
         journal.forget(["sqlite"])
     with closing(Journal(path)) as journal:
         assert list(journal.owed()) == ["file", "duckdb"]
+
+
+def test_a_clock_that_is_set_back_makes_no_sink_owed_later_than_it_is(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was sent before `owed_since` is not found again in a topic, and would be sent a second time."""
+    right = 1_790_000_000.0
+
+    def clock(hours: float) -> float:
+        monkeypatch.setattr(time, "time", lambda: right + hours * 3600)
+        return right + hours * 3600
+
+    def append(journal: Journal, hours: float) -> None:
+        (made,) = make_messages(1)
+        made.timestamp = timestamp_text(right + hours * 3600)
+        journal.append([made])
+
+    with closing(Journal(path)) as journal:
+        ahead_s = clock(5)
+        journal.owe(["kafka", "sqlite"])
+        assert journal.owed_since("kafka") == ahead_s
+        clock(-1)
+        assert journal.owed_since("kafka") == right - 3600
+        append(journal, 0)  # made, and sent, after the clock was set right
+        clock(5)
+        assert journal.owed_since("kafka") == right
+        connected_s = clock(1)
+        journal.offer("kafka")
+        append(journal, 6)
+        journal.prune(1)
+        clock(6)
+    with closing(Journal(path)) as journal:
+        assert journal.owed_since("kafka") == connected_s  # sent from then on, however it is stamped
+        now_s = clock(7)
+        journal.owe(["duckdb"])
+        assert journal.owed_since("duckdb") == now_s  # what waits is not for it
 
 
 def test_delivered_rows_go_with_an_append_or_a_prune(journal: Journal, path: Path) -> None:

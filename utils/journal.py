@@ -284,8 +284,11 @@ class Journal:
 
     def offer(self, sink: str) -> None:
         """From now on this sink may be offered whatever the journal holds."""
+        now = timestamp_text(time.time())
         with self._mutex, sqlite.errors(self.path), sqlite.transaction(self._connection):
             self._connection.execute("DELETE FROM bounds WHERE sink = ?", (sink,))
+            # The clock was set back meanwhile: what the sink gets will be older than `since`.
+            self._connection.execute("UPDATE owed SET since = ? WHERE sink = ? AND since > ?", (now, sink, now))
 
     def forget(self, sinks: Iterable[str]) -> None:
         """Owe these sinks nothing more; their share of what waits is dropped at the next prune."""
@@ -301,9 +304,16 @@ class Journal:
         return {row[0]: Owed(*row) for row in rows}
 
     def owed_since(self, sink: str) -> float | None:
-        """Epoch seconds since when a sink is owed: before that it got nothing that counts. None if it is not owed."""
+        """Epoch seconds since when a sink is owed: before that it got nothing that counts. None if it is not owed.
+
+        Not after now, nor after the oldest of its messages that waits: else the clock was set back.
+        """
         owed = self.owed().get(sink)
-        return timestamp_epoch_s(owed.since) if owed else None
+        if owed is None:
+            return None
+        oldest = self.read(max(owed.after, self.first_waiting() - 1), 1)
+        stamps = [owed.since, *(message.timestamp for message in (oldest.messages if oldest else []))]
+        return min([time.time(), *filter(None, map(timestamp_epoch_s, stamps))])
 
     def close(self) -> None:
         """Release file and lock; may be called twice."""
