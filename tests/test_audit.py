@@ -175,13 +175,38 @@ def test_each_changed_byte_of_a_line_is_found(settings: Settings) -> None:
 def test_damage_beyond_what_is_compared_by_row_still_counts(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("utils.audit.MAX_SUSPECTS", 0)
+    monkeypatch.setattr("utils.audit.MAX_SUSPECTS", 1)
     stream(settings)
-    rewrite(settings, "file", change_text)
+
+    def change(messages: list[Message]) -> None:
+        for place in (1_500, 2_400):
+            messages[place].message = "changed"
+
+    rewrite(settings, "file", change)
     report, problems = audited(settings)
     assert report.broken
-    assert not problems
+    assert problems == {"file": ["1 different from the other sinks: 1501"]}
     assert report.notes == ["1 more blocks of 1,000 messages differ between the sinks"]
+
+
+def test_blocks_that_differ_by_dead_letters_are_all_looked_into(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("utils.audit.MAX_SUSPECTS", 1)
+    stream(settings)
+
+    def refuse(messages: list[Message]) -> None:
+        letters = encode_lines([messages.pop(place) for place in (2_400, 1_400, 400)])
+        settings.dead_letter_path("file").parent.mkdir()
+        settings.dead_letter_path("file").write_bytes(letters)
+
+    rewrite(settings, "file", refuse)
+    report, problems = audited(settings)
+    assert not report.broken and not problems and not report.notes
+    rewrite(settings, "sqlite", lambda messages: setattr(messages[-1], "message", "changed"))
+    report, problems = audited(settings)
+    assert problems == {"sqlite": ["1 different from the other sinks: 2500"]}
+    assert not report.notes
 
 
 def test_a_sink_that_is_behind_waits_and_loses_nothing(settings: Settings) -> None:
