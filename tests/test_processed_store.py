@@ -210,6 +210,16 @@ class TestPositions:
         assert again.counts() == counts(messages=4, lost=1)
         again.close()
 
+    def test_a_part_that_another_copy_hands_over_does_not_begin_at_its_end(
+        self, store: ProcessedStore, path: Path
+    ) -> None:
+        store.add(chunk("", "1", ann(1, 2)))
+        with closing(ProcessedStore(path)) as other:
+            other.start_from("end")
+            store.add(chunk("1", "2", ann(3, 4)))
+            # The first copy is killed, and the group gives its part to the other.
+            assert other.resume("live") == "2"
+
     def test_a_part_that_begins_again_is_not_stored_again(self, store: ProcessedStore) -> None:
         store.add(chunk("", "1", ann(1, 3)))
         store.add(chunk("1", "", []))

@@ -72,6 +72,7 @@ class ProcessedStore:
         self._path = path
         self._start: Literal["stored", "start", "end"] = "stored"
         self._begun: set[str] = set()
+        self._before: dict[str, str] = {}
         self.run: Counter[str] = Counter()
         self._connection = sqlite.connect(path, wait_s=WAIT_S)
         self._inode = self._present()
@@ -108,13 +109,19 @@ class ProcessedStore:
             return 0
 
     def start_from(self, start: Literal["stored", "start", "end"]) -> None:
-        """Where each part begins when it is first resumed in this run."""
+        """Where each part begins when it is first resumed in this run.
+
+        At its end only if nobody has advanced it since: what another copy then hands over is not passed over.
+        """
         self._start = start
+        with sqlite.errors(self._path):
+            self._before = dict(self._connection.execute("SELECT part, position FROM positions").fetchall())
 
     def resume(self, part: str) -> str:
         """The stored position of a part, which `start_from` may have changed. See Resume."""
         with self._transaction():
-            if self._start != "stored" and part not in self._begun:
+            handed_over = self._start == "end" and self._position(part) != self._before.get(part, "")
+            if self._start != "stored" and part not in self._begun and not handed_over:
                 position = "end" if self._start == "end" else ""
                 self._set_position(part, position)
                 tally = Tally(self._producers())
