@@ -179,6 +179,31 @@ def test_a_topic_that_was_created_again_begins_again(settings: Settings, admin: 
         assert [m.sequence for m in messages(chunks)] == list(range(1, amount + 1))
 
 
+@pytest.mark.parametrize("amount", [20, 200])
+def test_a_topic_that_is_created_again_while_it_is_followed_begins_again(
+    settings: Settings, admin: AdminClient, amount: int
+) -> None:
+    """As a producer does that finds it gone: nobody but the topic's id tells, and less or more than before is there."""
+    one_partition = replace(settings, kafka_partitions=1)
+    write(one_partition, 50)
+    with source(settings, finished=False) as reader:
+        chunks: list[Chunk] = []
+
+        def read() -> set[int | None]:
+            chunk = reader.poll(1000)
+            chunks.extend([chunk] if chunk else [])
+            return {m.sequence for m in messages(chunks) if m.producer_id == "bob-1"}
+
+        wait_until(lambda: read() == set() and len(messages(chunks)) == 50)
+        delete_topic(admin, settings.topic)
+        write(one_partition, amount, producer_id="bob-1")
+        assert reader._consumer is not None
+        reader._consumer._cluster.request_update()
+        wait_until(lambda: read() == set(range(1, amount + 1)), 20)
+    assert [chunk.begins_again for chunk in chunks].count(True) == 1
+    positions(chunks)
+
+
 def test_aborted_transactions_are_not_seen_and_open_ones_hold_the_end_back(settings: Settings) -> None:
     write(replace(settings, kafka_partitions=1), 10)
     other = raw_producer(settings, "other")

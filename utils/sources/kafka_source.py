@@ -45,6 +45,7 @@ class KafkaSource:
         self.detail = f"{settings.topic} at {settings.kafka_broker}"
         self._log = ClientLog("kafka")
         self._consumer: KafkaConsumer | None = None
+        self._topic_id: object = None
         self._position: dict[TopicPartition, str] = {}
         self._reset()
 
@@ -89,7 +90,9 @@ class KafkaSource:
             self._take(consumer, self._assigned)
         if not (self._joined and (self._waiting or self._news)):
             found = consumer.poll(timeout_ms=int(POLL_S * 1000), max_records=max_records)
-            if self._joined:  # else what came is read again from the stored positions
+            if self._joined and consumer._cluster.topic_id(self._settings.topic) not in (self._topic_id, None):
+                self._begin_all_again(consumer)
+            elif self._joined:  # else what came is read again from the stored positions
                 self._waiting.extend(found.items())
         while self._joined and self._waiting:
             place, records = self._waiting.popleft()
@@ -124,6 +127,7 @@ class KafkaSource:
         self._consumer = consumer
         self._asked_s = time.monotonic()
         places = self._all_places(consumer)
+        self._topic_id = consumer._cluster.topic_id(self._settings.topic)
         if self._group is None:
             consumer.assign(places)
             self.given(set(places))
@@ -179,6 +183,14 @@ class KafkaSource:
         consumer.seek_to_beginning(place)
         self._news.append(Chunk(self._part(place), self._position[place], "", []))
         self._position[place] = ""
+
+    def _begin_all_again(self, consumer: "KafkaConsumer") -> None:
+        """The topic was deleted and created again: what was read of it since may lie behind records that were not."""
+        self._check.clear()
+        for place, position in self._position.items():
+            if position:
+                self._begin_again(consumer, place)
+        self._topic_id = consumer._cluster.topic_id(self._settings.topic)
 
     def _chunk(self, place: "TopicPartition", records: Sequence[Any]) -> Chunk:
         last = records[-1]
