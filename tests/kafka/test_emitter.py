@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from zlib import crc32
 
+import confluent_kafka
 import msgspec
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -23,6 +24,7 @@ from confluent_kafka.admin import (
     ConfigResource,
     NewPartitions,
     NewTopic,
+    OffsetSpec,
     ResourcePatternType,
     ResourceType,
 )
@@ -277,7 +279,12 @@ def test_partitions_added_later_do_not_move_a_producer(settings: Settings, admin
     with emitter(replace(settings, kafka_partitions=1)) as sink:
         sink.emit(make_batch(10, producer_id="ann-2"))
     admin.create_partitions([NewPartitions(settings.topic, 8)])[settings.topic].result(10)
-    wait_until(lambda: len(admin.list_topics(timeout=5).topics[settings.topic].partitions) == 8)
+    places = {confluent_kafka.TopicPartition(settings.topic, partition): OffsetSpec.latest() for partition in range(8)}
+
+    def led() -> bool:  # known is not enough: for a moment the broker itself denies to lead them
+        return not any(future.exception(10) for future in admin.list_offsets(places).values())
+
+    wait_until(led)
     with emitter(settings) as sink:
         assert sink.last_sequence("ann-2") == 10
         sink.emit(make_batch(10, producer_id="ann-2", first=11))
