@@ -1,7 +1,7 @@
 """Proof that anyone can run: does each emitter work here, do the sinks agree, is this machine set up well?"""
 
 if __name__ == "__main__":
-    from utils import early
+    from utils.app import early
 
     early.guard()
 
@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from cyclopts import Parameter
 
-from utils import cli
-from utils.config import ALL_SINKS, DEFAULTS, Json, Settings, Sinks
-from utils.message import encoder
+from utils.app import cli
+from utils.app.config import ALL_SINKS, DEFAULTS, Json, Settings, Sinks
+from utils.records.record import encoder
 
 if TYPE_CHECKING:
-    from utils.doctor import Line
+    from utils.checks.doctor import Line
 
 Which = Annotated[Sinks, Parameter(show_default=False, help="Only these sinks.")]
 
 
 def print_json(report: object) -> None:
     """Print a report for programs."""
-    cli.say(msgspec.json.format(encoder.encode(report)).decode())
+    cli.print_lines(msgspec.json.format(encoder.encode(report)).decode())
 
 
 def check(*, sinks: Which = (), json: Json = False, settings: Settings = DEFAULTS) -> int:
@@ -33,14 +33,14 @@ def check(*, sinks: Which = (), json: Json = False, settings: Settings = DEFAULT
 
     Exit code 1 if a sink failed. A Kafka broker that is not running counts only with --sinks kafka.
     """
-    from utils import check
+    from utils.checks import check
 
     results = [check.check(sink, settings) for sink in sinks or ALL_SINKS]
     if json:
         print_json(results)
     else:
         rows = [(each.sink, each.result, f"{each.seconds * 1000:.0f} ms", each.reason) for each in results]
-        cli.say_table(("sink", "result", "time", "reason"), rows)
+        cli.print_table(("sink", "result", "time", "reason"), rows)
     accepted = ("ok",) if sinks else ("ok", "not running")
     return 0 if all(each.result in accepted for each in results) else cli.CHECK_FAILED
 
@@ -51,15 +51,15 @@ def audit(*, sinks: Which = (), json: Json = False, settings: Settings = DEFAULT
     Runs beside live producers and judges what was acknowledged before it began. Exit code 1 if anything
     is lost, double, different or out of order; 3 if a sink could not be read.
     """
-    from utils.audit import audited_sinks
+    from utils.checks.audit import audited_sinks
 
     return print_audit(settings, sinks or audited_sinks(settings), json)
 
 
 def print_audit(settings: Settings, sinks: Sequence[str], json: bool = False) -> int:
     """Audit with progress and print the report; the exit code."""
-    from utils.audit import accounts
-    from utils.audit import audit as compare
+    from utils.checks.audit import accounts
+    from utils.checks.audit import audit as compare
 
     expected = sum(each.last for each in accounts(settings).values()) * len(sinks)
     with cli.progress(expected or None, "messages") as advance:
@@ -76,8 +76,8 @@ def print_audit(settings: Settings, sinks: Sequence[str], json: bool = False) ->
             )
             for each in report.judgements
         ]
-        cli.say_table(("producer", "sink", "first", "last", "count", "waiting", "buried", "result"), rows)
-        cli.say(*report.lines())
+        cli.print_table(("producer", "sink", "first", "last", "count", "waiting", "buried", "result"), rows)
+        cli.print_lines(*report.lines())
     if report.broken:
         return cli.CHECK_FAILED
     return early.UNFINISHED if report.unread else 0
@@ -89,7 +89,7 @@ def run(arguments: list[str] | None = None) -> int:
     found: list[Line] = []
 
     def load_env() -> None:
-        from utils.doctor import environment
+        from utils.checks.doctor import environment
 
         found.extend(environment())
 
@@ -99,7 +99,7 @@ def run(arguments: list[str] | None = None) -> int:
         Each line is ok, a note or a problem, with what to do about it. Exit code 1 if there is a problem.
         """
         from consumers.dashboard.backends import choose
-        from utils.doctor import examine
+        from utils.checks.doctor import examine
 
         def backend() -> str:
             choice = choose(os.environ.get("MPLBACKEND"))
@@ -109,7 +109,7 @@ def run(arguments: list[str] | None = None) -> int:
         if json:
             print_json(found)
         else:
-            cli.say_table(
+            cli.print_table(
                 ("what", "state", "found", "what to do"),
                 [(each.topic, each.state, each.text, each.remedy) for each in found],
             )

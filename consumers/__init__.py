@@ -1,5 +1,5 @@
 """Commands that read the sinks; `python -m consumers.NAME` runs this first."""
 
-from utils import early
+from utils.app import early
 
 early.guard_command()

@@ -6,9 +6,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from utils import cli, table
-from utils.config import DEFAULTS, FOLLOWING, Reading, Settings
-from utils.consuming import process
+from utils.app import cli
+from utils.app.config import DEFAULTS, FOLLOWING, Reading, Settings
+from utils.reading.follow import process
+from utils.records import table
 
 
 def main(*, reading: Reading = FOLLOWING, settings: Settings = DEFAULTS) -> int:
@@ -32,7 +33,7 @@ def insert_message(message: Mapping[str, Any], db_path: Path | str) -> bool:
 
 def delete_message(message_id: int, db_path: Path | str) -> None:
     """Delete the row with this id, if there is one. The audit will miss a producer's message. Raises ToolkitError."""
-    from utils import duck
+    from utils.clients import duck
 
     path = Path(db_path)
     with duck.errors(path), closing(duck.connect(path)) as connection:

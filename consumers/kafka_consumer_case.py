@@ -5,9 +5,9 @@ Copies of it on one machine share the partitions (a consumer group) and the stor
 
 import sys
 
-from utils import cli
-from utils.config import DEFAULTS, FOLLOWING, Reading, Settings
-from utils.consuming import process
+from utils.app import cli
+from utils.app.config import DEFAULTS, FOLLOWING, Reading, Settings
+from utils.reading.follow import process
 
 
 def main(*, reading: Reading = FOLLOWING, settings: Settings = DEFAULTS) -> int:

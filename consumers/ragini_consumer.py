@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 from cyclopts import Parameter
 from loguru import logger
 
-from utils import cli, signals
-from utils.config import DEFAULTS, Begin, ChosenSource, Count, Json, Once, Settings
-from utils.consuming import Progress, consume, plain
-from utils.errors import ToolkitError
-from utils.message import Message, encoder
-from utils.sentiment import label
+from utils.app import cli, signals
+from utils.app.config import DEFAULTS, Begin, ChosenSource, Count, Json, Once, Settings
+from utils.app.errors import ToolkitError
+from utils.reading.follow import Progress, consume, plain
+from utils.reading.tracker import Tally
+from utils.records.record import Message, encoder
+from utils.records.sentiment import label
 from utils.sinks import source
 from utils.sources.base import Chunk
-from utils.tally import Tally
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -91,7 +91,7 @@ def main(
 
     with closing(view):
         consume(lambda: reading, handle, stop, once=once, count=count, idle=view.idle)
-    cli.say(progress.end(), to=sys.stderr)
+    cli.print_lines(progress.end(), to=sys.stderr)
     return 0
 
 

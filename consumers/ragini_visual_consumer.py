@@ -9,9 +9,10 @@ from cyclopts import Parameter
 from loguru import logger
 
 from consumers.dashboard.theme import DEFAULT_SIZE, DPI, ThemeName
-from utils import cli, early, signals, sinks
-from utils.config import DEFAULTS, Begin, ChosenSource, Settings, positive, whole
-from utils.errors import ToolkitError
+from utils import sinks
+from utils.app import cli, early, signals
+from utils.app.config import DEFAULTS, Begin, ChosenSource, Settings, positive, whole
+from utils.app.errors import ToolkitError
 
 SIZE = "x".join(map(str, DEFAULT_SIZE))
 
@@ -136,7 +137,7 @@ def _report(reader: Any, snapshot: Any, frames: int) -> int:
         raise reader.failure
     from consumers.dashboard.words import counted
 
-    cli.say(
+    cli.print_lines(
         f"{counted(snapshot.total, 'message')}, {snapshot.invalid:,} invalid, {snapshot.lost:,} lost,"
         f" {snapshot.duplicate:,} duplicate; {counted(frames, 'frame')}"
     )

@@ -5,9 +5,11 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from utils import cli, producing, sentiment
-from utils.config import ALL_SINKS, DEFAULTS, WHOLE_RUN, Interval, Run, Seed, Settings, Sinks
-from utils.message import Message
+from utils.app import cli
+from utils.app.config import ALL_SINKS, DEFAULTS, WHOLE_RUN, Interval, Run, Seed, Settings, Sinks
+from utils.delivery import producing
+from utils.records import sentiment
+from utils.records.record import Message
 
 TOPICS = {  # as it stands in the text: keyword and category
     "a meme": ("meme", "humor"),

@@ -9,9 +9,11 @@ from typing import Annotated, Literal, NamedTuple
 
 from cyclopts import Parameter
 
-from utils import cli, producing, sentiment
-from utils.config import DEFAULTS, EMBEDDED_SINKS, WHOLE_RUN, Interval, Run, Seed, Settings, Sinks
-from utils.message import Message
+from utils.app import cli
+from utils.app.config import DEFAULTS, EMBEDDED_SINKS, WHOLE_RUN, Interval, Run, Seed, Settings, Sinks
+from utils.delivery import producing
+from utils.records import sentiment
+from utils.records.record import Message
 
 AUTHORS = [*["Ragini"] * 6, *["Arjun"] * 4, *["Meera"] * 3, *["Lukas", "Sofia", "Kenji"] * 2, "Amara", "Tom"]
 TOPICS = [("workshop", "tech"), ("breakfast", "food"), ("garden", "nature"), ("match", "sports"), ("trip", "travel")]

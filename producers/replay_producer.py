@@ -10,11 +10,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from utils import cli, producing
-from utils.config import DEFAULTS, EMBEDDED_SINKS, WHOLE_RUN, Run, Settings, Sinks, Speed
-from utils.errors import ToolkitError
-from utils.log import InvalidLog
-from utils.message import Invalid, Message, from_mapping, timestamp_epoch_s
+from utils.app import cli
+from utils.app.config import DEFAULTS, EMBEDDED_SINKS, WHOLE_RUN, Run, Settings, Sinks, Speed
+from utils.app.errors import ToolkitError
+from utils.delivery import producing
+from utils.reading.follow import InvalidLog
+from utils.records.record import Invalid, Message, from_mapping, timestamp_epoch_s
 from utils.sources.base import Source
 
 PAGE_RECORDS = 10_000
@@ -37,7 +38,7 @@ def main(
         replay = Replay(recorded, done)
         interval_s = 1 / speed if speed else 0.0
         code = producing.produce("replay", replay.paced(), settings, interval_s=interval_s, sinks=sinks, run=run)
-    cli.say(f"{recording}: {replay.valid:,} messages read, {replay.invalid:,} invalid")
+    cli.print_lines(f"{recording}: {replay.valid:,} messages read, {replay.invalid:,} invalid")
     return code
 
 

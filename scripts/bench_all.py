@@ -32,11 +32,12 @@ from cyclopts import Parameter
 
 from producers.ragini_producer import messages
 from scripts.kafka_broker import Cluster, kafka_home
-from utils import cli, table
-from utils.config import ALL_SINKS, DEFAULTS, EMBEDDED_SINKS, PROJECT_DIR, Settings
-from utils.delivery import MAX_BATCH, Delivery
-from utils.journal import Journal
-from utils.message import Batch, timestamp_text
+from utils.app import cli
+from utils.app.config import ALL_SINKS, DEFAULTS, EMBEDDED_SINKS, PROJECT_DIR, Settings
+from utils.delivery.journal import Journal
+from utils.delivery.worker import MAX_BATCH, Delivery
+from utils.records import table
+from utils.records.record import Batch, timestamp_text
 from utils.sinks import emitter
 
 LATENCY_GAP_S = 0.05
@@ -235,7 +236,7 @@ def measure(count: int, singles: int) -> tuple[list[Figures], str]:
 
 
 def audited(settings: Settings, count: int) -> str:
-    from utils.audit import audit
+    from utils.checks.audit import audit
 
     report = audit(settings, EMBEDDED_SINKS, lambda more: None)
     verdict = "broken" if report.broken else "nothing lost, doubled, different or out of order"

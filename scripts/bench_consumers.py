@@ -27,13 +27,13 @@ import psutil
 
 from producers.ragini_producer import messages
 from scripts.bench_all import batches, emit
-from utils.config import EMBEDDED_SINKS, PROJECT_DIR, Settings
-from utils.consuming import consume
-from utils.message import Batch, Message, decode_lines, timestamp_text
-from utils.processed_store import ProcessedStore
+from utils.app.config import EMBEDDED_SINKS, PROJECT_DIR, Settings
+from utils.reading.follow import consume
+from utils.reading.store import ProcessedStore
+from utils.reading.tracker import Tally
+from utils.records.record import Batch, Message, decode_lines, timestamp_text
 from utils.sinks import emitter, source
 from utils.sources.base import Chunk, Resume
-from utils.tally import Tally
 
 FOLLOWED = 20
 IDLE_S = 30.0

@@ -26,8 +26,8 @@ from matplotlib.figure import Figure
 from consumers.dashboard import outputs, picture, render, stats
 from consumers.dashboard.state import Snapshot, State
 from consumers.dashboard.theme import DEFAULT_SIZE, DPI, THEMES
-from utils.config import PROJECT_DIR
-from utils.message import Message, timestamp_text
+from utils.app.config import PROJECT_DIR
+from utils.records.record import Message, timestamp_text
 from utils.sources.base import Chunk
 
 IDLE_S = 60.0

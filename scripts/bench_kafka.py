@@ -23,12 +23,12 @@ from loguru import logger
 
 from scripts import bench_all
 from scripts.kafka_broker import Cluster, kafka_home
-from utils import cli
-from utils.config import ALL_SINKS, EMBEDDED_SINKS, Settings
-from utils.delivery import MAX_BATCH
+from utils.app import cli
+from utils.app.config import ALL_SINKS, EMBEDDED_SINKS, Settings
+from utils.clients.kafka_admin import kafka_python_options, librdkafka_options
+from utils.delivery.worker import MAX_BATCH
 from utils.emitters.kafka_emitter import KafkaEmitter
-from utils.kafka_admin import kafka_python_options, librdkafka_options
-from utils.message import Batch, decode_lines
+from utils.records.record import Batch, decode_lines
 from utils.sources.kafka_source import KafkaSource
 
 PAGE = 10_000
@@ -156,8 +156,8 @@ def main() -> int:
         )
         rows.append(("whole producer, three embedded sinks", f"{embedded:,.0f}", ""))
         rows.append(("whole producer, all four sinks", f"{all_four:,.0f}", f"{all_four / embedded:.2f} of three"))
-    cli.say(f"{count:,} messages, batches of {MAX_BATCH:,}")
-    cli.say_table(("what", "messages/s", "ratio to bare"), rows)
+    cli.print_lines(f"{count:,} messages, batches of {MAX_BATCH:,}")
+    cli.print_table(("what", "messages/s", "ratio to bare"), rows)
     return 0
 
 

@@ -27,11 +27,11 @@ from cyclopts import Parameter
 
 from producers.ragini_producer import messages
 from scripts.bench_all import BARE, LATENCY_GAP_S, batches, delivery_to, emit, latencies, machine, produce, seconds
-from utils import cli
-from utils.config import DEFAULTS, EMBEDDED_SINKS, Settings
-from utils.journal import Journal
-from utils.message import timestamp_text
-from utils.producing import MAX_APPEND, SWITCH_INTERVAL_S
+from utils.app import cli
+from utils.app.config import DEFAULTS, EMBEDDED_SINKS, Settings
+from utils.delivery.journal import Journal
+from utils.delivery.producing import MAX_APPEND, SWITCH_INTERVAL_S
+from utils.records.record import timestamp_text
 
 FLAT_COUNTS = (10_000, 100_000, 1_000_000, 5_000_000)
 HOLD_DUCKDB = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"

@@ -30,13 +30,14 @@ from cyclopts.validators import Number
 
 from producers import producer_case
 from scripts.start import ask_to_end
-from utils import cli, table
-from utils.audit import accounts
-from utils.config import DEFAULTS, EMBEDDED_SINKS, PROJECT_DIR, Seed, Settings, Sinks
-from utils.errors import Unavailable
-from utils.holdings import PAGE_ROWS, Held, hold
-from utils.kafka_admin import delete_topic
-from utils.message import encode_lines, timestamp_text
+from utils.app import cli
+from utils.app.config import DEFAULTS, EMBEDDED_SINKS, PROJECT_DIR, Seed, Settings, Sinks
+from utils.app.errors import Unavailable
+from utils.checks.audit import accounts
+from utils.checks.holdings import PAGE_ROWS, Held, hold
+from utils.clients.kafka_admin import delete_topic
+from utils.records import table
+from utils.records.record import encode_lines, timestamp_text
 
 PRODUCERS = ("ragini", "case", "replay")
 RECORDED = 20_000
@@ -193,7 +194,7 @@ class Attacked:
             connection = sqlite3.connect(self._settings.sqlite_path, timeout=LOCK_WAIT_S, isolation_level=None)
             connection.execute("BEGIN IMMEDIATE")
             return connection.close
-        from utils import duck
+        from utils.clients import duck
 
         return duck.connect(self._settings.duckdb_path, wait_s=LOCK_WAIT_S).close
 
@@ -295,11 +296,11 @@ def _verdict(settings: Settings, sinks: Sequence[str], attacked: Attacked) -> in
     code = print_audit(settings, sinks)
     problems = [*attacked.surprises, *(text for sink in sinks if (text := compare_store(sink, settings)))]
     for problem in problems:
-        cli.say(f"problem: {problem}")
+        cli.print_lines(f"problem: {problem}")
     suffered = ", ".join(f"{attacked.done[action]} x {action}" for action in ("kill", "freeze", "fill", "lock"))
     count = sum(account.last for account in accounts(settings).values())
     verdict = "BROKEN" if code or problems else "ok"
-    cli.say(
+    cli.print_lines(
         f"{verdict}: {count:,} messages acknowledged under {suffered}; {len(sinks)} sinks and their consumers compared"
     )
     return cli.CHECK_FAILED if code or problems else 0

@@ -17,8 +17,8 @@ from consumers.dashboard import outputs, picture
 from consumers.dashboard.state import Snapshot, State
 from consumers.dashboard.theme import DEFAULT_SIZE, DPI, ThemeName
 from consumers.ragini_visual_consumer import inches
-from utils.config import PROJECT_DIR
-from utils.message import Invalid, Message, timestamp_text
+from utils.app.config import PROJECT_DIR
+from utils.records.record import Invalid, Message, timestamp_text
 from utils.sources.base import Chunk
 
 BEGIN = datetime(2025, 9, 27, 6, 17, 40).timestamp()

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from loguru import logger
 
-from utils import config
-from utils.config import Settings
+from utils.app import config
+from utils.app.config import Settings
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import duckdb
 
-from utils.config import EMBEDDED_SINKS, PROJECT_DIR, Settings
-from utils.message import Batch, Message
+from utils.app.config import EMBEDDED_SINKS, PROJECT_DIR, Settings
+from utils.records.record import Batch, Message
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 10.0, what: str = "") -> None:

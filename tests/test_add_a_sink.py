@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.config import PROJECT_DIR
+from utils.app.config import PROJECT_DIR
 
 PAGE = (PROJECT_DIR / "docs" / "add-a-sink.md").read_text(encoding="utf-8")
 

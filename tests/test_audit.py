@@ -16,13 +16,14 @@ import pytest
 
 import verify_emitters
 from tests.helpers import wait_until
-from utils import audit as audit_module
-from utils import holdings, table
-from utils.audit import Judgement, Report, accounts, audit, audited_sinks
-from utils.config import EMBEDDED_SINKS, PROJECT_DIR, Settings
-from utils.holdings import Held, Holding, Some, take_out
-from utils.journal import Journal
-from utils.message import Batch, Message, decode_lines, encode_lines
+from utils.app.config import EMBEDDED_SINKS, PROJECT_DIR, Settings
+from utils.checks import audit as audit_module
+from utils.checks import holdings
+from utils.checks.audit import Judgement, Report, accounts, audit, audited_sinks
+from utils.checks.holdings import Held, Holding, Some, take_out
+from utils.delivery.journal import Journal
+from utils.records import table
+from utils.records.record import Batch, Message, decode_lines, encode_lines
 from utils.sinks import emitter
 
 COUNT = 2_500
@@ -175,7 +176,7 @@ def test_each_changed_byte_of_a_line_is_found(settings: Settings) -> None:
 def test_damage_beyond_what_is_compared_by_row_still_counts(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("utils.audit.MAX_SUSPECTS", 1)
+    monkeypatch.setattr("utils.checks.audit.MAX_SUSPECTS", 1)
     stream(settings)
 
     def change(messages: list[Message]) -> None:
@@ -192,7 +193,7 @@ def test_damage_beyond_what_is_compared_by_row_still_counts(
 def test_blocks_that_differ_by_dead_letters_are_all_looked_into(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("utils.audit.MAX_SUSPECTS", 1)
+    monkeypatch.setattr("utils.checks.audit.MAX_SUSPECTS", 1)
     stream(settings)
 
     def refuse(messages: list[Message]) -> None:
@@ -313,7 +314,7 @@ def test_a_journal_restored_from_a_backup_is_a_note_while_the_sinks_agree(settin
 
 
 def test_a_sink_out_of_reach_is_not_judged(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("utils.holdings.REACH_S", 0.0)
+    monkeypatch.setattr("utils.checks.holdings.REACH_S", 0.0)
     stream(settings, 10)
     hold = "import duckdb, sys; kept = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen(

@@ -11,9 +11,9 @@ import pytest
 from cyclopts import Parameter
 
 from tests.helpers import run_python, start_python
-from utils import cli
-from utils.config import DEFAULTS, PROJECT_DIR, Interval, Settings, kafka_security
-from utils.errors import PositionMoved, Rejected, SinkReplaced, ToolkitError, Unavailable
+from utils.app import cli
+from utils.app.config import DEFAULTS, PROJECT_DIR, Interval, Settings, kafka_security
+from utils.app.errors import PositionMoved, Rejected, SinkReplaced, ToolkitError, Unavailable
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +127,7 @@ def test_the_help_names_option_default_and_variable(capsys: pytest.CaptureFixtur
 
 STUCK = """
 import sys, threading, time
-from utils import cli
+from utils.app import cli
 def main() -> int:
     threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
     print("last words")
@@ -143,7 +143,7 @@ def test_a_thread_that_is_stuck_holds_nobody_up(settings: Settings) -> None:
 
 SIGNALS = """
 import sys
-from utils import cli, signals
+from utils.app import cli, signals
 def main() -> int:
     stop = signals.stop_on_signals()
     print("ready", flush=True)
@@ -172,12 +172,12 @@ def test_a_reader_that_leaves_changes_no_exit_code(settings: Settings) -> None:
     """Whatever is said, to stdout or stderr, in lines or as a table."""
     code = """
 import sys
-from utils import cli
+from utils.app import cli
 def main() -> int:
     sys.stdin.read()
-    cli.say("one", "two")
-    cli.say_table(("what",), [("table",)])
-    cli.say("three", to=sys.stderr)
+    cli.print_lines("one", "two")
+    cli.print_table(("what",), [("table",)])
+    cli.print_lines("three", to=sys.stderr)
     return 3
 sys.exit(cli.run(main, name="producers.test"))
 """
@@ -232,7 +232,7 @@ def test_a_password_in_a_broken_env_file_is_not_shown(settings: Settings) -> Non
 
 WRITES = """
 import sys
-from utils import cli
+from utils.app import cli
 def main() -> int:
     for number in range(100_000):
         print("line", number)

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.helpers import make_messages
-from utils import consuming
-from utils.consuming import Progress, consume
-from utils.errors import PositionMoved, ToolkitError, Unavailable
-from utils.log import INVALID_SHOWN
-from utils.message import Invalid
+from utils.app.errors import PositionMoved, ToolkitError, Unavailable
+from utils.reading import follow as consuming
+from utils.reading.follow import INVALID_SHOWN, Progress, consume
+from utils.reading.tracker import COUNTS
+from utils.records.record import Invalid
 from utils.sources.base import Chunk
-from utils.tally import COUNTS
 
 Answer = Chunk | ToolkitError | Callable[[], None] | None
 

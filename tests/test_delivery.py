@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from loguru import logger
 
 from tests.helpers import make_messages, wait_until
-from utils import delivery as delivery_module
-from utils.backoff import Backoff
-from utils.delivery import Delivery
-from utils.errors import Rejected, ToolkitError, Unavailable
-from utils.journal import Journal
-from utils.message import Batch, decode_record
+from utils.app.backoff import Backoff
+from utils.app.errors import Rejected, ToolkitError, Unavailable
+from utils.delivery import worker as delivery_module
+from utils.delivery.journal import Journal
+from utils.delivery.worker import Delivery
+from utils.records.record import Batch, decode_record
 
 
 class Sink:

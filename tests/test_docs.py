@@ -10,8 +10,8 @@ from typing import get_args, get_type_hints
 import pytest
 
 from tests.test_imports import MODULES
-from utils import config
-from utils.config import PROJECT_DIR, Settings
+from utils.app import config
+from utils.app.config import PROJECT_DIR, Settings
 
 # The library takes a command line from sys.argv under pytest for a mistake.
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked")

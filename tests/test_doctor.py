@@ -23,11 +23,11 @@ import pytest
 
 import verify_emitters
 from tests.helpers import make_batch, make_messages
-from utils import doctor
-from utils.config import EMBEDDED_SINKS, Settings
-from utils.doctor import Line
-from utils.errors import ToolkitError
-from utils.journal import Journal
+from utils.app.config import EMBEDDED_SINKS, Settings
+from utils.app.errors import ToolkitError
+from utils.checks import doctor
+from utils.checks.doctor import Line
+from utils.delivery.journal import Journal
 from utils.sinks import emitter
 
 java = doctor._java
@@ -257,8 +257,8 @@ def test_no_broker_and_no_java(settings: Settings, monkeypatch: pytest.MonkeyPat
 
 def test_a_library_that_cannot_be_loaded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "duckdb", None)
-    monkeypatch.delitem(sys.modules, "utils.duck")
-    monkeypatch.delattr("utils.duck")
+    monkeypatch.delitem(sys.modules, "utils.clients.duck")
+    monkeypatch.delattr("utils.clients.duck")
     assert "pip install" in look(settings, "duckdb")
 
 

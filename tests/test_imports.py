@@ -9,32 +9,24 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import run_python
-from utils.config import PROJECT_DIR, Settings
+from utils.app.config import PROJECT_DIR, Settings
 
 # From the top. A module imports from its own group and from the layers below, never from a group beside it.
 LAYERS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"producers": ("producers.*",), "consumers": ("consumers.*",), "verify_emitters": ("verify_emitters",)},
+    {"dashboard": ("consumers.dashboard.*",)},
     {
-        "dashboard": ("consumers.dashboard.*",),
-        "producing": ("utils.producing",),
-        "consuming": ("utils.consuming", "utils.processed_store", "utils.tally"),
-        "audit": ("utils.audit", "utils.holdings", "utils.doctor", "utils.check"),
+        "delivery": ("utils.delivery.*",),
+        "reading": ("utils.reading.*",),
+        "checks": ("utils.checks.*",),
     },
     {"sinks": ("utils.sinks",)},
-    {"sources": ("utils.sources.*",), "journal": ("utils.delivery", "utils.journal")},
-    {"emitters": ("utils.emitters.*",)},
-    {
-        "foundation": tuple(
-            f"utils.{name}"
-            for name in (
-                *("message", "table", "sentiment", "config", "cli", "log", "early", "signals", "backoff", "errors"),
-                *("sqlite", "duck", "kafka_admin"),
-            )
-        )
-    },
+    {"emitters": ("utils.emitters.*",), "sources": ("utils.sources.*",)},
+    {"records": ("utils.records.*",), "clients": ("utils.clients.*",)},
+    {"app": ("utils.app.*",)},
 )
 # Within these groups every module is on its own, apart from what the group shares.
-APART = {"producers": (), "emitters": ("base",), "sources": ("base", "rows"), "consumers": ()}
+APART = {"producers": (), "emitters": ("base",), "sources": ("base", "table_source"), "consumers": ()}
 HEAVY = ("pandas", "numpy", "matplotlib", "duckdb", "kafka", "confluent_kafka", "rich")
 
 
@@ -95,11 +87,11 @@ def test_imports_point_down(name: str) -> None:
 @pytest.mark.parametrize(
     ("importer", "target"),
     [
-        ("utils.message", "utils.sinks"),
-        ("utils.sources.file_source", "utils.producing"),
+        ("utils.records.record", "utils.sinks"),
+        ("utils.sources.file_source", "utils.delivery.producing"),
         ("utils.emitters.file_emitter", "utils.emitters.sqlite_emitter"),
         ("utils.emitters.file_emitter", "utils.sources.file_source"),
-        ("utils.producing", "utils.consuming"),
+        ("utils.delivery.producing", "utils.reading.follow"),
         ("producers.ragini_producer", "consumers.ragini_consumer"),
         ("producers.ragini_producer", "producers.producer_case"),
         ("consumers.dashboard.state", "consumers.ragini_visual_consumer"),
@@ -130,7 +122,7 @@ def test_nothing_imports_in_a_circle() -> None:
 @pytest.mark.parametrize(
     ("name", "unknown"),
     [
-        ("utils.message", {"sqlite3", "duckdb"}),
+        ("utils.records.record", {"sqlite3", "duckdb"}),
         ("consumers.dashboard.state", {"matplotlib", "threading.Thread"}),
         ("consumers.dashboard.stats", {"matplotlib"}),
     ],
@@ -173,7 +165,7 @@ def test_importing_every_module_has_no_side_effects(settings: Settings) -> None:
 RUN = """
 import json, sys
 from importlib import import_module
-from utils import cli
+from utils.app import cli
 name = {name!r}
 code = cli.run(import_module(name).main, name=name, arguments={arguments!r})
 print(json.dumps([code, sorted(set({heavy!r}) & set(sys.modules))]))

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import make_messages, run_python, start_python
-from utils import journal as journal_module
-from utils import sqlite
-from utils.config import Settings
-from utils.errors import ToolkitError, Unavailable
-from utils.journal import Journal
-from utils.message import timestamp_text
+from utils.app.config import Settings
+from utils.app.errors import ToolkitError, Unavailable
+from utils.clients import sqlite
+from utils.delivery import journal as journal_module
+from utils.delivery.journal import Journal
+from utils.records.record import timestamp_text
 
 
 @pytest.fixture
@@ -254,7 +254,7 @@ def test_a_copy_is_adopted_whole_or_not_at_all(path: Path, monkeypatch: pytest.M
 HOLD = """
 import sys
 from pathlib import Path
-from utils.journal import Journal
+from utils.delivery.journal import Journal
 journal = Journal(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()
@@ -337,7 +337,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from tests.helpers import make_messages
-from utils.journal import Journal
+from utils.delivery.journal import Journal
 journal = Journal(Path(sys.argv[1]))
 for number in range(5):
     print(journal.append(make_messages(3)).last, flush=True)

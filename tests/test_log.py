@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from loguru import logger
 
-from utils import log
-from utils.config import Settings
+from utils.app import log
+from utils.app.config import Settings
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers import make_batch, make_messages
-from utils import sentiment
-from utils.message import (
+from utils.records import sentiment
+from utils.records.record import (
     MAX_MESSAGE_BYTES,
     Batch,
     Message,

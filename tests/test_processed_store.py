@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import make_messages
-from utils import processed_store, sqlite
-from utils.errors import PositionMoved, ToolkitError, Unavailable
-from utils.message import Invalid, Message
-from utils.processed_store import KINDS, VERSION, ProcessedStore
+from utils.app.errors import PositionMoved, ToolkitError, Unavailable
+from utils.clients import sqlite
+from utils.reading import store as processed_store
+from utils.reading.store import KINDS, VERSION, ProcessedStore
+from utils.reading.tracker import COUNTS, MAX_GAPS, MAX_LOST
+from utils.records.record import Invalid, Message
 from utils.sources.base import Chunk
-from utils.tally import COUNTS, MAX_GAPS, MAX_LOST
 
 
 @pytest.fixture

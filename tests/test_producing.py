@@ -26,11 +26,12 @@ from tests.helpers import (
     start_python,
     wait_until,
 )
-from utils import producing, signals
-from utils.config import EMBEDDED_SINKS, Run, Settings, SinkName
-from utils.errors import ToolkitError, Unavailable
-from utils.journal import Journal
-from utils.message import Message
+from utils.app import signals
+from utils.app.config import EMBEDDED_SINKS, Run, Settings, SinkName
+from utils.app.errors import ToolkitError, Unavailable
+from utils.delivery import producing
+from utils.delivery.journal import Journal
+from utils.records.record import Message
 
 Paced = Iterator[tuple[float, Message]]
 
@@ -78,7 +79,7 @@ def test_messages_come_at_their_pace(settings: Settings, monkeypatch: pytest.Mon
             now[0] += timeout or 0.0
             return False
 
-    monkeypatch.setattr("utils.producing.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("utils.delivery.producing.time.monotonic", lambda: now[0])
     monkeypatch.setattr(signals, "stop_on_signals", Stop)
     assert produce(settings, paced(5, gap=2.0), interval_s=3.0) == 0
     assert [round(wait, 6) for wait in waits if wait > 1] == [6.0] * 4  # the first one at once
@@ -351,8 +352,9 @@ def test_a_password_never_reaches_the_logs(settings: Settings) -> None:
 import sys
 from pathlib import Path
 from loguru import logger
-from utils import cli, producing
-from utils.errors import ToolkitError
+from utils.app import cli
+from utils.delivery import producing
+from utils.app.errors import ToolkitError
 def main() -> int:
     logger.info("connecting with {secret}")
     try:
@@ -383,7 +385,7 @@ for name in ("fork", "forkpty", "geteuid", "getuid", "setuid", "chown", "fchmod"
              "uname", "nice", "fdatasync", "pread", "pwrite", "posix_fadvise", "O_DIRECTORY", "O_NOFOLLOW"):
     if hasattr(os, name):
         delattr(os, name)
-from utils import cli
+from utils.app import cli
 from producers import ragini_producer
 sys.exit(cli.run(ragini_producer.main, name="producers.ragini_producer"))
 """

@@ -16,8 +16,8 @@ import pytest
 
 from tests.helpers import run_python
 from tests.test_docs import ENTRY_POINTS
-from utils import early, signals
-from utils.config import PROJECT_DIR, Settings
+from utils.app import early, signals
+from utils.app.config import PROJECT_DIR, Settings
 
 if TYPE_CHECKING:
     from _typeshed import TraceFunction
@@ -70,7 +70,7 @@ def test_it_waits_as_long_as_it_is_told(stop: signals.Stop) -> None:
 
 
 def test_ctrl_c_while_a_command_is_imported_is_one_line(settings: Settings) -> None:
-    code = "import signal; from utils import early; early.guard(); signal.raise_signal(signal.SIGINT)"
+    code = "import signal; from utils.app import early; early.guard(); signal.raise_signal(signal.SIGINT)"
     done = run_python(code=code, settings=settings)
     assert (done.returncode, done.stdout, done.stderr) == (3, "", "interrupted before it began\n")
 

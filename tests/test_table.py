@@ -7,7 +7,7 @@ import duckdb
 import pytest
 
 from tests.helpers import make_messages
-from utils import table
+from utils.records import table
 
 
 @pytest.mark.parametrize("existing", [[], ["id", *table.COLUMNS[:7]], [*table.COLUMNS[:7]], [*table.COLUMNS]])

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers import make_messages
-from utils.message import Invalid, Message
+from utils.reading.tracker import MAX_GAPS, MAX_LOST, Tally
+from utils.records.record import Invalid, Message
 from utils.sources.base import Chunk
-from utils.tally import MAX_GAPS, MAX_LOST, Tally
 
 
 def message(sequence: int, producer_id: str = "ann-1") -> Message:
@@ -116,7 +116,7 @@ def test_against_a_set(max_gaps: int, pairs: list[tuple[str, int]], cut: int) ->
     tally = Tally(is_stored=lambda *pair: pair in stored)
     for part in (pairs[:cut], pairs[cut:]):
         messages = [message(sequence, producer_id) for producer_id, sequence in part]
-        with patch("utils.tally.MAX_GAPS", max_gaps):
+        with patch("utils.reading.tracker.MAX_GAPS", max_gaps):
             new += [(made.producer_id, made.sequence) for made in tally.admit(Chunk("live", "1", "2", messages))]
         stored.update(new)
         assert all(len(seen.gaps) <= max_gaps for seen in tally.producers.values())

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 import verify_emitters
-from utils import check
-from utils.config import DEFAULTS, EMBEDDED_SINKS
+from utils.app.config import DEFAULTS, EMBEDDED_SINKS
+from utils.app.errors import Unavailable
+from utils.checks import check
 from utils.emitters.file_emitter import FileEmitter
-from utils.errors import Unavailable
-from utils.message import Batch
+from utils.records.record import Batch
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from utils.config import EMBEDDED_SINKS, Settings
+from utils.app.config import EMBEDDED_SINKS, Settings
 from utils.emitters.base import Connect, Emitter
 from utils.sources.base import Resume, Source
 

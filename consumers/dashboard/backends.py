@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from utils.errors import ToolkitError
+from utils.app.errors import ToolkitError
 
 PROBE_S = 10.0
 _PROBE = "import sys, matplotlib.pyplot as plt; plt.switch_backend(sys.argv[1]); plt.figure(); plt.close()"

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from utils.message import Message
+from utils.records.record import Message
 
 MAX_AUTHORS = 10_000
 MAX_DISTINCT = 200_000

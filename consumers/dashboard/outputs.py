@@ -14,7 +14,7 @@ from PIL import Image
 from consumers.dashboard import backends
 from consumers.dashboard.picture import Dashboard
 from consumers.dashboard.state import Snapshot
-from utils.errors import ToolkitError
+from utils.app.errors import ToolkitError
 
 LONGEST_GIF_MS = 655_350  # what the format can say
 

@@ -12,7 +12,7 @@ from consumers.dashboard.ink import Labels, Plot, boxes
 from consumers.dashboard.panel import Panel
 from consumers.dashboard.state import ANALYSIS, AUTO, Snapshot
 from consumers.dashboard.theme import Rect
-from utils.sentiment import NEGATIVE_BELOW, POSITIVE_ABOVE
+from utils.records.sentiment import NEGATIVE_BELOW, POSITIVE_ABOVE
 
 
 class FlowPanel(Panel):

@@ -6,10 +6,10 @@ import threading
 from loguru import logger
 
 from consumers.dashboard.state import AUTO, State
-from utils.backoff import Backoff
-from utils.config import PROJECT_DIR
-from utils.errors import Absent, ToolkitError, Unavailable
-from utils.log import InvalidLog
+from utils.app.backoff import Backoff
+from utils.app.config import PROJECT_DIR
+from utils.app.errors import Absent, ToolkitError, Unavailable
+from utils.reading.follow import InvalidLog
 from utils.sources.base import Source
 
 CHUNK_RECORDS = 2_000

@@ -17,7 +17,7 @@ from consumers.dashboard import words
 from consumers.dashboard.picture import Dashboard, headless
 from consumers.dashboard.state import Snapshot
 from consumers.dashboard.theme import ThemeName
-from utils.errors import ToolkitError
+from utils.app.errors import ToolkitError
 
 DEFAULT_ADDRESS = "127.0.0.1:8765"
 MAX_CLIENTS = 32

@@ -11,7 +11,7 @@ from itertools import pairwise
 from statistics import median
 
 from consumers.dashboard.counts import Counts, Sequences
-from utils.message import Message, timestamp_epoch_s
+from utils.records.record import Message, timestamp_epoch_s
 from utils.sources.base import Chunk
 
 AUTO = "auto"

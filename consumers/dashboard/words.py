@@ -9,7 +9,7 @@ import numpy as np
 
 from consumers.dashboard import stats
 from consumers.dashboard.state import ANALYSIS, Snapshot
-from utils.sentiment import label
+from utils.records.sentiment import label
 
 SOURCES = {"file": "JSONL", "sqlite": "SQLite", "duckdb": "DuckDB", "kafka": "Kafka", "auto": "Auto"}
 NAME_CHARS = 13

@@ -18,8 +18,8 @@ import pytest
 from loguru import logger
 
 from tests.helpers import make_batch, ragini, start_python, wait_until
-from utils import cli
-from utils.config import EMBEDDED_SINKS, Settings
+from utils.app import cli
+from utils.app.config import EMBEDDED_SINKS, Settings
 from utils.emitters.sqlite_emitter import SqliteEmitter
 from utils.sinks import emitter
 

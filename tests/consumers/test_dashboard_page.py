@@ -20,8 +20,8 @@ from consumers.dashboard import picture, render, serve
 from consumers.dashboard.serve import Served, parse_address
 from consumers.dashboard.state import State
 from tests.helpers import make_messages, wait_until
-from utils.errors import ToolkitError
-from utils.message import timestamp_text
+from utils.app.errors import ToolkitError
+from utils.records.record import timestamp_text
 from utils.sources.base import Chunk
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

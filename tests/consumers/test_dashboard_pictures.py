@@ -17,7 +17,7 @@ from consumers.dashboard.state import Snapshot, State
 from consumers.dashboard.theme import THEMES, layout
 from scripts.make_pictures import Scene, draw, scenes
 from tests.helpers import make_messages
-from utils.message import timestamp_text
+from utils.records.record import timestamp_text
 from utils.sources.base import Chunk
 
 SIZES = [(12.8, 7.2), (8.0, 6.0), (7.0, 5.0), (19.2, 10.8), (16.0, 6.0)]

@@ -18,9 +18,9 @@ from consumers.dashboard.backends import choose
 from consumers.dashboard.reader import Reader
 from consumers.dashboard.state import Snapshot, State
 from tests.helpers import make_messages, wait_until
-from utils.config import PROJECT_DIR, Settings
-from utils.errors import ToolkitError, Unavailable
-from utils.message import Invalid
+from utils.app.config import PROJECT_DIR, Settings
+from utils.app.errors import ToolkitError, Unavailable
+from utils.records.record import Invalid
 from utils.sources.base import Chunk
 
 DISPLAY = {"DISPLAY": ":0"}

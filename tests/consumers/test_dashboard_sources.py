@@ -11,8 +11,8 @@ from consumers.dashboard.reader import Reader
 from consumers.dashboard.state import Snapshot, State
 from tests.helpers import make_batch, wait_until
 from utils import sinks
-from utils.config import Settings, SourceName
-from utils.errors import Unavailable
+from utils.app.config import Settings, SourceName
+from utils.app.errors import Unavailable
 
 
 class Watched:

@@ -11,7 +11,7 @@ import pytest
 from consumers.dashboard import counts
 from consumers.dashboard.state import State
 from tests.helpers import make_messages
-from utils.message import Invalid, Message, timestamp_text
+from utils.records.record import Invalid, Message, timestamp_text
 from utils.sources.base import Chunk
 
 NOW = 1_800_000_000.0

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers import wait_until
-from utils.config import PROJECT_DIR
+from utils.app.config import PROJECT_DIR
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("Xvfb") and shutil.which("xdotool")), reason="Xvfb or xdotool is not installed"

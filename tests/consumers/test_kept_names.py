@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from utils.errors import ToolkitError
+from utils.app.errors import ToolkitError
 
 MESSAGE = {"message": "I just found a meme!", "author": "Alice", "timestamp": "2025-01-01 12:00:00", "sentiment": 0.9}
 CONNECT: dict[str, Any] = {"sqlite": sqlite3.connect, "duckdb": duckdb.connect}

@@ -13,10 +13,10 @@ from loguru import logger
 
 from consumers import ragini_consumer
 from tests.helpers import make_batch, make_messages, run_python, start_python, wait_until
-from utils import cli
-from utils.config import EMBEDDED_SINKS, Settings
-from utils.errors import Unavailable
-from utils.message import Message, encode_lines
+from utils.app import cli
+from utils.app.config import EMBEDDED_SINKS, Settings
+from utils.app.errors import Unavailable
+from utils.records.record import Message, encode_lines
 from utils.sinks import emitter
 from utils.sources.auto_source import GIVE_UP_S, AutoSource
 from utils.sources.base import Chunk, Resume, Source

@@ -10,9 +10,9 @@ from PIL import Image
 
 from consumers.ragini_visual_consumer import inches
 from tests.helpers import make_messages, run_python, start_python, wait_until
-from utils.config import Settings
-from utils.errors import ToolkitError
-from utils.message import encode_lines
+from utils.app.config import Settings
+from utils.app.errors import ToolkitError
+from utils.records.record import encode_lines
 
 MODULE = "consumers.ragini_visual_consumer"
 HEADLESS = {"DISPLAY": "", "WAYLAND_DISPLAY": ""}
@@ -52,7 +52,7 @@ def test_summary_that_nobody_can_take_is_no_failure(live: Settings) -> None:
 import sys
 sys.stdout = open("/dev/full", "w")
 from consumers.ragini_visual_consumer import main
-from utils import cli
+from utils.app import cli
 sys.exit(cli.run(main, name="{MODULE}", arguments=["--source", "file", "--frames", "1", "--backend", "agg"]))
 """
     done = run_python(settings=live, code=code)

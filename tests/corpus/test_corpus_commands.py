@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from utils import cli
+from utils.app import cli
 
 PRODUCERS = ("producers.ragini_producer", "producers.producer_case")
 STORING = tuple(f"consumers.{sink}_consumer_case" for sink in ("file", "sqlite", "duckdb", "kafka"))

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers import make_batch
-from utils import sentiment
-from utils.config import Settings
+from utils.app.config import Settings
+from utils.app.errors import ToolkitError
 from utils.emitters.file_emitter import FileEmitter
-from utils.errors import ToolkitError
-from utils.message import MAX_INT64, Message, decode_lines, decode_record, encode_lines, from_mapping
+from utils.records import sentiment
+from utils.records.record import MAX_INT64, Message, decode_lines, decode_record, encode_lines, from_mapping
 from utils.sources.file_source import FileSource
 
 WHOLE = {

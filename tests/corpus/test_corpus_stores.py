@@ -14,12 +14,12 @@ import pytest
 from consumers import duckdb_consumer_case, file_consumer_case, sqlite_consumer_case
 from producers import ragini_producer
 from tests.helpers import make_batch, make_messages
-from utils import cli
-from utils.config import Settings
+from utils.app import cli
+from utils.app.config import Settings
+from utils.app.errors import ToolkitError
+from utils.delivery.journal import Journal
 from utils.emitters.sqlite_emitter import SqliteEmitter
-from utils.errors import ToolkitError
-from utils.journal import Journal
-from utils.processed_store import ProcessedStore
+from utils.reading.store import ProcessedStore
 from utils.sinks import emitter, source
 from utils.sources.file_source import FileSource
 

@@ -17,12 +17,12 @@ import pytest
 
 from tests.helpers import held, make_batch, make_messages
 from utils import sinks
-from utils.config import EMBEDDED_SINKS, Settings
+from utils.app.config import EMBEDDED_SINKS, Settings
+from utils.app.errors import SinkReplaced, ToolkitError, Unavailable
 from utils.emitters import file_emitter
 from utils.emitters.base import Connect, Emitter
-from utils.errors import SinkReplaced, ToolkitError, Unavailable
-from utils.message import MAX_INT64, Batch, Message, encode_lines
-from utils.table import COLUMNS, ROW
+from utils.records.record import MAX_INT64, Batch, Message, encode_lines
+from utils.records.table import COLUMNS, ROW
 
 HARD_TEXTS = [
     "plain",

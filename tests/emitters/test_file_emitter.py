@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import held, make_batch, make_messages
-from utils.config import Settings
+from utils.app.config import Settings
+from utils.app.errors import Unavailable
 from utils.emitters import file_emitter
 from utils.emitters.file_emitter import FileEmitter, emit_message
-from utils.errors import Unavailable
-from utils.message import MAX_MESSAGE_BYTES
+from utils.records.record import MAX_MESSAGE_BYTES
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ import duckdb
 import pytest
 
 from tests.helpers import held, make_batch
-from utils import duck
-from utils.config import Settings
+from utils.app.config import Settings
+from utils.app.errors import Rejected, ToolkitError, Unavailable
+from utils.clients import duck
 from utils.emitters import duckdb_emitter, sqlite_emitter
 from utils.emitters.duckdb_emitter import DuckdbEmitter
 from utils.emitters.sqlite_emitter import SqliteEmitter
-from utils.errors import Rejected, ToolkitError, Unavailable
-from utils.table import column_types, create
+from utils.records.table import column_types, create
 
 SQL_SINKS = ["sqlite", "duckdb"]
 

@@ -16,9 +16,9 @@ from loguru import logger
 from producers import ragini_producer
 from tests.helpers import make_messages
 from utils import sinks
-from utils.config import EMBEDDED_SINKS, Run, Settings
+from utils.app.config import EMBEDDED_SINKS, Run, Settings
+from utils.delivery.journal import Journal
 from utils.emitters import duckdb_emitter, sqlite_emitter  # noqa: F401 (loaded once, before all forks)
-from utils.journal import Journal
 
 STARTS, APPENDS, MESSAGES = 3, 3, 10
 

@@ -4,7 +4,7 @@ import signal
 import threading
 
 from tests.helpers import held, start_python
-from utils.config import Settings
+from utils.app.config import Settings
 
 
 class Running:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.faults import crashing
 from tests.helpers import assert_complete, journal_query, producer_ids, start_python
-from utils.config import Settings
+from utils.app.config import Settings
 
 SAMPLES = 16
 

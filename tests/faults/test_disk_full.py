@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.running import Running
 from tests.helpers import assert_complete, journal_query, producer_ids, wait_until
-from utils.config import EMBEDDED_SINKS, Settings
+from utils.app.config import EMBEDDED_SINKS, Settings
 
 resource = pytest.importorskip("resource", reason="needs limits on the size of files")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="changes the limits of another process")

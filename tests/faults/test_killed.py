@@ -6,14 +6,14 @@ import subprocess
 import pytest
 
 from tests.helpers import assert_complete, held, journal_query, producer_ids, ragini, start_python
-from utils.config import EMBEDDED_SINKS, Settings
+from utils.app.config import EMBEDDED_SINKS, Settings
 
 # The real command, which also tells over a pipe what it has acknowledged.
 ACKNOWLEDGING = """
 import sys
 from importlib import import_module
-from utils import cli
-from utils.journal import Journal
+from utils.app import cli
+from utils.delivery.journal import Journal
 real = Journal.append
 def append(self, messages, *, delivered=0):
     batch = real(self, messages, delivered=delivered)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers import held, make_batch
 from utils import sinks
-from utils.config import Settings
+from utils.app.config import Settings
 
 COLUMNS = "message TEXT, author TEXT, timestamp TEXT, category TEXT, sentiment REAL, keyword_mentioned TEXT"
 COLUMNS += ", message_length INTEGER"

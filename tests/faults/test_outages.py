@@ -12,7 +12,7 @@ import pytest
 from tests.emitters.test_contract import hold_duckdb, lock_sqlite
 from tests.faults.running import Running
 from tests.helpers import assert_complete, held, journal_query, producer_ids, ragini, start_python, wait_until
-from utils.config import EMBEDDED_SINKS, Settings
+from utils.app.config import EMBEDDED_SINKS, Settings
 
 
 @pytest.fixture

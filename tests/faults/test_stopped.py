@@ -11,7 +11,7 @@ import pytest
 
 from tests.emitters.test_contract import hold_duckdb
 from tests.helpers import assert_complete, journal_query, producer_ids, ragini, start_python, wait_until
-from utils.config import Settings
+from utils.app.config import Settings
 
 DRAIN_S = 2.0
 SLOW_MACHINE_S = 3.0

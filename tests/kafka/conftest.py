@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 
 from scripts.kafka_broker import Broker, Cluster, free_ports, java, kafka_home
 from tests.helpers import wait_until
-from utils.config import Settings
+from utils.app.config import Settings
 
 USER, PASSWORD = "ann", "a-very-secret-word"
 

@@ -7,11 +7,11 @@ import pytest
 from confluent_kafka import Producer
 
 from tests.helpers import make_messages
-from utils import check
-from utils.audit import audit
-from utils.config import Settings
-from utils.journal import Journal
-from utils.message import Batch, Message, encode_lines
+from utils.app.config import Settings
+from utils.checks import check
+from utils.checks.audit import audit
+from utils.delivery.journal import Journal
+from utils.records.record import Batch, Message, encode_lines
 from utils.sinks import emitter
 
 SINKS = ("file", "kafka")

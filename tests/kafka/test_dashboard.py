@@ -5,7 +5,7 @@ import time
 from consumers.dashboard import words
 from tests.consumers.test_dashboard_sources import Watched, end, run
 from tests.kafka.conftest import Kafka
-from utils.config import Settings
+from utils.app.config import Settings
 
 
 def test_a_broker_that_is_stopped_is_told_and_followed_when_it_is_back(kafka: Kafka, settings: Settings) -> None:

@@ -30,8 +30,8 @@ from tests.helpers import (
     wait_until,
 )
 from tests.kafka.conftest import Kafka, delete_topic, read_topic
-from utils.config import ALL_SINKS, Settings
-from utils.message import Identity
+from utils.app.config import ALL_SINKS, Settings
+from utils.records.record import Identity
 
 CASE = "producers.producer_case"
 WAIT_S = 60.0
@@ -265,9 +265,9 @@ def test_what_the_broker_cannot_take_becomes_a_dead_letter(settings: Settings, a
         settings=settings,
         code=f"""
 import sys
-from utils import producing
-from utils.config import Run, Settings
-from utils.message import Message
+from utils.delivery.worker import producing
+from utils.app.config import Run, Settings
+from utils.records.record import Message
 from pathlib import Path
 settings = Settings(data_dir=Path({str(settings.data_path)!r}), kafka_broker={settings.kafka_broker!r},
                     topic={settings.topic!r})

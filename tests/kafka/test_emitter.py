@@ -32,11 +32,11 @@ from kafka import KafkaProducer, TopicPartition
 
 from tests.helpers import make_batch, make_messages, wait_until
 from tests.kafka.conftest import PASSWORD, USER, Kafka, Secured, delete_topic, read_topic
-from utils.config import Settings
+from utils.app.config import Settings
+from utils.app.errors import Rejected, SinkReplaced, ToolkitError, Unavailable
 from utils.emitters import kafka_emitter
 from utils.emitters.kafka_emitter import KafkaEmitter, emit_message
-from utils.errors import Rejected, SinkReplaced, ToolkitError, Unavailable
-from utils.message import Batch, Message
+from utils.records.record import Batch, Message
 
 NOBODY = "127.0.0.1:1"
 

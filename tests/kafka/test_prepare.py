@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.config import PROJECT_DIR
+from utils.app.config import PROJECT_DIR
 
 SCRIPT = PROJECT_DIR / "scripts" / "prepare_kafka.sh"
 

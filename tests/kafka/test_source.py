@@ -13,10 +13,10 @@ from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic, OffsetSp
 from tests.helpers import make_batch, make_messages, wait_until
 from tests.kafka.conftest import Kafka, Secured, delete_topic
 from tests.kafka.test_emitter import NOBODY, raw_producer
-from utils.config import Settings
+from utils.app.config import Settings
+from utils.app.errors import Unavailable
 from utils.emitters.kafka_emitter import KafkaEmitter
-from utils.errors import Unavailable
-from utils.message import Message
+from utils.records.record import Message
 from utils.sources import kafka_source
 from utils.sources.base import Chunk
 from utils.sources.kafka_source import KafkaSource
@@ -264,7 +264,7 @@ def test_what_cannot_be_read_now_is_one_line_and_heals(settings: Settings, capfd
             reader.poll(10)
         write(settings, 3)
         assert len(messages(read_all(reader))) == 3
-    assert "kafka" not in capfd.readouterr().err.replace("utils.kafka_admin", "").replace("- kafka: topic", "")
+    assert "kafka" not in capfd.readouterr().err.replace("utils.clients.kafka_admin", "").replace("- kafka: topic", "")
 
 
 def test_a_broker_that_comes_back_is_followed_without_repeats(kafka: Kafka, settings: Settings) -> None:

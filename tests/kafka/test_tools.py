@@ -7,7 +7,7 @@ from confluent_kafka.admin import AdminClient
 
 from tests.helpers import make_batch, run_python, wait_until
 from tests.kafka.test_delivery import finish, options
-from utils.config import ALL_SINKS, Settings
+from utils.app.config import ALL_SINKS, Settings
 from utils.emitters.file_emitter import FileEmitter
 from utils.emitters.kafka_emitter import KafkaEmitter
 from utils.sinks import source

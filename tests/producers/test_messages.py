@@ -13,8 +13,8 @@ import pytest
 
 from consumers.dashboard.stats import anomalies
 from producers import producer_case, ragini_producer
-from utils import sentiment
-from utils.message import Message, encode_lines
+from utils.records import sentiment
+from utils.records.record import Message, encode_lines
 
 Make = Callable[[random.Random], Iterator[tuple[float, Message]]]
 

@@ -13,13 +13,13 @@ from loguru import logger
 from producers import replay_producer
 from producers.replay_producer import Replay
 from tests.helpers import assert_complete, held, make_batch, make_messages, producer_ids
-from utils import cli
-from utils.config import EMBEDDED_SINKS, Settings, SinkName
+from utils.app import cli
+from utils.app.config import EMBEDDED_SINKS, Settings, SinkName
+from utils.app.errors import ToolkitError
 from utils.emitters.duckdb_emitter import DuckdbEmitter
 from utils.emitters.file_emitter import FileEmitter
 from utils.emitters.sqlite_emitter import SqliteEmitter
-from utils.errors import ToolkitError
-from utils.message import Invalid, encode_lines
+from utils.records.record import Invalid, encode_lines
 from utils.sinks import emitter
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -8,10 +8,10 @@ import pytest
 
 from scripts import chaos
 from tests.helpers import make_batch, wait_until
-from utils import cli
-from utils.config import EMBEDDED_SINKS, Settings
-from utils.journal import Journal
-from utils.processed_store import ProcessedStore
+from utils.app import cli
+from utils.app.config import EMBEDDED_SINKS, Settings
+from utils.delivery.journal import Journal
+from utils.reading.store import ProcessedStore
 from utils.sinks import emitter, source
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from scripts import start
 from tests.helpers import assert_complete, producer_ids, wait_until
-from utils.config import PROJECT_DIR, Settings
+from utils.app.config import PROJECT_DIR, Settings
 
 # Stands for a producer: marks that it runs; ends when asked to, or by itself once the file `until` is there.
 CHILD = """

@@ -4,10 +4,10 @@ import pytest
 
 from tests.helpers import make_messages
 from utils import sinks
-from utils.config import Settings
+from utils.app.config import Settings
+from utils.app.errors import ToolkitError, Unavailable
 from utils.emitters.sqlite_emitter import SqliteEmitter
-from utils.errors import ToolkitError, Unavailable
-from utils.message import Batch
+from utils.records.record import Batch
 from utils.sources.auto_source import ASK_AGAIN_S, GIVE_UP_S, AutoSource, require_answer
 from utils.sources.base import Chunk
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from utils.errors import ToolkitError, Unavailable
-from utils.message import Message
+from utils.app.errors import ToolkitError, Unavailable
+from utils.reading.tracker import Tally
+from utils.records.record import Message
 from utils.sources.base import Chunk
 from utils.sources.file_source import MAX_LINE_BYTES, FileSource
-from utils.tally import Tally
 
 rename_while_open = pytest.mark.skipif(os.name == "nt", reason="Windows keeps a file that is open from being renamed")
 

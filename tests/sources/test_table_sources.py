@@ -16,18 +16,18 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from tests.helpers import make_batch, start_python, wait_until
-from utils import duck
-from utils.config import Settings
+from utils.app.config import Settings
+from utils.app.errors import ToolkitError, Unavailable
+from utils.clients import duck
 from utils.emitters.duckdb_emitter import DuckdbEmitter
 from utils.emitters.sqlite_emitter import SqliteEmitter
-from utils.errors import ToolkitError, Unavailable
+from utils.reading.tracker import Tally
+from utils.records.table import COLUMNS
 from utils.sources import duckdb_source, sqlite_source
 from utils.sources.base import Chunk, Resume
 from utils.sources.duckdb_source import DuckdbSource
-from utils.sources.rows import TableSource
 from utils.sources.sqlite_source import SqliteSource
-from utils.table import COLUMNS
-from utils.tally import Tally
+from utils.sources.table_source import TableSource
 
 
 @contextmanager

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from utils.errors import SinkReplaced, Unavailable
-from utils.message import Batch
+from utils.app.errors import SinkReplaced, Unavailable
+from utils.records.record import Batch
 
 
 class Emitter(Protocol):

@@ -10,10 +10,11 @@ import duckdb
 import msgspec
 from loguru import logger
 
-from utils import duck, table
+from utils.app.errors import Rejected, ToolkitError, Unavailable
+from utils.clients import duck
 from utils.emitters.base import check_same_file, file_id
-from utils.errors import Rejected, ToolkitError, Unavailable
-from utils.message import Batch, timestamp_epoch_s, timestamp_text, without_ids
+from utils.records import table
+from utils.records.record import Batch, timestamp_epoch_s, timestamp_text, without_ids
 
 MAX_ROWS_PER_WINDOW = 20_000
 PAUSE_S = 0.05

@@ -11,9 +11,9 @@ import msgspec
 import portalocker
 from loguru import logger
 
+from utils.app.errors import ToolkitError, Unavailable
 from utils.emitters.base import check_same_file, sync
-from utils.errors import ToolkitError, Unavailable
-from utils.message import Batch, Identity, encoder, without_ids
+from utils.records.record import Batch, Identity, encoder, without_ids
 
 LOCK_WAIT_S = 2.0
 _SCAN_BYTES = 1 << 20

@@ -9,10 +9,10 @@ from zlib import crc32
 import msgspec
 from loguru import logger
 
-from utils.config import Settings
-from utils.errors import Rejected, SinkReplaced, ToolkitError, Unavailable
-from utils.kafka_admin import REQUEST_S, ClientLog, librdkafka_options, open_topic, unreachable
-from utils.message import Batch, Identity, without_ids
+from utils.app.config import Settings
+from utils.app.errors import Rejected, SinkReplaced, ToolkitError, Unavailable
+from utils.clients.kafka_admin import REQUEST_S, ClientLog, librdkafka_options, open_topic, unreachable
+from utils.records.record import Batch, Identity, without_ids
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, KafkaException, Message, Producer

@@ -10,10 +10,11 @@ from typing import Any, NoReturn
 import msgspec
 from loguru import logger
 
-from utils import sqlite, table
+from utils.app.errors import Rejected, ToolkitError, Unavailable
+from utils.clients import sqlite
 from utils.emitters.base import check_same_file, file_id
-from utils.errors import Rejected, ToolkitError, Unavailable
-from utils.message import Batch, without_ids
+from utils.records import table
+from utils.records.record import Batch, without_ids
 
 # Many rows per statement: each statement gives the interpreter lock away, and getting it back from a
 # busy producer thread costs more than inserting hundreds of rows (measured: 60 times the rate).

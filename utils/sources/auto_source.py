@@ -4,7 +4,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 
-from utils.errors import Absent, ToolkitError, Unavailable
+from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.sources.base import Chunk, Source
 
 ANSWER_S = 1.0

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from utils.message import Invalid, Message
+from utils.records.record import Invalid, Message
 
 Resume = Callable[[str], str]
 """Part -> stored position; "" = from the start, "end" = only what comes from now on."""

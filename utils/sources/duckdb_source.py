@@ -12,10 +12,10 @@ from zlib import crc32
 
 import duckdb
 
-from utils import duck
-from utils.errors import Absent, ToolkitError, Unavailable
-from utils.sources.rows import Row, TableSource, selected
-from utils.table import TABLE
+from utils.app.errors import Absent, ToolkitError, Unavailable
+from utils.clients import duck
+from utils.records.table import TABLE
+from utils.sources.table_source import Row, TableSource, selected
 
 PAGE_ROWS = 100_000
 PAGE_BYTES = 32 * 1024 * 1024  # where messages are large, a page has fewer rows

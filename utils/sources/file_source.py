@@ -17,8 +17,8 @@ from zlib import crc32
 
 import msgspec
 
-from utils.errors import Absent, ToolkitError, Unavailable
-from utils.message import Invalid, Message, decode_each, decode_lines
+from utils.app.errors import Absent, ToolkitError, Unavailable
+from utils.records.record import Invalid, Message, decode_each, decode_lines
 from utils.sources.base import Chunk, Resume
 
 MAX_LINE_BYTES = 1024 * 1024

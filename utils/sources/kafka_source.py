@@ -8,10 +8,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from utils.config import Settings
-from utils.errors import Absent, Unavailable
-from utils.kafka_admin import ClientLog, kafka_python_options, unreachable
-from utils.message import Invalid, Message, decode_each, decode_lines
+from utils.app.config import Settings
+from utils.app.errors import Absent, Unavailable
+from utils.clients.kafka_admin import ClientLog, kafka_python_options, unreachable
+from utils.records.record import Invalid, Message, decode_each, decode_lines
 from utils.sources.base import Chunk, Resume
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ import stat
 import sys
 from collections.abc import Sequence
 
-from utils.errors import Absent, ToolkitError, Unavailable
-from utils.sources.rows import Row, TableSource, selected
-from utils.sqlite import errors
-from utils.table import TABLE
+from utils.app.errors import Absent, ToolkitError, Unavailable
+from utils.clients.sqlite import errors
+from utils.records.table import TABLE
+from utils.sources.table_source import Row, TableSource, selected
 
 WAIT_S = 0.25
 CHUNK_BYTES = 8 * 1024 * 1024  # where messages are large, fewer than were asked for

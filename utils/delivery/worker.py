@@ -12,13 +12,13 @@ from typing import Literal
 import msgspec
 from loguru import logger
 
-from utils.backoff import Backoff
+from utils.app.backoff import Backoff
+from utils.app.errors import Rejected, ToolkitError, Unavailable
+from utils.delivery.journal import Identity, Journal
 from utils.emitters.base import Connect, Emitter
 from utils.emitters.file_emitter import FileEmitter
-from utils.errors import Rejected, ToolkitError, Unavailable
-from utils.journal import Identity, Journal
-from utils.message import Batch, encoder
-from utils.message import Identity as Identified
+from utils.records.record import Batch, encoder
+from utils.records.record import Identity as Identified
 
 # One DuckDB window; smaller batches cost a window each, larger ones memory.
 MAX_BATCH = 20_000

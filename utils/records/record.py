@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from utils import sentiment
+from utils.records import sentiment
 
 MAX_INT64 = 2**63 - 1
 MAX_MESSAGE_BYTES = 256 * 1024

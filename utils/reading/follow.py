@@ -6,22 +6,22 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
+from itertools import islice
 from typing import Any
 
 from loguru import logger
 
-from utils import cli, signals
-from utils.backoff import Backoff
-from utils.config import Reading, Settings
-from utils.errors import PositionMoved, Unavailable
-from utils.log import InvalidLog
-from utils.message import Message, timestamp_epoch_s
-from utils.processed_store import KINDS, ProcessedStore
+from utils.app import cli, signals
+from utils.app.backoff import Backoff
+from utils.app.config import Reading, Settings
+from utils.app.errors import PositionMoved, Unavailable
+from utils.reading.store import KINDS, ProcessedStore
+from utils.reading.tracker import COUNTS
+from utils.records.record import Invalid, Message, timestamp_epoch_s
 from utils.sinks import source
 from utils.sources.base import Chunk, Source
-from utils.tally import COUNTS
 
 CHUNK_RECORDS = 10_000
 IDLE_FIRST_S = 0.01
@@ -30,6 +30,7 @@ IDLE_CAP_S = 0.15
 RETRY_CAP_S = 0.5
 REPORT_EVERY_S = 10.0
 REDRAW_EVERY_S = 0.2
+INVALID_SHOWN = 10
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 Handler = Callable[[Chunk], int]
@@ -137,6 +138,19 @@ class _Reader:
         self._source.close()
 
 
+class InvalidLog:
+    """Names the first ten invalid records; whoever reads counts them all."""
+
+    def __init__(self) -> None:
+        self._left = INVALID_SHOWN
+
+    def add(self, found: Iterable[Invalid]) -> None:
+        for invalid in islice(found, self._left):
+            self._left -= 1
+            more = "" if self._left else "; further ones are only counted"
+            logger.warning("invalid record in {}: {}{}", invalid.where, invalid.reason, more)
+
+
 class Progress:
     """The running line: redrawn in place on a terminal, a log line now and then elsewhere."""
 
@@ -217,7 +231,7 @@ def process(sink: str, reading: Reading, settings: Settings) -> int:
         figures = {kind: store.figures(kind, limit=5) for kind in KINDS}
         if reading.json:
             run = {name: store.run[name] for name in COUNTS}
-            cli.say(json.dumps({"source": sink, "run": run, "store": store.counts(), "figures": figures}))
+            cli.print_lines(json.dumps({"source": sink, "run": run, "store": store.counts(), "figures": figures}))
         else:
             _say_summary(line, store.counts(), figures)
     return 0
@@ -229,11 +243,11 @@ def plain(text: str) -> str:
 
 
 def _say_summary(line: str, counts: Mapping[str, int], figures: Mapping[str, list[tuple[Any, ...]]]) -> None:
-    cli.say(line, "in the store: " + ", ".join(f"{name} {value:,}" for name, value in counts.items()))
+    cli.print_lines(line, "in the store: " + ", ".join(f"{name} {value:,}" for name, value in counts.items()))
     rows = [
         (kind, plain(name), f"{number:,}", f"{sentiment:.2f}", f"{length:.0f}", last_seen or "")
         for kind, found in figures.items()
         for name, number, sentiment, length, last_seen in found
     ]
     if rows:
-        cli.say_table(("by", "name", "messages", "mood", "length", "last seen"), rows)
+        cli.print_table(("by", "name", "messages", "mood", "length", "last seen"), rows)

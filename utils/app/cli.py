@@ -19,10 +19,10 @@ from cyclopts import App, Parameter
 from dotenv.parser import parse_stream
 from loguru import logger
 
-from utils import early, log
-from utils.config import DEFAULTS, PROJECT_DIR, variables
-from utils.early import UNFINISHED
-from utils.errors import ToolkitError
+from utils.app import early, log
+from utils.app.config import DEFAULTS, PROJECT_DIR, variables
+from utils.app.early import UNFINISHED
+from utils.app.errors import ToolkitError
 
 CHECK_FAILED = 1
 PROGRESS_EVERY_S = 5.0
@@ -104,7 +104,7 @@ def _ended_by(error: BaseException, name: str) -> int:
         case _:
             logger.opt(exception=error).error("unexpected {}: {} (traceback in logs/)", type(error).__name__, error)
             return UNFINISHED
-    say(f"{name}: {log.masked(line, _secrets())}", to=sys.stderr)
+    print_lines(f"{name}: {log.masked(line, _secrets())}", to=sys.stderr)
     return code
 
 
@@ -112,7 +112,7 @@ def _secrets() -> tuple[str, ...]:
     return (os.environ.get("KAFKA_PASSWORD", ""),)
 
 
-def say(*lines: str, to: TextIO | None = None) -> None:
+def print_lines(*lines: str, to: TextIO | None = None) -> None:
     """Print lines, on stdout unless told otherwise. A reader that has left or a full disk changes nothing else."""
     stream = to or sys.stdout
     try:
@@ -121,7 +121,7 @@ def say(*lines: str, to: TextIO | None = None) -> None:
         _nobody_reads(stream)
 
 
-def say_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table for people, as wide as it needs to be where no terminal limits it."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -136,7 +136,7 @@ def say_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     with console.capture() as text:
         console.print(table)
-    say(text.get().rstrip("\n"))
+    print_lines(text.get().rstrip("\n"))
 
 
 def _nobody_reads(stream: TextIO) -> None:

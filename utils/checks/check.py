@@ -11,9 +11,9 @@ from typing import Literal
 from loguru import logger
 
 from utils import sinks
-from utils.config import Settings
-from utils.errors import ToolkitError, Unavailable
-from utils.message import Batch, Message, timestamp_text
+from utils.app.config import Settings
+from utils.app.errors import ToolkitError, Unavailable
+from utils.records.record import Batch, Message, timestamp_text
 from utils.sources.auto_source import require_answer
 
 READ_BACK_S = 15.0
@@ -80,7 +80,7 @@ def _round_trip(sink: str, settings: Settings, producer_id: str) -> None:
 
 
 def _delete_topic(settings: Settings) -> None:
-    from utils.kafka_admin import delete_topic
+    from utils.clients.kafka_admin import delete_topic
 
     try:
         delete_topic(settings)

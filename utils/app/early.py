@@ -36,7 +36,7 @@ def remedy(project: str = "", prefix: str = sys.prefix, base_prefix: str = sys.b
     """The command that helps this Python to its packages: activate `.venv`, fill the active one, or make one."""
     from pathlib import Path
 
-    venv = (Path(project) if project else Path(__file__).resolve().parent.parent) / ".venv"
+    venv = (Path(project) if project else Path(__file__).resolve().parents[2]) / ".venv"
     if venv.is_dir() and not venv.samefile(prefix):
         return ".venv\\Scripts\\activate" if os.name == "nt" else "source .venv/bin/activate"
     if prefix != base_prefix:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import duckdb
 
-from utils.errors import Absent, ToolkitError, Unavailable
+from utils.app.errors import Absent, ToolkitError, Unavailable
 
 _HEADER_BYTES = 3 * 4096
 _RETRY_S = 0.01

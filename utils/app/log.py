@@ -4,23 +4,19 @@ import logging
 import logging.handlers
 import sys
 import threading
-from collections.abc import Iterable
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loguru import logger
 
-from utils.config import Settings
-from utils.message import Invalid
+from utils.app.config import Settings
 
 if TYPE_CHECKING:
     from loguru import Record
 
 MAX_BYTES = 2_000_000
 BACKUPS = 3
-INVALID_SHOWN = 10
 
 
 class _FileLog(logging.handlers.RotatingFileHandler):
@@ -48,19 +44,6 @@ class _FileLog(logging.handlers.RotatingFileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the library's name)
         """Say nothing: a full disk must not turn into a traceback per line."""
-
-
-class InvalidLog:
-    """Names the first ten invalid records; whoever reads counts them all."""
-
-    def __init__(self) -> None:
-        self._left = INVALID_SHOWN
-
-    def add(self, found: Iterable[Invalid]) -> None:
-        for invalid in islice(found, self._left):
-            self._left -= 1
-            more = "" if self._left else "; further ones are only counted"
-            logger.warning("invalid record in {}: {}{}", invalid.where, invalid.reason, more)
 
 
 def masked(text: str, secrets: tuple[str, ...]) -> str:

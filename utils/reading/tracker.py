@@ -6,7 +6,7 @@ from operator import itemgetter
 
 import msgspec
 
-from utils.message import Message
+from utils.records.record import Message
 from utils.sources.base import Chunk
 
 MAX_GAPS = 1_000

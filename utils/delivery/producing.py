@@ -10,14 +10,14 @@ from itertools import islice
 
 from loguru import logger
 
-from utils import cli, early, signals
-from utils.backoff import Backoff
-from utils.config import EMBEDDED_SINKS, WHOLE_RUN, Run, Settings, SinkName
-from utils.delivery import Delivery
+from utils.app import cli, early, signals
+from utils.app.backoff import Backoff
+from utils.app.config import EMBEDDED_SINKS, WHOLE_RUN, Run, Settings, SinkName
+from utils.app.errors import ToolkitError, Unavailable
+from utils.delivery.journal import Journal
+from utils.delivery.worker import Delivery
 from utils.emitters.base import Connect
-from utils.errors import ToolkitError, Unavailable
-from utils.journal import Journal
-from utils.message import Message, timestamp_text
+from utils.records.record import Message, timestamp_text
 from utils.sinks import emitter
 
 Paced = Iterable[tuple[float, Message]]
@@ -71,7 +71,7 @@ def produce(
         finally:
             delivery.drain(run.drain)
             producer.prune()
-            cli.say(producer.summary(name))
+            cli.print_lines(producer.summary(name))
         return early.UNFINISHED if journal.first_waiting() <= journal.last else 0
 
 

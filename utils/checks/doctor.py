@@ -19,10 +19,12 @@ from typing import Literal
 import cyclopts
 import portalocker
 
-from utils import cli, config, sqlite, table
-from utils.config import DEFAULTS, PROJECT_DIR, Interval, Settings
-from utils.errors import ToolkitError, Unavailable
-from utils.message import timestamp_text
+from utils.app import cli, config
+from utils.app.config import DEFAULTS, PROJECT_DIR, Interval, Settings
+from utils.app.errors import ToolkitError, Unavailable
+from utils.clients import sqlite
+from utils.records import table
+from utils.records.record import timestamp_text
 from utils.sources.auto_source import require_answer
 
 INSTALL = "python -m pip install -r requirements.txt"
@@ -256,7 +258,7 @@ def _schema(topic: str, existing: Collection[str]) -> Iterator[Line]:
 
 
 def _duckdb(path: Path) -> Iterator[Line]:
-    from utils import duck
+    from utils.clients import duck
 
     try:
         connection = duck.connect(path, read_only=True)
@@ -281,7 +283,7 @@ def _kafka(settings: Settings) -> Iterator[Line]:
     from kafka import KafkaConsumer
     from kafka.errors import KafkaError
 
-    from utils.kafka_admin import kafka_python_options
+    from utils.clients.kafka_admin import kafka_python_options
 
     security = config.kafka_security()
     try:

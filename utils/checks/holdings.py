@@ -18,11 +18,11 @@ from typing import Any
 import msgspec
 
 from utils import sinks
-from utils.config import Settings
-from utils.errors import Absent, Unavailable
-from utils.message import decode_lines, decode_record, encoder
+from utils.app.config import Settings
+from utils.app.errors import Absent, Unavailable
+from utils.records.record import decode_lines, decode_record, encoder
 from utils.sources.base import Source
-from utils.sources.rows import FIRST, TableSource
+from utils.sources.table_source import FIRST, TableSource
 
 BLOCK = 1_000
 MAX_NAMED = 1_000

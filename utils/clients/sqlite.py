@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from utils.errors import ToolkitError, Unavailable
+from utils.app.errors import ToolkitError, Unavailable
 
 # For new files. Batches and rows in bulk go in 0.7 of the time that pages of 4 KiB take.
 PAGE_BYTES = 16_384

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from utils.config import Settings, kafka_security
-from utils.errors import ToolkitError, Unavailable
+from utils.app.config import Settings, kafka_security
+from utils.app.errors import ToolkitError, Unavailable
 
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from cyclopts import Group, Parameter, Token
 
-from utils.errors import ToolkitError
+from utils.app.errors import ToolkitError
 
-PROJECT_DIR = Path(__file__).resolve().parent.parent
+PROJECT_DIR = Path(__file__).resolve().parents[2]
 
 SinkName = Literal["file", "sqlite", "duckdb", "kafka"]
 SourceName = Literal["auto", "file", "sqlite", "duckdb", "kafka"]

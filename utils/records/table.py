@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Literal, get_args, get_type_hints
 
-from utils.message import Message
+from utils.records.record import Message
 
 TABLE = "streamed_messages"
 COLUMNS: tuple[str, ...] = Message.__struct_fields__

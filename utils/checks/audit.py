@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils import sqlite
-from utils.config import ALL_SINKS, EMBEDDED_SINKS, Settings
-from utils.errors import ToolkitError
-from utils.holdings import BLOCK, Held, Holding, Range, Some, file_pages, hold, pages, take_out
+from utils.app.config import ALL_SINKS, EMBEDDED_SINKS, Settings
+from utils.app.errors import ToolkitError
+from utils.checks.holdings import BLOCK, Held, Holding, Range, Some, file_pages, hold, pages, take_out
+from utils.clients import sqlite
 
 MAX_SUSPECTS = 100
 

@@ -19,9 +19,9 @@ from pathlib import Path
 import portalocker
 from loguru import logger
 
-from utils import sqlite
-from utils.errors import ToolkitError
-from utils.message import Batch, Message, timestamp_epoch_s, timestamp_text
+from utils.app.errors import ToolkitError
+from utils.clients import sqlite
+from utils.records.record import Batch, Message, timestamp_epoch_s, timestamp_text
 
 # What workers that keep up read from memory instead of from disk.
 RECENT_MESSAGES = 50_000

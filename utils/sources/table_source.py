@@ -9,10 +9,10 @@ from zlib import crc32
 
 import msgspec
 
-from utils.errors import Absent, ToolkitError
-from utils.message import Invalid, Message, decode_each, from_mapping
+from utils.app.errors import Absent, ToolkitError
+from utils.records.record import Invalid, Message, decode_each, from_mapping
+from utils.records.table import COLUMNS, TABLE
 from utils.sources.base import Chunk, Resume
-from utils.table import COLUMNS, TABLE
 
 Row = tuple[Any, ...]
 """Row number, then the values in the order of COLUMNS."""

@@ -26,13 +26,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from utils import sqlite
-from utils.errors import PositionMoved, ToolkitError
-from utils.message import Message, timestamp_epoch_s
-from utils.sentiment import label
+from utils.app.errors import PositionMoved, ToolkitError
+from utils.clients import sqlite
+from utils.reading.tracker import COUNTS, Seen, Tally
+from utils.records.record import Message, timestamp_epoch_s
+from utils.records.sentiment import label
+from utils.records.table import COLUMNS, column_types
 from utils.sources.base import Chunk
-from utils.table import COLUMNS, column_types
-from utils.tally import COUNTS, Seen, Tally
 
 VERSION = 1
 WAIT_S = 5.0
