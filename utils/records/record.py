@@ -1,43 +1,225 @@
-"""The message, batches of messages, and reading records that others wrote. No I/O, no SQL."""
+"""The records that producers make, lines of other programs, and batches of both. No I/O, no SQL."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, Raw
+from msgspec.json import Decoder
 
 from utils.records import sentiment
+from utils.records.codec import NONE, Codec, encoder
 
-MAX_INT64 = 2**63 - 1
-MAX_MESSAGE_BYTES = 256 * 1024
-
-_Unit = Annotated[float, Meta(ge=0, le=1)]
-_Count = Annotated[int, Meta(ge=0, le=MAX_INT64)]
-_Ordinal = Annotated[int, Meta(ge=1, le=MAX_INT64)]
-_Name = Annotated[str, Meta(min_length=1)]
+MAX_RECORD_BYTES = 256 * 1024
+MAX_DEPTH = 100
 
 
-class Message(msgspec.Struct, omit_defaults=True, gc=False):
-    """One message; its fields are the columns and JSON names everywhere.
+class Record(msgspec.Struct, kw_only=True, gc=False):
+    """Base of the records that a producer makes: subclass it with the fields of a stream.
 
-    `timestamp` is RFC 3339 UTC with milliseconds (`2026-11-23T19:04:05.123Z`); foreign data may
-    hold other text. `sentiment` is in [0, 1]. `message_length` counts characters. `producer_id`
-    and `sequence` (1, 2, 3 ... per producer) are absent in foreign data.
+    `timestamp` is RFC 3339 UTC with milliseconds (`2026-11-23T19:04:05.123Z`), set when the record is acknowledged
+    unless the producer has set it. `producer_id` and `sequence` are assigned by the journal.
     """
+
+    timestamp: str = ""
+    producer_id: str | None = None
+    sequence: int | None = None
+
+
+class Message(Record, gc=False):
+    """One message of the stream `buzz`. `sentiment` is in [0, 1]; `message_length` counts characters."""
 
     message: str
     author: str
-    timestamp: str
     category: str
-    sentiment: _Unit
+    sentiment: float
     keyword_mentioned: str
-    message_length: _Count
-    producer_id: _Name | None = None
-    sequence: _Ordinal | None = None
+    message_length: int
+
+
+class Invalid(msgspec.Struct, frozen=True):
+    """A record that cannot be read: `where` (partition and place) and `reason`, both for people."""
+
+    where: str
+    reason: str
+
+
+class _Peek(msgspec.Struct, gc=False):
+    """The members of an external record whose names are ours; decoding it skips the rest at C speed."""
+
+    timestamp: Raw = NONE
+    producer_id: Raw = NONE
+    sequence: Raw = NONE
+
+
+_peek = Decoder(_Peek)
+_object = Decoder(dict[str, Raw])
+
+
+def encode_records(records: Sequence[Record]) -> bytes:
+    """JSON lines of records, each ending in a newline. Raises ValueError for what no sink could store."""
+    try:
+        lines = encoder.encode_lines(records)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"text that is not valid Unicode: {error.reason}") from error
+    except (OverflowError, TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    if b"null" in lines:  # so are numbers written that are not finite
+        for record in records:
+            for name, value in zip(record.__struct_fields__, msgspec.structs.astuple(record), strict=True):
+                if not _finite(value):
+                    raise ValueError(f"{name} is not a finite number")
+    if len(lines) > MAX_RECORD_BYTES:
+        _check_size(max(map(len, lines.split(b"\n"))))
+    return lines
+
+
+def _finite(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    return not isinstance(value, list | tuple) or all(map(_finite, value))
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_RECORD_BYTES:
+        raise ValueError(f"a record of {size} bytes is over the limit of {MAX_RECORD_BYTES}")
+
+
+def stamp(line: bytes, producer_id: str, sequence: int, timestamp: str) -> bytes:
+    """The line of another program as it came, with what it lacks appended, and a newline.
+
+    `timestamp` is appended where the record has none. Its own `producer_id` and `sequence` become
+    `source_producer_id` and `source_sequence`. Raises ValueError with the reason for what no sink could store.
+    """
+    line = line.strip()
+    _check_size(len(line))
+    if line[:1] != b"{":
+        raise ValueError("not a JSON object")
+    try:
+        if b"\n" in line or b"\r" in line:  # pretty: its white space goes, digits and escapes stay
+            line = msgspec.json.format(line, indent=-1)
+        if line.count(b"{") + line.count(b"[") > MAX_DEPTH and _depth(line) > MAX_DEPTH:
+            raise ValueError("nested too deeply")
+        seen = _peek.decode(line)
+        line.decode()  # what is not decoded is not checked for UTF-8
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not valid UTF-8 at byte {error.start}") from error
+    if seen.producer_id is not NONE or seen.sequence is not NONE or bytes(seen.timestamp) == b"null":
+        members = _object.decode(line)  # rare: names that are ours
+        for name in ("producer_id", "sequence"):
+            if name in members:
+                members[f"source_{name}"] = members.pop(name)
+        if bytes(seen.timestamp) == b"null":
+            del members["timestamp"]
+            seen.timestamp = NONE
+        line = b"{" + b",".join(encoder.encode(name) + b":" + bytes(raw) for name, raw in members.items()) + b"}"
+    comma = b"" if line[1:].lstrip() == b"}" else b","
+    event = b'"timestamp":"%b",' % timestamp.encode() if seen.timestamp is NONE else b""
+    ids = b'"producer_id":"%b","sequence":%d}\n' % (producer_id.encode(), sequence)
+    return line[:-1].rstrip() + comma + event + ids
+
+
+def _depth(line: bytes) -> int:
+    """How deeply the arrays and objects of a line are nested."""
+    depth = deepest = 0
+    in_text = escaped = False
+    for each in line:
+        if escaped:
+            escaped = False
+        elif in_text:
+            escaped, in_text = each == 0x5C, each != 0x22
+        elif each == 0x22:
+            in_text = True
+        elif each in b"{[":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif each in b"}]":
+            depth -= 1
+    return deepest
+
+
+class Batch:
+    """Consecutive records of one run on their way from the journal to a sink.
+
+    `first` and `last` are sequences, `lines` the records as JSON lines. `records` and `rows` are decoded on demand
+    and shared by all sinks: do not change them.
+    """
+
+    def __init__(self, producer_id: str, last: int, count: int, lines: bytes, codec: Codec) -> None:
+        self.producer_id = producer_id
+        self.last = last
+        self.count = count
+        self.lines = lines
+        self.codec = codec
+
+    @classmethod
+    def of_records(cls, records: Sequence[Record], producer_id: str, first: int, codec: Codec) -> Batch:
+        """Batch of records that a producer made; gives them their ids. Raises ValueError like `encode_records`."""
+        for sequence, record in enumerate(records, first):
+            record.producer_id, record.sequence = producer_id, sequence
+        return cls(producer_id, first + len(records) - 1, len(records), encode_records(records), codec)
+
+    @classmethod
+    def of_lines(cls, lines: Iterable[tuple[bytes, str]], producer_id: str, first: int, codec: Codec) -> Batch:
+        """Batch of lines of other programs, each with its event time. Raises ValueError like `stamp`."""
+        stamped = [stamp(line, producer_id, first + each, event) for each, (line, event) in enumerate(lines)]
+        return cls(producer_id, first + len(stamped) - 1, len(stamped), b"".join(stamped), codec)
+
+    @property
+    def first(self) -> int:
+        return self.last - self.count + 1
+
+    @cached_property
+    def records(self) -> list[Any]:
+        """The records as a reader of the lines sees them."""
+        return self.codec.decode_lines(self.lines)
+
+    @cached_property
+    def rows(self) -> list[tuple[Any, ...]]:
+        """The records as tuples in the order of the codec's columns."""
+        return self.codec.rows(self.records)
+
+    def between(self, first: int, last: int) -> Batch:
+        """The stretch from sequence `first` to `last`, both included."""
+        if first <= self.first and last >= self.last:
+            return self
+        first, last = max(first, self.first), min(last, self.last)
+        wanted = slice(first - self.first, last - self.first + 1)
+        lines = b"".join(self.lines.splitlines(keepends=True)[wanted])
+        batch = Batch(self.producer_id, last, last - first + 1, lines, self.codec)
+        if "records" in self.__dict__:
+            batch.records = self.records[wanted]
+        return batch
+
+    @staticmethod
+    def join(batches: Iterable[Batch]) -> Batch:
+        """One batch of batches of one run that follow each other."""
+        several = list(batches)
+        if len(several) == 1:
+            return several[0]
+        first, last = several[0], several[-1]
+        lines = b"".join(each.lines for each in several)
+        joined = Batch(first.producer_id, last.last, sum(each.count for each in several), lines, first.codec)
+        if all("records" in each.__dict__ for each in several):
+            joined.records = [record for each in several for record in each.records]
+        return joined
+
+
+# Of the first edition, until nothing calls it any more.
+MAX_INT64 = 2**63 - 1
+MAX_MESSAGE_BYTES = MAX_RECORD_BYTES
+_Unit = Annotated[float, Meta(ge=0, le=1)]
+_Count = Annotated[int, Meta(ge=0, le=MAX_INT64)]
+_Ordinal = Annotated[int, Meta(ge=1, le=MAX_INT64)]
 
 
 class _Record(msgspec.Struct):
@@ -54,13 +236,6 @@ class _Record(msgspec.Struct):
     sequence: _Ordinal | None = None
 
 
-class Invalid(msgspec.Struct, frozen=True):
-    """A record that cannot be read: `where` (part and place) and `reason`, both for people."""
-
-    where: str
-    reason: str
-
-
 class Identity(msgspec.Struct):
     """Only what tells one message from another; decoding it skips the rest at C speed."""
 
@@ -68,7 +243,6 @@ class Identity(msgspec.Struct):
     sequence: int | None = None
 
 
-encoder = msgspec.json.Encoder()
 _strict = msgspec.json.Decoder(Message)
 _lenient = msgspec.json.Decoder(_Record, strict=False)
 
@@ -168,67 +342,3 @@ def timestamp_epoch_s(text: str) -> float | None:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):
         return None
-
-
-class Batch:
-    """Consecutive messages of one producer on their way from the journal to a sink.
-
-    `first` and `last` are sequences, `lines` the messages as JSON lines. `messages` is decoded on
-    demand and shared by all sinks: do not change them.
-    """
-
-    def __init__(self, producer_id: str, last: int, count: int, lines: bytes) -> None:
-        self.producer_id = producer_id
-        self.last = last
-        self.count = count
-        self.lines = lines
-
-    @classmethod
-    def of(cls, messages: list[Message]) -> Batch:
-        """Batch of messages that carry consecutive sequences. Raises ValueError like `encode_lines`."""
-        producer_id, last = messages[-1].producer_id, messages[-1].sequence
-        assert producer_id is not None and last is not None
-        batch = cls(producer_id, last, len(messages), encode_lines(messages))
-        batch.messages = messages
-        return batch
-
-    @property
-    def first(self) -> int:
-        return self.last - self.count + 1
-
-    @cached_property
-    def messages(self) -> list[Message]:
-        return decode_lines(self.lines)
-
-    @cached_property
-    def rows(self) -> list[tuple[Any, ...]]:
-        """The messages as tuples in the order of the fields."""
-        return list(map(msgspec.structs.astuple, self.messages))
-
-    def between(self, first: int, last: int) -> Batch:
-        """The part from sequence `first` to `last`, both included."""
-        if first <= self.first and last >= self.last:
-            return self
-        first, last = max(first, self.first), min(last, self.last)
-        part = slice(first - self.first, last - self.first + 1)
-        lines = b"".join(self.lines.splitlines(keepends=True)[part])
-        batch = Batch(self.producer_id, last, last - first + 1, lines)
-        if "messages" in self.__dict__:
-            batch.messages = self.messages[part]
-        return batch
-
-    @staticmethod
-    def join(batches: Iterable[Batch]) -> Batch:
-        """One batch of batches that follow each other."""
-        parts = list(batches)
-        if len(parts) == 1:
-            return parts[0]
-        joined = Batch(
-            parts[0].producer_id,
-            parts[-1].last,
-            sum(part.count for part in parts),
-            b"".join(part.lines for part in parts),
-        )
-        if all("messages" in part.__dict__ for part in parts):
-            joined.messages = [message for part in parts for message in part.messages]
-        return joined

@@ -1,63 +1,125 @@
-"""The table `streamed_messages`, derived from Message's fields, in SQLite's and DuckDB's words."""
+"""The table of a stream in SQLite's and DuckDB's words."""
 
-from collections.abc import Collection
-from typing import Literal, get_args, get_type_hints
+from collections.abc import Mapping
+from typing import Literal
 
-from utils.records.record import Message
+from utils.app.errors import ToolkitError
+from utils.records.codec import Field
+from utils.records.stream import DEFAULT_STREAM, Stream
 
-TABLE = "streamed_messages"
-COLUMNS: tuple[str, ...] = Message.__struct_fields__
-ROW = ", ".join(COLUMNS)
+BUZZ_TABLE = "streamed_messages"
 
 Dialect = Literal["sqlite", "duckdb"]
 
+_OWN = (Field("extra", "json"), Field("producer_id", "text"), Field("sequence", "integer"))
 _TYPES = {
-    "sqlite": {"str": "TEXT", "float": "REAL", "int": "INTEGER", "id": "INTEGER PRIMARY KEY AUTOINCREMENT"},
-    "duckdb": {
-        "str": "VARCHAR",
-        "float": "DOUBLE",
-        "int": "BIGINT",
-        "timestamp": "TIMESTAMP",
-        "id": f"BIGINT DEFAULT nextval('{TABLE}_id')",
+    "sqlite": {
+        "text": "TEXT",
+        "integer": "INTEGER",
+        "number": "REAL",
+        "boolean": "BOOLEAN",
+        "timestamp": "TEXT",
+        "json": "TEXT",
+        "id": "INTEGER PRIMARY KEY AUTOINCREMENT",
     },
+    "duckdb": {
+        "text": "VARCHAR",
+        "integer": "BIGINT",
+        "number": "DOUBLE",
+        "boolean": "BOOLEAN",
+        "timestamp": "TIMESTAMP",
+        "json": "JSON",
+        "id": f"BIGINT DEFAULT nextval('{BUZZ_TABLE}_id')",
+    },
+}
+# What an existing column may be, as `family` names it.
+_ACCEPTED = {
+    "text": {"text"},
+    "integer": {"integer"},
+    "number": {"number"},
+    "boolean": {"boolean"},
+    "timestamp": {"timestamp", "text"},
+    "json": {"text"},
 }
 
 
-def column_types(dialect: Dialect) -> dict[str, str]:
-    """Column -> SQL type."""
-    types = _TYPES[dialect]
-    found = {}
-    for name, hint in get_type_hints(Message).items():
-        kind, *_ = get_args(hint) or (hint,)  # an optional field's own type comes before None
-        found[name] = types.get(name, types[kind.__name__])
-    return found
+def quoted(name: str) -> str:
+    """A name as SQL takes it."""
+    return '"' + name.replace('"', '""') + '"'
 
 
-def create(dialect: Dialect) -> list[str]:
-    """Statements that make the table where there is none."""
-    columns = ", ".join(f"{name} {kind}" for name, kind in column_types(dialect).items())
-    statements = [f"CREATE TABLE IF NOT EXISTS {TABLE} (id {_TYPES[dialect]['id']}, {columns})"]
-    if dialect == "duckdb":
-        statements.insert(0, f"CREATE SEQUENCE IF NOT EXISTS {TABLE}_id")
-    return statements
+def family(sql_type: str) -> str:
+    """What kind of values a column of this type takes: text, integer, number, boolean or timestamp, else the type."""
+    upper = sql_type.upper()
+    for words, found in (
+        (("BOOL",), "boolean"),
+        (("TIMESTAMP", "DATETIME"), "timestamp"),
+        (("CHAR", "TEXT", "CLOB", "JSON", "STRING"), "text"),
+        (("INT",), "integer"),
+        (("REAL", "FLOAT", "DOUBLE", "DECIMAL", "NUMERIC"), "number"),
+    ):
+        if any(word in upper for word in words):
+            return found
+    return upper or "text"
 
 
-def upgrade(dialect: Dialect, existing: Collection[str]) -> list[str]:
-    """Statements that bring a table with the columns `existing` (perhaps buzzline's seven) up to date."""
-    statements = [
-        f"ALTER TABLE {TABLE} ADD COLUMN {name} {kind}"
-        for name, kind in column_types(dialect).items()
-        if name not in existing
-    ]
-    if dialect == "sqlite":
-        statements.append(
-            f"CREATE UNIQUE INDEX IF NOT EXISTS {TABLE}_identity ON {TABLE} (producer_id, sequence) "
-            "WHERE producer_id IS NOT NULL"
+class Table:
+    """Where a stream lives in a database: a column per field, `extra`, `producer_id` and `sequence`.
+
+    Only buzz has a surrogate `id`, as buzzline had, so that a user's own `id` can be a column.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self.has_id = stream.name == DEFAULT_STREAM
+        self.name = BUZZ_TABLE if self.has_id else stream.name
+        self.fields: tuple[Field, ...] = (*stream.codec.fields, *_OWN)
+        self.columns = tuple(field.name for field in self.fields)
+        self.row = ", ".join(map(quoted, self.columns))
+
+    def create(self, dialect: Dialect) -> list[str]:
+        """Statements that make the table where there is none."""
+        types = _TYPES[dialect]
+        columns = [f"{quoted(field.name)} {types[field.type]}" for field in self.fields]
+        statements = []
+        if self.has_id:
+            columns.insert(0, f"id {types['id']}")
+            if dialect == "duckdb":
+                statements.append(f"CREATE SEQUENCE IF NOT EXISTS {self.name}_id")
+        statements.append(f"CREATE TABLE IF NOT EXISTS {quoted(self.name)} ({', '.join(columns)})")
+        return statements
+
+    def upgrade(self, dialect: Dialect, existing: Mapping[str, str]) -> list[str]:
+        """Statements that give a table with the columns `existing` (name -> type) what it lacks.
+
+        Raises ToolkitError that names the column if one has a type that cannot hold its field.
+        """
+        types, statements = _TYPES[dialect], []
+        alter = f"ALTER TABLE {quoted(self.name)}"
+        by_name = {name.lower(): kind for name, kind in existing.items()}
+        for field in self.fields:
+            found = by_name.get(field.name.lower())
+            if found is None:
+                statements.append(
+                    f"ALTER TABLE {quoted(self.name)} ADD COLUMN {quoted(field.name)} {types[field.type]}"
+                )
+            elif field.type == "number" and family(found) == "integer":
+                if dialect == "duckdb":  # SQLite's integer column keeps 1.5 as it is; DuckDB would round it
+                    statements.append(f"{alter} ALTER {quoted(field.name)} TYPE DOUBLE")
+            elif family(found) not in _ACCEPTED[field.type]:
+                raise ToolkitError(
+                    f"column {field.name} of table {self.name} is {found}, its field is {field.type}: "
+                    "change the field's type or name another file"
+                )
+        return statements
+
+    def identity_index(self) -> str:
+        """The statement that keeps SQLite from storing a record twice."""
+        return (
+            f"CREATE UNIQUE INDEX IF NOT EXISTS {quoted(self.name + '_identity')} ON {quoted(self.name)} "
+            "(producer_id, sequence) WHERE producer_id IS NOT NULL"
         )
-    return statements
 
-
-def insert(rows: int = 1) -> str:
-    """INSERT of `rows` rows with one placeholder per value, in the order of COLUMNS."""
-    values = ", ".join([f"({', '.join('?' * len(COLUMNS))})"] * rows)
-    return f"INSERT INTO {TABLE} ({ROW}) VALUES {values}"
+    def insert(self, rows: int = 1) -> str:
+        """INSERT of `rows` rows with one placeholder per value, in the order of `columns`."""
+        values = ", ".join([f"({', '.join('?' * len(self.columns))})"] * rows)
+        return f"INSERT INTO {quoted(self.name)} ({self.row}) VALUES {values}"

@@ -1,0 +1,291 @@
+"""Lines of one stream to records, rows and canonical rows, and back. No I/O; SQL only as column values.
+
+A record that was read is a row-struct: every field of the stream, each optional, then `extra` (the JSON text of an
+object with everything that has no column or does not fit its column), `producer_id` and `sequence`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from operator import attrgetter
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Raw
+from msgspec.json import Decoder
+
+MAX_INT64 = 2**63 - 1
+MAX_EXACT = 2**53  # what a column of 64-bit floats gives back unchanged
+GROUP_LINES = 64
+
+NONE = Raw()  # this one instance: it stands for a value that is absent
+EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+
+_Int64 = Annotated[int, Meta(ge=-(2**63), le=MAX_INT64)]
+_Exact = Annotated[int, Meta(ge=-MAX_EXACT, le=MAX_EXACT)]
+TYPES: dict[str, Any] = {
+    "text": str | None,
+    "integer": _Int64 | None,
+    "number": _Exact | float | None,
+    "boolean": bool | None,
+    "timestamp": str | None,
+    "json": Raw,
+}
+OWN = {
+    "extra": None,
+    "producer_id": Annotated[str, Meta(min_length=1)] | None,
+    "sequence": Annotated[int, Meta(ge=1, le=MAX_INT64)] | None,
+}
+"""The columns that every stream has behind its fields. No JSON value but null fits `extra`: only the codec sets it."""
+RESERVED = (*OWN, "rowid", "_rowid_", "oid")
+
+encoder = msgspec.json.Encoder()
+_object = Decoder(dict[str, Raw])
+
+
+class Field(msgspec.Struct, frozen=True):
+    """A field of a stream; `type` is one of text, integer, number, boolean, timestamp, json."""
+
+    name: str
+    type: str
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """What one stream asks beyond its types: narrower `types`, `required` fields and what fills in the others.
+
+    `fill` changes a record in place; it raises ValueError if the record cannot be one of this stream.
+    """
+
+    types: Mapping[str, Any] = {}
+    required: frozenset[str] = frozenset()
+    fill: Callable[[Any], None] | None = None
+
+
+def with_columns(fields: Iterable[Field]) -> Iterator[Field]:
+    """The fields that have a column; the others live in `extra`, on the wire they are like any other."""
+    seen = set(RESERVED)
+    for field in fields:
+        odd = not field.name.strip() or any(each in '"\\\x7f' or each < " " for each in field.name)
+        if not odd and field.name.lower() not in seen:
+            seen.add(field.name.lower())
+            yield field
+
+
+@lru_cache(maxsize=8_192)
+def microseconds(text: str) -> int | None:
+    """Microseconds since 1970 UTC of a timestamp; local time where it has no zone; None if it is none."""
+    try:
+        return (datetime.fromisoformat(text).astimezone(UTC) - EPOCH) // MICROSECOND
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def epoch_s(text: str | None) -> float | None:
+    """Seconds since 1970 of a timestamp; None if it is none."""
+    found = None if text is None else microseconds(text)
+    return None if found is None else found / 1e6
+
+
+def instant_text(instant_us: int) -> str:
+    """RFC 3339 UTC text of microseconds since 1970, with milliseconds, or with microseconds where it has some."""
+    precision = "microseconds" if instant_us % 1000 else "milliseconds"
+    return (EPOCH + instant_us * MICROSECOND).isoformat(timespec=precision)[:-6] + "Z"
+
+
+class Codec:
+    """Translates the lines of one stream. It keeps no state of what it has read, so all threads may share it."""
+
+    def __init__(self, fields: Iterable[Field], rules: Rules | None = None) -> None:
+        self.fields = tuple(with_columns(fields))
+        self.columns: tuple[str, ...] = (*(field.name for field in self.fields), *OWN)
+        rules = rules or Rules()
+        self._fill = rules.fill
+        attributes = [_attribute(field.name, number) for number, field in enumerate(self.fields)] + list(OWN)
+        types = [rules.types.get(field.name, TYPES[field.type]) for field in self.fields] + list(OWN.values())
+        columns = list(zip(attributes, types, self.columns, strict=True))
+        self.type = _row_type(columns, frozenset(), strict=True)
+        self._strict = Decoder(_row_type(columns, rules.required, strict=True))
+        self._lenient = Decoder(_row_type(columns, frozenset(), strict=False))
+        self._known = {name: (attribute, Decoder(kind)) for attribute, kind, name in columns if attribute != "extra"}
+        self._json_names = frozenset(field.name for field in self.fields if field.type == "json")
+        self._json = [each for each, field in zip(attributes, self.fields, strict=False) if field.type == "json"]
+        self._instants = [
+            (each, field.name)
+            for each, field in zip(attributes, self.fields, strict=False)
+            if field.type == "timestamp"
+        ]
+
+    def decode_lines(self, data: bytes) -> list[Any]:
+        """Records of JSON lines that each hold one object, at C speed where all fit the stream.
+
+        Raises ValueError with the reason if a line holds anything else.
+        """
+        records = self._decode_group(data)
+        if records is None:
+            lines = data.split(b"\n")
+            if not lines[-1]:
+                lines.pop()
+            records = []
+            for start in range(0, len(lines), GROUP_LINES):
+                group = lines[start : start + GROUP_LINES]
+                records += self._decode_group(b"\n".join(group) + b"\n") or map(self.decode, group)
+        return records
+
+    def _decode_group(self, data: bytes) -> list[Any] | None:
+        """Records of lines that all fit; None if at least one needs a closer look."""
+        try:
+            records = self._strict.decode_lines(data)
+        except (ValueError, RecursionError):
+            return None
+        # The fast decoder does not look at line ends. Inside of JSON no "}" is followed by "{".
+        if not len(records) == data.count(b"\n") == data.count(b"}\n{") + 1:
+            return None
+        for attribute, _ in self._instants:
+            for text in set(map(attrgetter(attribute), records)):
+                if text is not None and microseconds(text) is None:
+                    return None
+        for attribute in self._json:
+            if any(bytes(value) == b"null" for value in map(attrgetter(attribute), records)):
+                return None
+        return records
+
+    def decode(self, line: bytes | str) -> Any:
+        """The record of one JSON object; what does not fit goes to `extra`. Raises ValueError with the reason."""
+        data = line.encode() if isinstance(line, str) else line
+        try:
+            try:
+                return self._checked(self._strict.decode(data), [])
+            except msgspec.ValidationError:
+                members = _object.decode(data)
+            left = [(name, raw) for name, raw in members.items() if name not in self._known]
+            try:
+                record = self._lenient.decode(data)
+            except msgspec.ValidationError:  # some value does not fit
+                record, left = self._by_member(members)
+            data.decode()  # what is not decoded is not checked for UTF-8
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+        return self._checked(record, left)
+
+    def _by_member(self, members: Mapping[str, Raw]) -> tuple[Any, list[tuple[str, Raw]]]:
+        """A record of the members that fit, and the others in their order."""
+        record, left = self.type(), []
+        for name, raw in members.items():
+            attribute, decoder = self._known.get(name, ("", None))
+            if decoder is None:
+                left.append((name, raw))
+                continue
+            try:
+                setattr(record, attribute, decoder.decode(raw))
+            except msgspec.ValidationError:
+                left.append((name, raw))
+        return record, left
+
+    def _checked(self, record: Any, left: Sequence[tuple[str, Any]]) -> Any:
+        """The record with absent values in one form and everything `left` in its `extra`."""
+        for attribute in self._json:
+            if bytes(getattr(record, attribute)) == b"null":
+                setattr(record, attribute, NONE)
+        for attribute, name in self._instants:
+            text = getattr(record, attribute)
+            if text is not None and microseconds(text) is None:
+                left = [*left, (name, encoder.encode(text))]
+                setattr(record, attribute, None)
+        members = [encoder.encode(name) + b":" + bytes(raw) for name, raw in left if bytes(raw) != b"null"]
+        if members:
+            record.extra = (b"{" + b",".join(members) + b"}").decode()
+        if (record.producer_id is None) != (record.sequence is None):
+            record.producer_id = record.sequence = None
+        if self._fill is not None:
+            self._fill(record)
+        return record
+
+    def row(self, record: Any) -> tuple[Any, ...]:
+        """The record's values in the order of `columns`, JSON as text, None where a value is absent."""
+        if not self._json:
+            return msgspec.structs.astuple(record)
+        return tuple(
+            (bytes(value).decode() or None) if isinstance(value, Raw) else value
+            for value in msgspec.structs.astuple(record)
+        )
+
+    def rows(self, records: Iterable[Any]) -> list[tuple[Any, ...]]:
+        """`row` of each record."""
+        return list(map(self.row if self._json else msgspec.structs.astuple, records))
+
+    def record(self, row: Sequence[Any]) -> Any:
+        """The record of a row whose values have the types of their columns. Raises ValueError if one has not."""
+        values = [
+            (NONE if value is None else Raw(value)) if field.type == "json" else value
+            for field, value in zip(self.fields, row, strict=False)
+        ]
+        record = self.type(*values, *row[len(values) :])
+        if self._fill is not None:
+            self._fill(record)
+        return record
+
+    def encode(self, record: Any) -> bytes:
+        """The record as one JSON object without line end: the fields that have a value, then those of `extra`."""
+        extra = _object.decode(record.extra.encode()) if record.extra else {}
+        values = zip(self.columns, self.row(record), strict=True)
+        members: dict[str, Any] = {
+            name: Raw(value) if name in self._json_names else value
+            for name, value in values
+            if value is not None and name not in OWN and name not in extra
+        }
+        ids = {} if record.sequence is None else {"producer_id": record.producer_id, "sequence": record.sequence}
+        return encoder.encode(members | extra | ids)
+
+    def canonical(self, row: Sequence[Any]) -> bytes:
+        """The same bytes for the same record from every sink; `hash` is no substitute, for hash(-1) == hash(-2)."""
+        values = list(row)
+        for number, field in enumerate(self.fields):
+            value = values[number]
+            if value is None:
+                continue
+            if field.type == "number" and isinstance(value, int | float):
+                values[number] = float(value) + 0.0  # 1 is 1.0, and -0.0 is 0.0: SQLite keeps no sign
+            elif field.type == "boolean" and value in (0, 1):
+                values[number] = bool(value)
+            elif field.type == "timestamp" and isinstance(value, str):
+                values[number] = microseconds(value)
+        return encoder.encode(values)
+
+
+def kept_fields(records: Iterable[Any]) -> Counter[str]:
+    """How often each field went to `extra`."""
+    return Counter(
+        name for record in records if record.extra is not None for name in _object.decode(record.extra.encode())
+    )
+
+
+def _attribute(name: str, number: int) -> str:
+    """The attribute that holds a field: its name where that can be one."""
+    usable = name.isidentifier() and name.isascii() and not name.startswith(("_", "field_")) and name not in OWN
+    return name if usable else f"field_{number}"
+
+
+def _row_type(columns: Sequence[tuple[str, Any, str]], required: frozenset[str], *, strict: bool) -> Any:
+    """A row-struct type: all fields optional, but for those that a line must have to be read in one call."""
+    shape: list[Any] = []
+    for attribute, kind, name in columns:
+        if name in required:
+            shape.append((attribute, _without_none(kind)))
+        else:
+            shape.append((attribute, kind, NONE if kind is Raw else None))
+    return msgspec.defstruct(
+        "Row",
+        shape,
+        kw_only=bool(required),
+        gc=False,
+        forbid_unknown_fields=strict,
+        rename={attribute: name for attribute, _, name in columns},
+    )
+
+
+def _without_none(kind: Any) -> Any:
+    found = [each for each in getattr(kind, "__args__", ()) if each is not type(None)]
+    return found[0] if len(found) == 1 else kind
