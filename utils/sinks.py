@@ -1,72 +1,176 @@
-"""The registry: which class writes and which reads each sink. A new sink is one case in both functions."""
+"""The registry: one object per sink. Every list of sinks anywhere derives from it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from utils.app.config import EMBEDDED_SINKS, Settings
-from utils.emitters.base import Connect, Emitter
+import msgspec
+from cyclopts import Parameter
+
+from utils.app.config import Settings
+from utils.app.errors import Absent
+from utils.emitters.base import Emitter
+from utils.records.stream import BUZZ, Stream, checked_name
 from utils.sources.base import Resume, Source
 
+AUTO = "auto"
+INFERRED_FROM = 2_000  # records
 
-def emitter(sink: str, settings: Settings, since: Callable[[], float | None] = lambda: None) -> Connect:
-    """A constructor of this sink's emitter; importing and opening happen when it is called.
 
-    `since` tells before when (epoch seconds) the sink certainly got nothing from this producer, None = unknown.
+@dataclass(frozen=True)
+class Sink:
+    """A place where records go, how to write there and how to read it.
+
+    `embedded` says that it lives in a file of this machine, at `path(settings, stream)`. `emitter(settings, stream,
+    key, mark)` opens its emitter: `key` is `<name>-<journal>`, `mark` what the emitter noted last. `source(settings,
+    stream, resume, finished, shared)` makes its source: `finished` says that the reader stops at the present end,
+    `shared` that readers may divide the partitions among them. Both import what they need when they are called.
     """
 
-    def connect() -> Emitter:
-        match sink:
-            case "file":
-                from utils.emitters.file_emitter import FileEmitter
-
-                return FileEmitter(settings.live_path)
-            case "sqlite":
-                from utils.emitters.sqlite_emitter import SqliteEmitter
-
-                return SqliteEmitter(settings.sqlite_path)
-            case "duckdb":
-                from utils.emitters.duckdb_emitter import DuckdbEmitter
-
-                return DuckdbEmitter(settings.duckdb_path)
-            case "kafka":
-                from utils.emitters.kafka_emitter import KafkaEmitter
-
-                return KafkaEmitter(settings, since())
-        raise ValueError(f"no emitter for sink {sink!r}")
-
-    return connect
+    name: str
+    label: str
+    embedded: bool
+    path: Callable[[Settings, Stream], Path | None]
+    emitter: Callable[[Settings, Stream, str, str], Emitter]
+    source: Callable[[Settings, Stream, Resume, bool, bool], Source]
 
 
-def source(sink: str, settings: Settings, resume: Resume, *, finished: bool = False, shared: bool = False) -> Source:
-    """The reader of a sink (or of `auto`, the best one available); opens at the first poll.
+def _file_path(settings: Settings, stream: Stream) -> Path:
+    return settings.file_path(stream.name)
 
-    `finished` says that whoever reads stops at the present end: a last line that lacks its newline counts.
-    `shared` lets readers divide a Kafka topic among them, as members of `settings.group`.
+
+def _file_emitter(settings: Settings, stream: Stream, key: str, mark: str) -> Emitter:
+    from utils.emitters.file_emitter import FileEmitter
+
+    return FileEmitter(_file_path(settings, stream), mark)
+
+
+def _file_source(settings: Settings, stream: Stream, resume: Resume, finished: bool, shared: bool) -> Source:
+    from utils.sources.file_source import FileSource
+
+    return FileSource([_file_path(settings, stream)], stream.codec, resume, finished=finished)
+
+
+def _sqlite_path(settings: Settings, stream: Stream) -> Path:
+    return settings.sqlite_path
+
+
+def _sqlite_emitter(settings: Settings, stream: Stream, key: str, mark: str) -> Emitter:
+    from utils.emitters.sqlite_emitter import SqliteEmitter
+
+    return SqliteEmitter(settings.sqlite_path, stream)
+
+
+def _sqlite_source(settings: Settings, stream: Stream, resume: Resume, finished: bool, shared: bool) -> Source:
+    from utils.sources.sqlite_source import SqliteSource
+
+    return SqliteSource(settings.sqlite_path, stream, resume)
+
+
+def _duckdb_path(settings: Settings, stream: Stream) -> Path:
+    return settings.duckdb_path
+
+
+def _duckdb_emitter(settings: Settings, stream: Stream, key: str, mark: str) -> Emitter:
+    from utils.emitters.duckdb_emitter import DuckdbEmitter
+
+    return DuckdbEmitter(settings.duckdb_path, stream)
+
+
+def _duckdb_source(settings: Settings, stream: Stream, resume: Resume, finished: bool, shared: bool) -> Source:
+    from utils.sources.duckdb_source import DuckdbSource
+
+    return DuckdbSource(settings.duckdb_path, stream, resume)
+
+
+def _no_path(settings: Settings, stream: Stream) -> None:
+    return None
+
+
+def _kafka_emitter(settings: Settings, stream: Stream, key: str, mark: str) -> Emitter:
+    from utils.emitters.kafka_emitter import KafkaEmitter
+
+    return KafkaEmitter(settings, stream, key, mark)
+
+
+def _kafka_source(settings: Settings, stream: Stream, resume: Resume, finished: bool, shared: bool) -> Source:
+    from utils.sources.kafka_source import KafkaSource
+
+    group = settings.group_of(stream.name) if shared else None
+    return KafkaSource(settings, stream, resume, group, finished=finished)
+
+
+SINKS: Mapping[str, Sink] = {
+    sink.name: sink
+    for sink in (
+        Sink("file", "JSON lines file", True, _file_path, _file_emitter, _file_source),
+        Sink("sqlite", "SQLite", True, _sqlite_path, _sqlite_emitter, _sqlite_source),
+        Sink("duckdb", "DuckDB", True, _duckdb_path, _duckdb_emitter, _duckdb_source),
+        Sink("kafka", "Kafka", False, _no_path, _kafka_emitter, _kafka_source),
+    )
+}
+ALL = tuple(SINKS)
+EMBEDDED = tuple(name for name, sink in SINKS.items() if sink.embedded)
+BY_PREFERENCE = (*(name for name in ALL if name not in EMBEDDED), *EMBEDDED)
+"""The order in which the automatic source looks for data."""
+
+if TYPE_CHECKING:
+    SinkName = str
+    SourceName = str
+else:
+    SinkName = Literal[ALL]
+    SourceName = Literal[(AUTO, *ALL)]
+
+Sinks = Annotated[
+    tuple[SinkName, ...],
+    Parameter(name="--sinks", consume_multiple=True, show_default=" ".join, help="Sinks that get every record."),
+]
+Drop = Annotated[
+    tuple[SinkName, ...],
+    Parameter(
+        name="--drop",
+        consume_multiple=True,
+        show_default=False,
+        help="End the subscription of this sink and delete what is pending for it.",
+    ),
+]
+ChosenSource = Annotated[SourceName, Parameter(name="--source", help="What to read; auto takes what has data.")]
+
+
+def source(
+    name: str, settings: Settings, stream: Stream, resume: Resume, *, finished: bool = False, shared: bool = False
+) -> Source:
+    """The reader of a sink (or of `auto`, the best one available); opens at the first poll."""
+    if name != AUTO:
+        return SINKS[name].source(settings, stream, resume, finished, shared)
+    from utils.sources.auto_source import AutoSource, require_answer
+
+    def open_one(sink: str) -> Source:
+        if not SINKS[sink].embedded:
+            require_answer(settings.kafka_broker)
+        return SINKS[sink].source(settings, stream, resume, finished, False)
+
+    return AutoSource({sink: partial(open_one, sink) for sink in BY_PREFERENCE})
+
+
+def find_stream(name: str, settings: Settings, source_name: str = AUTO) -> Stream:
+    """The stream of this name: as its schema file says, else inferred from the first records of a source.
+
+    Raises Absent if there is neither yet, Unavailable if the source cannot be read now, ToolkitError if the name or
+    the file cannot be used.
     """
-    match sink:
-        case "file":
-            from utils.sources.file_source import FileSource
+    from utils.records.schema import inferred, known
 
-            return FileSource([settings.live_path], resume, finished=finished)
-        case "sqlite":
-            from utils.sources.sqlite_source import SqliteSource
-
-            return SqliteSource(settings.sqlite_path, resume)
-        case "duckdb":
-            from utils.sources.duckdb_source import DuckdbSource
-
-            return DuckdbSource(settings.duckdb_path, resume)
-        case "kafka":
-            from utils.sources.kafka_source import KafkaSource
-
-            return KafkaSource(settings, resume, settings.group if shared else None, finished=finished)
-        case "auto":
-            from utils.sources.auto_source import AutoSource, require_answer
-
-            def open_one(name: str) -> Source:
-                if name == "kafka":
-                    require_answer(settings.kafka_broker)
-                return source(name, settings, resume, finished=finished)
-
-            return AutoSource({name: partial(open_one, name) for name in ("kafka", *EMBEDDED_SINKS)})
-    raise ValueError(f"no source for sink {sink!r}")
+    if found := known(checked_name(name), settings.schema_folder):
+        return found
+    if name == BUZZ.name:
+        return BUZZ
+    bare = Stream(name)  # without fields: all of a record is in `extra`
+    with closing(source(source_name, settings, bare, lambda partition: "", finished=True)) as reader:
+        chunk = reader.poll(INFERRED_FROM)
+    if chunk is None or not chunk.records:
+        raise Absent(f"stream {name} has no schema file and no records yet")
+    return inferred(name, [msgspec.json.decode(bare.codec.encode(record)) for record in chunk.records])

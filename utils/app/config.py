@@ -18,6 +18,9 @@ SourceName = Literal["auto", "file", "sqlite", "duckdb", "kafka"]
 ALL_SINKS: tuple[SinkName, ...] = get_args(SinkName)
 EMBEDDED_SINKS: tuple[SinkName, ...] = ("file", "sqlite", "duckdb")
 
+BUZZ = "buzz"
+"""The stream of the course: the default everywhere, with names of its own for file, table and topic."""
+
 _SHARED = Group("Shared options", sort_key=1)
 _SINKS = Group("Where the sinks are", sort_key=2)
 
@@ -118,6 +121,23 @@ class Settings:
         return PROJECT_DIR / _from_home(self.data_dir)
 
     @property
+    def schema_folder(self) -> Path:
+        """Where the schema files of streams are."""
+        return self.data_path / "streams"
+
+    def file_path(self, stream: str) -> Path:
+        """The JSON lines file of a stream."""
+        return self.live_path if stream == BUZZ else self.data_path / f"{stream}.jsonl"
+
+    def topic_of(self, stream: str) -> str:
+        """The Kafka topic of a stream."""
+        return self.topic if stream == BUZZ else stream
+
+    def group_of(self, stream: str) -> str:
+        """The Kafka consumer group that reads a stream."""
+        return self.group if stream == BUZZ else f"{self.group}-{stream}"
+
+    @property
     def live_path(self) -> Path:
         return self.data_path / _from_home(self.live_file)
 
@@ -139,8 +159,10 @@ class Settings:
     def dead_letter_path(self, sink: str) -> Path:
         return self.data_path / "dead_letter" / f"{sink}.jsonl"
 
-    def processed_path(self, source: str) -> Path:
-        return self.data_path / "processed" / f"{source}.sqlite"
+    def processed_path(self, source: str, stream: str = BUZZ) -> Path:
+        """The processed store of the consumer of a source."""
+        name = source if stream == BUZZ else f"{stream}-{source}"
+        return self.data_path / "processed" / f"{name}.sqlite"
 
 
 DEFAULTS = Settings()
@@ -200,6 +222,9 @@ Begin = Annotated[
 Once = Annotated[
     bool,
     Parameter(name="--once", show_default=False, help="Stop at the present end instead of following."),
+]
+StreamName = Annotated[
+    str, Parameter(name="--stream", help="Which stream: its file, tables and topic are named after it.")
 ]
 Json = Annotated[bool, Parameter(name="--json", show_default=False, help="Print JSON for programs.")]
 

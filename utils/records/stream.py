@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from msgspec import Meta
 
+from utils.app.config import BUZZ as DEFAULT_STREAM
 from utils.app.errors import ToolkitError
 from utils.records import sentiment
 from utils.records.codec import MAX_INT64, OWN, Codec, Field, Rules
 from utils.records.record import Message, Record
 
-DEFAULT_STREAM = "buzz"
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,59}")
 _SIMPLE: dict[Any, str] = {
     str: "text",

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Literal
 
+from utils.app.config import BUZZ
 from utils.app.errors import ToolkitError
 from utils.records.codec import Field
-from utils.records.stream import DEFAULT_STREAM, Stream
+from utils.records.stream import Stream
 
 BUZZ_TABLE = "streamed_messages"
 
@@ -70,7 +71,7 @@ class Table:
     """
 
     def __init__(self, stream: Stream) -> None:
-        self.has_id = stream.name == DEFAULT_STREAM
+        self.has_id = stream.name == BUZZ
         self.name = BUZZ_TABLE if self.has_id else stream.name
         self.fields: tuple[Field, ...] = (*stream.codec.fields, *_OWN)
         self.columns = tuple(field.name for field in self.fields)
