@@ -12,8 +12,9 @@ from cyclopts import Parameter
 
 from tests.helpers import run_python, start_python
 from utils.app import cli
-from utils.app.config import DEFAULTS, PROJECT_DIR, Interval, Settings, kafka_security
+from utils.app.config import DEFAULTS, PROJECT_DIR, Interval, Reads, Settings, kafka_security
 from utils.app.errors import PositionMoved, Rejected, SinkReplaced, ToolkitError, Unavailable
+from utils.sinks import Sinks
 
 
 @pytest.fixture(autouse=True)
@@ -226,7 +227,7 @@ def test_a_password_in_a_broken_env_file_is_not_shown(settings: Settings) -> Non
     (settings.data_path.parent / ".env").write_text("LOG_LEVEL=DEBUG\nKAFKA_PASSWORD hunter2\n")
     done = run_python("producers.ragini_producer", "--count", "1", settings=settings)
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 1 and "line 2: KAFKA_PASSWORD ... is not NAME=VALUE" in done.stderr
+    assert done.stderr.count("\n") == 1 and "line 2: KAFKA_PASSWORD is not NAME=VALUE" in done.stderr
     assert "hunter2" not in done.stdout + done.stderr
 
 
@@ -250,3 +251,73 @@ def test_a_reader_that_leaves_is_no_error(settings: Settings) -> None:
     assert process.wait(30) == 0
     process.stderr.close()
     process.stdin.close()
+
+
+def test_a_command_takes_and_shows_only_the_settings_that_it_reads(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    got: list[Settings] = []
+
+    def main(*, settings: Annotated[Settings, Reads("live_file")] = DEFAULTS) -> int:
+        got.append(settings)
+        return 0
+
+    monkeypatch.setenv("BASE_DATA_DIR", str(tmp_path))
+    assert cli.run(main, name="producers.test", arguments=["--live-file", "x.jsonl"]) == 0
+    assert got == [Settings(data_dir=tmp_path, live_file=Path("x.jsonl"))]
+    assert cli.run(main, name="producers.test", arguments=["--topic", "x"]) == 2
+    assert "--topic" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.run(main, name="producers.test", arguments=["--help"])
+    shown = capsys.readouterr().out
+    assert "--live-file" in shown
+    assert "--topic" not in shown
+
+
+def test_a_list_of_choices_ends_at_the_first_word_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    got: list[tuple[str, tuple[str, ...]]] = []
+
+    def main(place: str, /, *, sinks: Sinks = (), settings: Settings = DEFAULTS) -> int:
+        got.append((place, sinks))
+        return 0
+
+    assert cli.run(main, name="producers.test", arguments=["--sinks", "file", "sqlite", "a.csv"]) == 0
+    assert cli.run(main, name="producers.test", arguments=["a.csv", "--sinks", "file", "sqlite"]) == 0
+    assert got == [("a.csv", ("file", "sqlite"))] * 2
+    assert cli.run(main, name="producers.test", arguments=["a.csv", "--sinks", "fil"]) == 2
+    assert "fil" in capsys.readouterr().err
+
+
+def test_an_env_file_is_expanded_as_its_library_does(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HERE", str(tmp_path))
+    (empty_folder / ".env").write_text("BASE_DATA_DIR=${HERE}/x\n")
+    assert cli.read_env_file()[1] == {"BASE_DATA_DIR": f"{tmp_path}/x"}
+
+
+@pytest.mark.parametrize("line", ["LOG_LEVEL=a\0b", 'LOG_LEVEL="a b', "LOG_LEVEL"])
+def test_a_line_of_the_env_file_that_cannot_be_used_is_named(empty_folder: Path, line: str) -> None:
+    (empty_folder / ".env").write_text(f"# first\n{line}\n")
+    with pytest.raises(ToolkitError, match="line 2: LOG_LEVEL is not NAME=VALUE"):
+        cli.read_env_file()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows deletes no current folder")
+def test_a_deleted_current_folder_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert cli.run(lambda: 0, name="producers.test", arguments=[]) == 2
+    assert capsys.readouterr().err == "producers.test: the current folder was deleted: change to another one\n"
+
+
+def test_what_goes_wrong_before_the_log_is_set_up_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def load_env() -> None:
+        raise ZeroDivisionError("odd")
+
+    assert cli.run(lambda: 0, name="producers.test", arguments=[], load_env=load_env) == 3
+    assert capsys.readouterr().err == "producers.test: unexpected ZeroDivisionError: odd\n"

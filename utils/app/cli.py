@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 a check failed; 2 usage, configuration, journal in use; 3 
 
 import atexit
 import os
+import re
 import sys
 import threading
 import time
@@ -16,16 +17,18 @@ from typing import TextIO
 
 import cyclopts
 from cyclopts import App, Parameter
+from dotenv.main import resolve_variables
 from dotenv.parser import parse_stream
 from loguru import logger
 
 from utils.app import early, log
-from utils.app.config import DEFAULTS, PROJECT_DIR, variables
+from utils.app.config import DEFAULTS, PROJECT_DIR, full, narrowed, variables
 from utils.app.early import UNFINISHED
 from utils.app.errors import ToolkitError
 
 CHECK_FAILED = 1
 PROGRESS_EVERY_S = 5.0
+_NAME = re.compile(r"(export\s+)?[A-Za-z_]\w*")
 
 
 def run(
@@ -43,6 +46,7 @@ def run(
     for stream_name in ("stdout", "stderr"):
         if getattr(sys, stream_name) is None:  # closed by whoever started us
             setattr(sys, stream_name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (as long as we live)
+    functions = [narrowed(each) for each in (main, *others)]
     app = App(
         name=f"python -m {name}",
         help=main.__doc__,
@@ -50,11 +54,11 @@ def run(
         default_parameter=Parameter(negative=()),  # no --no-once, no --empty-sinks
         result_action="return_value",
     )
-    app.default(main)
-    for command in others:
+    app.default(functions[0])
+    for command in functions[1:]:
         app.command(command)
     before = set(threading.enumerate())
-    code = 0
+    code, ready = 0, False
     try:
         early.begin()
         logger.remove()  # the library's own way of logging shows values, passwords among them
@@ -62,16 +66,17 @@ def run(
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a Windows code page lacks most letters
         (load_env or load_env_file)()
-        command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
-        settings = bound.arguments.get("settings", DEFAULTS)
-        log.set_up(settings, name.rpartition(".")[2], secrets=_secrets())
+        tokens = _one_by_one(sys.argv[1:] if arguments is None else arguments, functions)
+        command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+        log.set_up(full(bound.arguments.get("settings", DEFAULTS)), name.rpartition(".")[2], secrets=_secrets())
+        ready = True
         code = command(*bound.args, **bound.kwargs) or 0
     except SystemExit as error:
         if not isinstance(error.__context__, BrokenPipeError):  # rich's answer to it
             raise
         _nobody_reads(sys.stdout)
     except BaseException as error:  # noqa: BLE001 (each becomes one line and an exit code)
-        code = _ended_by(error, name)
+        code = _ended_by(error, name, ready)
     stuck = [thread for thread in threading.enumerate() if thread.daemon and thread not in before]
     if stuck:
         atexit.register(_leave_behind, stuck, code)
@@ -86,7 +91,27 @@ def _leave_behind(threads: list[threading.Thread], code: int) -> None:
         os._exit(code)
 
 
-def _ended_by(error: BaseException, name: str) -> int:
+def _one_by_one(tokens: Sequence[str], functions: Iterable[Callable[..., int]]) -> list[str]:
+    """`--sinks a b REST` as `--sinks a --sinks b REST`: such a list ends at the first word that is no choice."""
+    choices: dict[str, tuple[str, ...]] = {}
+    for function in functions:
+        app = App()
+        app.default(function)
+        for argument in app.assemble_argument_collection():
+            if argument.parameter.consume_multiple and (found := argument.get_choices()):
+                choices |= dict.fromkeys(argument.names, tuple(found))
+    result: list[str] = []
+    option = ""
+    for token in tokens:
+        if option and token in choices[option]:
+            result += [token] if result[-1] == option else [option, token]
+            continue
+        option = token if token in choices else ""
+        result.append(token)
+    return result
+
+
+def _ended_by(error: BaseException, name: str, ready: bool) -> int:
     """Turn whatever ended a command into one line on stderr and an exit code; tracebacks go to the log file."""
     match error:
         case cyclopts.UnusedCliTokensError():
@@ -102,8 +127,10 @@ def _ended_by(error: BaseException, name: str) -> int:
         case KeyboardInterrupt():
             line, code = "interrupted before it began", UNFINISHED
         case _:
-            logger.opt(exception=error).error("unexpected {}: {} (traceback in logs/)", type(error).__name__, error)
-            return UNFINISHED
+            line, code = f"unexpected {type(error).__name__}: {_one_line(error)}", UNFINISHED
+            if ready:
+                logger.opt(exception=error).error("{} (traceback in logs/)", line)
+                return code
     print_lines(f"{name}: {log.masked(line, _secrets())}", to=sys.stderr)
     return code
 
@@ -153,7 +180,10 @@ def read_env_file() -> tuple[Path | None, dict[str, str]]:
 
     Raises ToolkitError naming file and line if it cannot be read or parsed.
     """
-    here = Path.cwd() / ".env"
+    try:
+        here = Path.cwd() / ".env"
+    except FileNotFoundError as error:
+        raise ToolkitError("the current folder was deleted: change to another one") from error
     path = here if here.exists() else PROJECT_DIR / ".env"
     if not path.exists():
         return None, {}
@@ -165,13 +195,17 @@ def read_env_file() -> tuple[Path | None, dict[str, str]]:
     except OSError as error:
         raise ToolkitError(f"{path} cannot be read: {error.strerror or error}") from error
     for binding in bindings:
-        if binding.error or (binding.key and binding.value is None):
+        if binding.error or (binding.key and binding.value is None) or "\0" in binding.original.string:
             whole = binding.original.string
             text = whole.strip()
             line = binding.original.line + whole[: whole.index(text)].count("\n")
-            # The line may hold a password, so only its beginning is shown.
-            raise ToolkitError(f"{path} line {line}: {text.split()[0]} ... is not NAME=VALUE; mend or remove it")
-    return path, {binding.key: binding.value for binding in bindings if binding.key and binding.value}
+            # The line may hold a password, so only the name is shown.
+            known = _NAME.match(text)
+            shown = known[0] if known else "what stands there"
+            raise ToolkitError(f"{path} line {line}: {shown} is not NAME=VALUE on one line; correct or remove it")
+    pairs = [(binding.key, binding.value) for binding in bindings if binding.key]
+    values = resolve_variables(pairs, override=False)
+    return path, {name: value for name, value in values.items() if value}
 
 
 def load_env_file() -> None:

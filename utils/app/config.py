@@ -1,9 +1,11 @@
 """Every setting: option, variable, default and meaning, once. The only reader of the environment."""
 
+import inspect
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, make_dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -166,6 +168,53 @@ class Settings:
 
 
 DEFAULTS = Settings()
+
+ALWAYS = ("data_dir", "log_level")
+FILES = ("live_file", "sqlite_file", "duckdb_file")
+KAFKA = ("kafka_broker", "topic")
+
+
+class Reads:
+    """Names the settings that a command reads, and therefore takes and shows, beside the folder and the log level.
+
+    Use: `settings: Annotated[Settings, Reads("live_file")] = DEFAULTS`. Without it a command takes all.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self.names = (*ALWAYS, *names)
+
+
+def narrowed(command: Callable[..., int]) -> Callable[..., int]:
+    """The command with a signature that has only the settings that it reads."""
+    hints = get_type_hints(command, include_extras=True)
+    reads = [each for each in getattr(hints.get("settings"), "__metadata__", ()) if isinstance(each, Reads)]
+    if not reads:
+        return command
+    all_hints = get_type_hints(Settings, include_extras=True)
+    wanted = [
+        (each.name, all_hints[each.name], each.default) for each in fields(Settings) if each.name in reads[0].names
+    ]
+    made = make_dataclass("Settings", wanted, frozen=True, namespace={"__module__": __name__})
+    view = Parameter(name="*")(made)
+
+    @wraps(command)
+    def call(*arguments: Any, settings: Any = view(), **options: Any) -> int:  # noqa: B008
+        return command(*arguments, settings=full(settings), **options)
+
+    signature = inspect.signature(command)
+    parameters = [
+        each.replace(annotation=view, default=view()) if each.name == "settings" else each
+        for each in signature.parameters.values()
+    ]
+    call.__annotations__ = hints | {"settings": view}
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # a function's own
+    return call
+
+
+def full(settings: Any) -> Settings:
+    """All settings, from those that a command takes."""
+    return settings if isinstance(settings, Settings) else Settings(**vars(settings))
+
 
 Interval = Annotated[
     float,
