@@ -66,7 +66,7 @@ def run(
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a Windows code page lacks most letters
         (load_env or load_env_file)()
-        tokens = _one_by_one(sys.argv[1:] if arguments is None else arguments, functions)
+        tokens = _lists_last(sys.argv[1:] if arguments is None else arguments, functions)
         command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
         log.set_up(full(bound.arguments.get("settings", DEFAULTS)), name.rpartition(".")[2], secrets=_secrets())
         ready = True
@@ -91,8 +91,8 @@ def _leave_behind(threads: list[threading.Thread], code: int) -> None:
         os._exit(code)
 
 
-def _one_by_one(tokens: Sequence[str], functions: Iterable[Callable[..., int]]) -> list[str]:
-    """`--sinks a b REST` as `--sinks a --sinks b REST`: such a list ends at the first word that is no choice."""
+def _lists_last(tokens: Sequence[str], functions: Iterable[Callable[..., int]]) -> list[str]:
+    """`--sinks a b REST` as `REST --sinks a b`: such a list ends at the first word that is no choice."""
     choices: dict[str, tuple[str, ...]] = {}
     for function in functions:
         app = App()
@@ -100,15 +100,17 @@ def _one_by_one(tokens: Sequence[str], functions: Iterable[Callable[..., int]]) 
         for argument in app.assemble_argument_collection():
             if argument.parameter.consume_multiple and (found := argument.get_choices()):
                 choices |= dict.fromkeys(argument.names, tuple(found))
-    result: list[str] = []
+    others: list[str] = []
+    lists: list[str] = []
     option = ""
     for token in tokens:
-        if option and token in choices[option]:
-            result += [token] if result[-1] == option else [option, token]
-            continue
-        option = token if token in choices else ""
-        result.append(token)
-    return result
+        if token in choices or (option and token in choices[option]):
+            lists.append(token)
+        else:
+            # What follows an option is its value, even if it is no choice: the parser names it then.
+            (lists if lists and lists[-1] == option else others).append(token)
+        option = token if token in choices else option if token in choices.get(option, ()) else ""
+    return others + lists
 
 
 def _ended_by(error: BaseException, name: str, ready: bool) -> int:
