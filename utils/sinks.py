@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import msgspec
 from cyclopts import Parameter
 
 from utils.app.config import Settings
@@ -162,7 +161,8 @@ def find_stream(name: str, settings: Settings, source_name: str = AUTO) -> Strea
     Raises Absent if there is neither yet, Unavailable if the source cannot be read now, ToolkitError if the name or
     the file cannot be used.
     """
-    from utils.records.schema import inferred, known
+    from utils.records.infer import inferred, values_of
+    from utils.records.schema import known
 
     if found := known(checked_name(name), settings.schema_folder):
         return found
@@ -173,4 +173,4 @@ def find_stream(name: str, settings: Settings, source_name: str = AUTO) -> Strea
         chunk = reader.poll(INFERRED_FROM)
     if chunk is None or not chunk.records:
         raise Absent(f"stream {name} has no schema file and no records yet")
-    return inferred(name, [msgspec.json.decode(bare.codec.encode(record)) for record in chunk.records])
+    return inferred(name, [values_of(bare.codec.encode(record)) for record in chunk.records])

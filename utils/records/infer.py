@@ -1,0 +1,147 @@
+"""What records say about their stream: types and roles of fields from counted kinds of values. No I/O."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+from msgspec.json import Decoder
+
+from utils.records.codec import MAX_EXACT, MAX_INT64, OWN, Field, microseconds
+from utils.records.stream import Stream
+
+ENOUGH = 0.9  # of the values make a type
+TIMES = ("timestamp", "time", "ts", "date", "datetime", "created_at")
+SHORTEST_INSTANT = 16  # characters: a date alone stays text, for as an instant its day depends on the zone
+GROUPS = range(2, 21)  # how many different values a field has that divides records into groups
+PER_GROUP = 5  # records at least
+WORDS_PER_GROUP = 2.5  # on average; more is prose
+
+_EPOCH_S, _EPOCH_MS = (1e8, 1e11), (1e11, 1e14)  # 1973 to 5138
+_IDENTIFIER = re.compile(
+    r"(^|[_\W])(id|index|idx|key|zip|code|no|nr|order|seq\w*|lat\w*|lon\w*|lng|year|mmsi)$|[a-z]I[dD]$", re.IGNORECASE
+)
+
+_object = Decoder(dict[str, Raw])
+
+Values = Mapping[str, Any]
+"""A record as a mapping of JSON values."""
+
+
+def values_of(line: bytes | str) -> Values:
+    """The values of a JSON object; one that Python cannot hold (1e400) becomes an empty array."""
+    found: dict[str, Any] = {}
+    for name, raw in _object.decode(line).items():
+        try:
+            found[name] = msgspec.json.decode(raw)
+        except ValueError:
+            found[name] = []
+    return found
+
+
+def fields(records: Iterable[Values]) -> tuple[Field, ...]:
+    """The fields that have values in records, in the order of their appearance, but our `producer_id` and `sequence`.
+
+    A field without any value is left out: once it has one, that decides its type.
+    """
+    kinds: dict[str, Counter[str]] = {}
+    for record in records:
+        for name, value in record.items():
+            if value is not None and name not in OWN:
+                kinds.setdefault(name, Counter())[_kind(value)] += 1
+    return tuple(Field(name, _type_of(counted)) for name, counted in kinds.items())
+
+
+def _kind(value: Any) -> str:
+    kind = "json"
+    if isinstance(value, bool):
+        kind = "boolean"
+    elif isinstance(value, float):
+        kind = "number"
+    elif isinstance(value, int):
+        if abs(value) <= MAX_INT64:
+            kind = "whole" if abs(value) <= MAX_EXACT else "integer"
+    elif isinstance(value, str):
+        kind = "timestamp" if len(value) >= SHORTEST_INSTANT and microseconds(value) is not None else "text"
+    return kind
+
+
+def _type_of(kinds: Counter[str]) -> str:
+    """The first type that enough values fit. Whole numbers are of type number, because 20 may be followed by 20.5."""
+    fitting = {
+        "number": kinds["whole"] + kinds["number"],
+        "integer": kinds["whole"] + kinds["integer"],
+        "boolean": kinds["boolean"],
+        "timestamp": kinds["timestamp"],
+        "text": kinds["text"] + kinds["timestamp"],
+    }
+    if kinds["integer"] > kinds["number"]:
+        del fitting["number"]
+    return next((name for name, count in fitting.items() if count >= ENOUGH * kinds.total()), "json")
+
+
+def instant_us(value: Any) -> int | None:
+    """Microseconds since 1970 of a timestamp, or of epoch seconds or milliseconds; None if it is none of them."""
+    if isinstance(value, str):
+        return microseconds(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if _EPOCH_S[0] < value < _EPOCH_S[1]:
+            return round(value * 1e6)
+        if _EPOCH_MS[0] < value < _EPOCH_MS[1]:
+            return round(value * 1e3)
+    return None
+
+
+def time_field(found: Sequence[Field], records: Sequence[Values]) -> str | None:
+    """The field that holds the event time: one of TIMES if its values are times, else the first timestamp."""
+    by_name = {field.name.lower(): field.name for field in reversed(found)}
+    for name in (by_name[each] for each in TIMES if each in by_name):
+        values = [value for record in records if (value := record.get(name)) is not None]
+        if values and sum(instant_us(value) is not None for value in values) >= ENOUGH * len(values):
+            return name
+    return next((field.name for field in found if field.type == "timestamp"), None)
+
+
+def with_roles(stream: Stream, records: Sequence[Values]) -> Stream:
+    """The stream with a field in each role that nobody named, as far as records have one that suits.
+
+    `by` is the first text with few, short, repeated values; `value` the first number that measures something, and
+    `histogram` the second.
+    """
+    time = stream.time or time_field(stream.fields, records)
+    columns = {
+        field.name: [value for record in records if (value := record.get(field.name)) is not None]
+        for field in stream.fields
+        if field.name != time
+    }
+    texts = [field.name for field in stream.fields if field.type == "text" and field.name != time]
+    numbers = [field.name for field in stream.fields if field.type in ("number", "integer") and field.name != time]
+    by = stream.by or next((name for name in texts if _divides(columns[name])), None)
+    measures = [name for name in numbers if not _IDENTIFIER.search(name) and _varies(columns[name])]
+    value = stream.value or next(iter(measures), None)
+    histogram = stream.histogram or next((name for name in measures if name != value), value)
+    return replace(stream, time=time, by=by, value=value, histogram=histogram)
+
+
+def _divides(values: Sequence[Any]) -> bool:
+    texts = list(map(str, values))
+    groups = len(set(texts))
+    words = sum(len(text.split()) for text in texts)
+    return groups in GROUPS and len(texts) >= PER_GROUP * groups and words <= WORDS_PER_GROUP * len(texts)
+
+
+def _varies(values: Sequence[Any]) -> bool:
+    """Whether numbers measure something: a few different ones that do not only count up."""
+    numbers = [value for value in values if isinstance(value, int | float)]
+    return len(set(numbers)) > 2 and any(after <= before for before, after in pairwise(numbers))
+
+
+def inferred(name: str, records: Sequence[Values]) -> Stream:
+    """The stream of this name whose fields and roles are those of its first records."""
+    return with_roles(Stream(name, fields=fields(records)), records)
