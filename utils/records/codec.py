@@ -150,12 +150,17 @@ class Codec:
         for attribute in self._json:
             if any(bytes(value) == b"null" for value in map(attrgetter(attribute), records)):
                 return None
-        return records
+        return records if not self._json or _is_utf8(data) else None
 
     def decode(self, line: bytes | str) -> Any:
         """The record of one JSON object; what does not fit goes to `extra`. Raises ValueError with the reason."""
+        return self._filled(self.decode_any(line))
+
+    def decode_any(self, line: bytes | str) -> Any:
+        """`decode` for any JSON object, also one that lacks what every record of this stream must have."""
         data = line.encode() if isinstance(line, str) else line
         try:
+            data.decode()  # the decoder does not check what it leaves as it is
             try:
                 return self._checked(self._strict.decode(data), [])
             except msgspec.ValidationError:
@@ -165,7 +170,6 @@ class Codec:
                 record = self._lenient.decode(data)
             except msgspec.ValidationError:  # some value does not fit
                 record, left = self._by_member(members)
-            data.decode()  # what is not decoded is not checked for UTF-8
         except RecursionError:
             raise ValueError("nested too deeply") from None
         return self._checked(record, left)
@@ -199,6 +203,9 @@ class Codec:
             record.extra = (b"{" + b",".join(members) + b"}").decode()
         if (record.producer_id is None) != (record.sequence is None):
             record.producer_id = record.sequence = None
+        return record
+
+    def _filled(self, record: Any) -> Any:
         if self._fill is not None:
             self._fill(record)
         return record
@@ -222,10 +229,7 @@ class Codec:
             (NONE if value is None else Raw(value)) if field.type == "json" else value
             for field, value in zip(self.fields, row, strict=False)
         ]
-        record = self.type(*values, *row[len(values) :])
-        if self._fill is not None:
-            self._fill(record)
-        return record
+        return self._filled(self.type(*values, *row[len(values) :]))
 
     def encode(self, record: Any) -> bytes:
         """The record as one JSON object without line end: the fields that have a value, then those of `extra`."""
@@ -260,6 +264,14 @@ def kept_fields(records: Iterable[Any]) -> Counter[str]:
     return Counter(
         name for record in records if record.extra is not None for name in _object.decode(record.extra.encode())
     )
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _attribute(name: str, number: int) -> str:

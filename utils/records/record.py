@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
@@ -49,6 +50,13 @@ class Invalid(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Line(msgspec.Struct):
+    """A JSON object as another program wrote it, and its event time if it is known."""
+
+    line: bytes
+    timestamp: str = ""
+
+
 class _Peek(msgspec.Struct, gc=False):
     """The members of an external record whose names are ours; decoding it skips the rest at C speed."""
 
@@ -56,6 +64,10 @@ class _Peek(msgspec.Struct, gc=False):
     producer_id: Raw = NONE
     sequence: Raw = NONE
 
+
+_PLACE = re.compile(r"\(byte (\d+)\)")
+_NOT_FINITE = re.compile(rb"NaN|-?Inf")
+_LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 
 _peek = Decoder(_Peek)
 _object = Decoder(dict[str, Raw])
@@ -84,7 +96,9 @@ def _finite(value: object) -> bool:
         return math.isfinite(value)
     if isinstance(value, Mapping):
         return all(map(_finite, value.values()))
-    return not isinstance(value, list | tuple) or all(map(_finite, value))
+    if isinstance(value, list | tuple):
+        return all(map(_finite, value))
+    return value is None or isinstance(value, str | int) or _finite(msgspec.to_builtins(value))
 
 
 def _check_size(size: int) -> None:
@@ -113,11 +127,12 @@ def stamp(line: bytes, producer_id: str, sequence: int, timestamp: str) -> bytes
         raise ValueError("nested too deeply") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"not valid UTF-8 at byte {error.start}") from error
+    except msgspec.DecodeError as error:
+        raise ValueError(_reason(error, line)) from error
     if seen.producer_id is not NONE or seen.sequence is not NONE or bytes(seen.timestamp) == b"null":
         members = _object.decode(line)  # rare: names that are ours
         for name in ("producer_id", "sequence"):
-            if name in members:
-                members[f"source_{name}"] = members.pop(name)
+            _move(members, name)
         if bytes(seen.timestamp) == b"null":
             del members["timestamp"]
             seen.timestamp = NONE
@@ -126,6 +141,24 @@ def stamp(line: bytes, producer_id: str, sequence: int, timestamp: str) -> bytes
     event = b'"timestamp":"%b",' % timestamp.encode() if seen.timestamp is NONE else b""
     ids = b'"producer_id":"%b","sequence":%d}\n' % (producer_id.encode(), sequence)
     return line[:-1].rstrip() + comma + event + ids
+
+
+def _move(members: dict[str, Raw], name: str) -> None:
+    """Give a member its name as a source's; one that has this name already came from farther and moves as well."""
+    if name in members:
+        _move(members, f"source_{name}")
+        members[f"source_{name}"] = members.pop(name)
+
+
+def _reason(error: msgspec.DecodeError, line: bytes) -> str:
+    """Why a line is no JSON, in the words of its author: the decoder names a byte only."""
+    reason = str(error)
+    place = _PLACE.search(reason)
+    if place and _NOT_FINITE.match(line, int(place[1])):
+        return f"NaN or Infinity (byte {place[1]})"
+    if "surrogate" in reason or _LONE_SURROGATE.search(line):
+        return "a lone surrogate in a text"
+    return reason
 
 
 def _depth(line: bytes) -> int:
@@ -145,6 +178,19 @@ def _depth(line: bytes) -> int:
         elif each in b"}]":
             depth -= 1
     return deepest
+
+
+def without_ids(record: Mapping[str, Any]) -> bytes:
+    """The JSON line of any mapping, with all its fields but ids. Raises ValueError for what no sink could store."""
+    plain = {str(name): value for name, value in record.items() if name not in ("producer_id", "sequence")}
+    try:
+        line = encoder.encode(plain)
+    except (TypeError, OverflowError, UnicodeEncodeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    if not _finite(plain):
+        raise ValueError("a number is not finite")
+    _check_size(len(line))
+    return line + b"\n"
 
 
 class Batch:
@@ -169,9 +215,9 @@ class Batch:
         return cls(producer_id, first + len(records) - 1, len(records), encode_records(records), codec)
 
     @classmethod
-    def of_lines(cls, lines: Iterable[tuple[bytes, str]], producer_id: str, first: int, codec: Codec) -> Batch:
-        """Batch of lines of other programs, each with its event time. Raises ValueError like `stamp`."""
-        stamped = [stamp(line, producer_id, first + each, event) for each, (line, event) in enumerate(lines)]
+    def of_lines(cls, lines: Sequence[Line], producer_id: str, first: int, codec: Codec) -> Batch:
+        """Batch of lines of other programs. Raises ValueError like `stamp`."""
+        stamped = [stamp(each.line, producer_id, first + n, each.timestamp) for n, each in enumerate(lines)]
         return cls(producer_id, first + len(stamped) - 1, len(stamped), b"".join(stamped), codec)
 
     @property
@@ -300,13 +346,6 @@ def decode_each(
         except ValueError as error:
             invalid.append(Invalid(where, str(error)))
     return messages, invalid
-
-
-def without_ids(record: Mapping[str, Any]) -> tuple[Message, bytes]:
-    """Message from any mapping, and its JSON line, outside all numbering. Raises ValueError with the reason."""
-    message = from_mapping(record)
-    message.producer_id = message.sequence = None
-    return message, encode_lines([message])
 
 
 def encode_lines(messages: Sequence[Message]) -> bytes:
