@@ -3,13 +3,15 @@
 import random
 import sys
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from utils.app import cli
-from utils.app.config import ALL_SINKS, DEFAULTS, WHOLE_RUN, Interval, Run, Seed, Settings, Sinks
+from utils.app.config import DEFAULTS, PRODUCING, Interval, Reads, Seed, Settings
 from utils.delivery import producing
 from utils.records import sentiment
 from utils.records.record import Message
+from utils.records.stream import BUZZ
+from utils.sinks import ALL, WHOLE_RUN, Run, Sinks
 
 TOPICS = {  # as it stands in the text: keyword and category
     "a meme": ("meme", "humor"),
@@ -51,7 +53,7 @@ HABITS = (
 )
 PHRASES_PER_SHARE = 40
 
-Row = tuple[str, str, str, str, float, str, int]  # a message without ids, in the order of its fields
+Row = tuple[str, str, str, float, str, int]  # a message without ids, in the order of its fields
 
 
 def buzz(habit: Habit, rng: random.Random) -> Row:
@@ -59,7 +61,7 @@ def buzz(habit: Habit, rng: random.Random) -> Row:
     topic = rng.choice(habit.favourites if rng.random() < 0.5 else tuple(TOPICS))
     keyword, category = TOPICS[topic]
     text = f"I just {rng.choice(VERBS)} {topic}! It was {rng.choice(habit.words)}."
-    return text, habit.author, "", category, sentiment.score(text), keyword, len(text)
+    return text, habit.author, category, sentiment.score(text), keyword, len(text)
 
 
 def messages(rng: random.Random) -> Iterator[tuple[float, Message]]:
@@ -74,13 +76,13 @@ def main(
     *,
     interval: Interval = 5.0,
     seed: Seed = None,
-    sinks: Sinks = ALL_SINKS,
+    sinks: Sinks = ALL,
     run: Run = WHOLE_RUN,
-    settings: Settings = DEFAULTS,
+    settings: Annotated[Settings, Reads(*PRODUCING)] = DEFAULTS,
 ) -> int:
     """Stream buzz messages of several authors into all four sinks, Kafka included, or those that --sinks names."""
     paced = messages(random.Random(seed))
-    return producing.produce("case", paced, settings, interval_s=interval, sinks=sinks, run=run)
+    return producing.produce(BUZZ, "case", paced, settings, interval_s=interval, sinks=sinks, run=run)
 
 
 if __name__ == "__main__":

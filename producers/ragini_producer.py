@@ -10,10 +10,12 @@ from typing import Annotated, Literal, NamedTuple
 from cyclopts import Parameter
 
 from utils.app import cli
-from utils.app.config import DEFAULTS, EMBEDDED_SINKS, WHOLE_RUN, Interval, Run, Seed, Settings, Sinks
+from utils.app.config import DEFAULTS, PRODUCING, Interval, Reads, Seed, Settings
 from utils.delivery import producing
 from utils.records import sentiment
 from utils.records.record import Message
+from utils.records.stream import BUZZ
+from utils.sinks import EMBEDDED, WHOLE_RUN, Run, Sinks
 
 AUTHORS = [*["Ragini"] * 6, *["Arjun"] * 4, *["Meera"] * 3, *["Lukas", "Sofia", "Kenji"] * 2, "Amara", "Tom"]
 TOPICS = [("workshop", "tech"), ("breakfast", "food"), ("garden", "nature"), ("match", "sports"), ("trip", "travel")]
@@ -36,7 +38,7 @@ SHORTEST, LENGTHS, LENGTH_WIDTH = 20, 5, 50  # characters: five classes of 50 ea
 MOODS = 10  # classes of sentiment, each a tenth wide
 
 Pattern = Literal["steady", "wave", "burst", "drift"]
-Row = tuple[str, str, str, str, float, str, int]  # a message without ids, in the order of its fields
+Row = tuple[str, str, str, float, str, int]  # a message without ids, in the order of its fields
 
 
 class Step(NamedTuple):
@@ -91,7 +93,7 @@ def pool(texts: int = 800) -> list[list[list[Row]]]:
                 text += " " + fact.format(keyword)
         mood, length = sentiment.score(text), len(text)
         classes[(length - SHORTEST) // LENGTH_WIDTH][min(int(mood * MOODS), MOODS - 1)].append(
-            (text, author, "", category, mood, keyword, length)
+            (text, author, category, mood, keyword, length)
         )
     return classes
 
@@ -109,13 +111,13 @@ def main(
     interval: Interval = 5.0,
     seed: Seed = None,
     pattern: Annotated[Pattern, Parameter(name="--pattern", help="How mood, length and rate change.")] = "wave",
-    sinks: Sinks = EMBEDDED_SINKS,
+    sinks: Sinks = EMBEDDED,
     run: Run = WHOLE_RUN,
-    settings: Settings = DEFAULTS,
+    settings: Annotated[Settings, Reads(*PRODUCING)] = DEFAULTS,
 ) -> int:
     """Stream "Hello World" messages of named persons into file, SQLite and DuckDB, or the sinks that --sinks names."""
     paced = messages(pattern, random.Random(seed))
-    return producing.produce("ragini", paced, settings, interval_s=interval, sinks=sinks, run=run)
+    return producing.produce(BUZZ, "ragini", paced, settings, interval_s=interval, sinks=sinks, run=run)
 
 
 if __name__ == "__main__":

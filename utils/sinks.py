@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from utils.app.config import Settings
+from utils.app.config import Count, Drain, Settings
 from utils.app.errors import Absent
 from utils.emitters.base import Emitter
 from utils.records.stream import BUZZ, Stream, checked_name
@@ -44,7 +44,7 @@ def _file_path(settings: Settings, stream: Stream) -> Path:
 def _file_emitter(settings: Settings, stream: Stream, key: str, mark: str) -> Emitter:
     from utils.emitters.file_emitter import FileEmitter
 
-    return FileEmitter(_file_path(settings, stream), mark)
+    return FileEmitter(_file_path(settings, stream))
 
 
 def _file_source(settings: Settings, stream: Stream, resume: Resume, finished: bool, shared: bool) -> Source:
@@ -136,6 +136,19 @@ Drop = Annotated[
         help="End the subscription of this sink and delete what is pending for it.",
     ),
 ]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Run:
+    """What every producer can be told about a run."""
+
+    count: Count = None
+    drain: Drain = 10.0
+    drop: Drop = ()
+
+
+WHOLE_RUN = Run()
 ChosenSource = Annotated[SourceName, Parameter(name="--source", help="What to read; auto takes what has data.")]
 
 

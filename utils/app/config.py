@@ -172,6 +172,8 @@ DEFAULTS = Settings()
 ALWAYS = ("data_dir", "log_level")
 FILES = ("live_file", "sqlite_file", "duckdb_file")
 KAFKA = ("kafka_broker", "topic")
+READING = (*FILES, *KAFKA)
+PRODUCING = (*READING, "kafka_partitions", "kafka_replication", "journal_max_mb")
 
 
 class Reads:

@@ -21,6 +21,7 @@ _HEADER_BYTES = 3 * 4096
 _RETRY_S = 0.01
 # Closing the file writes the last row group again, whole: DuckDB's own 122,880 rows take 20 ms longer.
 _ROW_GROUP_SIZE = 40_960
+_STORAGE_VERSION = "v1.0.0"  # of new files: tools with any DuckDB 1.x open them, and it costs nothing
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "threads": 1,
     # A file of another kind must not make DuckDB fetch an extension from the internet.
@@ -51,6 +52,21 @@ def errors(path: Path) -> Iterator[None]:
         raise
     except duckdb.Error as error:
         raise _mapped(path, error) from error
+
+
+def columns(connection: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
+    """Column -> type of a table of the attached file, nothing if there is none."""
+    query = "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = 'sink' AND table_name = ?"
+    return dict(connection.execute(query, [table]).fetchall())
+
+
+def has_default(connection: duckdb.DuckDBPyConnection, table: str, column: str) -> bool:
+    """Whether a column of the attached file fills itself."""
+    query = (
+        "SELECT column_default IS NOT NULL FROM duckdb_columns() "
+        "WHERE database_name = 'sink' AND table_name = ? AND column_name = ?"
+    )
+    return connection.execute(query, [table, column]).fetchall() == [(True,)]
 
 
 def _half_created(path: Path) -> bool:
@@ -88,6 +104,8 @@ def _attach(memory: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool, w
         raise ToolkitError(f"{path}: DuckDB cannot write in a folder with a ? in its name; use another --data-dir")
     quoted = str(path).replace("'", "''")
     how = "READ_ONLY" if read_only else f"ROW_GROUP_SIZE {_ROW_GROUP_SIZE}"
+    if not read_only and not path.exists():
+        how += f", STORAGE_VERSION '{_STORAGE_VERSION}'"
     attach = f"ATTACH '{quoted}' AS sink (TYPE duckdb, {how})"
     _once_free(lambda: memory.execute(attach), path, read_only=read_only, wait_s=wait_s)
     with errors(path):

@@ -4,7 +4,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from utils.app.errors import ToolkitError, Unavailable
@@ -68,6 +68,26 @@ def _use_wal(connection: sqlite3.Connection, wait_s: float) -> None:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline_s:
                 raise
         time.sleep(0.01)
+
+
+def columns(connection: sqlite3.Connection, table: str) -> dict[str, str]:
+    """Column -> declared type of a table, nothing if there is none."""
+    rows = connection.execute("SELECT name, type FROM pragma_table_info(?)", (table,))
+    return dict(rows.fetchall())
+
+
+def is_lasting(error: BaseException | None) -> bool:
+    """Whether an error tells that a table is not what it should be: no waiting heals that."""
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorname == "SQLITE_ERROR"
+
+
+def checkpoint(connection: sqlite3.Connection) -> None:
+    """Bring everything into the database file itself, before a file that was moved is closed.
+
+    SQLite leaves the log at the name that the file was opened by. A file that was deleted is of no interest.
+    """
+    with suppress(sqlite3.Error):
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 @contextmanager

@@ -1,232 +1,279 @@
-"""What all producers do with the messages they make: pace, stamp, acknowledge, deliver, drain, report."""
+"""What all producers do with the records they make: pace, acknowledge, deliver, drain, report."""
 
+import os
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
 
 from loguru import logger
 
 from utils.app import cli, early, signals
 from utils.app.backoff import Backoff
-from utils.app.config import EMBEDDED_SINKS, WHOLE_RUN, Run, Settings, SinkName
+from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.delivery.journal import Journal
 from utils.delivery.worker import Delivery
-from utils.emitters.base import Connect
-from utils.records.record import Message, timestamp_text
-from utils.sinks import emitter
-
-Paced = Iterable[tuple[float, Message]]
-"""Pairs of a gap (in intervals) and the message that comes after it, whose timestamp is still empty."""
+from utils.records.codec import instant_text, kept_fields
+from utils.records.record import Batch
+from utils.records.schema import declare
+from utils.records.stream import Stream
+from utils.sinks import EMBEDDED, SINKS, WHOLE_RUN, Run
 
 MAX_APPEND = 2_000
-MAX_APPEND_CHARACTERS = 1 << 20
+MAX_APPEND_BYTES = 2 << 20
 FIRST_LOOK_S = 2.0
 REPORT_EVERY_S = 5.0
-# Below this interval single messages are not logged, only the running total.
+# Below this interval single records are not logged, only the running total.
 SHOWN_INTERVAL_S = 0.1
 # Workers and producer share the interpreter; with the default of 5 ms a busy producer starves them.
 SWITCH_INTERVAL_S = 0.0005
 
 
+class Item(Protocol):
+    """What a producer makes: a Record, or a Line that another program made."""
+
+    timestamp: str
+
+
+Paced = Iterable[tuple[float, Any]]
+"""Pairs of a gap (in intervals) and the Item that comes after it; one without a timestamp gets the present time."""
+MakeBatch = Callable[[Sequence[Any], str, int, Any], Batch]
+
+
 def produce(
+    stream: Stream,
     name: str,
-    messages: Paced,
+    items: Paced,
     settings: Settings,
     *,
     interval_s: float,
-    sinks: tuple[SinkName, ...],
+    sinks: tuple[str, ...],
     run: Run = WHOLE_RUN,
+    make: MakeBatch = Batch.of_records,
 ) -> int:
-    """Run a producer until its messages, `run.count` or the user ends it; the exit code.
+    """Run a producer until its items, `run.count` or the user ends it; the exit code.
 
-    `name` is the journal's and the beginning of the producer_id. Raises ToolkitError for what only
-    the user can mend.
+    `name` is the journal's and the beginning of the producer_id. `make` turns items into a batch. Raises
+    ToolkitError for what only the user can fix.
     """
     stop = signals.stop_on_signals()
-    wanted = [sink for sink in dict.fromkeys(sinks) if sink not in run.forget]
+    wanted = [sink for sink in dict.fromkeys(sinks) if sink not in run.drop]
     if not wanted:
         raise ToolkitError("no sink is left to produce to: name at least one with --sinks")
-    paths = [settings.sink_path(sink) for sink in wanted if sink in EMBEDDED_SINKS]
-    if shared := next((path for path in paths if paths.count(path) > 1), None):
-        raise ToolkitError(f"two sinks have the same file {shared}: give each one of its own")
+    journal_path = settings.journal_path(name)
+    check_places(settings, stream, wanted, journal_path)
+    stream = declare(stream, settings.schema_folder)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    path, max_bytes = settings.journal_path(name), settings.journal_max_mb << 20
-    with closing(Journal(path, max_bytes=max_bytes, adopt=run.adopt)) as journal:
-        journal.forget(run.forget)
-        connects: dict[str, Connect] = {
-            sink: emitter(sink, settings, partial(journal.owed_since, sink)) for sink in wanted
-        }
+    with closing(Journal(journal_path, stream, max_bytes=settings.journal_max_mb << 20)) as journal:
+        journal.drop(run.drop)
+        connects = {sink: partial(SINKS[sink].emitter, settings, stream, journal.key) for sink in wanted}
         delivery = Delivery(journal, connects, settings.dead_letter_path)
-        delivery.start([sink for sink in wanted if sink in EMBEDDED_SINKS], FIRST_LOOK_S)
-        _say_owed(journal, delivery)
+        delivery.start([sink for sink in wanted if sink in EMBEDDED], FIRST_LOOK_S)
+        _log_pending(delivery)
         logger.info("{}: producing to {} as {}", name, ", ".join(wanted), journal.producer_id)
-        producer = Producer(journal, delivery, stop, interval_s)
+        producer = Producer(stream, Acknowledging(journal, delivery, stop), interval_s, make)
         try:
-            producer.run(islice(messages, run.count and min(run.count, sys.maxsize)))
+            producer.run(islice(items, run.count and min(run.count, sys.maxsize)), stop)
         finally:
             delivery.drain(run.drain)
-            producer.prune()
-            cli.print_lines(producer.summary(name))
-        return early.UNFINISHED if journal.first_waiting() <= journal.last else 0
+            producer.journal.prune()
+            cli.print_lines(_summary(name, producer, delivery))
+        unfinished = delivery.low_watermark() < journal.last or any(each.failure for each in delivery.workers.values())
+        return early.UNFINISHED if unfinished else 0
 
 
-def _say_owed(journal: Journal, delivery: Delivery) -> None:
-    """What sinks are owed from earlier runs; those not asked yet speak for themselves later."""
-    first = journal.first_waiting()  # what is gone from the journal was delivered, whether the sink answers or not
-    for sink, owed in journal.owed().items():
+def check_places(settings: Settings, stream: Stream, sinks: Iterable[str], journal_path: Path) -> None:
+    """Raise ToolkitError if two of sinks and journal use the same file, by whatever name."""
+    owners: dict[str, str] = {}
+    for owner in ("the journal", *sinks):
+        path = journal_path if owner == "the journal" else SINKS[owner].path(settings, stream)
+        if path is None:
+            continue
+        place = os.path.normcase(path.resolve())
+        for name in (place, *(f"{place}{suffix}" for suffix in ("-wal", "-shm", "-journal", ".wal", ".lock"))):
+            other = owners.setdefault(name, owner)
+            if other != owner:
+                raise ToolkitError(f"{other} and {owner} have the same file {name}: give each one of its own")
+
+
+def _log_pending(delivery: Delivery) -> None:
+    """What is pending from earlier runs; sinks that were not asked yet report for themselves later."""
+    for sink, pending in delivery.pending().items():
         worker = delivery.workers.get(sink)
         if worker is None:
             logger.info(
-                "{} is owed every message since {} but is not in this run (--forget {} ends that)",
-                sink,
-                owed.since,
-                sink,
-            )
-        elif worker.looked.is_set() and (waiting := journal.last - max(worker.progress.reached, first - 1)):
-            logger.info("{} is owed {:,} messages that waited for it", sink, waiting)
+                "{} is subscribed since {} but not in this run: {:,} records are pending for it (--drop {} ends that)",
+                sink, delivery.subscriptions[sink].since, pending, sink,
+            )  # fmt: skip
+        elif worker.looked.is_set() and pending:
+            logger.info("{:,} records are pending for {}", pending, sink)
 
 
-class Producer:
-    """Paces messages, appends them to the journal and wakes the workers."""
+class Acknowledging:
+    """Appends batches to the journal, and waits while it is at its limit or its disk is full."""
 
-    def __init__(self, journal: Journal, delivery: Delivery, stop: threading.Event, interval_s: float) -> None:
-        self._journal, self._delivery, self._stop = journal, delivery, stop
-        self._interval_s = interval_s
-        self._batch: list[Message] = []
-        self.made = self.acknowledged = self.refused = 0
-        self._said_full = False
-        self._started_s = self._reported_s = time.monotonic()
+    def __init__(self, journal: Journal, delivery: Delivery, stop: threading.Event) -> None:
+        self.journal, self.delivery, self._stop = journal, delivery, stop
+        self._logged_full = False
 
-    def run(self, messages: Paced) -> None:
-        """Append all messages, the first at once, each other when it is due; those due together in one batch."""
-        due_s = time.monotonic()
-        stamped_ms, stamp = 0, ""
-        interval_s = self._interval_s
-        batch, characters = self._batch, 0
-        try:
-            for gap, message in messages:
-                if interval_s and gap and (self.made or batch):  # the first one goes out at once
-                    due_s += gap * interval_s
-                    if due_s > time.monotonic():
-                        batch, characters = self._flush(), 0
-                        self._stop.wait(due_s - time.monotonic())
-                if self._stop.is_set():
-                    break
-                now_ms = int(time.time() * 1000)
-                if now_ms != stamped_ms:
-                    stamped_ms, stamp = now_ms, timestamp_text(now_ms / 1000)
-                message.timestamp = stamp
-                batch.append(message)
-                characters += len(message.message) + len(message.author) + len(message.category)
-                if len(batch) >= MAX_APPEND or characters >= MAX_APPEND_CHARACTERS:
-                    batch, characters = self._flush(), 0
-        finally:  # a recording may turn out to be broken
-            self._flush()
+    def append(self, batch: Batch, positions: dict[str, str] | None = None) -> bool:
+        """Whether the batch is acknowledged; False only when told to stop while waiting.
 
-    def _flush(self) -> list[Message]:
-        """Append what has been made; the new, empty batch."""
-        batch, self._batch = self._batch, []
-        self._append(batch)
-        return self._batch
-
-    def _append(self, batch: list[Message]) -> None:
-        """Acknowledge a batch: waits while the journal is at its limit or its disk is full."""
-        if not batch:
-            return
-        self.made += len(batch)
-        try:
-            if self._wait_for_room() and self._stored(batch):
-                self.acknowledged += len(batch)
-                self._delivery.wake()
-                self._report(batch)
-        except ValueError as error:
-            if len(batch) == 1:
-                self.refused += 1
-                logger.error("message refused, no sink could hold it: {}", error)
-            else:
-                self.made -= len(batch)
-                for message in batch:
-                    self._append([message])
-
-    def prune(self) -> None:
-        """Free what every owed sink holds; on a full disk that has to wait, and then is done at the next append."""
-        try:
-            self._journal.prune(self._delivery.held_by_all())
-        except Unavailable as error:
-            logger.warning("delivered messages stay in the journal for now: {}", error)
-
-    def _stored(self, batch: list[Message]) -> bool:
-        backoff = Backoff()
-        complained = False
+        Raises ToolkitError with exit code 3 if it would wait for a sink that has failed.
+        """
+        if not self._wait_for_room():
+            return False
+        backoff, waiting = Backoff(), False
         while True:
             try:
-                self._journal.append(batch, delivered=self._delivery.held_by_all())
+                self.journal.append(batch, reached=self.delivery.reached(), positions=positions)
             except Unavailable as error:
-                if not complained:
-                    logger.error("journal cannot take messages, waiting: {}", error)
-                complained = True
+                if not waiting:
+                    logger.error("journal cannot take records, waiting: {}", error)
+                waiting = True
                 if self._stop.wait(backoff.next_s()):
                     return False
-            else:
-                if complained:
-                    logger.info("journal takes messages again")
-                return True
+                continue
+            if waiting:
+                logger.info("journal takes records again")
+            self.delivery.wake()
+            return True
+
+    def prune(self) -> None:
+        """Free what every subscribed sink stores; on a full disk the next append does it."""
+        try:
+            self.journal.prune(self.delivery.reached())
+        except Unavailable as error:
+            logger.warning("delivered records stay in the journal for now: {}", error)
 
     def _wait_for_room(self) -> bool:
         """Below the journal's limit at once; at it, wait for the slowest sink. False when told to stop."""
-        if self._journal.waiting_bytes < self._journal.max_bytes // 2:
-            self._said_full = False
-        while self._journal.waiting_bytes >= self._journal.max_bytes:
+        journal, delivery = self.journal, self.delivery
+        if journal.pending_bytes < journal.max_bytes // 2:
+            self._logged_full = False
+        while journal.pending_bytes >= journal.max_bytes:
             with suppress(Unavailable):  # a full disk is another reason to wait
-                self._journal.prune(self._delivery.held_by_all())
-            if self._journal.waiting_bytes < self._journal.max_bytes:
+                journal.prune(delivery.reached())
+            if journal.pending_bytes < journal.max_bytes:
                 break
-            if not self._said_full:
-                reached = self._delivery.reached()
-                logger.warning(
-                    "journal is full ({} MiB, JOURNAL_MAX_MB): waiting for {}",
-                    self._journal.max_bytes >> 20,
-                    min(reached, key=lambda sink: reached[sink]),
-                )
-                self._said_full = True
+            pending = delivery.pending()
+            slowest = max(pending, key=lambda sink: pending[sink])
+            full = f"journal is full ({journal.max_bytes >> 20} MiB, JOURNAL_MAX_MB)"
+            worker = delivery.workers.get(slowest)
+            if worker is None or worker.failure:
+                reason = worker.status.reason if worker else "it is not in this run: name it in --sinks or --drop it"
+                raise Unavailable(f"{full} and {slowest} takes nothing: {reason}")
+            if not self._logged_full:
+                logger.warning("{}: waiting for {}", full, slowest)
+                self._logged_full = True
             if self._stop.is_set():
                 return False
-            with self._delivery.changed:
-                self._delivery.changed.wait(0.2)
+            with delivery.changed:
+                delivery.changed.wait(0.2)
         return True
 
-    def _report(self, batch: list[Message]) -> None:
+
+class Producer:
+    """Paces items and hands them on in batches."""
+
+    def __init__(self, stream: Stream, journal: Acknowledging, interval_s: float, make: MakeBatch) -> None:
+        self._stream, self.journal, self._interval_s, self._make = stream, journal, interval_s, make
+        self._limit = 64  # of a batch; grows where records are small
+        self.counts: Counter[str] = Counter()
+        self.kept: Counter[str] = Counter()
+        self._started_s = self._reported_s = time.monotonic()
+
+    def run(self, items: Paced, stop: threading.Event) -> None:
+        """Append all items, the first at once, each other when it is due; those due together in one batch."""
+        due_s = time.monotonic()
+        stamped_ms, stamp = 0, ""
+        interval_s = self._interval_s
+        batch: list[Any] = []
+        try:
+            for gap, item in items:
+                if interval_s and gap and (self.counts["made"] or batch):  # the first one goes out at once
+                    due_s += gap * interval_s
+                    if due_s > time.monotonic():
+                        batch = self._flush(batch)
+                        stop.wait(due_s - time.monotonic())
+                if stop.is_set():
+                    break
+                now_ms = int(time.time() * 1000)
+                if now_ms != stamped_ms:
+                    stamped_ms, stamp = now_ms, instant_text(now_ms * 1000)
+                item.timestamp = item.timestamp or stamp
+                batch.append(item)
+                if len(batch) >= self._limit:
+                    batch = self._flush(batch)
+        finally:  # a recording may turn out to be broken
+            self._flush(batch)
+
+    def _flush(self, items: list[Any]) -> list[Any]:
+        """Append what has been made; a new, empty batch."""
+        if items:
+            self.counts["made"] += len(items)
+            self._append(items)
+        return []
+
+    def _append(self, items: Sequence[Any]) -> None:
+        journal = self.journal.journal
+        try:
+            batch = self._make(items, journal.producer_id, journal.last + 1, self._stream.codec)
+        except ValueError as error:
+            if len(items) == 1:
+                self.counts["rejected"] += 1
+                logger.error("record rejected, no sink can store it: {}", error)
+            else:
+                for item in items:
+                    self._append([item])
+            return
+        self._limit = max(1, min(MAX_APPEND, 4 * self._limit, MAX_APPEND_BYTES * batch.count // len(batch.lines)))
+        self._count_kept(batch)
+        if self.journal.append(batch):
+            self.counts["acknowledged"] += batch.count
+            self._report(batch)
+
+    def _count_kept(self, batch: Batch) -> None:
+        """Count the fields without a column, and log each of them once."""
+        kept = kept_fields(batch.records)
+        if news := kept.keys() - self.kept.keys():
+            logger.warning("no column for {}: in SQL it is in the column extra", ", ".join(map(repr, sorted(news))))
+        self.kept.update(kept)
+
+    def _report(self, batch: Batch) -> None:
         now_s = time.monotonic()
         if self._interval_s >= SHOWN_INTERVAL_S:
-            for message in batch:
-                logger.info("{} {}: {} ({:.2f})", message.sequence, message.author, message.message, message.sentiment)
+            for record in batch.records:
+                logger.info("{} {}", record.sequence, self._stream.describe(record))
         elif now_s - self._reported_s >= REPORT_EVERY_S:
             self._reported_s = now_s
-            logger.info(
-                "{:,} acknowledged, {:,.0f}/s", self.acknowledged, self.acknowledged / (now_s - self._started_s)
-            )
+            done = self.counts["acknowledged"]
+            logger.info("{:,} acknowledged, {:,.0f}/s", done, done / (now_s - self._started_s))
 
-    def summary(self, name: str) -> str:
-        """One line: what was made and acknowledged, and per sink what was delivered and what waits."""
-        parts = [f"{name}: made {self.made:,}, acknowledged {self.acknowledged:,}"]
-        if self.refused:
-            parts.append(f"refused {self.refused:,}")
-        first = self._journal.first_waiting()
-        for sink, reached in self._delivery.reached().items():
-            waiting = self._journal.last - max(reached, first - 1)
-            worker = self._delivery.workers.get(sink)
-            if worker is None:
-                parts.append(f"{sink} not in this run, up to {waiting:,} waiting")
-                continue
-            text = f"{sink} {worker.progress.delivered:,} delivered, {waiting:,} waiting"
-            if worker.progress.dead_letters:
-                text += f", {worker.progress.dead_letters:,} dead letters"
-            if waiting and worker.progress.reason:
-                text += f" ({worker.progress.reason})"
-            parts.append(text)
-        return "; ".join(parts)
+
+def _summary(name: str, producer: Producer, delivery: Delivery) -> str:
+    """One line: what was made and acknowledged, and per sink what was delivered and what is pending."""
+    words = [f"{name}: made {producer.counts['made']:,}, acknowledged {producer.counts['acknowledged']:,}"]
+    if producer.counts["rejected"]:
+        words.append(f"rejected {producer.counts['rejected']:,}")
+    if producer.kept:
+        words.append("in extra: " + ", ".join(f"{field} {count:,}" for field, count in producer.kept.most_common(10)))
+    for sink, pending in delivery.pending().items():
+        worker = delivery.workers.get(sink)
+        if worker is None:
+            words.append(f"{sink} not in this run, {pending:,} pending")
+            continue
+        text = f"{sink} {worker.status.delivered:,} delivered, {pending:,} pending"
+        if worker.status.dead_letters:
+            text += f", {worker.status.dead_letters:,} dead letters"
+        if pending and worker.status.reason:
+            text += f" ({worker.status.reason})"
+        words.append(text)
+    return "; ".join(words)

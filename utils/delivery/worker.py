@@ -4,7 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,107 +14,176 @@ from loguru import logger
 
 from utils.app.backoff import Backoff
 from utils.app.errors import Rejected, ToolkitError, Unavailable
-from utils.delivery.journal import Identity, Journal
+from utils.delivery.journal import Journal
 from utils.emitters.base import Connect, Emitter
 from utils.emitters.file_emitter import FileEmitter
-from utils.records.record import Batch, encoder
-from utils.records.record import Identity as Identified
+from utils.records.codec import encoder
+from utils.records.record import Batch
 
-# One DuckDB window; smaller batches cost a window each, larger ones memory.
-MAX_BATCH = 20_000
+MAX_REJECTED = 10  # one after another, with nothing stored between: the table is the fault
 # A worker stuck in a library call is left behind: it is a daemon thread, and the journal keeps what it had.
 CLOSE_S = 0.5
 LONGEST_S = 86_400.0 * 365
-_identity = msgspec.json.Decoder(Identified)
+
+
+class _Letter(msgspec.Struct):
+    producer_id: str | None = None
+    sequence: int | None = None
+
+
+_letter = msgspec.json.Decoder(_Letter)
 
 
 @dataclass
-class Progress:
-    """What a worker tells about itself. `reached`: the sink holds everything up to this journal number."""
+class Status:
+    """What a worker reports. The sink stores everything up to `reached`; `mark` is its emitter's."""
 
+    reached: int
+    mark: str = ""
     state: Literal["starting", "delivering", "down", "failed", "stopped"] = "starting"
-    reached: int = 0
     delivered: int = 0
     dead_letters: int = 0
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class Burial:
-    """Journal numbers that go to the dead letter instead of the sink, and why."""
+class Outage:
+    """Since when and why a sink is down, logged once until it heals."""
 
-    first: int
-    last: int
-    reason: str
+    def __init__(self, sink: str, backoff: Backoff, clock: Callable[[], float]) -> None:
+        self.sink, self.backoff = sink, backoff
+        self._clock = clock
+        self._since_s: float | None = None
+        self._logged: set[str] = set()
+        self.was_up = False
+
+    def begin(self, reason: str) -> None:
+        """The sink is down, perhaps still, for this reason."""
+        if self._since_s is None:
+            self._since_s = self._clock()
+            logger.warning("{}: unavailable, records are pending in the journal: {}", self.sink, reason)
+        elif reason not in self._logged:
+            logger.debug("{}: still unavailable: {}", self.sink, reason)
+        self._logged.add(reason)
+
+    def unknown(self, error: Exception) -> None:
+        """Log the traceback of an error that no emitter should raise, once."""
+        if repr(error) not in self._logged:
+            logger.opt(exception=error).error("{}: unexpected {!r} (traceback in logs/)", self.sink, error)
+        self._logged.add(repr(error))
+
+    def end(self) -> None:
+        """The sink takes records."""
+        if self._since_s is not None:
+            logger.info("{}: delivering again after {:.0f} s", self.sink, self._clock() - self._since_s)
+        self._since_s = None
+        self._logged.clear()
+        self.was_up = True
+        self.backoff.reset()
+
+
+class DeadLetters:
+    """The records that one sink rejected for good, in a file that `replay_producer` can read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._sequences: set[int] = set()
+        self.in_a_row = 0
+
+    def load(self, producer_ids: Collection[str]) -> None:
+        """Read the file again, once what a killed process left of it is durable."""
+        self._sequences.clear()
+        if not self._path.exists():
+            return
+        with closing(FileEmitter(self._path)) as letters:
+            letters.last(list(producer_ids))
+        try:
+            with self._path.open("rb") as lines:
+                for line in lines:
+                    try:
+                        found = _letter.decode(line)
+                    except (ValueError, RecursionError):  # not ours
+                        continue
+                    if found.producer_id in producer_ids and found.sequence is not None:
+                        self._sequences.add(found.sequence)
+        except OSError as error:
+            raise Unavailable(f"{self._path}: {error.strerror}") from error
+
+    def after(self, place: int) -> int:
+        """The place behind the letters that follow directly on `place`: the sink is the cursor, letters only step."""
+        while place + 1 in self._sequences:
+            place += 1
+        return place
+
+    def add(self, sink: str, batch: Batch, rejected: Rejected) -> None:
+        """Write one record and the reason. Raises ToolkitError where the table is the fault, not the record."""
+        self.in_a_row = self.in_a_row + 1 if rejected.sequence == batch.first else 1
+        if self.in_a_row > MAX_REJECTED:
+            raise ToolkitError(f"{self.in_a_row} records in a row were rejected: {rejected.reason}")
+        only = batch.between(rejected.sequence, rejected.sequence)
+        line = only.lines.rstrip()[:-1] + b',"reason":' + encoder.encode(rejected.reason) + b"}\n"
+        with closing(FileEmitter(self._path)) as letters:
+            letters.emit(Batch(batch.producer_id, rejected.sequence, 1, line, batch.codec))
+        logger.error("{}: sequence {} of {} went to {}: {}", sink, rejected.sequence, batch.producer_id, self._path,
+                     rejected.reason)  # fmt: skip
 
 
 class Worker(threading.Thread):
     """Delivers the journal to one sink, in order.
 
-    After any error that can heal it throws the emitter away, backs off, constructs a new one, asks
-    it `last_sequence` and goes on from there; the batch in hand is never simply sent again. That one
-    rule also settles whether a batch whose acknowledgement was lost had arrived.
+    After any error that can heal it discards the emitter, backs off, constructs a new one, asks it `last` and
+    continues from there; the batch in hand is never simply sent again. That one rule also settles whether a batch
+    whose acknowledgement was lost had arrived.
     """
 
     def __init__(
         self,
-        sink: str,
         connect: Connect,
-        dead_letter_path: Path,
+        letters: DeadLetters,
         journal: Journal,
         changed: threading.Condition,
         *,
-        after: int,
-        backoff: Backoff,
-        clock: Callable[[], float],
+        status: Status,
+        outage: Outage,
     ) -> None:
-        super().__init__(name=f"{sink} worker", daemon=True)
-        self.sink = sink
-        self.progress = Progress(reached=after)
+        super().__init__(name=f"{outage.sink} worker", daemon=True)
+        self.sink = outage.sink
+        self.status = status
         self.failure: ToolkitError | None = None
         self.looked = threading.Event()
-        self._connect, self._dead_letter_path = connect, dead_letter_path
-        self._journal, self._changed = journal, changed
-        self._after, self._backoff, self._clock = after, backoff, clock
-        self._draining = self._closing = False
-        self._was_reached = self._last_try = False
-        self._lost_up_to = 0
-        self._down_since_s = 0.0
-        self._burial: Burial | None = None
-        self._buried: set[int] = set()
+        self._connect, self._letters, self._journal, self._changed = connect, letters, journal, changed
+        self._outage = outage
+        self._until: Literal["", "drained", "once more", "closed"] = ""
 
     def run(self) -> None:
         try:
-            while not self._closing:
+            while self._until != "closed":
                 try:
-                    self._buried = self._buried or self._already_buried()
                     self._deliver()
-                except Rejected as error:
-                    number = self._journal.number(self._batch.producer_id, error.sequence)
-                    self._burial = Burial(number, number, error.reason)
                 except Unavailable as error:
                     self._down(str(error))
-            self.progress.state = "stopped"
+                except ToolkitError:
+                    raise
+                except Exception as error:  # noqa: BLE001 (of libraries: whatever it is, asking the sink again settles it)
+                    self._outage.unknown(error)
+                    self._down(repr(error))
+            self.status.state = "stopped"
         except ToolkitError as error:
             self.failure = error
-            self.progress.reason = str(error)
+            self.status.state, self.status.reason = "failed", str(error)
             if self.looked.is_set():
                 logger.error("{}: given up: {}", self.sink, error)
         finally:
-            # An unexpected error goes on to the thread's excepthook, which logs it with its traceback.
-            if self.progress.state != "stopped":
-                self.progress.state = "failed"
             self.looked.set()
             self._notify()
 
     def drain(self) -> None:
         """Stop once everything is delivered; a sink that was never reached gets one more attempt."""
-        self._draining = True
+        self._until = self._until or "drained"
         self._notify()
 
     def close(self) -> None:
         """Stop after the batch in hand."""
-        self._draining = self._closing = True
+        self._until = "closed"
         self._notify()
 
     def _notify(self) -> None:
@@ -122,155 +191,73 @@ class Worker(threading.Thread):
             self._changed.notify_all()
 
     def _deliver(self) -> None:
-        """Connect and deliver until told to stop; ends by raising when something is wrong."""
-        with closing(self._connect()) as emitter:
-            reached = self._after_buried(self._ask(emitter))
-            self._advance(reached)
+        """Connect and deliver until it is time to stop; ends by raising when something is wrong."""
+        with closing(self._connect(self.status.mark)) as emitter:
+            self._advance(self._ask(emitter), emitter.mark)
+            self._journal.note(self.sink, self.status.reached, self.status.mark)
             self.looked.set()
-            self._was_reached = True
-            if reached >= self._journal.last:
-                self._up()
-            if self._burial is None:
-                self._journal.offer(self.sink)
-            while not self._closing:
-                burial = self._burial
-                if burial and burial.first <= reached + 1:
-                    self._bury(burial)
-                    self._burial, reached = None, max(reached, burial.last)
-                    self._journal.offer(self.sink)
-                else:
-                    batch = self._next(reached, min(MAX_BATCH, burial.first - 1 - reached) if burial else MAX_BATCH)
-                    if batch is None:
-                        break
-                    self._batch = batch
-                    self._say_lost(reached, self._journal.number(batch.producer_id, batch.first))
+            while batch := self._next(emitter.max_records):
+                try:
                     emitter.emit(batch)
-                    reached = self._journal.number(batch.producer_id, batch.last)
-                    self.progress.delivered += batch.count
-                reached = self._after_buried(reached)
-                self._advance(reached)
-                self._backoff.reset()
+                except Rejected as error:
+                    self._letters.add(self.sink, batch, error)
+                    self.status.dead_letters += 1
+                    return
+                self.status.delivered += batch.count
+                self._letters.in_a_row = 0
+                self._advance(batch.last, emitter.mark)
                 self._up()
-            # Nothing more to read without being told to stop: rows went that the sink had before it was replaced.
-            self._closing = self._closing or self._draining
+            self._until = "closed"
 
-    def _next(self, reached: int, max_count: int) -> Batch | None:
+    def _next(self, max_records: int) -> Batch | None:
         """The next batch, waiting for one to be appended; None when it is time to stop."""
+        reached = self.status.reached
+        if reached >= self._journal.last:
+            self._up()
         with self._changed:
-            self._changed.wait_for(lambda: self._draining or self._journal.last > reached)
-        return None if self._closing else self._journal.read(reached, max_count)
+            self._changed.wait_for(lambda: self._until or self._journal.last > reached)
+        return None if self._until == "closed" else self._journal.read(reached, max_records)
 
-    def _advance(self, reached: int) -> None:
-        self.progress.reached = reached
+    def _up(self) -> None:
+        """Note that the sink takes records: it has all there is, or has just stored a batch."""
+        self._outage.end()
+        self.status.state, self.status.reason = "delivering", ""
+
+    def _advance(self, reached: int, mark: str) -> None:
+        self.status.reached, self.status.mark = reached, mark
         self._notify()
 
     def _ask(self, emitter: Emitter) -> int:
-        """The journal number up to which the sink (or its dead letter) holds everything it was owed."""
-        journal = self._journal
-        bound = journal.bound(self.sink)
-        reached, first = self._after, journal.first_waiting()
-        for identity, end in journal.spans():
-            if end is not None and end < first:
-                reached = max(reached, end)
-                continue  # nothing of it waits; the original of a copied journal may still send under this id
-            sequence = emitter.last_sequence(identity.producer_id)
-            held = identity.base + sequence
-            if sequence and bound is not None and held > bound and (end is None or end > bound):
-                held = self._rolled_back(identity, held, bound)
-            elif end is not None:
-                held = min(held, end)
-            reached = max(reached, held if sequence else 0)
-        first = journal.first_waiting()
-        self._say_lost(reached, first)
-        return max(reached, first - 1)
-
-    def _say_lost(self, reached: int, first: int) -> None:
-        """Warn once if the journal, which begins at `first`, cannot go on where the sink ends."""
-        if reached + 1 < first and self._lost_up_to < first - 1:
-            self._lost_up_to = first - 1
-            lost = self._journal.describe(reached + 1, first - 1)
+        """The place up to which the sink has everything; the sink itself, and the letters behind it, tell it."""
+        runs = self._journal.runs()
+        subscription = self._journal.subscriptions()[self.sink]
+        last = emitter.last(list(runs))
+        self._letters.load(runs.keys())
+        place = 0
+        if last is not None:
+            place = min(last[1], runs[last[0]])
+            if last[1] > place:
+                logger.warning("{}: contains sequence {} of {}, the journal assigned {}: was the journal restored?",
+                               self.sink, last[1], last[0], place)  # fmt: skip
+        place = self._letters.after(max(place, subscription.after))
+        if place < subscription.reached:
             logger.warning(
-                "{}: lacks {}, which the journal no longer holds: was it deleted or restored?", self.sink, lost
-            )
-
-    def _rolled_back(self, identity: Identity, held: int, bound: int) -> int:
-        """The sink holds more than it was ever offered by this journal: go on under a new producer_id.
-
-        Numbers that were given out a second time meanwhile cannot go to this sink; they are buried.
-        """
-        journal = self._journal
-        logger.warning(
-            "{}: holds {} of {} but the journal had given out {}: the journal was rolled back, going on under a new id",
-            self.sink, held - identity.base, identity.producer_id, bound - identity.base,
-        )  # fmt: skip
-        again = journal.retire(identity)
-        if again > bound:
-            self._burial = Burial(bound + 1, min(held, again), "its sequence was given out twice: journal rolled back")
-        return bound
-
-    def _already_buried(self) -> set[int]:
-        """The journal numbers in the dead letter."""
-        bases = {identity.producer_id: identity.base for identity, _ in self._journal.spans()}
-        found = set()
-        try:
-            with self._dead_letter_path.open("rb") as lines:
-                for line in lines:
-                    with suppress(ValueError, RecursionError):  # torn, or not ours
-                        letter = _identity.decode(line)
-                        if letter.producer_id in bases and letter.sequence:
-                            found.add(bases[letter.producer_id] + letter.sequence)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise Unavailable(f"{self._dead_letter_path}: {error.strerror}") from error
-        return found
-
-    def _bury(self, burial: Burial) -> None:
-        """Write the messages and the reason where `replay_producer` can read them."""
-        with closing(FileEmitter(self._dead_letter_path)) as letter:
-            number = self._after_buried(burial.first - 1) + 1
-            while number <= burial.last:
-                batch = self._journal.read(number - 1, burial.last - number + 1)
-                assert batch is not None, "what is buried still waits in the journal"
-                lines = encoder.encode_lines(
-                    [{**msgspec.structs.asdict(message), "reason": burial.reason} for message in batch.messages]
-                )
-                letter.emit(Batch(batch.producer_id, batch.last, batch.count, lines))
-                self.progress.dead_letters += batch.count
-                self._buried.update(range(number, number + batch.count))
-                number += batch.count
-        logger.error("{}: {} went to {}: {}", self.sink, self._journal.describe(burial.first, burial.last),
-                     self._dead_letter_path, burial.reason)  # fmt: skip
-
-    def _after_buried(self, number: int) -> int:
-        """The last of the numbers right after this one that need no delivery because they were buried."""
-        while number + 1 in self._buried:
-            number += 1
-        return number
-
-    def _up(self) -> None:
-        if self.progress.state == "down":
-            logger.info("{}: delivering again after {:.0f} s", self.sink, self._clock() - self._down_since_s)
-        self.progress.state, self.progress.reason = "delivering", ""
-        self._last_try = False
+                "{}: contains records up to {}, but had {}: it was replaced by an older copy; what the journal still "
+                "stores is delivered", self.sink, place, subscription.reached,
+            )  # fmt: skip
+        return self._letters.after(max(place, self._journal.pruned))
 
     def _down(self, reason: str) -> None:
-        """Note the failure (said once until it heals) and wait before the next attempt."""
-        if self.progress.state != "down":
-            self._down_since_s = self._clock()
-            self.progress.state = "down"
-            logger.warning("{}: unavailable, messages wait in the journal: {}", self.sink, reason)
-        elif reason != self.progress.reason:
-            logger.debug("{}: still unavailable: {}", self.sink, reason)
-        self.progress.reason = reason
+        """Wait before the next attempt; while draining a sink that was never reached gets one more."""
+        self._outage.begin(reason)
+        self.status.state, self.status.reason = "down", reason
         self.looked.set()
-        if self._draining and not self._was_reached:
-            self._closing = self._last_try
-            self._last_try = True
+        if self._until in ("drained", "once more") and not self._outage.was_up:
+            self._until = "closed" if self._until == "once more" else "once more"
             return
-        draining = self._draining
+        until = self._until
         with self._changed:
-            self._changed.wait_for(lambda: self._closing or self._draining != draining, self._backoff.next_s())
+            self._changed.wait_for(lambda: self._until not in (until, "once more"), self._outage.backoff.next_s())
 
 
 class Delivery:
@@ -288,21 +275,23 @@ class Delivery:
         self._journal = journal
         self._clock = clock
         self.changed = threading.Condition()
-        journal.owe(connects)
-        self._owed = journal.owed()
+        journal.subscribe(connects)
+        self.subscriptions = journal.subscriptions()
         self.workers = {
             sink: Worker(
-                sink,
                 connect,
-                dead_letter_path(sink),
+                DeadLetters(dead_letter_path(sink)),
                 journal,
                 self.changed,
-                after=self._owed[sink].after,
-                backoff=Backoff(rng=rng),
-                clock=clock,
+                status=Status(self._known(sink), self.subscriptions[sink].mark),
+                outage=Outage(sink, Backoff(rng=rng), clock),
             )
             for sink, connect in connects.items()
         }
+
+    def _known(self, sink: str) -> int:
+        """What a sink certainly has before it was asked: what has left the journal, or came before it subscribed."""
+        return max(self.subscriptions[sink].after, self._journal.pruned)
 
     def start(self, wait_for: Collection[str], wait_s: float) -> None:
         """Start all workers and give those of `wait_for` up to `wait_s` to reach their sinks.
@@ -324,19 +313,28 @@ class Delivery:
         with self.changed:
             self.changed.notify_all()
 
-    def reached(self) -> dict[str, int]:
-        """Owed sink -> journal number up to which it certainly holds everything."""
+    def reached(self) -> dict[str, tuple[int, str]]:
+        """Sink of this run -> the place up to which it stores everything, and its emitter's mark."""
+        return {sink: (worker.status.reached, worker.status.mark) for sink, worker in self.workers.items()}
+
+    def pending(self) -> dict[str, int]:
+        """Subscribed sink -> how many records are pending for it, at most."""
         return {
-            sink: self.workers[sink].progress.reached if sink in self.workers else owed.after
-            for sink, owed in self._owed.items()
+            sink: self._journal.last
+            - (
+                self.workers[sink].status.reached
+                if sink in self.workers
+                else max(subscription.reached, self._known(sink))
+            )
+            for sink, subscription in self.subscriptions.items()
         }
 
-    def held_by_all(self) -> int:
-        """The journal number up to which every owed sink holds everything."""
-        return min(self.reached().values(), default=self._journal.last)
+    def low_watermark(self) -> int:
+        """The place up to which every subscribed sink stores everything."""
+        return self._journal.last - max(self.pending().values(), default=0)
 
     def drain(self, timeout_s: float) -> None:
-        """Let the workers deliver what waits for up to `timeout_s`, then stop them."""
+        """Let the workers deliver what is pending for up to `timeout_s`, then stop them."""
         for worker in self.workers.values():
             worker.drain()
         deadline_s = self._clock() + min(timeout_s, LONGEST_S)

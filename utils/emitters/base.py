@@ -1,31 +1,37 @@
-"""What a sink's writer promises, and the file checks that the embedded ones share."""
+"""What a sink's writer promises."""
 
-import os
-import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from utils.app.errors import SinkReplaced, Unavailable
 from utils.records.record import Batch
 
 
 class Emitter(Protocol):
-    """Writes batches to one sink. Constructing opens; after any error it is closed and thrown away.
+    """Writes batches to one sink. Constructing opens; after any error it is closed and discarded.
 
-    Emitters never retry and never know about each other. They do not promise that a message is
-    stored once: the worker makes it so by asking `last_sequence` after each construction.
+    Emitters never retry and never know about each other. They do not promise that a record is stored once: the
+    worker makes it so by asking `last` after each construction.
     """
 
-    def last_sequence(self, producer_id: str) -> int:
-        """Highest sequence of this producer that the sink holds, 0 = none. The sink itself is the cursor."""
+    mark: str
+    """Where a later search for the last record need not go behind; opaque, "" = unknown. The journal keeps it."""
+
+    max_records: int
+    """How many records a batch may have."""
+
+    def last(self, producer_ids: Sequence[str]) -> tuple[str, int] | None:
+        """The newest of these runs (the last in their order) that the sink contains, and its highest sequence.
+
+        First makes durable what a killed process may have left in the page cache. The sink itself is the cursor.
+        """
         ...
 
     def emit(self, batch: Batch) -> None:
         """Store the batch, in order, and return once it is durable.
 
-        Raises Unavailable (can heal), Rejected (one message, never), or another ToolkitError (the
-        user must act). After an error or a crash the sink holds at most a prefix of the batch.
+        Raises Unavailable (can heal; also if somebody else delivered this run since `last`), Rejected (one record,
+        never; everything before it is durable then), or another ToolkitError (the user must act). After an error or
+        a crash the sink contains at most a prefix of the batch.
         """
         ...
 
@@ -34,31 +40,5 @@ class Emitter(Protocol):
         ...
 
 
-Connect = Callable[[], Emitter]
-
-
-def sync(fd: int) -> None:
-    """Make what was written to `fd` survive a power cut; macOS's fsync alone stops at the drive's cache."""
-    if sys.platform == "darwin":
-        import fcntl
-
-        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
-    else:
-        os.fsync(fd)
-
-
-def file_id(path: Path) -> tuple[int, int] | None:
-    """Device and inode of the file now at `path`, None if there is none. Raises Unavailable if nobody can tell."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise Unavailable(f"{path}: {error.strerror or error}") from error
-    return status.st_dev, status.st_ino
-
-
-def check_same_file(path: Path, opened: tuple[int, int] | None) -> None:
-    """Raise SinkReplaced unless `path` still names the file that was opened (rule 7)."""
-    if file_id(path) != opened:
-        raise SinkReplaced(f"{path} was deleted or replaced while in use")
+Connect = Callable[[str], Emitter]
+"""Opens an emitter, given the mark that the one before left."""

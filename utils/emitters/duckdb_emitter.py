@@ -1,65 +1,75 @@
-"""The DuckDB sink: one row per message in `streamed_messages`, written in short windows."""
+"""The DuckDB sink: one row per record in the stream's table, written in short windows."""
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import duckdb
-import msgspec
 from loguru import logger
 
 from utils.app.errors import Rejected, ToolkitError, Unavailable
 from utils.clients import duck
-from utils.emitters.base import check_same_file, file_id
-from utils.records import table
-from utils.records.record import Batch, timestamp_epoch_s, timestamp_text, without_ids
+from utils.clients.files import check_one_name, check_same_file, file_id, sync_path
+from utils.records.codec import microseconds
+from utils.records.record import Batch, without_ids
+from utils.records.stream import BUZZ, Stream
+from utils.records.table import Table, family, quoted
 
-MAX_ROWS_PER_WINDOW = 20_000
+if TYPE_CHECKING:
+    import numpy as np
+
 PAUSE_S = 0.05
+MAX_ROWS, MAX_CELLS = 100_000, 2_000_000  # of a window, which so takes less than a second
 _UNSUITABLE = (duckdb.CatalogException, duckdb.BinderException, duckdb.DependencyException)
+_ROW_ERRORS = (duckdb.ConversionException, duckdb.ConstraintException)
 
 
 class DuckdbEmitter:
-    """Opens, appends and closes per batch, so that others can query the file while a producer runs.
+    """Opens, inserts and closes per window, so that others can query the file while a producer runs.
 
-    Rows are first appended to a page in memory, while the readers have their turn; in the window that
-    follows, DuckDB copies the page, which takes a quarter of the time that appending takes.
+    Columns reach DuckDB as NumPy arrays, which are made while readers have their turn.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise Unavailable(f"{path.parent} cannot be used as a folder: {error.strerror}") from error
+    mark = ""
+    max_records = MAX_ROWS
+
+    def __init__(self, path: Path, stream: Stream) -> None:
+        self._path, self._table = path, Table(stream)
         self._closed_at_s = 0.0
         self._opened: tuple[int, int] | None = None
         self._memory: duckdb.DuckDBPyConnection | None = None
+        check_one_name(path)
         try:
-            columns = self._prepare()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for each in (path.with_name(f"{path.name}.wal"), path, path.parent):
+                sync_path(each)  # what a killed process wrote is durable before it is believed
+        except OSError as error:
+            raise Unavailable(f"{path}: {error.strerror or error}") from error
+        try:
+            self._types = self._prepare()
         except Unavailable as error:
             if isinstance(error.__cause__, _UNSUITABLE):
-                raise ToolkitError(f"{error}; its {table.TABLE} cannot be used, name another file") from error
+                raise ToolkitError(f"{error}; its {self._table.name} cannot be used, name another file") from error
             raise
-        self._page = ", ".join(f"{name} {columns[name][0]}" for name in table.COLUMNS)
-        # A buzzline table: its id has no default, and as a primary key it takes no NULL.
-        self._id_needed = "id" in columns and columns["id"][1] is None
         self._opened = file_id(path)
 
-    def _prepare(self) -> "dict[str, tuple[str, str | None]]":
-        """Make the table, or bring it up to date; its columns."""
+    def _prepare(self) -> dict[str, str]:
+        """Make the table, or bring it up to date; the types of its columns by their names in lower case."""
         with self._window() as sink:
-            existing = _columns(sink)
-            for statement in table.create("duckdb") if not existing else table.upgrade("duckdb", existing):
+            existing = duck.columns(sink, self._table.name)
+            for statement in self._table.upgrade("duckdb", existing) if existing else self._table.create("duckdb"):
                 sink.execute(statement)
-            for name in table.COLUMNS:
-                if existing.get(name, ("",))[0] == "FLOAT":
-                    # 32 bits, in tables that others made: what comes back would not be what the other sinks hold.
-                    widened = f"TYPE DOUBLE USING round({name}::DOUBLE, 6)"
-                    sink.execute(f"ALTER TABLE {table.TABLE} ALTER {name} {widened}")
-            return _columns(sink)
+            for name, kind in existing.items():
+                if kind == "FLOAT" and name in self._table.columns:
+                    # 32 bits, in tables that others made: what comes back would not be what the other sinks store.
+                    widened = f"TYPE DOUBLE USING round({quoted(name)}::DOUBLE, 6)"
+                    sink.execute(f"ALTER TABLE {quoted(self._table.name)} ALTER {quoted(name)} {widened}")
+            self._id_needed = (
+                self._table.has_id and "id" in existing and not duck.has_default(sink, self._table.name, "id")
+            )
+            return {name.lower(): kind for name, kind in duck.columns(sink, self._table.name).items()}
 
     @contextmanager
     def _window(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -79,49 +89,81 @@ class DuckdbEmitter:
         finally:
             self._closed_at_s = time.monotonic()
 
-    def last_sequence(self, producer_id: str) -> int:
+    def last(self, producer_ids: Sequence[str]) -> tuple[str, int] | None:
+        """Ask the table for all runs at once. See Emitter."""
         with self._window() as sink:
             rows = sink.execute(
-                f"SELECT MAX(sequence) FROM {table.TABLE} WHERE producer_id = ?", [producer_id]
+                f"SELECT producer_id, MAX(sequence) FROM {quoted(self._table.name)} "
+                "WHERE producer_id IN (SELECT unnest(?)) GROUP BY producer_id",
+                [list(producer_ids)],
             ).fetchall()
-        return int(rows[0][0] or 0)
+        found = dict(rows)
+        return next(((each, found[each]) for each in reversed(producer_ids) if each in found), None)
 
     def emit(self, batch: Batch) -> None:
+        """Insert the batch in windows. See Emitter."""
         rows = batch.rows
-        for start in range(0, len(rows), MAX_ROWS_PER_WINDOW):
-            part = rows[start : start + MAX_ROWS_PER_WINDOW]
+        step = max(1, min(MAX_ROWS, MAX_CELLS // len(self._table.columns)))
+        for start in range(0, len(rows), step):
+            page, first = rows[start : start + step], batch.first + start
             try:
-                self.insert(part)
-            except (duckdb.ConversionException, duckdb.ConstraintException):
-                self._reject(batch.first + start, part)
+                self.insert(page, (batch.producer_id, first))
+            except _ROW_ERRORS:
+                self._reject(first, page)
         check_same_file(self._path, self._opened)
 
-    def insert(self, rows: list[tuple[Any, ...]]) -> None:
-        """Append rows in the order of table.COLUMNS in one window; raises DuckDB's error for a row it refuses."""
-        self._memory = memory = self._memory or duckdb.connect(config=duck.CONFIG)
-        try:
-            with duck.errors(self._path):
-                memory.execute(f"CREATE OR REPLACE TABLE page ({self._page})")
-                appender = memory.appender("page")
-                appender.append_rows(rows)
-                appender.flush()
-        except (ToolkitError, duckdb.Error):
-            self.close()
-            raise
-        numbered = f"(SELECT COALESCE(MAX(id), 0) FROM {table.TABLE}) + row_number() OVER (), {table.ROW}"
-        with self._window() as sink:
-            if self._id_needed:
-                sink.execute(f"INSERT INTO {table.TABLE} (id, {table.ROW}) SELECT {numbered} FROM memory.page")
-            else:
-                sink.execute(f"INSERT INTO {table.TABLE} ({table.ROW}) SELECT {table.ROW} FROM memory.page")
+    def insert(self, rows: Sequence[tuple[Any, ...]], first: tuple[str, int] | None = None) -> None:
+        """Insert rows in the order of the table's columns in one window; raises DuckDB's error for a row it rejects.
 
-    def _reject(self, first: int, rows: list[tuple[Any, ...]]) -> NoReturn:
-        """Store the rows before the refused one, in ever smaller halves, and name it."""
+        `first` are the ids of the first row: nobody may have stored it or a later one of its run.
+        """
+        page, values = self._arrays(rows)  # noqa: RUF059 (DuckDB finds it by its name)
+        columns, table = self._table.row, quoted(self._table.name)
+        if self._id_needed:  # of buzzline: as a primary key without a default it takes no NULL
+            columns = f"id, {columns}"
+            values = f"(SELECT COALESCE(MAX(id), 0) FROM {table}) + row_number() OVER (), {values}"
+        with self._window() as sink:
+            stored = f"SELECT 1 FROM {table} WHERE producer_id = ? AND sequence >= ? LIMIT 1"
+            if first and sink.execute(stored, first).fetchall():
+                raise Unavailable(f"{self._path}: another process delivered {first[0]}, a copy of its journal?")
+            sink.execute(f"INSERT INTO {table} ({columns}) SELECT {values} FROM page")
+
+    def _arrays(self, rows: Sequence[tuple[Any, ...]]) -> "tuple[dict[str, np.ndarray[Any, Any]], str]":
+        """The columns of rows as arrays, and the expressions that select them; what is NULL throughout needs none."""
+        import numpy as np
+
+        page: dict[str, np.ndarray[Any, Any]] = {"row": np.arange(len(rows))}
+        values = []
+        for number, (field, column) in enumerate(zip(self._table.fields, zip(*rows, strict=True), strict=True)):
+            name, missing = f"c{number}", None in column
+            if missing and all(value is None for value in column):
+                values.append("NULL")
+                continue
+            kind = field.type
+            if kind == "timestamp" and family(self._types[field.name.lower()]) == "timestamp":
+                instants = {text: None if text is None else microseconds(text) for text in set(column)}
+                page[name] = np.array([instants[text] for text in column], dtype="M8[us]")
+            elif kind == "number":
+                page[name] = np.array(column, dtype=float)  # None is NaN, and that is NULL
+            elif kind in ("integer", "boolean"):
+                dtype = np.int64 if kind == "integer" else np.bool_
+                if missing:
+                    mask = [value is None for value in column]
+                    page[name] = np.ma.masked_array([value or 0 for value in column], mask, dtype=dtype)
+                else:
+                    page[name] = np.array(column, dtype=dtype)
+            else:
+                page[name] = np.array(column, dtype=object)
+            values.append(name)
+        return page, ", ".join(values)
+
+    def _reject(self, first: int, rows: Sequence[tuple[Any, ...]]) -> NoReturn:
+        """Store the rows before the rejected one, in ever smaller halves, and name it."""
         while True:
             half = rows[: (len(rows) + 1) // 2]
             try:
-                self.insert(half)
-            except (duckdb.ConversionException, duckdb.ConstraintException) as error:
+                self.insert(half, (rows[0][-2], first))
+            except _ROW_ERRORS as error:
                 if len(half) == 1:
                     raise Rejected(first, str(error).splitlines()[0]) from error
                 rows = half
@@ -129,38 +171,26 @@ class DuckdbEmitter:
                 first += len(half)
                 rows = rows[len(half) :]
                 if not rows:
-                    raise Unavailable(f"{self._path}: a refused row was taken at the second attempt")
+                    raise Unavailable(f"{self._path}: a rejected row was taken at the second attempt")
 
     def close(self) -> None:
-        """The file is open in windows only; this frees the page."""
+        """The file is open in windows only; this frees what is in memory."""
         if self._memory is not None:
-            self._memory.close()
+            with suppress(duckdb.Error):
+                self._memory.close()
             self._memory = None
 
 
-def _columns(sink: duckdb.DuckDBPyConnection) -> dict[str, tuple[str, str | None]]:
-    """Column -> its type and default."""
-    found = sink.execute(
-        "SELECT column_name, data_type, column_default FROM duckdb_columns() "
-        "WHERE database_name = 'sink' AND table_name = ?",
-        [table.TABLE],
-    )
-    return {name: (kind, default) for name, kind, default in found.fetchall()}
-
-
 def emit_message(message: Mapping[str, Any], *, db_path: Path | str) -> bool:
-    """Insert one message; True once it is stored, else False with the reason logged.
+    """Insert one record with all its fields; True once it is stored, else False with the reason logged.
 
-    Carries no ids, so it is outside the exactly-once promise. A timestamp that is none is stored as NULL.
+    Carries no ids, so it is outside the exactly-once promise.
     """
+    path, codec = Path(db_path), BUZZ.codec
     try:
-        plain, _ = without_ids(message)
-        epoch_s = timestamp_epoch_s(plain.timestamp)
-        row = list(msgspec.structs.astuple(plain))
-        row[table.COLUMNS.index("timestamp")] = None if epoch_s is None else timestamp_text(epoch_s)
-        with closing(DuckdbEmitter(Path(db_path))) as emitter:
-            emitter.insert([tuple(row)])
+        with closing(DuckdbEmitter(path, BUZZ)) as emitter:
+            emitter.insert([codec.row(codec.decode_any(without_ids(message)))])
     except (ValueError, ToolkitError, duckdb.Error) as error:
-        logger.error("{}: message not stored: {}", db_path, error)
+        logger.error("{}: record not stored: {}", path, error)
         return False
     return True

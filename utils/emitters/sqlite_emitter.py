@@ -1,55 +1,72 @@
-"""The SQLite sink: one row per message in `streamed_messages`."""
+"""The SQLite sink: one row per record in the stream's table."""
 
 import sqlite3
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
-import msgspec
 from loguru import logger
 
 from utils.app.errors import Rejected, ToolkitError, Unavailable
 from utils.clients import sqlite
-from utils.emitters.base import check_same_file, file_id
-from utils.records import table
+from utils.clients.files import check_one_name, check_same_file, file_id
 from utils.records.record import Batch, without_ids
+from utils.records.stream import BUZZ, Stream
+from utils.records.table import Table, quoted
 
-# Many rows per statement: each statement gives the interpreter lock away, and getting it back from a
-# busy producer thread costs more than inserting hundreds of rows (measured: 60 times the rate).
+# Fewer rows per statement would give the interpreter lock away more often; SQLite takes 32,766 values at once.
 ROWS_PER_STATEMENT = 500
+MAX_VALUES = 32_766
 
 
 class SqliteEmitter:
-    """Inserts under a partial UNIQUE (producer_id, sequence), so that a double can never pass unseen."""
+    """Inserts each batch in one durable transaction."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    mark = ""
+    max_records = 20_000
+
+    def __init__(self, path: Path, stream: Stream) -> None:
+        self._path, self._table = path, Table(stream)
+        check_one_name(path)
         self._connection = sqlite.connect(path)
-        try:
-            with sqlite.errors(path), sqlite.transaction(self._connection):
-                for statement in table.create("sqlite"):
-                    self._connection.execute(statement)
-                existing = [row[1] for row in self._connection.execute(f"PRAGMA table_info({table.TABLE})")]
-                for statement in table.upgrade("sqlite", existing):
-                    self._connection.execute(statement)
-        except sqlite3.IntegrityError as error:
-            self._connection.close()
-            raise ToolkitError(f"{path} holds some messages twice: {error}") from error
-        except ToolkitError:
-            self._connection.close()
-            raise
         self._opened = file_id(path)
+        self._rows_per_statement = max(1, min(ROWS_PER_STATEMENT, MAX_VALUES // len(self._table.columns)))
+        try:
+            self._prepare()
+        except (ToolkitError, sqlite3.Error):
+            self.close()
+            raise
 
-    def last_sequence(self, producer_id: str) -> int:
+    def _prepare(self) -> None:
+        """Make the table, or bring it up to date, in a commit that makes durable what a killed process left."""
+        table, execute = self._table, self._connection.execute
+        try:
+            with sqlite.errors(self._path), sqlite.transaction(self._connection):
+                ((version,),) = execute("PRAGMA user_version").fetchall()
+                execute(f"PRAGMA user_version = {version}")  # an empty commit would write nothing and sync nothing
+                existing = sqlite.columns(self._connection, table.name)
+                for statement in table.upgrade("sqlite", existing) if existing else table.create("sqlite"):
+                    execute(statement)
+                execute(table.identity_index())
+        except Unavailable as error:
+            if sqlite.is_lasting(error.__cause__):
+                raise ToolkitError(f"{error}; its {table.name} cannot be used, name another file") from error
+            raise
+
+    def last(self, producer_ids: Sequence[str]) -> tuple[str, int] | None:
+        """Ask the index for each run, the newest first. See Emitter."""
+        query = f"SELECT MAX(sequence) FROM {quoted(self._table.name)} WHERE producer_id = ?"
         with sqlite.errors(self._path):
-            (found,) = self._connection.execute(
-                f"SELECT MAX(sequence) FROM {table.TABLE} WHERE producer_id = ?", (producer_id,)
-            ).fetchone()
-        return int(found or 0)
+            for producer_id in reversed(producer_ids):
+                ((sequence,),) = self._connection.execute(query, (producer_id,)).fetchall()
+                if sequence is not None:
+                    return producer_id, sequence
+        return None
 
     def emit(self, batch: Batch) -> None:
+        """Insert the batch in one transaction. See Emitter."""
         check_same_file(self._path, self._opened)
         with sqlite.errors(self._path):
             try:
@@ -58,43 +75,48 @@ class SqliteEmitter:
                 self._reject(batch)
         check_same_file(self._path, self._opened)
 
-    def insert(self, rows: list[tuple[Any, ...]]) -> None:
-        """Insert rows in the order of table.COLUMNS in one transaction; raises SQLite's own errors."""
+    def insert(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Insert rows in the order of the table's columns in one transaction; raises SQLite's own errors."""
+        step = self._rows_per_statement
         with sqlite.transaction(self._connection):
-            for start in range(0, len(rows), ROWS_PER_STATEMENT):
-                part = rows[start : start + ROWS_PER_STATEMENT]
-                self._connection.execute(table.insert(len(part)), list(chain.from_iterable(part)))
+            for start in range(0, len(rows), step):
+                page = rows[start : start + step]
+                self._connection.execute(self._table.insert(len(page)), list(chain.from_iterable(page)))
 
     def _reject(self, batch: Batch) -> NoReturn:
-        """Name the row that the table refused. A message that is there already is no row to skip but an alarm."""
-        with sqlite.transaction(self._connection):  # each way out of it is an error, so nothing of it stays
-            for offset, row in enumerate(batch.rows):
+        """Store what comes before the row that the table rejected, and name it."""
+        rejected: Exception | None = None
+        with sqlite.transaction(self._connection):
+            for sequence, row in enumerate(batch.rows, batch.first):
                 try:
-                    self._connection.execute(table.insert(), row)
+                    self._connection.execute(self._table.insert(), row)
                 except sqlite3.IntegrityError as error:
-                    sequence = batch.first + offset
                     if error.sqlite_errorname == "SQLITE_CONSTRAINT_UNIQUE" and "sequence" in str(error):
-                        raise ToolkitError(
-                            f"{self._path} already holds sequence {sequence} of {batch.producer_id}: "
-                            "is a copy of this producer running elsewhere?"
+                        raise Unavailable(
+                            f"{self._path}: another process delivered {batch.producer_id}, a copy of its journal?"
                         ) from error
-                    raise Rejected(sequence, str(error)) from error
-            raise Unavailable(f"{self._path}: a conflict came and went")
+                    rejected = Rejected(sequence, str(error))
+                    break
+        raise rejected or Unavailable(f"{self._path}: a conflict came and went")
 
     def close(self) -> None:
+        """Release the file; one that was moved gets everything first, as its log stays at the old name."""
+        with suppress(Unavailable, sqlite3.Error):
+            if file_id(self._path) != self._opened:
+                sqlite.checkpoint(self._connection)
         self._connection.close()
 
 
 def emit_message(message: Mapping[str, Any], *, db_path: Path | str) -> bool:
-    """Insert one message; True once it is stored, else False with the reason logged.
+    """Insert one record with all its fields; True once it is stored, else False with the reason logged.
 
     Carries no ids, so it is outside the exactly-once promise.
     """
+    path, codec = Path(db_path), BUZZ.codec
     try:
-        plain, _ = without_ids(message)
-        with closing(SqliteEmitter(Path(db_path))) as emitter, sqlite.errors(Path(db_path)):
-            emitter.insert([msgspec.structs.astuple(plain)])
+        with closing(SqliteEmitter(path, BUZZ)) as emitter, sqlite.errors(path):
+            emitter.insert([codec.row(codec.decode_any(without_ids(message)))])
     except (ValueError, ToolkitError, sqlite3.IntegrityError) as error:
-        logger.error("{}: message not stored: {}", db_path, error)
+        logger.error("{}: record not stored: {}", path, error)
         return False
     return True

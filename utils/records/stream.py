@@ -64,6 +64,16 @@ class Stream:
         """What reads and writes the lines of this stream."""
         return Codec(self.fields, _BUZZ_RULES if self.name == DEFAULT_STREAM else None)
 
+    def describe(self, record: Any) -> str:
+        """A record in one line for people: `by`, then the other fields that have a value."""
+        if self.name == DEFAULT_STREAM:
+            return f"{record.author}: {record.message} ({record.sentiment:.2f})"
+        values = dict(zip(self.codec.columns, self.codec.row(record), strict=True))
+        shown = [values.pop(self.by)] if self.by and values.get(self.by) is not None else []
+        hidden = ("timestamp", *OWN)
+        shown += [f"{name}={value}" for name, value in values.items() if value is not None and name not in hidden]
+        return " ".join(map(str, [*shown, record.extra] if record.extra else shown))
+
 
 def declared_fields(record: type[Record]) -> tuple[Field, ...]:
     """The fields of a class and their types, `timestamp` last."""

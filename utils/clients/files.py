@@ -1,0 +1,65 @@
+"""What durable files need beyond open and write: syncs, and knowing that a path still names the same file."""
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+from utils.app.errors import SinkReplaced, ToolkitError, Unavailable
+
+
+def sync(fd: int) -> None:
+    """Make what was written to `fd` survive a power cut; macOS's fsync alone stops at the drive's cache."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(fd)
+
+
+def sync_path(path: Path) -> None:
+    """Sync a file or folder by its path, if it is there. Never for a database that this process has open.
+
+    Closing any descriptor of a database file drops the locks that SQLite and DuckDB hold on it.
+    """
+    if path.is_dir() and os.name != "posix":
+        return  # Windows makes names durable by itself
+    try:
+        fd = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    except FileNotFoundError:
+        return
+    try:
+        sync(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # of a shared or network drive that cannot sync a folder
+            raise
+    finally:
+        os.close(fd)
+
+
+def file_id(path: Path) -> tuple[int, int] | None:
+    """Device and inode of the file now at `path`, None if there is none. Raises Unavailable if nobody can tell."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Unavailable(f"{path}: {error.strerror or error}") from error
+    return status.st_dev, status.st_ino
+
+
+def check_same_file(path: Path, opened: tuple[int, int] | None) -> None:
+    """Raise SinkReplaced unless `path` still names the file that was opened."""
+    if file_id(path) != opened:
+        raise SinkReplaced(f"{path} was deleted, moved or replaced while in use")
+
+
+def check_one_name(path: Path) -> None:
+    """Raise ToolkitError if the database has more names than one: each name would have a log of its own."""
+    try:
+        links = os.stat(path).st_nlink
+    except OSError:
+        return
+    if links > 1:
+        raise ToolkitError(f"{path} has {links} names (hard links), and a database may have one: make a real copy")
