@@ -1,0 +1,197 @@
+"""Inference: types and roles of streams as people record them."""
+
+import json
+import random
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from utils.records.codec import Field, kept_fields
+from utils.records.infer import fields, inferred, instant_us, time_field, values_of, with_roles
+from utils.records.record import stamp
+from utils.records.stream import Stream
+
+NOON = datetime(2025, 10, 7, 12, tzinfo=UTC)
+EPOCH_S = int(NOON.timestamp())
+
+
+def types(*values: Any) -> str:
+    """The type of a field with these values."""
+    (found,) = fields([{"f": value} for value in values])
+    return found.type
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([1, 2, 3], "number"),
+        ([1, 2.5], "number"),
+        ([1, 2**60], "integer"),
+        ([1] * 50 + [0.5] * 49 + [2**60], "number"),
+        ([2**70], "json"),
+        ([True, False], "boolean"),
+        ([True, 1], "json"),
+        (["a", "b"], "text"),
+        (["1", "2"], "text"),
+        (["2025-10-07 18:00:00", "2025-10-07T18:00:01Z"], "timestamp"),
+        (["2025-10-07 18:00:00"] * 9 + ["n/a"], "timestamp"),
+        (["2025-10-07 18:00:00"] * 8 + ["n/a"] * 2, "text"),
+        (["2025-10-07"], "text"),
+        ([1.5] * 9 + ["n/a"], "number"),
+        ([1.5] * 8 + ["n/a"] * 2, "json"),
+        ([{"a": 1}], "json"),
+        ([[1], "a"], "json"),
+        ([None, None, 1.5], "number"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_ninety_percent_of_the_values_make_a_type(values: list[Any], kind: str) -> None:
+    assert types(*values) == kind
+
+
+def test_a_field_without_a_value_has_no_type_yet() -> None:
+    assert fields([{"a": None, "b": 1}]) == (Field("b", "number"),)
+
+
+def test_our_own_ids_are_no_fields() -> None:
+    record = {"a": 1, "timestamp": NOON.isoformat(), "producer_id": "p", "sequence": 1, "extra": {}}
+    assert [field.name for field in fields([record])] == ["a", "timestamp"]
+
+
+def test_a_field_that_first_comes_late_is_seen() -> None:
+    assert [field.name for field in fields([{"a": 1}] * 1_999 + [{"b": "x"}])] == ["a", "b"]
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("abc"), st.integers() | st.floats() | st.text() | st.none())))
+def test_any_values_make_types_that_a_stream_may_have(records: list[dict[str, Any]]) -> None:
+    stream = inferred("any", records)
+    assert stream.codec.fields == stream.fields
+
+
+def test_values_beyond_python_hide_no_record() -> None:
+    found = values_of(b'{"a":1e400,"b":2,"c":' + b"9" * 5_000 + b"}")
+    assert found["b"] == 2
+    assert found["a"] == []
+
+
+# Event time -----
+
+
+@pytest.mark.parametrize(
+    "value",
+    [NOON.isoformat(), "2025-10-07T12:00:00Z", "2025-10-07 17:30:00+05:30", EPOCH_S, float(EPOCH_S), EPOCH_S * 1_000],
+)
+def test_texts_and_epochs_are_instants(value: Any) -> None:
+    assert instant_us(value) == EPOCH_S * 1_000_000
+
+
+@pytest.mark.parametrize("value", [None, True, "soon", 7, -5, 0.5, 1e8, 1e14, [], {}])
+def test_other_values_are_no_instants(value: Any) -> None:
+    assert instant_us(value) is None
+
+
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [
+        ({"ts": EPOCH_S, "timestamp": NOON.isoformat()}, "timestamp"),
+        ({"created_at": NOON.isoformat(), "time": "2025-10-07 12:00"}, "time"),
+        ({"Time": EPOCH_S * 1_000, "price": 7}, "Time"),
+        ({"timestamp": "n/a", "ts": EPOCH_S}, "ts"),
+        ({"date": "2025-10-07", "x": 1}, "date"),
+        ({"x": 1, "seen": NOON.isoformat(), "left": NOON.isoformat()}, "seen"),
+        ({"x": 1, "time": 12.5}, None),
+    ],
+    ids=str,
+)
+def test_the_event_time_is_found_by_name_and_value(record: dict[str, Any], name: str | None) -> None:
+    assert time_field(fields([record] * 10), [record] * 10) == name
+
+
+def test_a_damaged_time_among_many_does_not_matter() -> None:
+    records = [{"ts": EPOCH_S + number} for number in range(99)] + [{"ts": 0}]
+    assert time_field(fields(records), records) == "ts"
+
+
+def test_the_time_that_somebody_named_stays() -> None:
+    records = [{"timestamp": NOON.isoformat(), "taken": EPOCH_S}] * 10
+    assert with_roles(Stream("s", fields=fields(records), time="taken"), records).time == "taken"
+
+
+# Roles of streams as people record them -----
+
+AT = [(NOON + timedelta(seconds=7 * number)).strftime("%Y-%m-%d %H:%M:%S") for number in range(60)]
+RNG = random.Random(1)
+PROSE = ["I feel great today.", "There is still some pain left.", "It worked wonders for me.", "No change so far."]
+
+SAMPLES: dict[str, tuple[list[dict[str, Any]], tuple[str | None, ...]]] = {  # records; time, by, value, histogram
+    "machines": (
+        [
+            {"message": f"Machine {n} runs.", "author": f"Sensor-{n % 5}", "timestamp": AT[n], "sentiment": 0.58,
+             "machine_id": n % 7, "temperature": round(RNG.gauss(70, 3), 2), "vibration": round(RNG.random(), 2)}
+            for n in range(60)
+        ],
+        ("timestamp", "author", "temperature", "vibration"),
+    ),
+    "ticks": (
+        [{"symbol": "ABC"[n % 3], "price": RNG.gauss(100, 3), "volume": RNG.randrange(900), "ts": EPOCH_S * 1_000 + n}
+         for n in range(60)],
+        ("ts", "symbol", "price", "volume"),
+    ),
+    "answers of patients": (
+        [{"patient": str(20_000 + n), "feedback": RNG.choice(PROSE), "timestamp": AT[n], "mark": "+-o"[n % 3]}
+         for n in range(60)],
+        ("timestamp", "mark", None, None),
+    ),
+    "a festival": (
+        [{"time": AT[n], "stage": ["Forest", "Valley"][n % 2], "artist": f"Artist {n}", "topic": "lights"}
+         for n in range(60)],
+        ("time", "stage", None, None),
+    ),
+    "one computer": (
+        [{"cpu": RNG.random(), "ram": 81.5, "disk": {"read": n}, "top": [{"name": "editor"}]} for n in range(60)],
+        (None, None, "cpu", "cpu"),
+    ),
+    "one thermometer": (
+        [{"timestamp": AT[n], "temperature": 3 + n % 9 / 10} for n in range(60)],
+        ("timestamp", None, "temperature", "temperature"),
+    ),
+    "a shaft": (
+        [{"timestamp": EPOCH_S + 5 * n, "vibration": RNG.random(), "status": ["ok", "warn"][n % 2]} for n in range(60)],
+        ("timestamp", "status", "vibration", "vibration"),
+    ),
+    "vehicles": (
+        [{"vehicleId": n % 4, "lat": RNG.random(), "longitude": RNG.random(), "speed": RNG.gauss(50, 9),
+          "seq": n, "at": AT[n], "stop_no": n % 9, "odometer": 100 + n} for n in range(60)],
+        ("at", None, "speed", "speed"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_roles_are_those_that_a_person_would_choose(sample: str) -> None:
+    records, roles = SAMPLES[sample]
+    stream = inferred("sample", records)
+    assert (stream.time, stream.by, stream.value, stream.histogram) == roles
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_an_inferred_stream_holds_its_own_records_without_extra(sample: str) -> None:
+    records, _ = SAMPLES[sample]
+    stream = inferred("sample", records)
+    lines = b"".join(stamp(json.dumps(record).encode(), "p", n, AT[0]) for n, record in enumerate(records, 1))
+    counted = kept_fields(stream.codec.decode_lines(lines))
+    assert set(counted) <= {"timestamp"}, "where records have none, it comes with the line"
+
+
+def test_roles_that_somebody_named_stay() -> None:
+    records, _ = SAMPLES["ticks"]
+    stream = with_roles(Stream("s", fields=fields(records), value="volume", zones=(1, 2)), records)
+    assert (stream.value, stream.histogram, stream.by, stream.zones) == ("volume", "price", "symbol", (1, 2))
+
+
+def test_a_stream_without_records_has_no_roles() -> None:
+    stream = inferred("empty", [])
+    assert (stream.fields, stream.time, stream.by, stream.value, stream.histogram) == ((), None, None, None, None)
