@@ -79,7 +79,7 @@ class AutoSource:
                 self._put_off(name, error)
                 continue
             self._reasons.pop(name, None)
-            if found is None and chunk is not None and (chunk.end or chunk.messages or chunk.invalid):
+            if found is None and chunk is not None and (chunk.end or chunk.records or chunk.invalid):
                 self._used, self._failing_since_s, found = name, None, chunk
         if found is not None:
             return found

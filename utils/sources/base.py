@@ -1,38 +1,49 @@
 """What a sink's reader promises."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
-from utils.records.record import Invalid, Message
+from utils.records.codec import Codec
+from utils.records.record import Invalid
 
 Resume = Callable[[str], str]
-"""Part -> stored position; "" = from the start, "end" = only what comes from now on."""
+"""Partition -> stored position; "" = from the start, "end" = only what comes from now on."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Records of one part, in order, and the positions around them.
+    """Records of one partition, in order, and the positions around them.
 
-    `part` is the file, table or partition. `start` and `end` are opaque texts: whoever has handled
+    `partition` names the file, table or topic partition. `start` and `end` are opaque texts: whoever has handled
     the chunk stores `end` and gives it to `resume` later. Each chunk's `start` is what `resume` gave or
-    the `end` before it. `messages` is empty when only invalid records or a moved position are reported.
+    the `end` before it. `records` is empty when only invalid records or a moved position are reported.
     """
 
-    part: str
+    partition: str
     start: str
     end: str
-    messages: list[Message]
+    records: list[Any]
     invalid: list[Invalid] = field(default_factory=list)
 
     @property
     def begins_again(self) -> bool:
-        """Whether this only says that the part was rotated, truncated or rebuilt and is read from its beginning."""
+        """Whether this only reports that the partition was rotated or rebuilt, and is read from its beginning."""
         return self.end == "" and self.start not in ("", "end")
 
 
 class Source(Protocol):
     """Reads one sink, each record once. Constructing opens nothing that could fail; polling does."""
+
+    @property
+    def name(self) -> str:
+        """The sink that is read."""
+        ...
+
+    @property
+    def detail(self) -> str:
+        """What exactly is read, for people."""
+        ...
 
     def poll(self, max_records: int) -> Chunk | None:
         """The next records, at most `max_records`, or None: nothing yet. Never waits long.
@@ -44,3 +55,14 @@ class Source(Protocol):
     def close(self) -> None:
         """Release everything; may be called twice; never raises."""
         ...
+
+
+def decode_each(codec: Codec, records: Iterable[tuple[str, bytes]]) -> tuple[list[Any], list[Invalid]]:
+    """One by one, what could not be decoded all at once: records, and what is invalid; each comes with where it is."""
+    decoded, invalid = [], []
+    for where, line in records:
+        try:
+            decoded.append(codec.decode(line))
+        except ValueError as error:
+            invalid.append(Invalid(where, str(error)))
+    return decoded, invalid

@@ -1,4 +1,4 @@
-"""Reads the table `streamed_messages` of a DuckDB database that others write (rule 10).
+"""Reads a stream's table in a DuckDB database that others write.
 
 DuckDB lets one process write or many read, so the file is open only while a page of rows is copied
 into memory (about 20 ms for 100,000 rows), at most every 200 ms, and only if the file has changed.
@@ -14,11 +14,11 @@ import duckdb
 
 from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.clients import duck
-from utils.records.table import TABLE
-from utils.sources.table_source import Row, TableSource, selected
+from utils.records.table import quoted
+from utils.sources.table_source import Row, Selection, TableSource
 
 PAGE_ROWS = 100_000
-PAGE_BYTES = 32 * 1024 * 1024  # where messages are large, a page has fewer rows
+PAGE_BYTES = 32 * 1024 * 1024  # where records are large, a page has fewer rows
 _FEW_ROWS = 64
 POLL_S = 0.2
 WAIT_S = 1.2
@@ -26,10 +26,10 @@ _HEADER_BYTES = 12_288  # DuckDB numbers its checkpoints here
 
 
 class DuckdbSource(TableSource):
-    """Copies pages of the table into memory; timestamps come back as RFC 3339 UTC text.
+    """Copies pages of the table into memory; instants come back as microseconds since 1970.
 
-    Waits up to 1.2 s for a writer's window to end before it says Unavailable. After the end was
-    reached, polls within 200 ms say None without a look at the file. One thread at a time.
+    Waits up to 1.2 s for a writer's window to end before it raises Unavailable. After the end was
+    reached, polls within 200 ms return None without a look at the file. One thread at a time.
     """
 
     name = "duckdb"
@@ -50,8 +50,9 @@ class DuckdbSource(TableSource):
 
     def fetch_last(self) -> Sequence[Row]:
         with self._attached() as memory:
-            last = f"WHERE rowid = (SELECT max(rowid) FROM sink.{TABLE})"
-            return memory.execute(f"{self._select(memory)} {last}").fetchall()
+            last = f"WHERE rowid = (SELECT max(rowid) FROM {self._name})"
+            select, _ = self._select(memory)
+            return memory.execute(f"{select} {last}").fetchall()
 
     def close(self) -> None:
         if self._memory is not None:
@@ -83,18 +84,19 @@ class DuckdbSource(TableSource):
 
         The highest row number that was copied, at least `first`.
         """
-        select = self._select(memory)
-        page = f"rowid = {first} OR rowid BETWEEN {start} AND {start + self._page_rows(memory, start)}"
+        select, texts = self._select(memory)
+        page = f"rowid = {first} OR rowid BETWEEN {start} AND {start + self._page_rows(memory, start, texts)}"
         memory.execute(f"CREATE OR REPLACE TEMP TABLE page AS {select} WHERE {page}")
         ((last,),) = memory.execute("SELECT max(number) FROM page").fetchall()
         return first if last is None else int(last)
 
-    def _page_rows(self, memory: duckdb.DuckDBPyConnection, start: int) -> int:
-        """How many rows from `start` on make a page: twice as many as long as their messages are small enough."""
+    def _page_rows(self, memory: duckdb.DuckDBPyConnection, start: int, texts: Sequence[str]) -> int:
+        """How many rows from `start` on make a page: twice as many as long as their texts are small enough."""
         rows, counted, size = _FEW_ROWS, 0, 0
+        length = " + ".join(f"coalesce(strlen({name}::VARCHAR), 0)" for name in texts) or "0"
         while rows < PAGE_ROWS:
             among = f"rowid BETWEEN {start + counted} AND {start + 2 * rows - 1}"
-            query = f"SELECT sum(strlen(message::VARCHAR)) FROM sink.{TABLE} WHERE {among}"
+            query = f"SELECT sum({length}) FROM {self._name} WHERE {among}"
             ((more,),) = memory.execute(query).fetchall()
             size += more or 0
             if size > PAGE_BYTES:
@@ -102,20 +104,26 @@ class DuckdbSource(TableSource):
             counted = rows = 2 * rows
         return min(rows, PAGE_ROWS)
 
-    @staticmethod
-    def _later(memory: duckdb.DuckDBPyConnection, last: int) -> int | None:
-        ((later,),) = memory.execute(f"SELECT min(rowid) FROM sink.{TABLE} WHERE rowid > {last}").fetchall()
+    def _later(self, memory: duckdb.DuckDBPyConnection, last: int) -> int | None:
+        ((later,),) = memory.execute(f"SELECT min(rowid) FROM {self._name} WHERE rowid > {last}").fetchall()
         return None if later is None else int(later)
 
-    def _select(self, memory: duckdb.DuckDBPyConnection) -> str:
-        try:
-            found = memory.execute(f"SELECT name, type FROM pragma_table_info('sink.{TABLE}')").fetchall()
-        except duckdb.CatalogException:
-            found = []
-        query = f"SELECT 1 FROM duckdb_views() WHERE database_name = 'sink' AND view_name = '{TABLE}'"
-        if "rowid" in map(str.lower, dict(found)) or memory.execute(query).fetchall():
-            raise ToolkitError(f"{TABLE} in {self._path} has no row numbers to follow; name another file")
-        return f"SELECT rowid AS number, {selected(dict(found), self._path)} FROM sink.{TABLE}"
+    @property
+    def _name(self) -> str:
+        return f"sink.{quoted(self._table.name)}"
+
+    def _select(self, memory: duckdb.DuckDBPyConnection) -> tuple[str, Sequence[str]]:
+        """The query without its condition, and the columns that hold texts."""
+        table = self._table.name
+        existing = duck.columns(memory, table)
+        query = "SELECT 1 FROM duckdb_views() WHERE database_name = 'sink' AND view_name = ?"
+        if "rowid" in map(str.lower, existing) or memory.execute(query, [table]).fetchall():
+            raise ToolkitError(f"{table} in {self._path} has no row numbers to follow; name another file")
+        if not existing:
+            raise Absent(f"{self._path} has no table {table} yet")
+        selection = Selection(self._table, existing)
+        self.others = selection.others
+        return f"SELECT rowid AS number, {selection.sql} FROM {self._name}", selection.texts
 
     @contextmanager
     def _attached(self) -> Iterator[duckdb.DuckDBPyConnection]:

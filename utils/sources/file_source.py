@@ -3,7 +3,7 @@
 A line is read when its newline has come; nothing partial is kept between polls (rule 15). The open
 file is kept: after a rotation by rename its rest is read before the new file begins. A position is
 `offset:length:crc` of the last bytes that were handled; where they are not found again (rotated, truncated,
-rebuilt) the part begins again. A `.json` file that is one array of objects is read as a whole; its
+rebuilt) the partition begins again. A `.json` file that is one array of objects is read as a whole; its
 positions are `[count:0:crc`.
 """
 
@@ -13,13 +13,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import msgspec
 
 from utils.app.errors import Absent, ToolkitError, Unavailable
-from utils.records.record import Invalid, Message, decode_each, decode_lines
-from utils.sources.base import Chunk, Resume
+from utils.records.codec import Codec
+from utils.records.record import Invalid
+from utils.sources.base import Chunk, Resume, decode_each
 
 MAX_LINE_BYTES = 1024 * 1024
 MAX_OFFSET = 1 << 62
@@ -27,12 +29,13 @@ _BYTES_PER_RECORD = 300
 _MIN_READ_BYTES = 64 * 1024
 _FINGERPRINT_BYTES = 256
 _BOM = b"\xef\xbb\xbf"
+_BLANK = b" \t\r\n\0"  # a power cut may leave zeros
 
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class FileSource:
-    """Reads one or more files, each a part named after its file (its path where names repeat).
+    """Reads one or more files, each a partition named after its file (its path where names repeat).
 
     Files that exist are read while others do not exist yet; if none does, polling raises Unavailable.
     A file is read to its end before the next one, so rotated files can be given oldest first. With
@@ -41,10 +44,11 @@ class FileSource:
 
     name = "file"
 
-    def __init__(self, paths: Sequence[Path], resume: Resume, *, finished: bool = False) -> None:
+    def __init__(self, paths: Sequence[Path], codec: Codec, resume: Resume, *, finished: bool = False) -> None:
         names = [path.name for path in paths]
-        self._parts = [
-            _Part(path, path.name if names.count(path.name) == 1 else str(path), resume, finished) for path in paths
+        self._partitions = [
+            _Partition(path, path.name if names.count(path.name) == 1 else str(path), codec, resume, finished)
+            for path in paths
         ]
         self._current = 0
         self.detail = ", ".join(map(str, paths))
@@ -52,29 +56,29 @@ class FileSource:
     def poll(self, max_records: int) -> Chunk | None:
         """The next records of the present file, or of the next one that has any. See Source."""
         missing: list[Unavailable] = []
-        for _ in self._parts:
+        for _ in self._partitions:
             try:
-                chunk = self._parts[self._current].poll(max_records)
+                chunk = self._partitions[self._current].poll(max_records)
             except Unavailable as error:
                 missing.append(error)
             else:
                 if chunk is not None:
                     return chunk
-            self._current = (self._current + 1) % len(self._parts)
-        if len(missing) == len(self._parts):
+            self._current = (self._current + 1) % len(self._partitions)
+        if len(missing) == len(self._partitions):
             raise missing[0]
         return None
 
     def close(self) -> None:
-        for part in self._parts:
-            part.close()
+        for partition in self._partitions:
+            partition.close()
 
 
-class _Part:
+class _Partition:
     """One file: the open handle, and the place after the last handled byte."""
 
-    def __init__(self, path: Path, name: str, resume: Resume, finished: bool) -> None:
-        self._path, self._name, self._resume, self._finished = path, name, resume, finished
+    def __init__(self, path: Path, name: str, codec: Codec, resume: Resume, finished: bool) -> None:
+        self._path, self._name, self._codec, self._resume, self._finished = path, name, codec, resume, finished
         self._file: FileIO | None = None
         self._position: str | None = None  # as it was given to or by the loop
         self._seek("")
@@ -128,9 +132,10 @@ class _Part:
             return False
 
     def _seek(self, position: str) -> None:
-        """Take a stored position; one that cannot be understood never matches, so the part begins again."""
+        """Take a stored position; one that cannot be understood never matches, so the partition begins again."""
         self._items: list[msgspec.Raw] = []  # of an array, while they are handed out
         self._loaded = (-1, -1)  # size and time of the array file when it was loaded
+        self._counted = -1  # offset of the unfinished line that was counted as invalid
         self._in_array = position.startswith("[")
         self._offset = -1 if position == "end" else 0
         self._length, self._crc = 0, -1 if position else 0
@@ -143,26 +148,26 @@ class _Part:
         if len(numbers) == 3 and 0 <= numbers[1] <= numbers[0] <= MAX_OFFSET and compared:
             self._offset, self._length, self._crc = numbers
 
-    def _chunk(self, end: str, messages: list[Message], invalid: list[Invalid]) -> Chunk:
+    def _chunk(self, end: str, records: list[Any], invalid: list[Invalid]) -> Chunk:
         start, self._position = self._position, end
         assert start is not None
-        return Chunk(self._name, start, end, messages, invalid)
+        return Chunk(self._name, start, end, records, invalid)
 
     def _moved(self, end: str) -> Chunk:
         self._seek(end)
         return self._chunk(end, [], [])
 
-    def _leave(self, messages: list[Message], invalid: list[Invalid]) -> Chunk:
+    def _leave(self, records: list[Any], invalid: list[Invalid]) -> Chunk:
         """The last of a file that was replaced; next the new one is opened."""
         self.close()
         self._seek("")
-        return self._chunk("", messages, invalid)
+        return self._chunk("", records, invalid)
 
-    def _advance(self, before: bytes, messages: list[Message], invalid: list[Invalid]) -> Chunk:
+    def _advance(self, before: bytes, records: list[Any], invalid: list[Invalid]) -> Chunk:
         """The chunk that ends at the present offset; `before` are at least the last bytes before it."""
         last = before[-_FINGERPRINT_BYTES:]
         self._length, self._crc = len(last), crc32(last)
-        return self._chunk(f"{self._offset}:{self._length}:{self._crc}", messages, invalid)
+        return self._chunk(f"{self._offset}:{self._length}:{self._crc}", records, invalid)
 
     def _go_to_end(self, file: FileIO) -> Chunk:
         """Only what comes from now on: after the last newline, or after the last item of an array."""
@@ -194,6 +199,9 @@ class _Part:
         handled, data = data[: self._length], data[self._length :]
         end = data.rfind(b"\n") + 1
         if end == 0 and len(data) == wanted:
+            if not data.strip(b"\0"):  # a power cut or a truncated copy may leave any number of zeros
+                self._offset += len(data)
+                return self._advance(data, [], [])
             data += file.read(MAX_LINE_BYTES + 1 - wanted)
             end = data.rfind(b"\n") + 1
         if end == 0:
@@ -202,38 +210,37 @@ class _Part:
         lines = data[:end]
         if lines.count(b"\n") > max_records:
             lines = lines[: end - len(lines.split(b"\n", max_records)[-1])]
-        messages, invalid = self._decode(lines)
+        records, invalid = self._decode(lines)
         self._offset += len(lines)
-        return self._advance(handled + lines[-_FINGERPRINT_BYTES:], messages, invalid)
+        return self._advance(handled + lines[-_FINGERPRINT_BYTES:], records, invalid)
 
-    def _decode(self, lines: bytes) -> tuple[list[Message], list[Invalid]]:
+    def _decode(self, lines: bytes) -> tuple[list[Any], list[Invalid]]:
         text = lines.removeprefix(_BOM) if self._offset == 0 else lines
         try:
-            messages = decode_lines(text)
-            # The fast decoder does not look at line ends: it joins and splits what foreign lines hold. Inside
-            # of JSON no "}" is followed by "{", so here each line holds one object.
-            if len(messages) == text.count(b"\n") == text.count(b"}\n{") + 1:
-                return messages, []
+            return self._codec.decode_lines(text), []
         except ValueError:
-            pass  # at least one line needs the patient way
-        records, place = [], self._offset + len(lines) - len(text)
+            pass  # at least one line is no record
+        found, place = [], self._offset + len(lines) - len(text)
         for line in text.split(b"\n"):
-            if line.strip():
-                records.append((f"{self._name} byte {place}", line))
+            if stripped := line.strip(_BLANK):
+                found.append((f"{self._name} byte {place}", stripped))
             place += len(line) + 1
-        return decode_each(records)
+        return decode_each(self._codec, found)
 
     def _read_unfinished(self, handled: bytes, data: bytes, replaced: bool) -> Chunk | None:
-        """A last line without newline: left for later, unless nobody will go on with it."""
-        if not data.strip() or not (replaced or self._finished):
+        """A last line without newline: left for later, unless nobody will complete it."""
+        if not data.strip(_BLANK) or not (replaced or self._finished):
             return None
-        messages, invalid = self._decode(data)
+        records, invalid = self._decode(data)
         if replaced:
-            return self._leave(messages, invalid)
-        if invalid:
-            return None
+            return self._leave(records, invalid)
+        if invalid:  # perhaps its other half is being written: counted once, and read again next time
+            if self._counted == self._offset:
+                return None
+            self._counted = self._offset
+            return self._chunk(self._position or "", [], invalid)
         self._offset += len(data)
-        return self._advance(handled + data, messages, invalid)
+        return self._advance(handled + data, records, invalid)
 
     def _skip_line(self, file: FileIO, replaced: bool) -> Chunk | None:
         """Pass over a line that is too long, block by block, once its end is there."""
@@ -279,10 +286,10 @@ class _Part:
         if not items:
             self._items = []
             return None
-        records = ((f"{self._name} item {number}", bytes(item)) for number, item in enumerate(items, done + 1))
-        messages, invalid = decode_each(records)
+        found = ((f"{self._name} item {number}", bytes(item)) for number, item in enumerate(items, done + 1))
+        records, invalid = decode_each(self._codec, found)
         self._in_array, self._offset, self._crc = True, done + len(items), crc32(items[-1])
-        return self._chunk(f"[{self._offset}:0:{self._crc}", messages, invalid)
+        return self._chunk(f"[{self._offset}:0:{self._crc}", records, invalid)
 
     def _load(self, file: FileIO) -> list[msgspec.Raw] | None:
         """The items, none while the array is not whole; None if the file holds lines, the first of them an array."""

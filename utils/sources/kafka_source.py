@@ -1,4 +1,4 @@
-"""Reads the topic: one part per partition, read_committed, alone or as a member of a consumer group."""
+"""Reads the topic: one partition per partition, read_committed, alone or as a member of a consumer group."""
 
 import logging
 import time
@@ -286,7 +286,7 @@ def _listener(source: KafkaSource) -> Any:
     return Listener()
 
 
-def _decode(part: str, records: Sequence[Any]) -> tuple[list[Message], list[Invalid]]:
+def _decode(partition: str, records: Sequence[Any]) -> tuple[list[Message], list[Invalid]]:
     try:
         messages = decode_lines(b"\n".join([record.value for record in records]))
         # A record that holds a line end could pass for two.
@@ -296,4 +296,4 @@ def _decode(part: str, records: Sequence[Any]) -> tuple[list[Message], list[Inva
         pass  # at least one record needs the patient way
     # Without a value but with a key it only ends a transaction, or is what compaction knows as deleted.
     real = [record for record in records if record.value is not None or not record.key]
-    return decode_each((f"{part} offset {record.offset}", record.value or b"") for record in real)
+    return decode_each((f"{partition} offset {record.offset}", record.value or b"") for record in real)

@@ -1,20 +1,22 @@
-"""Reads the table `streamed_messages` of a SQLite database that others write."""
+"""Reads a stream's table in a SQLite database that others write."""
 
 import os
 import sqlite3
 import stat
-import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
 
 from utils.app.errors import Absent, ToolkitError, Unavailable
+from utils.clients import sqlite
 from utils.clients.sqlite import errors
-from utils.records.table import TABLE
-from utils.sources.table_source import Row, TableSource, selected
+from utils.records.table import quoted
+from utils.sources.table_source import Row, Selection, TableSource
 
 WAIT_S = 0.25
-CHUNK_BYTES = 8 * 1024 * 1024  # where messages are large, fewer than were asked for
+CHUNK_BYTES = 8 * 1024 * 1024  # where records are large, fewer than were asked for
 _STEP_ROWS = 64
-_UNNUMBERED = f"SELECT 1 FROM sqlite_master WHERE name = '{TABLE}' AND (type = 'view' OR sql LIKE '%WITHOUT ROWID%')"
+_UNNUMBERED = "SELECT 1 FROM sqlite_master WHERE name = ? AND (type = 'view' OR sql LIKE '%WITHOUT ROWID%')"
 
 
 class SqliteSource(TableSource):
@@ -26,6 +28,7 @@ class SqliteSource(TableSource):
     """
 
     name = "sqlite"
+    booleans = Literal[0, 1] | None
     _connection: sqlite3.Connection | None = None
     _opened = (0, 0)
 
@@ -41,12 +44,17 @@ class SqliteSource(TableSource):
             self._connection = None
 
     def _query(self, clause: str, values: tuple[int, ...]) -> Sequence[Row]:
+        table = self._table.name
         with errors(self._path):
             connection = self._connect()
-            columns = {name: "" for _, name, *_ in connection.execute(f"PRAGMA table_info({TABLE})")}
-            query = f"SELECT _rowid_, {selected(columns, self._path)} FROM {TABLE} {clause}"
-            if connection.execute(_UNNUMBERED).fetchall():
-                raise ToolkitError(f"{TABLE} in {self._path} has no row numbers to follow; name another file")
+            existing = sqlite.columns(connection, table)
+            if not existing:
+                raise Absent(f"{self._path} has no table {table} yet")
+            if connection.execute(_UNNUMBERED, (table,)).fetchall():
+                raise ToolkitError(f"{table} in {self._path} has no row numbers to follow; name another file")
+            selection = Selection(self._table, existing)
+            self.others = selection.others
+            query = f"SELECT _rowid_, {selection.sql} FROM {quoted(table)} {clause}"
             try:
                 return _fetched(connection.execute(query, values))
             except sqlite3.OperationalError as error:
@@ -73,10 +81,29 @@ class SqliteSource(TableSource):
             raise ToolkitError(f"{self._path} is a folder; give the path of a SQLite database")
         if self._connection is None or self._opened != (status.st_dev, status.st_ino):
             self.close()
-            uri = f"{self._path.resolve().as_uri()}?mode=ro"
-            self._connection = sqlite3.connect(uri, uri=True, timeout=WAIT_S, check_same_thread=False)
+            self._connection = open_read_only(self._path)
             self._opened = status.st_dev, status.st_ino
         return self._connection
+
+
+def open_read_only(path: Path) -> sqlite3.Connection:
+    """A connection that never writes, not even the files beside a database in WAL mode where this user may not.
+
+    Raises sqlite3.Error, or ToolkitError if there is a log that cannot be read without writing.
+    """
+    uri = path.resolve().as_uri()
+    connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, timeout=WAIT_S, check_same_thread=False)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
+        return connection
+    except sqlite3.OperationalError as error:
+        connection.close()
+        if error.sqlite_errorname.split("_")[1] not in ("CANTOPEN", "READONLY") or os.access(path.parent, os.W_OK):
+            raise
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size:
+        raise ToolkitError(f"{path} has a log beside it and this user may not write there: copy both elsewhere")
+    return sqlite3.connect(f"{uri}?immutable=1", uri=True, timeout=WAIT_S, check_same_thread=False)
 
 
 def _fetched(cursor: sqlite3.Cursor) -> list[Row]:
@@ -85,7 +112,7 @@ def _fetched(cursor: sqlite3.Cursor) -> list[Row]:
     size = 0
     while size < CHUNK_BYTES and (step := cursor.fetchmany(_STEP_ROWS)):
         rows += step
-        size += sum(sys.getsizeof(row[1]) for row in step)
+        size += sum(len(value) for row in step for value in row if isinstance(value, str | bytes))
     cursor.close()
     return rows
 

@@ -1,57 +1,82 @@
-"""What the SQL sources share: paging a table by row number, and turning rows into messages."""
+"""What the SQL sources share: paging a table by row number, and turning rows into records."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 from zlib import crc32
 
 import msgspec
+from msgspec import Raw
 
-from utils.app.errors import Absent, ToolkitError
-from utils.records.record import Invalid, Message, decode_each, from_mapping
-from utils.records.table import COLUMNS, TABLE
+from utils.app.errors import Absent
+from utils.records.codec import encoder, instant_text, microseconds
+from utils.records.record import Invalid
+from utils.records.stream import Stream
+from utils.records.table import Table, family, quoted
 from utils.sources.base import Chunk, Resume
 
 Row = tuple[Any, ...]
-"""Row number, then the values in the order of COLUMNS."""
+"""Row number, then the values in the order of the selected columns."""
 
 FIRST, LAST = -(2**63), 2**63 - 1
+_TYPES: dict[str, Any] = {
+    "text": str | None,
+    "integer": int | None,
+    "number": int | float | None,
+    "boolean": bool | None,
+    "timestamp": str | int | None,
+    "json": str | None,
+}
 
 
-def selected(existing: dict[str, str], path: Path) -> str:
-    """Expressions for COLUMNS, from the columns (name -> type) that a table has; absent ones are NULL."""
-    if not existing:
-        raise Absent(f"{path} has no table {TABLE} yet")
-    if "message" not in existing:
-        raise ToolkitError(f"{path} has a table {TABLE} without a column message; name another file")
-    expressions = [f'"{name}"' if name in existing else f"NULL AS {name}" for name in COLUMNS]
-    for name, kind in existing.items():
-        if kind == "FLOAT" and name in COLUMNS:
-            # As the emitter widens the column, or else its widening would make every row another one.
-            expressions[COLUMNS.index(name)] = f"round({name}::DOUBLE, 6) AS {name}"
-    if existing.get("timestamp", "").startswith("TIMESTAMP"):
-        text = "strftime(make_timestamp(epoch_us(timestamp)), '%Y-%m-%dT%H:%M:%S.%gZ') AS timestamp"
-        expressions[COLUMNS.index("timestamp")] = text
-    return ", ".join(expressions)
+class Selection:
+    """What is read of a table: the stream's columns, NULL where it has none, then those that the stream lacks."""
+
+    def __init__(self, table: Table, existing: Mapping[str, str]) -> None:
+        by_name = {name.lower(): name for name in existing}
+        expressions = []
+        for field in table.fields:
+            name = by_name.pop(field.name.lower(), None)
+            kind = existing[name] if name else ""
+            if name is None:
+                expressions.append("NULL")
+            elif family(kind) == "timestamp" and kind.startswith("TIMESTAMP"):
+                expressions.append(f"epoch_us({quoted(name)})")
+            elif kind == "FLOAT":
+                # As the emitter widens the column, or else its widening would make every row another one.
+                expressions.append(f"round({quoted(name)}::DOUBLE, 6)")
+            else:
+                expressions.append(quoted(name))
+        if table.has_id:
+            by_name.pop("id", None)
+        self.others = tuple(by_name.values())
+        self.sql = ", ".join([*expressions, *map(quoted, self.others)])
+        self.texts = [quoted(name) for name, kind in existing.items() if family(kind) == "text"]
 
 
 class TableSource:
-    """Reads `streamed_messages` in the order of its row numbers; subclasses fetch.
+    """Reads a stream's table in the order of its row numbers; subclasses fetch.
 
     A position is `row:crc` of the last handled row. If that row is gone or differs, the table was
-    rebuilt and the part begins again.
+    rebuilt and the partition begins again. A column that was added since changes nothing.
     """
 
-    def __init__(self, path: Path, resume: Resume) -> None:
+    booleans: Any = bool | None  # what a boolean column gives
+
+    def __init__(self, path: Path, stream: Stream, resume: Resume) -> None:
         self.detail = str(path)
         self._path, self._resume = path, resume
+        self._table, self._codec = Table(stream), stream.codec
+        self.others: tuple[str, ...] = ()
         self._position: str | None = None  # as it was given to or by the loop
         self._row, self._crc = FIRST, 0
 
     def fetch(self, first: int, count: int) -> Sequence[Row]:
-        """At most `count` rows with numbers from `first` on, in order. Raises Absent, Unavailable, ToolkitError."""
+        """At most `count` rows with numbers from `first` on, in order. Raises Absent, Unavailable, ToolkitError.
+
+        Sets `others`, the names of the columns behind the stream's.
+        """
         raise NotImplementedError
 
     def fetch_last(self) -> Sequence[Row]:
@@ -61,7 +86,7 @@ class TableSource:
     def poll(self, max_records: int) -> Chunk | None:
         """The next rows. See Source."""
         if self._position is None:
-            self._position = self._resume(self._path.name)
+            self._position = self._resume(self._partition)
             self._seek(self._position)
         if self._position == "end":
             return self._go_to_end()
@@ -74,14 +99,18 @@ class TableSource:
             rows = rows[1:]
         if not rows:
             return None
-        messages, invalid = self._decode(rows)
-        return self._chunk(self._after(rows[-1]), messages, invalid)
+        records, invalid = self._decode(rows)
+        return self._chunk(self._after(rows[-1]), records, invalid)
 
     def close(self) -> None:
         """Nothing is open between polls."""
 
+    @property
+    def _partition(self) -> str:
+        return self._path.name if self._table.has_id else f"{self._path.name}/{self._table.name}"
+
     def _seek(self, position: str) -> None:
-        """Take a stored position; one that cannot be understood never matches, so the part begins again."""
+        """Take a stored position; one that cannot be understood never matches, so the partition begins again."""
         self._row, self._crc = FIRST, -1 if position else 0
         row, _, crc = position.partition(":")
         with suppress(ValueError):
@@ -92,10 +121,10 @@ class TableSource:
         self._row, self._crc = _fingerprint(row)
         return f"{self._row}:{self._crc}"
 
-    def _chunk(self, end: str, messages: list[Message], invalid: list[Invalid]) -> Chunk:
+    def _chunk(self, end: str, records: list[Any], invalid: list[Invalid]) -> Chunk:
         start, self._position = self._position, end
         assert start is not None
-        return Chunk(self._path.name, start, end, messages, invalid)
+        return Chunk(self._partition, start, end, records, invalid)
 
     def _go_to_end(self) -> Chunk:
         try:
@@ -107,20 +136,69 @@ class TableSource:
             self._seek("")
         return self._chunk(end, [], [])
 
-    def _decode(self, rows: Sequence[Row]) -> tuple[list[Message], list[Invalid]]:
+    def _decode(self, rows: Sequence[Row]) -> tuple[list[Any], list[Invalid]]:
+        fields = self._table.fields
+        if not self.others:
+            types = [self.booleans if field.type == "boolean" else _TYPES[field.type] for field in fields]
+            with suppress(ValueError):  # at least one row needs a closer look
+                row_type: Any = tuple.__class_getitem__((int, *types))
+                exact = msgspec.convert(rows, list.__class_getitem__(row_type))
+                return [self._codec.record(self._values(row)) for row in exact], []
+        records, invalid = [], []
+        for row in rows:
+            try:
+                records.append(self._by_member(row))
+            except ValueError as error:
+                invalid.append(Invalid(f"{self._partition} row {row[0]}", str(error)))
+        return records, invalid
+
+    def _values(self, row: Row) -> list[Any]:
+        """The values of a row as a record holds them. Raises ValueError for text that is no timestamp."""
+        values = list(row[1 : len(self._table.fields) + 1])
+        for number, field in enumerate(self._table.fields):
+            value = values[number]
+            if value is None:
+                continue
+            if field.type == "timestamp":
+                if isinstance(value, int):
+                    values[number] = instant_text(value)
+                elif microseconds(value) is None:
+                    raise ValueError(f"{value!r} is no timestamp")
+            elif field.type == "boolean":
+                values[number] = bool(value)
+        return values
+
+    def _by_member(self, row: Row) -> Any:
+        """A record of a row that has other columns, or values that do not fit. Raises ValueError with the reason."""
+        members: dict[str, Any] = {}
+        for name, value in zip((*self._table.columns, *self.others), row[1:], strict=True):
+            if value is None:
+                continue
+            if isinstance(value, bytes | bytearray | memoryview):
+                raise ValueError(f"column {name} holds a BLOB")
+            members[name] = value
+        for field in self._table.fields:
+            value = members.get(field.name)
+            if value is None:
+                continue
+            if field.type == "json":
+                if not isinstance(value, str):
+                    raise ValueError(f"column {field.name} holds no JSON")
+                members[field.name] = Raw(value)
+            elif field.type == "timestamp" and isinstance(value, int):
+                members[field.name] = instant_text(value)
+            elif field.type == "boolean" and value in (0, 1):
+                members[field.name] = bool(value)
+        extra = bytes(members.pop("extra", b"")).strip()
         try:
-            return [Message(*row[1:]) for row in msgspec.convert(rows, _row_types())], []
-        except msgspec.ValidationError:
-            pass  # at least one row needs the patient way
-        records = ((f"{self._path.name} row {row[0]}", dict(zip(COLUMNS, row[1:], strict=True))) for row in rows)
-        return decode_each(records, from_mapping)
+            line = encoder.encode(members)
+        except (TypeError, OverflowError) as error:
+            raise ValueError(str(error)) from error
+        if extra:
+            line = line[:-1] + b"," * bool(members) + extra[1:]
+        return self._codec.decode(line)
 
 
 def _fingerprint(row: Row) -> tuple[int, int]:
-    return row[0], crc32(repr(row).encode("utf-8", "backslashreplace"))
-
-
-@lru_cache(maxsize=1)
-def _row_types() -> Any:
-    hints = get_type_hints(Message, include_extras=True)
-    return list[tuple[int, *(hints[name] for name in COLUMNS)]]  # type: ignore[misc]  # made at run time
+    values = [value for value in row if value is not None]
+    return row[0], crc32(repr(values).encode("utf-8", "backslashreplace"))
