@@ -79,7 +79,7 @@ def main(
         if getattr(reading, "name", "") != used:
             used = progress.name = getattr(reading, "name", "")
             tally.expect_again()  # another sink brings once more what was seen in the one before
-        positions[chunk.part] = chunk.end
+        positions[chunk.partition] = chunk.end
         new = tally.admit(chunk)
         if (counts["lost"], counts["duplicate"]) != (tally.lost, tally.duplicate):
             logger.warning("lost {:,}, duplicate {:,} so far", tally.lost, tally.duplicate)

@@ -83,15 +83,15 @@ def records(recording: Path) -> Iterator[Record]:
         case ".jsonl" | ".json":
             from utils.sources.file_source import FileSource
 
-            return source_records(FileSource([recording], lambda part: "", finished=True))
+            return source_records(FileSource([recording], lambda partition: "", finished=True))
         case ".sqlite":
             from utils.sources.sqlite_source import SqliteSource
 
-            return source_records(SqliteSource(recording, lambda part: ""))
+            return source_records(SqliteSource(recording, lambda partition: ""))
         case ".duckdb":
             from utils.sources.duckdb_source import DuckdbSource
 
-            return source_records(DuckdbSource(recording, lambda part: ""))
+            return source_records(DuckdbSource(recording, lambda partition: ""))
     raise ToolkitError(f"{recording} is not a .jsonl, .json, .csv, .sqlite or .duckdb file")
 
 
@@ -107,7 +107,7 @@ def source_records(source: Source) -> Iterator[Record]:
     """All records up to the present end."""
     with closing(source):
         while (chunk := source.poll(PAGE_RECORDS)) is not None:
-            yield from chunk.messages
+            yield from chunk.records
             yield from chunk.invalid
 
 

@@ -121,9 +121,9 @@ def latency_ms(sink: str, settings: Settings) -> str:
     seen, stop = threading.Semaphore(0), threading.Event()
 
     def handle(chunk: Chunk) -> int:
-        for _ in chunk.messages:
+        for _ in chunk.records:
             seen.release()
-        return len(chunk.messages)
+        return len(chunk.records)
 
     thread = threading.Thread(target=consume, args=(lambda: source(sink, settings, lambda _: "end"), handle, stop))
     thread.start()

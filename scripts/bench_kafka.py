@@ -64,10 +64,10 @@ def bare_kafka_python(settings: Settings, batches: list[Batch]) -> None:
 
 
 def source(settings: Settings, count: int) -> None:
-    with closing(KafkaSource(settings, lambda part: "", finished=True)) as reader:
+    with closing(KafkaSource(settings, lambda partition: "", finished=True)) as reader:
         seen = 0
         while seen < count and (chunk := reader.poll(PAGE)) is not None:
-            seen += len(chunk.messages)
+            seen += len(chunk.records)
         assert seen == count
 
 

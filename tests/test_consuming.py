@@ -48,7 +48,7 @@ def chunk(amount: int, start: str = "1", end: str = "2", invalid: int = 0) -> Ch
 
 
 def size(chunk: Chunk) -> int:
-    return len(chunk.messages)
+    return len(chunk.records)
 
 
 @pytest.fixture(autouse=True)

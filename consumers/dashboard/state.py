@@ -174,12 +174,12 @@ class State:
     def add(self, chunk: Chunk) -> None:
         """Take in one chunk. Never raises for what messages may hold."""
         now = self._clock()
-        part = self._parts.get(chunk.part) or _Part()
-        identified, anonymous = self._sequences.fresh(chunk.messages, part.high)
+        part = self._parts.get(chunk.partition) or _Part()
+        identified, anonymous = self._sequences.fresh(chunk.records, part.high)
         fresh = identified + anonymous
         events = [timestamp_epoch_s(message.timestamp) for message in fresh]
         with self._lock:
-            self._parts[chunk.part] = part
+            self._parts[chunk.partition] = part
             part.invalid += len(chunk.invalid)
             if chunk.invalid:
                 self._last_invalid = f"{chunk.invalid[-1].where}: {chunk.invalid[-1].reason}"
@@ -187,7 +187,7 @@ class State:
             part.anonymous.add(anonymous)
             self._remember(fresh, events, now)
             if chunk.begins_again:  # what it holds is the last of what was read before
-                self._forget(chunk.part)
+                self._forget(chunk.partition)
             self._version += 1
 
     @property

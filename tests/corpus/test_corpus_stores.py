@@ -197,10 +197,10 @@ def test_rows_of_a_sqlite_table(settings: Settings) -> None:
         for row, _ in ROWS:
             connection.execute(f"INSERT INTO streamed_messages ({names}) VALUES (?, ?, ?, ?, ?)", row)
         connection.commit()
-    with closing(source("sqlite", settings, lambda part: "")) as reader:
+    with closing(source("sqlite", settings, lambda partition: "")) as reader:
         chunk = reader.poll(100)
     assert chunk is not None
-    assert len(chunk.messages) == sum(readable for _, readable in ROWS)
+    assert len(chunk.records) == sum(readable for _, readable in ROWS)
     expected = [f"buzz.sqlite row {number}" for number, (_, readable) in enumerate(ROWS, 1) if not readable]
     assert [each.where for each in chunk.invalid] == expected
     assert all(each.reason for each in chunk.invalid)
@@ -219,10 +219,10 @@ def test_a_position_that_means_nothing_begins_again(sink: str, position: str, se
     with closing(emitter(sink, settings)()) as each:
         each.emit(make_batch(5))
     found = []
-    with closing(source(sink, settings, lambda part: position)) as reader:
+    with closing(source(sink, settings, lambda partition: position)) as reader:
         for _ in range(3):
             chunk = reader.poll(100)
-            found += chunk.messages if chunk else []
+            found += chunk.records if chunk else []
     assert [message.sequence for message in found] == [1, 2, 3, 4, 5]
 
 
@@ -309,7 +309,7 @@ ARRAYS: list[tuple[bytes, int, int]] = [
 def test_files_that_are_one_array(content: bytes, readable: int, invalid: int, tmp_path: Path) -> None:
     path = tmp_path / "recording.json"
     path.write_bytes(content)
-    with closing(FileSource([path], lambda part: "", finished=True)) as reader:
+    with closing(FileSource([path], lambda partition: "", finished=True)) as reader:
         if readable < 0:
             with pytest.raises(ToolkitError, match=r"recording\.json begins like a JSON array but is not a whole one"):
                 reader.poll(100)
@@ -317,5 +317,5 @@ def test_files_that_are_one_array(content: bytes, readable: int, invalid: int, t
         chunks = []
         while chunk := reader.poll(100):
             chunks.append(chunk)
-    assert sum(len(chunk.messages) for chunk in chunks) == readable
+    assert sum(len(chunk.records) for chunk in chunks) == readable
     assert sum(len(chunk.invalid) for chunk in chunks) == invalid

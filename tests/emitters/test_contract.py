@@ -408,7 +408,7 @@ def test_sink_keeps(check: Callable[[Rig], None], rig: Rig) -> None:
     check(rig)
 
 
-@pytest.mark.parametrize(("check", "double"), CHECKS, ids=lambda part: part.__name__)
+@pytest.mark.parametrize(("check", "double"), CHECKS, ids=lambda partition: part.__name__)
 def test_check_catches(check: Callable[[Rig], None], double: type[Any], rig: Rig) -> None:
     real = rig.connect
     extra = (rig,) if double is Alone else ()

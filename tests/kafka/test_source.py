@@ -47,7 +47,7 @@ def read_all(reader: KafkaSource, max_records: int = 10_000) -> list[Chunk]:
 
 
 def messages(chunks: list[Chunk]) -> list[Message]:
-    return [message for chunk in chunks for message in chunk.messages]
+    return [message for chunk in chunks for message in chunk.records]
 
 
 def write(settings: Settings, amount: int, *, producer_id: str = "ann-1", first: int = 1) -> None:
@@ -66,8 +66,8 @@ def positions(chunks: list[Chunk]) -> dict[str, str]:
     """What a store would hold after these chunks, which must follow each other."""
     stored: dict[str, str] = {}
     for chunk in chunks:
-        assert stored.get(chunk.part, chunk.start) == chunk.start
-        stored[chunk.part] = chunk.end
+        assert stored.get(chunk.partition, chunk.start) == chunk.start
+        stored[chunk.partition] = chunk.end
     return stored
 
 
@@ -79,8 +79,8 @@ def test_everything_is_read_once_and_the_end_is_known(settings: Settings) -> Non
         assert reader.poll(30) is None
         write(settings, 5, first=101)
         assert messages(read_all(reader)) == make_messages(5, producer_id="ann-1", first=101)
-    assert max(len(chunk.messages) for chunk in chunks) == 30
-    assert {chunk.part for chunk in chunks} == {f"{settings.topic}-{partition}" for partition in range(4)}
+    assert max(len(chunk.records) for chunk in chunks) == 30
+    assert {chunk.partition for chunk in chunks} == {f"{settings.topic}-{partition}" for partition in range(4)}
     for name in ("ann-1", "ann-2", "cid-1", "cid-2"):
         assert [m for m in messages(chunks) if m.producer_id == name] == make_messages(100, producer_id=name)
     positions(chunks)
@@ -90,17 +90,17 @@ def test_reading_goes_on_after_a_stored_position(settings: Settings) -> None:
     write(settings, 100)
     with source(settings) as reader:
         stored = positions([reader.poll(40) or pytest.fail("nothing to read")])
-    with source(settings, lambda part: stored.get(part, "")) as reader:
+    with source(settings, lambda partition: stored.get(part, "")) as reader:
         chunks = read_all(reader)
     assert [m.sequence for m in messages(chunks)] == list(range(41, 101))
     stored |= positions(chunks)
-    with source(settings, lambda part: stored.get(part, "")) as reader:
+    with source(settings, lambda partition: stored.get(part, "")) as reader:
         assert read_all(reader) == []
 
 
 def test_only_what_comes_from_now_on(settings: Settings) -> None:
     write(settings, 10)
-    with source(settings, lambda part: "end") as reader:
+    with source(settings, lambda partition: "end") as reader:
         ends = read_all(reader)
         assert messages(ends) == []
         write(settings, 3, first=11)
@@ -124,7 +124,7 @@ def test_the_end_is_a_place_that_is_kept_before_the_first_record(settings: Setti
     for first in (11, 14):
         with source(settings, resume, group=group) as reader:
             chunks = read_all(reader)
-            stored |= {chunk.part: chunk.end for chunk in chunks}
+            stored |= {chunk.partition: chunk.end for chunk in chunks}
             assert [m.sequence for m in messages(chunks)] == list(range(11, first))
             reader.close()  # as poll does when the broker is gone
             write(settings, 3, first=first)
@@ -134,7 +134,7 @@ def test_the_end_is_a_place_that_is_kept_before_the_first_record(settings: Setti
 
 def test_what_comes_while_a_reader_from_the_end_is_cut_off_is_read_later(settings: Settings) -> None:
     write(settings, 5)
-    with source(settings, lambda part: "end") as reader:
+    with source(settings, lambda partition: "end") as reader:
         assert messages(read_all(reader)) == []
         reader.close()  # as when no broker answers
         write(settings, 3, first=6)
@@ -173,7 +173,7 @@ def test_a_topic_that_was_created_again_begins_again(settings: Settings, admin: 
     for amount in (10, 300, 98):  # shorter and longer than before, and ending where the last record was
         delete_topic(admin, settings.topic)
         write(one_partition, amount, producer_id="bob-1")
-        with source(settings, lambda part: stored[part]) as reader:
+        with source(settings, lambda partition: stored[part]) as reader:
             again, *chunks = read_all(reader)
         assert again.begins_again and again.start == stored[again.part]
         assert [m.sequence for m in messages(chunks)] == list(range(1, amount + 1))
@@ -216,7 +216,7 @@ def test_aborted_transactions_are_not_seen_and_open_ones_hold_the_end_back(setti
 
             def read(reader: KafkaSource = reader, seen: list[Message] = seen) -> int:
                 chunk = reader.poll(1000)
-                seen += chunk.messages if chunk else []
+                seen += chunk.records if chunk else []
                 return len(seen)
 
             wait_until(partial(_is, read, 10))
@@ -241,7 +241,7 @@ def test_partitions_that_are_added_are_read(settings: Settings, admin: AdminClie
 
         def read() -> int:
             chunk = reader.poll(1000)
-            seen.extend(chunk.messages if chunk else [])
+            seen.extend(chunk.records if chunk else [])
             return len(seen)
 
         wait_until(lambda: read() == 10)
@@ -279,7 +279,7 @@ def test_a_broker_that_comes_back_is_followed_without_repeats(kafka: Kafka, sett
             except Unavailable as error:
                 failures.append(str(error))
             else:
-                seen.extend(m.sequence for m in chunk.messages) if chunk else None
+                seen.extend(m.sequence for m in chunk.records) if chunk else None
             return len(seen)
 
         wait_until(lambda: read() == 10)
@@ -333,11 +333,11 @@ def test_positions_win_over_what_the_group_has_committed(settings: Settings, adm
     with source(settings, group=settings.group) as reader:
         stored = positions(read_all(reader))
     write(settings, 5, first=101)
-    with source(settings, lambda part: stored[part], group=settings.group) as reader:
+    with source(settings, lambda partition: stored[part], group=settings.group) as reader:
         assert [m.sequence for m in messages(read_all(reader))] == list(range(101, 106))
     wait_until(lambda: not _members(admin, settings.group))
     admin.delete_consumer_groups([settings.group])[settings.group].result(10)
-    with source(settings, lambda part: stored[part], group=settings.group) as reader:
+    with source(settings, lambda partition: stored[part], group=settings.group) as reader:
         assert [m.sequence for m in messages(read_all(reader))] == list(range(101, 106))
 
 
@@ -366,9 +366,9 @@ def test_members_divide_the_partitions_and_hand_them_over(
         for reader in readers:
             chunk = reader.poll(50)
             if chunk is not None:
-                assert chunk.start == stored.get(chunk.part, "")
-                stored[chunk.part] = chunk.end
-                for message in chunk.messages:
+                assert chunk.start == stored.get(chunk.partition, "")
+                stored[chunk.partition] = chunk.end
+                for message in chunk.records:
                     seen[str(message.producer_id)].append(message.sequence)
         return sum(map(len, seen.values()))
 

@@ -38,14 +38,14 @@ def test_auto_prefers_kafka_when_it_has_data(settings: Settings) -> None:
     file.emit(make_batch(3))
     file.close()
     for expected in ("file", "kafka"):
-        reader = source("auto", settings, lambda part: "")
+        reader = source("auto", settings, lambda partition: "")
         wait_until(lambda reader=reader: reader.poll(100) is not None)  # type: ignore[misc]
         assert getattr(reader, "name", "") == expected
         reader.close()
         sink = KafkaEmitter(settings)
         sink.emit(make_batch(3, producer_id="bob-1", first=1 if expected == "file" else 4))
         sink.close()
-    reader = source("auto", replace(settings, kafka_broker="127.0.0.1:1"), lambda part: "")
+    reader = source("auto", replace(settings, kafka_broker="127.0.0.1:1"), lambda partition: "")
     wait_until(lambda: reader.poll(100) is not None)
     assert getattr(reader, "name", "") == "file"
     reader.close()

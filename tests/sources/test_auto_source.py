@@ -151,10 +151,10 @@ def test_the_registered_one_takes_what_there_is(settings: Settings) -> None:
         port = unused.getsockname()[1]
         nobody = Settings(data_dir=settings.data_dir, kafka_broker=f"localhost:{port}")
         SqliteEmitter(settings.sqlite_path).emit(Batch.of(make_messages(2, producer_id="ann-1")))
-        source = sinks.source("auto", nobody, lambda part: "")
+        source = sinks.source("auto", nobody, lambda partition: "")
         chunk = source.poll(10)
     assert chunk is not None
-    assert (chunk.part, len(chunk.messages)) == ("buzz.sqlite", 2)
+    assert (chunk.partition, len(chunk.records)) == ("buzz.sqlite", 2)
 
 
 def test_a_broker_that_listens_answers() -> None:

@@ -28,7 +28,7 @@ def drain(source: FileSource, max_records: int = 1_000) -> list[Chunk]:
 
 
 def texts(chunks: list[Chunk]) -> list[str]:
-    return [message.message for chunk in chunks for message in chunk.messages]
+    return [message.message for chunk in chunks for message in chunk.records]
 
 
 def wrong(chunks: list[Chunk]) -> list[str]:
@@ -36,7 +36,7 @@ def wrong(chunks: list[Chunk]) -> list[str]:
 
 
 def from_start(*paths: Path, finished: bool = False) -> FileSource:
-    return FileSource(paths, lambda part: "", finished=finished)
+    return FileSource(paths, lambda partition: "", finished=finished)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ class TestLines:
         data += b'"message_length":1}'
         live.write_bytes(data + data + b"\n" + data.replace(b":", b":\n", 1) + b"\n" + data + b"\n")
         chunks = drain(from_start(live), max_records)
-        assert [message for chunk in chunks for message in chunk.messages] == [whole]
+        assert [message for chunk in chunks for message in chunk.records] == [whole]
         assert len(wrong(chunks)) == 3
 
     def test_an_empty_producer_id_is_none(self, live: Path) -> None:
@@ -92,12 +92,12 @@ class TestLines:
         data += b'"message_length":1,"producer_id":"","sequence":1}\n'
         live.write_bytes(data + data)
         (chunk,) = drain(from_start(live))
-        assert [(message.producer_id, message.sequence) for message in chunk.messages] == [(None, None)] * 2
+        assert [(message.producer_id, message.sequence) for message in chunk.records] == [(None, None)] * 2
 
     def test_at_most_max_records_at_once(self, live: Path) -> None:
         live.write_bytes(b"".join(line(str(number)) for number in range(10)))
         chunks = drain(from_start(live), max_records=3)
-        assert [len(chunk.messages) for chunk in chunks] == [3, 3, 3, 1]
+        assert [len(chunk.records) for chunk in chunks] == [3, 3, 3, 1]
 
     def test_a_line_waits_for_its_newline(self, live: Path) -> None:
         live.write_bytes(line("a") + b'{"message":"b"}')
@@ -139,7 +139,7 @@ class TestPositions:
         live.write_bytes(line("a") + line("b"))
         end = drain(from_start(live))[-1].end
         append(live, line("c"))
-        assert texts(drain(FileSource([live], lambda part: end))) == ["c"]
+        assert texts(drain(FileSource([live], lambda partition: end))) == ["c"]
 
     def test_positions_follow_each_other(self, live: Path) -> None:
         live.write_bytes(b"".join(line(str(number)) for number in range(5)) + b"bad\n")
@@ -153,20 +153,20 @@ class TestPositions:
     @pytest.mark.parametrize("position", ["rubbish", "7:7:1", "[3:0:5", "5:90:1", "1:1", "99999999:20:7", "::"])
     def test_a_position_that_does_not_fit_begins_again_and_says_so(self, live: Path, position: str) -> None:
         live.write_bytes(line("a"))
-        chunks = drain(FileSource([live], lambda part: position))
+        chunks = drain(FileSource([live], lambda partition: position))
         assert (chunks[0].start, chunks[0].begins_again, texts(chunks)) == (position, True, ["a"])
 
     @pytest.mark.parametrize("before", [b"", line("a"), line("a") + b'{"mess', b'{"mess', b"x" * (2 * MAX_LINE_BYTES)])
     def test_from_the_end_only_what_comes(self, live: Path, before: bytes) -> None:
         live.write_bytes(before)
-        source = FileSource([live], lambda part: "end")
+        source = FileSource([live], lambda partition: "end")
         chunks = drain(source)
         assert (texts(chunks), chunks[0].start) == ([], "end")
         append(live, b"\n" + line("b"))
         assert texts(drain(source)) == ["b"]
 
     def test_from_the_end_of_a_file_that_does_not_exist_yet(self, live: Path) -> None:
-        source = FileSource([live], lambda part: "end")
+        source = FileSource([live], lambda partition: "end")
         moved = source.poll(10)
         assert (moved and moved.start, moved and moved.end) == ("end", "")  # stored: a restart does not jump either
         with pytest.raises(Unavailable, match="does not exist yet"):
@@ -181,7 +181,7 @@ class TestParts:
         first.write_bytes(line("a") + line("b"))
         second.write_bytes(line("c"))
         chunks = drain(from_start(first, second), max_records=1)
-        assert [(chunk.part, texts([chunk])) for chunk in chunks] == [
+        assert [(chunk.partition, texts([chunk])) for chunk in chunks] == [
             ("old.jsonl", ["a"]), ("old.jsonl", ["b"]), ("new.jsonl", ["c"]),
         ]  # fmt: skip
 
@@ -190,7 +190,7 @@ class TestParts:
         for path in paths:
             path.parent.mkdir()
             path.write_bytes(line(path.parent.name))
-        assert [chunk.part for chunk in drain(from_start(*paths))] == list(map(str, paths))
+        assert [chunk.partition for chunk in drain(from_start(*paths))] == list(map(str, paths))
 
     def test_one_missing_file_does_not_hold_up_the_other(self, tmp_path: Path, live: Path) -> None:
         live.write_bytes(line("a"))
@@ -213,7 +213,7 @@ class TestArrays:
         end = drain(source)[-1].end
         live.write_text('[{"message":"a"}, {"message":"b"}]')
         assert texts(drain(source)) == ["b"]
-        assert texts(drain(FileSource([live], lambda part: end))) == ["b"]
+        assert texts(drain(FileSource([live], lambda partition: end))) == ["b"]
 
     def test_an_array_that_is_being_written_waits_until_it_is_whole(self, live: Path) -> None:
         live.write_text('[{"message":"a"},')
@@ -257,14 +257,14 @@ class TestArrays:
         assert (texts(chunks), wrong(chunks)) == (["a"], ["live.json byte 0"])
         append(live, line("b"))
         assert texts(drain(source)) == ["b"]
-        source = FileSource([live], lambda part: "end")
+        source = FileSource([live], lambda partition: "end")
         assert drain(source)[0].messages == []
         append(live, line("c"))
         assert texts(drain(source)) == ["c"]
 
     def test_from_the_end_of_an_array(self, live: Path) -> None:
         live.write_text('[{"message":"a"}]')
-        source = FileSource([live], lambda part: "end")
+        source = FileSource([live], lambda partition: "end")
         assert texts(drain(source)) == []
         live.write_text('[{"message":"a"}, {"message":"b"}]')
         assert texts(drain(source)) == ["b"]
@@ -347,7 +347,7 @@ class Model:
         self.source = self.opened()
 
     def opened(self) -> FileSource:
-        return FileSource([self.path], lambda part: self.position)
+        return FileSource([self.path], lambda partition: self.position)
 
     # The writers
 
@@ -460,7 +460,7 @@ class Model:
         if chunk is None:
             return False
         assert chunk.start == self.position
-        assert len(chunk.messages) + len(chunk.invalid) <= max_records
+        assert len(chunk.records) + len(chunk.invalid) <= max_records
         self.got += [message.message for message in self.tally.admit(chunk)]
         self.position = chunk.end
         return True

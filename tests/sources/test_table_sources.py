@@ -62,7 +62,7 @@ class Kind:
         emitter.emit(make_batch(amount, producer_id=producer_id, first=first))
         emitter.close()
 
-    def source(self, resume: Resume = lambda part: "") -> TableSource:
+    def source(self, resume: Resume = lambda partition: "") -> TableSource:
         return self.source_class(self.path, resume)
 
     def execute(self, *statements: str) -> None:
@@ -85,17 +85,17 @@ def drain(source: TableSource, max_records: int = 1_000) -> list[Chunk]:
 
 
 def sequences(chunks: list[Chunk]) -> list[int | None]:
-    return [message.sequence for chunk in chunks for message in chunk.messages]
+    return [message.sequence for chunk in chunks for message in chunk.records]
 
 
 class TestReading:
     def test_messages_come_back_as_they_were_sent_in_order(self, kind: Kind) -> None:
         kind.emit(5)
         chunks = drain(kind.source(), max_records=2)
-        assert [message for chunk in chunks for message in chunk.messages] == make_batch(5).messages
-        assert [len(chunk.messages) for chunk in chunks] == [2, 2, 1]
+        assert [message for chunk in chunks for message in chunk.records] == make_batch(5).messages
+        assert [len(chunk.records) for chunk in chunks] == [2, 2, 1]
         assert [chunk.end for chunk in chunks[:-1]] == [chunk.start for chunk in chunks[1:]]
-        assert {chunk.part for chunk in chunks} == {kind.path.name}
+        assert {chunk.partition for chunk in chunks} == {kind.path.name}
 
     def test_new_rows_are_followed_and_resumed(self, kind: Kind) -> None:
         kind.emit(3)
@@ -105,18 +105,18 @@ class TestReading:
         chunks = drain(source)
         assert sequences(chunks) == [4]
         kind.emit(1, first=5)
-        assert sequences(drain(kind.source(lambda part: chunks[-1].end))) == [5]
+        assert sequences(drain(kind.source(lambda partition: chunks[-1].end))) == [5]
 
     def test_from_the_end_only_what_comes(self, kind: Kind) -> None:
         kind.emit(3)
-        source = kind.source(lambda part: "end")
+        source = kind.source(lambda partition: "end")
         chunks = drain(source)
         assert (sequences(chunks), chunks[0].start) == ([], "end")
         kind.emit(1, first=4)
         assert sequences(drain(source)) == [4]
 
     def test_from_the_end_of_what_does_not_exist_yet(self, kind: Kind) -> None:
-        source = kind.source(lambda part: "end")
+        source = kind.source(lambda partition: "end")
         moved = source.poll(1)
         assert (moved and moved.start, moved and moved.end) == ("end", "")
         with pytest.raises(Unavailable, match="does not exist yet"):
@@ -129,7 +129,7 @@ class TestReading:
     )
     def test_a_position_that_does_not_fit_begins_again_and_says_so(self, kind: Kind, position: str) -> None:
         kind.emit(2)
-        chunks = drain(kind.source(lambda part: position))
+        chunks = drain(kind.source(lambda partition: position))
         assert (chunks[0].start, chunks[0].begins_again, sequences(chunks)) == (position, True, [1, 2])
 
     def test_a_replaced_database_begins_again(self, kind: Kind, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ class TestReading:
         kind.emit(300)
         chunks = drain(kind.source())
         assert sequences(chunks) == list(range(1, 301))
-        assert max(len(chunk.messages) for chunk in chunks) < 150
+        assert max(len(chunk.records) for chunk in chunks) < 150
 
 
 class TestForeignTables:
@@ -168,7 +168,7 @@ class TestForeignTables:
             f"sentiment, keyword_mentioned, message_length) VALUES ({'7, ' if identity else ''}"
             "'Just shared a meme!', 'Eve', '2025-01-29 14:35:20', 'humor', 0.5, 'meme', 19)",
         )
-        ((message,),) = [chunk.messages for chunk in drain(kind.source())]
+        ((message,),) = [chunk.records for chunk in drain(kind.source())]
         in_utc = kind.name == "duckdb" and timestamp == "TIMESTAMP"
         expected = "2025-01-29T14:35:20.000Z" if in_utc else "2025-01-29 14:35:20"
         assert (message.message, message.author, message.timestamp) == ("Just shared a meme!", "Eve", expected)
@@ -183,7 +183,7 @@ class TestForeignTables:
             "('c', 0.5, 'x'), ('d', 0.25, '12')",
         )
         (chunk,) = drain(kind.source())
-        found = [(message.message, message.author, message.message_length) for message in chunk.messages]
+        found = [(message.message, message.author, message.message_length) for message in chunk.records]
         assert found == [("a", "Unknown", 1), ("d", "Unknown", 12)]
         assert [kind.path.name in invalid.where for invalid in chunk.invalid] == [True] * 3
 
@@ -201,7 +201,7 @@ class TestForeignTables:
         before = drain(kind.source())
         assert [message.sentiment for message in before[0].messages[:2]] == [0.3, 0.7]
         kind.emit(2)
-        assert sequences(drain(kind.source(lambda part: before[-1].end))) == [1, 2]
+        assert sequences(drain(kind.source(lambda partition: before[-1].end))) == [1, 2]
 
     def test_a_column_named_rowid_numbers_nothing(self, tmp_path: Path) -> None:
         kind = Kind("sqlite", tmp_path)
@@ -210,7 +210,7 @@ class TestForeignTables:
             "INSERT INTO streamed_messages VALUES ('a', 'z'), ('b', 'z')",
         )
         chunks = drain(kind.source(), max_records=1)
-        assert [message.message for chunk in chunks for message in chunk.messages] == ["a", "b"]
+        assert [message.message for chunk in chunks for message in chunk.records] == ["a", "b"]
 
     def test_text_that_is_no_utf8_is_one_invalid_row(self, tmp_path: Path) -> None:
         kind = Kind("sqlite", tmp_path)
@@ -254,14 +254,14 @@ class TestBadInput:
         kind = Kind(name, tmp_path)
         kind.execute("CREATE TABLE other (message TEXT)", "INSERT INTO other VALUES ('a')", statement)
         with pytest.raises(ToolkitError, match="has no row numbers to follow") as raised:
-            kind.source(lambda part: start).poll(1)
+            kind.source(lambda partition: start).poll(1)
         assert raised.value.exit_code == 2
 
     @pytest.mark.skipif(os.name == "nt", reason="Windows tells a path through a file as one that is missing")
     def test_a_path_through_a_file(self, kind: Kind) -> None:
         kind.path.write_bytes(b"")
         with pytest.raises(Unavailable, match=r"does not exist yet|cannot be read: Not a directory"):
-            type(kind.source())(kind.path / kind.path.name, lambda part: "").poll(1)
+            type(kind.source())(kind.path / kind.path.name, lambda partition: "").poll(1)
 
     def test_not_a_database(self, kind: Kind) -> None:
         kind.path.write_bytes(b"this is no database " * 1_000)
@@ -379,7 +379,7 @@ class Model:
         self.source = self.opened()
 
     def opened(self) -> TableSource:
-        return self.kind.source(lambda part: self.position)
+        return self.kind.source(lambda partition: self.position)
 
     def insert(self, producers: list[str | None]) -> None:
         rows = []
@@ -423,7 +423,7 @@ class Model:
         if chunk is None:
             return False
         assert chunk.start == self.position
-        assert len(chunk.messages) <= max_records
+        assert len(chunk.records) <= max_records
         self.began_again |= chunk.begins_again
         self.got += [message.message for message in self.tally.admit(chunk)]
         self.position = chunk.end

@@ -67,15 +67,15 @@ def _round_trip(sink: str, settings: Settings, producer_id: str) -> None:
         if emitter.last_sequence(producer_id) != 1:
             raise ToolkitError("the sink does not know the message that it has just stored")
     deadline_s = time.monotonic() + READ_BACK_S
-    with closing(sinks.source(sink, settings, lambda part: "", finished=True)) as source:
+    with closing(sinks.source(sink, settings, lambda partition: "", finished=True)) as source:
         while time.monotonic() < deadline_s:
             chunk = source.poll(10)
-            if chunk is None or not (chunk.messages or chunk.invalid):
+            if chunk is None or not (chunk.records or chunk.invalid):
                 time.sleep(0.02)
-            elif chunk.messages == [sent]:
+            elif chunk.records == [sent]:
                 return
             else:
-                raise ToolkitError(f"read back something else: {chunk.messages or chunk.invalid}")
+                raise ToolkitError(f"read back something else: {chunk.records or chunk.invalid}")
     raise ToolkitError(f"the message could not be read back within {READ_BACK_S:.0f} s")
 
 

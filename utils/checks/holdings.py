@@ -53,7 +53,7 @@ def pages(holding: Holding, settings: Settings) -> Iterator[Sequence[Row]]:
     sink = holding.sink
     if sink == "file":
         return file_pages(settings.live_path, holding)
-    source = sinks.source(sink, settings, lambda part: "", finished=True)
+    source = sinks.source(sink, settings, lambda partition: "", finished=True)
     return _table_pages(source) if isinstance(source, TableSource) else _source_pages(source, holding)
 
 
@@ -110,7 +110,7 @@ def _source_pages(source: Source, holding: Holding) -> Iterator[list[Row]]:
     with closing(source):
         while chunk := source.poll(PAGE_ROWS):
             holding.invalid += len(chunk.invalid)
-            yield list(map(msgspec.structs.astuple, chunk.messages))
+            yield list(map(msgspec.structs.astuple, chunk.records))
 
 
 @dataclass

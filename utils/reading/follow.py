@@ -107,7 +107,7 @@ class _Reader:
         self._recovered()
         if chunk.begins_again:
             logger.warning(
-                "{} was rotated, truncated or rebuilt: read from its beginning, without what is known", chunk.part
+                "{} was rotated, truncated or rebuilt: read from its beginning, without what is known", chunk.partition
             )
         self._invalid.add(chunk.invalid)
         return new

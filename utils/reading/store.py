@@ -5,9 +5,9 @@
     source = sources.source(..., resume=store.resume)
     new = store.add(chunk)              # raises PositionMoved, Unavailable, ToolkitError
 
-`add` compares the chunk's `start` with the stored position of its part and sets `end` in the
+`add` compares the chunk's `start` with the stored position of its partition and sets `end` in the
 transaction that stores the messages (rule 16), so whatever is killed, started twice or fenced, a
-chunk is stored once or not at all. It is generic over parts: files, tables, partitions.
+chunk is stored once or not at all. It is generic over partitions: files, tables, partitions.
 After PositionMoved or Unavailable nothing was stored: open a new source, which resumes from here.
 
 Figures are sums of integers (sentiment in millionths), so that they do not depend on how the stream
@@ -52,7 +52,7 @@ _SCHEMA = (
     """CREATE VIEW figures AS SELECT kind, name, count, sentiment_millionths / 1e6 / count AS mean_sentiment,
         length * 1.0 / count AS mean_length,
         strftime('%Y-%m-%dT%H:%M:%SZ', NULLIF(last_seen_ms, 0) / 1000, 'unixepoch') AS last_seen FROM sums""",
-    "CREATE TABLE positions (part TEXT PRIMARY KEY, position TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE positions (partition TEXT PRIMARY KEY, position TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE producers (producer_id TEXT PRIMARY KEY, seen TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE counts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     f"PRAGMA user_version = {VERSION}",
@@ -109,47 +109,47 @@ class ProcessedStore:
             return 0
 
     def start_from(self, start: Literal["stored", "start", "end"]) -> None:
-        """Where each part begins when it is first resumed in this run.
+        """Where each partition begins when it is first resumed in this run.
 
         At its end only if nobody has advanced it since: what another copy then hands over is not passed over.
         """
         self._start = start
         with sqlite.errors(self._path):
-            self._before = dict(self._connection.execute("SELECT part, position FROM positions").fetchall())
+            self._before = dict(self._connection.execute("SELECT partition, position FROM positions").fetchall())
 
-    def resume(self, part: str) -> str:
-        """The stored position of a part, which `start_from` may have changed. See Resume."""
+    def resume(self, partition: str) -> str:
+        """The stored position of a partition, which `start_from` may have changed. See Resume."""
         with self._transaction():
-            handed_over = self._start == "end" and self._position(part) != self._before.get(part, "")
-            if self._start != "stored" and part not in self._begun and not handed_over:
+            handed_over = self._start == "end" and self._position(partition) != self._before.get(partition, "")
+            if self._start != "stored" and partition not in self._begun and not handed_over:
                 position = "end" if self._start == "end" else ""
-                self._set_position(part, position)
+                self._set_position(partition, position)
                 tally = Tally(self._producers())
                 if self._start == "end":
                     tally.expect_jump()
                 else:
                     tally.expect_again()
                 self._save_producers(tally)
-            position = self._position(part)
-        self._begun.add(part)
+            position = self._position(partition)
+        self._begun.add(partition)
         return position
 
     def add(self, chunk: Chunk) -> list[Message]:
         """Store what is new in the chunk, with figures and position; the messages that were new.
 
-        Raises PositionMoved if another copy of this consumer has advanced the part.
+        Raises PositionMoved if another copy of this consumer has advanced the partition.
         """
         with self._transaction():
-            if self._position(chunk.part) != chunk.start:
-                raise PositionMoved(f"another copy of this consumer has advanced {chunk.part}")
-            ids = {message.producer_id for message in chunk.messages}
+            if self._position(chunk.partition) != chunk.start:
+                raise PositionMoved(f"another copy of this consumer has advanced {chunk.partition}")
+            ids = {message.producer_id for message in chunk.records}
             tally = Tally(self._producers() if chunk.begins_again else self._producers(ids), self._is_stored)
             new = tally.admit(chunk)
             if new:
                 self._store(new)
             self._save_producers(tally)
             self._connection.executemany(_ADD_COUNT, tally.counts().items())
-            self._set_position(chunk.part, chunk.end)
+            self._set_position(chunk.partition, chunk.end)
         self.run.update(tally.counts())
         return new
 
@@ -176,12 +176,12 @@ class ProcessedStore:
         query = "SELECT 1 FROM messages WHERE producer_id = ? AND sequence = ?"
         return bool(self._connection.execute(query, (producer_id, sequence)).fetchall())
 
-    def _position(self, part: str) -> str:
-        row = self._connection.execute("SELECT position FROM positions WHERE part = ?", (part,)).fetchall()
+    def _position(self, partition: str) -> str:
+        row = self._connection.execute("SELECT position FROM positions WHERE partition = ?", (partition,)).fetchall()
         return row[0][0] if row else ""
 
-    def _set_position(self, part: str, position: str) -> None:
-        self._connection.execute("INSERT OR REPLACE INTO positions VALUES (?, ?)", (part, position))
+    def _set_position(self, partition: str, position: str) -> None:
+        self._connection.execute("INSERT OR REPLACE INTO positions VALUES (?, ?)", (partition, position))
 
     def _producers(self, ids: set[str | None] | None = None) -> dict[str, Seen]:
         """What was seen of all producers, or of those in `ids`."""

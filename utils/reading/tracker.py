@@ -56,7 +56,7 @@ class Tally:
         new = []
         self._late.clear()
         producer_id, seen = "", Seen()
-        for message in chunk.messages:
+        for message in chunk.records:
             sequence = message.sequence
             if message.producer_id is None or sequence is None:
                 self.foreign += 1
