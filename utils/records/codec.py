@@ -103,6 +103,8 @@ class Codec:
         self.columns: tuple[str, ...] = (*(field.name for field in self.fields), *OWN)
         rules = rules or Rules()
         self._fill = rules.fill
+        self._required = [n for n, field in enumerate(self.fields) if field.name in rules.required]
+        self.types = tuple(rules.types.get(field.name, TYPES[field.type]) for field in self.fields)
         attributes = [_attribute(field.name, number) for number, field in enumerate(self.fields)] + list(OWN)
         types = [rules.types.get(field.name, TYPES[field.type]) for field in self.fields] + list(OWN.values())
         columns = list(zip(attributes, types, self.columns, strict=True))
@@ -223,13 +225,19 @@ class Codec:
         """`row` of each record."""
         return list(map(self.row if self._json else msgspec.structs.astuple, records))
 
-    def record(self, row: Sequence[Any]) -> Any:
-        """The record of a row whose values have the types of their columns. Raises ValueError if one has not."""
+    def from_columns(self, columns: Sequence[Sequence[Any]]) -> list[Any]:
+        """The records of a table's columns, in the order of `columns`, whose values have the fields' types.
+
+        JSON comes as text. Raises ValueError if a record cannot be one of this stream.
+        """
         values = [
-            (NONE if value is None else Raw(value)) if field.type == "json" else value
-            for field, value in zip(self.fields, row, strict=False)
+            [NONE if each is None else Raw(each) for each in column] if field.type == "json" else column
+            for field, column in zip(self.fields, columns, strict=False)
         ]
-        return self._filled(self.type(*values, *row[len(values) :]))
+        records = list(map(self.type, *values, *columns[len(values) :]))
+        if any(None in columns[number] for number in self._required):
+            return list(map(self._filled, records))
+        return records
 
     def encode(self, record: Any) -> bytes:
         """The record as one JSON object without line end: the fields that have a value, then those of `extra`."""

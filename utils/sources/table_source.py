@@ -51,8 +51,15 @@ class Selection:
         if table.has_id:
             by_name.pop("id", None)
         self.others = tuple(by_name.values())
-        self.sql = ", ".join([*expressions, *map(quoted, self.others)])
+        self.sql = ", ".join([*expressions, *(_as_text(name, existing[name]) for name in self.others)])
         self.texts = [quoted(name) for name, kind in existing.items() if family(kind) == "text"]
+
+
+def _as_text(name: str, kind: str) -> str:
+    """The expression of a column that its stream does not know; DuckDB's instants become RFC 3339 text."""
+    if kind.startswith("TIMESTAMP"):
+        return f"strftime(make_timestamp(epoch_us({quoted(name)})), '%Y-%m-%dT%H:%M:%S.%fZ')"
+    return quoted(name)
 
 
 class TableSource:
@@ -137,13 +144,9 @@ class TableSource:
         return self._chunk(end, [], [])
 
     def _decode(self, rows: Sequence[Row]) -> tuple[list[Any], list[Invalid]]:
-        fields = self._table.fields
         if not self.others:
-            types = [self.booleans if field.type == "boolean" else _TYPES[field.type] for field in fields]
             with suppress(ValueError):  # at least one row needs a closer look
-                row_type: Any = tuple.__class_getitem__((int, *types))
-                exact = msgspec.convert(rows, list.__class_getitem__(row_type))
-                return [self._codec.record(self._values(row)) for row in exact], []
+                return self._codec.from_columns(self._columns(rows)), []
         records, invalid = [], []
         for row in rows:
             try:
@@ -152,21 +155,22 @@ class TableSource:
                 invalid.append(Invalid(f"{self._partition} row {row[0]}", str(error)))
         return records, invalid
 
-    def _values(self, row: Row) -> list[Any]:
-        """The values of a row as a record holds them. Raises ValueError for text that is no timestamp."""
-        values = list(row[1 : len(self._table.fields) + 1])
-        for number, field in enumerate(self._table.fields):
-            value = values[number]
-            if value is None:
-                continue
+    def _columns(self, rows: Sequence[Row]) -> list[Sequence[Any]]:
+        """The columns of rows as records hold their values. Raises ValueError if any value does not fit."""
+        fields = self._table.fields
+        types: list[Any] = [int, *self._codec.types, *(_TYPES[field.type] for field in fields[-3:])]
+        for number, field in enumerate(fields, 1):
+            if field.type in ("boolean", "timestamp", "json"):
+                types[number] = self.booleans if field.type == "boolean" else _TYPES[field.type]
+        row_type: Any = tuple.__class_getitem__(tuple(types))
+        columns: list[Sequence[Any]] = list(zip(*msgspec.convert(rows, list.__class_getitem__(row_type)), strict=True))
+        for number, field in enumerate(fields, 1):
             if field.type == "timestamp":
-                if isinstance(value, int):
-                    values[number] = instant_text(value)
-                elif microseconds(value) is None:
-                    raise ValueError(f"{value!r} is no timestamp")
-            elif field.type == "boolean":
-                values[number] = bool(value)
-        return values
+                instants = {value: _instant(value) for value in set(columns[number])}
+                columns[number] = [instants[value] for value in columns[number]]
+            elif field.type == "boolean" and self.booleans is not _TYPES["boolean"]:
+                columns[number] = [None if value is None else bool(value) for value in columns[number]]
+        return columns[1:]
 
     def _by_member(self, row: Row) -> Any:
         """A record of a row that has other columns, or values that do not fit. Raises ValueError with the reason."""
@@ -197,6 +201,15 @@ class TableSource:
         if extra:
             line = line[:-1] + b"," * bool(members) + extra[1:]
         return self._codec.decode(line)
+
+
+def _instant(value: str | int | None) -> str | None:
+    """A timestamp as text, from text or microseconds since 1970. Raises ValueError for text that is none."""
+    if isinstance(value, int):
+        return instant_text(value)
+    if value is not None and microseconds(value) is None:
+        raise ValueError(f"{value!r} is no timestamp")
+    return value
 
 
 def _fingerprint(row: Row) -> tuple[int, int]:
