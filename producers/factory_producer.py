@@ -1,0 +1,63 @@
+"""Streams measured parts of three lines: tools that wear, and rare bad parts to find. An example of a stream."""
+
+import random
+import sys
+from collections.abc import Iterator
+from itertools import count
+from typing import Annotated
+
+from utils.app import cli
+from utils.app.config import DEFAULTS, PRODUCING, Interval, Reads, Seed, Settings
+from utils.delivery import producing
+from utils.records.record import Record
+from utils.records.stream import Stream
+from utils.sinks import EMBEDDED, WHOLE_RUN, Run, Sinks
+
+LOWER_MM, UPPER_MM = 24.9, 25.1
+
+
+class Part(Record):
+    """One measured part; it has `passed` if `measure_mm` is within the limits."""
+
+    line: str
+    part: str
+    measure_mm: float
+    passed: bool
+    lower_mm: float = LOWER_MM
+    upper_mm: float = UPPER_MM
+
+
+PARTS = Stream("parts", Part, by="line", value="measure_mm", histogram="measure_mm", zones=(LOWER_MM, UPPER_MM))
+
+PARTS_PER_TOOL = {"north": 200, "south": 320, "west": 450}  # of each line: a new tool begins low and wears upwards
+NEW_MM, WORN_MM, SPREAD_MM = 24.96, 25.05, 0.012
+BAD_EVERY, BAD_MM = 150, 0.2  # parts, on average; how far such a part is off
+
+
+def parts(rng: random.Random) -> Iterator[tuple[float, Part]]:
+    """Endless pairs: the pause before the part, in intervals, and the part, not yet stamped or numbered."""
+    for number in count(1):
+        for line, per_tool in PARTS_PER_TOOL.items():
+            wear = number % per_tool / per_tool
+            measure_mm = rng.gauss(NEW_MM + wear * (WORN_MM - NEW_MM), SPREAD_MM)
+            if rng.random() * BAD_EVERY < 1:
+                measure_mm += rng.choice((-BAD_MM, BAD_MM))
+            part = f"{line[0].upper()}{number:07}"
+            yield 1.0, Part(line, part, round(measure_mm, 3), LOWER_MM <= round(measure_mm, 3) <= UPPER_MM)
+
+
+def main(
+    *,
+    interval: Interval = 5.0,
+    seed: Seed = None,
+    sinks: Sinks = EMBEDDED,
+    run: Run = WHOLE_RUN,
+    settings: Annotated[Settings, Reads(*PRODUCING)] = DEFAULTS,
+) -> int:
+    """Stream measured parts of three lines into file, SQLite and DuckDB, or the sinks that --sinks names."""
+    paced = parts(random.Random(seed))
+    return producing.produce(PARTS, "factory", paced, settings, interval_s=interval, sinks=sinks, run=run)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, name="producers.factory_producer"))

@@ -1,0 +1,61 @@
+"""Streams trades of a small market: prices that wander, and rare crashes to find. An example of a stream."""
+
+import random
+import sys
+from collections.abc import Iterator
+from typing import Annotated
+
+from utils.app import cli
+from utils.app.config import DEFAULTS, PRODUCING, Interval, Reads, Seed, Settings
+from utils.delivery import producing
+from utils.records.record import Record
+from utils.records.stream import Stream
+from utils.sinks import EMBEDDED, WHOLE_RUN, Run, Sinks
+
+
+class Tick(Record):
+    """One trade: `price` in the currency of the market, `volume` in shares."""
+
+    symbol: str
+    price: float
+    volume: int
+
+
+TICKS = Stream("ticks", Tick, by="symbol", value="price", histogram="volume", zones=(95, 105))
+
+SYMBOLS = {"AMBR": 0.05, "BOLT": 0.08, "CLAY": 0.12, "DUNE": 0.2}  # and how far a price moves from trade to trade
+FAIR_PRICE, PULL = 100.0, 0.002  # to which every price returns
+CRASH_EVERY, CRASH_TRADES, CRASH = 1_500, 12, 0.9  # trades, on average; how long it lasts; what is left of the price
+
+
+def ticks(rng: random.Random) -> Iterator[tuple[float, Tick]]:
+    """Endless pairs: the pause before the trade, in intervals, and the trade, not yet stamped or numbered."""
+    prices = dict.fromkeys(SYMBOLS, FAIR_PRICE)
+    crashing, left = "", 0
+    while True:
+        if not left and rng.random() * CRASH_EVERY < 1:
+            crashing, left = rng.choice(list(SYMBOLS)), CRASH_TRADES
+        hurry = left > 0  # everybody sells: fast, much, and one symbol only
+        symbol = crashing if hurry else rng.choice(list(SYMBOLS))
+        prices[symbol] += PULL * (FAIR_PRICE - prices[symbol]) + rng.gauss(0, SYMBOLS[symbol])
+        price = prices[symbol] * (CRASH if hurry else 1)
+        volume = 1 + int(rng.lognormvariate(7 if hurry else 4, 0.8))
+        left -= hurry
+        yield rng.expovariate(10.0 if hurry else 1.0), Tick(symbol, round(price, 2), volume)
+
+
+def main(
+    *,
+    interval: Interval = 5.0,
+    seed: Seed = None,
+    sinks: Sinks = EMBEDDED,
+    run: Run = WHOLE_RUN,
+    settings: Annotated[Settings, Reads(*PRODUCING)] = DEFAULTS,
+) -> int:
+    """Stream trades of four symbols into file, SQLite and DuckDB, or the sinks that --sinks names."""
+    paced = ticks(random.Random(seed))
+    return producing.produce(TICKS, "market", paced, settings, interval_s=interval, sinks=sinks, run=run)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, name="producers.market_producer"))

@@ -1,0 +1,63 @@
+"""Streams readings of sensors in five rooms: days and nights, with rare faults to find. An example of a stream."""
+
+import math
+import random
+import sys
+from collections.abc import Iterator
+from itertools import count
+from typing import Annotated
+
+from utils.app import cli
+from utils.app.config import DEFAULTS, PRODUCING, Interval, Reads, Seed, Settings
+from utils.delivery import producing
+from utils.records.record import Record
+from utils.records.stream import Stream
+from utils.sinks import EMBEDDED, WHOLE_RUN, Run, Sinks
+
+
+class Reading(Record):
+    """What one sensor measured; `temperature_c` is None while it has no contact to its probe."""
+
+    device: str
+    temperature_c: float | None
+    humidity_pct: float
+    battery_v: float
+
+
+SENSORS = Stream("sensors", Reading, by="device", value="temperature_c", histogram="humidity_pct", zones=(18, 24))
+
+ROOMS = {"kitchen": 22.0, "office": 21.5, "bedroom": 19.0, "cellar": 14.0, "roof": 24.0}  # means in °C
+ROUNDS_PER_DAY = 96  # a round is a reading of each room
+FAULT_EVERY = 200  # readings, on average: half of them power-on values of the probe, half without contact
+POWER_ON_C = 85.0
+FULL_V, EMPTY_V, ROUNDS_PER_BATTERY = 3.2, 2.4, 2_000
+
+
+def readings(rng: random.Random) -> Iterator[tuple[float, Reading]]:
+    """Endless pairs: the pause before the reading, in intervals, and the reading, not yet stamped or numbered."""
+    for number in count():
+        sun = math.sin(math.tau * number / ROUNDS_PER_DAY)
+        for age, (room, mean_c) in enumerate(ROOMS.items()):
+            temperature_c = rng.gauss(mean_c + sun * (6 if room == "roof" else 2), 0.2)
+            humidity_pct = rng.gauss(70 - temperature_c + 10 * math.cos(number / 30), 1.5)
+            used = (number + age * ROUNDS_PER_BATTERY // len(ROOMS)) % ROUNDS_PER_BATTERY / ROUNDS_PER_BATTERY
+            fault = rng.random() * FAULT_EVERY
+            seen_c = POWER_ON_C if fault < 0.5 else None if fault < 1 else round(temperature_c, 2)
+            yield 1.0, Reading(room, seen_c, round(humidity_pct, 1), round(FULL_V - used**3 * (FULL_V - EMPTY_V), 3))
+
+
+def main(
+    *,
+    interval: Interval = 5.0,
+    seed: Seed = None,
+    sinks: Sinks = EMBEDDED,
+    run: Run = WHOLE_RUN,
+    settings: Annotated[Settings, Reads(*PRODUCING)] = DEFAULTS,
+) -> int:
+    """Stream temperature, humidity and battery of rooms into file, SQLite and DuckDB, or the sinks of --sinks."""
+    paced = readings(random.Random(seed))
+    return producing.produce(SENSORS, "sensor", paced, settings, interval_s=interval, sinks=sinks, run=run)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, name="producers.sensor_producer"))
