@@ -54,7 +54,9 @@ def commands() -> list[tuple[str, str]]:
     found = []
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
-        found += re.findall(r"python(?:3(?:\.\d+)?)? -m ([a-z_.]+)([^\n`|]*)", text)
+        named = re.findall(r"python(?:3(?:\.\d+)?)? -m ([a-z_.]+)([^\n`|]*)", text)
+        made = {name.replace("/", ".") for name in re.findall(r"```python\n# (\S+)\.py\n", text)}
+        found += [(module, arguments) for module, arguments in named if module not in made]
     return [(module, arguments) for module, arguments in found if module not in ("venv", "pip", "pytest")]
 
 
