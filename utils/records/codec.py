@@ -78,7 +78,8 @@ def with_columns(fields: Iterable[Field]) -> Iterator[Field]:
 def microseconds(text: str) -> int | None:
     """Microseconds since 1970 UTC of a timestamp; local time where it has no zone; None if it is none."""
     try:
-        return (datetime.fromisoformat(text).astimezone(UTC) - EPOCH) // MICROSECOND
+        instant = datetime.fromisoformat(text)
+        return ((instant if instant.tzinfo else instant.astimezone(UTC)) - EPOCH) // MICROSECOND
     except (ValueError, OverflowError, OSError):
         return None
 
@@ -159,7 +160,7 @@ class Codec:
         return self._filled(self.decode_any(line))
 
     def decode_any(self, line: bytes | str) -> Any:
-        """`decode` for any JSON object, also one that lacks what every record of this stream must have."""
+        """`decode` for any JSON object, also one without what every record of this stream must have."""
         data = line.encode() if isinstance(line, str) else line
         try:
             data.decode()  # the decoder does not check what it leaves as it is

@@ -107,7 +107,7 @@ def _check_size(size: int) -> None:
 
 
 def stamp(line: bytes, producer_id: str, sequence: int, timestamp: str) -> bytes:
-    """The line of another program as it came, with what it lacks appended, and a newline.
+    """The line of another program as it came, with what is missing appended, and a newline.
 
     `timestamp` is appended where the record has none. Its own `producer_id` and `sequence` become
     `source_producer_id` and `source_sequence`. Raises ValueError with the reason for what no sink could store.
@@ -257,6 +257,8 @@ class Batch:
         joined = Batch(first.producer_id, last.last, sum(each.count for each in several), lines, first.codec)
         if all("records" in each.__dict__ for each in several):
             joined.records = [record for each in several for record in each.records]
+        if all("rows" in each.__dict__ for each in several):
+            joined.rows = [row for each in several for row in each.rows]
         return joined
 
 

@@ -90,7 +90,7 @@ class Table:
         return statements
 
     def upgrade(self, dialect: Dialect, existing: Mapping[str, str]) -> list[str]:
-        """Statements that give a table with the columns `existing` (name -> type) what it lacks.
+        """Statements that give a table with the columns `existing` (name -> type) what is missing.
 
         Raises ToolkitError that names the column if one has a type that cannot hold its field.
         """

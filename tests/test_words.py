@@ -1,0 +1,172 @@
+"""One name has one meaning, and one thing one name: words that the project does not use, names defined twice."""
+
+import ast
+import io
+import re
+import tokenize
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from utils.app.config import PROJECT_DIR
+
+# The unambiguous ones of the words that have a standard term of the field, which is to be used instead.
+INSTEAD = {
+    r"ow(e|es|ed|ing)": "subscribed, pending",
+    r"for(get|gets|getting|got|gotten)": "drop",
+    r"bur(y|ies|ied|ial|ials)": "dead letter",
+    r"mend(s|ed|ing)?": "fix, repair",
+    r"foreign": "external",
+    r"figures": "statistics",
+    r"pictures?": "image",
+    r"moods?": "sentiment",
+    r"refus(e|es|ed|ing|al|als)": "reject",
+    r"lack(s|ed|ing)?": "missing",
+    r"adopt(s|ed|ing|ion)?": "a run has ids of its own",
+    r"holdings?": "contents, or what it is in the place",
+    r"inks?": "text colour",
+}
+IN_NAMES = INSTEAD | {r"say|says|said|told|tells": "print, log, report"}  # in prose these are common verbs
+PHRASES = {r"\b(go|goes|went) on\b": "continue, resume", r"\bg(ive|ives|ave|iven) out\b": "assign"}
+
+# Names of libraries and standards.
+ALLOWED = re.compile(
+    r"PRAGMA foreign_keys|FOREIGN KEY|foreign_keys|Connection(Refused|refused)\w*|connection refused|ECONNREFUSED"
+    r"|make_pictures|PNG pictures"
+)
+# The dashboard gets its words with its own rebuilding.
+EXEMPT: tuple[str, ...] = (
+    "consumers/dashboard/",
+    "consumers/ragini_visual_consumer.py",
+    "docs/dashboard.md",
+    "tests/test_words.py",
+)
+EXEMPT += ("scripts/bench_dashboard.py", "scripts/make_pictures.py", "tests/consumers/test_dashboard", "tests/corpus/")
+
+FOLDERS = ("utils", "producers", "consumers", "scripts")
+
+
+def _files(*patterns: str) -> list[str]:
+    found = (path.relative_to(PROJECT_DIR).as_posix() for each in patterns for path in PROJECT_DIR.glob(each))
+    return sorted(name for name in found if not name.startswith(EXEMPT))
+
+
+PRODUCT = _files("*.py", *(f"{folder}/**/*.py" for folder in FOLDERS))
+DOCUMENTS = _files("README.md", "docs/*.md", ".env.example", "requirements*.txt")
+TESTS = _files("tests/**/*.py")
+
+
+def words(text: str) -> Iterator[str]:
+    """The words of a text, those in identifiers as well: `_say_owedSince` has four."""
+    yield from re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", text)
+
+
+def wrong_words(text: str, instead: dict[str, str]) -> Iterator[str]:
+    for word in words(ALLOWED.sub("", text)):
+        for pattern, better in instead.items():
+            if re.fullmatch(pattern, word, re.IGNORECASE):
+                yield f"{word} (use: {better})"
+
+
+def wrong_phrases(text: str) -> Iterator[str]:
+    for pattern, better in PHRASES.items():
+        for found in re.finditer(pattern, text, re.IGNORECASE):
+            yield f"{found[0]} (use: {better})"
+
+
+def identifiers(source: str) -> Iterator[tuple[int, str]]:
+    """Line and text of each name in a module."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.NAME:
+            yield token.start[0], token.string
+
+
+def found_in_text(name: str) -> list[str]:
+    lines = (PROJECT_DIR / name).read_text(encoding="utf-8").splitlines()
+    return [
+        f"{name}:{number}: {word}"
+        for number, line in enumerate(lines, 1)
+        for word in (*wrong_words(line, INSTEAD), *wrong_phrases(line))
+    ]
+
+
+def found_in_names(name: str) -> list[str]:
+    source = (PROJECT_DIR / name).read_text(encoding="utf-8")
+    return [
+        f"{name}:{line}: {identifier}: {word}"
+        for line, identifier in identifiers(source)
+        for word in wrong_words(identifier, IN_NAMES)
+    ]
+
+
+@pytest.mark.parametrize("name", PRODUCT)
+def test_product_uses_the_words_of_the_field(name: str) -> None:
+    found = [*found_in_text(name), *found_in_names(name)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_documents_use_the_words_of_the_field(name: str) -> None:
+    found = found_in_text(name)
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_names_in_tests_use_the_words_of_the_field(name: str) -> None:
+    found = found_in_names(name)
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("text", ["what is owed", "_say_owed", "forgetSink", "FOREIGN records", "It was buried."])
+def test_the_search_sees_words_in_any_form(text: str) -> None:
+    assert list(wrong_words(text, IN_NAMES))
+
+
+@pytest.mark.parametrize(
+    "text", ["PRAGMA foreign_keys=ON", "ConnectionRefusedError", "link", "power", "showed", "thinks"]
+)
+def test_the_search_passes_over_other_words(text: str) -> None:
+    assert not list(wrong_words(text, IN_NAMES))
+
+
+# One name, one meaning -----
+
+# Public functions and classes that several modules of utils define, and why the meaning is one.
+SAME_MEANING = {
+    "emit_message": "each emitter has it for calls from a loop or a notebook",
+    "errors": "the context manager of a client that maps its library's errors",
+    "connect": "opens a database of a client's library",
+    "columns": "the columns of a table that exists, in a client's library",
+}
+
+
+def defined(paths: dict[str, str]) -> dict[str, list[str]]:
+    """Public classes and functions at module level, and the modules that define them."""
+    found = defaultdict(list)
+    for name, source in paths.items():
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                found[node.name].append(name)
+    return found
+
+
+def test_no_name_has_two_meanings() -> None:
+    paths = {name: (PROJECT_DIR / name).read_text(encoding="utf-8") for name in PRODUCT if name.startswith("utils/")}
+    several = {name: files for name, files in defined(paths).items() if len(files) > 1 and name not in SAME_MEANING}
+    assert several == {}
+
+
+def test_the_scan_sees_a_name_that_is_defined_twice() -> None:
+    found = defined(
+        {"a.py": "class Reading: ...\ndef _private(): ...", "b.py": "def Reading(): ...\ndef _private(): ..."}
+    )
+    assert found == {"Reading": ["a.py", "b.py"]}
+
+
+def test_every_exception_is_needed() -> None:
+    paths = {
+        name: Path(PROJECT_DIR / name).read_text(encoding="utf-8") for name in PRODUCT if name.startswith("utils/")
+    }
+    assert [name for name in SAME_MEANING if len(defined(paths).get(name, [])) < 2] == []
