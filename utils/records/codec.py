@@ -23,6 +23,8 @@ GROUP_LINES = 64
 
 NONE = Raw()  # this one instance: it stands for a value that is absent
 EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+_FIRST_US = (datetime.min.replace(tzinfo=UTC) - EPOCH) // MICROSECOND
+_LAST_US = (datetime.max.replace(tzinfo=UTC) - EPOCH) // MICROSECOND
 
 _Int64 = Annotated[int, Meta(ge=-(2**63), le=MAX_INT64)]
 _Exact = Annotated[int, Meta(ge=-MAX_EXACT, le=MAX_EXACT)]
@@ -79,9 +81,10 @@ def microseconds(text: str) -> int | None:
     """Microseconds since 1970 UTC of a timestamp; local time where it has no zone; None if it is none."""
     try:
         instant = datetime.fromisoformat(text)
-        return ((instant if instant.tzinfo else instant.astimezone(UTC)) - EPOCH) // MICROSECOND
+        found = ((instant if instant.tzinfo else instant.astimezone(UTC)) - EPOCH) // MICROSECOND
     except (ValueError, OverflowError, OSError):
         return None
+    return found if _FIRST_US <= found <= _LAST_US else None  # its day in UTC may be outside of the calendar
 
 
 def epoch_s(text: str | None) -> float | None:
@@ -91,7 +94,12 @@ def epoch_s(text: str | None) -> float | None:
 
 
 def instant_text(instant_us: int) -> str:
-    """RFC 3339 UTC text of microseconds since 1970, with milliseconds, or with microseconds where it has some."""
+    """RFC 3339 UTC text of microseconds since 1970, with milliseconds, or with microseconds where it has some.
+
+    Raises ValueError outside of the years 1 to 9999.
+    """
+    if not _FIRST_US <= instant_us <= _LAST_US:
+        raise ValueError(f"an instant outside of the years 1 to 9999: {instant_us} microseconds since 1970")
     precision = "microseconds" if instant_us % 1000 else "milliseconds"
     return (EPOCH + instant_us * MICROSECOND).isoformat(timespec=precision)[:-6] + "Z"
 
