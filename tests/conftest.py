@@ -42,10 +42,16 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def said() -> Iterator[list[str]]:
+def logged() -> Iterator[list[str]]:
     """What was logged, as `LEVEL text`."""
     lines: list[str] = []
     number = logger.add(lambda text: lines.append(str(text).rstrip()), level="DEBUG", format="{level} {message}")
     yield lines
     with suppress(ValueError):  # a command line in this process has set its own
         logger.remove(number)
+
+
+@pytest.fixture
+def said(logged: list[str]) -> list[str]:
+    """The old name of `logged`."""
+    return logged

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import duckdb
 
-from utils.app.config import EMBEDDED_SINKS, PROJECT_DIR, Settings
+from utils.app.config import PROJECT_DIR, Settings
 from utils.records.record import Batch, Message
+from utils.records.stream import BUZZ
+from utils.sinks import EMBEDDED
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 10.0, what: str = "") -> None:
@@ -28,7 +30,15 @@ def make_messages(amount: int, *, text: str = "hello", producer_id: str | None =
     made = []
     for number in range(first, first + amount):
         words = f"{text} {number}"
-        message = Message(words, "Ann", "2026-11-23T19:04:05.123Z", "tech", 0.5, "hello", len(words))
+        message = Message(
+            message=words,
+            author="Ann",
+            timestamp="2026-11-23T19:04:05.123Z",
+            category="tech",
+            sentiment=0.5,
+            keyword_mentioned="hello",
+            message_length=len(words),
+        )
         if producer_id:
             message.producer_id, message.sequence = producer_id, number
         made.append(message)
@@ -36,7 +46,7 @@ def make_messages(amount: int, *, text: str = "hello", producer_id: str | None =
 
 
 def make_batch(amount: int, *, producer_id: str = "ann-1", first: int = 1, text: str = "hello") -> Batch:
-    return Batch.of(make_messages(amount, text=text, producer_id=producer_id, first=first))
+    return Batch.of_records(make_messages(amount, text=text, first=first), producer_id, first, BUZZ.codec)
 
 
 Held = dict[str | None, list[int | None]]
@@ -81,7 +91,7 @@ def held(sink: str, settings: Settings) -> Held:
     raise ValueError(sink)
 
 
-def assert_complete(settings: Settings, up_to: Mapping[str, int], sinks: Iterable[str] = EMBEDDED_SINKS) -> None:
+def assert_complete(settings: Settings, up_to: Mapping[str, int], sinks: Iterable[str] = EMBEDDED) -> None:
     """Each sink holds 1, 2, 3 ... `up_to[producer_id]` of each producer, in order, once, and nothing else."""
     for sink in sinks:
         found = held(sink, settings)
@@ -103,7 +113,7 @@ def journal_query(settings: Settings, query: str, name: str = "ragini") -> list[
 
 
 def producer_ids(settings: Settings, name: str = "ragini") -> list[str]:
-    return [str(row[0]) for row in journal_query(settings, "SELECT producer_id FROM identities ORDER BY base", name)]
+    return [str(row[0]) for row in journal_query(settings, "SELECT producer_id FROM runs ORDER BY run", name)]
 
 
 def start_python(
