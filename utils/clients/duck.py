@@ -20,22 +20,25 @@ from utils.app.errors import Absent, ToolkitError, Unavailable
 _HEADER_BYTES = 3 * 4096
 _RETRY_S = 0.01
 # Closing the file writes the last row group again, whole: DuckDB's own 122,880 rows take 20 ms longer.
-_ROW_GROUP_SIZE = 40_960
+_ROW_GROUP_SIZE = 20_480
 _STORAGE_VERSION = "v1.0.0"  # of new files: tools with any DuckDB 1.x open them, and it costs nothing
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "threads": 1,
     # A file of another kind must not make DuckDB fetch an extension from the internet.
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
+    # A table must not be taken for a variable of this program that has its name.
+    "python_enable_replacements": False,
 }
-# Another process, on Windows another process, this process.
-_BUSY = ("Could not set lock", "being used by another process", "file handle conflict")
-_FATAL = ("not a valid DuckDB database", "Is a directory", "version number")
+# DuckDB's own words, in English on every system.
+_LOCKED = "Could not set lock"
+_FATAL = ("not a valid DuckDB database", "version number")
+_SHARING_VIOLATION = 32  # Windows' code for what it words in the language of its user
 
 
 def _mapped(path: Path, error: duckdb.Error) -> ToolkitError:
     text = str(error).splitlines()[0]
-    if any(words in text for words in _FATAL):
+    if path.is_dir() or any(words in text for words in _FATAL):
         return ToolkitError(f"{path} cannot be opened as a DuckDB database ({text}); move it away or name another file")
     return Unavailable(f"{path}: {text}")
 
@@ -54,18 +57,24 @@ def errors(path: Path) -> Iterator[None]:
         raise _mapped(path, error) from error
 
 
+_HERE = "database_name = 'sink' AND schema_name = 'main' AND lower({}_name) = lower(?)"
+
+
 def columns(connection: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
-    """Column -> type of a table of the attached file, nothing if there is none."""
-    query = "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = 'sink' AND table_name = ?"
+    """Column -> type of a table or view of the attached file, nothing if there is none."""
+    query = f"SELECT column_name, data_type FROM duckdb_columns() WHERE {_HERE.format('table')}"
     return dict(connection.execute(query, [table]).fetchall())
+
+
+def is_view(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
+    """Whether the attached file has a view of this name."""
+    return bool(connection.execute(f"SELECT 1 FROM duckdb_views() WHERE {_HERE.format('view')}", [name]).fetchall())
 
 
 def has_default(connection: duckdb.DuckDBPyConnection, table: str, column: str) -> bool:
     """Whether a column of the attached file fills itself."""
-    query = (
-        "SELECT column_default IS NOT NULL FROM duckdb_columns() "
-        "WHERE database_name = 'sink' AND table_name = ? AND column_name = ?"
-    )
+    query = f"SELECT column_default IS NOT NULL FROM duckdb_columns() WHERE {_HERE.format('table')}"
+    query += " AND lower(column_name) = lower(?)"
     return connection.execute(query, [table, column]).fetchall() == [(True,)]
 
 
@@ -79,6 +88,18 @@ def _half_created(path: Path) -> bool:
     return not start or (start[8:12] == b"DUCK" and len(start) < _HEADER_BYTES)
 
 
+def _is_busy(error: duckdb.Error, path: Path, *, read_only: bool) -> bool:
+    """Whether another process, or this one with another connection, has the file."""
+    if isinstance(error, duckdb.ResourceInUseException) or _LOCKED in str(error):
+        return True
+    if os.name == "nt":
+        try:
+            path.open("rb" if read_only else "r+b").close()
+        except OSError as refusal:
+            return getattr(refusal, "winerror", 0) == _SHARING_VIOLATION
+    return False
+
+
 def _once_free(attempt: Callable[[], object], path: Path, *, read_only: bool, wait_s: float) -> None:
     """Make the `attempt` until no other process (or this one, with another connection) has the file."""
     deadline_s = time.monotonic() + wait_s
@@ -87,7 +108,7 @@ def _once_free(attempt: Callable[[], object], path: Path, *, read_only: bool, wa
             attempt()
             return
         except duckdb.Error as error:
-            busy = any(words in str(error) for words in _BUSY)
+            busy = _is_busy(error, path, read_only=read_only)
             half_created = not busy and isinstance(error, duckdb.IOException) and _half_created(path)
             late = time.monotonic() >= deadline_s
             if not (busy or half_created) or (busy and late):
@@ -100,14 +121,22 @@ def _once_free(attempt: Callable[[], object], path: Path, *, read_only: bool, wa
 
 
 def _attach(memory: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool, wait_s: float) -> None:
-    if "?" in str(path.parent) and not read_only and os.name != "nt":  # it would look for its log elsewhere
-        raise ToolkitError(f"{path}: DuckDB cannot write in a folder with a ? in its name; use another --data-dir")
-    quoted = str(path).replace("'", "''")
-    how = "READ_ONLY" if read_only else f"ROW_GROUP_SIZE {_ROW_GROUP_SIZE}"
-    if not read_only and not path.exists():
-        how += f", STORAGE_VERSION '{_STORAGE_VERSION}'"
-    attach = f"ATTACH '{quoted}' AS sink (TYPE duckdb, {how})"
-    _once_free(lambda: memory.execute(attach), path, read_only=read_only, wait_s=wait_s)
+    name = str(path.absolute())  # `:memory:` would be no file
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ToolkitError(f"{name!r}: DuckDB takes names in UTF-8 only; use another one") from error
+    if "?" in name and not read_only and os.name != "nt":  # it would look for its log elsewhere
+        raise ToolkitError(f"{path}: DuckDB cannot write where a name has a ? in it; use another name")
+    quoted = name.replace("'", "''")
+
+    def attach() -> None:
+        how = "READ_ONLY" if read_only else f"ROW_GROUP_SIZE {_ROW_GROUP_SIZE}"
+        if not read_only and not path.exists():
+            how += f", STORAGE_VERSION '{_STORAGE_VERSION}'"
+        memory.execute(f"ATTACH '{quoted}' AS sink (TYPE duckdb, {how})")
+
+    _once_free(attach, path, read_only=read_only, wait_s=wait_s)
     with errors(path):
         memory.execute("USE sink")
 

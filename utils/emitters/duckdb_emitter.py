@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,12 +16,13 @@ from utils.clients.files import check_one_name, check_same_file, file_id, sync_p
 from utils.records.codec import microseconds
 from utils.records.record import Batch, without_ids
 from utils.records.stream import BUZZ, Stream
-from utils.records.table import Table, family, quoted
+from utils.records.table import Table, quoted
 
 if TYPE_CHECKING:
     import numpy as np
 
 PAUSE_S = 0.05
+_PAGE = "_page"  # no stream's name begins with _
 MAX_ROWS, MAX_CELLS = 100_000, 2_000_000  # of a window, which so takes less than a second
 _UNSUITABLE = (duckdb.CatalogException, duckdb.BinderException, duckdb.DependencyException)
 _ROW_ERRORS = (duckdb.ConversionException, duckdb.ConstraintException)
@@ -45,10 +47,10 @@ class DuckdbEmitter:
             path.parent.mkdir(parents=True, exist_ok=True)
             for each in (path.with_name(f"{path.name}.wal"), path, path.parent):
                 sync_path(each)  # what a killed process wrote is durable before it is believed
+            self._types = self._prepare()
+            sync_path(path.parent)  # the name of a new file, which DuckDB does not sync
         except OSError as error:
             raise Unavailable(f"{path}: {error.strerror or error}") from error
-        try:
-            self._types = self._prepare()
         except Unavailable as error:
             if isinstance(error.__cause__, _UNSUITABLE):
                 raise ToolkitError(f"{error}; its {self._table.name} cannot be used, name another file") from error
@@ -57,19 +59,16 @@ class DuckdbEmitter:
 
     def _prepare(self) -> dict[str, str]:
         """Make the table, or bring it up to date; the types of its columns by their names in lower case."""
+        table = self._table
         with self._window() as sink:
-            existing = duck.columns(sink, self._table.name)
-            for statement in self._table.upgrade("duckdb", existing) if existing else self._table.create("duckdb"):
+            if duck.is_view(sink, table.name):
+                raise ToolkitError(f"{table.name} in {self._path} is a view, which takes no rows: name another file")
+            existing = duck.columns(sink, table.name)
+            for statement in table.upgrade("duckdb", existing) if existing else table.create("duckdb"):
                 sink.execute(statement)
-            for name, kind in existing.items():
-                if kind == "FLOAT" and name in self._table.columns:
-                    # 32 bits, in tables that others made: what comes back would not be what the other sinks store.
-                    widened = f"TYPE DOUBLE USING round({quoted(name)}::DOUBLE, 6)"
-                    sink.execute(f"ALTER TABLE {quoted(self._table.name)} ALTER {quoted(name)} {widened}")
-            self._id_needed = (
-                self._table.has_id and "id" in existing and not duck.has_default(sink, self._table.name, "id")
-            )
-            return {name.lower(): kind for name, kind in duck.columns(sink, self._table.name).items()}
+            types = {name.lower(): kind for name, kind in duck.columns(sink, table.name).items()}
+            self._id_needed = table.has_id and "id" in types and not duck.has_default(sink, table.name, "id")
+            return types
 
     @contextmanager
     def _window(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -117,45 +116,38 @@ class DuckdbEmitter:
 
         `first` are the ids of the first row: nobody may have stored it or a later one of its run.
         """
-        page, values = self._arrays(rows)  # noqa: RUF059 (DuckDB finds it by its name)
-        columns, table = self._table.row, quoted(self._table.name)
+        columns, values, table = self._table.row, "*", quoted(self._table.name)
         if self._id_needed:  # of buzzline: as a primary key without a default it takes no NULL
-            columns = f"id, {columns}"
-            values = f"(SELECT COALESCE(MAX(id), 0) FROM {table}) + row_number() OVER (), {values}"
+            columns, values = f"id, {columns}", f"(SELECT COALESCE(MAX(id), 0) FROM {table}) + row_number() OVER (), *"
+        arrays = self._arrays(rows)
         with self._window() as sink:
             stored = f"SELECT 1 FROM {table} WHERE producer_id = ? AND sequence >= ? LIMIT 1"
             if first and sink.execute(stored, first).fetchall():
                 raise Unavailable(f"{self._path}: another process delivered {first[0]}, a copy of its journal?")
-            sink.execute(f"INSERT INTO {table} ({columns}) SELECT {values} FROM page")
+            sink.register(_PAGE, arrays)
+            sink.execute(f"INSERT INTO {table} ({columns}) SELECT {values} FROM {_PAGE}")
+            sink.unregister(_PAGE)
 
-    def _arrays(self, rows: Sequence[tuple[Any, ...]]) -> "tuple[dict[str, np.ndarray[Any, Any]], str]":
-        """The columns of rows as arrays, and the expressions that select them; what is NULL throughout needs none."""
+    def _arrays(self, rows: Sequence[tuple[Any, ...]]) -> "dict[str, np.ndarray[Any, Any]]":
+        """The columns of rows as arrays, for DuckDB to scan."""
         import numpy as np
 
-        page: dict[str, np.ndarray[Any, Any]] = {"row": np.arange(len(rows))}
-        values = []
-        for number, (field, column) in enumerate(zip(self._table.fields, zip(*rows, strict=True), strict=True)):
-            name, missing = f"c{number}", None in column
-            if missing and all(value is None for value in column):
-                values.append("NULL")
-                continue
-            kind = field.type
-            if kind == "timestamp" and family(self._types[field.name.lower()]) == "timestamp":
+        arrays: dict[str, np.ndarray[Any, Any]] = {}
+        for number, field in enumerate(self._table.fields):
+            column: Any = list(map(itemgetter(number), rows))
+            kind: Any = object
+            if field.type == "timestamp" and self._types[field.name.lower()] == "TIMESTAMP":
                 instants = {text: None if text is None else microseconds(text) for text in set(column)}
-                page[name] = np.array([instants[text] for text in column], dtype="M8[us]")
-            elif kind == "number":
-                page[name] = np.array(column, dtype=float)  # None is NaN, and that is NULL
-            elif kind in ("integer", "boolean"):
-                dtype = np.int64 if kind == "integer" else np.bool_
-                if missing:
+                column, kind = [instants[text] for text in column], "M8[us]"
+            elif field.type == "number":
+                kind = float  # None is NaN, and that is NULL
+            elif field.type in ("integer", "boolean"):
+                kind = np.int64 if field.type == "integer" else np.bool_
+                if None in column:
                     mask = [value is None for value in column]
-                    page[name] = np.ma.masked_array([value or 0 for value in column], mask, dtype=dtype)
-                else:
-                    page[name] = np.array(column, dtype=dtype)
-            else:
-                page[name] = np.array(column, dtype=object)
-            values.append(name)
-        return page, ", ".join(values)
+                    column = np.ma.masked_array([value or 0 for value in column], mask, dtype=kind)
+            arrays[f"c{number}"] = np.asanyarray(column, dtype=kind)
+        return arrays
 
     def _reject(self, first: int, rows: Sequence[tuple[Any, ...]]) -> NoReturn:
         """Store the rows before the rejected one, in ever smaller halves, and name it."""

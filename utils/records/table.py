@@ -33,15 +33,31 @@ _TYPES = {
         "id": f"BIGINT DEFAULT nextval('{BUZZ_TABLE}_id')",
     },
 }
-# What an existing column may be, as `family` names it.
-_ACCEPTED = {
-    "text": {"text"},
-    "integer": {"integer"},
-    "number": {"number"},
-    "boolean": {"boolean"},
-    "timestamp": {"timestamp", "text"},
-    "json": {"text"},
+# The types of existing columns that give back unchanged what a field puts in; SQLite's are affinities.
+_SUITABLE = {
+    "sqlite": {
+        "text": ("TEXT", "BLOB"),
+        "integer": ("INTEGER", "NUMERIC", "BLOB"),
+        "number": ("REAL", "INTEGER", "NUMERIC", "BLOB"),
+        "boolean": ("INTEGER", "NUMERIC", "BLOB"),
+        "timestamp": ("TEXT", "NUMERIC", "BLOB"),
+        "json": ("TEXT", "BLOB"),
+    },
+    "duckdb": {
+        "text": ("VARCHAR",),
+        "integer": ("BIGINT", "INTEGER", "SMALLINT", "TINYINT", "HUGEINT", "UBIGINT", "UINTEGER", "USMALLINT"),
+        "number": ("DOUBLE",),
+        "boolean": ("BOOLEAN",),
+        "timestamp": ("TIMESTAMP", "VARCHAR"),
+        "json": ("JSON", "VARCHAR"),
+    },
 }
+_AFFINITIES = (
+    ("INTEGER", ("INT",)),
+    ("TEXT", ("CHAR", "CLOB", "TEXT")),
+    ("BLOB", ("BLOB",)),
+    ("REAL", ("REAL", "FLOA", "DOUB")),
+)
 
 
 def quoted(name: str) -> str:
@@ -49,19 +65,19 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def family(sql_type: str) -> str:
-    """What kind of values a column of this type takes: text, integer, number, boolean or timestamp, else the type."""
-    upper = sql_type.upper()
-    for words, found in (
-        (("BOOL",), "boolean"),
-        (("TIMESTAMP", "DATETIME"), "timestamp"),
-        (("CHAR", "TEXT", "CLOB", "JSON", "STRING"), "text"),
-        (("INT",), "integer"),
-        (("REAL", "FLOAT", "DOUBLE", "DECIMAL", "NUMERIC"), "number"),
-    ):
-        if any(word in upper for word in words):
-            return found
-    return upper or "text"
+def _affinity(declared: str) -> str:
+    """How SQLite converts what is stored in a column of this declared type; BLOB means that it does not."""
+    for affinity, words in _AFFINITIES:
+        if any(word in declared.upper() for word in words):
+            return affinity
+    return "NUMERIC" if declared else "BLOB"
+
+
+def _as_double(column: str, found: str) -> str | None:
+    """The expression that makes a DuckDB column of numbers one of 64-bit floats; None if it holds no numbers."""
+    if found == "FLOAT":  # 0.3 of 32 bits is not 0.3
+        return f"round({column}::DOUBLE, 6)"
+    return f"{column}::DOUBLE" if found.endswith("INT") or found.startswith(("INT", "UINT", "DEC")) else None
 
 
 class Table:
@@ -98,15 +114,14 @@ class Table:
         alter = f"ALTER TABLE {quoted(self.name)}"
         by_name = {name.lower(): kind for name, kind in existing.items()}
         for field in self.fields:
-            found = by_name.get(field.name.lower())
+            column, found = quoted(field.name), by_name.get(field.name.lower())
             if found is None:
-                statements.append(
-                    f"ALTER TABLE {quoted(self.name)} ADD COLUMN {quoted(field.name)} {types[field.type]}"
-                )
-            elif field.type == "number" and family(found) == "integer":
-                if dialect == "duckdb":  # SQLite's integer column keeps 1.5 as it is; DuckDB would round it
-                    statements.append(f"{alter} ALTER {quoted(field.name)} TYPE DOUBLE")
-            elif family(found) not in _ACCEPTED[field.type]:
+                statements.append(f"{alter} ADD COLUMN {column} {types[field.type]}")
+            elif (found if dialect == "duckdb" else _affinity(found)) in _SUITABLE[dialect][field.type]:
+                continue
+            elif dialect == "duckdb" and field.type == "number" and (expression := _as_double(column, found)):
+                statements.append(f"{alter} ALTER {column} TYPE DOUBLE USING {expression}")
+            else:
                 raise ToolkitError(
                     f"column {field.name} of table {self.name} is {found}, its field is {field.type}: "
                     "change the field's type or name another file"
