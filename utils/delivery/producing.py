@@ -235,6 +235,7 @@ class Producer:
                     self._append([item])
             return
         self._limit = max(1, min(MAX_APPEND, 4 * self._limit, MAX_APPEND_BYTES * batch.count // len(batch.lines)))
+        batch.rows  # noqa: B018  # decoded here, once for all sinks
         self._count_kept(batch)
         if self.journal.append(batch):
             self.counts["acknowledged"] += batch.count
