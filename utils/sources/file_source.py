@@ -1,37 +1,40 @@
 """Reads JSON lines files while others append to them, truncate, rotate or replace them.
 
-A line is read when its newline has come; nothing partial is kept between polls (rule 15). The open
-file is kept: after a rotation by rename its rest is read before the new file begins. A position is
-`offset:length:crc` of the last bytes that were handled; where they are not found again (rotated, truncated,
-rebuilt) the partition begins again. A `.json` file that is one array of objects is read as a whole; its
-positions are `[count:0:crc`.
+A line is read when its newline has come; nothing partial is kept between polls. The open file is kept: after a
+rotation by rename its rest is read before the new file begins. A position is `offset:length:crc` of the last bytes
+that were handled; where they are not found again (rotated, truncated, rebuilt) the partition begins again. A run of
+zero bytes, which a power cut or a copied and truncated log leaves, ends a line and is passed over. A `.json` file
+that is one array of objects is read as a whole; its positions are `[count:0:crc`.
 """
 
 import os
+import re
 import stat
 from collections.abc import Sequence
-from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import msgspec
 
 from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.records.codec import Codec
 from utils.records.record import Invalid
+from utils.sources import json_array
 from utils.sources.base import Chunk, Resume, decode_each
+from utils.sources.file_place import FINGERPRINT_BYTES, Place
 
 MAX_LINE_BYTES = 1024 * 1024
-MAX_OFFSET = 1 << 62
 _BYTES_PER_RECORD = 300
 _MIN_READ_BYTES = 64 * 1024
-_FINGERPRINT_BYTES = 256
-_BOM = b"\xef\xbb\xbf"
-_BLANK = b" \t\r\n\0"  # a power cut may leave zeros
-
-_array = msgspec.json.Decoder(list[msgspec.Raw])
+_BLANK = b" \t\r\n\0"
+_HOLE = re.compile(rb"\0{16,}")  # shorter: UTF-16 text, or one wrong character
+_LINE_END = re.compile(rb"\n|\0{16,}")
+_OTHER_FILES = {
+    b"\x1f\x8b": "is compressed by gzip: unpack it first",
+    b"\xff\xfe": "is UTF-16 text: save it as UTF-8",
+    b"\xfe\xff": "is UTF-16 text: save it as UTF-8",
+}
 
 
 class FileSource:
@@ -91,7 +94,7 @@ class _Partition:
             if self._position == "end" and not self._path.exists():
                 return self._moved("")  # stored: whatever appears later is new
             file = self._file = self._file or self._open()
-            if self._offset < 0:
+            if self._position == "end":
                 return self._go_to_end(file)
             replaced = self._was_replaced(file)
             if self._is_array(file):
@@ -99,7 +102,7 @@ class _Partition:
             else:
                 chunk = self._read_lines(file, max_records, replaced)
             if chunk is None and replaced:
-                if self._position and not self._in_array:
+                if self._position and not self._place.in_array:
                     return self._leave([], [])
                 self.close()
                 return self.poll(max_records)
@@ -118,11 +121,15 @@ class _Partition:
         try:
             if not stat.S_ISREG(os.stat(self._path).st_mode):
                 raise ToolkitError(f"{self._path} is not a file; give the path of a JSON lines file")
-            return self._path.open("rb", buffering=0)
+            file = self._path.open("rb", buffering=0)
         except FileNotFoundError as error:
             raise Absent(f"{self._path} does not exist yet") from error
         except PermissionError as error:
             raise ToolkitError(f"{self._path} may not be read by this user; change its permissions") from error
+        if other := _OTHER_FILES.get(file.read(2)):
+            file.close()
+            raise ToolkitError(f"{self._path} {other}")
+        return file
 
     def _was_replaced(self, file: FileIO) -> bool:
         """Whether the path names another file by now; while it names none, more may come into the old one."""
@@ -131,27 +138,22 @@ class _Partition:
         except FileNotFoundError:
             return False
 
+    # Positions
+
     def _seek(self, position: str) -> None:
-        """Take a stored position; one that cannot be understood never matches, so the partition begins again."""
+        self._place = Place.parse(position)
         self._items: list[msgspec.Raw] = []  # of an array, while they are handed out
         self._loaded = (-1, -1)  # size and time of the array file when it was loaded
         self._counted = -1  # offset of the unfinished line that was counted as invalid
-        self._in_array = position.startswith("[")
-        self._offset = -1 if position == "end" else 0
-        self._length, self._crc = 0, -1 if position else 0
-        try:
-            numbers = [int(number) for number in position.removeprefix("[").split(":")]
-        except ValueError:
-            return
-        # Without a fingerprint (length 0) nothing would be compared.
-        compared = self._in_array or numbers[:2] == [0, 0] or min(numbers[:2]) > 0
-        if len(numbers) == 3 and 0 <= numbers[1] <= numbers[0] <= MAX_OFFSET and compared:
-            self._offset, self._length, self._crc = numbers
 
     def _chunk(self, end: str, records: list[Any], invalid: list[Invalid]) -> Chunk:
         start, self._position = self._position, end
         assert start is not None
         return Chunk(self._name, start, end, records, invalid)
+
+    def _advance(self, place: Place, records: list[Any], invalid: list[Invalid]) -> Chunk:
+        self._place = place
+        return self._chunk(str(place), records, invalid)
 
     def _moved(self, end: str) -> Chunk:
         self._seek(end)
@@ -163,144 +165,125 @@ class _Partition:
         self._seek("")
         return self._chunk("", records, invalid)
 
-    def _advance(self, before: bytes, records: list[Any], invalid: list[Invalid]) -> Chunk:
-        """The chunk that ends at the present offset; `before` are at least the last bytes before it."""
-        last = before[-_FINGERPRINT_BYTES:]
-        self._length, self._crc = len(last), crc32(last)
-        return self._chunk(f"{self._offset}:{self._length}:{self._crc}", records, invalid)
-
     def _go_to_end(self, file: FileIO) -> Chunk:
         """Only what comes from now on: after the last newline, or after the last item of an array."""
-        self._offset = 0
-        if self._is_array(file) and (items := self._load(file)) is not None:
-            return self._moved(f"[{len(items)}:0:{crc32(items[-1])}" if items else "")
+        if self._is_array(file) and (items := json_array.read_items(file, finished=self._finished)) is not None:
+            return self._moved(str(Place.after_item(items, len(items))))
         offset = os.fstat(file.fileno()).st_size
         while offset > 0:
             begin = max(0, offset - MAX_LINE_BYTES)
             file.seek(begin)
             data = file.read(offset - begin)
-            end = data.rfind(b"\n") + 1
-            if end > 0:
-                self._offset = begin + end
-                return self._advance(data[:end], [], [])
+            if end := data.rfind(b"\n") + 1:
+                return self._advance(Place.after(begin + end, data[:end]), [], [])
             offset = begin
         return self._moved("")
 
     # Lines
 
     def _read_lines(self, file: FileIO, max_records: int, replaced: bool) -> Chunk | None:
-        if self._in_array and os.fstat(file.fileno()).st_size == 0:
+        place = self._place
+        if place.in_array and os.fstat(file.fileno()).st_size == 0:
             return None  # it is being written again: what comes is judged by its fingerprint
-        file.seek(self._offset - self._length)
+        file.seek(place.offset - place.length)
         wanted = min(MAX_LINE_BYTES + 1, max(_MIN_READ_BYTES, max_records * _BYTES_PER_RECORD))
-        data = file.read(self._length + wanted)
-        if self._in_array or len(data) < self._length or crc32(data[: self._length]) != self._crc:
+        data = file.read(place.length + wanted)
+        before, data = data[: place.length], data[place.length :]
+        if place.in_array or not place.is_after(before):
             return self._moved("")
-        handled, data = data[: self._length], data[self._length :]
-        end = data.rfind(b"\n") + 1
-        if end == 0 and len(data) == wanted:
-            if not data.strip(b"\0"):  # a power cut or a truncated copy may leave any number of zeros
-                self._offset += len(data)
-                return self._advance(data, [], [])
+        full = len(data) == wanted
+        if full and not _LINE_END.search(data):
             data += file.read(MAX_LINE_BYTES + 1 - wanted)
-            end = data.rfind(b"\n") + 1
+            full = len(data) > MAX_LINE_BYTES
+        lines = data if full else data.rstrip(b"\0")  # zeros at the end may be where somebody is writing
+        if b"\0" in lines:
+            lines = _HOLE.sub(lambda hole: b"\n" * len(hole[0]), lines)
+        blank = len(lines) - len(lines.lstrip(_BLANK))
+        if blank > FINGERPRINT_BYTES:
+            return self._advance(Place.after(place.offset + blank, data[:blank]), [], [])
+        end = lines.rfind(b"\n") + 1
         if end == 0:
-            too_long = len(data) > MAX_LINE_BYTES
-            return self._skip_line(file, replaced) if too_long else self._read_unfinished(handled, data, replaced)
-        lines = data[:end]
-        if lines.count(b"\n") > max_records:
-            lines = lines[: end - len(lines.split(b"\n", max_records)[-1])]
-        records, invalid = self._decode(lines)
-        self._offset += len(lines)
-        return self._advance(handled + lines[-_FINGERPRINT_BYTES:], records, invalid)
+            return self._skip_line(file, replaced) if full else self._read_unfinished(before, lines, replaced)
+        if lines.count(b"\n", 0, end) > max_records:
+            end -= len(lines[:end].split(b"\n", max_records)[-1])
+        records, invalid = self._decode(lines[:end])
+        return self._advance(Place.after(place.offset + end, before, data[:end]), records, invalid)
 
     def _decode(self, lines: bytes) -> tuple[list[Any], list[Invalid]]:
-        text = lines.removeprefix(_BOM) if self._offset == 0 else lines
+        text = lines.removeprefix(json_array.BOM) if self._place.offset == 0 else lines
         try:
             return self._codec.decode_lines(text), []
         except ValueError:
             pass  # at least one line is no record
-        found, place = [], self._offset + len(lines) - len(text)
+        found, offset = [], self._place.offset + len(lines) - len(text)
         for line in text.split(b"\n"):
             if stripped := line.strip(_BLANK):
-                found.append((f"{self._name} byte {place}", stripped))
-            place += len(line) + 1
+                found.append((f"{self._name} byte {offset}", stripped))
+            offset += len(line) + 1
         return decode_each(self._codec, found)
 
-    def _read_unfinished(self, handled: bytes, data: bytes, replaced: bool) -> Chunk | None:
+    def _read_unfinished(self, before: bytes, line: bytes, replaced: bool) -> Chunk | None:
         """A last line without newline: left for later, unless nobody will complete it."""
-        if not data.strip(_BLANK) or not (replaced or self._finished):
+        if not line.strip(_BLANK) or not (replaced or self._finished):
             return None
-        records, invalid = self._decode(data)
+        records, invalid = self._decode(line)
+        if invalid and b"\r" in line.strip():
+            invalid = [Invalid(invalid[0].where, "lines end in CR alone: save the file with LF or CRLF")]
+        if invalid or replaced:
+            return self._end(records, invalid, replaced)
+        return self._advance(Place.after(self._place.offset + len(line), before, line), records, invalid)
+
+    def _end(self, records: list[Any], invalid: list[Invalid], replaced: bool) -> Chunk | None:
+        """The end of a file that does not end in a newline, once.
+
+        An invalid last line is counted, and read again next time: perhaps its other half is being written.
+        """
         if replaced:
             return self._leave(records, invalid)
-        if invalid:  # perhaps its other half is being written: counted once, and read again next time
-            if self._counted == self._offset:
-                return None
-            self._counted = self._offset
-            return self._chunk(self._position or "", [], invalid)
-        self._offset += len(data)
-        return self._advance(handled + data, records, invalid)
+        if not self._finished or self._counted == self._place.offset:
+            return None
+        self._counted = self._place.offset
+        return self._chunk(self._position or "", records, invalid)
 
     def _skip_line(self, file: FileIO, replaced: bool) -> Chunk | None:
         """Pass over a line that is too long, block by block, once its end is there."""
-        begin = offset = self._offset
-        end = 0
+        begin = offset = self._place.offset
+        found = None
         file.seek(begin)
-        while end == 0 and (data := file.read(MAX_LINE_BYTES)):
-            end = data.find(b"\n") + 1
-            offset += end or len(data)
-        if end == 0 and not replaced:
-            return None
+        while not found and (data := file.read(MAX_LINE_BYTES)):
+            found = _LINE_END.search(data)
+            offset += found.end() if found else len(data)
         reason = f"a line of {offset - begin} bytes is over the limit of {MAX_LINE_BYTES}"
         invalid = [Invalid(f"{self._name} byte {begin}", reason)]
-        if end == 0:
-            return self._leave([], invalid)
-        self._offset = offset
-        file.seek(offset - _FINGERPRINT_BYTES)
-        return self._advance(file.read(_FINGERPRINT_BYTES), [], invalid)
+        if not found:
+            return self._end([], invalid, replaced)
+        file.seek(offset - FINGERPRINT_BYTES)
+        return self._advance(Place.after(offset, file.read(FINGERPRINT_BYTES)), [], invalid)
 
-    # One array: the offset counts bytes no more but items
+    # One array
 
     def _is_array(self, file: FileIO) -> bool:
-        if self._path.suffix != ".json" or (self._offset > 0 and not self._in_array):
+        if self._path.suffix != ".json" or (self._place.offset > 0 and not self._place.in_array):
             return False
-        file.seek(0)
-        return file.read(_FINGERPRINT_BYTES).removeprefix(_BOM).lstrip()[:1] == b"["
+        return json_array.begins(file)
 
     def _read_array(self, file: FileIO, max_records: int, replaced: bool) -> Chunk | None:
         """The next items of an array, which is loaded again only when the file has changed."""
         status = os.fstat(file.fileno())
         if not self._items and self._loaded != (status.st_size, status.st_mtime_ns):
             self._loaded = status.st_size, status.st_mtime_ns
-            items = self._load(file)
-            if items is None:
+            found = json_array.read_items(file, finished=self._finished)
+            if found is None:
                 return self._read_lines(file, max_records, replaced)
-            self._items = items
+            self._items = found
         if not self._items:
             return None
-        done = self._offset
-        if done > len(self._items) or (crc32(self._items[done - 1]) if done else 0) != self._crc:
+        done, end = self._place.offset, min(self._place.offset + max_records, len(self._items))
+        if not self._place.is_after_item(self._items):
             return self._moved("")
-        items = self._items[done : done + max_records]
-        if not items:
+        if done == end:
             self._items = []
             return None
-        found = ((f"{self._name} item {number}", bytes(item)) for number, item in enumerate(items, done + 1))
-        records, invalid = decode_each(self._codec, found)
-        self._in_array, self._offset, self._crc = True, done + len(items), crc32(items[-1])
-        return self._chunk(f"[{self._offset}:0:{self._crc}", records, invalid)
-
-    def _load(self, file: FileIO) -> list[msgspec.Raw] | None:
-        """The items, none while the array is not whole; None if the file holds lines, the first of them an array."""
-        file.seek(0)
-        data = file.readall().removeprefix(_BOM)
-        try:
-            return _array.decode(data)
-        except (ValueError, RecursionError) as error:
-            with suppress(ValueError, RecursionError):
-                _array.decode(data.partition(b"\n")[0])
-                return None
-            if self._finished:
-                raise ToolkitError(f"{self._path} begins like a JSON array but is not a whole one: {error}") from error
-            return []
+        named = ((f"{self._name} item {n + 1}", bytes(self._items[n])) for n in range(done, end))
+        records, invalid = decode_each(self._codec, named)
+        return self._advance(Place.after_item(self._items, end), records, invalid)
