@@ -1,13 +1,14 @@
 import socket
+from contextlib import closing
 
 import pytest
 
-from tests.helpers import make_messages
+from tests.helpers import make_batch, make_messages
 from utils import sinks
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.emitters.sqlite_emitter import SqliteEmitter
-from utils.records.record import Batch
+from utils.records.stream import BUZZ
 from utils.sources.auto_source import ASK_AGAIN_S, GIVE_UP_S, AutoSource, require_answer
 from utils.sources.base import Chunk
 
@@ -15,7 +16,7 @@ CHUNK = Chunk("part", "", "1", make_messages(1))
 
 
 class Scripted:
-    """A source that answers what it was told to."""
+    """A source that answers what it is given."""
 
     def __init__(self, name: str) -> None:
         self.name, self.detail = name, f"{name} detail"
@@ -73,7 +74,7 @@ def test_a_last_line_whose_file_is_gone_is_data(stage: Stage) -> None:
     assert stage.auto.poll(1) is stage.first.answer
 
 
-def test_from_the_end_every_candidate_takes_its_place_at_once_and_only_then(stage: Stage) -> None:
+def test_from_the_end_every_candidate_notes_its_position_at_once_and_only_then(stage: Stage) -> None:
     stage.first.answer = Chunk("part", "end", "5", [])
     stage.second.answer = Chunk("other", "end", "9", [])
     assert stage.auto.poll(1) is stage.first.answer
@@ -94,7 +95,7 @@ def test_from_the_start_only_one_candidate_is_asked(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("error", [Unavailable("down"), ToolkitError("not a database")])
-def test_what_fails_is_told_while_the_others_are_empty_and_asked_again_later(stage: Stage, error: ToolkitError) -> None:
+def test_what_fails_is_named_while_the_others_are_empty_and_asked_again(stage: Stage, error: ToolkitError) -> None:
     stage.first.answer = error
     for _ in range(2):
         with pytest.raises(Unavailable, match=str(error)):
@@ -150,11 +151,18 @@ def test_the_registered_one_takes_what_there_is(settings: Settings) -> None:
         unused.bind(("localhost", 0))  # taken, but nobody listens
         port = unused.getsockname()[1]
         nobody = Settings(data_dir=settings.data_dir, kafka_broker=f"localhost:{port}")
-        SqliteEmitter(settings.sqlite_path).emit(Batch.of(make_messages(2, producer_id="ann-1")))
-        source = sinks.source("auto", nobody, lambda partition: "")
-        chunk = source.poll(10)
+        with closing(SqliteEmitter(settings.sqlite_path, BUZZ)) as emitter:
+            emitter.emit(make_batch(2))
+        with closing(sinks.source("auto", nobody, BUZZ, lambda partition: "")) as source:
+            chunk = source.poll(10)
+            assert (source.name, source.detail) == ("sqlite", str(settings.sqlite_path))
     assert chunk is not None
     assert (chunk.partition, len(chunk.records)) == ("buzz.sqlite", 2)
+
+
+def test_every_registered_sink_is_a_candidate_those_of_this_machine_last() -> None:
+    assert set(sinks.BY_PREFERENCE) == set(sinks.SINKS)
+    assert sinks.BY_PREFERENCE[-len(sinks.EMBEDDED) :] == sinks.EMBEDDED
 
 
 def test_a_broker_that_listens_answers() -> None:

@@ -17,8 +17,8 @@ class AutoSource:
     """Uses the first candidate, in their order, that has data, until it fails for 10 s.
 
     Candidates are opened when they are tried; what cannot be opened or read is tried again every 2 s.
-    `name` and `detail` are those of the source in use. Across a change it does not remove what was
-    already read from another sink: whoever counts does, by (producer_id, sequence).
+    `name` and `detail` are those of the source in use. After a change records come that were already read from
+    another sink: whoever counts knows them by (producer_id, sequence).
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class AutoSource:
 
     @property
     def detail(self) -> str:
-        return str(getattr(self._open.get(self._used), "detail", "looking for data"))
+        return self._open[self._used].detail if self._used else "looking for data"
 
     def poll(self, max_records: int) -> Chunk | None:
         """The next records of the source in use. See Source."""
@@ -67,7 +67,7 @@ class AutoSource:
     def _find(self, max_records: int) -> Chunk | None:
         found: Chunk | None = None
         for name, connect in self._candidates.items():
-            # What is to be read from its end takes its place now, in case that it is taken over later.
+            # A source that is to be read from its end notes its position now, in case that it is used later.
             passed_over = found is not None and (found.start != "end" or name in self._open)
             if passed_over or self._clock() < self._ask_at_s[name]:
                 continue
