@@ -81,9 +81,9 @@ def test_a_batch_of_lines_has_the_lines() -> None:
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
-        (math.nan, "more is not a finite number"),
-        ([1, {"a": -math.inf}], "more is not a finite number"),
-        (Place(math.nan), "more is not a finite number"),
+        (math.nan, "more .* not finite"),
+        ([1, {"a": -math.inf}], "more .* not finite"),
+        (Place(math.nan), "more .* not finite"),
         ((Place(1.0), {Place: 1}), r"\w"),
         ("\ud800", "not valid Unicode"),
         ({"\udc00": 1}, "not valid Unicode"),
@@ -95,6 +95,13 @@ def test_a_batch_of_lines_has_the_lines() -> None:
 def test_what_no_sink_could_store_is_rejected_before_it_is_acknowledged(more: object, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         Batch.of_records([*readings(2), Reading("a", more=more)], "p-1", 1, READINGS.codec)
+
+
+def test_numbers_are_checked_also_beside_values_of_another_type() -> None:
+    wrong: Any = "hot"
+    for value in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="temperature_c is not a finite number"):
+            encode_records([Reading("a", wrong), Reading("a", value), Reading("a", None)])
 
 
 @pytest.mark.parametrize("more", [Place(1.5), {"null": [None]}, "null", 2**64 - 1, [Place(0.0)], b"x", {1, 2}])
