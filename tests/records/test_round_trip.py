@@ -7,15 +7,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tests.records.test_codec import READ_AT, STREAM, moved, objects
 from utils.app.config import Settings
+from utils.app.errors import Absent
+from utils.records.codec import Field, kept_fields
 from utils.records.infer import inferred
 from utils.records.record import Batch, Line
 from utils.records.stream import Stream
-from utils.sinks import EMBEDDED, SINKS, source
+from utils.sinks import EMBEDDED, SINKS, find_stream, source
 
 PRODUCER_ID = "any-11111111-22222222"
 KEY = "any-11111111"
@@ -64,7 +67,7 @@ def check(given_objects: list[dict[str, Any]], stream: Stream, folder: Path, siz
 
 
 @given(st.lists(objects, min_size=1, max_size=10))
-@settings(deadline=None, max_examples=6)
+@hypothesis_settings(deadline=None, max_examples=6)
 @example([{"x": 1, "when": "2025-11-02T01:30:00"}, {"x": None, "when": None}, {"x": 0.5, "j": [None, {"a": "\x00"}]}])
 @example([{"n": 2**63 - 1, "x": 2**53, "id": -(2**63)}, {"n": 2**63, "x": 2**53 + 1, "id": 1.5}])
 @example([{f"field {number}": number for number in range(60)}])
@@ -74,7 +77,7 @@ def test_any_object_comes_back_from_every_sink(given_objects: list[dict[str, Any
 
 
 @given(st.lists(objects, min_size=1, max_size=10))
-@settings(deadline=None, max_examples=6)
+@hypothesis_settings(deadline=None, max_examples=6)
 def test_any_object_comes_back_through_inferred_fields(given_objects: list[dict[str, Any]]) -> None:
     with TemporaryDirectory() as folder:
         check(given_objects, inferred("any", [*given_objects, {"timestamp": READ_AT}]), Path(folder))
@@ -84,3 +87,48 @@ def test_any_object_comes_back_through_inferred_fields(given_objects: list[dict[
 def test_narrow_and_wide_streams_come_back(fields: int, tmp_path: Path) -> None:
     given_objects = [{f"f{number}": number / 4 + each for number in range(fields)} for each in range(200)]
     check(given_objects, inferred("wide", given_objects[:9]), tmp_path, size=150)
+
+
+@pytest.mark.parametrize("sink", EMBEDDED)
+def test_a_stream_without_a_schema_file_is_inferred_from_any_source(sink: str, settings: Settings) -> None:
+    given_objects = [
+        {"device": f"d{number % 3}", "x": number % 7 / 4, "n": number % 5, "more": {"a": number}, "when": READ_AT}
+        for number in range(60)
+    ]
+    declared = Stream("odd", fields=inferred("odd", given_objects).fields)
+    with pytest.raises(Absent):
+        find_stream("odd", settings, sink)
+    records = through(sink, declared, batches_of(given_objects, declared, 60), settings)
+    found = find_stream("odd", settings, sink)
+    types = {field.name: field.type for field in found.fields}
+    json_type = "text" if sink == "sqlite" else "json"  # SQLite's table does not know the difference
+    assert types.pop("more") == json_type
+    assert types == {"device": "text", "x": "number", "n": "number", "when": "timestamp", "timestamp": "timestamp"}
+    assert (found.by, found.value, found.histogram, found.time) == ("device", "x", "n", "timestamp")
+    with closing(source(sink, settings, found, lambda partition: "", finished=True)) as reader:
+        chunk = reader.poll(100)
+    assert chunk is not None
+    assert [(record.device, record.x, record.n) for record in chunk.records] == [
+        (record.device, record.x, record.n) for record in records
+    ]
+    assert not kept_fields(chunk.records)
+
+
+@pytest.mark.parametrize("sink", EMBEDDED)
+def test_what_was_in_extra_is_in_its_field_once_the_stream_has_gained_it(sink: str, settings: Settings) -> None:
+    given_objects: list[dict[str, Any]] = [
+        {"device": "a", "ph": 6.5},
+        {"device": "b", "ph": "n/a"},
+        {"device": "c", "odd": 1},
+    ]
+    before = Stream("odd", fields=(Field("device", "text"), Field("timestamp", "timestamp")))
+    through(sink, before, batches_of(given_objects, before, 3), settings)
+    gained = Stream("odd", fields=(*before.fields, Field("ph", "number")))
+    with closing(source(sink, settings, gained, lambda partition: "", finished=True)) as reader:
+        chunk = reader.poll(100)
+    assert chunk is not None
+    assert [(record.device, record.ph, record.extra) for record in chunk.records] == [
+        ("a", 6.5, None),
+        ("b", None, '{"ph":"n/a"}'),
+        ("c", None, '{"odd":1}'),
+    ]
