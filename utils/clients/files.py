@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -58,8 +59,8 @@ def check_same_file(path: Path, opened: tuple[int, int] | None) -> None:
 def check_one_name(path: Path) -> None:
     """Raise ToolkitError if the database has more names than one: each name would have a log of its own."""
     try:
-        links = os.stat(path).st_nlink
+        status = os.stat(path)
     except OSError:
         return
-    if links > 1:
-        raise ToolkitError(f"{path} has {links} names (hard links), and a database may have one: make a real copy")
+    if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
+        raise ToolkitError(f"{path} has {status.st_nlink} names (hard links), and a database may have one: make a real copy")

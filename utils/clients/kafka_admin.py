@@ -6,6 +6,8 @@ Both clients get the same addresses and the same security; neither writes to std
 import logging
 import re
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 ANSWER_S = 1.5
 REQUEST_S = 5.0
 CLIENT_ID = "streaming-toolkit"
+DEFAULT_MAX_BYTES = 1_048_588
 
 _CHANGING = re.compile(r"^\S+ \[.*?\] (\[thrd:.*?\]: )?|\(after \d+ms in state \w+\)|, \d+ identical error\(s\).*$")
 
@@ -102,63 +105,108 @@ def unreachable(settings: Settings, log: ClientLog) -> Unavailable:
     return Unavailable(f"no Kafka broker answers at {settings.kafka_broker}{hint}{reason}")
 
 
-def open_topic(admin: "AdminClient", settings: Settings, log: ClientLog) -> int:
-    """The number of partitions of the topic, which is created if it is missing.
+@dataclass(frozen=True)
+class Topic:
+    """What an emitter must know of its topic; another `topic_id` is another topic of the same name."""
 
-    Raises Unavailable if no broker answers or the topic cannot be created now, ToolkitError if it never can.
+    topic_id: str
+    partitions: int
+    max_bytes: int
+
+
+def open_topic(admin: "AdminClient", settings: Settings, name: str, log: ClientLog) -> Topic:
+    """The topic, which is created if it is missing.
+
+    Raises Unavailable if no broker answers or the topic cannot be created now, ToolkitError if it never can or if it
+    breaks the promise.
     """
-    partitions = _partitions(admin, settings, log)
-    if not partitions:
-        _create(admin, settings)
+    found = _described(admin, settings, name, log)
+    if found is None:
+        _create(admin, settings, name)
         deadline_s = time.monotonic() + REQUEST_S
-        while not (partitions := _partitions(admin, settings, log)):
+        while (found := _described(admin, settings, name, log)) is None:
             if time.monotonic() > deadline_s:
-                raise Unavailable(f"topic {settings.topic} was created, but the brokers do not show it yet")
+                raise Unavailable(f"topic {name} was created, but the brokers do not show it yet")
             time.sleep(0.02)
-    return partitions
+    options = topic_options(admin, name)
+    if problem := topic_problem(name, options):
+        raise ToolkitError(problem)
+    return Topic(*found, int(options.get("max.message.bytes", DEFAULT_MAX_BYTES)))
 
 
-def _partitions(admin: "AdminClient", settings: Settings, log: ClientLog) -> int:
-    from confluent_kafka import KafkaException
+def _described(admin: "AdminClient", settings: Settings, name: str, log: ClientLog) -> tuple[str, int] | None:
+    """Id and number of partitions of a topic, None if there is none."""
+    from confluent_kafka import KafkaException, TopicCollection
 
     try:
-        topic = admin.list_topics(timeout=ANSWER_S).topics.get(settings.topic)
+        found = admin.describe_topics(TopicCollection([name]), request_timeout=ANSWER_S)[name].result()
     except KafkaException as error:
         admin.poll(0)
+        reason = error.args[0]
+        if reason.name() in ("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC"):
+            return None
+        if reason.name() in ("TOPIC_EXCEPTION", "_INVALID_ARG"):
+            raise ToolkitError(f"topic {name!r}: {reason.str()}") from error
+        if reason.name() == "TOPIC_AUTHORIZATION_FAILED":
+            raise Unavailable(f"topic {name} may not be described by this user: {reason.str()}") from error
         raise unreachable(settings, log) from error
-    return len(topic.partitions) if topic and not topic.error else 0
+    return str(found.topic_id), len(found.partitions)
 
 
-def _create(admin: "AdminClient", settings: Settings) -> None:
+def topic_options(admin: "AdminClient", name: str) -> dict[str, str]:
+    """The configuration of a topic, nothing if this user may not know it."""
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import ConfigResource
+
+    topic = ConfigResource(ConfigResource.Type.TOPIC, name)
+    try:
+        found = admin.describe_configs([topic], request_timeout=REQUEST_S)[topic].result()
+    except KafkaException as error:
+        logger.debug("kafka: configuration of {} unknown: {}", name, error.args[0].str())
+        return {}
+    return {option: entry.value for option, entry in found.items()}
+
+
+def topic_problem(name: str, options: Mapping[str, str]) -> str:
+    """Why a topic with this configuration would lose records, "" if it would not."""
+    if "compact" in options.get("cleanup.policy", ""):
+        return (
+            f"topic {name} is compacted, which removes records of the same key: "
+            "set its cleanup.policy to delete, or name another topic"
+        )
+    return ""
+
+
+def _create(admin: "AdminClient", settings: Settings, name: str) -> None:
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import NewTopic
 
-    wanted = NewTopic(settings.topic, settings.kafka_partitions, settings.kafka_replication or -1)
+    wanted = NewTopic(
+        name, settings.kafka_partitions, settings.kafka_replication or -1, config={"cleanup.policy": "delete"}
+    )
     try:
-        admin.create_topics([wanted], operation_timeout=REQUEST_S, request_timeout=REQUEST_S)[settings.topic].result()
+        admin.create_topics([wanted], operation_timeout=REQUEST_S, request_timeout=REQUEST_S)[name].result()
     except KafkaException as error:
         reason = error.args[0]
         if reason.name() == "TOPIC_ALREADY_EXISTS":
             return
         if reason.name() == "TOPIC_EXCEPTION":
-            raise ToolkitError(f"BUZZ_TOPIC is {settings.topic!r}: {reason.str()}") from error
+            raise ToolkitError(f"topic {name!r}: {reason.str()}") from error
         raise Unavailable(
-            f"topic {settings.topic} is missing and cannot be created ({reason.str()}): "
-            "create it with kafka-topics.sh, or mend KAFKA_PARTITIONS and KAFKA_REPLICATION"
+            f"topic {name} is missing and cannot be created ({reason.str()}): "
+            "create it with kafka-topics.sh, or change KAFKA_PARTITIONS and KAFKA_REPLICATION"
         ) from error
-    logger.info("kafka: topic {} created with {} partitions", settings.topic, settings.kafka_partitions)
+    logger.info("kafka: topic {} created with {} partitions", name, settings.kafka_partitions)
 
 
-def delete_topic(settings: Settings) -> None:
-    """Delete the topic and what it holds. Raises Unavailable if that fails."""
+def delete_topic(settings: Settings, name: str) -> None:
+    """Delete a topic and what it contains. Raises Unavailable if that fails."""
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
     log = ClientLog("kafka")
     admin = AdminClient(librdkafka_options(settings), logger=log.logger)
     try:
-        admin.delete_topics([settings.topic], operation_timeout=REQUEST_S, request_timeout=REQUEST_S)[
-            settings.topic
-        ].result()
+        admin.delete_topics([name], operation_timeout=REQUEST_S, request_timeout=REQUEST_S)[name].result()
     except KafkaException as error:
-        raise Unavailable(f"topic {settings.topic} cannot be deleted: {error.args[0].str()}") from error
+        raise Unavailable(f"topic {name} cannot be deleted: {error.args[0].str()}") from error
