@@ -95,8 +95,8 @@ def _is_busy(error: duckdb.Error, path: Path, *, read_only: bool) -> bool:
     if os.name == "nt":
         try:
             path.open("rb" if read_only else "r+b").close()
-        except OSError as refusal:
-            return getattr(refusal, "winerror", 0) == _SHARING_VIOLATION
+        except OSError as denied:
+            return getattr(denied, "winerror", 0) == _SHARING_VIOLATION
     return False
 
 

@@ -63,4 +63,5 @@ def check_one_name(path: Path) -> None:
     except OSError:
         return
     if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
-        raise ToolkitError(f"{path} has {status.st_nlink} names (hard links), and a database may have one: make a real copy")
+        names = f"{status.st_nlink} names (hard links)"
+        raise ToolkitError(f"{path} has {names}, and a database may have one: make a real copy")

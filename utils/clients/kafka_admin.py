@@ -120,11 +120,11 @@ def open_topic(admin: "AdminClient", settings: Settings, name: str, log: ClientL
     Raises Unavailable if no broker answers or the topic cannot be created now, ToolkitError if it never can or if it
     breaks the promise.
     """
-    found = _described(admin, settings, name, log)
+    found = described(admin, settings, name, log)
     if found is None:
         _create(admin, settings, name)
         deadline_s = time.monotonic() + REQUEST_S
-        while (found := _described(admin, settings, name, log)) is None:
+        while (found := described(admin, settings, name, log)) is None:
             if time.monotonic() > deadline_s:
                 raise Unavailable(f"topic {name} was created, but the brokers do not show it yet")
             time.sleep(0.02)
@@ -134,7 +134,7 @@ def open_topic(admin: "AdminClient", settings: Settings, name: str, log: ClientL
     return Topic(*found, int(options.get("max.message.bytes", DEFAULT_MAX_BYTES)))
 
 
-def _described(admin: "AdminClient", settings: Settings, name: str, log: ClientLog) -> tuple[str, int] | None:
+def described(admin: "AdminClient", settings: Settings, name: str, log: ClientLog) -> tuple[str, int] | None:
     """Id and number of partitions of a topic, None if there is none."""
     from confluent_kafka import KafkaException, TopicCollection
 
