@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from tests.records.test_codec import READ_AT, STREAM, moved, objects
 from utils.app.config import Settings
 from utils.app.errors import Absent
+from utils.delivery.producing import produce
 from utils.records.codec import Field, kept_fields
 from utils.records.infer import inferred
 from utils.records.record import Batch, Line
-from utils.records.stream import Stream
+from utils.records.stream import BUZZ, Stream
 from utils.sinks import EMBEDDED, SINKS, find_stream, source
 
 PRODUCER_ID = "any-11111111-22222222"
@@ -132,3 +133,16 @@ def test_what_was_in_extra_is_in_its_field_once_the_stream_has_gained_it(sink: s
         ("b", None, '{"ph":"n/a"}'),
         ("c", None, '{"odd":1}'),
     ]
+
+
+def test_what_is_no_record_of_the_stream_is_rejected_alone(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [b'{"message":"a"}', b'{"text":"no message"}', b'{"message":"b","likes":NaN}', b'{"message":"c","likes":1}']
+    paced = [(0.0, Line(line)) for line in lines]
+    code = produce(BUZZ, "lines", paced, settings, interval_s=0, sinks=("file",), make=Batch.of_lines)
+    assert code == 0
+    assert "made 4, acknowledged 2; rejected 2; in extra: likes 1; file 2 delivered" in capsys.readouterr().out
+    found = [json.loads(line) for line in settings.live_path.read_text().splitlines()]
+    assert [(record["message"], record["sequence"]) for record in found] == [("a", 1), ("c", 2)]
+    assert all(record["timestamp"] for record in found)

@@ -226,6 +226,7 @@ class Producer:
         journal = self.journal.journal
         try:
             batch = self._make(items, journal.producer_id, journal.last + 1, self._stream.codec)
+            batch.rows  # noqa: B018  # decoded here, once for all sinks
         except ValueError as error:
             if len(items) == 1:
                 self.counts["rejected"] += 1
@@ -235,7 +236,6 @@ class Producer:
                     self._append([item])
             return
         self._limit = max(1, min(MAX_APPEND, 4 * self._limit, MAX_APPEND_BYTES * batch.count // len(batch.lines)))
-        batch.rows  # noqa: B018  # decoded here, once for all sinks
         self._count_kept(batch)
         if self.journal.append(batch):
             self.counts["acknowledged"] += batch.count
