@@ -45,7 +45,18 @@ _SUITABLE = {
     },
     "duckdb": {
         "text": ("VARCHAR",),
-        "integer": ("BIGINT", "INTEGER", "SMALLINT", "TINYINT", "HUGEINT", "UBIGINT", "UINTEGER", "USMALLINT"),
+        "integer": (
+            "BIGINT",
+            "INTEGER",
+            "SMALLINT",
+            "TINYINT",
+            "HUGEINT",
+            "UBIGINT",
+            "UINTEGER",
+            "USMALLINT",
+            "UTINYINT",
+            "UHUGEINT",
+        ),
         "number": ("DOUBLE",),
         "boolean": ("BOOLEAN",),
         "timestamp": ("TIMESTAMP", "VARCHAR"),
@@ -73,11 +84,12 @@ def _affinity(declared: str) -> str:
     return "NUMERIC" if declared else "BLOB"
 
 
-def _as_double(column: str, found: str) -> str | None:
+def as_double(column: str, found: str) -> str | None:
     """The expression that makes a DuckDB column of numbers one of 64-bit floats; None if it holds no numbers."""
     if found == "FLOAT":  # 0.3 of 32 bits is not 0.3
         return f"round({column}::DOUBLE, 6)"
-    return f"{column}::DOUBLE" if found.endswith("INT") or found.startswith(("INT", "UINT", "DEC")) else None
+    is_number = found in _SUITABLE["duckdb"]["integer"] or found.startswith("DECIMAL")
+    return f"{column}::DOUBLE" if is_number else None
 
 
 class Table:
@@ -119,7 +131,7 @@ class Table:
                 statements.append(f"{alter} ADD COLUMN {column} {types[field.type]}")
             elif (found if dialect == "duckdb" else _affinity(found)) in _SUITABLE[dialect][field.type]:
                 continue
-            elif dialect == "duckdb" and field.type == "number" and (expression := _as_double(column, found)):
+            elif dialect == "duckdb" and field.type == "number" and (expression := as_double(column, found)):
                 statements.append(f"{alter} ALTER {column} TYPE DOUBLE USING {expression}")
             else:
                 raise ToolkitError(

@@ -6,23 +6,37 @@ into memory (about 20 ms for 100,000 rows), at most every 200 ms, and only if th
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from zlib import crc32
+from dataclasses import dataclass
 
 import duckdb
 
 from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.clients import duck
-from utils.records.table import quoted
+from utils.records.table import as_double, quoted
 from utils.sources.table_source import Row, Selection, TableSource
 
 PAGE_ROWS = 100_000
-PAGE_BYTES = 32 * 1024 * 1024  # where records are large, a page has fewer rows
+PAGE_CELLS = 2_000_000
+PAGE_BYTES = 32 * 1024 * 1024  # where records are wide or large, a page has fewer rows
 _FEW_ROWS = 64
 POLL_S = 0.2
 WAIT_S = 1.2
-_HEADER_BYTES = 12_288  # DuckDB numbers its checkpoints here
+_COARSE_S = 2.0  # the times of files have steps up to this
+
+
+@dataclass(frozen=True)
+class Page:
+    """Rows that were copied: all with numbers from `first` to `last`.
+
+    `end` is None, or the state of the file if there was nothing behind; `end_rows` is then row `last`.
+    """
+
+    first: int = 0
+    last: int = -1
+    end: object | None = None
+    end_rows: Sequence[Row] = ()
 
 
 class DuckdbSource(TableSource):
@@ -34,19 +48,17 @@ class DuckdbSource(TableSource):
 
     name = "duckdb"
     _memory: duckdb.DuckDBPyConnection | None = None
-    _first, _last = 0, -1  # the row numbers that were copied
+    _page = Page()
     _next_look_s = 0.0
-    _end: tuple[int, object] | None = None  # the row and the state of the file when the end was reached
-    _end_rows: Sequence[Row] = ()
 
     def fetch(self, first: int, count: int) -> Sequence[Row]:
         first = max(first, 0)
-        if not self._first <= first < self._last:
+        if not self._page.first <= first < self._page.last:
             self._look(first)
-            if self._end is not None and self._end[0] == first:
-                return self._end_rows
+            if self._page.end is not None and self._page.last == first:
+                return self._page.end_rows
         assert self._memory is not None
-        return self._memory.execute(f"SELECT * FROM page WHERE number >= {first} LIMIT {count}").fetchall()
+        return self._memory.execute(f"SELECT * FROM temp.page WHERE number >= {first} LIMIT {count}").fetchall()
 
     def fetch_last(self) -> Sequence[Row]:
         with self._attached() as memory:
@@ -57,15 +69,16 @@ class DuckdbSource(TableSource):
     def close(self) -> None:
         if self._memory is not None:
             self._memory.close()
-            self._memory, self._last, self._end = None, -1, None
+            self._memory, self._page = None, Page()
 
     def _look(self, first: int) -> None:
         """Copy the rows from `first` on into memory, unless the file is as it was when its end was reached."""
         pause_s = self._next_look_s - time.monotonic()
-        if pause_s > 0 and self._end is not None and self._end[0] == first:
+        at_end = self._page.end is not None and self._page.last == first
+        if at_end and pause_s > 0:
             return
-        end = first, self._file_state()
-        if end == self._end:
+        state = self._file_state()
+        if at_end and state == self._page.end:
             return
         time.sleep(max(0.0, pause_s))
         with self._attached() as memory:
@@ -74,27 +87,29 @@ class DuckdbSource(TableSource):
             if last == first and later is not None:
                 last = self._copy(memory, first, later)  # deleted rows left a gap that is wider than a page
                 later = self._later(memory, last)
-            self._first, self._last, self._end = first, last, None
+            self._page = Page(first, last)
             if later is None:
-                self._end = last, end[1]
-                self._end_rows = memory.execute(f"SELECT * FROM page WHERE number >= {last}").fetchall()
+                rows = memory.execute(f"SELECT * FROM temp.page WHERE number >= {last}").fetchall()
+                self._page = Page(first, last, state, rows)
 
     def _copy(self, memory: duckdb.DuckDBPyConnection, first: int, start: int) -> int:
         """Copy row `first`, which tells whether the table is still the same, and a page from `start` on.
 
         The highest row number that was copied, at least `first`.
         """
-        select, texts = self._select(memory)
-        page = f"rowid = {first} OR rowid BETWEEN {start} AND {start + self._page_rows(memory, start, texts)}"
+        select, columns = self._select(memory)
+        page = f"rowid = {first} OR rowid BETWEEN {start} AND {start + self._page_rows(memory, start, columns)}"
         memory.execute(f"CREATE OR REPLACE TEMP TABLE page AS {select} WHERE {page}")
-        ((last,),) = memory.execute("SELECT max(number) FROM page").fetchall()
+        ((last,),) = memory.execute("SELECT max(number) FROM temp.page").fetchall()
         return first if last is None else int(last)
 
-    def _page_rows(self, memory: duckdb.DuckDBPyConnection, start: int, texts: Sequence[str]) -> int:
+    def _page_rows(self, memory: duckdb.DuckDBPyConnection, start: int, columns: Mapping[str, str]) -> int:
         """How many rows from `start` on make a page: twice as many as long as their texts are small enough."""
+        most = min(PAGE_ROWS, max(_FEW_ROWS, PAGE_CELLS // len(columns)))
         rows, counted, size = _FEW_ROWS, 0, 0
+        texts = [quoted(name) for name, kind in columns.items() if kind in ("VARCHAR", "JSON", "BLOB")]
         length = " + ".join(f"coalesce(strlen({name}::VARCHAR), 0)" for name in texts) or "0"
-        while rows < PAGE_ROWS:
+        while rows < most:
             among = f"rowid BETWEEN {start + counted} AND {start + 2 * rows - 1}"
             query = f"SELECT sum({length}) FROM {self._name} WHERE {among}"
             ((more,),) = memory.execute(query).fetchall()
@@ -102,7 +117,7 @@ class DuckdbSource(TableSource):
             if size > PAGE_BYTES:
                 break
             counted = rows = 2 * rows
-        return min(rows, PAGE_ROWS)
+        return min(rows, most)
 
     def _later(self, memory: duckdb.DuckDBPyConnection, last: int) -> int | None:
         ((later,),) = memory.execute(f"SELECT min(rowid) FROM {self._name} WHERE rowid > {last}").fetchall()
@@ -112,18 +127,17 @@ class DuckdbSource(TableSource):
     def _name(self) -> str:
         return f"sink.{quoted(self._table.name)}"
 
-    def _select(self, memory: duckdb.DuckDBPyConnection) -> tuple[str, Sequence[str]]:
-        """The query without its condition, and the columns that hold texts."""
+    def _select(self, memory: duckdb.DuckDBPyConnection) -> tuple[str, Mapping[str, str]]:
+        """The query without its condition, and the table's columns with their types."""
         table = self._table.name
         existing = duck.columns(memory, table)
-        query = "SELECT 1 FROM duckdb_views() WHERE database_name = 'sink' AND view_name = ?"
-        if "rowid" in map(str.lower, existing) or memory.execute(query, [table]).fetchall():
-            raise ToolkitError(f"{table} in {self._path} has no row numbers to follow; name another file")
         if not existing:
             raise Absent(f"{self._path} has no table {table} yet")
-        selection = Selection(self._table, existing)
+        if "rowid" in map(str.lower, existing) or duck.is_view(memory, table):
+            raise ToolkitError(f"{table} in {self._path} has no row numbers to follow; name another file")
+        selection = Selection(self._table, existing, _expression)
         self.others = selection.others
-        return f"SELECT rowid AS number, {selection.sql} FROM {self._name}", selection.texts
+        return f"SELECT rowid AS number, {selection.sql} FROM {self._name}", existing
 
     @contextmanager
     def _attached(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -140,17 +154,38 @@ class DuckdbSource(TableSource):
                 yield self._memory
         except Absent:
             raise
-        except (ToolkitError, duckdb.Error):
+        except ToolkitError:
             self.close()
             raise
+        except duckdb.Error as error:
+            self.close()
+            raise ToolkitError(f"{self._path}: {str(error).splitlines()[0]}") from error
         finally:
             self._next_look_s = time.monotonic() + POLL_S
 
     def _file_state(self) -> object:
-        """Changes with every checkpoint and every write to the log beside the file."""
+        """Changes with every write to the file and to the log beside it.
+
+        Their times tell: to open and close the file would drop the locks that this process may have on it elsewhere.
+        """
+        log = self._path.with_name(self._path.name + ".wal")
         with suppress(OSError):
-            with self._path.open("rb") as stream:
-                header = crc32(stream.read(_HEADER_BYTES))
-            log = self._path.with_name(self._path.name + ".wal")
-            return header, os.stat(self._path).st_ino, log.stat().st_size if log.exists() else 0
+            found = [os.stat(self._path), *([os.stat(log)] if log.exists() else [])]
+            if time.time() - max(each.st_mtime for each in found) > _COARSE_S:
+                return [(each.st_ino, each.st_size, each.st_mtime_ns) for each in found]
         return object()  # unknown: differs from any other
+
+
+def _expression(name: str, kind: str, field_type: str) -> str:
+    """How a column is read: an instant as RFC 3339 text, a number as the emitter would widen its column."""
+    column = quoted(name)
+    if kind.startswith("TIMESTAMP"):
+        instant, form = f"make_timestamp(epoch_us({column}))", "%Y-%m-%dT%H:%M:%S"
+        milliseconds, microseconds = (f"strftime({instant}, '{form}.%{fraction}Z')" for fraction in "gf")
+        text = f"CASE epoch_us({column}) % 1000 WHEN 0 THEN {milliseconds} ELSE {microseconds} END"
+        return f"coalesce({text}, {column}::VARCHAR)"  # infinity
+    if field_type == "number" or (not field_type and not kind.endswith(("INT", "INTEGER"))):
+        return as_double(column, kind) or column
+    if field_type == "json" and kind not in ("JSON", "VARCHAR"):
+        return f"to_json({column})::VARCHAR"
+    return column

@@ -4,6 +4,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -16,15 +17,16 @@ from utils.sources.table_source import Row, Selection, TableSource
 WAIT_S = 0.25
 CHUNK_BYTES = 8 * 1024 * 1024  # where records are large, fewer than were asked for
 _STEP_ROWS = 64
-_UNNUMBERED = "SELECT 1 FROM sqlite_master WHERE name = ? AND (type = 'view' OR sql LIKE '%WITHOUT ROWID%')"
+_UNNUMBERED = (
+    "SELECT 1 FROM sqlite_master WHERE name = ? COLLATE NOCASE AND (type = 'view' OR sql LIKE '%WITHOUT ROWID%')"
+)
 
 
 class SqliteSource(TableSource):
     """Reads in single statements on a read-only connection, so that nobody is held up.
 
     The connection is renewed when the path names another file. Rows are read in the order of their
-    rowid: one inserted below the position is not seen. It is called `_rowid_` here because others may
-    have a column `rowid`.
+    rowid: one inserted below the position is not seen.
     """
 
     name = "sqlite"
@@ -33,10 +35,10 @@ class SqliteSource(TableSource):
     _opened = (0, 0)
 
     def fetch(self, first: int, count: int) -> Sequence[Row]:
-        return self._query("WHERE _rowid_ >= ? ORDER BY _rowid_ LIMIT ?", (first, count))
+        return self._query("WHERE {0} >= ? ORDER BY {0} LIMIT ?", (first, count))
 
     def fetch_last(self) -> Sequence[Row]:
-        return self._query("ORDER BY _rowid_ DESC LIMIT 1", ())
+        return self._query("ORDER BY {0} DESC LIMIT 1", ())
 
     def close(self) -> None:
         if self._connection is not None:
@@ -50,11 +52,13 @@ class SqliteSource(TableSource):
             existing = sqlite.columns(connection, table)
             if not existing:
                 raise Absent(f"{self._path} has no table {table} yet")
-            if connection.execute(_UNNUMBERED, (table,)).fetchall():
+            taken = set(map(str.lower, existing))
+            number = next((name for name in ("_rowid_", "rowid", "oid") if name not in taken), None)
+            if number is None or connection.execute(_UNNUMBERED, (table,)).fetchall():
                 raise ToolkitError(f"{table} in {self._path} has no row numbers to follow; name another file")
             selection = Selection(self._table, existing)
             self.others = selection.others
-            query = f"SELECT _rowid_, {selection.sql} FROM {quoted(table)} {clause}"
+            query = f"SELECT {number}, {selection.sql} FROM {quoted(table)} {clause.format(number)}"
             try:
                 return _fetched(connection.execute(query, values))
             except sqlite3.OperationalError as error:
@@ -81,29 +85,31 @@ class SqliteSource(TableSource):
             raise ToolkitError(f"{self._path} is a folder; give the path of a SQLite database")
         if self._connection is None or self._opened != (status.st_dev, status.st_ino):
             self.close()
-            self._connection = open_read_only(self._path)
-            self._opened = status.st_dev, status.st_ino
+            self._connection, follows = open_read_only(self._path)
+            self._opened = (status.st_dev, status.st_ino) if follows else (0, 0)
         return self._connection
 
 
-def open_read_only(path: Path) -> sqlite3.Connection:
-    """A connection that never writes, not even the files beside a database in WAL mode where this user may not.
+def open_read_only(path: Path) -> tuple[sqlite3.Connection, bool]:
+    """A connection that never writes, and whether it sees what is added later.
 
-    Raises sqlite3.Error, or ToolkitError if there is a log that cannot be read without writing.
+    A database in WAL mode needs files beside it. Where this user may not write them it is read as it is now.
+    Raises sqlite3.Error, or Unavailable if a log would have to be read as well.
     """
     uri = path.resolve().as_uri()
     connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, timeout=WAIT_S, check_same_thread=False)
     try:
         connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
-        return connection
-    except sqlite3.OperationalError as error:
+        return connection, True
+    except sqlite3.Error as error:
         connection.close()
-        if error.sqlite_errorname.split("_")[1] not in ("CANTOPEN", "READONLY") or os.access(path.parent, os.W_OK):
+        kind = getattr(error, "sqlite_errorname", "")
+        if not kind.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")) or os.access(path.parent, os.W_OK):
             raise
-    log = path.with_name(f"{path.name}-wal")
-    if log.exists() and log.stat().st_size:
-        raise ToolkitError(f"{path} has a log beside it and this user may not write there: copy both elsewhere")
-    return sqlite3.connect(f"{uri}?immutable=1", uri=True, timeout=WAIT_S, check_same_thread=False)
+    with suppress(FileNotFoundError):
+        if path.with_name(f"{path.name}-wal").stat().st_size:
+            raise Unavailable(f"{path} has a log that cannot be read where nobody may write: copy both files elsewhere")
+    return sqlite3.connect(f"{uri}?immutable=1", uri=True, timeout=WAIT_S, check_same_thread=False), False
 
 
 def _fetched(cursor: sqlite3.Cursor) -> list[Row]:

@@ -1,65 +1,156 @@
 """What the SQL sources share: paging a table by row number, and turning rows into records."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from zlib import crc32
 
 import msgspec
-from msgspec import Raw
+from msgspec import Meta, Raw
+from msgspec.json import Decoder
 
 from utils.app.errors import Absent
-from utils.records.codec import encoder, instant_text, microseconds
+from utils.records.codec import GROUP_LINES, MAX_EXACT, OWN, TYPES, Field, encoder, microseconds
 from utils.records.record import Invalid
 from utils.records.stream import Stream
-from utils.records.table import Table, family, quoted
+from utils.records.table import Table, quoted
 from utils.sources.base import Chunk, Resume
 
 Row = tuple[Any, ...]
 """Row number, then the values in the order of the selected columns."""
 
 FIRST, LAST = -(2**63), 2**63 - 1
-_TYPES: dict[str, Any] = {
-    "text": str | None,
-    "integer": int | None,
-    "number": int | float | None,
-    "boolean": bool | None,
-    "timestamp": str | int | None,
-    "json": str | None,
-}
+MAX_FLOAT = 1.7976931348623157e308
+_FINITE = Annotated[float, Meta(ge=-MAX_FLOAT, le=MAX_FLOAT)]
+_KNOWN = {"JSON": "json", "BOOLEAN": "boolean"}  # types of columns whose values need them to be understood
+_NUMBER: Any = Annotated[int, Meta(ge=-MAX_EXACT, le=MAX_EXACT)] | _FINITE | None
+
+_json = Decoder(Raw)
+_object = Decoder(dict[str, Raw])
 
 
 class Selection:
-    """What is read of a table: the stream's columns, NULL where it has none, then those that the stream lacks."""
+    """What is read of a table: the stream's columns, NULL where it has none, then those that the stream lacks.
 
-    def __init__(self, table: Table, existing: Mapping[str, str]) -> None:
+    `expression(name, type, field type)` reads one column; the field type is "" where the stream has no such field.
+    """
+
+    def __init__(
+        self, table: Table, existing: Mapping[str, str], expression: Callable[[str, str, str], str] | None = None
+    ) -> None:
+        expression = expression or (lambda name, kind, field_type: quoted(name))
         by_name = {name.lower(): name for name in existing}
-        expressions = []
+        columns = []
         for field in table.fields:
             name = by_name.pop(field.name.lower(), None)
-            kind = existing[name] if name else ""
-            if name is None:
-                expressions.append("NULL")
-            elif family(kind) == "timestamp" and kind.startswith("TIMESTAMP"):
-                expressions.append(f"epoch_us({quoted(name)})")
-            elif kind == "FLOAT":
-                # As the emitter widens the column, or else its widening would make every row another one.
-                expressions.append(f"round({quoted(name)}::DOUBLE, 6)")
-            else:
-                expressions.append(quoted(name))
+            columns.append("NULL" if name is None else expression(name, existing[name], field.type))
         if table.has_id:
             by_name.pop("id", None)
-        self.others = tuple(by_name.values())
-        self.sql = ", ".join([*expressions, *(_as_text(name, existing[name]) for name in self.others)])
-        self.texts = [quoted(name) for name, kind in existing.items() if family(kind) == "text"]
+        self.others = tuple(Field(name, _KNOWN.get(existing[name].upper(), "text")) for name in by_name.values())
+        self.sql = ", ".join([*columns, *(expression(name, existing[name], "") for name in by_name.values())])
 
 
-def _as_text(name: str, kind: str) -> str:
-    """The expression of a column that its stream does not know; DuckDB's instants become RFC 3339 text."""
-    if kind.startswith("TIMESTAMP"):
-        return f"strftime(make_timestamp(epoch_us({quoted(name)})), '%Y-%m-%dT%H:%M:%S.%fZ')"
-    return quoted(name)
+class RowDecoder:
+    """Turns rows into the records of a stream."""
+
+    def __init__(self, stream: Stream, booleans: Any) -> None:
+        self._codec, self._fields = stream.codec, Table(stream).fields
+        self._names = frozenset(field.name for field in stream.codec.fields)
+        own = {TYPES["number"]: _NUMBER, TYPES["boolean"]: booleans, TYPES["json"]: str | None}
+        types = [own.get(kind, kind) for kind in self._codec.types]
+        row: Any = tuple.__class_getitem__((int, *types, str | None, OWN["producer_id"], OWN["sequence"]))
+        self._rows: Any = list.__class_getitem__(row)
+
+    def decode(self, rows: Sequence[Row], others: Sequence[Field], where: str) -> tuple[list[Any], list[Invalid]]:
+        """The records of rows, and the rows that are none; `others` are the columns behind the stream's.
+
+        All at once where all fit, else in groups, else one by one.
+        """
+        records: list[Any] = []
+        invalid: list[Invalid] = []
+        if not others:
+            with suppress(ValueError):
+                return self._together(rows), invalid
+        for start in range(0, len(rows), GROUP_LINES):
+            group = rows[start : start + GROUP_LINES]
+            if not others:
+                with suppress(ValueError):
+                    records += self._together(group)
+                    continue
+            for row in group:
+                try:
+                    records.append(self._by_member(row, others))
+                except ValueError as error:
+                    invalid.append(Invalid(f"{where} row {row[0]}", str(error)))
+        return records, invalid
+
+    def _together(self, rows: Sequence[Row]) -> list[Any]:
+        """The records of rows whose values all fit the stream. Raises ValueError if any does not."""
+        _, *columns = map(list, zip(*msgspec.convert(rows, self._rows), strict=True))
+        for number, field in enumerate(self._fields):
+            column = columns[number]
+            if field.type == "timestamp":
+                if any(text is not None and microseconds(text) is None for text in set(column)):
+                    raise ValueError(f"{field.name} is no timestamp")
+            elif field.type == "boolean":
+                columns[number] = [None if value is None else bool(value) for value in column]
+            elif field.type == "json":
+                _check_json(column, *((_object, self._names) if field.name == "extra" else (_json, frozenset())))
+        if [each is None for each in columns[-2]] != [each is None for each in columns[-1]]:
+            raise ValueError("half of the ids")
+        return self._codec.from_columns(columns)
+
+    def _by_member(self, row: Row, others: Sequence[Field]) -> Any:
+        """The record of one row as its line would be read. Raises ValueError with the reason."""
+        members = {
+            field.name: _member(field, value)
+            for field, value in zip(self._fields, row[1:], strict=False)
+            if value is not None
+        }
+        ids = {name: members.pop(name) for name in ("producer_id", "sequence") if name in members}
+        extra = _object.decode(members.pop("extra", Raw(b"{}")))
+        unknown = zip(others, row[1 + len(self._fields) :], strict=True)
+        members |= {
+            field.name: value if isinstance(value, bytes) else _member(field, value)
+            for field, value in unknown
+            if value is not None
+        }
+        try:
+            return self._codec.decode(encoder.encode(members | extra | ids))
+        except (TypeError, OverflowError) as error:
+            raise ValueError(str(error)) from error
+
+
+def _check_json(texts: Sequence[str | None], decoder: Decoder[Any], names: frozenset[str]) -> None:
+    """Raise ValueError if a text is no JSON, or null, which stands for a value that is absent.
+
+    Also if an object has one of `names`: what was in `extra` may have a field since.
+    """
+    for text in set(texts):
+        if text is not None:
+            found = decoder.decode(text)
+            if text.strip() == "null":
+                raise ValueError("null")
+            if names and not names.isdisjoint(found):
+                raise ValueError("extra has a field of the stream")
+
+
+def _member(field: Field, value: object) -> Any:
+    """The value of a column as a JSON member. Raises ValueError if it can be none."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        raise ValueError(f"column {field.name} holds a BLOB")
+    if field.type == "boolean" and type(value) is int and value in (0, 1):
+        return bool(value)
+    if field.type == "json":
+        try:
+            return _json.decode(value)  # type: ignore[arg-type]  # what is no text is a TypeError
+        except (TypeError, msgspec.DecodeError) as error:
+            raise ValueError(f"column {field.name} holds no JSON") from error
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return Raw(str(value).encode())
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class TableSource:
@@ -72,17 +163,21 @@ class TableSource:
     booleans: Any = bool | None  # what a boolean column gives
 
     def __init__(self, path: Path, stream: Stream, resume: Resume) -> None:
-        self.detail = str(path)
         self._path, self._resume = path, resume
-        self._table, self._codec = Table(stream), stream.codec
-        self.others: tuple[str, ...] = ()
+        self._table, self._decoder = Table(stream), RowDecoder(stream, self.booleans)
+        self.others: tuple[Field, ...] = ()
         self._position: str | None = None  # as it was given to or by the loop
         self._row, self._crc = FIRST, 0
+
+    @property
+    def detail(self) -> str:
+        """What exactly is read, for people."""
+        return str(self._path)
 
     def fetch(self, first: int, count: int) -> Sequence[Row]:
         """At most `count` rows with numbers from `first` on, in order. Raises Absent, Unavailable, ToolkitError.
 
-        Sets `others`, the names of the columns behind the stream's.
+        Sets `others`, the columns behind the stream's.
         """
         raise NotImplementedError
 
@@ -106,7 +201,7 @@ class TableSource:
             rows = rows[1:]
         if not rows:
             return None
-        records, invalid = self._decode(rows)
+        records, invalid = self._decoder.decode(rows, self.others, self._partition)
         return self._chunk(self._after(rows[-1]), records, invalid)
 
     def close(self) -> None:
@@ -142,74 +237,6 @@ class TableSource:
         if not last:
             self._seek("")
         return self._chunk(end, [], [])
-
-    def _decode(self, rows: Sequence[Row]) -> tuple[list[Any], list[Invalid]]:
-        if not self.others:
-            with suppress(ValueError):  # at least one row needs a closer look
-                return self._codec.from_columns(self._columns(rows)), []
-        records, invalid = [], []
-        for row in rows:
-            try:
-                records.append(self._by_member(row))
-            except ValueError as error:
-                invalid.append(Invalid(f"{self._partition} row {row[0]}", str(error)))
-        return records, invalid
-
-    def _columns(self, rows: Sequence[Row]) -> list[Sequence[Any]]:
-        """The columns of rows as records hold their values. Raises ValueError if any value does not fit."""
-        fields = self._table.fields
-        types: list[Any] = [int, *self._codec.types, *(_TYPES[field.type] for field in fields[-3:])]
-        for number, field in enumerate(fields, 1):
-            if field.type in ("boolean", "timestamp", "json"):
-                types[number] = self.booleans if field.type == "boolean" else _TYPES[field.type]
-        row_type: Any = tuple.__class_getitem__(tuple(types))
-        columns: list[Sequence[Any]] = list(zip(*msgspec.convert(rows, list.__class_getitem__(row_type)), strict=True))
-        for number, field in enumerate(fields, 1):
-            if field.type == "timestamp":
-                instants = {value: _instant(value) for value in set(columns[number])}
-                columns[number] = [instants[value] for value in columns[number]]
-            elif field.type == "boolean" and self.booleans is not _TYPES["boolean"]:
-                columns[number] = [None if value is None else bool(value) for value in columns[number]]
-        return columns[1:]
-
-    def _by_member(self, row: Row) -> Any:
-        """A record of a row that has other columns, or values that do not fit. Raises ValueError with the reason."""
-        members: dict[str, Any] = {}
-        for name, value in zip((*self._table.columns, *self.others), row[1:], strict=True):
-            if value is None:
-                continue
-            if isinstance(value, bytes | bytearray | memoryview):
-                raise ValueError(f"column {name} holds a BLOB")
-            members[name] = value
-        for field in self._table.fields:
-            value = members.get(field.name)
-            if value is None:
-                continue
-            if field.type == "json":
-                if not isinstance(value, str):
-                    raise ValueError(f"column {field.name} holds no JSON")
-                members[field.name] = Raw(value)
-            elif field.type == "timestamp" and isinstance(value, int):
-                members[field.name] = instant_text(value)
-            elif field.type == "boolean" and value in (0, 1):
-                members[field.name] = bool(value)
-        extra = bytes(members.pop("extra", b"")).strip()
-        try:
-            line = encoder.encode(members)
-        except (TypeError, OverflowError) as error:
-            raise ValueError(str(error)) from error
-        if extra:
-            line = line[:-1] + b"," * bool(members) + extra[1:]
-        return self._codec.decode(line)
-
-
-def _instant(value: str | int | None) -> str | None:
-    """A timestamp as text, from text or microseconds since 1970. Raises ValueError for text that is none."""
-    if isinstance(value, int):
-        return instant_text(value)
-    if value is not None and microseconds(value) is None:
-        raise ValueError(f"{value!r} is no timestamp")
-    return value
 
 
 def _fingerprint(row: Row) -> tuple[int, int]:

@@ -1,0 +1,442 @@
+"""What only the DuckDB sink has: windows, types of old columns, paths that are traps, the order of syncs."""
+
+import ctypes
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from tests.helpers import make_batch
+from utils.app.errors import Rejected, SinkReplaced, ToolkitError, Unavailable
+from utils.clients import duck
+from utils.emitters import duckdb_emitter
+from utils.emitters.duckdb_emitter import DuckdbEmitter, emit_message
+from utils.records.codec import Field
+from utils.records.record import Batch, Line
+from utils.records.stream import BUZZ, Stream
+
+TYPES = ("text", "integer", "number", "boolean", "timestamp", "json")
+WHEN = Field("timestamp", "timestamp")
+READINGS = Stream("readings", fields=(*(Field(f"a {name}", name) for name in TYPES), WHEN))
+TIMESTAMP = "2026-11-23T19:04:05.123Z"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "buzz.duckdb"
+
+
+def prepare(path: Path, *statements: str) -> None:
+    with duckdb.connect(str(path)) as database:
+        for statement in statements:
+            database.execute(statement)
+
+
+def query(path: Path, sql: str) -> list[tuple[Any, ...]]:
+    with duckdb.connect(str(path), read_only=True) as database:
+        return database.execute(sql).fetchall()
+
+
+def stored(path: Path, table: str = "streamed_messages") -> list[tuple[str, int]]:
+    return query(path, f'SELECT producer_id, sequence FROM "{table}" WHERE producer_id IS NOT NULL ORDER BY rowid')
+
+
+def ids(last: int, first: int = 1, producer_id: str = "ann-1") -> list[tuple[str, int]]:
+    return [(producer_id, sequence) for sequence in range(first, last + 1)]
+
+
+def lines(*records: str, stream: Stream = READINGS, first: int = 1) -> Batch:
+    return Batch.of_lines([Line(each.encode(), TIMESTAMP) for each in records], "ann-1", first, stream.codec)
+
+
+def counted(emitter: DuckdbEmitter, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows per window, from now on."""
+    windows: list[int] = []
+    insert = emitter.insert
+
+    def noted(rows: Sequence[tuple[Any, ...]], first: tuple[str, int] | None = None) -> None:
+        windows.append(len(rows))
+        insert(rows, first)
+
+    monkeypatch.setattr(emitter, "insert", noted)
+    return windows
+
+
+HOLD = """
+import duckdb, sys, time
+while True:
+    try:
+        held = duckdb.connect(sys.argv[1])
+        break
+    except duckdb.IOException:  # a window is open just now
+        time.sleep(0.01)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def held_by_another(path: Path) -> Iterator[None]:
+    command = [sys.executable, "-c", HOLD, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout and holder.stdout.readline()
+        yield
+        holder.communicate()
+
+
+class TestValues:
+    def test_each_type_has_its_column_and_what_does_not_fit_is_in_extra(self, path: Path) -> None:
+        with closing(DuckdbEmitter(path, READINGS)) as emitter:
+            emitter.emit(
+                lines(
+                    '{"a text":"é\\u0000\U0001f600","a integer":-9223372036854775808,"a number":0.1,"a boolean":false,'
+                    '"a timestamp":"2026-01-01T00:00:00.123456+05:30","a json":{"b":[1, 1e999]}}',
+                    '{"a text":7,"a integer":1.5,"a number":"n/a","a boolean":1,"a timestamp":"soon","more":[]}',
+                    "{}",
+                    '{"a text":"","a integer":9223372036854775807,"a number":-1e300,"a boolean":true,'
+                    '"a timestamp":"0001-01-02T00:00:00Z","a json":"text"}',
+                )
+            )
+        columns = '"a text", "a integer", "a number", "a boolean", "a timestamp"::VARCHAR, "a json", extra, sequence'
+        rows = query(path, f"SELECT {columns} FROM readings ORDER BY rowid")
+        assert rows[0] == (
+            "é\0\U0001f600", -(2**63), 0.1, False, "2025-12-31 18:30:00.123456", '{"b":[1, 1e999]}', None, 1,
+        )  # fmt: skip
+        assert rows[1][:6] == rows[2][:6] == (None,) * 6
+        assert json.loads(rows[1][6]) == {
+            "a text": 7, "a integer": 1.5, "a number": "n/a", "a boolean": 1, "a timestamp": "soon", "more": []
+        }  # fmt: skip
+        assert rows[2][6:] == (None, 3)
+        assert rows[3] == ("", 2**63 - 1, -1e300, True, "0001-01-02 00:00:00", '"text"', None, 4)
+        assert query(path, 'SELECT round(avg("a number") / 1e299) FROM readings') == [(-5.0,)]
+
+    def test_one_text_among_many_absent_ones(self, path: Path) -> None:
+        batch = lines(*["{}"] * 3_000, '{"a text":"5","more":1}', *["{}"] * 3_000)
+        with closing(DuckdbEmitter(path, READINGS)) as emitter:
+            emitter.emit(batch)
+        found = query(path, 'SELECT "a text", extra, sequence FROM readings WHERE "a text" IS NOT NULL')
+        assert found == [("5", '{"more":1}', 3_001)]
+
+    @pytest.mark.parametrize("name", ["page", "rows", "select", "information_schema"])
+    def test_a_stream_may_have_any_name(self, name: str, path: Path) -> None:
+        stream = Stream(name, fields=(Field("rowid", "text"), Field("select", "integer"), WHEN))
+        with closing(DuckdbEmitter(path, stream)) as emitter:
+            emitter.emit(lines('{"rowid":"x","select":1}', stream=stream))
+            emitter.emit(lines("{}", stream=stream, first=2))
+            assert emitter.last(["ann-1"]) == ("ann-1", 2)
+        assert query(path, f'SELECT "select", extra FROM main."{name}"') == [(1, '{"rowid":"x"}'), (None, None)]
+
+    def test_a_wide_stream_takes_more_windows(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        stream = Stream("wide", fields=tuple(Field(f"f{number}", "number") for number in range(297)))
+        monkeypatch.setattr(duckdb_emitter, "MAX_CELLS", 600)
+        with closing(DuckdbEmitter(path, stream)) as emitter:
+            windows = counted(emitter, monkeypatch)
+            emitter.emit(lines(*['{"f0":1,"f296":2}'] * 5, stream=stream))
+        assert windows == [2, 2, 1]
+        assert query(path, "SELECT sum(f0), sum(f296) FROM wide") == [(5.0, 10.0)]
+
+
+class TestLast:
+    def test_the_newest_run_that_the_table_contains(self, path: Path) -> None:
+        with closing(DuckdbEmitter(path, BUZZ)) as emitter:
+            assert emitter.last(["ann-1"]) is None
+            emitter.emit(make_batch(3, producer_id="ann-1"))
+            emitter.emit(make_batch(2, producer_id="ann-2", first=4))
+            runs = [f"old-{number}" for number in range(2_000)]
+            assert emitter.last([*runs, "ann-1", "ann-2", "ann-3"]) == ("ann-2", 5)
+            assert emitter.last(["ann-2", "ann-1"]) == ("ann-1", 3)
+            assert emitter.last([]) is None
+
+    @pytest.mark.parametrize("first", [3, 4])
+    def test_what_another_process_delivered_is_not_delivered_again(self, first: int, path: Path) -> None:
+        with closing(DuckdbEmitter(path, BUZZ)) as mine, closing(DuckdbEmitter(path, BUZZ)) as other:
+            mine.emit(make_batch(2))
+            other.emit(make_batch(3, first=3))
+            with pytest.raises(Unavailable, match="another process delivered ann-1"):
+                mine.emit(make_batch(3, first=first))
+            assert mine.last(["ann-1"]) == ("ann-1", 5)
+            mine.emit(make_batch(1, first=6))
+        assert stored(path) == ids(6)
+
+
+class TestRejected:
+    @pytest.mark.parametrize(
+        ("table", "sequence"),
+        [
+            ("message TEXT CHECK (message <> 'hello 1711'), author TEXT", 1711),
+            ("message TEXT, author TEXT, room INTEGER NOT NULL", 1),
+            ("message TEXT, author TEXT UNIQUE", 2),
+        ],
+    )
+    def test_the_row_is_named_and_all_before_it_are_stored(
+        self, table: str, sequence: int, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(duckdb_emitter, "PAUSE_S", 0.0)
+        prepare(path, f"CREATE TABLE streamed_messages ({table})")
+        with closing(DuckdbEmitter(path, BUZZ)) as emitter:
+            with pytest.raises(Rejected) as rejected:
+                emitter.emit(make_batch(3_000))
+            assert rejected.value.sequence == sequence
+            assert rejected.value.reason.count("\n") == 0
+        assert stored(path) == ids(sequence - 1)
+
+    def test_a_number_that_an_old_column_is_too_narrow_for(self, path: Path) -> None:
+        prepare(path, "CREATE TABLE streamed_messages (message_length UTINYINT)")
+        with closing(DuckdbEmitter(path, BUZZ)) as emitter:
+            with pytest.raises(Rejected) as rejected:
+                emitter.emit(make_batch(12, text="x" * 253))
+            assert rejected.value.sequence == 10, "the first of 256 characters"
+        assert stored(path) == ids(9)
+
+    def test_a_table_that_rejects_all_costs_few_windows_a_row(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(duckdb_emitter, "PAUSE_S", 0.0)
+        prepare(path, "CREATE TABLE streamed_messages (message TEXT, room INTEGER NOT NULL)")
+        with closing(DuckdbEmitter(path, BUZZ)) as emitter:
+            windows = counted(emitter, monkeypatch)
+            with pytest.raises(Rejected):
+                emitter.emit(make_batch(4_096))
+        assert len(windows) == 1 + 12
+
+
+class TestOldTables:
+    @pytest.mark.parametrize("identity", ["id BIGINT PRIMARY KEY, ", "ID INTEGER PRIMARY KEY, ", ""])
+    def test_buzzline_tables_take_new_rows(self, identity: str, path: Path) -> None:
+        columns = (
+            "message TEXT, author TEXT, timestamp TEXT, category TEXT, sentiment FLOAT, keyword_mentioned TEXT, "
+            "message_length INTEGER"
+        )
+        row = f"({'7, ' if identity else ''}'hi', 'Eve', '2025-01-29 14:35:20', 'humor', 0.3, 'meme', 2)"
+        create = f"CREATE TABLE streamed_messages ({identity}{columns})"
+        prepare(path, create, f"INSERT INTO streamed_messages VALUES {row}")
+        for first in (1, 3):
+            with closing(DuckdbEmitter(path, BUZZ)) as emitter:
+                emitter.emit(make_batch(2, first=first))
+        assert query(path, "SELECT timestamp, sentiment FROM streamed_messages ORDER BY rowid") == [
+            ("2025-01-29 14:35:20", 0.3),
+            *[(TIMESTAMP, 0.5)] * 4,
+        ]
+        if identity:
+            assert query(path, "SELECT id FROM streamed_messages") == [(7,), (8,), (9,), (10,), (11,)]
+
+    def test_columns_of_others_are_left_alone(self, path: Path) -> None:
+        prepare(path, 'CREATE TABLE Streamed_Messages (Message VARCHAR, Sentiment FLOAT, "my score" FLOAT)')
+        with closing(DuckdbEmitter(path, BUZZ)) as emitter:
+            emitter.emit(make_batch(1))
+        types = dict(query(path, "SELECT column_name, data_type FROM duckdb_columns()"))
+        assert (types["Sentiment"], types["my score"]) == ("DOUBLE", "FLOAT")
+        assert stored(path) == ids(1)
+
+    def test_an_integer_column_widens_before_it_could_round(self, path: Path) -> None:
+        prepare(path, 'CREATE TABLE readings ("a number" BIGINT)', "INSERT INTO readings VALUES (3)")
+        with closing(DuckdbEmitter(path, READINGS)) as emitter:
+            emitter.emit(lines('{"a number":1.5}'))
+        assert query(path, 'SELECT "a number" FROM readings') == [(3.0,), (1.5,)]
+
+    @pytest.mark.parametrize(
+        ("statement", "words"),
+        [
+            ("CREATE VIEW readings AS SELECT 'a' AS message", "is a view"),
+            ('CREATE TABLE readings ("A Integer" VARCHAR)', "column a integer of table readings is VARCHAR"),
+            ('CREATE TABLE readings ("a timestamp" TIMESTAMPTZ)', "column a timestamp of table readings is TIMESTAMP"),
+            (
+                'CREATE TABLE readings ("a number" FLOAT); CREATE INDEX mine ON readings ("a number")',
+                "readings cannot be used, name another file",
+            ),
+        ],
+    )
+    def test_a_table_that_can_never_serve_is_no_outage(self, statement: str, words: str, path: Path) -> None:
+        prepare(path, statement)
+        with pytest.raises(ToolkitError, match=words) as error:
+            DuckdbEmitter(path, READINGS)
+        assert error.value.exit_code == 2
+        assert str(error.value).count("\n") == 0
+
+
+class TestPaths:
+    @pytest.mark.parametrize(
+        "name", ["a[1].duckdb", "b*.duckdb", "it's.duckdb", ":memory:", "sqlite:x", "Could not set lock"]
+    )
+    def test_a_name_is_a_name(self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        if os.name == "nt" and set(name) & set("*:"):
+            pytest.skip("no file of Windows has such a name")
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "a1.duckdb").write_text("another file")
+        for first in (1, 2):
+            with closing(DuckdbEmitter(Path(name), BUZZ)) as emitter:
+                emitter.emit(make_batch(1, first=first))
+        assert sorted(each.name for each in tmp_path.iterdir()) == sorted(["a1.duckdb", name])
+        with duck.connect(tmp_path / name, read_only=True) as database:
+            assert database.execute("SELECT count(*) FROM streamed_messages").fetchall() == [(2,)]
+
+    @pytest.mark.skipif(os.name == "nt", reason="no name of Windows has a ? in it")
+    @pytest.mark.parametrize("name", ["what?/x.duckdb", "what?.duckdb"])
+    def test_a_name_that_duckdb_would_cut_is_named(self, name: str, tmp_path: Path) -> None:
+        with pytest.raises(ToolkitError, match=r"a name has a \? in it") as error:
+            DuckdbEmitter(tmp_path / name, BUZZ)
+        assert error.value.exit_code == 2
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="names of other systems are Unicode")
+    def test_a_folder_whose_name_is_not_utf8_is_one_line(self, tmp_path: Path) -> None:
+        folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+        with pytest.raises(ToolkitError, match="UTF-8") as error:
+            DuckdbEmitter(folder / "x.duckdb", BUZZ)
+        assert error.value.exit_code == 2
+        str(error.value).encode()
+
+    def test_a_folder_in_its_place(self, path: Path) -> None:
+        path.mkdir()
+        with pytest.raises(ToolkitError, match="cannot be opened as a DuckDB database") as error:
+            DuckdbEmitter(path, BUZZ)
+        assert error.value.exit_code == 2
+
+    def test_a_file_that_is_no_database_stays_as_it_is(self, path: Path) -> None:
+        content = b"hello, I am a text file, not a database. " * 30
+        path.write_bytes(content)
+        with pytest.raises(ToolkitError, match=r"buzz.duckdb.*database") as error:
+            DuckdbEmitter(path, BUZZ)
+        assert error.value.exit_code == 2
+        assert path.read_bytes() == content
+
+    def test_a_database_with_two_names(self, path: Path) -> None:
+        DuckdbEmitter(path, BUZZ).close()
+        os.link(path, path.with_name("second"))
+        with pytest.raises(ToolkitError, match="2 names") as error:
+            DuckdbEmitter(path, BUZZ)
+        assert error.value.exit_code == 2
+
+
+class TestFile:
+    @pytest.mark.parametrize("kept_bytes", [None, 0, 8192])
+    def test_new_files_are_of_the_version_that_all_tools_read(self, kept_bytes: int | None, path: Path) -> None:
+        """Also where an empty file, or one whose creation was killed, makes room for the new one."""
+        if kept_bytes is not None:
+            prepare(path)
+            path.write_bytes(path.read_bytes()[:kept_bytes])
+            with pytest.raises(Unavailable, match="being created"):
+                duck.connect(path, read_only=True, wait_s=0.0)
+        with closing(DuckdbEmitter(path, BUZZ)) as emitter:
+            emitter.emit(make_batch(1))
+        assert stored(path) == ids(1)
+        assert int.from_bytes(path.read_bytes()[12:20], "little") == 64, "DuckDB 1.x reads 64"
+
+    def test_files_of_a_newer_version_stay_so(self, path: Path) -> None:
+        prepare(path, f"ATTACH '{path.with_name('new')}' AS new (TYPE duckdb, STORAGE_VERSION 'latest')")
+        version = path.with_name("new").read_bytes()[12:20]
+        with closing(DuckdbEmitter(path.with_name("new"), BUZZ)) as emitter:
+            emitter.emit(make_batch(1))
+        assert path.with_name("new").read_bytes()[12:20] == version
+
+    def test_a_replaced_file_is_noticed(self, path: Path) -> None:
+        with closing(DuckdbEmitter(path, BUZZ)) as emitter:
+            path.rename(path.with_name("moved"))
+            with pytest.raises(SinkReplaced):
+                emitter.emit(make_batch(1))
+
+    def test_what_a_killed_process_left_is_synced_before_the_first_window(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        DuckdbEmitter(path, BUZZ).close()
+        events: list[str] = []
+        attached = duck.attached
+
+        def noted(*arguments: Any, **options: Any) -> Any:
+            events.append("window")
+            return attached(*arguments, **options)
+
+        monkeypatch.setattr(duckdb_emitter, "sync_path", lambda each: events.append(each.name))
+        monkeypatch.setattr(duck, "attached", noted)
+        with closing(DuckdbEmitter(path, BUZZ)) as emitter:
+            emitter.last(["ann-1"])
+            emitter.emit(make_batch(1))
+        folder = path.parent.name
+        assert events == [f"{path.name}.wal", path.name, folder, "window", folder, "window", "window"]
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="counts how often a file is opened, with inotify")
+    @pytest.mark.parametrize("read_only", [True, False])
+    def test_the_file_is_looked_at_only_once_it_is_locked(self, read_only: bool, path: Path) -> None:
+        """What was read before the lock, another process could overwrite: rows were lost by it."""
+        emitter = DuckdbEmitter(path, BUZZ)
+        emitter.emit(make_batch(10))
+        libc = ctypes.CDLL(None, use_errno=True)
+        watch = libc.inotify_init1(os.O_NONBLOCK)
+        opened, closed = 0x20, 0x08 | 0x10
+        try:
+            assert libc.inotify_add_watch(watch, os.fsencode(path), opened | closed) > 0
+            if read_only:
+                duck.connect(path, read_only=True).close()
+            else:
+                emitter.emit(make_batch(10, first=11))
+            events = os.read(watch, 4096)
+        finally:
+            os.close(watch)
+            emitter.close()
+        assert len(events) == 2 * struct.calcsize("iIII"), "opened once and closed once"
+
+
+class TestWindows:
+    def test_anybody_can_query_between_batches(self, path: Path) -> None:
+        with closing(DuckdbEmitter(path, BUZZ)) as emitter:
+            for first in (1, 11):
+                emitter.emit(make_batch(10, first=first))
+                sql = "SELECT max(date_trunc('year', timestamp))::VARCHAR, count(*) FROM streamed_messages"
+                assert query(path, sql) == [("2026-01-01 00:00:00", first + 9)]
+
+    def test_readers_get_a_pause(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        pauses: list[float] = []
+        monkeypatch.setattr(duckdb_emitter, "MAX_ROWS", 100)
+        with closing(DuckdbEmitter(path, BUZZ)) as emitter:
+            monkeypatch.setattr("utils.emitters.duckdb_emitter.time.sleep", pauses.append)
+            monkeypatch.setattr(duckdb_emitter, "PAUSE_S", 1000.0)
+            emitter.emit(make_batch(101))
+        assert len(pauses) == 2
+        assert min(pauses) > 900
+
+    def test_a_file_in_use_names_who_has_it(self, path: Path) -> None:
+        with held_by_another(path), pytest.raises(Unavailable, match=r"lock is held in .*PID \d+"):
+            DuckdbEmitter(path, BUZZ)
+        DuckdbEmitter(path, BUZZ).close()
+
+    def test_a_connection_of_this_process_is_waited_for(self, path: Path) -> None:
+        DuckdbEmitter(path, BUZZ).close()
+        with duck.connect(path), pytest.raises(Unavailable, match="already attached"):
+            duck.connect(path, wait_s=0.0)
+
+    def test_windows_says_by_number_that_a_file_is_in_use(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its words are in the language of its user."""
+        path.write_bytes(b"")
+        error = duckdb.IOException("Der Prozess kann nicht auf die Datei zugreifen")
+        denied = PermissionError(13, "Zugriff verweigert")
+        denied.winerror = 32  # type: ignore[attr-defined]
+
+        def deny(*arguments: object) -> None:
+            raise denied
+
+        assert not duck._is_busy(error, path, read_only=True)
+        monkeypatch.setattr("utils.clients.duck.os.name", "nt")
+        monkeypatch.setattr(type(path), "open", deny)
+        assert duck._is_busy(error, path, read_only=True)
+        denied.winerror = 5  # type: ignore[attr-defined]
+        assert not duck._is_busy(error, path, read_only=True)
+
+
+def test_emit_message_keeps_all_fields_and_returns_whether_it_is_stored(path: Path, said: list[str]) -> None:
+    assert emit_message({"message": "one", "timestamp": "2025-01-02T03:04:05Z", "sequence": 1, "room": 5}, db_path=path)
+    assert emit_message({"author": "Zoe", "timestamp": "yesterday"}, db_path=str(path))
+    assert not emit_message({"message": float("nan")}, db_path=path)
+    assert not emit_message({"message": "three"}, db_path=path.parent)
+    columns = "message, author, timestamp::VARCHAR, extra, producer_id, sequence"
+    assert query(path, f"SELECT {columns} FROM streamed_messages ORDER BY rowid") == [
+        ("one", None, "2025-01-02 03:04:05", '{"room":5}', None, None),
+        (None, "Zoe", None, '{"timestamp":"yesterday"}', None, None),
+    ]
+    assert [line.split()[0] for line in said] == ["ERROR"] * 2
