@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from tests.helpers import wait_until
 from tests.records.test_codec import READ_AT, STREAM, moved, objects
 from utils.app.config import Settings
 from utils.app.errors import Absent
@@ -146,3 +147,35 @@ def test_what_is_no_record_of_the_stream_is_rejected_alone(
     found = [json.loads(line) for line in settings.live_path.read_text().splitlines()]
     assert [(record["message"], record["sequence"]) for record in found] == [("a", 1), ("c", 2)]
     assert all(record["timestamp"] for record in found)
+
+
+@pytest.mark.parametrize("sink", EMBEDDED)
+def test_a_field_is_added_while_a_reader_is_connected(sink: str, settings: Settings) -> None:
+    before = Stream("odd", fields=(Field("device", "text"), Field("timestamp", "timestamp")))
+    gained = Stream("odd", fields=(*before.fields, Field("ph", "number"), Field("ok", "boolean")))
+    first, second = (
+        Batch.of_lines([Line(line, READ_AT)], PRODUCER_ID, number, stream.codec)
+        for number, line, stream in [(1, b'{"device":"a"}', before), (2, b'{"device":"b","ph":6.5,"ok":true}', gained)]
+    )
+    through(sink, before, [first], settings)
+    with closing(source(sink, settings, before, lambda partition: "")) as reader:
+        chunk = reader.poll(100)
+        assert chunk is not None
+        assert [record.device for record in chunk.records] == ["a"]
+        emitter = SINKS[sink].emitter(settings, gained, KEY, "")
+        assert emitter.last([PRODUCER_ID]) == (PRODUCER_ID, 1)
+        emitter.emit(second)
+        emitter.close()
+        found: list[Any] = []
+
+        def read() -> list[Any]:
+            if chunk := reader.poll(100):
+                found.extend(chunk.records)
+            return found
+
+        wait_until(read)
+    assert [(record.device, json.loads(record.extra)) for record in found] == [("b", {"ph": 6.5, "ok": True})]
+    with closing(source(sink, settings, gained, lambda partition: "", finished=True)) as reader:
+        chunk = reader.poll(100)
+    assert chunk is not None
+    assert [(record.device, record.ph, record.ok) for record in chunk.records] == [("a", None, None), ("b", 6.5, True)]
