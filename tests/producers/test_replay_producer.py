@@ -1,7 +1,10 @@
-"""Re-streaming recordings as new messages."""
+"""Recordings that are sent again as new records."""
 
+import gzip
 import json
+import shutil
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -11,18 +14,26 @@ import pytest
 from loguru import logger
 
 from producers import replay_producer
-from producers.replay_producer import Replay
-from tests.helpers import assert_complete, held, make_batch, make_messages, producer_ids
+from producers.replay_producer import Recorded, Replay
+from tests.helpers import make_batch, open_duckdb, start_python, wait_until
 from utils.app import cli
-from utils.app.config import EMBEDDED_SINKS, Settings, SinkName
+from utils.app.config import Settings
 from utils.app.errors import ToolkitError
 from utils.emitters.duckdb_emitter import DuckdbEmitter
 from utils.emitters.file_emitter import FileEmitter
 from utils.emitters.sqlite_emitter import SqliteEmitter
-from utils.records.record import Invalid, encode_lines
-from utils.sinks import emitter
+from utils.records.record import Invalid
+from utils.records.stream import BUZZ
+from utils.sinks import EMBEDDED, SINKS
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+SENSORS = (
+    b"""{"device": "a", "celsius": 1e2, "ts": "2026-11-23T19:04:05Z"}
+{"device": "b", "celsius": 20.5, "ts": "2026-11-23T19:04:07Z", "note": {"by": "Ann"}}
+"""
+    * 20
+    + b'{"device": "b", "celsius": "n/a", "ts": "2026-11-23T19:04:08Z"}\n'
+)
 
 
 @pytest.fixture
@@ -43,112 +54,218 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
     logger.remove()
 
 
-def texts(settings: Settings) -> list[str]:
-    return [json.loads(line)["message"] for line in settings.live_path.read_text(encoding="utf-8").splitlines()]
+def stored(path: Path) -> list[dict[str, object]]:
+    """The records of a JSON lines file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("sink", EMBEDDED_SINKS)
-def test_a_sink_as_recording_is_replayed_once(sink: SinkName, run: Run, settings: Settings) -> None:
-    """It grows by what is replayed from it; that is where the replay ends, also the second time."""
-    with closing(emitter(sink, settings)()) as opened:
-        opened.emit(make_batch(30))
-    for total in (60, 120):
-        done = run(settings.sink_path(sink), "--sinks", sink)
+def texts(settings: Settings) -> list[object]:
+    return [record["message"] for record in stored(settings.live_path)]
+
+
+def counts(settings: Settings, table: str = "streamed_messages") -> list[int]:
+    """How many records each embedded sink contains."""
+    found = [len(stored(settings.file_path("buzz" if table == "streamed_messages" else table)))]
+    with closing(sqlite3.connect(settings.sqlite_path)) as connection:
+        found += connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+    with open_duckdb(settings.duckdb_path) as database:
+        found += database.execute(f"SELECT count(*) FROM {table}").fetchone() or ()
+    return found
+
+
+class TestRecordings:
+    @pytest.mark.parametrize("suffix", ["jsonl", "ndjson", "json", "array.json", "sqlite", "duckdb", "csv", "csv.gz"])
+    def test_every_kind_arrives_as_new_records(self, suffix: str, run: Run, settings: Settings, tmp_path: Path) -> None:
+        recording = tmp_path / f"old.{suffix}"
+        rows = [f"hello {number},Ann,2026-11-23T19:04:05.123Z,0.5,ann-1,{number}\r\n" for number in range(1, 6)]
+        table = ("message,author,timestamp,sentiment,producer_id,sequence\r\n" + "".join(rows)).encode("utf-8-sig")
+        match suffix:
+            case "sqlite":
+                SqliteEmitter(recording, BUZZ).emit(make_batch(5))
+            case "duckdb":
+                DuckdbEmitter(recording, BUZZ).emit(make_batch(5))
+            case "array.json":
+                recording.write_bytes(b"[" + b",".join(make_batch(5).lines.splitlines()) + b"]")
+            case "csv":
+                recording.write_bytes(table)
+            case "csv.gz":
+                recording.write_bytes(gzip.compress(table))
+            case _:
+                FileEmitter(recording).emit(make_batch(5))
+        done = run(recording)
         assert done.returncode == 0, done.stderr
-        assert sum(map(len, held(sink, settings).values())) == total
+        assert f"{recording}: 5 records read, 0 invalid" in done.stdout
+        assert counts(settings) == [5, 5, 5]
+        found = stored(settings.live_path)
+        assert texts(settings) == [f"hello {number}" for number in range(1, 6)]
+        assert [record["sequence"] for record in found] == [1, 2, 3, 4, 5]
+        assert [record["source_sequence"] for record in found] == [1, 2, 3, 4, 5]
+        (producer_id,) = {str(record["producer_id"]) for record in found}
+        assert producer_id.startswith("replay-")
+        assert {record["timestamp"] for record in found} == {"2026-11-23T19:04:05.123Z"}
+
+    @pytest.mark.parametrize("sink", EMBEDDED)
+    def test_a_sink_as_recording_is_sent_once(self, sink: str, run: Run, settings: Settings) -> None:
+        """It grows by what is sent from it; that is where the replay ends, also the second time."""
+        with closing(SINKS[sink].emitter(settings, BUZZ, "ann-1", "")) as emitter:
+            emitter.emit(make_batch(30))
+        path = SINKS[sink].path(settings, BUZZ)
+        for total in (60, 120):
+            done = run(path, "--sinks", sink, "file")
+            assert done.returncode == 0, done.stderr
+            if sink == "file":
+                assert len(stored(settings.live_path)) == total
+            else:
+                assert len(stored(settings.live_path)) == total - 30
+
+    def test_a_second_replay_is_another_run(self, run: Run, settings: Settings, tmp_path: Path) -> None:
+        recording = tmp_path / "dead.jsonl"
+        recording.write_bytes(make_batch(3).lines)
+        assert run(recording, "--sinks", "file").returncode == 0
+        assert run(recording, "--sinks", "file", "--count", 2).returncode == 0
+        found = stored(settings.live_path)
+        assert [record["sequence"] for record in found] == [1, 2, 3, 4, 5]
+        assert len({record["producer_id"] for record in found}) == 2
 
 
-def test_what_comes_before_a_broken_row_is_sent(run: Run, settings: Settings, tmp_path: Path) -> None:
-    recording = tmp_path / "broken.csv"
-    recording.write_text("message\n" + "fine\n" * 100 + "x" * (1 << 21) + "\n", encoding="utf-8")
-    done = run(recording, "--sinks", "file")
-    assert done.returncode == 2
-    assert texts(settings) == ["fine"] * 100
+class TestAnyStream:
+    def test_lines_arrive_as_they_came_and_their_fields_are_typed_columns(
+        self, run: Run, settings: Settings, tmp_path: Path
+    ) -> None:
+        (tmp_path / "old.jsonl").write_bytes(SENSORS)
+        done = run(tmp_path / "old.jsonl", "--stream", "sensors")
+        assert done.returncode == 0, done.stderr
+        assert counts(settings, "sensors") == [41, 41, 41]
+        lines = settings.file_path("sensors").read_bytes().splitlines()
+        for line, sent in zip(lines, SENSORS.splitlines(), strict=True):
+            assert line.startswith(sent[:-1])
+        assert b'"timestamp":"2026-11-23T19:04:07.000Z"' in lines[1], "its event time"
+        with closing(sqlite3.connect(settings.sqlite_path)) as connection:
+            query = "SELECT device, sum(celsius), min(note ->> '$.by'), max(extra) FROM sensors GROUP BY 1 ORDER BY 1"
+            assert connection.execute(query).fetchall() == [
+                ("a", 2000.0, None, None), ("b", 410.0, "Ann", '{"celsius":"n/a"}'),
+            ]  # fmt: skip
+
+    def test_csv_cells_are_typed(self, run: Run, settings: Settings, tmp_path: Path) -> None:
+        recording = tmp_path / "old.csv"
+        recording.write_text("code,celsius,ok,when\n" + "007,20.5,True,2026-11-23T19:04:05Z\n12,,False,\n" * 20)
+        done = run(recording, "--stream", "sensors")
+        assert done.returncode == 0, done.stderr
+        found = stored(settings.file_path("sensors"))
+        assert (found[0]["code"], found[0]["celsius"], found[0]["ok"]) == ("007", 20.5, True)
+        assert "celsius" not in found[1]
+        with open_duckdb(settings.duckdb_path) as database:
+            assert database.execute("SELECT avg(celsius), count(*) FILTER (ok) FROM sensors").fetchone() == (20.5, 20)
+
+    def test_a_field_that_is_a_text_keeps_its_digits(self, run: Run, settings: Settings, tmp_path: Path) -> None:
+        settings.schema_folder.mkdir(parents=True)
+        (settings.schema_folder / "parts.json").write_text('{"fields": {"code": "text", "timestamp": "timestamp"}}')
+        (tmp_path / "old.csv").write_text("code\n12\n")
+        run(tmp_path / "old.csv", "--stream", "parts", "--sinks", "file")
+        assert [record["code"] for record in stored(settings.file_path("parts"))] == ["12"]
+
+    @pytest.mark.parametrize("sink", ["sqlite", "duckdb"])
+    def test_a_table_is_sent_to_another_data_folder(
+        self, sink: str, run: Run, settings: Settings, tmp_path: Path
+    ) -> None:
+        (tmp_path / "old.jsonl").write_bytes(SENSORS)
+        run(tmp_path / "old.jsonl", "--stream", "sensors")
+        other = Settings(data_dir=tmp_path / "other")
+        shutil.copytree(settings.schema_folder, other.schema_folder)
+        path = SINKS[sink].path(settings, BUZZ)
+        done = run(path, "--stream", "sensors", "--sinks", "file", "--data-dir", other.data_dir)
+        assert done.returncode == 0, done.stderr
+        found = stored(other.file_path("sensors"))
+        assert len(found) == 41
+        assert (found[1]["note"], found[-1]["celsius"]) == ({"by": "Ann"}, "n/a")
+
+    def test_a_recording_without_records_describes_no_stream(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "old.jsonl").write_bytes(b"nonsense\n")
+        done = run(tmp_path / "old.jsonl", "--stream", "sensors")
+        assert done.returncode == 2
+        assert "has no readable record" in done.stderr
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "json", "array.json", "sqlite", "duckdb", "csv"])
-def test_every_kind_of_recording_arrives_as_new_messages(
-    suffix: str, run: Run, settings: Settings, tmp_path: Path
-) -> None:
-    recording = tmp_path / f"old.{suffix}"
-    match suffix:
-        case "sqlite":
-            SqliteEmitter(recording).emit(make_batch(5))
-        case "duckdb":
-            DuckdbEmitter(recording).emit(make_batch(5))
-        case "array.json":
-            recording.write_bytes(b"[" + b",".join(make_batch(5).lines.splitlines()) + b"]")
-        case "csv":
-            rows = [f"hello {number},Ann,2026-11-23T19:04:05.123Z,0.5,ann-1,{number}\r\n" for number in range(1, 6)]
-            text = "message,author,timestamp,sentiment,producer_id,sequence\r\n" + "".join(rows)
-            recording.write_text(text, encoding="utf-8-sig", newline="")
-        case _:
-            FileEmitter(recording).emit(make_batch(5))
-    done = run(recording)
-    assert done.returncode == 0, done.stderr
-    assert f"{recording}: 5 messages read, 0 invalid" in done.stdout
-    (producer_id,) = producer_ids(settings, "replay")
-    assert producer_id.startswith("replay-")
-    assert_complete(settings, {producer_id: 5}, EMBEDDED_SINKS)
-    assert texts(settings) == [f"hello {number}" for number in range(1, 6)]
-
-
-def test_a_second_replay_goes_on_counting(run: Run, settings: Settings, tmp_path: Path) -> None:
-    recording = tmp_path / "dead.jsonl"
-    recording.write_bytes(encode_lines(make_messages(3)))
-    run(recording, "--sinks", "file")
-    run(recording, "--sinks", "file", "--count", 2)
-    (producer_id,) = producer_ids(settings, "replay")
-    assert_complete(settings, {producer_id: 5}, ["file"])
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("old.jsonl", b'{"message":"hello 1"}\nbad\n{"message":"hello 2"}'),
-        ("old.csv", b'message,message_length\nhello 1,\n"hello 2",\nhello,many\n'),
-    ],
-)
-def test_invalid_records_are_counted_and_named(
-    name: str, content: bytes, run: Run, settings: Settings, tmp_path: Path
-) -> None:
-    (tmp_path / name).write_bytes(content)
-    done = run(tmp_path / name, "--sinks", "file")
-    assert done.returncode == 0
-    assert "2 messages read, 1 invalid" in done.stdout
-    assert f"invalid record in {name}" in done.stderr
-    assert texts(settings) == ["hello 1", "hello 2"]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "reason"),
-    [
-        ("missing.jsonl", None, "there is no recording"),
-        ("old.txt", b"", "is not a .jsonl, .json, .csv"),
-        ("old.sqlite", b"no database at all " * 100, "is not a SQLite database"),
-        ("old.csv", b"a,b\n1,2\n", "names no column message"),
-        ("old.csv", b"message\n\xff\n", "is not a UTF-8 CSV file"),
-        ("old.json", b'[{"message":"a"},', "is not a whole one"),
-    ],
-)
-def test_what_is_no_recording(name: str, content: bytes | None, reason: str, run: Run, tmp_path: Path) -> None:
-    if content is not None:
+class TestDamage:
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("old.jsonl", b'{"message":"hello 1"}\nbad\n{"message":"hello 2"}'),
+            ("old.jsonl", b'{"message":"hello 1"}\n{"message":"hello 2"}\n{"mess'),
+            ("old.csv", b'message,author\nhello 1,\n"hello 2",\n,Ann\n'),
+            ("old.csv", b"message,author\nhello 1,Ann\nhello, Ann,Bob\nhello 2,Ann\n"),
+            ("old.csv", b'message,author\nhello 1,Ann\n"hello,Ann\nhello 2,Ann\n'),
+            ("old.csv", b"message,author\nhello 1,Ann\nhello,J\xf6rg\nhello 2,Ann\n"),
+            ("old.csv", b"message,author\nhello 1,Ann\n" + b"x" * (1 << 19) + b",Ann\nhello 2,Ann\n"),
+            ("old.tsv", b"message\tauthor\nhello 1\tAnn\nhello\nhello 2\tAnn\n"),
+        ],
+    )
+    def test_damaged_records_are_counted_with_their_place_and_all_others_arrive(
+        self, name: str, content: bytes, run: Run, settings: Settings, tmp_path: Path
+    ) -> None:
         (tmp_path / name).write_bytes(content)
-    done = run(tmp_path / name, "--sinks", "file", "--log-level", "ERROR")
-    assert done.returncode == 2
-    assert reason in done.stderr
-    assert done.stderr.count("\n") == 1
+        done = run(tmp_path / name, "--sinks", "file")
+        assert done.returncode == 0
+        assert "2 records read, 1 invalid" in done.stdout
+        assert f"invalid record in {name} " in done.stderr
+        assert texts(settings) == ["hello 1", "hello 2"]
+
+    def test_an_unclosed_quote_in_a_long_file_costs_its_line_only(
+        self, run: Run, settings: Settings, tmp_path: Path
+    ) -> None:
+        rows = [f"hello {number},Ann\n" for number in range(1, 1_001)]
+        rows[499] = '"unclosed,Ann\n'
+        (tmp_path / "old.csv").write_text("message,author\n" + "".join(rows))
+        done = run(tmp_path / "old.csv", "--sinks", "file")
+        assert "999 records read, 1 invalid" in done.stdout
+        assert "old.csv line 501" in done.stderr
+        assert texts(settings)[498:500] == ["hello 499", "hello 501"]
+
+    @pytest.mark.parametrize(
+        ("name", "content", "reason"),
+        [
+            ("missing.jsonl", None, "there is no recording"),
+            ("old.txt", b"", "is not a recording: .jsonl"),
+            ("old.sqlite", b"no database at all " * 100, "is not a SQLite database"),
+            ("old.csv", b"a,b,a\n1,2,3\n", "names 'a' twice"),
+            ("old.csv", "message\nhello\n".encode("utf-16"), "is UTF-16 text"),
+            ("old.csv.gz", gzip.compress(b"message\nhello\n")[:-9], "is damaged behind line"),
+            ("old.csv.gz", b"message\nhello\n", "is damaged behind line 0"),
+            ("old.jsonl", gzip.compress(b'{"message":"a"}\n'), "is compressed by gzip"),
+            ("old.json", b'[{"message":"a"},', "is not a complete one"),
+        ],
+    )
+    def test_what_is_no_recording(
+        self, name: str, content: bytes | None, reason: str, run: Run, tmp_path: Path
+    ) -> None:
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        done = run(tmp_path / name, "--sinks", "file", "--log-level", "ERROR")
+        assert done.returncode == 2
+        assert reason in done.stderr
+        assert done.stderr.count("\n") == 1
+
+    def test_a_recording_that_may_not_be_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "old.jsonl").write_bytes(b'{"message":"hello"}\n')
+
+        def denied(*_: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "open", denied)  # permissions do not bind the superuser
+        with pytest.raises(ToolkitError, match=r"old\.jsonl cannot be read: Permission denied"):
+            replay_producer.recorded(tmp_path / "old.jsonl", BUZZ)
 
 
-def test_a_recording_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "old.jsonl").write_bytes(b'{"message":"hello"}\n')
-
-    def refused(*_: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "open", refused)  # permissions do not bind the superuser
-    with pytest.raises(ToolkitError, match=r"old\.jsonl cannot be read: Permission denied"):
-        replay_producer.records(tmp_path / "old.jsonl")
+def test_an_interrupted_replay_is_unfinished(settings: Settings, tmp_path: Path) -> None:
+    recording = tmp_path / "old.jsonl"
+    hour_apart = [b'{"message":"hello","timestamp":"2026-11-23T%02d:00:00Z"}\n' % hour for hour in range(3)]
+    recording.write_bytes(b"".join(hour_apart))
+    with start_python("producers.replay_producer", recording, "--sinks", "file", settings=settings) as process:
+        wait_until(lambda: settings.live_path.exists() and len(stored(settings.live_path)) == 1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 3, out + err
+    assert len(stored(settings.live_path)) == 1
 
 
 def test_gaps_are_those_of_the_recording() -> None:
@@ -159,9 +276,8 @@ def test_gaps_are_those_of_the_recording() -> None:
         "2026-11-23T19:04:07Z",
         "2026-11-23T19:05:07Z",
     ]
-    messages = make_messages(len(times))
-    for message, time in zip(messages, times, strict=True):
-        message.timestamp = time
-    replay = Replay(iter([*messages[:2], Invalid("line 3", "bad"), *messages[2:]]), lambda _: None)
+    lines = [json.dumps({"message": "hello", "timestamp": time}).encode() for time in times]
+    records = [Recorded(line, record=BUZZ.codec.decode(line)) for line in lines]
+    replay = Replay(BUZZ, [*records[:2], Invalid("line 3", "bad"), *records[2:]], lambda _: None)
     assert [gap for gap, _ in replay.paced()] == [0.0, 2.5, 0.0, 0.0, 60.0]
     assert (replay.valid, replay.invalid) == (5, 1)
