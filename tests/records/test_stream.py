@@ -92,6 +92,12 @@ def test_what_cannot_name_a_stream_is_one_line(name: str, folder: Path) -> None:
         assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["sqlite", "sqlite_x", "pragma_table_info", "streamed_messages", "buzzline_db"])
+def test_a_name_that_a_table_or_topic_has_already_is_one_line(name: str) -> None:
+    with pytest.raises(ToolkitError, match="choose another one"):
+        Stream(name)
+
+
 # Written and read back -----
 
 

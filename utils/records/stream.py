@@ -18,6 +18,7 @@ from utils.records.codec import MAX_INT64, OWN, Codec, Field, Rules
 from utils.records.record import Message, Record
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,59}")
+_TAKEN = re.compile(r"sqlite.*|pragma_.*|json_each|json_tree|streamed_messages|buzzline_db")  # by SQLite and by buzz
 _SIMPLE: dict[Any, str] = {
     str: "text",
     int: "integer",
@@ -33,6 +34,8 @@ def checked_name(name: str) -> str:
         raise ToolkitError(
             f"{name!r} cannot name a stream: use lowercase letters, digits, _ and -, a letter first, at most 60"
         )
+    if _TAKEN.fullmatch(name):
+        raise ToolkitError(f"{name!r} cannot name a stream: SQLite or buzz uses this name; choose another one")
     return name
 
 
