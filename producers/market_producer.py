@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Annotated
 
 from utils.app import cli
-from utils.app.config import DEFAULTS, PRODUCING, Interval, Reads, Seed, Settings
+from utils.app.config import DEFAULTS, PRODUCING_STREAM, Interval, Reads, Seed, Settings
 from utils.delivery import producing
 from utils.records.record import Record
 from utils.records.stream import Stream
@@ -50,7 +50,7 @@ def main(
     seed: Seed = None,
     sinks: Sinks = EMBEDDED,
     run: Run = WHOLE_RUN,
-    settings: Annotated[Settings, Reads(*PRODUCING)] = DEFAULTS,
+    settings: Annotated[Settings, Reads(*PRODUCING_STREAM)] = DEFAULTS,
 ) -> int:
     """Stream trades of four symbols into file, SQLite and DuckDB, or the sinks that --sinks names."""
     paced = ticks(random.Random(seed))

@@ -8,7 +8,7 @@ from itertools import count
 from typing import Annotated
 
 from utils.app import cli
-from utils.app.config import DEFAULTS, PRODUCING, Interval, Reads, Seed, Settings
+from utils.app.config import DEFAULTS, PRODUCING_STREAM, Interval, Reads, Seed, Settings
 from utils.delivery import producing
 from utils.records.record import Record
 from utils.records.stream import Stream
@@ -52,7 +52,7 @@ def main(
     seed: Seed = None,
     sinks: Sinks = EMBEDDED,
     run: Run = WHOLE_RUN,
-    settings: Annotated[Settings, Reads(*PRODUCING)] = DEFAULTS,
+    settings: Annotated[Settings, Reads(*PRODUCING_STREAM)] = DEFAULTS,
 ) -> int:
     """Stream temperature, humidity and battery of rooms into file, SQLite and DuckDB, or the sinks of --sinks."""
     paced = readings(random.Random(seed))

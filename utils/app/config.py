@@ -174,6 +174,7 @@ FILES = ("live_file", "sqlite_file", "duckdb_file")
 KAFKA = ("kafka_broker", "topic")
 READING = (*FILES, *KAFKA)
 PRODUCING = (*READING, "kafka_partitions", "kafka_replication", "journal_max_mb")
+PRODUCING_STREAM = tuple(name for name in PRODUCING if name not in ("live_file", "topic"))  # which are those of buzz
 
 
 class Reads:
