@@ -4,24 +4,30 @@ import sys
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from utils.app import cli
-from utils.app.config import DEFAULTS, FOLLOWING, Reading, Settings
-from utils.reading.follow import process
-from utils.records import table
+from utils.app.config import BUZZ, DEFAULTS, FOLLOWING, Reading, Reads, Settings, StreamName
+from utils.reading.processing import process
+from utils.records.table import BUZZ_TABLE
 
 
-def main(*, reading: Reading = FOLLOWING, settings: Settings = DEFAULTS) -> int:
-    """Read the duckdb sink; keep each message once, with running figures, in data/processed/duckdb.sqlite."""
-    return process("duckdb", reading, settings)
+def main(
+    *,
+    stream: StreamName = BUZZ,
+    reading: Reading = FOLLOWING,
+    settings: Annotated[Settings, Reads("duckdb_file")] = DEFAULTS,
+) -> int:
+    """Read the duckdb sink; keep each record once, with its statistics, in data/processed."""
+    return process("duckdb", stream, reading, settings)
 
 
 def init_db(db_path: Path | str) -> None:
     """Make the table, or bring an old one up to date; what it holds stays. Raises ToolkitError."""
     from utils.emitters.duckdb_emitter import DuckdbEmitter
+    from utils.records import stream
 
-    DuckdbEmitter(Path(db_path)).close()
+    DuckdbEmitter(Path(db_path), stream.BUZZ).close()
 
 
 def insert_message(message: Mapping[str, Any], db_path: Path | str) -> bool:
@@ -37,7 +43,7 @@ def delete_message(message_id: int, db_path: Path | str) -> None:
 
     path = Path(db_path)
     with duck.errors(path), closing(duck.connect(path)) as connection:
-        connection.execute(f"DELETE FROM {table.TABLE} WHERE id = ?", [message_id])
+        connection.execute(f"DELETE FROM {BUZZ_TABLE} WHERE id = ?", [message_id])
 
 
 if __name__ == "__main__":

@@ -1,15 +1,21 @@
 """Reads the JSON lines file that producers fill, and keeps each message once in its processed store."""
 
 import sys
+from typing import Annotated
 
 from utils.app import cli
-from utils.app.config import DEFAULTS, FOLLOWING, Reading, Settings
-from utils.reading.follow import process
+from utils.app.config import BUZZ, DEFAULTS, FOLLOWING, Reading, Reads, Settings, StreamName
+from utils.reading.processing import process
 
 
-def main(*, reading: Reading = FOLLOWING, settings: Settings = DEFAULTS) -> int:
-    """Read the file sink; keep each message once, with running figures, in data/processed/file.sqlite."""
-    return process("file", reading, settings)
+def main(
+    *,
+    stream: StreamName = BUZZ,
+    reading: Reading = FOLLOWING,
+    settings: Annotated[Settings, Reads("live_file")] = DEFAULTS,
+) -> int:
+    """Read the file sink; keep each record once, with its statistics, in data/processed."""
+    return process("file", stream, reading, settings)
 
 
 if __name__ == "__main__":

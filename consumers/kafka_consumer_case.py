@@ -4,15 +4,21 @@ Copies of it on one machine share the partitions (a consumer group) and the stor
 """
 
 import sys
+from typing import Annotated
 
 from utils.app import cli
-from utils.app.config import DEFAULTS, FOLLOWING, Reading, Settings
-from utils.reading.follow import process
+from utils.app.config import BUZZ, DEFAULTS, FOLLOWING, KAFKA, Reading, Reads, Settings, StreamName
+from utils.reading.processing import process
 
 
-def main(*, reading: Reading = FOLLOWING, settings: Settings = DEFAULTS) -> int:
-    """Read the kafka sink; keep each message once, with running figures, in data/processed/kafka.sqlite."""
-    return process("kafka", reading, settings)
+def main(
+    *,
+    stream: StreamName = BUZZ,
+    reading: Reading = FOLLOWING,
+    settings: Annotated[Settings, Reads(*KAFKA, "group")] = DEFAULTS,
+) -> int:
+    """Read the kafka sink; keep each record once, with its statistics, in data/processed."""
+    return process("kafka", stream, reading, settings)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,24 @@
-"""Text view of any source: shows the last messages and follows, like tail -f; or a live table of who says what."""
+"""Text view of any source: shows the last records and follows, like tail -f; or a live table of who does what."""
 
 import sys
 import time
 from collections import Counter, deque
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from cyclopts import Parameter
 from loguru import logger
 
-from utils.app import cli, signals
-from utils.app.config import DEFAULTS, Begin, ChosenSource, Count, Json, Once, Settings
+from utils.app import cli, log, signals
+from utils.app.config import BUZZ, DEFAULTS, READING, Begin, Count, Json, Once, Reads, Settings, StreamName
 from utils.app.errors import ToolkitError
-from utils.reading.follow import Progress, consume, plain
-from utils.reading.tracker import Tally
-from utils.records.record import Message, encoder
+from utils.reading.follow import Watcher, follow
+from utils.reading.processing import wait_for_stream
+from utils.reading.progress import Progress
+from utils.reading.tracker import Tracker
 from utils.records.sentiment import label
-from utils.sinks import source
+from utils.records.stream import Stream
+from utils.sinks import AUTO, ChosenSource, source
 from utils.sources.base import Chunk
 
 if TYPE_CHECKING:
@@ -31,16 +33,17 @@ _COLOURS = {"negative": "\x1b[31m", "neutral": "", "positive": "\x1b[32m"}
 
 
 class View(Protocol):
-    """Shows messages on stdout; `idle` is called when there are none for now."""
+    """Shows records on stdout; `idle` is called when there are none for now."""
 
-    def show(self, messages: list[Message]) -> None: ...
+    def show(self, records: list[Any]) -> None: ...
     def idle(self) -> None: ...
     def close(self) -> None: ...
 
 
 def main(
     *,
-    source_name: ChosenSource = "auto",
+    stream: StreamName = BUZZ,
+    source_name: ChosenSource = AUTO,
     start: Begin = "start",
     once: Once = False,
     count: Count = None,
@@ -49,83 +52,103 @@ def main(
         bool,
         Parameter(name="--top", show_default=False, help="A live table, or one at the end of --once and --count."),
     ] = False,
-    settings: Settings = DEFAULTS,
+    settings: Annotated[Settings, Reads(*READING)] = DEFAULTS,
 ) -> int:
-    """Show messages of any source and follow: the last ten, then each new one.
+    """Show records of any source and follow: the last ten, then each new one.
 
-    With --once, --count or --json all of them are shown. Repeated messages are shown once.
+    With --once, --count or --json all of them are shown. Repeated records are shown once.
     """
     if top and json:
         raise ToolkitError("--top is for people and --json for programs: choose one")
     if top and not (once or count or sys.stdout.isatty()):
         raise ToolkitError("--top redraws a table and needs a terminal: elsewhere add --once or --count")
     stop = signals.stop_on_signals()
-    tally = Tally()
-    counts = tally.counts()
-    positions: dict[str, str] = {}  # where a source goes on that was left and is taken again
-    used = ""
-    progress = Progress(source_name, counts)
-    view: View = LineView(everything=once or count is not None)
+    found = wait_for_stream(stream, settings, source_name, stop, once=once)
+    if found is None:
+        return 0
+    progress = Progress(source_name)
+    view: View = LineView(found, everything=once or count is not None)
     if json or top:
-        view = JsonView() if json else TopView(progress)
-
-    def resume(part: str) -> str:
-        return positions.get(part, "" if start == "start" else "end")
-
-    reading = source(source_name, settings, resume, finished=once)
-
-    def handle(chunk: Chunk) -> int:
-        nonlocal used
-        if getattr(reading, "name", "") != used:
-            used = progress.name = getattr(reading, "name", "")
-            tally.expect_again()  # another sink brings once more what was seen in the one before
-        positions[chunk.partition] = chunk.end
-        new = tally.admit(chunk)
-        if (counts["lost"], counts["duplicate"]) != (tally.lost, tally.duplicate):
-            logger.warning("lost {:,}, duplicate {:,} so far", tally.lost, tally.duplicate)
-        counts.update(tally.counts())
-        if new:
-            progress.saw(new[-1])
-            view.show(new)
-        return len(new)
-
+        view = JsonView(found) if json else TopView(found, progress)
+    reader = Reader(progress, view, start)
+    reading = source(source_name, settings, found, reader.resume, finished=once)
     with closing(view):
-        consume(lambda: reading, handle, stop, once=once, count=count, idle=view.idle)
+        follow(lambda: reading, lambda chunk: reader.handle(chunk, reading.name), stop, once=once, count=count,
+               watcher=reader)  # fmt: skip
     cli.print_lines(progress.end(), to=sys.stderr)
     return 0
+
+
+class Reader(Watcher):
+    """Counts what comes, hands on what is new, and knows where a source continues that was left and is taken again."""
+
+    def __init__(self, progress: Progress, view: View, start: str) -> None:
+        self._progress, self._view, self._start = progress, view, start
+        self._tracker = Tracker(from_end=start == "end")
+        self._positions: dict[str, str] = {}
+        self._used = ""
+
+    def resume(self, partition: str) -> str:
+        return self._positions.get(partition, "" if self._start == "start" else "end")
+
+    def handle(self, chunk: Chunk, used: str) -> int:
+        """Count and show a chunk of the source `used`; how many of its records were new."""
+        tracker, counts = self._tracker, self._tracker.counts
+        if used != self._used:
+            self._used = self._progress.name = used
+            tracker.begin_again()  # another sink brings once more what was seen in the one before
+        if chunk.begins_again:
+            tracker.begin_again()
+        self._positions[chunk.partition] = chunk.end
+        before = counts.lost, counts.duplicate
+        new = tracker.admit(chunk.records)
+        counts.invalid += len(chunk.invalid)
+        if before != (counts.lost, counts.duplicate):
+            logger.warning("lost {:,}, duplicate {:,} so far", counts.lost, counts.duplicate)
+        if new:
+            self._progress.saw(new[-1], counts)
+            self._view.show(new)
+        return len(new)
+
+    def idle(self) -> None:
+        self._view.idle()
 
 
 class JsonView:
     """JSON lines for other programs."""
 
-    def show(self, messages: list[Message]) -> None:
-        sys.stdout.buffer.write(encoder.encode_lines(messages))
+    def __init__(self, stream: Stream) -> None:
+        self._codec = stream.codec
+
+    def show(self, records: list[Any]) -> None:
+        sys.stdout.buffer.write(b"".join(self._codec.encode(record) + b"\n" for record in records))
         sys.stdout.buffer.flush()
 
     def idle(self) -> None:
-        """Nothing waits to be shown."""
+        """Nothing is pending."""
 
     def close(self) -> None:
         """Nothing is open."""
 
 
 class LineView:
-    """One line per message; of what was there before, only the last ones unless `everything` is wanted."""
+    """One line per record; of what was there before, only the last ones unless `everything` is wanted."""
 
-    def __init__(self, *, everything: bool) -> None:
+    def __init__(self, stream: Stream, *, everything: bool) -> None:
+        self._stream = stream
         self._colours = _COLOURS if sys.stdout.isatty() else dict.fromkeys(_COLOURS, "")
-        self._last: deque[Message] | None = None if everything else deque(maxlen=LAST_SHOWN)
+        self._last: deque[Any] | None = None if everything else deque(maxlen=LAST_SHOWN)
 
-    def show(self, messages: list[Message]) -> None:
+    def show(self, records: list[Any]) -> None:
         if self._last is None:
-            self._print(messages)
+            self._print(records)
             return
-        self._last.extend(messages)
-        if len(messages) < CAUGHT_UP_BELOW:
+        self._last.extend(records)
+        if len(records) < CAUGHT_UP_BELOW:
             self.idle()
 
     def idle(self) -> None:
-        """The present end is reached: from now on every message is shown."""
+        """The present end is reached: from now on every record is shown."""
         if self._last is not None:
             last, self._last = list(self._last), None
             self._print(last)
@@ -133,41 +156,42 @@ class LineView:
     def close(self) -> None:
         self.idle()
 
-    def _print(self, messages: list[Message]) -> None:
-        if messages:
-            text = "\n".join(map(self._line, messages)) + "\n"
+    def _print(self, records: list[Any]) -> None:
+        if records:
+            text = "\n".join(map(self._line, records)) + "\n"
             sys.stdout.buffer.write(text.encode(sys.stdout.encoding, "replace"))
             sys.stdout.buffer.flush()
 
-    def _line(self, message: Message) -> str:
-        mood = label(message.sentiment)
-        line = f"{message.timestamp} {message.author} [{message.category}] {message.sentiment:.2f} {mood}"
-        colour, line = self._colours[mood], f"{plain(line)}: {plain(message.message)}"
+    def _line(self, record: Any) -> str:
+        line = log.plain(f"{record.timestamp or ''} {self._stream.describe(record)}")
+        colour = self._colours[label(record.sentiment)] if self._stream.name == BUZZ else ""
         return f"{colour}{line}\x1b[0m" if colour else line
 
 
 class TopView:
-    """A table of authors and categories, redrawn in place; where stdout is no terminal, printed once at the end."""
+    """A table by the stream's `by`, redrawn in place; where stdout is no terminal, printed once at the end."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, stream: Stream, progress: Progress) -> None:
         from rich.live import Live
 
-        self._progress = progress
-        self._counts: dict[str, Counter[str]] = {"author": Counter(), "category": Counter()}
-        self._moods: dict[str, Counter[str]] = {"author": Counter(), "category": Counter()}
+        self._stream, self._progress = stream, progress
+        self._counts: Counter[str] = Counter()
+        self._sums: dict[str, tuple[int, float]] = {}
         self._drawn_s = 0.0
         self._live = Live(self._table(progress.measured()), auto_refresh=False)
         self._live.start()
 
-    def show(self, messages: list[Message]) -> None:
-        for kind, counts in self._counts.items():
-            moods = self._moods[kind]
-            for message in messages:
-                name = getattr(message, kind)
-                if name not in counts and len(counts) >= TOP_NAMES:
-                    name = "(others)"
-                counts[name] += 1
-                moods[name] += message.sentiment  # type: ignore[assignment]  # a Counter adds floats as well
+    def show(self, records: list[Any]) -> None:
+        by, value = self._stream.by, self._stream.value
+        for record in records:
+            name = str(self._stream.codec.value(record, by)) if by else self._stream.name
+            if name not in self._counts and len(self._counts) >= TOP_NAMES:
+                name = "(others)"
+            self._counts[name] += 1
+            number = self._stream.codec.value(record, value) if value else None
+            if number is not None:
+                count, total = self._sums.get(name, (0, 0.0))
+                self._sums[name] = count + 1, total + number
         self.idle()
 
     def idle(self) -> None:
@@ -177,7 +201,7 @@ class TopView:
             self._live.update(self._table(self._progress.measured()), refresh=True)
 
     def close(self) -> None:
-        self._live.update(self._table(self._progress.mean()))
+        self._live.update(self._table(self._progress.end()))
         self._live.stop()
         if not self._live.console.is_terminal:  # there the library leaves the last line open
             self._live.console.print()
@@ -187,15 +211,15 @@ class TopView:
         from rich.text import Text
 
         table = Table(title=title, title_justify="left")
-        for heading in ("", "", "messages", "share", "mood"):
+        for heading in (self._stream.by or "stream", "records", "share", f"mean {self._stream.value or ''}"):
             table.add_column(heading, no_wrap=True)
-        for kind, counts in self._counts.items():
-            total = max(1, counts.total())
-            for name, count in counts.most_common(TOP_ROWS):
-                mood = self._moods[kind][name] / count
-                shown = Text(f"{mood:.2f} {label(mood)}", {"negative": "red", "positive": "green"}.get(label(mood), ""))
-                table.add_row(kind, Text(plain(name)[:40]), f"{count:,}", f"{count / total:.0%}", shown)
-            table.add_section()
+        total = max(1, self._counts.total())
+        for name, count in self._counts.most_common(TOP_ROWS):
+            numbers, added = self._sums.get(name, (0, 0.0))
+            mean = f"{added / numbers:,.2f}" if numbers else ""
+            if mean and self._stream.name == BUZZ:
+                mean += f" {label(added / numbers)}"
+            table.add_row(Text(log.plain(name)[:40]), f"{count:,}", f"{count / total:.0%}", Text(mean))
         return table
 
 

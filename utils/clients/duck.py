@@ -79,7 +79,7 @@ def has_default(connection: duckdb.DuckDBPyConnection, table: str, column: str) 
 
 
 def _half_created(path: Path) -> bool:
-    """Whether the file is being created, or its creator was killed: it holds no data, but DuckDB refuses it."""
+    """Whether the file is being created, or its creator was killed: it has no data and is no database yet."""
     try:
         with path.open("rb") as file:
             start = file.read(_HEADER_BYTES)

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from utils.app.errors import ToolkitError, Unavailable
+from utils.clients.files import file_id
 
 # For new files. Batches and rows in bulk go in 0.7 of the time that pages of 4 KiB take.
 PAGE_BYTES = 16_384
@@ -88,6 +89,14 @@ def checkpoint(connection: sqlite3.Connection) -> None:
     """
     with suppress(sqlite3.Error):
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def close(connection: sqlite3.Connection, path: Path, opened: tuple[int, int] | None) -> None:
+    """Close a connection; a file that was moved since it was `opened` gets everything first."""
+    with suppress(Unavailable, sqlite3.Error):
+        if file_id(path) != opened:
+            checkpoint(connection)
+    connection.close()
 
 
 @contextmanager

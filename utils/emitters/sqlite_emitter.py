@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
@@ -101,10 +101,7 @@ class SqliteEmitter:
 
     def close(self) -> None:
         """Release the file; one that was moved gets everything first, as its log stays at the old name."""
-        with suppress(Unavailable, sqlite3.Error):
-            if file_id(self._path) != self._opened:
-                sqlite.checkpoint(self._connection)
-        self._connection.close()
+        sqlite.close(self._connection, self._path, self._opened)
 
 
 def emit_message(message: Mapping[str, Any], *, db_path: Path | str) -> bool:

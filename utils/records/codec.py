@@ -221,6 +221,11 @@ class Codec:
             self._fill(record)
         return record
 
+    def value(self, record: Any, name: str) -> Any:
+        """A field of a record by its name, which need not be an attribute's; None if the stream has no such column."""
+        known = self._known.get(name)
+        return getattr(record, known[0]) if known else None
+
     def row(self, record: Any) -> tuple[Any, ...]:
         """The record's values in the order of `columns`, JSON as text, None where a value is absent."""
         if not self._json:

@@ -105,6 +105,10 @@ class Table:
         self.columns = tuple(field.name for field in self.fields)
         self.row = ", ".join(map(quoted, self.columns))
 
+    def typed(self, dialect: Dialect) -> list[tuple[str, str]]:
+        """The columns and their SQL types."""
+        return [(field.name, _TYPES[dialect][field.type]) for field in self.fields]
+
     def create(self, dialect: Dialect) -> list[str]:
         """Statements that make the table where there is none."""
         types = _TYPES[dialect]
