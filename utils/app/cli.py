@@ -142,10 +142,21 @@ def _secrets() -> tuple[str, ...]:
 
 
 def print_lines(*lines: str, to: TextIO | None = None) -> None:
-    """Print lines, on stdout unless told otherwise. A reader that has left or a full disk changes nothing else."""
-    stream = to or sys.stdout
+    """Print lines, on stdout unless told otherwise; what others wrote in them cannot steer the terminal."""
+    _write("\n".join(map(log.plain, lines)), to or sys.stdout)
+
+
+def print_json(report: object) -> None:
+    """Print a report for programs."""
+    import msgspec
+
+    _write(msgspec.json.format(msgspec.json.encode(report)).decode(), sys.stdout)
+
+
+def _write(text: str, stream: TextIO) -> None:
+    """A reader that has left or a full disk changes nothing else."""
     try:
-        print(*lines, sep="\n", file=stream, flush=True)
+        print(text, file=stream, flush=True)
     except OSError:
         _nobody_reads(stream)
 
@@ -161,11 +172,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for number, column in enumerate(columns, 1):
         table.add_column(column, no_wrap=number == 1, overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(log.plain(cell)) for cell in row))
     console = Console(width=None if sys.stdout.isatty() else 160)
     with console.capture() as text:
         console.print(table)
-    print_lines(text.get().rstrip("\n"))
+    _write(text.get().rstrip("\n"), sys.stdout)
 
 
 def _nobody_reads(stream: TextIO) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import logging.handlers
+import re
 import sys
 import threading
 from contextlib import suppress
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 2_000_000
 BACKUPS = 3
+# Control characters, line ends of all kinds, and what changes the direction of the text around it.
+_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 class _FileLog(logging.handlers.RotatingFileHandler):
@@ -46,6 +49,11 @@ class _FileLog(logging.handlers.RotatingFileHandler):
         """Say nothing: a full disk must not turn into a traceback per line."""
 
 
+def plain(text: str) -> str:
+    """One line that can neither steer the terminal nor pass for another line, whoever wrote it."""
+    return _STEERING.sub(" ", text)
+
+
 def masked(text: str, secrets: tuple[str, ...]) -> str:
     """`text` with each of `secrets` made unreadable."""
     for secret in filter(None, secrets):
@@ -64,7 +72,7 @@ def set_up(settings: Settings, command: str, secrets: tuple[str, ...] = ()) -> N
     """
 
     def mask(record: "Record") -> None:
-        record["message"] = masked(record["message"], secrets)
+        record["message"] = plain(masked(record["message"], secrets))
 
     logging.getLogger("portalocker").setLevel(logging.ERROR)  # it warns when the data folder was deleted; so do we
     logger.remove()
