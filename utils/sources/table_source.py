@@ -32,7 +32,7 @@ _object = Decoder(dict[str, Raw])
 
 
 class Selection:
-    """What is read of a table: the stream's columns, NULL where it has none, then those that the stream lacks.
+    """What is read of a table: the stream's columns, NULL where it has none, then those that the stream does not know.
 
     `expression(name, type, field type)` reads one column; the field type is "" where the stream has no such field.
     """
