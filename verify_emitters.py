@@ -10,12 +10,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 from cyclopts import Parameter
 
 from utils.app import cli
-from utils.app.config import ALL_SINKS, DEFAULTS, Json, Settings, Sinks
-from utils.records.record import encoder
+from utils.app.config import DEFAULTS, PRODUCING, READING, Json, Reads, Settings
+from utils.sinks import ALL, Sinks
 
 if TYPE_CHECKING:
     from utils.checks.doctor import Line
@@ -23,21 +22,16 @@ if TYPE_CHECKING:
 Which = Annotated[Sinks, Parameter(show_default=False, help="Only these sinks.")]
 
 
-def print_json(report: object) -> None:
-    """Print a report for programs."""
-    cli.print_lines(msgspec.json.format(encoder.encode(report)).decode())
-
-
-def check(*, sinks: Which = (), json: Json = False, settings: Settings = DEFAULTS) -> int:
+def check(*, sinks: Which = (), json: Json = False, settings: Annotated[Settings, Reads(*PRODUCING)] = DEFAULTS) -> int:
     """Write one message through each emitter in a temporary place and read it back.
 
     Exit code 1 if a sink failed. A Kafka broker that is not running counts only with --sinks kafka.
     """
     from utils.checks import check
 
-    results = [check.check(sink, settings) for sink in sinks or ALL_SINKS]
+    results = [check.check(sink, settings) for sink in sinks or ALL]
     if json:
-        print_json(results)
+        cli.print_json(results)
     else:
         rows = [(each.sink, each.result, f"{each.seconds * 1000:.0f} ms", each.reason) for each in results]
         cli.print_table(("sink", "result", "time", "reason"), rows)
@@ -45,39 +39,49 @@ def check(*, sinks: Which = (), json: Json = False, settings: Settings = DEFAULT
     return 0 if all(each.result in accepted for each in results) else cli.CHECK_FAILED
 
 
-def audit(*, sinks: Which = (), json: Json = False, settings: Settings = DEFAULTS) -> int:
-    """Compare the sinks with the journals and with each other: every acknowledged message, once, alike, in order.
+def audit(
+    *,
+    sinks: Which = (),
+    stream: Annotated[
+        str | None, Parameter(name="--stream", help="Only this stream (default: all that the data folder knows).")
+    ] = None,
+    json: Json = False,
+    settings: Annotated[Settings, Reads(*READING)] = DEFAULTS,
+) -> int:
+    """Compare the sinks with the journals and with each other: every acknowledged record, once, alike, in order.
 
     Runs beside live producers and judges what was acknowledged before it began. Exit code 1 if anything
     is lost, double, different or out of order; 3 if a sink could not be read.
     """
     from utils.checks.audit import audited_sinks
 
-    return print_audit(settings, sinks or audited_sinks(settings), json)
+    return print_audit(settings, sinks or audited_sinks(settings), json, stream)
 
 
-def print_audit(settings: Settings, sinks: Sequence[str], json: bool = False) -> int:
+def print_audit(settings: Settings, sinks: Sequence[str], json: bool = False, stream: str | None = None) -> int:
     """Audit with progress and print the report; the exit code."""
-    from utils.checks.audit import accounts
+    from utils.checks.accounts import accounts, stream_names
     from utils.checks.audit import audit as compare
 
-    expected = sum(each.last for each in accounts(settings).values()) * len(sinks)
-    with cli.progress(expected or None, "messages") as advance:
-        report = compare(settings, sinks, advance)
+    expected = sum(account.last for account in accounts(settings)) * len(sinks)
+    with cli.progress(expected or None, "records") as advance:
+        report = compare(settings, sinks, [stream] if stream else stream_names(settings), advance)
     if json:
-        print_json(report)
+        cli.print_json(report)
     else:
         rows = [
             (
-                each.producer_id,
-                each.sink if each.owed else f"{each.sink} (not owed)",
-                *(f"{number:,}" for number in (each.first, each.last, each.count, each.waiting, each.dead_letters)),
-                "; ".join(each.problems()) or "ok",
+                each.stream,
+                each.producer,
+                f"{each.runs:,}",
+                each.sink if each.subscribed else f"{each.sink} (not subscribed)",
+                *(f"{number:,}" for number in (each.count, each.pending, each.dead_letters)),
+                "; ".join(map(str, each.findings)) or "ok",
             )
             for each in report.judgements
         ]
-        cli.print_table(("producer", "sink", "first", "last", "count", "waiting", "buried", "result"), rows)
-        cli.print_lines(*report.lines())
+        cli.print_table(("stream", "producer", "runs", "sink", "records", "pending", "dead letters", "result"), rows)
+        cli.print_lines(*report.lines(len(sinks)))
     if report.broken:
         return cli.CHECK_FAILED
     return early.UNFINISHED if report.unread else 0
@@ -107,7 +111,7 @@ def run(arguments: list[str] | None = None) -> int:
 
         found.extend(examine(settings, backend))
         if json:
-            print_json(found)
+            cli.print_json(found)
         else:
             cli.print_table(
                 ("what", "state", "found", "what to do"),

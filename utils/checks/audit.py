@@ -1,274 +1,317 @@
-"""Do the sinks hold what the journals acknowledged: all of it, once, alike and in order?
+"""Do the sinks contain what the journals acknowledged: all of it, once, alike and in order?
 
-The sinks are read once; only if some block of messages differs between them a second time, row by row.
-Producers may go on meanwhile: the journals are read first, and what they give out later is not judged.
+The rows of each sink are loaded into a temporary DuckDB as (sink, run, sequence, hash of the canonical record, place),
+as a reader sees them, types included. Each guarantee is one query. Producers may go on working meanwhile: what they
+acknowledge after the audit began is not judged.
 """
 
-import sqlite3
+import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils.app.config import ALL_SINKS, EMBEDDED_SINKS, Settings
-from utils.app.errors import ToolkitError
-from utils.checks.holdings import BLOCK, Held, Holding, Range, Some, file_pages, hold, pages, take_out
-from utils.clients import sqlite
+import duckdb
+import numpy as np
 
-MAX_SUSPECTS = 100
+from utils.app.config import Settings
+from utils.app.errors import Absent, ToolkitError, Unavailable
+from utils.app.log import plain
+from utils.checks.accounts import Account, accounts, bare_or_known, dead_letters
+from utils.checks.kafka_reader import KafkaReader
+from utils.records.stream import Stream
+from utils.sinks import ALL, EMBEDDED, source
+from utils.sources.base import Source
 
-DeadLetters = dict[str, set[int]]
-"""producer_id -> the sequences in a dead letter file."""
+PAGE_RECORDS = 20_000
+MEMORY_LIMIT = "256MB"
+REACH_S = 5.0
+SHOWN = 10
+
+_SCHEMA = """
+CREATE TABLE stored (sink UTINYINT, run INTEGER, sequence BIGINT, hash UBIGINT, place BIGINT);
+CREATE TABLE runs (run INTEGER, producer_id VARCHAR, journal VARCHAR, first BIGINT, last BIGINT, judged BIGINT);
+CREATE TABLE expected (sink UTINYINT, journal VARCHAR, after BIGINT, until BIGINT);
+CREATE TABLE letters (sink UTINYINT, run INTEGER, sequence BIGINT);
+"""
+# Each query gives rows (sink, producer_id, first, last): what is wrong, as ranges of sequences.
+QUERIES = {
+    "lost": """
+        WITH wanted AS (
+            SELECT e.sink, r.run, greatest(r.first, e.after + 1) AS first, least(r.judged, e.until) AS last
+            FROM expected e JOIN runs r USING (journal)
+            WHERE greatest(r.first, e.after + 1) <= least(r.judged, e.until)),
+        marks AS (
+            SELECT s.sink, s.run, s.sequence FROM stored s JOIN wanted w USING (sink, run)
+                WHERE s.sequence BETWEEN w.first AND w.last
+            UNION SELECT l.sink, l.run, l.sequence FROM letters l JOIN wanted w USING (sink, run)
+                WHERE l.sequence BETWEEN w.first AND w.last
+            UNION ALL SELECT sink, run, unnest([first - 1, last + 1]) FROM wanted),
+        steps AS (
+            SELECT *, lead(sequence) OVER (PARTITION BY sink, run ORDER BY sequence) AS next FROM marks)
+        SELECT sink, run, sequence + 1, next - 1 FROM steps WHERE next > sequence + 1""",
+    "duplicate": """
+        SELECT sink, run, sequence, sequence FROM stored GROUP BY ALL HAVING count(*) > 1""",
+    "different from the other sinks": """
+        WITH odd AS (
+            SELECT run, sequence, mode(hash) AS usual FROM stored GROUP BY ALL HAVING min(hash) <> max(hash))
+        SELECT DISTINCT sink, run, sequence, sequence FROM stored JOIN odd USING (run, sequence) WHERE hash <> usual""",
+    "out of order": """
+        SELECT sink, run, sequence, sequence FROM (
+            SELECT *, lag(sequence) OVER (PARTITION BY sink, run ORDER BY place) AS before FROM stored)
+        WHERE sequence < before""",
+    "never acknowledged": """
+        SELECT s.sink, s.run, min(s.sequence), max(s.sequence) FROM stored s JOIN runs r USING (run)
+        WHERE r.journal IS NOT NULL AND s.sequence NOT BETWEEN r.first AND r.last GROUP BY ALL""",
+    "of a run that no journal knows, and not alike in all sinks": """
+        WITH counted AS (
+            SELECT run, sink, count(*) AS count, min(sequence) AS first, max(sequence) AS last
+            FROM stored JOIN runs USING (run) WHERE journal IS NULL GROUP BY ALL),
+        uneven AS (
+            SELECT run FROM counted GROUP BY run HAVING count(*) < $sinks OR min(count) <> max(count))
+        SELECT sink, run, first, last FROM counted JOIN uneven USING (run)""",
+}
 
 
-@dataclass(frozen=True)
-class Account:
-    """What a journal says of one producer_id: sequences up to `last` are acknowledged, those from
-    `waiting_from` on are still in the journal, each sink of `owed` gets everything from a sequence on."""
+@dataclass
+class Finding:
+    """Something that is wrong with the records of a producer in a sink; `ranges` are the first of its sequences."""
 
-    last: int
-    waiting_from: int
-    owed: dict[str, int]
+    sink: str
+    producer_id: str
+    problem: str
+    count: int
+    ranges: list[tuple[int, int]]
 
-
-def accounts(settings: Settings) -> dict[str, Account]:
-    """Every producer_id that a journal knows. Reads beside a running producer; raises ToolkitError."""
-    found = {}
-    for path in sorted(settings.journal_path("x").parent.glob("*.sqlite")):
-        with sqlite.errors(path), closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
-            connection.execute("BEGIN")
-            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'state'").fetchall():
-                continue  # its producer is just creating it
-            ((last,),) = connection.execute("SELECT last FROM state").fetchall()
-            waiting = connection.execute("SELECT last - count + 1 FROM batches ORDER BY last LIMIT 1").fetchall()
-            first_waiting = waiting[0][0] if waiting else last + 1
-            owed = connection.execute("SELECT sink, after FROM owed").fetchall()
-            identities = connection.execute("SELECT producer_id, base FROM identities ORDER BY base").fetchall()
-        ends = [base for _, base in identities[1:]] + [last]
-        for (producer_id, base), end in zip(identities, ends, strict=True):
-            owed_from = {sink: max(1, after - base + 1) for sink, after in owed}
-            found[producer_id] = Account(end - base, max(1, first_waiting - base), owed_from)
-    return found
+    def __str__(self) -> str:
+        texts = [str(first) if first == last else f"{first}-{last}" for first, last in self.ranges[:SHOWN]]
+        more = " ..." if len(self.ranges) > SHOWN else ""
+        return f"{self.count:,} {self.problem}: {', '.join(texts)}{more} of {plain(self.producer_id)}"
 
 
 @dataclass
 class Judgement:
-    """One producer in one sink. `missing` was acknowledged and is neither there, nor waiting, nor a dead letter."""
+    """One producer (`<name>-<journal>`) in one sink, over its runs."""
 
-    producer_id: str
+    stream: str
+    producer: str
     sink: str
-    owed: bool
-    first: int = 0
-    last: int = 0
+    subscribed: bool
+    runs: int = 0
     count: int = 0
-    waiting: int = 0
+    pending: int = 0
     dead_letters: int = 0
-    missing: list[Range] = field(default_factory=list)
-    duplicates: Some = field(default_factory=Some)
-    disordered: Some = field(default_factory=Some)
-    different: Some = field(default_factory=Some)
-    unexplained: str = ""
-
-    def problems(self) -> list[str]:
-        """What is wrong, each for people."""
-        lost = sum(last - first + 1 for first, last in self.missing)
-        found = [f"lost {lost:,}: {shown(self.missing)}"] if self.missing else []
-        for words, some in (
-            ("duplicate", self.duplicates),
-            ("different from the other sinks", self.different),
-            ("out of order", self.disordered),
-        ):
-            if some.count:
-                found.append(f"{some.count:,} {words}: {shown([(each, each) for each in some.named])}")
-        return [*found, self.unexplained] if self.unexplained else found
-
-
-def shown(ranges: Sequence[Range]) -> str:
-    """The first ten ranges as text."""
-    parts = [str(first) if first == last else f"{first}-{last}" for first, last in ranges[:10]]
-    return ", ".join(parts) + (" ..." if len(ranges) > 10 else "")
+    findings: list[Finding] = field(default_factory=list)
 
 
 @dataclass
 class Report:
-    """The whole audit; `broken` if anything is lost, double, different, out of order or unexplained."""
+    """The whole audit. `external` records carry no ids, `invalid` ones cannot be read, by sink."""
 
-    seconds: float
-    sinks: dict[str, dict[str, int | str]]
-    judgements: list[Judgement]
-    notes: list[str]
-    broken: bool
-    unread: bool
+    seconds: float = 0.0
+    judgements: list[Judgement] = field(default_factory=list)
+    external: dict[str, int] = field(default_factory=dict)
+    invalid: dict[str, int] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
 
-    def lines(self) -> list[str]:
-        """What the table of judgements does not say, for people; the verdict last."""
-        lines = [f"note: {note}" for note in self.notes]
-        for sink, found in self.sinks.items():
-            lines += [
-                f"note: {sink} holds {found[kind]:,} {kind} records" for kind in ("foreign", "invalid") if found[kind]
-            ]
+    @property
+    def broken(self) -> bool:
+        return any(judgement.findings for judgement in self.judgements)
+
+    def lines(self, sinks: int) -> list[str]:
+        """What the table of judgements does not show, for people; the verdict last."""
+        lines = [
+            f"note: {sink} contains {count:,} records without ids" for sink, count in self.external.items() if count
+        ]
+        lines += [f"note: {sink} contains {count:,} invalid records" for sink, count in self.invalid.items() if count]
+        lines += [f"not read: {sink}: {reason}" for sink, reason in self.unread.items()]
         verdict = "BROKEN" if self.broken else "incomplete" if self.unread else "ok"
         count = sum(each.count for each in self.judgements)
-        read = sum(not found["unread"] for found in self.sinks.values())
-        sinks = "1 sink" if read == 1 else f"{read} sinks"
-        return [*lines, f"{verdict}: {count:,} messages in {sinks} compared in {self.seconds:.1f} s"]
+        read = sinks - len(self.unread)
+        return [
+            *lines,
+            f"{verdict}: {count:,} records in {read} sink{'s' * (read != 1)} compared in {self.seconds:.1f} s",
+        ]
 
 
 def audited_sinks(settings: Settings) -> tuple[str, ...]:
-    """The sinks that any journal owes; without journals the embedded ones that exist. Raises ToolkitError if none."""
-    owed = {sink for account in accounts(settings).values() for sink in account.owed}
-    found = tuple(str(sink) for sink in ALL_SINKS if sink in owed) or tuple(
-        sink for sink in EMBEDDED_SINKS if settings.sink_path(sink).exists()
+    """The sinks that any journal subscribes; without journals the embedded ones that exist.
+
+    Raises ToolkitError if there is none.
+    """
+    subscribed = {sink for account in accounts(settings) for sink in account.subscriptions}
+    found = tuple(sink for sink in ALL if sink in subscribed) or tuple(
+        sink for sink in EMBEDDED if settings.sink_path(sink).exists()
     )
     if not found:
         raise ToolkitError(f"nothing to audit: no journal and no sink in {settings.data_path} (see --data-dir)")
     return found
 
 
-def audit(settings: Settings, chosen: Sequence[str], advance: Callable[[int], None]) -> Report:
+def audit(settings: Settings, sinks: Sequence[str], streams: Sequence[str], advance: Callable[[int], None]) -> Report:
     """Compare the sinks with the journals and with each other. Raises ToolkitError for what cannot be opened at all."""
     started_s = time.monotonic()
-    before = accounts(settings)
-    buried = {sink: _dead_letters(settings.dead_letter_path(sink)) for sink in chosen}
-    limits = {producer_id: account.last for producer_id, account in before.items()}
-    holdings = [hold(sink, settings, limits, advance) for sink in chosen]
-    after = accounts(settings)
-    # What was buried while the sinks were read is not lost, but tells nothing of how far they were then.
-    dead = {sink: (buried[sink], _dead_letters(settings.dead_letter_path(sink))) for sink in chosen}
-    read = [holding for holding in holdings if not holding.unread]
-    notes: list[str] = []
-    judgements = {}
-    names = dict.fromkeys([*before, *(name for holding in read for name in holding.producers)])
-    for producer_id in names:
-        if producer_id not in before and producer_id in after:
-            continue  # began during the audit
-        account, later = before.get(producer_id), after.get(producer_id)
-        for judgement in _judge(producer_id, account, read, dead, notes, given_out=later.last if later else None):
-            judgements[producer_id, judgement.sink] = judgement
-    unresolved = _compare(read, settings, limits, judgements)
-    if unresolved:
-        notes.append(f"{unresolved:,} more blocks of {BLOCK:,} messages differ between the sinks")
-    for holding in holdings:
-        if holding.unread:
-            notes.append(f"{holding.sink} was not judged: {holding.unread}")
-        holding.foreign += sum(held.unnumbered for held in holding.producers.values())
-    return Report(
-        time.monotonic() - started_s,
-        {each.sink: {"foreign": each.foreign, "invalid": each.invalid, "unread": each.unread} for each in holdings},
-        list(judgements.values()),
-        notes,
-        broken=unresolved > 0 or any(judgement.problems() for judgement in judgements.values()),
-        unread=len(read) < len(holdings),
-    )
+    report = Report()
+    with tempfile.TemporaryDirectory(prefix="audit-", ignore_cleanup_errors=True) as folder:
+        config: dict[str, Any] = {"memory_limit": MEMORY_LIMIT, "temp_directory": folder, "threads": 2}
+        with closing(duckdb.connect(str(Path(folder) / "audit.duckdb"), config=config)) as database:
+            database.execute(_SCHEMA)
+            for name in streams:
+                before = [account for account in accounts(settings) if account.stream == name]
+                _Audit(database, settings, bare_or_known(name, settings), sinks).run(before, report, advance)
+                for table in ("stored", "runs", "expected", "letters"):
+                    database.execute(f"TRUNCATE {table}")
+    report.seconds = time.monotonic() - started_s
+    return report
 
 
-def _dead_letters(path: Path) -> DeadLetters:
-    found: DeadLetters = {}
-    for rows in file_pages(path, Holding("")):
-        for row in rows:
-            found.setdefault(row[-2], set()).add(row[-1])
-    return found
+class _Audit:
+    """The audit of one stream."""
 
+    def __init__(
+        self, database: duckdb.DuckDBPyConnection, settings: Settings, stream: Stream, sinks: Sequence[str]
+    ) -> None:
+        self._database, self._settings, self._stream, self._sinks = database, settings, stream, sinks
+        self._runs: dict[str, int] = {}
 
-def _judge(
-    producer_id: str,
-    account: Account | None,
-    holdings: list[Holding],
-    dead: dict[str, tuple[DeadLetters, DeadLetters]],
-    notes: list[str],
-    *,
-    given_out: int | None,
-) -> Iterator[Judgement]:
-    """One producer in each sink, by what its journal promised, or without one by what the sinks hold together."""
-    empty = Held(0)
-    by_sink = {holding.sink: holding.producers.get(producer_id, empty) for holding in holdings}
-    present = [held for held in by_sink.values() if held.count]
-    lacking = [sink for sink, held in by_sink.items() if not held.count]
-    excess = {sink for sink, held in by_sink.items() if given_out is not None and held.latest > given_out}
-    alike = len({(held.later, held.latest) for held in by_sink.values()}) == 1
-    if account is None and present:
-        notes.append(f"no journal knows {producer_id}: its messages are only compared between the sinks")
-    if excess and alike:
-        notes.append(f"all sinks hold more of {producer_id} than its journal gave out: was it restored from a backup?")
-    for sink, held in by_sink.items():
-        judgement = Judgement(producer_id, sink, account is not None and sink in account.owed)
-        judgement.first, judgement.last, judgement.count = held.first, held.last, held.count + held.later
-        judgement.duplicates, judgement.disordered = held.duplicates, held.disordered
-        before, buried = (letters.get(producer_id, set()) for letters in dead[sink])
-        judgement.dead_letters = len(buried)
-        if sink in excess and not alike:
-            judgement.unexplained = f"holds up to {held.latest} but the journal gave out {given_out}"
-        if account is None and lacking:
-            if held.count:
-                judgement.unexplained = f"holds a producer that no journal knows and not {', '.join(lacking)}"
-        else:
-            if account is None:
-                expected = min(each.first for each in present), max(each.last for each in present)
-            else:
-                expected = account.owed.get(sink, account.last + 1), account.last
-            absent = list(_clipped([*held.gaps, (held.next, expected[1])], *expected))
-            for sequence in buried:
-                take_out(absent, sequence)
-            # A worker goes on behind the last message that its sink (and then its dead letter) holds, and only there.
-            cursor = held.last
-            while cursor + 1 in before:
-                cursor += 1
-            waiting_from = max(account.waiting_from, cursor + 1) if account else expected[1] + 1
-            judgement.missing = list(_clipped(absent, 1, waiting_from - 1))
-            judgement.waiting = sum(last - first + 1 for first, last in _clipped(absent, waiting_from, expected[1]))
-        yield judgement
+    def run(self, before: Sequence[Account], report: Report, advance: Callable[[int], None]) -> None:
+        letters = {sink: set(dead_letters(self._settings.dead_letter_path(sink))) for sink in self._sinks}
+        read = [number for number, sink in enumerate(self._sinks) if self._load(number, sink, report, advance)]
+        after = {account.key: account for account in accounts(self._settings) if account.stream == self._stream.name}
+        known = {run.producer_id: (each.key, run) for each in (*before, *after.values()) for run in each.runs}
+        judged = {run.producer_id: run.last for account in before for run in account.runs}
+        for producer_id in known:
+            self._runs.setdefault(producer_id, len(self._runs))
+        rows = []
+        for producer_id, number in self._runs.items():
+            key, run = known.get(producer_id, (None, None))
+            limits = (run.first, run.last, judged.get(producer_id, 0)) if run else (0, 0, 0)
+            rows.append((number, producer_id, key, *limits))
+        self._insert("runs", rows)
+        self._insert(
+            "letters",
+            [
+                (number, self._runs[producer_id], sequence)
+                for number in read
+                for producer_id, sequence in letters[self._sinks[number]]
+                if producer_id in self._runs
+            ],
+        )
+        for number in read:
+            for account in before:
+                self._expect(number, account)
+        report.judgements += self._judge(read, before)
 
+    def _insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        if rows:
+            self._database.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows)
 
-def _clipped(ranges: Iterable[Range], first: int, last: int) -> Iterator[Range]:
-    for start, end in ranges:
-        if max(start, first) <= min(end, last):
-            yield max(start, first), min(end, last)
-
-
-def _compare(
-    holdings: list[Holding],
-    settings: Settings,
-    limits: dict[str, int],
-    judgements: dict[tuple[str, str], Judgement],
-) -> int:
-    """Find the messages that are not the same in all sinks that hold them; the number of blocks not looked into."""
-    digests: dict[tuple[str, int], set[Any]] = {}
-    for holding in holdings:
-        for producer_id, held in holding.producers.items():
-            for block, digest in held.blocks.items():
-                digests.setdefault((producer_id, block), set()).add(digest)
-    suspects = sorted(
-        key for key, found in digests.items() if len(found) > 1 and (key[0], holdings[0].sink) in judgements
-    )
-    for start in range(0, len(suspects), MAX_SUSPECTS):
-        if start and any(judgement.problems() for judgement in judgements.values()):
-            return len(suspects) - start
-        # A block may differ because a sink lacks what it never got: a dead letter, what came before it was owed.
-        _compare_rows(set(suspects[start : start + MAX_SUSPECTS]), holdings, settings, limits, judgements)
-    return 0
-
-
-def _compare_rows(
-    wanted: set[tuple[str, int]],
-    holdings: list[Holding],
-    settings: Settings,
-    limits: dict[str, int],
-    judgements: dict[tuple[str, str], Judgement],
-) -> None:
-    hashes: dict[tuple[str, int], dict[str, int]] = {}
-    for holding in holdings:
-        for rows in pages(Holding(holding.sink), settings):
-            for row in rows:
-                producer_id, sequence = row[-2:]
-                if type(sequence) is not int or (producer_id, sequence // BLOCK) not in wanted:
+    def _load(self, number: int, sink: str, report: Report, advance: Callable[[int], None]) -> bool:
+        """Load the rows of a sink; one that is out of reach for five seconds is given up."""
+        deadline_s = time.monotonic() + REACH_S
+        while True:
+            external = invalid = place = 0
+            try:
+                for records, wrong in self._pages(sink):
+                    invalid += wrong
+                    identified = [record for record in records if record.sequence is not None]
+                    external += len(records) - len(identified)
+                    self._add(number, identified, place)
+                    place += len(identified)
+                    advance(len(records))
+            except Absent:
+                break
+            except (Unavailable, OSError) as error:
+                self._database.execute("DELETE FROM stored WHERE sink = ?", [number])
+                if time.monotonic() < deadline_s:
+                    time.sleep(0.2)
                     continue
-                if sequence <= limits.get(producer_id, sequence):
-                    hashes.setdefault((producer_id, sequence), {}).setdefault(holding.sink, hash(row))
-    for (producer_id, sequence), by_sink in sorted(hashes.items()):
-        ((usual, _),) = Counter(by_sink.values()).most_common(1)
-        for sink, found in by_sink.items():
-            if found != usual:
-                judgements[producer_id, sink].different.add(sequence)
+                report.unread[sink] = str(error)
+                return False
+            break
+        report.external[sink] = report.external.get(sink, 0) + external
+        report.invalid[sink] = report.invalid.get(sink, 0) + invalid
+        return True
+
+    def _pages(self, sink: str) -> Iterator[tuple[list[Any], int]]:
+        reader: Source
+        if sink == "kafka":  # with another client than the one that wrote
+            reader = KafkaReader(self._settings, self._stream)
+        else:
+            reader = source(sink, self._settings, self._stream, lambda partition: "", finished=True)
+        with closing(reader):
+            while chunk := reader.poll(PAGE_RECORDS):
+                yield chunk.records, len(chunk.invalid)
+
+    def _add(self, number: int, records: Sequence[Any], place: int) -> None:
+        if not records:
+            return
+        codes = self._runs
+        runs = [codes.setdefault(record.producer_id, len(codes)) for record in records]
+        page = {  # noqa: F841 (DuckDB finds it by its name)
+            "run": np.array(runs, dtype=np.int32),
+            "sequence": np.array([record.sequence for record in records], dtype=np.int64),
+            "line": np.array(self._stream.codec.canonical_lines(records), dtype=object),
+            "place": np.arange(place, place + len(records)),
+        }
+        self._database.execute(f"INSERT INTO stored SELECT {number}, run, sequence, hash(line), place FROM page")
+
+    def _expect(self, number: int, account: Account) -> None:
+        """What a sink must contain by now: a worker continues behind its last record and the letters that follow."""
+        subscription = account.subscriptions.get(self._sinks[number])
+        if subscription is None:
+            return
+        query = (
+            "SELECT coalesce(max(sequence), 0) FROM (SELECT run, sequence FROM {} WHERE sink = ?) "
+            "JOIN runs USING (run) WHERE journal = ? AND sequence <= last"
+        )
+        ((cursor,),) = self._database.execute(query.format("stored"), [number, account.key]).fetchall()
+        letters = self._database.execute(
+            "SELECT sequence FROM letters JOIN runs USING (run) WHERE sink = ? AND journal = ?", [number, account.key]
+        ).fetchall()
+        found = {sequence for (sequence,) in letters}
+        cursor = max(cursor, subscription.after)
+        while cursor + 1 in found:
+            cursor += 1
+        self._insert("expected", [(number, account.key, subscription.after, max(cursor, account.pruned))])
+
+    def _judge(self, read: Sequence[int], before: Sequence[Account]) -> list[Judgement]:
+        """Ask each query, and put its answers with what else is known of each producer in each sink."""
+        judgements: dict[tuple[str, str], Judgement] = {}
+        counted = self._database.execute(
+            "SELECT sink, regexp_replace(producer_id, '-[^-]*$', ''), count(DISTINCT run), count(*) "
+            "FROM stored JOIN runs USING (run) GROUP BY ALL ORDER BY 2, 1"
+        ).fetchall()
+        for account in before:
+            for number in read:
+                sink = self._sinks[number]
+                judgements[account.key, sink] = self._pending(number, account)
+        for number, key, runs, count in counted:
+            place = key, self._sinks[number]
+            judgement = judgements.setdefault(place, Judgement(self._stream.name, key, place[1], False))
+            judgement.runs, judgement.count = runs, count
+        names = {number: producer_id for producer_id, number in self._runs.items()}
+        for problem, query in QUERIES.items():
+            found: dict[tuple[int, int], list[tuple[int, int]]] = {}
+            parameters = {"sinks": len(read)} if "$sinks" in query else {}
+            for number, run, first, last in self._database.execute(f"{query} ORDER BY ALL", parameters).fetchall():
+                found.setdefault((number, run), []).append((first, last))
+            for (number, run), ranges in found.items():
+                sink, producer_id = self._sinks[number], names[run]
+                count = sum(last - first + 1 for first, last in ranges)
+                place = producer_id.rpartition("-")[0] or producer_id, sink
+                judgement = judgements.setdefault(place, Judgement(self._stream.name, place[0], sink, True))
+                judgement.findings.append(Finding(sink, producer_id, problem, count, ranges))
+        return [judgements[place] for place in sorted(judgements)]
+
+    def _pending(self, number: int, account: Account) -> Judgement:
+        sink = self._sinks[number]
+        rows = self._database.execute(
+            "SELECT until FROM expected WHERE sink = ? AND journal = ?", [number, account.key]
+        ).fetchall()
+        letters = "SELECT count(*) FROM letters JOIN runs USING (run) WHERE sink = ? AND journal = ?"
+        ((dead,),) = self._database.execute(letters, [number, account.key]).fetchall()
+        pending = max(0, account.last - rows[0][0]) if rows else 0
+        return Judgement(self._stream.name, account.key, sink, bool(rows), pending=pending, dead_letters=dead)

@@ -267,18 +267,24 @@ class Codec:
 
     def canonical(self, row: Sequence[Any]) -> bytes:
         """The same bytes for the same record from every sink; `hash` is no substitute, for hash(-1) == hash(-2)."""
-        values = list(row)
+        return self._canonical([row])[0]
+
+    def canonical_lines(self, records: Iterable[Any]) -> list[bytes]:
+        """`canonical` of the rows of records."""
+        return self._canonical(self.rows(records))
+
+    def _canonical(self, rows: Sequence[Sequence[Any]]) -> list[bytes]:
+        columns = list(zip(*rows, strict=True))
         for number, field in enumerate(self.fields):
-            value = values[number]
-            if value is None:
-                continue
-            if field.type == "number" and isinstance(value, int | float):
-                values[number] = float(value) + 0.0  # 1 is 1.0, and -0.0 is 0.0: SQLite keeps no sign
-            elif field.type == "boolean" and value in (0, 1):
-                values[number] = bool(value)
-            elif field.type == "timestamp" and isinstance(value, str):
-                values[number] = microseconds(value)
-        return encoder.encode(values)
+            column = columns[number]
+            if field.type == "number":  # 1 is 1.0, and -0.0 is 0.0: SQLite keeps no sign
+                columns[number] = tuple(v + 0.0 if isinstance(v, int | float) else v for v in column)
+            elif field.type == "boolean":
+                columns[number] = tuple(bool(v) if v in (0, 1) else v for v in column)
+            elif field.type == "timestamp":
+                instants = {v: microseconds(v) if isinstance(v, str) else v for v in set(column)}
+                columns[number] = tuple(instants[v] for v in column)
+        return encoder.encode_lines(list(zip(*columns, strict=True))).split(b"\n")[:-1]
 
 
 def kept_fields(records: Iterable[Any]) -> Counter[str]:

@@ -1,0 +1,121 @@
+"""What the journals of a data folder know, read beside running producers."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from utils.app.config import Settings
+from utils.app.errors import ToolkitError
+from utils.clients import sqlite
+from utils.records.stream import BUZZ, Stream
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of a producer: the sequences `first` to `last` are acknowledged."""
+
+    producer_id: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """A sink that gets what is behind `after`; it certainly had everything up to `reached`."""
+
+    since: str
+    after: int
+    reached: int
+
+
+@dataclass(frozen=True)
+class Account:
+    """One journal. Records behind `pruned` are still stored in it, `pending_bytes` of them."""
+
+    path: Path
+    key: str
+    stream: str
+    runs: tuple[Run, ...]
+    subscriptions: dict[str, Subscription]
+    pruned: int
+    pending_bytes: int
+
+    @property
+    def last(self) -> int:
+        return self.runs[-1].last if self.runs else 0
+
+
+def journal_paths(settings: Settings) -> list[Path]:
+    """The journals of a data folder."""
+    return sorted(settings.journal_path("x").parent.glob("*.sqlite"))
+
+
+def account_of(path: Path) -> Account | None:
+    """What a journal knows; None while its producer is just creating it. Raises ToolkitError."""
+    with sqlite.errors(path), closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+        connection.execute("BEGIN")
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        if "identities" in tables:
+            raise ToolkitError(f"{path} is a journal of the first edition: move it away once its sinks have everything")
+        if "facts" not in tables:
+            return None
+        runs = connection.execute("SELECT producer_id, first, last FROM runs ORDER BY run").fetchall()
+        if not runs:
+            return None
+        ((stream,),) = connection.execute("SELECT value FROM facts WHERE name = 'stream'").fetchall()
+        subscribed = connection.execute(
+            "SELECT sink, since, after, reached FROM subscriptions ORDER BY rowid"
+        ).fetchall()
+        ((oldest, size),) = connection.execute("SELECT MIN(last - count), total(length(lines)) FROM batches").fetchall()
+    return Account(
+        path=path,
+        key=runs[0][0].rpartition("-")[0],
+        stream=stream,
+        runs=tuple(Run(*run) for run in runs),
+        subscriptions={sink: Subscription(*rest) for sink, *rest in subscribed},
+        pruned=runs[-1][2] if oldest is None else oldest,
+        pending_bytes=int(size),
+    )
+
+
+def accounts(settings: Settings) -> list[Account]:
+    """All journals of a data folder. Raises ToolkitError."""
+    return [account for path in journal_paths(settings) if (account := account_of(path))]
+
+
+class _Letter(msgspec.Struct):
+    producer_id: str
+    sequence: int
+
+
+_letter = msgspec.json.Decoder(_Letter)
+
+
+def dead_letters(path: Path) -> Iterator[tuple[str, int]]:
+    """The ids in a file of dead letters."""
+    if not path.exists():
+        return
+    with path.open("rb") as lines:
+        for line in lines:
+            try:
+                found = _letter.decode(line)
+            except (ValueError, RecursionError):  # partial, or not ours
+                continue
+            yield found.producer_id, found.sequence
+
+
+def stream_names(settings: Settings) -> list[str]:
+    """Every stream that the data folder knows: buzz, those with a schema file, those of its journals."""
+    declared = [path.stem for path in sorted(settings.schema_folder.glob("*.json"))]
+    return list(dict.fromkeys([BUZZ.name, *declared, *(account.stream for account in accounts(settings))]))
+
+
+def bare_or_known(name: str, settings: Settings) -> Stream:
+    """A stream by its schema file; without one its records are compared as a whole."""
+    from utils.records.schema import known
+
+    return known(name, settings.schema_folder) or Stream(name)
