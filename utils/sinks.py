@@ -44,7 +44,7 @@ def _file_path(settings: Settings, stream: Stream) -> Path:
 def _file_emitter(settings: Settings, stream: Stream, key: str, mark: str) -> Emitter:
     from utils.emitters.file_emitter import FileEmitter
 
-    return FileEmitter(_file_path(settings, stream))
+    return FileEmitter(_file_path(settings, stream), mark)
 
 
 def _file_source(settings: Settings, stream: Stream, resume: Resume, finished: bool, shared: bool) -> Source:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from utils.app.errors import ToolkitError, Unavailable
-from utils.clients.files import file_id
+from utils.clients.files import file_id, sync_path
 
 # For new files. Batches and rows in bulk go in 0.7 of the time that pages of 4 KiB take.
 PAGE_BYTES = 16_384
@@ -52,9 +52,13 @@ def connect(path: Path, *, wait_s: float = 1.0) -> sqlite3.Connection:
             connection.execute("PRAGMA synchronous=FULL")
             if sys.platform == "darwin":
                 connection.execute("PRAGMA fullfsync=ON")
+            sync_path(path.parent)  # the names of new files
         except sqlite3.Error:
             connection.close()
             raise
+        except OSError as error:
+            connection.close()
+            raise Unavailable(f"{path.parent}: {error.strerror or error}") from error
     return connection
 
 

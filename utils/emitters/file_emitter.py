@@ -7,13 +7,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import msgspec
 import portalocker
 from loguru import logger
 
 from utils.app.errors import ToolkitError, Unavailable
-from utils.clients.files import check_same_file, file_id, sync, sync_path
+from utils.clients.files import check_same_file, sync, sync_path
+from utils.clients.line_file import BLANK, has_zeros, is_whole, last_line, lines_backwards, read_at
 from utils.records.codec import encoder
 from utils.records.record import Batch, without_ids
 from utils.records.stream import BUZZ
@@ -22,10 +24,7 @@ if sys.platform != "win32":
     import fcntl
 
 LOCK_WAIT_S, LOCK_TRY_S = 2.0, 0.005
-_SCAN_BYTES = 1 << 20
-_START_BYTES = 256
-_MAX_LINE_BYTES = 1 << 20
-_BLANK = b" \t\r\n\0"  # a power cut may leave zeros
+_START_BYTES = _FINGERPRINT_BYTES = 256
 
 
 class _Identity(msgspec.Struct):
@@ -45,11 +44,10 @@ class FileEmitter:
     lock would keep readers out, it is on a file beside the resolved path. Readers need no lock.
     """
 
-    mark = ""
     max_records = 20_000
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, mark: str = "") -> None:
+        self._path, self.mark = path, mark
         self._closed = False
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,13 +55,14 @@ class FileEmitter:
         try:
             with self._errors():
                 sync_path(path.parent)  # makes the new file's name durable
-                if self._read(0, _START_BYTES).removeprefix(b"\xef\xbb\xbf").strip(_BLANK)[:1] not in (b"", b"{"):
+                if read_at(self._fd, 0, _START_BYTES).removeprefix(b"\xef\xbb\xbf").strip(BLANK)[:1] not in (b"", b"{"):
                     raise ToolkitError(f"{path} is not a JSON lines file; move it away or name another file")
-                self._end = os.fstat(self._fd).st_size  # what comes behind it has not been seen here
+                status = os.fstat(self._fd)
         except ToolkitError:
             self.close()
             raise
-        self._opened = file_id(path)
+        self._opened = status.st_dev, status.st_ino
+        self._end = status.st_size  # what comes behind it has not been seen here
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -71,6 +70,8 @@ class FileEmitter:
             yield
         except (portalocker.LockException, BlockingIOError) as error:
             raise Unavailable(f"{self._path} is locked by another writer") from error
+        except IsADirectoryError as error:
+            raise ToolkitError(f"{self._path} is a folder; name a file") from error
         except OSError as error:
             raise Unavailable(f"{self._path}: {error.strerror or error}") from error
 
@@ -99,82 +100,92 @@ class FileEmitter:
         """Scan backwards for the last whole line of these runs. See Emitter."""
         with self._locked():
             self._end = self._repair_tail()
-            sync(self._fd)  # what a killed process wrote is durable before it is believed
             common = os.path.commonprefix(list(producer_ids))  # noqa: RUF071 (of texts, not of paths)
-            prefix = encoder.encode(common).removesuffix(b'"')
-            found, end = self._newest(frozenset(producer_ids), prefix)
+            known = frozenset(producer_ids)
+            found, end = self._newest(known, encoder.encode(common).removesuffix(b'"'))
             if end < self._end:
-                self._remove_behind_hole(end, prefix)
+                self._remove_behind_hole(end, known)
+            sync(self._fd)  # what a killed process wrote is durable before it is believed
+            self.mark = self._mark_at(self._end)
         return found
 
-    def _newest(self, known: Collection[str], prefix: bytes) -> tuple[tuple[str, int] | None, int]:
-        """The last record before which the latest ones have no hole, and the offset behind its line.
+    def _newest(self, known: Collection[str], needle: bytes) -> tuple[tuple[str, int] | None, int]:
+        """The last record of these runs before which none is missing, and the offset behind which some are.
 
-        Only what one emit wrote can have a hole: a power cut may leave zeros in the middle of it. Where the
-        producer_id changes a run began, whose first sequence nobody knows here.
+        A power cut may leave zeros in the middle of the last append, and only there: each append is synced before the
+        next begins. What the mark covers was synced, so the search for holes ends there. Behind it sequences fall by
+        one; where it was made they may leap, as when an older copy of the file was put back.
         """
+        marked = self._marked()
         newest: tuple[str, int] | None = None
-        end, seen = self._end, 0
-        later: tuple[str, int] | None = None
-        for line, line_end in self._lines_backwards(prefix, self._end, 0) if known else ():
-            try:
-                identity = _identity.decode(line)
-            except (ValueError, RecursionError):  # not ours
+        end, later, later_end = self._end, 0, 0
+        own = 0
+        for line, line_end in lines_backwards(self._fd, needle, self._end, 0) if known else ():
+            place = _place(line, known)
+            if place is None:
                 continue
-            if identity.producer_id is None or identity.producer_id not in known or identity.sequence is None:
-                continue
-            place = identity.producer_id, identity.sequence
             if newest is None:
                 newest = place
-            elif later and later[0] == place[0] and later[1] != place[1] + 1:
+            elif later > place[1] + 1 and line_end > marked:
                 newest, end = place, line_end
-            later, seen = place, seen + 1
-            if seen > self.max_records:  # each batch is synced before the next begins
-                break
+            if line_end <= marked:
+                if later > place[1] + 1 and has_zeros(self._fd, marked, later_end):
+                    newest, end = place, marked
+                return newest, end
+            later, later_end, own = place[1], line_end, own + 1
+            if own > self.max_records:
+                return newest, end
+        if later and has_zeros(self._fd, marked, later_end):  # before the first record of all
+            newest, end = None, marked
         return newest, end
 
-    def _remove_behind_hole(self, end: int, prefix: bytes) -> None:
-        """Cut what follows a hole, to be delivered again; behind lines of other producers ours come a second time."""
-        behind = self._read(end, self._end - end).split(b"\n")
-        if any(prefix not in line and _is_record(line.strip(_BLANK)) for line in behind):
+    def _remove_behind_hole(self, end: int, known: Collection[str]) -> None:
+        """Cut what follows a hole, to be delivered again; behind lines of others ours come a second time."""
+        others = any(_is_others(line, known) for line, _ in lines_backwards(self._fd, b"{", self._end, end))
+        if not others and self._truncate(end):
+            logger.warning("{}: cut {} bytes behind a hole that a power cut left", self._path, self._end - end)
+            self._end = end
+        else:
             logger.warning(
-                "{}: a power cut left a hole; what is behind it is delivered again after lines of others", self._path
+                "{}: a power cut left a hole in {} bytes that may not be cut; their records are delivered again",
+                self._path,
+                self._end - end,
             )
-            return
-        os.ftruncate(self._fd, end)
-        sync(self._fd)
-        logger.warning("{}: cut {} bytes behind a hole that a power cut left", self._path, self._end - end)
-        self._end = end
 
     def emit(self, batch: Batch) -> None:
         """Append the batch and sync it. See Emitter."""
         check_same_file(self._path, self._opened)
         with self._locked():
             end = self._repair_tail()
-            if any(self._lines_backwards(encoder.encode(batch.producer_id), end, self._end)):
+            since = lines_backwards(self._fd, encoder.encode(batch.producer_id), end, self._end)
+            if any(_place(line, (batch.producer_id,)) for line, _ in since):
                 raise Unavailable(
                     f"{self._path}: another process delivered {batch.producer_id}: a copy of its journal?"
                 )
             try:
                 self._write(batch.lines)
                 sync(self._fd)
-                written = os.fstat(self._fd).st_size - end
-                if written != len(batch.lines):
-                    raise OSError(f"{written} bytes were added instead of {len(batch.lines)}")
             except OSError:
-                self._cut(end)
+                if not self._truncate(end) and not is_whole(self._fd):
+                    self._write(b"\n")  # readers count the partial line as invalid
                 raise
-            self._end = end + len(batch.lines)
+            size = os.fstat(self._fd).st_size
+            if size < end + len(batch.lines):
+                raise Unavailable(f"{self._path} was shortened by another program while it was written")
+            self._end = size
+            self.mark = self._mark_at(size)
         check_same_file(self._path, self._opened)
 
-    def _cut(self, end: int) -> bool:
-        """Remove what is behind `end`; where that is not allowed, end its line, which readers count as invalid."""
-        try:
-            os.ftruncate(self._fd, end)
-        except OSError:
-            self._write(b"\n")
-            return False
-        return True
+    def _mark_at(self, end: int) -> str:
+        """An offset and a fingerprint of what comes before it."""
+        start = max(0, end - _FINGERPRINT_BYTES)
+        return f"{end}:{crc32(read_at(self._fd, start, end - start)):08x}"
+
+    def _marked(self) -> int:
+        """The offset that the mark names; the end of the file if what comes before it is no longer the same."""
+        offset = self.mark.partition(":")[0]
+        known = offset.isdecimal() and int(offset) <= self._end and self._mark_at(int(offset)) == self.mark
+        return int(offset) if known else self._end
 
     def close(self) -> None:
         if not self._closed:
@@ -187,69 +198,43 @@ class FileEmitter:
         while rest:
             rest = rest[os.write(self._fd, rest) :]
 
-    def _read(self, offset: int, size: int) -> bytes:
-        os.lseek(self._fd, offset, os.SEEK_SET)
-        blocks = []
-        while size and (block := os.read(self._fd, size)):
-            blocks.append(block)
-            size -= len(block)
-        return b"".join(blocks)
+    def _truncate(self, end: int) -> bool:
+        """Remove what is behind `end`; False where that is not allowed, as in an append-only file."""
+        try:
+            os.ftruncate(self._fd, end)
+        except OSError:
+            return False
+        return True
 
     def _repair_tail(self) -> int:
         """Size of the file after its last line is made whole: a partial record is cut, all else gets its newline."""
-        size = os.lseek(self._fd, 0, os.SEEK_END)
-        if size == 0 or self._read(size - 1, 1) == b"\n":
-            return size
-        start, newline = size, -1
-        while start and newline < 0:
-            step = min(_SCAN_BYTES, start)
-            start -= step
-            newline = self._read(start, step).rfind(b"\n")
-        start += newline + 1
-        tail = self._without_zeros(start, size)
-        if tail[:1] in (b"", b"{") and not _is_record(tail):
-            if self._cut(start):
+        if not is_whole(self._fd):
+            size = os.fstat(self._fd).st_size
+            start, line = last_line(self._fd)
+            is_partial = line[:1] in (b"", b"{") and not _is_record(line)
+            if is_partial and self._truncate(start):
                 logger.warning("{}: cut a partial last line of {} bytes", self._path, size - start)
-            else:
-                logger.warning(
-                    "{}: ended a partial last line of {} bytes, which may not be cut", self._path, size - start
-                )
-        else:
+                return start
             self._write(b"\n")
-        return os.lseek(self._fd, 0, os.SEEK_END)
+            if is_partial:
+                logger.warning("{}: ended a partial last line, which may not be cut", self._path)
+        return os.fstat(self._fd).st_size
 
-    def _without_zeros(self, start: int, end: int) -> bytes:
-        """The bytes of a line without what surrounds it, as many as a line may have."""
-        found = b""
-        while start < end and len(found) <= _MAX_LINE_BYTES:
-            block = self._read(start, min(_SCAN_BYTES, end - start))
-            found = (found + block).lstrip(_BLANK)
-            start += len(block)
-        return found.rstrip(_BLANK)
 
-    def _lines_backwards(self, needle: bytes, start: int, low: int) -> Iterator[tuple[bytes, int]]:
-        """Lines between the offsets `low` and `start` that contain `needle`, last first, and the offsets behind them.
+def _place(line: bytes, known: Collection[str]) -> tuple[str, int] | None:
+    """The ids of a record of one of these runs."""
+    try:
+        found = _identity.decode(line)
+    except (ValueError, RecursionError):  # not ours
+        return None
+    if found.producer_id is None or found.producer_id not in known or found.sequence is None:
+        return None
+    return found.producer_id, found.sequence
 
-        Memory is bounded: zeros before a line are passed over, and a line that no record can be is skipped.
-        """
-        rest, rest_end = b"", start  # what is known of the line that ends at rest_end, from its end
-        while start > low:
-            step = min(_SCAN_BYTES, start - low)
-            start -= step
-            block = self._read(start, step) + rest
-            cut = block.find(b"\n") + 1 if start > low else 0
-            if start > low and not cut:
-                rest = block.lstrip(b"\0")
-                rest = rest if len(rest) <= _MAX_LINE_BYTES + _SCAN_BYTES else b"\0"
-                continue
-            end = len(block)
-            while (found := block.rfind(needle, cut, end)) >= 0:
-                line_start = block.rfind(b"\n", 0, found) + 1
-                line_end = block.find(b"\n", found)
-                line_end = len(block) if line_end < 0 else line_end
-                yield block[line_start:line_end].strip(_BLANK), rest_end - len(block) + line_end + 1
-                end = line_start
-            rest, rest_end = block[:cut], rest_end - len(block) + cut
+
+def _is_others(line: bytes, known: Collection[str]) -> bool:
+    """Whether a line is a whole record of another producer."""
+    return _is_record(line) and _place(line, known) is None
 
 
 def _is_record(line: bytes) -> bool:

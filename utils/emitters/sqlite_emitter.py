@@ -16,9 +16,7 @@ from utils.records.record import Batch, without_ids
 from utils.records.stream import BUZZ, Stream
 from utils.records.table import Table, quoted
 
-# Fewer rows per statement would give the interpreter lock away more often; SQLite takes 32,766 values at once.
-ROWS_PER_STATEMENT = 500
-MAX_VALUES = 32_766
+ROWS_PER_STATEMENT = 500  # fewer would give the interpreter lock away more often
 
 
 class SqliteEmitter:
@@ -32,7 +30,8 @@ class SqliteEmitter:
         check_one_name(path)
         self._connection = sqlite.connect(path)
         self._opened = file_id(path)
-        self._rows_per_statement = max(1, min(ROWS_PER_STATEMENT, MAX_VALUES // len(self._table.columns)))
+        max_values = self._connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
+        self._rows_per_statement = max(1, min(ROWS_PER_STATEMENT, max_values // len(self._table.columns)))
         try:
             self._prepare()
         except (ToolkitError, sqlite3.Error):
@@ -54,6 +53,10 @@ class SqliteEmitter:
             if sqlite.is_lasting(error.__cause__):
                 raise ToolkitError(f"{error}; its {table.name} cannot be used, name another file") from error
             raise
+        except sqlite3.IntegrityError as error:
+            raise ToolkitError(
+                f"{self._path}: {table.name} contains a record twice ({error}): name another file"
+            ) from error
 
     def last(self, producer_ids: Sequence[str]) -> tuple[str, int] | None:
         """Ask the index for each run, the newest first. See Emitter."""
@@ -85,13 +88,13 @@ class SqliteEmitter:
 
     def _reject(self, batch: Batch) -> NoReturn:
         """Store what comes before the row that the table rejected, and name it."""
-        rejected: Exception | None = None
+        rejected, name = None, self._table.name
         with sqlite.transaction(self._connection):
             for sequence, row in enumerate(batch.rows, batch.first):
                 try:
                     self._connection.execute(self._table.insert(), row)
                 except sqlite3.IntegrityError as error:
-                    if error.sqlite_errorname == "SQLITE_CONSTRAINT_UNIQUE" and "sequence" in str(error):
+                    if str(error).lower().endswith(f"{name}.producer_id, {name}.sequence"):
                         raise Unavailable(
                             f"{self._path}: another process delivered {batch.producer_id}, a copy of its journal?"
                         ) from error

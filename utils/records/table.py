@@ -152,6 +152,9 @@ class Table:
         )
 
     def insert(self, rows: int = 1) -> str:
-        """INSERT of `rows` rows with one placeholder per value, in the order of `columns`."""
+        """SQLite's INSERT of `rows` rows with one placeholder per value, in the order of `columns`.
+
+        OR ABORT: a constraint of an old table that would ignore or replace rows in silence is an error.
+        """
         values = ", ".join([f"({', '.join('?' * len(self.columns))})"] * rows)
-        return f"INSERT INTO {quoted(self.name)} ({self.row}) VALUES {values}"
+        return f"INSERT OR ABORT INTO {quoted(self.name)} ({self.row}) VALUES {values}"

@@ -1,0 +1,74 @@
+"""Reading a large file of lines from its end, in bounded memory."""
+
+import os
+from collections.abc import Iterator
+
+SCAN_BYTES = 1 << 20
+MAX_LINE_BYTES = 1 << 20
+BLANK = b" \t\r\n\0"  # a power cut may leave zeros
+
+
+def read_at(fd: int, offset: int, size: int) -> bytes:
+    """`size` bytes from `offset` on, fewer at the end of the file."""
+    os.lseek(fd, offset, os.SEEK_SET)
+    blocks = []
+    while size and (block := os.read(fd, size)):
+        blocks.append(block)
+        size -= len(block)
+    return b"".join(blocks)
+
+
+def is_whole(fd: int) -> bool:
+    """Whether the file ends in a newline, if in anything."""
+    size = os.lseek(fd, 0, os.SEEK_END)
+    return size == 0 or read_at(fd, size - 1, 1) == b"\n"
+
+
+def last_line(fd: int) -> tuple[int, bytes]:
+    """Where the last line begins, and as much of it as a line may have, without the zeros and blanks around it."""
+    size = start = os.lseek(fd, 0, os.SEEK_END)
+    newline = -1
+    while start and newline < 0:
+        step = min(SCAN_BYTES, start)
+        start -= step
+        newline = read_at(fd, start, step).rfind(b"\n")
+    start += newline + 1
+    line, offset = b"", start
+    while offset < size and len(line) <= MAX_LINE_BYTES:
+        block = read_at(fd, offset, min(SCAN_BYTES, size - offset))
+        line = (line + block).lstrip(BLANK)
+        offset += len(block)
+    return start, line.rstrip(BLANK)
+
+
+def lines_backwards(fd: int, needle: bytes, start: int, low: int) -> Iterator[tuple[bytes, int]]:
+    """Lines between the offsets `low` and `start` that contain `needle`, last first, and the offsets behind them.
+
+    Zeros before a line are passed over, and a line that is too long for a record is skipped.
+    """
+    tail, tail_end = b"", start  # what has been read of the line that ends at tail_end
+    while start > low:
+        step = min(SCAN_BYTES, start - low)
+        start -= step
+        data = read_at(fd, start, step)
+        begin = data.find(b"\n") + 1 if start > low else 0
+        data += tail
+        if start > low and not begin:
+            tail = b"\0" + data.lstrip(b"\0") if data[:1] == b"\0" else data
+            if len(tail) > MAX_LINE_BYTES + SCAN_BYTES:
+                tail = b"\0"
+            continue
+        end = len(data)
+        while (found := data.rfind(needle, begin, end)) >= 0:
+            line_start = data.rfind(b"\n", 0, found) + 1
+            newline = data.find(b"\n", found)
+            line = data[line_start : len(data) if newline < 0 else newline]
+            yield line.strip(BLANK), tail_end if newline < 0 else start + newline + 1
+            end = line_start
+        tail, tail_end = data[: max(0, begin - 1)], start + begin
+
+
+def has_zeros(fd: int, start: int, end: int) -> bool:
+    """Whether there is a zero between two offsets."""
+    blocks = (read_at(fd, each, min(SCAN_BYTES, end - each)) for each in range(start, end, SCAN_BYTES))
+    return any(b"\0" in block for block in blocks)
