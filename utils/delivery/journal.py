@@ -30,6 +30,7 @@ from utils.records.stream import Stream
 RECENT_RECORDS = 50_000
 RECENT_BYTES = 32 << 20
 MAX_BATCH_BYTES = 16 << 20
+VERSION = 2  # of the schema
 
 _SCHEMA = (
     "runs (run INTEGER PRIMARY KEY, producer_id TEXT NOT NULL UNIQUE, first INTEGER NOT NULL, last INTEGER NOT NULL)",
@@ -132,8 +133,8 @@ class JournalFile:
                 if free > max(1000, pages // 2):
                     self._connection.execute("VACUUM")
             except sqlite3.Error as error:
-                logger.debug("{}: its space is not given back: {}", self.path, error)
-            self._connection.close()
+                logger.debug("{}: its space is not freed: {}", self.path, error)
+            sqlite.close(self._connection, self.path, self._opened)
             self._lock.release()
 
 
@@ -180,14 +181,12 @@ class Journal:
         """Commit the new run; that also makes durable what a killed process left, before any of it is delivered."""
         with self._file.transaction() as connection:
             execute = connection.execute
-            if execute("SELECT 1 FROM sqlite_master WHERE name = 'identities'").fetchall():
-                ((pending,),) = execute("SELECT COALESCE(SUM(count), 0) FROM batches").fetchall()
-                raise ToolkitError(
-                    f"{self.path} is a journal of the first edition with {pending:,} pending messages: deliver them "
-                    "with the version that wrote it, or move the file away"
-                )
-            for table in _SCHEMA:
-                execute(f"CREATE TABLE IF NOT EXISTS {table}")
+            ((version,),) = execute("PRAGMA user_version").fetchall()
+            if version != VERSION:
+                self._check_new(connection, version)
+                for table in _SCHEMA:
+                    execute(f"CREATE TABLE {table}")
+                execute(f"PRAGMA user_version = {VERSION}")
             execute("INSERT INTO facts VALUES ('stream', ?) ON CONFLICT DO NOTHING", (stream,))
             ((known,),) = execute("SELECT value FROM facts WHERE name = 'stream'").fetchall()
             if known != stream:
@@ -201,6 +200,18 @@ class Journal:
                 (producer_id, first, first - 1),
             ).fetchall()
         return Run(number, producer_id, first)
+
+    def _check_new(self, connection: sqlite3.Connection, version: int) -> None:
+        """Raise ToolkitError unless the file is empty."""
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master").fetchall()}
+        if "identities" in tables:
+            ((pending,),) = connection.execute("SELECT COALESCE(SUM(count), 0) FROM batches").fetchall()
+            raise ToolkitError(
+                f"{self.path} is a journal of the first edition with {pending:,} pending messages: deliver them "
+                "with the version that wrote it, or move the file away"
+            )
+        if tables or version:
+            raise ToolkitError(f"{self.path} is no journal of this version: move it away, or use another --data-dir")
 
     def append(
         self,

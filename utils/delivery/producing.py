@@ -30,6 +30,7 @@ MAX_APPEND = 2_000
 MAX_APPEND_BYTES = 2 << 20
 FIRST_LOOK_S = 2.0
 REPORT_EVERY_S = 5.0
+OWN_FOLDERS = ("journal", "dead_letter", "logs", "processed", "streams")
 # Below this interval single records are not logged, only the running total.
 SHOWN_INTERVAL_S = 0.1
 # Workers and producer share the interpreter; with the default of 5 ms a busy producer starves them.
@@ -85,18 +86,21 @@ def produce(
             delivery.drain(run.drain)
             producer.journal.prune()
             cli.print_lines(_summary(name, producer, delivery))
-        unfinished = delivery.low_watermark() < journal.last or any(each.failure for each in delivery.workers.values())
-        return early.UNFINISHED if unfinished else 0
+        failed = any(worker.status.failure for worker in delivery.workers.values())
+        return early.UNFINISHED if failed or delivery.low_watermark() < journal.last else 0
 
 
 def check_places(settings: Settings, stream: Stream, sinks: Iterable[str], journal_path: Path) -> None:
-    """Raise ToolkitError if two of sinks and journal use the same file, by whatever name."""
+    """Raise ToolkitError if two of sinks and journal use the same file, by whatever name, or a sink one of ours."""
+    own = [(settings.data_path / folder).resolve() for folder in OWN_FOLDERS]
     owners: dict[str, str] = {}
     for owner in ("the journal", *sinks):
         path = journal_path if owner == "the journal" else SINKS[owner].path(settings, stream)
         if path is None:
             continue
         place = os.path.normcase(path.resolve())
+        if owner in SINKS and path.resolve().parent in own:
+            raise ToolkitError(f"{owner} cannot be {path}: this folder is for other files; name one elsewhere")
         for name in (place, *(f"{place}{suffix}" for suffix in ("-wal", "-shm", "-journal", ".wal", ".lock"))):
             other = owners.setdefault(name, owner)
             if other != owner:
@@ -167,7 +171,7 @@ class Acknowledging:
             slowest = max(pending, key=lambda sink: pending[sink])
             full = f"journal is full ({journal.max_bytes >> 20} MiB, JOURNAL_MAX_MB)"
             worker = delivery.workers.get(slowest)
-            if worker is None or worker.failure:
+            if worker is None or worker.status.failure:
                 reason = worker.status.reason if worker else "it is not in this run: name it in --sinks or --drop it"
                 raise Unavailable(f"{full} and {slowest} takes nothing: {reason}")
             if not self._logged_full:
@@ -185,6 +189,7 @@ class Producer:
 
     def __init__(self, stream: Stream, journal: Acknowledging, interval_s: float, make: MakeBatch) -> None:
         self._stream, self.journal, self._interval_s, self._make = stream, journal, interval_s, make
+        self._made: list[Any] = []  # and not appended yet
         self._limit = 64  # of a batch; grows where records are small
         self.counts: Counter[str] = Counter()
         self.kept: Counter[str] = Counter()
@@ -194,14 +199,13 @@ class Producer:
         """Append all items, the first at once, each other when it is due; those due together in one batch."""
         due_s = time.monotonic()
         stamped_ms, stamp = 0, ""
-        interval_s = self._interval_s
-        batch: list[Any] = []
+        interval_s, made = self._interval_s, self._made
         try:
             for gap, item in items:
-                if interval_s and gap and (self.counts["made"] or batch):  # the first one goes out at once
+                if interval_s and gap and (self.counts["made"] or made):  # the first one goes out at once
                     due_s += gap * interval_s
                     if due_s > time.monotonic():
-                        batch = self._flush(batch)
+                        self._flush()
                         stop.wait(due_s - time.monotonic())
                 if stop.is_set():
                     break
@@ -209,18 +213,19 @@ class Producer:
                 if now_ms != stamped_ms:
                     stamped_ms, stamp = now_ms, instant_text(now_ms * 1000)
                 item.timestamp = item.timestamp or stamp
-                batch.append(item)
-                if len(batch) >= self._limit:
-                    batch = self._flush(batch)
+                made.append(item)
+                if len(made) >= self._limit:
+                    self._flush()
         finally:  # a recording may turn out to be broken
-            self._flush(batch)
+            self._flush()
 
-    def _flush(self, items: list[Any]) -> list[Any]:
-        """Append what has been made; a new, empty batch."""
+    def _flush(self) -> None:
+        """Append what has been made."""
+        items = self._made[:]
+        self._made.clear()
         if items:
             self.counts["made"] += len(items)
             self._append(items)
-        return []
 
     def _append(self, items: Sequence[Any]) -> None:
         journal = self.journal.journal
@@ -231,9 +236,10 @@ class Producer:
             if len(items) == 1:
                 self.counts["rejected"] += 1
                 logger.error("record rejected, no sink can store it: {}", error)
-            else:
-                for item in items:
-                    self._append([item])
+            else:  # find it in ever smaller halves
+                half = len(items) // 2
+                self._append(items[:half])
+                self._append(items[half:])
             return
         self._limit = max(1, min(MAX_APPEND, 4 * self._limit, MAX_APPEND_BYTES * batch.count // len(batch.lines)))
         self._count_kept(batch)

@@ -44,17 +44,20 @@ class Status:
     delivered: int = 0
     dead_letters: int = 0
     reason: str = ""
+    failure: ToolkitError | None = None
+    starting: bool = True  # then a failure is raised by Delivery.start instead of logged
 
 
 class Outage:
-    """Since when and why a sink is down, logged once until it heals."""
+    """Since when and why a sink is down; each state is logged once."""
 
     def __init__(self, sink: str, backoff: Backoff, clock: Callable[[], float]) -> None:
         self.sink, self.backoff = sink, backoff
+        self.was_reached = self.is_last_try = False
         self._clock = clock
         self._since_s: float | None = None
         self._logged: set[str] = set()
-        self.was_up = False
+        self._warned: set[str] = set()
 
     def begin(self, reason: str) -> None:
         """The sink is down, perhaps still, for this reason."""
@@ -77,8 +80,13 @@ class Outage:
             logger.info("{}: delivering again after {:.0f} s", self.sink, self._clock() - self._since_s)
         self._since_s = None
         self._logged.clear()
-        self.was_up = True
         self.backoff.reset()
+
+    def warn_once(self, text: str) -> None:
+        """Log something that every new connection finds again."""
+        if text not in self._warned:
+            logger.warning("{}: {}", self.sink, text)
+        self._warned.add(text)
 
 
 class DeadLetters:
@@ -89,13 +97,16 @@ class DeadLetters:
         self._sequences: set[int] = set()
         self.in_a_row = 0
 
-    def load(self, producer_ids: Collection[str]) -> None:
-        """Read the file again, once what a killed process left of it is durable."""
+    def load(self, runs: Mapping[str, int]) -> None:
+        """Read the file again, once what a killed process left of it is durable.
+
+        A letter behind the last sequence of its run is of a journal that was restored since: not of these records.
+        """
         self._sequences.clear()
         if not self._path.exists():
             return
         with closing(FileEmitter(self._path)) as letters:
-            letters.last(list(producer_ids))
+            letters.last([])
         try:
             with self._path.open("rb") as lines:
                 for line in lines:
@@ -103,7 +114,7 @@ class DeadLetters:
                         found = _letter.decode(line)
                     except (ValueError, RecursionError):  # not ours
                         continue
-                    if found.producer_id in producer_ids and found.sequence is not None:
+                    if found.producer_id and found.sequence and found.sequence <= runs.get(found.producer_id, 0):
                         self._sequences.add(found.sequence)
         except OSError as error:
             raise Unavailable(f"{self._path}: {error.strerror}") from error
@@ -116,13 +127,15 @@ class DeadLetters:
 
     def add(self, sink: str, batch: Batch, rejected: Rejected) -> None:
         """Write one record and the reason. Raises ToolkitError where the table is the fault, not the record."""
-        self.in_a_row = self.in_a_row + 1 if rejected.sequence == batch.first else 1
-        if self.in_a_row > MAX_REJECTED:
-            raise ToolkitError(f"{self.in_a_row} records in a row were rejected: {rejected.reason}")
+        in_a_row = self.in_a_row + 1 if rejected.sequence == batch.first else 1
+        if in_a_row > MAX_REJECTED:
+            raise ToolkitError(f"{in_a_row} records in a row were rejected: {rejected.reason}")
         only = batch.between(rejected.sequence, rejected.sequence)
-        line = only.lines.rstrip()[:-1] + b',"reason":' + encoder.encode(rejected.reason) + b"}\n"
+        # First, so that a record's own field of this name counts for a reader.
+        line = b'{"reason":' + encoder.encode(rejected.reason) + b"," + only.lines[1:]
         with closing(FileEmitter(self._path)) as letters:
             letters.emit(Batch(batch.producer_id, rejected.sequence, 1, line, batch.codec))
+        self.in_a_row = in_a_row
         logger.error("{}: sequence {} of {} went to {}: {}", sink, rejected.sequence, batch.producer_id, self._path,
                      rejected.reason)  # fmt: skip
 
@@ -148,11 +161,10 @@ class Worker(threading.Thread):
         super().__init__(name=f"{outage.sink} worker", daemon=True)
         self.sink = outage.sink
         self.status = status
-        self.failure: ToolkitError | None = None
         self.looked = threading.Event()
         self._connect, self._letters, self._journal, self._changed = connect, letters, journal, changed
         self._outage = outage
-        self._until: Literal["", "drained", "once more", "closed"] = ""
+        self._until: Literal["", "drained", "closed"] = ""
 
     def run(self) -> None:
         try:
@@ -168,10 +180,7 @@ class Worker(threading.Thread):
                     self._down(repr(error))
             self.status.state = "stopped"
         except ToolkitError as error:
-            self.failure = error
-            self.status.state, self.status.reason = "failed", str(error)
-            if self.looked.is_set():
-                logger.error("{}: given up: {}", self.sink, error)
+            self._give_up(error)
         finally:
             self.looked.set()
             self._notify()
@@ -190,12 +199,20 @@ class Worker(threading.Thread):
         with self._changed:
             self._changed.notify_all()
 
+    def _give_up(self, error: ToolkitError) -> None:
+        """End with what only the user can fix."""
+        with self._changed:
+            self.status.state, self.status.reason, self.status.failure = "failed", str(error), error
+            if not self.status.starting and self._until != "closed":  # then the journal is closed under its feet
+                logger.error("{}: given up: {}", self.sink, error)
+
     def _deliver(self) -> None:
         """Connect and deliver until it is time to stop; ends by raising when something is wrong."""
         with closing(self._connect(self.status.mark)) as emitter:
             self._advance(self._ask(emitter), emitter.mark)
             self._journal.note(self.sink, self.status.reached, self.status.mark)
             self.looked.set()
+            self._outage.was_reached = True
             while batch := self._next(emitter.max_records):
                 try:
                     emitter.emit(batch)
@@ -216,7 +233,12 @@ class Worker(threading.Thread):
             self._up()
         with self._changed:
             self._changed.wait_for(lambda: self._until or self._journal.last > reached)
-        return None if self._until == "closed" else self._journal.read(reached, max_records)
+        if self._until == "closed" or reached >= self._journal.last:
+            return None
+        batch = self._journal.read(reached, max_records)
+        if batch is None or batch.first != reached + 1:
+            raise Unavailable("it was replaced just when what it had before left the journal")
+        return batch
 
     def _up(self) -> None:
         """Note that the sink takes records: it has all there is, or has just stored a batch."""
@@ -232,19 +254,22 @@ class Worker(threading.Thread):
         runs = self._journal.runs()
         subscription = self._journal.subscriptions()[self.sink]
         last = emitter.last(list(runs))
-        self._letters.load(runs.keys())
+        self._letters.load(runs)
         place = 0
         if last is not None:
             place = min(last[1], runs[last[0]])
             if last[1] > place:
-                logger.warning("{}: contains sequence {} of {}, the journal assigned {}: was the journal restored?",
-                               self.sink, last[1], last[0], place)  # fmt: skip
+                self._outage.warn_once(
+                    f"contains sequence {last[1]} of {last[0]}, the journal assigned {place}: was the journal restored?"
+                )
         place = self._letters.after(max(place, subscription.after))
         if place < subscription.reached:
-            logger.warning(
-                "{}: contains records up to {}, but had {}: it was replaced by an older copy; what the journal still "
-                "stores is delivered", self.sink, place, subscription.reached,
-            )  # fmt: skip
+            pruned = self._journal.pruned
+            rest = f"{place + 1} to {pruned} have left the journal" if place < pruned else "the journal has the others"
+            self._outage.warn_once(
+                f"contains sequences up to {place}, but had {subscription.reached}: it was replaced by an older copy; "
+                + rest
+            )
         return self._letters.after(max(place, self._journal.pruned))
 
     def _down(self, reason: str) -> None:
@@ -252,12 +277,13 @@ class Worker(threading.Thread):
         self._outage.begin(reason)
         self.status.state, self.status.reason = "down", reason
         self.looked.set()
-        if self._until in ("drained", "once more") and not self._outage.was_up:
-            self._until = "closed" if self._until == "once more" else "once more"
+        if self._until and not self._outage.was_reached:
+            self._until = "closed" if self._outage.is_last_try else self._until
+            self._outage.is_last_try = True
             return
         until = self._until
         with self._changed:
-            self._changed.wait_for(lambda: self._until not in (until, "once more"), self._outage.backoff.next_s())
+            self._changed.wait_for(lambda: self._until != until, self._outage.backoff.next_s())
 
 
 class Delivery:
@@ -303,10 +329,13 @@ class Delivery:
         deadline_s = self._clock() + wait_s
         for sink in wait_for:
             self.workers[sink].looked.wait(max(0.0, deadline_s - self._clock()))
-        for worker in self.workers.values():
-            if worker.failure:
-                self.drain(0)
-                raise worker.failure
+        with self.changed:
+            failures = [worker.status.failure for worker in self.workers.values() if worker.status.failure]
+            for worker in self.workers.values():
+                worker.status.starting = bool(failures)
+        if failures:
+            self.drain(0)
+            raise failures[0]
 
     def wake(self) -> None:
         """Tell the workers that something was appended."""
