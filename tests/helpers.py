@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from itertools import zip_longest
 from pathlib import Path
 
 import duckdb
@@ -91,16 +92,36 @@ def held(sink: str, settings: Settings) -> Held:
     raise ValueError(sink)
 
 
-def assert_complete(settings: Settings, up_to: Mapping[str, int], sinks: Iterable[str] = EMBEDDED) -> None:
-    """Each sink holds 1, 2, 3 ... `up_to[producer_id]` of each producer, in order, once, and nothing else."""
+def assert_complete(
+    settings: Settings, expected: Mapping[str, int | range] | None = None, sinks: Iterable[str] = EMBEDDED
+) -> None:
+    """Each sink contains the `expected` sequences of each run, in order, once, and nothing else.
+
+    A number n stands for 1 to n. Without `expected`: all that the journal of ragini has assigned in all its runs.
+    """
+    whole = assigned(settings) if expected is None else expected
+    runs = {run: range(1, each + 1) if isinstance(each, int) else each for run, each in whole.items()}
     for sink in sinks:
         found = held(sink, settings)
-        assert found.keys() == up_to.keys(), sink
-        for producer_id, last in up_to.items():
-            sequences = found[producer_id]
-            wrong = next((place for place, sequence in enumerate(sequences, 1) if sequence != place), None)
-            assert wrong is None, f"{sink}: {sequences[wrong - 1]} at place {wrong}"
-            assert len(sequences) == last, sink
+        assert found.keys() == runs.keys(), sink
+        for run, sequences in runs.items():
+            pairs = zip_longest(found[run], sequences)
+            wrong = next((pair for pair in pairs if pair[0] != pair[1]), None)
+            assert wrong is None, f"{sink}: {wrong[0]} of {run} where {wrong[1]} should be"
+        for key in {run.rpartition("-")[0] for run in runs}:
+            order = [[run for run in each if run and run.startswith(key)] for each in (found, runs)]
+            assert order[0] == order[1], f"{sink}: runs out of order"
+
+
+def assigned(settings: Settings, name: str = "ragini") -> dict[str, range]:
+    """producer_id -> the sequences of each run that has any, by the journal."""
+    rows = journal_query(settings, "SELECT producer_id, first, last FROM runs WHERE last >= first ORDER BY run", name)
+    return {str(producer_id): range(int(first), int(last) + 1) for producer_id, first, last in rows}
+
+
+def last_assigned(settings: Settings, name: str = "ragini") -> int:
+    """The last sequence that the journal has assigned, over all its runs; 0 if there is none."""
+    return max((sequences[-1] for sequences in assigned(settings, name).values()), default=0)
 
 
 def journal_query(settings: Settings, query: str, name: str = "ragini") -> list[tuple[str | int, ...]]:
