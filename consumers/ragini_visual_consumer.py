@@ -1,4 +1,4 @@
-"""Live dashboard: a threaded matplotlib animation of the stream in a window, a picture, a browser or a recording."""
+"""Live dashboard: a threaded matplotlib animation of the stream in a window, an image, a browser or a recording."""
 
 import os
 import sys
@@ -11,8 +11,9 @@ from loguru import logger
 from consumers.dashboard.theme import DEFAULT_SIZE, DPI, ThemeName
 from utils import sinks
 from utils.app import cli, early, signals
-from utils.app.config import DEFAULTS, Begin, ChosenSource, Settings, positive, whole
+from utils.app.config import DEFAULTS, READING, Begin, Reads, Settings, positive, whole
 from utils.app.errors import ToolkitError
+from utils.records.stream import BUZZ
 
 SIZE = "x".join(map(str, DEFAULT_SIZE))
 
@@ -32,7 +33,7 @@ def inches(text: str) -> tuple[float, float]:
 
 def main(
     *,
-    source: ChosenSource = "auto",
+    source: sinks.ChosenSource = sinks.AUTO,
     start: Begin = "start",
     theme: Annotated[
         ThemeName | None,
@@ -48,11 +49,11 @@ def main(
         Parameter(
             name="--serve",
             consume_multiple=(0, 1),
-            help="Show the picture to browsers at PORT or ADDRESS:PORT; alone, at 127.0.0.1:8765.",
+            help="Show the image to browsers at PORT or ADDRESS:PORT; alone, at 127.0.0.1:8765.",
         ),
     ] = None,
     save: Annotated[
-        Path | None, Parameter(name="--save", help="Record to this .gif or .mp4, or keep the picture in this .png.")
+        Path | None, Parameter(name="--save", help="Record to this .gif or .mp4, or keep the image in this .png.")
     ] = None,
     frames: Annotated[
         int | None,
@@ -62,12 +63,12 @@ def main(
         float | None, Parameter(name="--duration", validator=positive, help="Stop after this many seconds.")
     ] = None,
     refresh: Annotated[float, Parameter(name="--refresh", validator=positive, help="Seconds between frames.")] = 2.0,
-    settings: Settings = DEFAULTS,
+    settings: Annotated[Settings, Reads(*READING)] = DEFAULTS,
 ) -> int:
     """Show the stream live: message flow, authors, sentiment and lengths, with the health of the source.
 
     Draws in a window where there is one, else keeps data/dashboard.png up to date. In the window:
-    space pauses drawing, t changes the theme, s saves a picture, q quits.
+    space pauses drawing, t changes the theme, s saves an image, q quits.
     """
     from consumers.dashboard import backends
     from consumers.dashboard.reader import Reader
@@ -80,10 +81,10 @@ def main(
         choice = backends.Choice(None, "--serve and --save draw without a window")
     os.environ["MPLBACKEND"] = choice.backend or "agg"  # what matplotlib reads while it is imported
 
-    state = State(source)
+    state = State(source, from_end=start == "end")
     begin = "end" if start == "end" else ""
     # A source that is taken over later is read from its start: what was seen is known by its ids.
-    reader = Reader(sinks.source(source, settings, lambda _: "" if state.begun else begin), state, stop)
+    reader = Reader(sinks.source(source, settings, BUZZ, lambda _: "" if state.begun else begin), state, stop)
 
     from consumers.dashboard import picture, render
 

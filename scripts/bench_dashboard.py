@@ -27,7 +27,8 @@ from consumers.dashboard import outputs, picture, render, stats
 from consumers.dashboard.state import Snapshot, State
 from consumers.dashboard.theme import DEFAULT_SIZE, DPI, THEMES
 from utils.app.config import PROJECT_DIR
-from utils.records.record import Message, timestamp_text
+from utils.records.codec import instant_text
+from utils.records.record import Message
 from utils.sources.base import Chunk
 
 IDLE_S = 60.0
@@ -45,12 +46,24 @@ class Stream:
         self._sequence = 0
 
     def messages(self, count: int) -> list[Message]:
-        rng, names, stamp = self._rng, ["Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus"], timestamp_text(self.now)
+        rng, names = self._rng, ["Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus"]
+        stamp = instant_text(round(self.now * 1000) * 1000)
         made = []
         for _ in range(count):
             self._sequence += 1
-            length = rng.randint(10, 80)
-            made.append(Message("x", rng.choice(names), stamp, "c", rng.random(), "k", length, "ann-1", self._sequence))
+            made.append(
+                Message(
+                    timestamp=stamp,
+                    producer_id="ann-1",
+                    sequence=self._sequence,
+                    message="x",
+                    author=rng.choice(names),
+                    category="c",
+                    sentiment=rng.random(),
+                    keyword_mentioned="k",
+                    message_length=rng.randint(10, 80),
+                )
+            )
         return made
 
     def step(self, seconds: float, count: int) -> Snapshot:

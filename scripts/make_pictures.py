@@ -1,4 +1,4 @@
-"""Make the pictures of the documentation: five scenes of the dashboard from seeded data.
+"""Make the images of the documentation: five scenes of the dashboard from seeded data.
 
 python scripts/make_pictures.py [--size WxH ...] [--folder docs/images]
 """
@@ -18,7 +18,8 @@ from consumers.dashboard.state import Snapshot, State
 from consumers.dashboard.theme import DEFAULT_SIZE, DPI, ThemeName
 from consumers.ragini_visual_consumer import inches
 from utils.app.config import PROJECT_DIR
-from utils.records.record import Invalid, Message, timestamp_text
+from utils.records.codec import instant_text
+from utils.records.record import Invalid, Message
 from utils.sources.base import Chunk
 
 BEGIN = datetime(2025, 9, 27, 6, 17, 40).timestamp()
@@ -46,8 +47,17 @@ def _stream(authors: dict[str, int], calm: bool) -> Iterator[tuple[float, Messag
         text = "Hello World " * 3
         length = round(rng.gauss(35.5, 2.2))
         author = rng.choices(names, weights)[0]
-        stamp = timestamp_text(at)
-        message = Message(text, author, stamp, "hello", min(max(mood, 0.0), 1.0), "world", length, "ragini-1", sequence)
+        message = Message(
+            timestamp=instant_text(round(at * 1000) * 1000),
+            producer_id="ragini-1",
+            sequence=sequence,
+            message=text,
+            author=author,
+            category="hello",
+            sentiment=min(max(mood, 0.0), 1.0),
+            keyword_mentioned="world",
+            message_length=length,
+        )
         yield at + lag, message
 
 

@@ -54,7 +54,7 @@ class PictureFile:
     """One PNG that always holds the latest picture; a failed write is said once and tried again next time."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self.where = path, f"the picture is {path}"
+        self._path, self.where = path, f"the image is {path}"
         self._failing = False
 
     def put(self, dashboard: Dashboard, snapshot: Snapshot) -> None:
@@ -63,7 +63,7 @@ class PictureFile:
             self._failing = False
         except OSError as error:
             if not self._failing:
-                logger.warning("{} cannot be written: {}; going on", self._path, error.strerror)
+                logger.warning("{} cannot be written: {}; continuing", self._path, error.strerror)
             self._failing = True
 
     def close(self) -> None:

@@ -186,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, body: bytes | None, kind: str) -> None:
         if body is None:
-            self.send_error(503, "No picture yet")
+            self.send_error(503, "No image yet")
             return
         self.send_response(200)
         self.send_header("Content-Type", kind)

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from heapq import nlargest
 from itertools import pairwise
 from statistics import median
+from typing import Any
 
-from consumers.dashboard.counts import Counts, Sequences
-from utils.records.record import Message, timestamp_epoch_s
+from consumers.dashboard.counts import Counts
+from utils.reading.tracker import Tracker
+from utils.records.codec import epoch_s
 from utils.sources.base import Chunk
 
 AUTO = "auto"
@@ -76,9 +78,8 @@ class Snapshot:
 
 @dataclass
 class _Part:
-    """What came from one file, table or partition and would come again if that were read again."""
+    """What came without ids from one file, table or partition and would count again if that were read again."""
 
-    high: dict[str, int] = field(default_factory=dict)
     invalid: int = 0
     anonymous: Counts = field(default_factory=Counts)
 
@@ -86,10 +87,13 @@ class _Part:
 class State:
     """Collects chunks in the reader thread and gives snapshots to the drawing one.
 
-    `clock` gives seconds since 1970. Only one thread may call `add`; `snapshot` may come from any.
+    `clock` gives seconds since 1970; `from_end` says that reading begins at the end of the source. Only one thread
+    may call `add`; `snapshot` may come from any.
     """
 
-    def __init__(self, source: str, detail: str = "", clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, source: str, detail: str = "", clock: Callable[[], float] = time.time, *, from_end: bool = False
+    ) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._undisturbed = threading.Event()
@@ -99,7 +103,7 @@ class State:
         self.source, self.detail = source, detail
         self._trouble, self._trouble_since = "", None  # type: tuple[str, float | None]
         self._moved: tuple[str, float, str] | None = None
-        self._sequences = Sequences()
+        self._tracker = Tracker(from_end=from_end)
         self._counts = Counts()
         self._parts: dict[str, _Part] = {}
         self._live = False
@@ -139,11 +143,13 @@ class State:
                 elif self._moved and self._moved[0] == source:
                     self._moved = None  # it was given up and found again
                 self._live = False
-                self._forget(*self._parts)
+                self._drop(*self._parts)
+                if self.begun:  # the other sink brings once more what this one has brought
+                    self._tracker.begin_again()
             self.source, self.detail = source, detail
             self._version += 1
 
-    def _forget(self, *names: str) -> None:
+    def _drop(self, *names: str) -> None:
         """Let go of parts; what they hold without ids is in the histories too, so those begin again."""
         gone = [self._parts.pop(name) for name in names]
         if any(part.anonymous.total for part in gone):
@@ -175,9 +181,10 @@ class State:
         """Take in one chunk. Never raises for what messages may hold."""
         now = self._clock()
         part = self._parts.get(chunk.partition) or _Part()
-        identified, anonymous = self._sequences.fresh(chunk.records, part.high)
-        fresh = identified + anonymous
-        events = [timestamp_epoch_s(message.timestamp) for message in fresh]
+        fresh = self._tracker.admit(chunk.records)
+        identified = [message for message in fresh if message.sequence is not None]
+        anonymous = [message for message in fresh if message.sequence is None]
+        events = [epoch_s(message.timestamp) for message in fresh]
         with self._lock:
             self._parts[chunk.partition] = part
             part.invalid += len(chunk.invalid)
@@ -187,14 +194,15 @@ class State:
             part.anonymous.add(anonymous)
             self._remember(fresh, events, now)
             if chunk.begins_again:  # what it holds is the last of what was read before
-                self._forget(chunk.partition)
+                self._drop(chunk.partition)
+                self._tracker.begin_again()
             self._version += 1
 
     @property
     def _total(self) -> int:
         return self._counts.total + sum(part.anonymous.total for part in self._parts.values())
 
-    def _remember(self, messages: list[Message], events: list[float | None], now: float) -> None:
+    def _remember(self, messages: list[Any], events: list[float | None], now: float) -> None:
         if not messages:
             return
         times = self._place(events, now)
@@ -287,8 +295,8 @@ class State:
                 moved=self._moved,
                 total=self._total,
                 invalid=sum(part.invalid for part in self._parts.values()),
-                lost=self._sequences.lost,
-                duplicate=self._sequences.duplicate,
+                lost=self._tracker.counts.lost,
+                duplicate=self._tracker.counts.duplicate,
                 last_invalid=self._last_invalid,
                 authors=authors,
                 author_count=author_count,

@@ -34,7 +34,7 @@ class Header:
 
     def update(self, snapshot: Snapshot, paused: bool) -> None:
         ink, k, right = self._ink, self._ink.k, self._right
-        text = "PAUSED \u00b7 space goes on" if paused else words.status(snapshot)
+        text = "PAUSED \u00b7 space resumes" if paused else words.status(snapshot)
         state = "waiting" if paused else snapshot.status.lower()
         colour, width = getattr(ink.colours, state), ink.width(text, theme.PILL, True)
         self._status.set(text=text, color=colour)

@@ -166,7 +166,7 @@ def test_nothing_is_told_before_the_first_picture(monkeypatch: pytest.MonkeyPatc
     try:
         assert (served.figures(), served.picture("dark")) == (None, None)
         for path in ("/snapshot.json", "/dark.png"):
-            with pytest.raises(HTTPError, match="No picture yet"):
+            with pytest.raises(HTTPError, match="No image yet"):
                 urlopen(served.url + path[1:], timeout=10)
     finally:
         served.close()

@@ -92,11 +92,11 @@ def test_picture_is_replaced_whole_and_nothing_is_left_behind(state: State, tmp_
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_picture_that_cannot_be_written_is_said_once_and_heals(state: State, tmp_path: Path, said: list[str]) -> None:
+def test_image_that_cannot_be_written_is_logged_once_and_heals(state: State, tmp_path: Path, logged: list[str]) -> None:
     folder = tmp_path / "pictures"
     output = outputs.PictureFile(folder / "dashboard.png")
     run(state, [output], render.Plan(refresh_s=0.01, frames=3))
-    assert sum("cannot be written" in line for line in said) == 1
+    assert sum("cannot be written" in line for line in logged) == 1
     folder.mkdir()
     run(state, [output], render.Plan(refresh_s=0.01, frames=1))
     assert (folder / "dashboard.png").exists()
@@ -242,22 +242,29 @@ def read(source: Script, stop: threading.Event) -> tuple[Reader, State]:
     return reader, state
 
 
-def test_reader_tells_trouble_and_recovers(said: list[str]) -> None:
+def test_reader_shows_trouble_and_recovers(logged: list[str]) -> None:
     locked = Unavailable("data/buzz.sqlite: database is locked")
     first = Chunk("b", "", "1", make_messages(3, producer_id="ann-1"), [Invalid("b row 9", "no text")])
     again = Chunk("b", "1", "2", make_messages(5, producer_id="ann-1"))
-    state = State("auto")
-    reader = Reader(Script(first, locked, locked, again), state, threading.Event())
-    reader.step()
-    reader.step()
-    assert "locked" in state.snapshot().trouble
-    assert reader.step() > 0
-    reader.step()
+    troubles: list[str] = []
+
+    class Watched(State):
+        def troubled(self, reason: str) -> None:
+            super().troubled(reason)
+            troubles.append(self.snapshot().trouble)
+
+    state, stop = Watched("auto"), threading.Event()
+    reader = Reader(Script(first, locked, locked, again), state, stop)
+    reader.start()
+    wait_until(lambda: state.snapshot().total == 5)
+    stop.set()
+    reader.join(10)
     snapshot = state.snapshot()
+    assert troubles == [str(locked)] * 2
     assert (snapshot.trouble_since, snapshot.source, snapshot.total, snapshot.duplicate) == (None, "sqlite", 5, 3)
-    assert sum("locked" in line for line in said) == 1
-    assert "INFO no more waiting: data/buzz.sqlite is read" in said
-    assert sum("invalid record in b row 9" in line for line in said) == 1
+    assert sum("locked" in line for line in logged) == 1
+    assert "INFO no more waiting: data/buzz.sqlite is read" in logged
+    assert sum("invalid record in b row 9" in line for line in logged) == 1
 
 
 def test_reader_stops_everything_when_the_user_must_act_or_it_dies(monkeypatch: pytest.MonkeyPatch) -> None:

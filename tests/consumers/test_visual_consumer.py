@@ -9,10 +9,9 @@ import pytest
 from PIL import Image
 
 from consumers.ragini_visual_consumer import inches
-from tests.helpers import make_messages, run_python, start_python, wait_until
+from tests.helpers import make_batch, run_python, start_python, wait_until
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError
-from utils.records.record import encode_lines
 
 MODULE = "consumers.ragini_visual_consumer"
 HEADLESS = {"DISPLAY": "", "WAYLAND_DISPLAY": ""}
@@ -21,11 +20,11 @@ HEADLESS = {"DISPLAY": "", "WAYLAND_DISPLAY": ""}
 @pytest.fixture
 def live(settings: Settings) -> Settings:
     settings.data_path.mkdir(parents=True)
-    settings.live_path.write_bytes(encode_lines(make_messages(60, producer_id="ann-1")) + b"not a record\n")
+    settings.live_path.write_bytes(make_batch(60).lines + b"not a record\n")
     return settings
 
 
-def test_headless_run_leaves_a_picture_and_one_summary(live: Settings) -> None:
+def test_headless_run_leaves_an_image_and_one_summary(live: Settings) -> None:
     done = run_python(
         MODULE, "--source", "file", "--duration", "2", "--refresh", "0.5", settings=live, environment=HEADLESS
     )
@@ -37,7 +36,7 @@ def test_headless_run_leaves_a_picture_and_one_summary(live: Settings) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_stops_cleanly_with_a_last_picture(live: Settings, number: int) -> None:
+def test_signal_stops_cleanly_with_a_last_image(live: Settings, number: int) -> None:
     with start_python(MODULE, "--source", "file", settings=live, environment=HEADLESS) as process:
         wait_until((live.data_path / "dashboard.png").exists, timeout_s=30)
         process.send_signal(number)
