@@ -98,7 +98,10 @@ class RowDecoder:
                 columns[number] = [None if value is None else bool(value) for value in column]
             elif field.type == "json":
                 _check_json(column, *((_object, self._names) if field.name == "extra" else (_json, frozenset())))
-        if [each is None for each in columns[-2]] != [each is None for each in columns[-1]]:
+        *_, names, sequences = columns
+        if (None in names or None in sequences) and [each is None for each in names] != [
+            each is None for each in sequences
+        ]:
             raise ValueError("half of the ids")
         return self._codec.from_columns(columns)
 
