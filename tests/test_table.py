@@ -1,40 +1,244 @@
-"""The table in both dialects: made new, and brought up to date."""
+"""The table of a stream in both dialects: made new, brought up to date, and what is an error."""
 
 import sqlite3
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from itertools import chain
+from typing import Any
 
 import duckdb
 import pytest
 
-from tests.helpers import make_messages
-from utils.records import table
+from utils.app.errors import ToolkitError, Unavailable
+from utils.records.codec import Field
+from utils.records.stream import BUZZ, Stream
+from utils.records.table import Dialect, Table, quoted
+
+TYPES = ("text", "integer", "number", "boolean", "timestamp", "json")
+READINGS = Stream("readings", fields=tuple(Field(name, name) for name in TYPES))
+ROW = ("x", 5, 1.5, True, "2026-11-23T19:04:05.123Z", '{"a":1}', None, "ann-1", 1)
+OWN = ["extra", "producer_id", "sequence"]
 
 
-@pytest.mark.parametrize("existing", [[], ["id", *table.COLUMNS[:7]], [*table.COLUMNS[:7]], [*table.COLUMNS]])
-def test_sqlite_has_every_column_once_and_refuses_a_sequence_twice(existing: list[str]) -> None:
-    with closing(sqlite3.connect(":memory:")) as connection:
-        if existing:
-            connection.execute(f"CREATE TABLE {table.TABLE} ({', '.join(existing)})")
-        for statement in [*table.create("sqlite"), *table.upgrade("sqlite", existing or ["id", *table.COLUMNS])]:
-            connection.execute(statement)
-        columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table.TABLE})")]
-        assert [name for name in columns if name != "id"] == [*table.COLUMNS]
-        row = make_messages(1, producer_id="ann-1")[0]
-        values = [getattr(row, name) for name in table.COLUMNS]
-        connection.execute(table.insert(), values)
-        with pytest.raises(sqlite3.IntegrityError, match="sequence"):
-            connection.execute(table.insert(), values)
-        foreign = [*values[:7], None, None]
-        connection.execute(table.insert(2), foreign + foreign)
-        assert connection.execute(f"SELECT count(*) FROM {table.TABLE}").fetchone() == (3,)
+class Database:
+    """An empty database of one dialect."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.dialect: Dialect = dialect
+        self.connection: Any = sqlite3.connect(":memory:") if dialect == "sqlite" else duckdb.connect()
+
+    def execute(self, *statements: str) -> None:
+        for statement in statements:
+            self.connection.execute(statement)
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = self.connection.execute(sql).fetchall()
+        return found
+
+    def insert(self, table: Table, *rows: Sequence[Any]) -> None:
+        sql = table.insert(len(rows))
+        if self.dialect == "duckdb":
+            sql = sql.replace(" OR ABORT", "")
+        self.connection.execute(sql, list(chain.from_iterable(rows)))
+
+    def columns(self, table: Table) -> dict[str, str]:
+        return dict(self.query(f"SELECT name, type FROM pragma_table_info('{table.name}')"))
+
+    def prepare(self, table: Table) -> list[str]:
+        """Do as the emitters do; the statements."""
+        existing = self.columns(table) if self.has(table) else {}
+        statements = table.upgrade(self.dialect, existing) if existing else table.create(self.dialect)
+        self.execute(*statements)
+        return statements
+
+    def has(self, table: Table) -> bool:
+        schema = "sqlite_master" if self.dialect == "sqlite" else "duckdb_tables()"
+        column = "name" if self.dialect == "sqlite" else "table_name"
+        return bool(self.query(f"SELECT 1 FROM {schema} WHERE lower({column}) = '{table.name}'"))
 
 
-@pytest.mark.parametrize("existing", [[], ["id", *table.COLUMNS[:7]], [*table.COLUMNS]])
-def test_duckdb_has_every_column_once(existing: list[str]) -> None:
-    with duckdb.connect() as database:
-        if existing:
-            database.execute(f"CREATE TABLE {table.TABLE} ({', '.join(f'{name} VARCHAR' for name in existing)})")
-        for statement in table.upgrade("duckdb", existing) if existing else table.create("duckdb"):
-            database.execute(statement)
-        found = database.execute(f"SELECT column_name FROM (DESCRIBE {table.TABLE})").fetchall()
-        assert [name for (name,) in found if name != "id"] == [*table.COLUMNS]
+@pytest.fixture(params=["sqlite", "duckdb"])
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    database = Database(request.param)
+    with closing(database.connection):
+        yield database
+
+
+def test_a_new_table_has_a_typed_column_per_field_and_its_own(database: Database) -> None:
+    table = Table(READINGS)
+    database.prepare(table)
+    assert list(database.columns(table)) == [*TYPES, *OWN] == list(table.columns)
+    database.insert(table, ROW, [None] * 9)
+    assert database.query("SELECT integer + 1, number * 2, sequence FROM readings") == [(6, 3.0, 1), (None, None, None)]
+    assert database.query("SELECT typeof(number) FROM readings")[0][0] in {"real", "DOUBLE"}
+    assert database.prepare(table) == [], "nothing is to be done at a second start"
+
+
+def test_buzz_has_the_columns_of_buzzline_first(database: Database) -> None:
+    table = Table(BUZZ)
+    database.prepare(table)
+    assert table.name == "streamed_messages"
+    assert list(database.columns(table)) == [
+        *("id", "message", "author", "category", "sentiment", "keyword_mentioned", "message_length", "timestamp"),
+        *OWN,
+    ]
+    database.insert(table, ["a", *[None] * 9], ["b", *[None] * 9])
+    assert database.query("SELECT id FROM streamed_messages ORDER BY message") == [(1,), (2,)]
+
+
+def test_a_user_has_an_id_of_his_own(database: Database) -> None:
+    table = Table(Stream("orders", fields=(Field("id", "text"),)))
+    database.prepare(table)
+    assert list(database.columns(table)) == ["id", *OWN]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["select", "a b", "a'b", "a.b", "a;b--", "Größe °C", "日本", "%s", "?", "{0}", "$1", "x" * 300, "1", "value"],
+)
+def test_fields_may_have_odd_names(database: Database, name: str) -> None:
+    table = Table(Stream("select", fields=(Field(name, "integer"),)))
+    database.prepare(table)
+    database.insert(table, [7, None, "ann-1", 1])
+    assert database.query(f'SELECT {quoted(name)} FROM "select"') == [(7,)]
+    assert list(database.columns(table)) == [name, *OWN]
+
+
+@pytest.mark.parametrize("name", ['q"', "a\\b", "a\nb", "\0", "", " ", "rowid", "ROWID", "_rowid_", "oid", "Extra"])
+def test_fields_that_cannot_be_columns_are_none(name: str) -> None:
+    assert Table(Stream("odd", fields=(Field(name, "text"), Field("x", "text")))).columns == ("x", *OWN)
+
+
+def test_of_names_that_differ_in_case_the_first_is_a_column(database: Database) -> None:
+    table = Table(Stream("cases", fields=(Field("Device", "text"), Field("device", "integer"))))
+    database.prepare(table)
+    assert list(database.columns(table)) == ["Device", *OWN]
+
+
+def test_quoted_names() -> None:
+    assert quoted('a"b') == '"a""b"'
+
+
+class TestUpgrade:
+    @pytest.mark.parametrize("existing", ["message TEXT", "ID INTEGER, Message TEXT, AUTHOR TEXT", "room TEXT"])
+    def test_what_a_table_of_others_has_not_is_added(self, database: Database, existing: str) -> None:
+        table = Table(BUZZ)
+        database.execute(f"CREATE TABLE Streamed_Messages ({existing})", "INSERT INTO streamed_messages DEFAULT VALUES")
+        database.prepare(table)
+        found = [name.lower() for name in database.columns(table)]
+        assert set(found) >= set(table.columns)
+        assert len(found) == len(set(found))
+        database.insert(table, ["a", *[None] * 9])
+        assert database.query("SELECT count(*), count(message) FROM streamed_messages") == [(2, 1)]
+
+    def test_a_field_that_a_class_gained(self, database: Database) -> None:
+        database.prepare(Table(Stream("readings", fields=READINGS.fields[:2])))
+        database.execute("INSERT INTO readings (text, extra) VALUES ('x', '{\"number\":1}')")
+        assert len(database.prepare(Table(READINGS))) == 4
+        assert database.query("SELECT text, number, extra FROM readings") == [("x", None, '{"number":1}')]
+
+    def test_an_integer_becomes_a_number_that_is_not_rounded(self, database: Database) -> None:
+        before = Stream("readings", fields=(Field("x", "integer"),))
+        after = Table(Stream("readings", fields=(Field("x", "number"),)))
+        database.prepare(Table(before))
+        database.execute("INSERT INTO readings (x) VALUES (3)")
+        database.prepare(after)
+        database.insert(after, [1.5, None, None, None])
+        assert database.query("SELECT x, x / 2 FROM readings WHERE x < 2") == [(1.5, 0.75)]
+        assert database.query("SELECT sum(x) FROM readings") == [(4.5,)]
+
+    @pytest.mark.parametrize("narrow", ["FLOAT", "DECIMAL(5, 2)", "HUGEINT", "UTINYINT", "INTEGER"])
+    def test_numbers_that_duckdb_would_round_are_widened(self, narrow: str) -> None:
+        database = Database("duckdb")
+        database.execute(f"CREATE TABLE readings (number {narrow})", "INSERT INTO readings VALUES (7), (0.3)")
+        database.prepare(Table(READINGS))
+        assert database.columns(Table(READINGS))["number"] == "DOUBLE"
+        kept = 0.3 if narrow in {"FLOAT", "DECIMAL(5, 2)"} else 0.0
+        assert database.query("SELECT number FROM readings") == [(7.0,), (kept,)]
+
+    @pytest.mark.parametrize(
+        ("dialect", "field", "kind"),
+        [
+            ("sqlite", "text", "INTEGER"),
+            ("sqlite", "text", "STRING"),
+            ("sqlite", "json", "JSON"),
+            ("sqlite", "integer", "TEXT"),
+            ("sqlite", "integer", "REAL"),
+            ("sqlite", "boolean", "TEXT"),
+            ("sqlite", "timestamp", "REAL"),
+            ("sqlite", "number", "VARCHAR(5)"),
+            ("duckdb", "text", "INTEGER"),
+            ("duckdb", "text", "JSON"),
+            ("duckdb", "text", "ENUM('a', 'b')"),
+            ("duckdb", "integer", "VARCHAR"),
+            ("duckdb", "integer", "DOUBLE"),
+            ("duckdb", "integer", "INTEGER[]"),
+            ("duckdb", "number", "VARCHAR"),
+            ("duckdb", "number", "INTERVAL"),
+            ("duckdb", "number", "BOOLEAN"),
+            ("duckdb", "boolean", "INTEGER"),
+            ("duckdb", "timestamp", "DATE"),
+            ("duckdb", "timestamp", "TIMESTAMP_S"),
+            ("duckdb", "timestamp", "TIMESTAMPTZ"),
+            ("duckdb", "json", "STRUCT(a INTEGER)"),
+        ],
+    )
+    def test_a_type_that_would_change_values_is_named_and_no_outage(
+        self, dialect: Dialect, field: str, kind: str
+    ) -> None:
+        database, table = Database(dialect), Table(READINGS)
+        database.execute(f"CREATE TABLE readings ({field.upper()} {kind})")
+        with pytest.raises(
+            ToolkitError, match=f"column {field} of table readings is .*, its field is {field}"
+        ) as raised:
+            database.prepare(table)
+        assert raised.value.exit_code == 2
+        assert not isinstance(raised.value, Unavailable)
+        assert list(database.columns(table)) == [field.upper()], "nothing was changed"
+
+    @pytest.mark.parametrize(
+        ("field", "kind"),
+        [
+            *((field, kind) for field in TYPES for kind in ("", "BLOB")),
+            *(("text", kind) for kind in ("VARCHAR(10)", "CLOB", "CHARACTER(20)")),
+            *(("integer", kind) for kind in ("BIGINT", "NUMERIC", "INT2")),
+            *(("number", kind) for kind in ("INTEGER", "FLOAT", "DOUBLE PRECISION", "DECIMAL(10,5)")),
+            *(("timestamp", kind) for kind in ("DATETIME", "TIMESTAMP", "VARCHAR(40)")),
+        ],
+    )
+    def test_sqlite_columns_that_give_back_what_they_take(self, field: str, kind: str) -> None:
+        database, table = Database("sqlite"), Table(READINGS)
+        database.execute(f"CREATE TABLE readings ({field} {kind})")
+        database.prepare(table)
+        database.insert(table, ROW)
+        (value,) = database.query(f"SELECT {field} FROM readings")[0]
+        assert value == ROW[TYPES.index(field)]
+
+    @pytest.mark.parametrize(
+        ("field", "kind"),
+        [*(("integer", kind) for kind in ("HUGEINT", "UTINYINT")), ("timestamp", "VARCHAR"), ("json", "VARCHAR")],
+    )
+    def test_duckdb_columns_that_give_back_what_they_take(self, field: str, kind: str) -> None:
+        database, table = Database("duckdb"), Table(READINGS)
+        database.execute(f"CREATE TABLE readings ({field} {kind})")
+        database.prepare(table)
+        database.insert(table, ROW)
+        assert database.query(f"SELECT {field} FROM readings") == [(ROW[TYPES.index(field)],)]
+
+
+def test_sqlite_takes_no_ids_twice_but_any_number_of_rows_without() -> None:
+    database, table = Database("sqlite"), Table(READINGS)
+    database.prepare(table)
+    database.execute(table.identity_index(), table.identity_index())
+    database.insert(table, ROW)
+    with pytest.raises(sqlite3.IntegrityError, match="sequence"):
+        database.insert(table, ROW)
+    database.insert(table, *[[*ROW[:-2], None, None]] * 2)
+    assert database.query("SELECT count(*) FROM readings") == [(3,)]
+
+
+def test_the_columns_of_a_wide_stream_are_within_the_limits_of_both(database: Database) -> None:
+    table = Table(Stream("wide", fields=tuple(Field(f"field {number}", "number") for number in range(300))))
+    database.prepare(table)
+    database.insert(table, [0.5] * 300 + [None, "ann-1", 1])
+    assert database.query('SELECT "field 299" FROM wide') == [(0.5,)]
