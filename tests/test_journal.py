@@ -1,14 +1,16 @@
-"""The journal alone: acknowledgement, identity, owed sinks, pruning, restarts and copies."""
+"""The journal alone: acknowledgement, runs, subscriptions, pruning, restarts, copies and thefts."""
 
+import os
 import shutil
 import sqlite3
-import time
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tests.helpers import make_messages, run_python, start_python
@@ -17,7 +19,8 @@ from utils.app.errors import ToolkitError, Unavailable
 from utils.clients import sqlite
 from utils.delivery import journal as journal_module
 from utils.delivery.journal import Journal
-from utils.records.record import timestamp_text
+from utils.records.record import Batch
+from utils.records.stream import BUZZ, Stream
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def journal(path: Path) -> Iterator[Journal]:
-    with closing(Journal(path)) as opened:
+    with closing(Journal(path, BUZZ)) as opened:
         yield opened
 
 
@@ -37,226 +40,297 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "connect", lambda path, wait_s: real(path, wait_s=0.05))
 
 
-def test_sequences_go_on_across_restarts_and_pruning(path: Path) -> None:
-    ids = set()
+def batch_for(journal: Journal, amount: int, text: str = "hello") -> Batch:
+    return Batch.of_records(make_messages(amount, text=text), journal.producer_id, journal.last + 1, BUZZ.codec)
+
+
+def append(
+    journal: Journal, amount: int, reached: dict[str, tuple[int, str]] | None = None, text: str = "hello"
+) -> Batch:
+    batch = batch_for(journal, amount, text)
+    journal.append(batch, reached=reached)
+    return batch
+
+
+def stored(path: Path, query: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(path)) as other:
+        return other.execute(query).fetchall()
+
+
+def read_all(journal: Journal, after: int = 0, max_count: int = 10_000) -> list[tuple[str, int]]:
+    """(producer_id, sequence) of everything behind a place."""
+    found: list[tuple[str, int]] = []
+    while batch := journal.read(after, max_count):
+        found += [(batch.producer_id, sequence) for sequence in range(batch.first, batch.last + 1)]
+        assert [(record.producer_id, record.sequence) for record in batch.records] == found[-batch.count :]
+        after = batch.last
+    return found
+
+
+def test_each_run_has_an_id_of_its_own_and_sequences_continue(path: Path) -> None:
+    ids, keys = [], set()
     for run in range(4):
-        with closing(Journal(path)) as journal:
-            ids.add(journal.producer_id)
-            batch = journal.append(make_messages(5))
-            assert (batch.first, batch.last) == (5 * run + 1, 5 * run + 5)
-            assert [message.sequence for message in batch.messages] == list(range(batch.first, batch.last + 1))
+        with closing(Journal(path, BUZZ)) as journal:
+            ids.append(journal.producer_id)
+            keys.add(journal.key)
+            assert journal.producer_id.startswith(f"{journal.key}-")
+            batch = append(journal, 5)
+            assert (batch.first, batch.last, journal.last) == (5 * run + 1, 5 * run + 5, 5 * run + 5)
             if run % 2:
-                journal.prune(journal.last)
-    (producer_id,) = ids
-    assert producer_id.startswith("ann-")
+                journal.prune({})
+    (key,) = keys
+    assert key.startswith("ann-")
+    assert len(set(ids)) == 4
+    with closing(Journal(path, BUZZ)) as journal:
+        assert journal.runs() == {producer_id: 5 * run + 5 for run, producer_id in enumerate(ids)}
 
 
-def test_a_new_journal_is_a_new_producer(path: Path) -> None:
-    with closing(Journal(path)) as journal:
-        first = journal.producer_id
-    for file in path.parent.iterdir():
-        file.unlink()
-    with closing(Journal(path)) as journal:
-        assert journal.producer_id != first
+def test_a_run_without_records_is_no_run_to_ask_a_sink_for(path: Path) -> None:
+    for _ in range(3):
+        Journal(path, BUZZ).close()
+    with closing(Journal(path, BUZZ)) as journal:
+        assert journal.runs() == {}
+        assert append(journal, 2).first == 1
+        assert list(journal.runs()) == [journal.producer_id]
+
+
+def test_a_deleted_journal_is_another_producer(path: Path) -> None:
+    with closing(Journal(path, BUZZ)) as journal:
+        first = journal.key
+    shutil.rmtree(path.parent)
+    with closing(Journal(path, BUZZ)) as journal:
+        assert journal.key != first
 
 
 def test_what_append_returned_from_is_on_disk(journal: Journal, path: Path) -> None:
-    lines = journal.append(make_messages(3)).lines
-    with closing(sqlite3.connect(path)) as other:
-        assert other.execute("SELECT last, count, lines FROM batches").fetchall() == [(3, 3, lines)]
+    lines = append(journal, 3).lines
+    assert stored(path, "SELECT run, last, count, lines FROM batches") == [(1, 3, 3, lines)]
+    assert stored(path, "SELECT producer_id, first, last FROM runs") == [(journal.producer_id, 1, 3)]
 
 
-def test_a_refused_message_takes_no_sequence(journal: Journal) -> None:
-    journal.append(make_messages(2))
-    with pytest.raises(ValueError, match="Unicode"):
-        journal.append(make_messages(1, text="\ud800"))
-    assert journal.append(make_messages(1)).first == 3
+def test_a_run_is_on_disk_before_anything_is_delivered(path: Path) -> None:
+    """Its commit makes durable what a killed process left in the log."""
+    with closing(Journal(path, BUZZ)) as journal:
+        assert stored(path, "SELECT producer_id, first, last FROM runs") == [(journal.producer_id, 1, 0)]
 
 
-def test_a_locked_journal_takes_the_same_messages_later(path: Path, impatient: None) -> None:
-    messages = make_messages(2)
-    with closing(Journal(path)) as journal, closing(sqlite3.connect(path, isolation_level=None)) as other:
+def test_a_locked_journal_takes_the_same_batch_later(path: Path, impatient: None) -> None:
+    with closing(Journal(path, BUZZ)) as journal, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        batch = batch_for(journal, 2)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(Unavailable, match="locked"):
-            journal.append(messages, delivered=0)
-        assert journal.waiting_bytes == 0
+            journal.append(batch)
+        assert (journal.last, journal.pending_bytes, journal.read(0, 10)) == (0, 0, None)
         other.execute("ROLLBACK")
-        assert journal.append(messages).last == 2
+        journal.append(batch)
+        assert journal.last == 2
 
 
-def test_reading_gives_what_was_appended_from_memory_or_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_module, "RECENT_MESSAGES", 10)
-    with closing(Journal(path)) as journal:
-        appended = b"".join(journal.append(make_messages(7)).lines for _ in range(9))
-        for step in (1, 3, 7, 10, 100):
-            reached, parts = 0, []
-            while batch := journal.read(reached, step):
-                assert batch.first == reached + 1
-                assert batch.count <= step
-                reached = batch.last
-                parts.append(batch.lines)
-            assert (reached, b"".join(parts)) == (63, appended)
+@pytest.mark.parametrize("recent", [10, 50_000])
+def test_reading_gives_what_was_appended_from_memory_or_disk(
+    path: Path, monkeypatch: pytest.MonkeyPatch, recent: int
+) -> None:
+    monkeypatch.setattr(journal_module, "RECENT_RECORDS", recent)
+    appended = b""
+    for _ in range(3):
+        with closing(Journal(path, BUZZ)) as journal:
+            journal.subscribe(["file"])
+            appended += b"".join(append(journal, 7).lines for _ in range(3))
+            for step in (1, 3, 7, 10, 100):
+                reached, pages = 0, []
+                while batch := journal.read(reached, step):
+                    assert batch.first == reached + 1
+                    assert batch.count <= step
+                    assert batch.lines.count(batch.producer_id.encode()) == batch.count  # of one run
+                    reached = batch.last
+                    pages.append(batch.lines)
+                assert (reached, b"".join(pages)) == (journal.last, appended)
 
 
 def test_a_batch_for_the_sinks_is_bounded_in_bytes(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "MAX_BATCH_BYTES", 2_500)
     for _ in range(6):
-        journal.append(make_messages(1, text="x" * 1000))
+        append(journal, 1, text="x" * 1000)
     batch = journal.read(0, 100)
     assert batch is not None
     assert batch.last == 2
 
 
-def test_owed_until_forgotten(path: Path) -> None:
-    with closing(Journal(path)) as journal:
-        journal.owe(["file", "sqlite"])
-        journal.append(make_messages(4))
-        journal.owe(["file", "duckdb"])
-    with closing(Journal(path)) as journal:
-        assert {sink: owed.after for sink, owed in journal.owed().items()} == {"file": 0, "sqlite": 0, "duckdb": 4}
-        assert journal.owed()["file"].since.endswith("Z")
-        journal.forget(["sqlite"])
-    with closing(Journal(path)) as journal:
-        assert list(journal.owed()) == ["file", "duckdb"]
+def test_memory_of_recent_batches_is_bounded_in_bytes(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "RECENT_BYTES", 5_000)
+    journal.subscribe(["file"])
+    for _ in range(20):
+        append(journal, 1, text="x" * 1000)
+    assert not journal._recent.after(0)
+    assert journal._recent.after(19)
+    assert [sequence for _, sequence in read_all(journal)] == list(range(1, 21))
 
 
-def test_a_clock_that_is_set_back_makes_no_sink_owed_later_than_it_is(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What was sent before `owed_since` is not found again in a topic, and would be sent a second time."""
-    right = 1_790_000_000.0
-
-    def clock(hours: float) -> float:
-        monkeypatch.setattr(time, "time", lambda: right + hours * 3600)
-        return right + hours * 3600
-
-    def append(journal: Journal, hours: float) -> None:
-        (made,) = make_messages(1)
-        made.timestamp = timestamp_text(right + hours * 3600)
-        journal.append([made])
-
-    with closing(Journal(path)) as journal:
-        ahead_s = clock(5)
-        journal.owe(["kafka", "sqlite"])
-        assert journal.owed_since("kafka") == ahead_s
-        clock(-1)
-        assert journal.owed_since("kafka") == right - 3600
-        append(journal, 0)  # made, and sent, after the clock was set right
-        clock(5)
-        assert journal.owed_since("kafka") == right
-        connected_s = clock(1)
-        journal.offer("kafka")
-        append(journal, 6)
-        journal.prune(1)
-        clock(6)
-    with closing(Journal(path)) as journal:
-        assert journal.owed_since("kafka") == connected_s  # sent from then on, however it is stamped
-        now_s = clock(7)
-        journal.owe(["duckdb"])
-        assert journal.owed_since("duckdb") == now_s  # what waits is not for it
+def test_subscribed_until_dropped(path: Path) -> None:
+    with closing(Journal(path, BUZZ)) as journal:
+        journal.subscribe(["file", "sqlite"])
+        append(journal, 4)
+        journal.subscribe(["file", "duckdb"])
+    with closing(Journal(path, BUZZ)) as journal:
+        found = journal.subscriptions()
+        assert {sink: each.after for sink, each in found.items()} == {"file": 0, "sqlite": 0, "duckdb": 4}
+        assert found["file"].since.endswith("Z")
+        journal.drop(["sqlite"])
+    with closing(Journal(path, BUZZ)) as journal:
+        assert list(journal.subscriptions()) == ["file", "duckdb"]
+        journal.subscribe(["sqlite"])
+        assert journal.subscriptions()["sqlite"].after == 4
 
 
-def test_delivered_rows_go_with_an_append_or_a_prune(journal: Journal, path: Path) -> None:
+def test_what_a_sink_reached_and_its_mark_are_kept(path: Path) -> None:
+    with closing(Journal(path, BUZZ)) as journal:
+        journal.subscribe(["file", "kafka"])
+        journal.note("kafka", 0, "topic/1/17")
+        assert stored(path, "SELECT mark FROM subscriptions WHERE sink = 'kafka'") == [("topic/1/17",)]
+        append(journal, 5)
+        append(journal, 5, {"file": (5, ""), "kafka": (3, "topic/1/20")})
+        found = journal.subscriptions()
+        assert (found["file"].reached, found["kafka"].reached, found["kafka"].mark) == (5, 3, "topic/1/20")
+    with closing(Journal(path, BUZZ)) as journal:
+        assert journal.subscriptions() == found
+
+
+def test_rows_that_every_subscribed_sink_has_go_with_an_append_or_a_prune(journal: Journal, path: Path) -> None:
+    journal.subscribe(["file", "sqlite"])
     for _ in range(4):
-        journal.append(make_messages(10))
-    journal.append(make_messages(10), delivered=25)
-    assert journal.first_waiting() == 21  # a batch goes as a whole
-    waiting_bytes = journal.waiting_bytes
-    journal.prune(50)
-    assert (journal.first_waiting(), journal.waiting_bytes) == (51, 0)
-    assert waiting_bytes > 0
-    assert journal.append(make_messages(1)).first == 51
+        append(journal, 10)
+    append(journal, 10, {"file": (40, ""), "sqlite": (25, "")})
+    assert stored(path, "SELECT MIN(last) FROM batches") == [(30,)]  # a batch goes as a whole
+    pending_bytes = journal.pending_bytes
+    journal.prune({"file": (50, "")})  # sqlite is not in this run
+    assert stored(path, "SELECT COUNT(*) FROM batches") == [(3,)]
+    journal.prune({"file": (50, ""), "sqlite": (50, "")})
+    assert stored(path, "SELECT COUNT(*) FROM batches") == [(0,)]
+    assert pending_bytes > 0
+    assert (journal.pending_bytes, journal.pruned) == (0, 50)
+    assert append(journal, 1).first == 51
+
+
+def test_a_sink_that_subscribed_later_holds_back_nothing_from_before(journal: Journal, path: Path) -> None:
+    journal.subscribe(["file"])
+    append(journal, 10)
+    journal.subscribe(["sqlite"])
+    append(journal, 10, {"file": (10, "")})
+    assert stored(path, "SELECT last FROM batches") == [(20,)]
+
+
+def test_what_has_left_the_journal_is_known_after_a_restart(path: Path) -> None:
+    with closing(Journal(path, BUZZ)) as journal:
+        journal.subscribe(["file"])
+        append(journal, 10)
+        append(journal, 10, {"file": (10, "")})
+    with closing(Journal(path, BUZZ)) as journal:
+        assert journal.pruned == 10
+        journal.prune({"file": (20, "")})
+    with closing(Journal(path, BUZZ)) as journal:
+        assert (journal.pruned, journal.last, journal.pending_bytes) == (20, 20, 0)
 
 
 def test_a_prune_that_failed_is_made_up_for(path: Path, impatient: None) -> None:
-    with closing(Journal(path)) as journal, closing(sqlite3.connect(path, isolation_level=None)) as other:
-        journal.append(make_messages(3))
+    with closing(Journal(path, BUZZ)) as journal, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        journal.subscribe(["file"])
+        append(journal, 3)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(Unavailable):
-            journal.append(make_messages(3), delivered=3)
+            append(journal, 3, {"file": (3, "")})
         with pytest.raises(Unavailable):
-            journal.prune(3)
-        assert journal.first_waiting() == 1
+            journal.prune({"file": (3, "")})
+        assert journal.pruned == 0
         other.execute("ROLLBACK")
-        journal.prune(3)
-        assert (journal.first_waiting(), journal.waiting_bytes) == (4, 0)
+        journal.prune({"file": (3, "")})
+        assert (journal.pruned, journal.pending_bytes) == (3, 0)
 
 
-def test_space_is_given_back_after_an_outage(path: Path) -> None:
-    with closing(Journal(path)) as journal:
+def test_space_is_freed_after_an_outage(path: Path) -> None:
+    with closing(Journal(path, BUZZ)) as journal:
+        journal.subscribe(["file"])
         for _ in range(30):
-            journal.append(make_messages(10, text="x" * 100_000))
-        journal.prune(journal.last)
+            append(journal, 10, text="x" * 100_000)
+        journal.prune({"file": (300, "")})
     assert path.stat().st_size < 1_000_000
-    with closing(Journal(path)) as journal:
-        assert journal.append(make_messages(1)).first == 301
+    with closing(Journal(path, BUZZ)) as journal:
+        assert append(journal, 1).first == 301
 
 
-def test_a_copied_folder_needs_adopt(path: Path, tmp_path: Path) -> None:
-    with closing(Journal(path)) as journal:
-        journal.owe(["file"])
-        journal.append(make_messages(5))
+def test_the_position_of_a_feed_is_stored_with_its_records_or_not_at_all(path: Path, impatient: None) -> None:
+    with closing(Journal(path, BUZZ)) as journal, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        assert journal.position("a.log") == ""
+        journal.append(batch_for(journal, 2), positions={"a.log": "17", "b.log": "3"})
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable):
+            journal.append(batch_for(journal, 2), positions={"a.log": "34"})
+        other.execute("ROLLBACK")
+        assert (journal.position("a.log"), journal.position("b.log"), journal.last) == ("17", "3", 2)
+        journal.append(batch_for(journal, 2), positions={"a.log": "34"})
+    with closing(Journal(path, BUZZ)) as journal:
+        assert (journal.position("a.log"), journal.position("b.log"), journal.last) == ("34", "3", 4)
+
+
+# Copies, backups and thefts
+
+
+def test_a_copied_folder_needs_nothing_and_no_pair_of_ids_comes_twice(path: Path, tmp_path: Path) -> None:
+    with closing(Journal(path, BUZZ)) as journal:
+        journal.subscribe(["file"])
+        append(journal, 5)
         original = journal.producer_id
-    copy = shutil.copytree(path.parent, tmp_path / "elsewhere") / path.name
-    with pytest.raises(ToolkitError, match="--adopt") as error:
-        Journal(copy)
-    assert error.value.exit_code == 2
-    with closing(Journal(copy, adopt=True)) as journal:
-        assert journal.producer_id != original
-        waiting = journal.read(0, 100)
-        assert waiting is not None
-        assert (waiting.producer_id, waiting.last) == (original, 5)
-        assert journal.append(make_messages(1)).first == 1
-        assert journal.owed()["file"].after == 0
-    Journal(copy).close()  # adopted once and for all
-    Journal(path).close()  # and the original is none the worse
+        copied = shutil.copytree(path.parent, tmp_path / "elsewhere")  # while it is in use, as a backup does
+        append(journal, 3)
+        with closing(Journal(copied / path.name, BUZZ)) as copy:
+            pending = copy.read(0, 100)
+            assert pending is not None
+            assert (pending.producer_id, pending.last) == (original, 5)
+            assert append(copy, 3).first == 6
+            assert not set(read_all(copy, 5)) & set(read_all(journal))
+            assert copy.subscriptions()["file"].after == 0
 
 
-def test_identities_outlive_their_rows_so_that_the_audit_knows_them(path: Path) -> None:
-    with closing(Journal(path)) as journal:
-        journal.append(make_messages(5))
-        journal.begin_identity()
-        journal.append(make_messages(3))
-        journal.prune(5)
-        assert len(journal.identities) == 2
-        assert journal.describe(1, 8) == f"sequences 1-3 of {journal.producer_id}"
-    with closing(Journal(path)) as journal:
-        assert journal.append(make_messages(1)).first == 4
+def test_a_journal_from_a_backup_repeats_sequences_under_a_new_id(path: Path) -> None:
+    with closing(Journal(path, BUZZ)) as journal:
+        journal.subscribe(["file"])
+        append(journal, 5)
+    backup = path.read_bytes()
+    with closing(Journal(path, BUZZ)) as journal:
+        append(journal, 5)
+        lost = set(read_all(journal, 5))
+    path.write_bytes(backup)
+    with closing(Journal(path, BUZZ)) as journal:
+        assert append(journal, 5).first == 6
+        assert not lost & set(read_all(journal))
 
 
-def test_a_lost_range_is_named_under_the_id_that_gave_it_out(path: Path) -> None:
-    with closing(Journal(path)) as journal:
-        journal.append(make_messages(5))
-        original = journal.producer_id
-        journal.begin_identity()
-        journal.prune(5)
-        assert journal.describe(1, 5) == f"sequences 1-5 of {original}"
-
-
-def test_a_copy_is_adopted_whole_or_not_at_all(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with closing(Journal(path)) as journal:
-        original = journal.producer_id
-    copy = path.with_name("copy.sqlite")
-    shutil.copy(path, copy)
-
-    def no_id(self: Journal) -> str:
-        raise Unavailable("killed here")
-
-    with monkeypatch.context() as patch, pytest.raises(ToolkitError):
-        patch.setattr(Journal, "_new_id", no_id)
-        Journal(copy, adopt=True)
-    with pytest.raises(ToolkitError, match="--adopt"):
-        Journal(copy)
-    with closing(Journal(copy, adopt=True)) as journal:
-        assert journal.producer_id != original
+def test_the_newest_run_owns_the_journal(path: Path) -> None:
+    """The PID file of a running producer was removed; a second one prunes only what the first had acknowledged."""
+    with closing(Journal(path, BUZZ)) as older:
+        older.subscribe(["file"])
+        append(older, 10)
+        for lock in path.parent.glob(f"{path.stem}.pid*"):
+            lock.unlink()
+        with closing(Journal(path, BUZZ)) as newer:
+            with pytest.raises(ToolkitError, match="another process writes to journal") as error:
+                append(older, 7)
+            assert (error.value.exit_code, str(error.value).count("\n")) == (2, 0)
+            assert append(newer, 3).first == 11
+            with pytest.raises(ToolkitError, match="another process"):
+                append(older, 7)
+            newer.prune({"file": (13, "")})
+            assert newer.pruned == 13
+            assert append(newer, 2).last == 15
+            assert read_all(newer, 13) == [(newer.producer_id, 14), (newer.producer_id, 15)]
 
 
 HOLD = """
 import sys
 from pathlib import Path
 from utils.delivery.journal import Journal
-journal = Journal(Path(sys.argv[1]))
-print("held", flush=True)
+from utils.records.stream import BUZZ
+journal = Journal(Path(sys.argv[1]), BUZZ)
+print("open", flush=True)
 sys.stdin.read()
 """
 
@@ -264,23 +338,81 @@ sys.stdin.read()
 def test_a_journal_in_use_names_the_process(path: Path, settings: Settings) -> None:
     with start_python(path, code=HOLD, settings=settings) as holder:
         assert holder.stdout and holder.stdout.readline()
-        with pytest.raises(ToolkitError, match=rf"in use by process {holder.pid}\b"):
-            Journal(path)
+        with pytest.raises(ToolkitError, match=rf"in use by process {holder.pid}\b") as error:
+            Journal(path, BUZZ)
+        assert error.value.exit_code == 2
         holder.kill()
         holder.communicate()
-    Journal(path).close()  # a killed holder holds nothing
+    Journal(path, BUZZ).close()  # a killed process leaves no lock
 
 
-def test_a_deleted_journal_is_no_longer_written_to(journal: Journal, path: Path) -> None:
-    journal.append(make_messages(1))
-    path.rename(path.with_name("away"))
-    with pytest.raises(ToolkitError, match="deleted or replaced") as error:
-        journal.append(make_messages(1))
-    assert not isinstance(error.value, Unavailable)
+@pytest.mark.skipif(sys.platform == "win32", reason="open files cannot be moved there")
+@pytest.mark.parametrize("put_back", [False, True])
+@pytest.mark.parametrize("noticed", ["append", "prune", "close"])
+def test_a_journal_that_was_moved_while_in_use_is_whole(path: Path, noticed: str, put_back: bool) -> None:
+    """SQLite leaves its log at the old name: the moved file would miss everything since the last checkpoint."""
+    away = path.with_name("away.sqlite")
+    journal = Journal(path, BUZZ)
+    journal.subscribe(["file"])
+    for _ in range(20):
+        append(journal, 10)
+    lines = journal.read(0, 1000)
+    path.rename(away)
+    if put_back:
+        shutil.copy(away, path)  # the same bytes, but another file
+    if noticed != "close":
+        with pytest.raises(ToolkitError, match="deleted, moved or replaced") as error:
+            append(journal, 10) if noticed == "append" else journal.prune({"file": (200, "")})
+        assert not isinstance(error.value, Unavailable)
+        assert (error.value.exit_code, str(error.value).count("\n")) == (2, 0)
+    journal.close()
+    for leftover in path.parent.glob(f"{path.name}*"):
+        leftover.unlink()
+    with closing(Journal(away, BUZZ)) as moved:
+        found = moved.read(0, 1000)
+        assert found is not None and lines is not None
+        assert (moved.last, found.lines) == (200, lines.lines)
 
 
-@pytest.mark.parametrize("spoil", ["text", "folder", "foreign"])
-def test_a_file_that_is_no_journal_is_told_in_one_line(path: Path, spoil: str) -> None:
+@pytest.mark.skipif(not hasattr(os, "link"), reason="needs hard links")
+def test_a_journal_with_two_names_is_rejected(path: Path, tmp_path: Path) -> None:
+    """`cp -al` of a data folder: one file, but a log for each name."""
+    Journal(path, BUZZ).close()
+    other = tmp_path / "ann.sqlite"
+    os.link(path, other)
+    for name in (path, other):
+        with pytest.raises(ToolkitError, match="hard links") as error:
+            Journal(name, BUZZ)
+        assert (error.value.exit_code, str(error.value).count("\n")) == (2, 0)
+    other.unlink()
+    Journal(path, BUZZ).close()
+
+
+# What cannot be a journal
+
+
+FIRST_EDITION = """
+CREATE TABLE state (id INTEGER PRIMARY KEY, last INTEGER);
+CREATE TABLE identities (producer_id TEXT PRIMARY KEY, base INTEGER);
+CREATE TABLE batches (last INTEGER PRIMARY KEY, count INTEGER NOT NULL, lines BLOB NOT NULL);
+INSERT INTO batches VALUES (1200, 1200, x''), (1234, 34, x'');
+"""
+
+
+def test_a_journal_of_the_first_edition_is_one_line(path: Path) -> None:
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as other:
+        other.executescript(FIRST_EDITION)
+    before = path.read_bytes()
+    with pytest.raises(ToolkitError, match=r"first edition with 1,234 pending.*version that wrote it") as error:
+        Journal(path, BUZZ)
+    assert (error.value.exit_code, str(error.value).count("\n")) == (2, 0)
+    assert stored(path, "SELECT name FROM sqlite_master WHERE name IN ('runs', 'facts')") == []
+    assert len(before) <= path.stat().st_size
+
+
+@pytest.mark.parametrize("spoil", ["text", "folder", "external", "newer"])
+def test_a_file_that_is_no_journal_is_one_line(path: Path, spoil: str) -> None:
     path.parent.mkdir()
     if spoil == "text":
         path.write_text("not a database at all " * 50)
@@ -288,59 +420,110 @@ def test_a_file_that_is_no_journal_is_told_in_one_line(path: Path, spoil: str) -
         path.mkdir()
     else:
         with closing(sqlite3.connect(path)) as other:
-            other.execute("CREATE TABLE state (something TEXT)")
-    with pytest.raises(ToolkitError, match=r"journal cannot be opened: .*ann\.sqlite") as error:
-        Journal(path)
-    assert (error.value.exit_code, str(error.value).count("\n")) == (2, 0)
+            other.execute("CREATE TABLE runs (something TEXT)" if spoil == "external" else "PRAGMA user_version = 3")
+    with pytest.raises(ToolkitError, match=r"ann\.sqlite") as error:
+        Journal(path, BUZZ)
+    assert str(error.value).count("\n") == 0
+    assert error.value.exit_code == 2
+    if spoil == "external":
+        assert stored(path, "SELECT name FROM sqlite_master") == [("runs",)]
+
+
+def test_a_journal_belongs_to_one_stream(path: Path) -> None:
+    Journal(path, BUZZ).close()
+    with pytest.raises(ToolkitError, match="belongs to stream buzz, not sensors") as error:
+        Journal(path, Stream("sensors"))
+    assert error.value.exit_code == 2
+    Journal(path, BUZZ).close()
+
+
+def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "journal").write_text("")
+    with pytest.raises(ToolkitError, match="data folder cannot be used"):
+        Journal(tmp_path / "journal" / "ann.sqlite", BUZZ)
+
+
+@pytest.mark.parametrize("failing", ["connect", "transaction"])
+def test_all_is_released_when_opening_fails(path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise Unavailable("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite, failing, fail)
+        with pytest.raises(ToolkitError, match="disk I/O error"):
+            Journal(path, BUZZ)
+    Journal(path, BUZZ).close()
 
 
 def test_close_may_be_called_twice(path: Path) -> None:
-    journal = Journal(path)
+    journal = Journal(path, BUZZ)
     journal.close()
     journal.close()
+
+
+# Any history
 
 
 Step = tuple[str, int]
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["append", "prune", "reopen", "identity"]), st.integers(1, 9)), max_size=25))
-def test_any_history_loses_nothing_that_waits(tmp_path_factory: pytest.TempPathFactory, history: list[Step]) -> None:
+STEPS = st.tuples(st.sampled_from(["append", "prune", "run", "restore", "backup"]), st.integers(1, 9))
+
+
+@hypothesis_settings(max_examples=40, deadline=None)
+@given(st.lists(STEPS, max_size=25))
+def test_any_history_loses_nothing_pending_and_no_ids_come_twice(
+    tmp_path_factory: pytest.TempPathFactory, history: list[Step]
+) -> None:
     """Against a model: a list of (producer_id, sequence) in the order of acknowledgement."""
     path = tmp_path_factory.mktemp("history") / "ann.sqlite"
     model: list[tuple[str, int]] = []
-    gone = 0
-    journal = Journal(path)
+    ever: list[tuple[str, int]] = []
+    saved: tuple[bytes, list[tuple[str, int]], int] | None = None
+    reached = 0
+    journal = Journal(path, BUZZ)
+    journal.subscribe(["file"])
     for action, number in history:
         match action:
             case "append":
-                batch = journal.append(make_messages(number))
-                model += [(batch.producer_id, sequence) for sequence in range(batch.first, batch.last + 1)]
+                batch = append(journal, number)
+                made = [(batch.producer_id, sequence) for sequence in range(batch.first, batch.last + 1)]
+                model += made
+                ever += made
             case "prune":
-                gone = min(len(model), gone + number)
-                journal.prune(gone)
-            case "reopen":
+                reached = min(len(model), reached + number)
+                journal.prune({"file": (reached, "")})
+            case "run":
                 journal.close()
-                journal = Journal(path)
-            case "identity":
-                journal.begin_identity()
-    read: list[tuple[str, int]] = []
-    first = journal.first_waiting()
-    assert first <= gone + 1
-    while waiting := journal.read(first - 1 + len(read), 4):
-        read += [(waiting.producer_id, sequence) for sequence in range(waiting.first, waiting.last + 1)]
+                journal = Journal(path, BUZZ)
+            case "backup":
+                journal.close()
+                saved = path.read_bytes(), list(model), reached
+                journal = Journal(path, BUZZ)
+            case "restore" if saved:
+                journal.close()
+                path.write_bytes(saved[0])
+                model, reached = list(saved[1]), saved[2]
+                journal = Journal(path, BUZZ)
+    assert journal.pruned <= reached
+    read = read_all(journal, journal.pruned, 4)
     journal.close()
-    assert read == model[first - 1 :]
+    assert read == model[len(model) - len(read) :]
+    assert len(read) >= len(model) - reached
+    assert len(set(ever)) == len(ever)
 
 
 KILLED = """
 import os, sys
 from pathlib import Path
-from tests.helpers import make_messages
+from tests.helpers import make_batch
 from utils.delivery.journal import Journal
-journal = Journal(Path(sys.argv[1]))
+from utils.records.stream import BUZZ
+journal = Journal(Path(sys.argv[1]), BUZZ)
+journal.subscribe(["file"])
 for number in range(5):
-    print(journal.append(make_messages(3)).last, flush=True)
+    journal.append(make_batch(3, producer_id=journal.producer_id, first=journal.last + 1))
+    print(journal.last, flush=True)
 os._exit(9)
 """
 
@@ -350,24 +533,6 @@ def test_a_killed_process_leaves_what_it_acknowledged(path: Path, settings: Sett
         done = run_python(path, code=KILLED, settings=settings)
         assert done.returncode == 9, done.stderr
         assert done.stdout.split() == [str(15 * run + 3 * number) for number in range(1, 6)]
-    with closing(Journal(path)) as journal:
-        waiting = journal.read(0, 1000)
-        assert waiting is not None
-        assert waiting.count == journal.last == 30
-
-
-def test_a_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
-    (tmp_path / "journal").write_text("")
-    with pytest.raises(ToolkitError, match="data folder cannot be used"):
-        Journal(tmp_path / "journal" / "ann.sqlite")
-
-
-def test_all_is_released_when_opening_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(self: Journal, adopt: bool) -> None:
-        raise sqlite3.OperationalError("disk I/O error")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Journal, "_load", failing)
-        with pytest.raises(ToolkitError, match="disk I/O error"):
-            Journal(path)
-    Journal(path).close()
+    with closing(Journal(path, BUZZ)) as journal:
+        assert [sequence for _, sequence in read_all(journal)] == list(range(1, 31))
+        assert list(journal.runs().values()) == [15, 30]

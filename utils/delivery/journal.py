@@ -324,8 +324,9 @@ def _locked(path: Path) -> portalocker.PidFileLock:
         lock = portalocker.PidFileLock(path.with_suffix(".pid"))
         lock.acquire()
     except portalocker.AlreadyLocked as error:
+        user = lock.read_pid() or "unknown"
         raise ToolkitError(
-            f"journal {path} is in use by process {lock.read_pid()}: stop it first, or use another --data-dir"
+            f"journal {path} is in use by process {user}: stop it first, or use another --data-dir"
         ) from error
     except OSError as error:
         raise ToolkitError(f"data folder cannot be used: {path.parent}: {error.strerror or error}") from error
