@@ -16,6 +16,7 @@ from utils.app.config import Settings, kafka_security
 from utils.app.errors import ToolkitError, Unavailable
 
 if TYPE_CHECKING:
+    from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
 ANSWER_S = 1.5
@@ -105,10 +106,19 @@ def unreachable(settings: Settings, log: ClientLog) -> Unavailable:
     return Unavailable(f"no Kafka broker answers at {settings.kafka_broker}{hint}{reason}")
 
 
+def failed(error: "KafkaException", settings: Settings, log: ClientLog) -> Unavailable:
+    """What a failed call means: no broker answers, or one answers with a reason."""
+    reason = error.args[0]
+    if reason.name() in ("_TIMED_OUT", "_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE", "_SSL", "_AUTHENTICATION"):
+        return unreachable(settings, log)
+    return Unavailable(f"Kafka at {settings.kafka_broker}: {reason.str()}")
+
+
 @dataclass(frozen=True)
 class Topic:
     """What an emitter must know of its topic; another `topic_id` is another topic of the same name."""
 
+    name: str
     topic_id: str
     partitions: int
     max_bytes: int
@@ -128,10 +138,10 @@ def open_topic(admin: "AdminClient", settings: Settings, name: str, log: ClientL
             if time.monotonic() > deadline_s:
                 raise Unavailable(f"topic {name} was created, but the brokers do not show it yet")
             time.sleep(0.02)
-    options = topic_options(admin, name)
-    if problem := topic_problem(name, options):
+    options = topic_options(admin, settings, name, log)
+    if problem := _problem(name, options):
         raise ToolkitError(problem)
-    return Topic(*found, int(options.get("max.message.bytes", DEFAULT_MAX_BYTES)))
+    return Topic(name, *found, int(options.get("max.message.bytes", DEFAULT_MAX_BYTES)))
 
 
 def described(admin: "AdminClient", settings: Settings, name: str, log: ClientLog) -> tuple[str, int] | None:
@@ -149,11 +159,11 @@ def described(admin: "AdminClient", settings: Settings, name: str, log: ClientLo
             raise ToolkitError(f"topic {name!r}: {reason.str()}") from error
         if reason.name() == "TOPIC_AUTHORIZATION_FAILED":
             raise Unavailable(f"topic {name} may not be described by this user: {reason.str()}") from error
-        raise unreachable(settings, log) from error
+        raise failed(error, settings, log) from error
     return str(found.topic_id), len(found.partitions)
 
 
-def topic_options(admin: "AdminClient", name: str) -> dict[str, str]:
+def topic_options(admin: "AdminClient", settings: Settings, name: str, log: ClientLog) -> dict[str, str]:
     """The configuration of a topic, nothing if this user may not know it."""
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import ConfigResource
@@ -162,13 +172,26 @@ def topic_options(admin: "AdminClient", name: str) -> dict[str, str]:
     try:
         found = admin.describe_configs([topic], request_timeout=REQUEST_S)[topic].result()
     except KafkaException as error:
-        logger.debug("kafka: configuration of {} unknown: {}", name, error.args[0].str())
+        if "AUTHORIZATION" not in error.args[0].name():
+            raise failed(error, settings, log) from error
+        logger.warning("kafka: this user may not read the configuration of {}: is it compacted? what is its "
+                       "max.message.bytes?", name)  # fmt: skip
         return {}
     return {option: entry.value for option, entry in found.items()}
 
 
-def topic_problem(name: str, options: Mapping[str, str]) -> str:
-    """Why a topic with this configuration would lose records, "" if it would not."""
+def topic_problem(settings: Settings, name: str) -> str:
+    """Why a topic would lose records, "" if it would not or does not exist. Raises Unavailable if nobody answers."""
+    from confluent_kafka.admin import AdminClient
+
+    log = ClientLog("kafka")
+    admin: AdminClient = AdminClient(librdkafka_options(settings) | {"error_cb": log.on_error, "logger": log.logger})
+    if described(admin, settings, name, log) is None:
+        return ""
+    return _problem(name, topic_options(admin, settings, name, log))
+
+
+def _problem(name: str, options: Mapping[str, str]) -> str:
     if "compact" in options.get("cleanup.policy", ""):
         return (
             f"topic {name} is compacted, which removes records of the same key: "

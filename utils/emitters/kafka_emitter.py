@@ -1,9 +1,8 @@
 """Kafka: one transaction per batch, one partition per journal, the topic itself is the cursor."""
 
-import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import closing
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import msgspec
@@ -11,30 +10,17 @@ from loguru import logger
 
 from utils.app.config import Settings
 from utils.app.errors import Rejected, SinkReplaced, ToolkitError, Unavailable
-from utils.clients.kafka_admin import REQUEST_S, ClientLog, librdkafka_options, open_topic, unreachable
+from utils.clients.kafka_admin import REQUEST_S, ClientLog, failed, librdkafka_options, open_topic
+from utils.emitters.kafka_search import Partitions
 from utils.records.record import Batch, without_ids
 from utils.records.stream import Stream
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, KafkaException, Message, Producer
+    from confluent_kafka import KafkaException, Producer
 
 TRANSACTION_S = 10.0  # how long a dead producer may hide later rows from read_committed readers
 COMMIT_S = 12.0  # a broker that dies costs about 9 s until another one leads
 RECORD_BYTES = 100  # what surrounds a record that is alone in its batch, generously
-FIRST_WINDOW = 2_000
-SCAN_S = 15.0
-HELD_UP_S = 1.0  # longer than a transaction of a living producer usually hides rows
-SCAN_RECORDS = 5_000
-
-
-class _Identity(msgspec.Struct):
-    """Only what tells one record from another; decoding it skips the rest at C speed."""
-
-    producer_id: str | None = None
-    sequence: int | None = None
-
-
-_identity = msgspec.json.Decoder(_Identity)
 
 
 class KafkaEmitter:
@@ -52,35 +38,28 @@ class KafkaEmitter:
         from confluent_kafka.admin import AdminClient
 
         self.mark = mark
-        self._settings, self._topic, self._key = settings, settings.topic_of(stream.name), key
+        self._settings = settings
         self._log = ClientLog("kafka")
         self._options = librdkafka_options(settings) | {"error_cb": self._log.on_error, "logger": self._log.logger}
         self._producer: Producer | None = None
+        topic = settings.topic_of(stream.name)
         try:
-            self._admin: AdminClient = AdminClient(self._options)
+            admin: AdminClient = AdminClient(self._options)
         except KafkaException as error:
             raise ToolkitError(f"Kafka cannot be used with these settings: {error.args[0].str()}") from error
-        self._opened = open_topic(self._admin, settings, self._topic, self._log)
-        self._max_bytes = self._opened.max_bytes
+        self._topic = open_topic(admin, settings, topic, self._log)
+        self._partitions = Partitions(admin, self._options, topic, key)
 
     def last(self, producer_ids: Sequence[str]) -> tuple[str, int] | None:
         """Read the partition backwards for the last committed record of these runs. See Emitter."""
-        from confluent_kafka import KafkaException
-
-        producer = self._fenced()
         partition, noted = self._place()
-        try:
-            lowest, end = self._bounds(producer, partition)
-            found, window, stop, searched_from = None, FIRST_WINDOW, max(lowest, noted), end
-            with closing(self._reader("read_committed")) as consumer:
-                while producer_ids and found is None and end > stop:
-                    start = max(stop, end - window)
-                    for own in self._own(consumer, partition, start, end):
-                        found = _last_of(own, producer_ids) or found
-                    end, window = start, window * 8
-        except KafkaException as error:
-            self._fail(error)
-        self._note(partition, end if found else searched_from)
+        with self._mapped():
+            producer = self._fenced()
+            lowest, end = self._partitions.bounds(partition, lambda: self._end_own_transaction(producer, partition))
+            # An end before what was noted: the topic was created again by brokers that know no ids of topics.
+            start = max(lowest, noted) if noted <= end else lowest
+            offset, found = self._partitions.search(partition, start, end, producer_ids)
+        self._note(partition, offset)
         return found
 
     def _fenced(self) -> "Producer":
@@ -91,18 +70,23 @@ class KafkaEmitter:
             producer = Producer(
                 self._options
                 | {
-                    "transactional.id": self._key,
+                    "transactional.id": self._partitions.key,
                     "transaction.timeout.ms": int(TRANSACTION_S * 1000),
-                    "batch.size": max(1, min(1_000_000, self._max_bytes - RECORD_BYTES)),
-                    "message.max.bytes": max(1_000_000, self._max_bytes),
+                    "batch.size": max(1, min(1_000_000, self._topic.max_bytes - RECORD_BYTES)),
+                    "message.max.bytes": min(max(1_000_000, self._topic.max_bytes), 1_000_000_000),
                     "batch.num.messages": 100_000,
                 }
             )
             try:
                 producer.init_transactions(REQUEST_S)
-                producer.poll(0)
             except KafkaException as error:
-                self._fail(error)
+                if error.args[0].name() != "_TIMED_OUT":
+                    raise
+                raise Unavailable(
+                    f"Kafka at {self._settings.kafka_broker} begins no transaction within {REQUEST_S:.0f} s: "
+                    "are there as many brokers as its transaction.state.log.replication.factor asks for?"
+                ) from error
+            producer.poll(0)
             self._log.connected = True
             self._producer = producer
         return self._producer
@@ -111,44 +95,39 @@ class KafkaEmitter:
         """The partition of this key, and the offset before which nothing of it can be of interest."""
         if self.mark:
             topic_id, partition, offset = self.mark.rsplit("/", 2)
-            if topic_id == self._opened.topic_id and int(partition) < self._opened.partitions:
+            if topic_id == self._topic.topic_id and int(partition) < self._topic.partitions:
                 return int(partition), int(offset)
-        return crc32(self._key.encode()) % self._opened.partitions, 0
+        return crc32(self._partitions.key.encode()) % self._topic.partitions, 0
 
     def _note(self, partition: int, offset: int) -> None:
-        self.mark = f"{self._opened.topic_id}/{partition}/{offset}"
+        self.mark = f"{self._topic.topic_id}/{partition}/{offset}"
 
     def emit(self, batch: Batch) -> None:
         """Store the batch in one transaction. See Emitter."""
-        from confluent_kafka import KafkaException
-
-        producer = self._fenced()
         partition, noted = self._place()
         lines = batch.lines.splitlines()
         self._check_sizes(batch, lines)
-        records: list[dict[str, Any]] = [{"value": line, "key": self._key} for line in lines]
+        records: list[dict[str, Any]] = [{"value": line, "key": self._partitions.key} for line in lines]
         delivered: list[int] = []
         records[-1]["callback"] = lambda error, record: delivered.append(-1 if error else record.offset())
-        try:
+        with self._mapped():
+            producer = self._fenced()
             producer.begin_transaction()
-            queued = producer.produce_batch(self._topic, records, partition=partition)
+            queued = producer.produce_batch(self._topic.name, records, partition=partition)
             if queued < len(records):
                 raise Unavailable(f"only {queued} of {len(records)} records could be queued")
             if producer.flush(COMMIT_S):
-                raise unreachable(self._settings, self._log)
+                raise self._late()
             if 0 <= delivered[0] < noted:
                 # Not committed, or the cursor would pass over what came before and is still pending.
-                raise SinkReplaced(f"topic {self._topic} was deleted and created again")
+                raise SinkReplaced(f"topic {self._topic.name} was deleted and created again")
             producer.commit_transaction(COMMIT_S)
-        except KafkaException as error:
-            self._fail(error)
-        except SystemError as error:  # librdkafka's fatal errors come out of flush so
-            raise Unavailable(f"the Kafka client of {self._key} failed: {error}") from error
         self._note(partition, delivered[0])
 
     def _check_sizes(self, batch: Batch, lines: Sequence[bytes]) -> None:
         """Raise Rejected for the first record that the topic never takes, once what comes before it is stored."""
-        most = self._max_bytes - RECORD_BYTES - len(self._key)
+        limit = self._topic.max_bytes
+        most = limit - RECORD_BYTES - len(self._partitions.key)
         if len(batch.lines) <= most:
             return
         for sequence, line in enumerate(lines, batch.first):
@@ -157,56 +136,43 @@ class KafkaEmitter:
                     self.emit(batch.between(batch.first, sequence - 1))
                 raise Rejected(
                     sequence,
-                    f"{len(line)} bytes are more than topic {self._topic} takes (max.message.bytes {self._max_bytes})",
+                    f"{len(line)} bytes are more than topic {self._topic.name} takes (max.message.bytes {limit})",
                 )
 
-    def _fail(self, error: "KafkaException") -> NoReturn:
-        """Raise what a failed call means for the worker; whatever it is, asking the topic again settles it."""
-        reason = error.args[0]
-        match reason.name():
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        """Every error of the client becomes one for the worker; whatever it is, asking the topic again settles it."""
+        from confluent_kafka import KafkaException
+
+        try:
+            yield
+        except KafkaException as error:
+            raise self._meaning(error) from error
+        except SystemError as error:  # so some fatal errors come out of flush and poll, with the real one behind
+            if isinstance(error.__cause__, KafkaException):
+                raise self._meaning(error.__cause__) from error
+            raise Unavailable(f"the Kafka client of {self._partitions.key} failed: {error}") from error
+
+    def _meaning(self, error: "KafkaException") -> Unavailable:
+        match error.args[0].name():
             case "_FENCED":
-                raise Unavailable(f"another process writes as {self._key}: a copy of this journal?") from error
+                return Unavailable(
+                    f"another process writes as {self._partitions.key}: a copy of this journal? "
+                    f"(or this one slept longer than {TRANSACTION_S:.0f} s)"
+                )
             case "MSG_SIZE_TOO_LARGE":
-                raise Unavailable(f"topic {self._topic} takes less than {self._max_bytes} bytes at once now") from error
-            case "_TIMED_OUT" | "_TRANSPORT" | "_AUTHENTICATION":
-                raise unreachable(self._settings, self._log) from error
-        raise Unavailable(f"Kafka at {self._settings.kafka_broker}: {reason.str()}") from error
+                return Unavailable(
+                    f"topic {self._topic.name} takes less than {self._topic.max_bytes} bytes at once now"
+                )
+            case "_TIMED_OUT":
+                return self._late()
+        return failed(error, self._settings, self._log)
 
-    def _reader(self, isolation: str) -> "Consumer":
-        from confluent_kafka import Consumer
+    def _late(self) -> Unavailable:
+        reason = f": {self._log.reason}" * bool(self._log.reason)
+        return Unavailable(f"Kafka at {self._settings.kafka_broker} did not answer within {COMMIT_S:.0f} s{reason}")
 
-        return Consumer(
-            self._options
-            | {
-                "group.id": "unused",
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "isolation.level": isolation,
-                "auto.offset.reset": "earliest",
-                "fetch.wait.max.ms": 10,
-                "fetch.queue.backoff.ms": 10,
-            }
-        )
-
-    def _bounds(self, producer: "Producer", partition: int) -> tuple[int, int]:
-        """First offset and high watermark, once nothing below it is hidden by a transaction."""
-        from confluent_kafka import IsolationLevel
-        from confluent_kafka.admin import OffsetSpec
-
-        lowest = self._ask_offset(partition, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED)
-        end = self._ask_offset(partition, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)
-        began_s, own_ended = time.monotonic(), False
-        while (shown := self._ask_offset(partition, OffsetSpec.latest(), IsolationLevel.READ_COMMITTED)) < end:
-            waited_s = time.monotonic() - began_s
-            if waited_s > SCAN_S:
-                raise Unavailable(f"partition {partition} of {self._topic} waits for another producer's transaction")
-            if waited_s > HELD_UP_S and not own_ended:
-                self._end_own_transaction(producer, partition, shown, end)
-                own_ended = True
-            time.sleep(0.05)
-        return lowest, end
-
-    def _end_own_transaction(self, producer: "Producer", partition: int, start: int, end: int) -> None:
+    def _end_own_transaction(self, producer: "Producer", partition: int) -> None:
         """Commit what may still be open of this key in a partition, although it was fenced.
 
         A broker forgets to end a transaction in a partition that has no leader at that moment, as while it
@@ -215,51 +181,13 @@ class KafkaEmitter:
         acknowledged, and rows that nobody acknowledged are counted by the cursor, which is asked only then. The
         record without a value that it takes is no record of the stream.
         """
-        with closing(self._reader("read_uncommitted")) as consumer:
-            if not any(self._own(consumer, partition, start, end)):
-                return
         producer.begin_transaction()
-        producer.produce(self._topic, None, key=self._key, partition=partition)
+        producer.produce(self._topic.name, None, key=self._partitions.key, partition=partition)
         producer.commit_transaction(COMMIT_S)
-
-    def _ask_offset(self, partition: int, what: Any, isolation: Any) -> int:
-        from confluent_kafka import TopicPartition
-
-        place = TopicPartition(self._topic, partition)
-        asked = self._admin.list_offsets({place: what}, isolation_level=isolation, request_timeout=REQUEST_S)
-        return int(asked[place].result().offset)
-
-    def _own(self, consumer: "Consumer", partition: int, start: int, end: int) -> "Iterator[list[Message]]":
-        """The records with this key from offset `start` up to `end`, as they are fetched."""
-        from confluent_kafka import KafkaError, TopicPartition
-
-        key = self._key.encode()
-        consumer.assign([TopicPartition(self._topic, partition, start)])
-        deadline_s = time.monotonic() + SCAN_S
-        while time.monotonic() < deadline_s:
-            records = consumer.consume(SCAN_RECORDS, 0.05)
-            if records:
-                deadline_s = time.monotonic() + SCAN_S
-            for error in filter(None, (each.error() for each in records)):
-                if error.code() != KafkaError._PARTITION_EOF:  # not the end: what was not seen may be there
-                    raise Unavailable(f"topic {self._topic} cannot be read back: {error.str()}")
-            yield [each for each in records if not each.error() and each.key() == key and (each.offset() or 0) < end]
-            if records and (records[-1].error() or (records[-1].offset() or 0) >= end - 1):
-                return
-        raise Unavailable(f"partition of {self._topic} cannot be read back")
 
     def close(self) -> None:
         """Abandon whatever is under way; the next instance fences it."""
         self._producer = None
-
-
-def _last_of(records: "list[Message]", producer_ids: Collection[str]) -> tuple[str, int] | None:
-    """The last of the records that belongs to one of these runs."""
-    for record in reversed(records):
-        identity = _identity.decode(record.value() or b"{}")
-        if identity.producer_id in producer_ids and identity.producer_id and identity.sequence:
-            return identity.producer_id, identity.sequence
-    return None
 
 
 def emit_message(message: Mapping[str, Any], *, producer: Any, topic: str) -> bool:
