@@ -11,7 +11,7 @@ from loguru import logger
 
 from utils.app import cli, log, signals
 from utils.app.config import BUZZ, DEFAULTS, READING, Begin, Count, Json, Once, Reads, Settings, StreamName
-from utils.app.errors import ToolkitError
+from utils.app.errors import ToolkitError, Unavailable
 from utils.reading.follow import Watcher, follow
 from utils.reading.processing import wait_for_stream
 from utils.reading.progress import Progress
@@ -66,7 +66,7 @@ def main(
     found = wait_for_stream(stream, settings, source_name, stop, once=once)
     if found is None:
         return 0
-    progress = Progress(source_name)
+    progress = Progress(source_name, found)
     view: View = LineView(found, everything=once or count is not None)
     if json or top:
         view = JsonView(found) if json else TopView(found, progress)
@@ -94,23 +94,24 @@ class Reader(Watcher):
     def handle(self, chunk: Chunk, used: str) -> int:
         """Count and show a chunk of the source `used`; how many of its records were new."""
         tracker, counts = self._tracker, self._tracker.counts
-        if used != self._used:
-            self._used = self._progress.name = used
+        if (self._used and used != self._used) or chunk.begins_again:
             tracker.begin_again()  # another sink brings once more what was seen in the one before
-        if chunk.begins_again:
-            tracker.begin_again()
+        self._used = self._progress.name = used
         self._positions[chunk.partition] = chunk.end
         before = counts.lost, counts.duplicate
         new = tracker.admit(chunk.records)
         counts.invalid += len(chunk.invalid)
         if before != (counts.lost, counts.duplicate):
             logger.warning("lost {:,}, duplicate {:,} so far", counts.lost, counts.duplicate)
+        self._progress.saw(new, counts)
         if new:
-            self._progress.saw(new[-1], counts)
             self._view.show(new)
         return len(new)
 
     def idle(self) -> None:
+        self._view.idle()
+
+    def unavailable(self, error: Unavailable) -> None:
         self._view.idle()
 
 
@@ -119,9 +120,13 @@ class JsonView:
 
     def __init__(self, stream: Stream) -> None:
         self._codec = stream.codec
+        self._steers = sys.stdout.isatty()
 
     def show(self, records: list[Any]) -> None:
-        sys.stdout.buffer.write(b"".join(self._codec.encode(record) + b"\n" for record in records))
+        lines = [self._codec.encode(record) for record in records]
+        if self._steers:  # JSON leaves most control characters as they are
+            lines = [log.plain(line.decode()).encode() for line in lines]
+        sys.stdout.buffer.write(b"\n".join([*lines, b""]))
         sys.stdout.buffer.flush()
 
     def idle(self) -> None:
@@ -135,7 +140,7 @@ class LineView:
     """One line per record; of what was there before, only the last ones unless `everything` is wanted."""
 
     def __init__(self, stream: Stream, *, everything: bool) -> None:
-        self._stream = stream
+        self._stream, self._is_buzz = stream, stream.name == BUZZ
         self._colours = _COLOURS if sys.stdout.isatty() else dict.fromkeys(_COLOURS, "")
         self._last: deque[Any] | None = None if everything else deque(maxlen=LAST_SHOWN)
 
@@ -163,8 +168,12 @@ class LineView:
             sys.stdout.buffer.flush()
 
     def _line(self, record: Any) -> str:
-        line = log.plain(f"{record.timestamp or ''} {self._stream.describe(record)}")
-        colour = self._colours[label(record.sentiment)] if self._stream.name == BUZZ else ""
+        timestamp = self._stream.codec.value(record, "timestamp") or ""
+        if not self._is_buzz:
+            return log.plain(f"{timestamp} {self._stream.describe(record)}")
+        sentiment = label(record.sentiment)
+        who = f"{timestamp} {record.author} [{record.category or ''}] {record.sentiment:.2f} {sentiment}"
+        colour, line = self._colours[sentiment], log.plain(f"{who}: {record.message}")
         return f"{colour}{line}\x1b[0m" if colour else line
 
 
@@ -184,7 +193,7 @@ class TopView:
     def show(self, records: list[Any]) -> None:
         by, value = self._stream.by, self._stream.value
         for record in records:
-            name = str(self._stream.codec.value(record, by)) if by else self._stream.name
+            name = str(self._stream.codec.value(record, by) or "") if by else self._stream.name
             if name not in self._counts and len(self._counts) >= TOP_NAMES:
                 name = "(others)"
             self._counts[name] += 1

@@ -32,7 +32,7 @@ class _FileLog(logging.handlers.RotatingFileHandler):
 
     def format(self, record: logging.LogRecord) -> str:
         """The whole text, traceback included, without secrets."""
-        return masked(super().format(record), self._secrets)
+        return "\n".join(map(plain, masked(super().format(record), self._secrets).split("\n")))
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

@@ -13,7 +13,7 @@ from utils.reading.follow import StateLog, Watcher, follow
 from utils.reading.progress import Progress
 from utils.reading.store import ProcessedStore
 from utils.records.stream import Stream
-from utils.sinks import AUTO, find_stream, source
+from utils.sinks import find_stream, source
 from utils.sources.base import Chunk
 
 
@@ -45,18 +45,17 @@ class _Shown(Watcher):
 def process(sink: str, stream_name: str, reading: Reading, settings: Settings) -> int:
     """Run the consumer of a sink; the exit code."""
     stop = signals.stop_on_signals()
-    stream = wait_for_stream(stream_name, settings, sink if sink != AUTO else AUTO, stop, once=reading.once)
+    stream = wait_for_stream(stream_name, settings, sink, stop, once=reading.once)
     if stream is None:
         return 0
-    with closing(ProcessedStore(settings.processed_path(sink, stream.name), stream)) as store:
-        store.start_from(reading.start)
-        progress = Progress(sink)
+    with closing(ProcessedStore(settings.processed_path(sink, stream.name), stream, reading.start)) as store:
+        stream, progress = store.stream, Progress(sink, store.stream)
 
         def handle(chunk: Chunk) -> int:
             new = store.add(chunk)
-            progress.saw(new[-1] if new else None, store.run)
+            progress.saw(chunk.records, store.run)
             progress.show()
-            return len(new)
+            return new
 
         open_source = partial(source, sink, settings, stream, store.resume, finished=reading.once, shared=True)
         follow(open_source, handle, stop, once=reading.once, count=reading.count, watcher=_Shown(progress))

@@ -3,12 +3,14 @@
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from loguru import logger
 
 from utils.reading.tracker import Counts
-from utils.records.codec import epoch_s
+from utils.records.infer import event_time
+from utils.records.stream import Stream
 
 REPORT_EVERY_S = 10.0
 REDRAW_EVERY_S = 0.2
@@ -17,8 +19,9 @@ REDRAW_EVERY_S = 0.2
 class Progress:
     """Shows how many records were handled, how fast, and how old the newest one is."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, stream: Stream) -> None:
         self.name = name
+        self._event_time = event_time(stream)
         self.counts = Counts()
         self._started_s = self._shown_s = self._rated_s = time.monotonic()
         self._rated = self._logged = 0
@@ -27,12 +30,13 @@ class Progress:
 
     @property
     def _done(self) -> int:
-        return self.counts.new + self.counts.external
+        return self.counts.records
 
-    def saw(self, newest: Any, counts: Counts) -> None:
-        """The last record that was handled (its age is the lag) and the totals of the run."""
-        at_s = epoch_s(newest.timestamp) if newest is not None else None
-        self._lag_s = self._lag_s if newest is None else None if at_s is None else max(0.0, time.time() - at_s)
+    def saw(self, records: Sequence[Any], counts: Counts) -> None:
+        """What was handled, of which the last one's age is the lag, and the totals of the run."""
+        if records:
+            at_us = self._event_time(records[-1])
+            self._lag_s = None if at_us is None else max(0.0, time.time() - at_us / 1e6)
         self.counts = counts
 
     def show(self) -> None:

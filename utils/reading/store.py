@@ -1,85 +1,60 @@
-"""What consumers keep: records and positions, in one SQLite file and one transaction.
+"""What a consumer keeps: records and positions, in one SQLite file and one transaction.
 
 A chunk is stored once or not at all, whatever is killed, started twice or fenced: `add` compares the chunk's `start`
-with the stored position of its partition and sets `end` in the transaction that stores the records. Table `records`
-has the stream's columns; `partitions` has position, totals and the tracker's state. Everything
-else is a view.
+with the stored position of its partition and sets `end` in the transaction that stores the records. The unique
+indexes of `records` decide what is new; `partitions` has positions and totals, `runs` what the tracker knows.
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Literal
+from zlib import crc32
 
 import msgspec
+from msgspec.structs import astuple
 
 from utils.app.errors import PositionMoved, ToolkitError
 from utils.clients import sqlite
 from utils.clients.files import check_one_name, file_id
-from utils.reading.tracker import Counts, State, Tracker
-from utils.records.codec import microseconds
+from utils.reading.store_tables import TOTALS, Memory, StoreTable, prepare, summarize, track
+from utils.reading.tracker import Counts
+from utils.records.infer import event_time
 from utils.records.stream import Stream
-from utils.records.table import Table, quoted
 from utils.sources.base import Chunk
 
-VERSION = 2
-WAIT_S = 5.0
-LATE_AFTER_US = 60_000_000
-MAX_VALUES = 32_766
-_INT64 = 2**63 - 1
-_TOTALS = ", ".join(f"{name} BIGINT NOT NULL DEFAULT 0" for name in Counts.__struct_fields__)
-_SET_TOTALS = ", ".join(f"{name} = ?" for name in Counts.__struct_fields__)
-
-
-class Memory(msgspec.Struct):
-    """What is known of a partition beside its position: the tracker, and where records without ids stand."""
-
-    tracker: State = msgspec.field(default_factory=State)
-    newest_us: int | None = None
-    generation: int = 0
-    ordinal: int = 0
+WAIT_S, LATE_AFTER_US = 5.0, 60_000_000
+ROWS_PER_STATEMENT, MAX_VALUES = 500, 32_766
+_ENTER = "INSERT INTO partitions (partition, position, memory) VALUES (?, '', '{}') ON CONFLICT DO NOTHING"
+_BEGIN_AGAIN = "UPDATE runs SET again = high WHERE partition = ?"
 
 
 class ProcessedStore:
-    """One consumer's store. Opening creates it; raises ToolkitError if another version wrote it."""
+    """One consumer's store; opening creates it. `stream` is the stream with the types that the store began with.
 
-    def __init__(self, path: Path, stream: Stream) -> None:
-        self._path, self._stream, self._table = path, stream, Table(stream)
-        self._start: Literal["stored", "start", "end"] = "stored"
-        self._before: dict[str, str] = {}  # the positions when this run began
-        self._resumed: set[str] = set()
-        self.run = Counts()
+    Raises ToolkitError if another version wrote it.
+    """
+
+    def __init__(self, path: Path, stream: Stream, start: Literal["stored", "start", "end"] = "stored") -> None:
+        """`start` says where each partition begins when it is first resumed in this run.
+
+        At its end only if nobody has advanced it since: what another copy then hands over is not passed over.
+        """
         check_one_name(path)
+        self._path, self._start, self.run = path, start, Counts()
+        self._before: dict[str, str | None]  # the positions when this run began, None once a partition was resumed
         self._connection = sqlite.connect(path, wait_s=WAIT_S)
         self._opened = file_id(path)
         try:
             with self._transaction():
-                self._create()
+                self.stream = prepare(self._connection, path, stream)
+                self._before = dict(self._execute("SELECT partition, position FROM partitions").fetchall())
         except (ToolkitError, sqlite3.Error):
             self.close()
             raise
-
-    def _create(self) -> None:
-        execute = self._connection.execute
-        ((version,),) = execute("PRAGMA user_version").fetchall()
-        if version not in (0, VERSION):
-            raise ToolkitError(f"{self._path} was written by another version ({version}); move the file away")
-        fields = self._table.typed("sqlite")
-        existing = sqlite.columns(self._connection, "records")
-        if not existing:
-            columns = ", ".join(f"{quoted(name)} {kind}" for name, kind in fields)
-            execute(f"CREATE TABLE records ({columns}, store_late BIGINT NOT NULL, store_place TEXT UNIQUE)")
-            execute("CREATE UNIQUE INDEX records_identity ON records (producer_id, sequence)")
-            execute(
-                "CREATE TABLE partitions (partition TEXT PRIMARY KEY, position TEXT NOT NULL, memory TEXT NOT NULL, "
-                f"{_TOTALS})"
-            )
-            execute(f"PRAGMA user_version = {VERSION}")
-        known = {name.lower() for name in existing}
-        for name, kind in fields if existing else ():
-            if name.lower() not in known:
-                execute(f"ALTER TABLE records ADD COLUMN {quoted(name)} {kind}")
+        self._table = StoreTable(self.stream)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -88,121 +63,97 @@ class ProcessedStore:
                 raise ToolkitError(f"processed store {self._path} was deleted, moved or replaced in use; start again")
             yield
 
-    def start_from(self, start: Literal["stored", "start", "end"]) -> None:
-        """Where each partition begins when it is first resumed in this run.
-
-        At its end only if nobody has advanced it since: what another copy then hands over is not passed over.
-        """
-        self._start = start
-        with sqlite.errors(self._path):
-            self._before = dict(self._connection.execute("SELECT partition, position FROM partitions").fetchall())
-
     def resume(self, partition: str) -> str:
-        """The stored position of a partition, which `start_from` may have changed. See Resume."""
+        """The stored position of a partition, which `start` may change. See Resume."""
         with self._transaction():
-            position, memory, counts = self._partition(partition)
-            handed_over = self._start == "end" and position != self._before.get(partition, "")
-            if self._start != "stored" and partition not in self._resumed and not handed_over:
-                tracker = Tracker()
-                tracker.restore(memory.tracker, counts)
-                if self._start == "end":
-                    position, memory.generation, memory.ordinal = "end", memory.generation + 1, 0
-                    tracker.jump_to_end()
-                else:
-                    position, memory.generation, memory.ordinal = "", 0, 0
-                    tracker.begin_again()
-                memory.tracker = tracker.state()
-                self._save(partition, position, memory, counts)
-        self._resumed.add(partition)
+            position, memory = self._partition(partition)
+            before = self._before.get(partition, "")
+            if self._start == "start" and before is not None:
+                position, memory.jump, memory.ordinal = "", 0, 0
+                self._execute(_BEGIN_AGAIN, partition)
+            elif self._start == "end" and before == position:
+                memory.jumps += 1
+                position, memory.jump, memory.ordinal, memory.open_ended = "end", memory.jumps, 0, True
+                self._execute("UPDATE runs SET jumped = TRUE WHERE partition = ?", partition)
+            self._save(partition, position, memory, Counts())
+        self._before[partition] = None
         return position
 
-    def add(self, chunk: Chunk) -> list[Any]:
-        """Store what is new in the chunk, with its position; the records that were new.
+    def add(self, chunk: Chunk) -> int:
+        """Store what is new in the chunk, with its position; how many records that were.
 
         Raises PositionMoved if another copy of this consumer has advanced the partition.
         """
         with self._transaction():
-            position, memory, counts = self._partition(chunk.partition)
-            if position != chunk.start:
+            _, memory = self._partition(chunk.partition)
+            compare_and_set = "UPDATE partitions SET position = ? WHERE partition = ? AND position = ?"
+            if self._execute(compare_and_set, chunk.end, chunk.partition, chunk.start).rowcount != 1:
                 raise PositionMoved(f"another copy of this consumer has advanced {chunk.partition}")
-            before = msgspec.structs.replace(counts)
-            tracker = Tracker()
-            tracker.restore(memory.tracker, counts)
             if chunk.begins_again:
-                tracker.begin_again()
-                memory.generation, memory.ordinal = memory.generation + 1, 0
-            new = tracker.admit(chunk.records)
-            counts.invalid += len(chunk.invalid)
-            surplus = len(new) - self._insert(chunk.partition, new, memory)
-            counts.new, counts.duplicate = counts.new - surplus, counts.duplicate + surplus  # of an evicted run
-            memory.tracker = tracker.state()
-            self._save(chunk.partition, chunk.end, memory, counts)
-        for name in Counts.__struct_fields__:
-            setattr(self.run, name, getattr(self.run, name) + getattr(counts, name) - getattr(before, name))
-        return new
+                memory.rotations, memory.jump, memory.ordinal, memory.open_ended = memory.rotations + 1, 0, 0, True
+                self._execute(_BEGIN_AGAIN, chunk.partition)
+            found = track(self._connection, chunk, memory.open_ended)
+            without_ids = found.external
+            stored, found.external = self._insert(chunk, memory)
+            known = len(chunk.records) - without_ids - stored  # the index knows all, the tracker is bounded
+            found.again = min(found.again, known)
+            found.duplicate = known - found.again
+            found.again += without_ids - found.external
+            found.records, found.invalid = stored + found.external, len(chunk.invalid)
+            self._save(chunk.partition, chunk.end, memory, found)
+        self.run = Counts(*map(sum, zip(astuple(self.run), astuple(found), strict=True)))
+        return found.records
 
-    def _insert(self, partition: str, records: Sequence[Any], memory: Memory) -> int:
-        """Insert what is not there yet; how many rows that were."""
-        rows = []
-        for record, row in zip(records, self._stream.codec.rows(records), strict=True):
-            at_us = microseconds(record.timestamp) if record.timestamp else None
-            late = at_us is not None and memory.newest_us is not None and at_us < memory.newest_us - LATE_AFTER_US
+    def _insert(self, chunk: Chunk, memory: Memory) -> tuple[int, int]:
+        """Insert what is not there yet; how many records with ids, and how many without."""
+        inserted, step = [0, 0], max(1, min(ROWS_PER_STATEMENT, MAX_VALUES // len(self._table.columns)))
+        for without_ids, group in groupby(self._rows(chunk, memory), lambda row: row[-1] is not None):
+            rows = list(group)
+            for start in range(0, len(rows), step):
+                page = rows[start : start + step]
+                statement = f"{self._table.insert(len(page))} ON CONFLICT DO NOTHING"
+                inserted[without_ids] += self._execute(statement, *chain.from_iterable(page)).rowcount
+        return inserted[0], inserted[1]
+
+    def _rows(self, chunk: Chunk, memory: Memory) -> Iterator[tuple[Any, ...]]:
+        event_us, newest_us = event_time(self.stream), memory.newest_us
+        for record, row in zip(chunk.records, self.stream.codec.rows(chunk.records), strict=True):
+            at_us, late, place = event_us(record), False, None
             if at_us is not None:
-                memory.newest_us = max(at_us, memory.newest_us or at_us)
-            place = None
+                late = newest_us is not None and at_us < newest_us - LATE_AFTER_US
+                newest_us = at_us if newest_us is None else max(at_us, newest_us)
             if record.sequence is None:
                 memory.ordinal += 1
-                place = f"{partition}:{memory.generation}:{memory.ordinal}"
-            rows.append((*row, late, place))
-        columns = f"{self._table.row}, store_late, store_place"
-        width, inserted = len(self._table.columns) + 2, 0
-        step = max(1, min(500, MAX_VALUES // width))
-        for start in range(0, len(rows), step):
-            page = rows[start : start + step]
-            values = ", ".join([f"({', '.join('?' * width)})"] * len(page))
-            statement = f"INSERT INTO records ({columns}) VALUES {values} ON CONFLICT DO NOTHING"
-            inserted += self._connection.execute(statement, [value for row in page for value in row]).rowcount
-        return inserted
+                content = crc32(repr(row).encode("utf-8", "backslashreplace"))
+                place = f"{chunk.partition}:{memory.rotations}:{memory.jump}:{memory.ordinal}:{content:x}"
+            yield (*row, at_us, late, place)
+        memory.newest_us = newest_us
 
-    def _partition(self, partition: str) -> tuple[str, Memory, Counts]:
-        """Position, memory and totals of a partition, within a transaction."""
-        totals = ", ".join(Counts.__struct_fields__)
-        query = f"SELECT position, memory, {totals} FROM partitions WHERE partition = ?"
-        for position, memory, *counts in self._connection.execute(query, (partition,)).fetchall():
-            return position, msgspec.json.decode(memory, type=Memory), Counts(*counts)
-        return "", Memory(), Counts()
+    def _execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        return self._connection.execute(statement, values)
 
-    def _save(self, partition: str, position: str, memory: Memory, counts: Counts) -> None:
-        totals = (min(each, _INT64) for each in msgspec.structs.astuple(counts))
-        values = (position, msgspec.json.encode(memory).decode(), *totals)
-        insert = "INSERT INTO partitions (partition, position, memory) VALUES (?, '', '{}') ON CONFLICT DO NOTHING"
-        self._connection.execute(insert, (partition,))
-        update = f"UPDATE partitions SET position = ?, memory = ?, {_SET_TOTALS} WHERE partition = ?"
-        self._connection.execute(update, (*values, partition))
+    def _partition(self, partition: str) -> tuple[str, Memory]:
+        """Position and memory of a partition, in a transaction."""
+        self._execute(_ENTER, partition)
+        found = self._execute("SELECT position, memory FROM partitions WHERE partition = ?", partition)
+        ((position, memory),) = found.fetchall()
+        return position, msgspec.json.decode(memory, type=Memory)
+
+    def _save(self, partition: str, position: str, memory: Memory, found: Counts) -> None:
+        added = ", ".join(f"{name} = {name} + ?" for name in TOTALS)
+        update = f"UPDATE partitions SET position = ?, memory = ?, {added} WHERE partition = ?"
+        self._execute(update, position, msgspec.json.encode(memory).decode(), *astuple(found), partition)
 
     def counts(self) -> Counts:
         """The totals since the store began; `run` holds those of this run."""
-        sums = ", ".join(f"COALESCE(SUM({name}), 0)" for name in Counts.__struct_fields__)
         with sqlite.errors(self._path):
-            ((*found,),) = self._connection.execute(f"SELECT {sums} FROM partitions").fetchall()
-        return Counts(*(min(each, _INT64) for each in found))
+            totals = self._execute(f"SELECT {', '.join(map('COALESCE(SUM({}), 0)'.format, TOTALS))} FROM partitions")
+            return Counts(*totals.fetchone())
 
     def summary(self, limit: int = 5) -> dict[str, list[tuple[Any, ...]]]:
-        """Rows (name, count, mean of `value`, last timestamp) by the stream's `by` and by minute, the most first."""
-        value = f"AVG({quoted(self._stream.value)})" if self._stream.value else "NULL"
-        groups = {"minute": "SUBSTR(timestamp, 1, 16)"}
-        if self._stream.by:
-            groups = {self._stream.by: quoted(self._stream.by), **groups}
-        found = {}
+        """Rows (name, count, mean of `value`, newest event time) by the stream's `by` and by minute."""
         with sqlite.errors(self._path):
-            for name, group in groups.items():
-                order = "1 DESC" if name == "minute" else "2 DESC, 1"
-                query = (
-                    f"SELECT {group}, COUNT(*), {value}, MAX(timestamp) FROM records WHERE {group} IS NOT NULL "
-                    f"GROUP BY 1 ORDER BY {order} LIMIT ?"
-                )
-                found[name] = self._connection.execute(query, (limit,)).fetchall()
-        return found
+            return summarize(self._connection, self.stream, limit)
 
     def close(self) -> None:
         """Release the file; one that was moved gets everything first, as its log stays at the old name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -96,6 +96,12 @@ def instant_us(value: Any) -> int | None:
         if _EPOCH_MS[0] < value < _EPOCH_MS[1]:
             return round(value * 1e3)
     return None
+
+
+def event_time(stream: Stream) -> Callable[[Any], int | None]:
+    """What gives the event time of a record of this stream, in microseconds since 1970, or None."""
+    value, name = stream.codec.value, stream.time or "timestamp"
+    return lambda record: instant_us(value(record, name))
 
 
 def time_field(found: Sequence[Field], records: Sequence[Values]) -> str | None:
