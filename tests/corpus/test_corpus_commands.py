@@ -20,11 +20,6 @@ EVERY = [
     ("--data-dir", "Parameter --data-dir requires an argument"),
     ("--data-dri x", "Unknown option: --data-dri. Did you mean --data-dir?"),
     ("--log-level LOUD", 'Invalid value "LOUD" for --log-level. Choose from: "DEBUG", "INFO", "WARNING", "ERROR"'),
-    ("--journal-max-mb 0", 'Invalid value "0" for --journal-max-mb. Must be more than 0'),
-    ("--journal-max-mb lots", '--journal-max-mb: unable to convert "lots" into int'),
-    ("--kafka-partitions 0", 'Invalid value "0" for --kafka-partitions. Must be more than 0'),
-    ("--kafka-replication -1", 'Invalid value "-1" for --kafka-replication. Must be a number of 0 or more'),
-    ("--topic", "Parameter --topic requires an argument"),
 ]
 PRODUCING = [
     ("--cuont 3", "Unknown option: --cuont. Did you mean --count?"),
@@ -41,11 +36,17 @@ PRODUCING = [
     ("--sinks paper", 'Invalid value "paper" for --sinks. Choose from: "file", "sqlite", "duckdb", "kafka"'),
     ("--sinks file,sqlite", 'Invalid value "file,sqlite" for --sinks'),
     ("--sinks --count 3", "no sink is left to produce to: name at least one with --sinks"),
-    ("--forget file sqlite duckdb kafka", "no sink is left to produce to"),
-    ("--forget paper", 'Invalid value "paper" for --forget'),
+    ("--drop file sqlite duckdb kafka", "no sink is left to produce to"),
+    ("--drop paper", 'Invalid value "paper" for --drop'),
     ("--seed x", '--seed: unable to convert "x" into int'),
     ("--drain -1", "for --drain. Must be a number of 0 or more"),
-    ("--adopt maybe", "unknown argument 'maybe'"),
+    ("--adopt", "Unknown option: --adopt"),
+    ("--journal-max-mb 0", 'Invalid value "0" for --journal-max-mb. Must be more than 0'),
+    ("--journal-max-mb lots", '--journal-max-mb: unable to convert "lots" into int'),
+    ("--kafka-partitions 0", 'Invalid value "0" for --kafka-partitions. Must be more than 0'),
+    ("--kafka-replication -1", 'Invalid value "-1" for --kafka-replication. Must be a number of 0 or more'),
+    ("--topic", "Parameter --topic requires an argument"),
+    ("--group x", "Unknown option: --group"),
 ]
 CONSUMING = [
     ("--from middle", 'Invalid value "middle" for --from. Choose from'),
@@ -53,9 +54,19 @@ CONSUMING = [
     ("--once=maybe", '--once: unable to convert "maybe" into bool'),
     ("--count 0", 'Invalid value "0" for --count. Must be more than 0'),
     ("--jsn", "Unknown option: --jsn. Did you mean --json?"),
-    ("--group", "Parameter --group requires an argument"),
+    ("--journal-max-mb 10", "Unknown option: --journal-max-mb"),
+    ("--stream Not-A-Name", "'Not-A-Name' cannot name a stream: use lowercase letters"),
 ]
 OWN = {
+    "consumers.file_consumer_case": [("--topic x", "Unknown option: --topic")],
+    "consumers.kafka_consumer_case": [("--group", "Parameter --group requires an argument")],
+    "producers.replay_producer": [
+        ("", "Parameter RECORDING requires an argument"),
+        ("missing.jsonl", "there is no recording missing.jsonl"),
+        ("--sinks paper missing.jsonl", 'Invalid value "paper" for --sinks'),
+        ("--speed -1 missing.jsonl", "for --speed. Must be a number of 0 or more"),
+        ("missing.jsonl --stream 9", "'9' cannot name a stream"),
+    ],
     "producers.ragini_producer": [("--pattern zigzag", 'Invalid value "zigzag" for --pattern. Choose from: "steady"')],
     "consumers.ragini_consumer": [("--source paper", 'Invalid value "paper" for --source. Choose from: "auto"')],
     "consumers.ragini_visual_consumer": [
@@ -90,8 +101,8 @@ OPTIONS = [
 ]
 
 
-def refused(module: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line with which a command refuses; exit code 2, and nothing on stdout."""
+def rejected(module: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line with which a command rejects its options; exit code 2, and nothing on stdout."""
     command = importlib.import_module(module)
     run = getattr(command, "run", None)
     code = run(arguments) if run else cli.run(command.main, name=module, arguments=arguments)
@@ -113,8 +124,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("module", "options", "words"), OPTIONS)
 def test_options(module: str, options: str, words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert words in refused(module, options.split(), capsys)
-    assert not (tmp_path / "data").exists(), "a refused command leaves nothing behind"
+    assert words in rejected(module, options.split(), capsys)
+    assert not (tmp_path / "data").exists(), "a rejected command leaves nothing behind"
 
 
 VARIABLES = [
@@ -134,19 +145,19 @@ def test_variables(
     variable: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path(".env").write_text(f'{variable}="{value}"\n')
-    assert words in refused("producers.ragini_producer", ["--count", "1"], capsys)
+    assert words in rejected("producers.ragini_producer", ["--count", "1"], capsys)
     Path(".env").write_text("")
     monkeypatch.setenv(variable, value)
-    assert words in refused("producers.ragini_producer", ["--count", "1"], capsys)
+    assert words in rejected("producers.ragini_producer", ["--count", "1"], capsys)
 
 
 ENV_FILES: list[tuple[bytes, str]] = [
-    (b"what is this=\n", r"\.env line 1: what \.\.\. is not NAME=VALUE"),
-    (b"LOG_LEVEL=INFO\n\n=5\n", r"\.env line 3: =5 \.\.\. is not NAME=VALUE"),
+    (b"what is this=\n", r"\.env line 1: what is not NAME=VALUE"),
+    (b"LOG_LEVEL=INFO\n\n=5\n", r"\.env line 3: what stands there is not NAME=VALUE"),
     (b'BUZZ_TOPIC="open\n', r"\.env line 1: .* is not NAME=VALUE"),
     (b"BUZZ_TOPIC='open\nLOG_LEVEL=INFO\n", r"\.env line 1: .* is not NAME=VALUE"),
     (b"[section]\nLOG_LEVEL=INFO\n", r"\.env line 1: .* is not NAME=VALUE"),
-    (b"BUZZ_TOPIC: x\n", r"\.env line 1: BUZZ_TOPIC: \.\.\. is not NAME=VALUE"),
+    (b"BUZZ_TOPIC: x\n", r"\.env line 1: BUZZ_TOPIC is not NAME=VALUE"),
     (b"LOG_LEVEL=\xff\xfe\n", r"\.env cannot be read: .*save it as UTF-8"),
     ("LOG_LEVEL=INFO\n".encode("utf-16"), r"\.env cannot be read: .*save it as UTF-8"),
     (bytes(range(128, 256)), r"\.env cannot be read"),
@@ -157,10 +168,10 @@ ENV_FILES: list[tuple[bytes, str]] = [
 @pytest.mark.parametrize("module", ["producers.ragini_producer", "consumers.file_consumer_case"])
 def test_env_files(content: bytes, pattern: str, module: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path(".env").write_bytes(content)
-    assert re.search(pattern, refused(module, ["--count", "1"], capsys))
+    assert re.search(pattern, rejected(module, ["--count", "1"], capsys))
 
 
 def test_an_env_file_that_is_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
     Path(".env").unlink()
     Path(".env").mkdir()
-    assert ".env cannot be read: " in refused("producers.ragini_producer", ["--count", "1"], capsys)
+    assert ".env cannot be read: " in rejected("producers.ragini_producer", ["--count", "1"], capsys)

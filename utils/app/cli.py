@@ -108,7 +108,8 @@ def _lists_last(tokens: Sequence[str], functions: Iterable[Callable[..., int]]) 
             lists.append(token)
         else:
             # What follows an option is its value, even if it is no choice: the parser names it then.
-            (lists if lists and lists[-1] == option else others).append(token)
+            is_value = lists and lists[-1] == option and not token.startswith("-")
+            (lists if is_value else others).append(token)
         option = token if token in choices else option if token in choices.get(option, ()) else ""
     return others + lists
 
