@@ -1,15 +1,18 @@
-"""Files and tables that buzzline-05 wrote: they open and take new rows without a manual step."""
+"""Files and tables that buzzline-05 wrote: they open, are read and take new rows without a manual step."""
 
 import json
 import sqlite3
 from contextlib import closing
+from typing import Any
 
 import duckdb
 import pytest
 
 from tests.helpers import held, make_batch
-from utils import sinks
 from utils.app.config import Settings
+from utils.records.codec import epoch_s
+from utils.records.stream import BUZZ
+from utils.sinks import SINKS, source
 
 COLUMNS = "message TEXT, author TEXT, timestamp TEXT, category TEXT, sentiment REAL, keyword_mentioned TEXT"
 COLUMNS += ", message_length INTEGER"
@@ -51,6 +54,13 @@ def rows(settings: Settings, sink: str, names: str) -> list[tuple[object, ...]]:
         return database.execute(query).fetchall()
 
 
+def read(settings: Settings, sink: str) -> list[Any]:
+    with closing(source(sink, settings, BUZZ, lambda _: "", finished=True)) as opened:
+        chunk = opened.poll(1_000)
+        assert chunk and not chunk.invalid
+        return chunk.records
+
+
 @pytest.mark.parametrize("timestamp", ["TEXT", "TIMESTAMP"])
 @pytest.mark.parametrize(("sink", "id_column", "row_id"), IDS.values(), ids=IDS)
 def test_an_old_table_takes_new_rows(
@@ -59,13 +69,17 @@ def test_an_old_table_takes_new_rows(
     columns = id_column + COLUMNS.replace("timestamp TEXT", f"timestamp {timestamp}")
     make(settings, sink, columns, row_id, bool(id_column))
     for first in (1, 31):
-        with closing(sinks.emitter(sink, settings)()) as emitter:
-            assert emitter.last_sequence("ann-1") == first - 1
+        with closing(SINKS[sink].emitter(settings, BUZZ, "ann", "")) as emitter:
+            assert emitter.last(["ann-1"]) == (("ann-1", first - 1) if first > 1 else None)
             emitter.emit(make_batch(30, first=first))
     assert held(sink, settings) == {None: [None], "ann-1": list(range(1, 61))}
     found = rows(settings, sink, NAMES)
     assert (found[0][0], found[0][1], str(found[0][2]), found[0][3:]) == (*OLD_ROW[:3], OLD_ROW[3:])
     assert all(None not in row for row in found)
+    records = read(settings, sink)
+    assert [record.sequence for record in records] == [None, *range(1, 61)]
+    assert (records[0].message, records[0].sentiment, records[0].message_length) == (OLD_ROW[0], 0.87, 32)
+    assert epoch_s(records[0].timestamp) == epoch_s(OLD_ROW[2] + "Z" * (timestamp == "TIMESTAMP" and sink == "duckdb"))
     if "KEY" in id_column and (sink == "duckdb" or "AUTO" in id_column):
         ids = [row[0] for row in rows(settings, sink, "id")]
         assert row_id is not None
@@ -76,8 +90,9 @@ def test_an_old_file_takes_new_lines(settings: Settings) -> None:
     settings.data_path.mkdir(parents=True)
     record = dict(zip(NAMES.split(", "), OLD_ROW, strict=True))
     settings.live_path.write_text(json.dumps(record) + "\n" + json.dumps(record), encoding="utf-8")
-    with closing(sinks.emitter("file", settings)()) as emitter:
-        assert emitter.last_sequence("ann-1") == 0
+    with closing(SINKS["file"].emitter(settings, BUZZ, "ann", "")) as emitter:
+        assert emitter.last(["ann-1"]) is None
         emitter.emit(make_batch(30))
     assert held("file", settings) == {None: [None, None], "ann-1": list(range(1, 31))}
     assert settings.live_path.read_text(encoding="utf-8").startswith(json.dumps(record) + "\n" + json.dumps(record))
+    assert len(read(settings, "file")) == 32
