@@ -1,0 +1,279 @@
+"""What only the SQLite sink has: tables that others made, rows that a table rejects, files that move."""
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.emitters.test_contract import HARD_TEXTS, lock_sqlite
+from tests.helpers import make_batch
+from utils.app.errors import Rejected, SinkReplaced, ToolkitError, Unavailable
+from utils.clients import sqlite
+from utils.emitters.sqlite_emitter import SqliteEmitter, emit_message
+from utils.records.codec import Field
+from utils.records.record import Batch, Line
+from utils.records.stream import BUZZ, Stream
+
+TIMESTAMP = "2026-11-23T19:04:05.123Z"
+READINGS = Stream(
+    "readings",
+    fields=(Field("id", "text"), Field("temperature", "number"), Field("timestamp", "timestamp")),
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "buzz.sqlite"
+
+
+def run(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def query(path: Path, statement: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(statement).fetchall()
+
+
+def stored(path: Path, table: str = "streamed_messages") -> list[tuple[str, int]]:
+    return query(path, f"SELECT producer_id, sequence FROM {table} WHERE producer_id IS NOT NULL ORDER BY rowid")
+
+
+def ann(last: int, first: int = 1) -> list[tuple[str, int]]:
+    return [("ann-1", sequence) for sequence in range(first, last + 1)]
+
+
+def lines(*records: str, stream: Stream = READINGS, first: int = 1) -> Batch:
+    return Batch.of_lines([Line(each.encode(), TIMESTAMP) for each in records], "ann-1", first, stream.codec)
+
+
+class TestTables:
+    def test_a_stream_has_its_own_columns(self, path: Path) -> None:
+        with closing(SqliteEmitter(path, READINGS)) as emitter:
+            emitter.emit(lines('{"id":"a","temperature":20.5}', '{"temperature":"n/a","more":[1]}', '{"id":7}'))
+        assert query(path, "SELECT id, temperature, extra, sequence FROM readings") == [
+            ("a", 20.5, None, 1), (None, None, '{"temperature":"n/a","more":[1]}', 2), (None, None, '{"id":7}', 3),
+        ]  # fmt: skip
+        assert query(path, "SELECT avg(temperature), typeof(timestamp) FROM readings") == [(20.5, "text")]
+
+    @pytest.mark.parametrize("fill", ["1", "NULL"])
+    @pytest.mark.parametrize("key", ["id INTEGER PRIMARY KEY AUTOINCREMENT, ", "id INTEGER, ", ""])
+    def test_a_table_of_buzzline_gets_what_it_misses(self, path: Path, key: str, fill: str) -> None:
+        columns = "message TEXT, author TEXT, timestamp TEXT, category TEXT, sentiment REAL, keyword_mentioned TEXT"
+        values = "'old', 'Zoe', '2025-01-01 10:00:00', 'tech', 0.5, 'old', 3"
+        run(
+            path,
+            f"CREATE TABLE streamed_messages ({key}{columns}, message_length INTEGER)",
+            f"INSERT INTO streamed_messages VALUES ({fill + ', ' if key else ''}{values})",
+        )
+        with closing(SqliteEmitter(path, BUZZ)) as emitter:
+            assert emitter.last(["ann-1"]) is None
+            emitter.emit(make_batch(2))
+        rows = query(path, "SELECT message, extra, producer_id, sequence FROM streamed_messages ORDER BY rowid")
+        assert rows == [("old", None, None, None), ("hello 1", None, "ann-1", 1), ("hello 2", None, "ann-1", 2)]
+
+    def test_names_that_differ_in_case_are_the_same_column(self, path: Path) -> None:
+        run(
+            path, 'CREATE TABLE Streamed_Messages ("Message" TEXT, "AUTHOR" TEXT, "Sequence" INTEGER, Producer_ID TEXT)'
+        )
+        with closing(SqliteEmitter(path, BUZZ)) as emitter:
+            emitter.emit(make_batch(2))
+            with closing(SqliteEmitter(path, BUZZ)) as copy, pytest.raises(Unavailable, match="another process"):
+                copy.emit(make_batch(1, first=2))
+        assert query(path, "SELECT message, author, sequence FROM streamed_messages") == [
+            ("hello 1", "Ann", 1), ("hello 2", "Ann", 2),
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "CREATE VIEW streamed_messages AS SELECT 'a' AS message",
+            "CREATE TABLE streamed_messages (message TEXT, author TEXT AS (upper(message)))",
+            "CREATE TABLE streamed_messages_identity (message TEXT)",
+            "CREATE TABLE streamed_messages (message TEXT, sentiment TEXT)",
+        ],
+        ids=["view", "generated column", "name of the index", "type"],
+    )
+    def test_a_table_that_can_never_serve_is_no_outage(self, path: Path, statement: str) -> None:
+        run(path, statement)
+        with pytest.raises(ToolkitError, match=r"streamed_messages.*name another file") as error:
+            SqliteEmitter(path, BUZZ)
+        assert error.value.exit_code == 2
+        assert not isinstance(error.value, Unavailable)
+
+    def test_a_table_that_has_a_record_twice_is_named(self, path: Path) -> None:
+        SqliteEmitter(path, BUZZ).close()
+        row = "INSERT INTO streamed_messages (message, producer_id, sequence) VALUES ('x', 'ann-1', 7)"
+        run(path, "DROP INDEX streamed_messages_identity", row, row)
+        with pytest.raises(ToolkitError, match="contains a record twice") as error:
+            SqliteEmitter(path, BUZZ)
+        assert error.value.exit_code == 2
+
+    def test_a_file_that_is_no_database_stays_as_it_is(self, path: Path) -> None:
+        content = b"hello, I am a text file, not a database. " * 30
+        path.write_bytes(content)
+        with pytest.raises(ToolkitError, match=r"buzz.sqlite is not a SQLite database") as error:
+            SqliteEmitter(path, BUZZ)
+        assert error.value.exit_code == 2
+        assert path.read_bytes() == content
+
+    def test_an_empty_file_becomes_a_database(self, path: Path) -> None:
+        path.touch()
+        with closing(SqliteEmitter(path, BUZZ)) as emitter:
+            emitter.emit(make_batch(1))
+        assert stored(path) == ann(1)
+
+    def test_a_file_with_two_names_is_rejected(self, path: Path) -> None:
+        """Each name would have a log of its own: rows of one are lost to the other."""
+        SqliteEmitter(path, BUZZ).close()
+        os.link(path, path.with_name("copy.sqlite"))
+        with pytest.raises(ToolkitError, match=r"has 2 names \(hard links\)") as error:
+            SqliteEmitter(path, BUZZ)
+        assert error.value.exit_code == 2
+
+
+class TestRejected:
+    @pytest.mark.parametrize(
+        ("table", "sequence"),
+        [
+            ("message TEXT CHECK (message <> 'hello 4711'), author TEXT", 4711),
+            ("message TEXT, author TEXT, room INTEGER NOT NULL", 1),
+            ("message TEXT, author TEXT UNIQUE", 2),
+            ("message TEXT, author TEXT UNIQUE ON CONFLICT IGNORE", 2),
+            ("message TEXT, author TEXT UNIQUE ON CONFLICT REPLACE", 2),
+            ("message TEXT, author TEXT UNIQUE ON CONFLICT ROLLBACK", 2),
+            ("message TEXT, sequence INTEGER UNIQUE", 3),
+        ],
+    )
+    def test_the_row_is_named_and_all_before_it_are_stored(self, path: Path, table: str, sequence: int) -> None:
+        run(path, f"CREATE TABLE streamed_messages ({table})")
+        if "sequence" in table:
+            run(path, "INSERT INTO streamed_messages (sequence) VALUES (3)")
+        with closing(SqliteEmitter(path, BUZZ)) as emitter:
+            with pytest.raises(Rejected) as rejected:
+                emitter.emit(make_batch(6_000))
+            assert rejected.value.sequence == sequence
+            assert rejected.value.reason.count("\n") == 0
+            assert emitter.last(["ann-1"]) == (("ann-1", sequence - 1) if sequence > 1 else None)
+        assert stored(path) == ann(sequence - 1)
+
+    def test_a_record_is_never_taken_twice(self, path: Path) -> None:
+        with closing(SqliteEmitter(path, BUZZ)) as emitter:
+            emitter.emit(make_batch(5))
+            with pytest.raises(Unavailable, match="another process delivered ann-1"):
+                emitter.emit(make_batch(5, first=4))
+            assert emitter.last(["ann-1"]) == ("ann-1", 5)
+            emitter.emit(make_batch(3, first=6))
+        assert stored(path) == ann(8)
+
+
+class TestMoved:
+    """SQLite writes no checkpoint into a file that was moved, and leaves its log at the old name."""
+
+    @pytest.mark.parametrize("noticed", ["by the next batch", "at the end"])
+    def test_the_moved_file_has_everything(self, path: Path, noticed: str) -> None:
+        with closing(SqliteEmitter(path, BUZZ)) as emitter:
+            emitter.emit(make_batch(200))
+            path.rename(path.with_name("moved"))
+            if noticed == "by the next batch":
+                with pytest.raises(SinkReplaced):
+                    emitter.emit(make_batch(5, first=201))
+        assert stored(path.with_name("moved")) == ann(200)
+
+    def test_moved_away_and_back(self, path: Path) -> None:
+        emitter = SqliteEmitter(path, BUZZ)
+        emitter.emit(make_batch(200))
+        path.rename(path.with_name("moved"))
+        with pytest.raises(SinkReplaced):
+            emitter.emit(make_batch(5, first=201))
+        emitter.close()
+        emitter = SqliteEmitter(path, BUZZ)
+        assert emitter.last(["ann-1"]) is None
+        emitter.emit(make_batch(5, first=201))
+        path.with_name("moved").rename(path)
+        with pytest.raises(SinkReplaced):
+            emitter.emit(make_batch(5, first=206))
+        emitter.close()
+        with closing(SqliteEmitter(path, BUZZ)) as last:
+            assert last.last(["ann-1"]) == ("ann-1", 200)
+            last.emit(make_batch(5, first=201))
+        assert query(path, "PRAGMA integrity_check") == [("ok",)]
+        assert stored(path) == ann(205)
+
+
+def test_wide_streams_stay_below_the_limit_of_parameters(path: Path) -> None:
+    stream = Stream("wide", fields=tuple(Field(f"f{number}", "number") for number in range(1_500)))
+    with closing(SqliteEmitter(path, stream)) as emitter:
+        emitter.emit(lines(*['{"f0":1,"f1499":2}'] * 50, stream=stream))
+    assert query(path, "SELECT count(*), sum(f0), sum(f1499), sum(f7) FROM wide") == [(50, 50.0, 100.0, None)]
+
+
+def test_the_newest_of_two_thousand_runs_is_found_by_the_index(path: Path) -> None:
+    with closing(SqliteEmitter(path, BUZZ)) as emitter:
+        emitter.emit(make_batch(3))
+        plan = query(path, "EXPLAIN QUERY PLAN SELECT MAX(sequence) FROM streamed_messages WHERE producer_id = 'x'")
+        assert "streamed_messages_identity" in str(plan)
+        assert emitter.last(["ann-1", *(f"old-{number}" for number in range(2_000))]) == ("ann-1", 3)
+
+
+def test_texts_come_back_as_they_were(path: Path) -> None:
+    records = [json.dumps({"id": text}) for text in HARD_TEXTS]
+    with closing(SqliteEmitter(path, READINGS)) as emitter:
+        emitter.emit(lines(*records))
+    assert [text for (text,) in query(path, "SELECT id FROM readings ORDER BY rowid")] == HARD_TEXTS
+
+
+def test_three_writers_at_once(path: Path) -> None:
+    def write(name: str) -> None:
+        with closing(SqliteEmitter(path, BUZZ)) as emitter:
+            for first in range(1, 1_000, 50):
+                emitter.emit(make_batch(50, first=first, producer_id=name))
+
+    names = ["ann-1", "bob-1", "cat-1"]
+    writers = [threading.Thread(target=write, args=[name]) for name in names]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    found = stored(path)
+    for name in names:
+        assert [sequence for owner, sequence in found if owner == name] == list(range(1, 1_001))
+
+
+def test_a_locked_file_is_an_outage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    SqliteEmitter(path, BUZZ).close()
+    connect = sqlite.connect
+    monkeypatch.setattr(sqlite, "connect", lambda path: connect(path, wait_s=0.05))
+    with lock_sqlite(path), pytest.raises(Unavailable, match="locked"):
+        SqliteEmitter(path, BUZZ)
+
+
+def test_a_folder_without_permission_is_an_outage(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Unavailable, match="cannot be used as a folder"):
+        SqliteEmitter(tmp_path / "file" / "buzz.sqlite", BUZZ)
+
+
+def without_none(rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    return [tuple(value for value in row if value is not None) for row in rows]
+
+
+def test_emit_message_keeps_all_fields_and_reports_what_it_cannot_store(path: Path, logged: list[str]) -> None:
+    given = {"message": "one", "timestamp": "2025-01-02 03:04:05", "room": {"floor": 3}, "sequence": 1}
+    assert emit_message(given, db_path=path)
+    assert emit_message({"temperature": 21.5}, db_path=str(path))
+    assert not emit_message({"value": float("inf")}, db_path=path)
+    assert not emit_message({"message": "three"}, db_path=path.parent)
+    columns = "message, timestamp, extra, producer_id, sequence"
+    assert without_none(query(path, f"SELECT {columns} FROM streamed_messages ORDER BY rowid")) == [
+        ("one", "2025-01-02 03:04:05", '{"room":{"floor":3}}'), ('{"temperature":21.5}',),
+    ]  # fmt: skip
+    assert [line.split()[0] for line in logged] == ["ERROR"] * 2
