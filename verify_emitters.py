@@ -17,13 +17,13 @@ from utils.app.config import DEFAULTS, PRODUCING, READING, Json, Reads, Settings
 from utils.sinks import ALL, Sinks
 
 if TYPE_CHECKING:
-    from utils.checks.doctor import Line
+    from utils.checks.doctor_sinks import Line
 
 Which = Annotated[Sinks, Parameter(show_default=False, help="Only these sinks.")]
 
 
 def check(*, sinks: Which = (), json: Json = False, settings: Annotated[Settings, Reads(*PRODUCING)] = DEFAULTS) -> int:
-    """Write one message through each emitter in a temporary place and read it back.
+    """Write one record through each emitter in a temporary place and read it back.
 
     Exit code 1 if a sink failed. A Kafka broker that is not running counts only with --sinks kafka.
     """

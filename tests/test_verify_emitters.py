@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 import verify_emitters
-from utils.app.config import DEFAULTS, EMBEDDED_SINKS
+from utils.app.config import DEFAULTS
 from utils.app.errors import Unavailable
 from utils.checks import check
 from utils.emitters.file_emitter import FileEmitter
 from utils.records.record import Batch
+from utils.sinks import EMBEDDED
 
 
 @pytest.fixture
@@ -27,8 +28,8 @@ def run(*arguments: str) -> int:
     return verify_emitters.run(list(arguments))
 
 
-@pytest.mark.parametrize("sink", EMBEDDED_SINKS)
-def test_each_embedded_sink_takes_a_message_and_gives_it_back(sink: str) -> None:
+@pytest.mark.parametrize("sink", EMBEDDED)
+def test_each_embedded_sink_takes_a_record_and_gives_it_back(sink: str) -> None:
     assert check.check(sink, DEFAULTS).result == "ok"
 
 
@@ -47,11 +48,12 @@ def test_a_missing_broker_fails_only_when_asked_for(nobody_listens: str, capsys:
     assert (result["sink"], result["result"]) == ("kafka", "not running")
 
 
-def test_a_sink_that_loses_or_changes_messages_fails(monkeypatch: pytest.MonkeyPatch, nobody_listens: str) -> None:
+def test_a_sink_that_loses_or_changes_records_fails(monkeypatch: pytest.MonkeyPatch, nobody_listens: str) -> None:
     whole = FileEmitter.emit
 
     def garbled(emitter: FileEmitter, batch: Batch) -> None:
-        whole(emitter, Batch(batch.producer_id, batch.last, batch.count, batch.lines.replace(b"0.5", b"0.6")))
+        lines = batch.lines.replace(b"-0.1", b"-0.2")
+        whole(emitter, Batch(batch.producer_id, batch.last, batch.count, lines, batch.codec))
 
     def full(emitter: FileEmitter, batch: Batch) -> None:
         raise Unavailable("no space\nleft")
@@ -62,7 +64,7 @@ def test_a_sink_that_loses_or_changes_messages_fails(monkeypatch: pytest.MonkeyP
         assert result.result == "failed"
         assert words in result.reason
     monkeypatch.setattr(FileEmitter, "emit", lambda emitter, batch: None)
-    assert check.check("file", DEFAULTS).reason == "the sink does not know the message that it has just stored"
+    assert check.check("file", DEFAULTS).reason == "the sink does not know the record that it has just stored"
     assert run("check") == 1
 
 

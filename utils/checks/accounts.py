@@ -1,6 +1,5 @@
 """What the journals of a data folder know, read beside running producers."""
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from utils.app.config import Settings
 from utils.app.errors import ToolkitError
 from utils.clients import sqlite
 from utils.records.stream import BUZZ, Stream
+from utils.sources.sqlite_source import open_read_only
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def journal_paths(settings: Settings) -> list[Path]:
 
 def account_of(path: Path) -> Account | None:
     """What a journal knows; None while its producer is just creating it. Raises ToolkitError."""
-    with sqlite.errors(path), closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+    with sqlite.errors(path), closing(open_read_only(path)[0]) as connection:
         connection.execute("BEGIN")
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
         if "identities" in tables:

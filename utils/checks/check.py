@@ -1,4 +1,4 @@
-"""One message through each emitter and back, somewhere temporary: does this machine do what the toolkit needs?"""
+"""One record through each emitter and back, somewhere temporary: does this machine do what the toolkit needs?"""
 
 import secrets
 import tempfile
@@ -6,17 +6,31 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from loguru import logger
 
-from utils import sinks
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
-from utils.records.record import Batch, Message, timestamp_text
+from utils.checks.kafka_reader import KafkaReader
+from utils.records.codec import instant_text
+from utils.records.record import Batch, Record
+from utils.records.stream import Stream
+from utils.sinks import SINKS, source
 from utils.sources.auto_source import require_answer
+from utils.sources.base import Source
 
 READ_BACK_S = 15.0
+
+
+class Checked(Record):
+    """A record with a field of each type."""
+
+    text: str
+    integer: int
+    number: float
+    boolean: bool
+    json: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -30,59 +44,66 @@ class Result:
 
 
 def check(sink: str, settings: Settings) -> Result:
-    """Write one message with the sink's emitter and read it back with its source, then remove both."""
-    if sink == "kafka":
+    """Write one record with the sink's emitter and read it back, then remove both."""
+    if not SINKS[sink].embedded:
         try:
             require_answer(settings.kafka_broker)
         except Unavailable as error:
             return Result(sink, "not running", 0.0, str(error))
-    token = secrets.token_hex(4)
+    stream = Stream(f"check-{secrets.token_hex(4)}", Checked)
     with tempfile.TemporaryDirectory(prefix="verify_emitters-", ignore_cleanup_errors=True) as folder:
-        place = settings.elsewhere(Path(folder), f"verify_emitters-{token}")
+        place = settings.elsewhere(Path(folder), stream.name)
         started_s = time.monotonic()
         try:
-            _round_trip(sink, place, f"check-{token}")
+            _round_trip(sink, place, stream)
         except ToolkitError as error:
             return Result(sink, "failed", time.monotonic() - started_s, " ".join(str(error).split()))
         finally:
-            if sink == "kafka":
-                _delete_topic(place)
+            if not SINKS[sink].embedded:
+                _delete_topic(place, stream.name)
         return Result(sink, "ok", time.monotonic() - started_s)
 
 
-def _round_trip(sink: str, settings: Settings, producer_id: str) -> None:
-    sent = Message(
-        message="Zażółć gęślą jaźń \U0001f980",
-        author="verify_emitters",
-        timestamp=timestamp_text(time.time()),
-        category="check",
-        sentiment=0.5,
-        keyword_mentioned="check",
-        message_length=19,
-        producer_id=producer_id,
-        sequence=1,
+def _round_trip(sink: str, settings: Settings, stream: Stream) -> None:
+    sent = Checked(
+        text="Zażółć gęślą jaźń \U0001f980",
+        integer=2**62,
+        number=-0.1,
+        boolean=True,
+        json={"nested": [1, None]},
+        timestamp=instant_text(time.time_ns() // 1000),
     )
-    with closing(sinks.emitter(sink, settings)()) as emitter:
-        emitter.emit(Batch.of([sent]))
-        if emitter.last_sequence(producer_id) != 1:
-            raise ToolkitError("the sink does not know the message that it has just stored")
+    producer_id = f"{stream.name}-0"
+    batch = Batch.of_records([sent], producer_id, 1, stream.codec)
+    with closing(SINKS[sink].emitter(settings, stream, stream.name, "")) as emitter:
+        emitter.last([])
+        emitter.emit(batch)
+        if emitter.last([producer_id]) != (producer_id, 1):
+            raise ToolkitError("the sink does not know the record that it has just stored")
+    wanted = stream.codec.canonical_lines(batch.records)
     deadline_s = time.monotonic() + READ_BACK_S
-    with closing(sinks.source(sink, settings, lambda partition: "", finished=True)) as source:
-        while time.monotonic() < deadline_s:
-            chunk = source.poll(10)
-            if chunk is None or not (chunk.records or chunk.invalid):
-                time.sleep(0.02)
-            elif chunk.records == [sent]:
-                return
-            else:
-                raise ToolkitError(f"read back something else: {chunk.records or chunk.invalid}")
-    raise ToolkitError(f"the message could not be read back within {READ_BACK_S:.0f} s")
+    while time.monotonic() < deadline_s:
+        with closing(_reader(sink, settings, stream)) as reader:
+            chunk = reader.poll(10)
+        if chunk is None or not (chunk.records or chunk.invalid):
+            time.sleep(0.02)
+        elif stream.codec.canonical_lines(chunk.records) == wanted:
+            return
+        else:
+            raise ToolkitError(f"read back something else: {chunk.records or chunk.invalid}")
+    raise ToolkitError(f"the record could not be read back within {READ_BACK_S:.0f} s")
 
 
-def _delete_topic(settings: Settings) -> None:
+def _reader(sink: str, settings: Settings, stream: Stream) -> Source:
+    if sink == "kafka":  # with another client than the one that wrote
+        return KafkaReader(settings, stream)
+    return source(sink, settings, stream, lambda partition: "", finished=True)
+
+
+def _delete_topic(settings: Settings, topic: str) -> None:
     from utils.clients.kafka_admin import delete_topic
 
     try:
-        delete_topic(settings)
+        delete_topic(settings, topic)
     except Unavailable as error:
         logger.debug("{}", error)
