@@ -57,7 +57,7 @@ class Outage:
         self._clock = clock
         self._since_s: float | None = None
         self._logged: set[str] = set()
-        self._warned: set[str] = set()
+        self._warned: set[int] = set()
 
     def begin(self, reason: str) -> None:
         """The sink is down, perhaps still, for this reason."""
@@ -82,11 +82,11 @@ class Outage:
         self._logged.clear()
         self.backoff.reset()
 
-    def warn_once(self, text: str) -> None:
-        """Log something that every new connection finds again."""
-        if text not in self._warned:
+    def warn_once(self, place: int, text: str) -> None:
+        """Log something about a place that every new connection finds again."""
+        if place not in self._warned:
             logger.warning("{}: {}", self.sink, text)
-        self._warned.add(text)
+        self._warned.add(place)
 
 
 class DeadLetters:
@@ -260,15 +260,17 @@ class Worker(threading.Thread):
             place = min(last[1], runs[last[0]])
             if last[1] > place:
                 self._outage.warn_once(
-                    f"contains sequence {last[1]} of {last[0]}, the journal assigned {place}: was the journal restored?"
+                    last[1],
+                    f"contains sequence {last[1]} of {last[0]}, the journal assigned {place}: was the journal restored?",
                 )
         place = self._letters.after(max(place, subscription.after))
         if place < subscription.reached:
             pruned = self._journal.pruned
             rest = f"{place + 1} to {pruned} have left the journal" if place < pruned else "the journal has the others"
             self._outage.warn_once(
+                place,
                 f"contains sequences up to {place}, but had {subscription.reached}: it was replaced by an older copy; "
-                + rest
+                + rest,
             )
         return self._letters.after(max(place, self._journal.pruned))
 
