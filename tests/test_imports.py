@@ -26,7 +26,12 @@ LAYERS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"app": ("utils.app.*",)},
 )
 # Within these groups every module is on its own, apart from what the group shares.
-APART = {"producers": (), "emitters": ("base",), "sources": ("base", "table_source"), "consumers": ()}
+APART = {
+    "producers": (),
+    "emitters": ("base",),
+    "sources": ("base", "table_source", "file_place", "json_array"),
+    "consumers": (),
+}
 HEAVY = ("pandas", "numpy", "matplotlib", "duckdb", "kafka", "confluent_kafka", "rich")
 
 

@@ -120,8 +120,8 @@ def test_save_records_a_gif(live: Settings) -> None:
         settings=live, environment=HEADLESS,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    picture = Image.open(path)
-    assert picture.size == (800, 600)
+    image = Image.open(path)
+    assert image.size == (800, 600)
 
 
 def test_sizes_are_inches_or_pixels() -> None:

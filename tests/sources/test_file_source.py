@@ -208,7 +208,7 @@ class TestPositions:
         assert [chunk.end for chunk in chunks[:-1]] == [chunk.start for chunk in chunks[1:]]
 
     @pytest.mark.parametrize("position", ["rubbish", "7:7:1", "[3:0:5", "5:90:1", "1:1", "99999999:20:7", "::"])
-    def test_a_position_that_does_not_fit_begins_again_and_says_so(self, live: Path, position: str) -> None:
+    def test_a_position_that_does_not_fit_begins_again_and_reports_it(self, live: Path, position: str) -> None:
         live.write_bytes(line("a"))
         chunks = drain(FileSource([live], BUZZ.codec, lambda partition: position))
         assert (chunks[0].start, chunks[0].begins_again, texts(chunks)) == (position, True, ["a"])
@@ -242,7 +242,7 @@ class TestPartitions:
             ("old.jsonl", ["a"]), ("old.jsonl", ["b"]), ("new.jsonl", ["c"]),
         ]  # fmt: skip
 
-    def test_equal_names_are_told_apart(self, tmp_path: Path) -> None:
+    def test_equal_names_are_distinguished(self, tmp_path: Path) -> None:
         paths = [tmp_path / folder / "live.json" for folder in "ab"]
         for path in paths:
             path.parent.mkdir()

@@ -42,7 +42,7 @@ class FileSource:
 
     Files that exist are read while others do not exist yet; if none does, polling raises Unavailable.
     A file is read to its end before the next one, so rotated files can be given oldest first. With
-    `finished` a last line that lacks only its newline is read too, and an array must be complete.
+    `finished` a last line without its newline is read too, and an array must be complete.
     """
 
     name = "file"
