@@ -138,10 +138,10 @@ def test_clients_are_bounded(program: Program) -> None:
     wait_until(served_again)
 
 
-def test_named_address_serves_its_names_and_warns(said: list[str]) -> None:
+def test_named_address_serves_its_names_and_warns(logged: list[str]) -> None:
     program = Program("0.0.0.0:0")
     try:
-        assert any("everyone" in line for line in said)
+        assert any("everyone" in line for line in logged)
         assert program.ask("/", host="10.1.2.3:80")[0] == 200
         assert program.ask("/", host=socket.gethostname())[0] == 200
         assert program.ask("/", host="evil.example")[0] == 403
