@@ -218,6 +218,7 @@ class Worker(threading.Thread):
                     emitter.emit(batch)
                 except Rejected as error:
                     self._letters.add(self.sink, batch, error)
+                    self.status.delivered += error.sequence - batch.first
                     self.status.dead_letters += 1
                     return
                 self.status.delivered += batch.count
