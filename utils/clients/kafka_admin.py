@@ -156,7 +156,7 @@ def described(admin: "AdminClient", settings: Settings, name: str, log: ClientLo
         if reason.name() in ("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC"):
             return None
         if reason.name() in ("TOPIC_EXCEPTION", "_INVALID_ARG"):
-            raise ToolkitError(f"topic {name!r}: {reason.str()}") from error
+            raise ToolkitError(f"BUZZ_TOPIC is {name!r}: {reason.str()}") from error
         if reason.name() == "TOPIC_AUTHORIZATION_FAILED":
             raise Unavailable(f"topic {name} may not be described by this user: {reason.str()}") from error
         raise failed(error, settings, log) from error
@@ -214,7 +214,7 @@ def _create(admin: "AdminClient", settings: Settings, name: str) -> None:
         if reason.name() == "TOPIC_ALREADY_EXISTS":
             return
         if reason.name() == "TOPIC_EXCEPTION":
-            raise ToolkitError(f"topic {name!r}: {reason.str()}") from error
+            raise ToolkitError(f"BUZZ_TOPIC is {name!r}: {reason.str()}") from error
         raise Unavailable(
             f"topic {name} is missing and cannot be created ({reason.str()}): "
             "create it with kafka-topics.sh, or change KAFKA_PARTITIONS and KAFKA_REPLICATION"

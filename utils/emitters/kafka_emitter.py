@@ -37,29 +37,42 @@ class KafkaEmitter:
         from confluent_kafka import KafkaException
         from confluent_kafka.admin import AdminClient
 
-        self.mark = mark
         self._settings = settings
         self._log = ClientLog("kafka")
-        self._options = librdkafka_options(settings) | {"error_cb": self._log.on_error, "logger": self._log.logger}
+        options = librdkafka_options(settings) | {"error_cb": self._log.on_error, "logger": self._log.logger}
         self._producer: Producer | None = None
         topic = settings.topic_of(stream.name)
         try:
-            admin: AdminClient = AdminClient(self._options)
+            admin: AdminClient = AdminClient(options)
         except KafkaException as error:
             raise ToolkitError(f"Kafka cannot be used with these settings: {error.args[0].str()}") from error
         self._topic = open_topic(admin, settings, topic, self._log)
-        self._partitions = Partitions(admin, self._options, topic, key)
+        self._partitions = Partitions(admin, options, topic, key)
+        self._place = self._place_of(mark)
+        self._note(self._place[1])
+
+    def _place_of(self, mark: str) -> tuple[int, int]:
+        """The partition of this key, and the offset before which nothing of it can be of interest."""
+        if mark:
+            topic_id, partition, offset = mark.rsplit("/", 2)
+            if topic_id == self._topic.topic_id and int(partition) < self._topic.partitions:
+                return int(partition), int(offset)
+        return crc32(self._partitions.key.encode()) % self._topic.partitions, 0
+
+    def _note(self, offset: int) -> None:
+        self._offset = offset
+        self.mark = f"{self._topic.topic_id}/{self._place[0]}/{offset}"
 
     def last(self, producer_ids: Sequence[str]) -> tuple[str, int] | None:
         """Read the partition backwards for the last committed record of these runs. See Emitter."""
-        partition, noted = self._place()
+        partition, noted = self._place
         with self._mapped():
             producer = self._fenced()
-            lowest, end = self._partitions.bounds(partition, lambda: self._end_own_transaction(producer, partition))
+            lowest, end = self._partitions.bounds(partition, lambda: self._end_own_transaction(producer))
             # An end before what was noted: the topic was created again by brokers that know no ids of topics.
             start = max(lowest, noted) if noted <= end else lowest
             offset, found = self._partitions.search(partition, start, end, producer_ids)
-        self._note(partition, offset)
+        self._note(offset)
         return found
 
     def _fenced(self) -> "Producer":
@@ -68,7 +81,7 @@ class KafkaEmitter:
 
         if self._producer is None:
             producer = Producer(
-                self._options
+                self._partitions.options
                 | {
                     "transactional.id": self._partitions.key,
                     "transaction.timeout.ms": int(TRANSACTION_S * 1000),
@@ -91,20 +104,8 @@ class KafkaEmitter:
             self._producer = producer
         return self._producer
 
-    def _place(self) -> tuple[int, int]:
-        """The partition of this key, and the offset before which nothing of it can be of interest."""
-        if self.mark:
-            topic_id, partition, offset = self.mark.rsplit("/", 2)
-            if topic_id == self._topic.topic_id and int(partition) < self._topic.partitions:
-                return int(partition), int(offset)
-        return crc32(self._partitions.key.encode()) % self._topic.partitions, 0
-
-    def _note(self, partition: int, offset: int) -> None:
-        self.mark = f"{self._topic.topic_id}/{partition}/{offset}"
-
     def emit(self, batch: Batch) -> None:
         """Store the batch in one transaction. See Emitter."""
-        partition, noted = self._place()
         lines = batch.lines.splitlines()
         self._check_sizes(batch, lines)
         records: list[dict[str, Any]] = [{"value": line, "key": self._partitions.key} for line in lines]
@@ -113,16 +114,16 @@ class KafkaEmitter:
         with self._mapped():
             producer = self._fenced()
             producer.begin_transaction()
-            queued = producer.produce_batch(self._topic.name, records, partition=partition)
+            queued = producer.produce_batch(self._topic.name, records, partition=self._place[0])
             if queued < len(records):
                 raise Unavailable(f"only {queued} of {len(records)} records could be queued")
             if producer.flush(COMMIT_S):
                 raise self._late()
-            if 0 <= delivered[0] < noted:
+            if 0 <= delivered[0] < self._offset:
                 # Not committed, or the cursor would pass over what came before and is still pending.
                 raise SinkReplaced(f"topic {self._topic.name} was deleted and created again")
             producer.commit_transaction(COMMIT_S)
-        self._note(partition, delivered[0])
+        self._note(delivered[0])
 
     def _check_sizes(self, batch: Batch, lines: Sequence[bytes]) -> None:
         """Raise Rejected for the first record that the topic never takes, once what comes before it is stored."""
@@ -172,7 +173,7 @@ class KafkaEmitter:
         reason = f": {self._log.reason}" * bool(self._log.reason)
         return Unavailable(f"Kafka at {self._settings.kafka_broker} did not answer within {COMMIT_S:.0f} s{reason}")
 
-    def _end_own_transaction(self, producer: "Producer", partition: int) -> None:
+    def _end_own_transaction(self, producer: "Producer") -> None:
         """Commit what may still be open of this key in a partition, although it was fenced.
 
         A broker forgets to end a transaction in a partition that has no leader at that moment, as while it
@@ -182,7 +183,7 @@ class KafkaEmitter:
         record without a value that it takes is no record of the stream.
         """
         producer.begin_transaction()
-        producer.produce(self._topic.name, None, key=self._partitions.key, partition=partition)
+        producer.produce(self._topic.name, None, key=self._partitions.key, partition=self._place[0])
         producer.commit_transaction(COMMIT_S)
 
     def close(self) -> None:

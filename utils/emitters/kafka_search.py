@@ -34,7 +34,7 @@ class Partitions:
     """Reads the partitions of a topic back, for the records of one key."""
 
     def __init__(self, admin: "AdminClient", options: dict[str, Any], topic: str, key: str) -> None:
-        self._admin, self._options, self._topic, self.key = admin, options, topic, key
+        self._admin, self.options, self._topic, self.key = admin, options, topic, key
 
     def offset(self, partition: int, what: Any, isolation: Any) -> int:
         """One offset of a partition, as an OffsetSpec names it."""
@@ -70,7 +70,7 @@ class Partitions:
     def search(
         self, partition: int, start: int, end: int, producer_ids: Collection[str]
     ) -> tuple[int, tuple[str, int] | None]:
-        """The last committed record of these runs from offset `start` to `end`: its offset and ids, else `end`, None."""
+        """The last committed record of these runs from `start` to `end`: its offset and ids, else `end`, None."""
         searched_from, window = end, FIRST_WINDOW
         with closing(self._reader("read_committed")) as consumer:
             while end > start and producer_ids:
@@ -86,7 +86,7 @@ class Partitions:
         from confluent_kafka import Consumer
 
         return Consumer(
-            self._options
+            self.options
             | {
                 "group.id": "unused",
                 "enable.auto.commit": False,
