@@ -31,7 +31,8 @@ from cyclopts.validators import Number
 from producers import producer_case
 from scripts.start import ask_to_end
 from utils.app import cli
-from utils.app.config import DEFAULTS, EMBEDDED_SINKS, PROJECT_DIR, Seed, Settings, Sinks
+from utils.app.config import DEFAULTS, PROJECT_DIR, Seed, Settings
+from utils.sinks import EMBEDDED, Sinks
 from utils.app.errors import Unavailable
 from utils.checks.audit import accounts
 from utils.checks.holdings import PAGE_ROWS, Held, hold
@@ -70,7 +71,7 @@ def plan(seed: int, seconds: float, kills: int, sinks: Sequence[str]) -> list[At
         ("kill", kills, processes),
         ("freeze", others, processes),
         ("fill", others, list(PRODUCERS)),
-        ("lock", others, [sink for sink in sinks if sink in EMBEDDED_SINKS]),
+        ("lock", others, [sink for sink in sinks if sink in EMBEDDED]),
     )
     attacks = [
         Attack(rng.uniform(0, seconds), action, rng.choice(targets), rng.uniform(0.2, 3.0))
@@ -261,7 +262,7 @@ def main(
     ] = 20,
     minutes: Annotated[float, Parameter(validator=Number(gt=0), help="How long the attacks last.")] = 1.0,
     seed: Seed = None,
-    sinks: Sinks = EMBEDDED_SINKS,
+    sinks: Sinks = EMBEDDED,
     interval: Annotated[
         float, Parameter(validator=Number(gte=0), help="Seconds between the messages of each producer.")
     ] = 0.002,

@@ -16,7 +16,8 @@ import pytest
 
 import verify_emitters
 from tests.helpers import wait_until
-from utils.app.config import EMBEDDED_SINKS, PROJECT_DIR, Settings
+from utils.app.config import PROJECT_DIR, Settings
+from utils.sinks import EMBEDDED
 from utils.checks import audit as audit_module
 from utils.checks import holdings
 from utils.checks.audit import Judgement, Report, accounts, audit, audited_sinks
@@ -43,7 +44,7 @@ def stream(
     count: int = COUNT,
     *,
     name: str = "p",
-    owed: tuple[str, ...] = EMBEDDED_SINKS,
+    owed: tuple[str, ...] = EMBEDDED,
     held: dict[str, int] | None = None,
     prune: bool = True,
 ) -> str:
@@ -140,7 +141,7 @@ DAMAGES: dict[str, tuple[Callable[[list[Message]], None], str]] = {
 }
 
 
-@pytest.mark.parametrize("sink", EMBEDDED_SINKS)
+@pytest.mark.parametrize("sink", EMBEDDED)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_is_named(settings: Settings, sink: str, damage: str) -> None:
     change, words = DAMAGES[damage]
@@ -153,7 +154,7 @@ def test_damage_is_named(settings: Settings, sink: str, damage: str) -> None:
     assert problems[sink][0].startswith(words)
 
 
-@pytest.mark.parametrize("sink", EMBEDDED_SINKS)
+@pytest.mark.parametrize("sink", EMBEDDED)
 def test_without_damage_nothing_is_named(settings: Settings, sink: str) -> None:
     stream(settings)
     rewrite(settings, sink, lambda messages: None)
@@ -214,7 +215,7 @@ def test_a_sink_that_is_behind_waits_and_loses_nothing(settings: Settings) -> No
     stream(settings, held={"sqlite": 900, "duckdb": 0}, prune=False)
     report, problems = audited(settings)
     assert not problems
-    assert [judgement(report, sink).waiting for sink in EMBEDDED_SINKS] == [0, 1_600, 2_500]
+    assert [judgement(report, sink).waiting for sink in EMBEDDED] == [0, 1_600, 2_500]
 
 
 def test_a_hole_is_lost_even_while_the_journal_holds_it(settings: Settings) -> None:

@@ -23,7 +23,8 @@ import pytest
 
 import verify_emitters
 from tests.helpers import make_batch, make_messages
-from utils.app.config import EMBEDDED_SINKS, Settings
+from utils.app.config import Settings
+from utils.sinks import EMBEDDED
 from utils.app.errors import ToolkitError
 from utils.checks import doctor
 from utils.checks.doctor import Line
@@ -47,9 +48,9 @@ def settings(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         address = f"127.0.0.1:{server.getsockname()[1]}"
     settings = replace(settings, kafka_broker=address)
     journal = Journal(settings.journal_path("ann"))
-    journal.owe(EMBEDDED_SINKS)
+    journal.owe(EMBEDDED)
     batch = journal.append(make_messages(3))
-    for sink in EMBEDDED_SINKS:
+    for sink in EMBEDDED:
         with closing(emitter(sink, settings)()) as each:
             each.emit(batch)
     journal.prune(3)
@@ -162,7 +163,7 @@ def test_a_full_and_a_waiting_journal_and_its_holder(settings: Settings) -> None
     assert "ann.sqlite waits for a run of its producer" in look(settings, "journal", "note")
 
 
-@pytest.mark.parametrize("sink", EMBEDDED_SINKS)
+@pytest.mark.parametrize("sink", EMBEDDED)
 def test_a_sink_that_is_a_folder(settings: Settings, sink: str) -> None:
     path = {"file": settings.live_path, "sqlite": settings.sqlite_path, "duckdb": settings.duckdb_path}[sink]
     path.unlink()
@@ -179,7 +180,7 @@ def test_a_sink_that_is_no_database(settings: Settings, sink: str) -> None:
 
 def test_a_sink_without_permission(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    assert all("change its permissions" in look(settings, sink) for sink in EMBEDDED_SINKS)
+    assert all("change its permissions" in look(settings, sink) for sink in EMBEDDED)
 
 
 def test_a_torn_file(settings: Settings) -> None:

@@ -19,7 +19,8 @@ from loguru import logger
 
 from tests.helpers import make_batch, ragini, start_python, wait_until
 from utils.app import cli
-from utils.app.config import EMBEDDED_SINKS, Settings
+from utils.app.config import Settings
+from utils.sinks import EMBEDDED
 from utils.emitters.sqlite_emitter import SqliteEmitter
 from utils.sinks import emitter
 
@@ -84,7 +85,7 @@ def contents(sink: str, settings: Settings) -> list[list[tuple[Any, ...]]]:
     return [ask(settings.processed_path(sink), f"SELECT * FROM {table} ORDER BY 1, 2") for table in tables]
 
 
-@pytest.mark.parametrize("sink", EMBEDDED_SINKS)
+@pytest.mark.parametrize("sink", EMBEDDED)
 class TestRunning:
     def test_once_then_only_what_is_new(self, sink: str, settings: Settings, case: Case) -> None:
         emit(sink, settings, 5)
@@ -218,7 +219,7 @@ def test_killed_at_any_moment_every_message_is_stored_once(settings: Settings, c
     rng = random.Random(4)
     producer = start_python("producers.ragini_producer", "--interval", "0.001", "--drain", "60", settings=settings)
     while kills > 0 or stored("sqlite", settings) < least:
-        running = [start_python(consumer(sink), settings=settings) for sink in EMBEDDED_SINKS]
+        running = [start_python(consumer(sink), settings=settings) for sink in EMBEDDED]
         wait_until_all_store_more(settings)
         pass_time(rng.uniform(0, 0.6))
         for process in running:
@@ -234,7 +235,7 @@ def test_killed_at_any_moment_every_message_is_stored_once(settings: Settings, c
     sinks = ["--live-file", settings.live_path, "--sqlite-file", settings.sqlite_path]
     sinks += ["--duckdb-file", settings.duckdb_path]
     fresh = replace(settings, data_dir=settings.data_dir / "fresh")
-    for sink in EMBEDDED_SINKS:
+    for sink in EMBEDDED:
         assert case(sink, "--once").returncode == 0
         assert case(sink, "--once", "--data-dir", str(fresh.data_dir), *map(str, sinks)).returncode == 0
         assert contents(sink, settings) == contents(sink, fresh)
@@ -243,7 +244,7 @@ def test_killed_at_any_moment_every_message_is_stored_once(settings: Settings, c
 
 
 def wait_until_all_store_more(settings: Settings) -> None:
-    before = {sink: stored(sink, settings) for sink in EMBEDDED_SINKS}
+    before = {sink: stored(sink, settings) for sink in EMBEDDED}
     wait_until(lambda: all(stored(sink, settings) > count for sink, count in before.items()), 60)
 
 
@@ -254,8 +255,8 @@ def pass_time(seconds: float) -> None:
 
 def test_ragini_producer_and_consumers_agree(settings: Settings, case: Case) -> None:
     ragini("--count", "500", settings=settings)
-    for sink in EMBEDDED_SINKS:
+    for sink in EMBEDDED:
         case(sink, "--once")
-    messages = [ask(settings.processed_path(sink), "SELECT * FROM messages ORDER BY id") for sink in EMBEDDED_SINKS]
+    messages = [ask(settings.processed_path(sink), "SELECT * FROM messages ORDER BY id") for sink in EMBEDDED]
     assert messages[0] == messages[1] == messages[2]
     assert len(messages[0]) == 500

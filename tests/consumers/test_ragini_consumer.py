@@ -14,7 +14,8 @@ from loguru import logger
 from consumers import ragini_consumer
 from tests.helpers import make_batch, make_messages, run_python, start_python, wait_until
 from utils.app import cli
-from utils.app.config import EMBEDDED_SINKS, Settings
+from utils.app.config import Settings
+from utils.sinks import EMBEDDED
 from utils.app.errors import Unavailable
 from utils.records.record import Message, encode_lines
 from utils.sinks import emitter
@@ -52,7 +53,7 @@ def view(capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path, monkeypatch:
     logger.remove()
 
 
-@pytest.mark.parametrize("sink", EMBEDDED_SINKS)
+@pytest.mark.parametrize("sink", EMBEDDED)
 def test_json_lines_are_the_messages(settings: Settings, view: View, sink: str) -> None:
     emit(settings, 5, sink=sink)
     done = view("--source", sink, "--once", "--json")

@@ -112,11 +112,6 @@ class TestTail:
         assert error.value.exit_code == 2
         assert path.read_bytes() == content
 
-    def test_a_folder_is_no_outage(self, tmp_path: Path) -> None:
-        with pytest.raises(ToolkitError, match="is a folder") as error:
-            FileEmitter(tmp_path)
-        assert error.value.exit_code == 2
-
 
 class TestScan:
     @pytest.mark.parametrize("block", [1 << 20, 4096, 100, 7])

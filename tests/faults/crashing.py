@@ -16,7 +16,8 @@ from loguru import logger
 from producers import ragini_producer
 from tests.helpers import make_messages
 from utils import sinks
-from utils.app.config import EMBEDDED_SINKS, Run, Settings
+from utils.app.config import Settings
+from utils.sinks import EMBEDDED, Run
 from utils.delivery.journal import Journal
 from utils.emitters import duckdb_emitter, sqlite_emitter  # noqa: F401 (loaded once, before all forks)
 
@@ -27,12 +28,12 @@ def run(settings: Settings, tell: Callable[[int], None]) -> None:
     """What a producer does, but one thing after the other, so that the same call is always the n-th."""
     for _ in range(STARTS):
         with closing(Journal(settings.journal_path("ragini"))) as journal:
-            journal.owe(EMBEDDED_SINKS)
-            for sink in EMBEDDED_SINKS:
+            journal.owe(EMBEDDED)
+            for sink in EMBEDDED:
                 journal.offer(sink)
             for _ in range(APPENDS):
                 tell(journal.append(make_messages(MESSAGES)).last)
-                for sink in EMBEDDED_SINKS:
+                for sink in EMBEDDED:
                     with closing(sinks.emitter(sink, settings)()) as emitter:
                         batch = journal.read(emitter.last_sequence(journal.producer_id), 1000)
                         assert batch

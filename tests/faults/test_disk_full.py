@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults.running import Running
-from tests.helpers import assert_complete, journal_query, producer_ids, wait_until
-from utils.app.config import EMBEDDED_SINKS, Settings
+from tests.helpers import assert_complete, last_assigned, wait_until
+from utils.app.config import Settings
+from utils.sinks import EMBEDDED
 
 resource = pytest.importorskip("resource", reason="needs limits on the size of files")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="changes the limits of another process")
@@ -31,10 +32,9 @@ def limit(producer: Running, size: int) -> None:
 
 def check_end(producer: Running, settings: Settings, sinks: tuple[str, ...]) -> None:
     code, out = producer.stop()
-    assert (code, out.count(" 0 waiting")) == (0, len(sinks)), out
+    assert (code, out.count(" 0 pending")) == (0, len(sinks)), out
     assert not producer.lines("Traceback")
-    ((last,),) = journal_query(settings, "SELECT last FROM state")
-    assert_complete(settings, {producer_ids(settings)[0]: int(last)}, sinks)
+    assert_complete(settings, sinks=sinks)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def fill(disk: Path) -> Path:
     return filler
 
 
-@pytest.mark.parametrize("place", [*EMBEDDED_SINKS, "journal"])
+@pytest.mark.parametrize("place", [*EMBEDDED, "journal"])
 def test_one_disk_is_full_and_gets_space_again(
     place: str, settings: Settings, small_disk: Path, started: list[Running]
 ) -> None:
@@ -64,7 +64,7 @@ def test_one_disk_is_full_and_gets_space_again(
     moved = Path("disk") / "moved"
     if place == "journal":
         (settings.data_path / "journal").symlink_to(small_disk)
-        said = ("cannot take messages, waiting", "takes messages again")
+        expected = ("cannot take records, waiting", "takes records again")
     else:
         settings = {
             "file": replace(settings, live_file=moved),
@@ -72,36 +72,36 @@ def test_one_disk_is_full_and_gets_space_again(
             "duckdb": replace(settings, duckdb_file=moved),
         }[place]
         options = (f"--{'live' if place == 'file' else place}-file", str(moved))
-        said = (f"{place}: unavailable", f"{place}: delivering again")
+        expected = (f"{place}: unavailable", f"{place}: delivering again")
     producer = Running("producers.ragini_producer", "--interval", "0.005", *options, settings=settings)
     started.append(producer)
     healthy = "sqlite" if place == "file" else "file"
     wait_until(lambda: producer.lines("producing to"), 20)
     wait_until(lambda: producer.amount(healthy) > 10, 20)
     filler = fill(small_disk)
-    wait_until(lambda: producer.lines(said[0]), 60, "the full disk is noticed")
+    wait_until(lambda: producer.lines(expected[0]), 60, "the full disk is noticed")
     before = producer.amount(healthy)
     if place != "journal":
-        wait_until(lambda: producer.amount(healthy) > before + 100, 20, "the others go on")
+        wait_until(lambda: producer.amount(healthy) > before + 100, 20, "the others continue")
     filler.unlink()
-    wait_until(lambda: producer.lines(said[1]), 30, "it heals by itself")
-    check_end(producer, settings, EMBEDDED_SINKS)
-    assert [len(producer.lines(words)) for words in said] == [1, 1], producer.log
-    assert "full" in producer.lines(said[0])[0] or "No space left" in producer.lines(said[0])[0]
+    wait_until(lambda: producer.lines(expected[1]), 30, "it heals by itself")
+    check_end(producer, settings, EMBEDDED)
+    assert [len(producer.lines(words)) for words in expected] == [1, 1], producer.log
+    assert "full" in producer.lines(expected[0])[0] or "No space left" in producer.lines(expected[0])[0]
 
 
 def test_the_disk_is_full_for_everything_at_once(settings: Settings, started: list[Running]) -> None:
     producer = Running("producers.ragini_producer", "--interval", "0.005", settings=settings)
     started.append(producer)
     for _ in range(2):
-        seen = len(producer.lines("journal takes messages again"))
+        seen = len(producer.lines("journal takes records again"))
         wait_until(lambda: producer.lines("producing to"), 20)
-        wait_until(lambda: int(journal_query(settings, "SELECT last FROM state")[0][0]) > 0, 20)
+        wait_until(lambda: last_assigned(settings) > 0, 20)
         limit(producer, 1)
-        wait_until(lambda seen=seen: len(producer.lines("cannot take messages, waiting")) > seen, 20)  # type: ignore[misc]
+        wait_until(lambda seen=seen: len(producer.lines("cannot take records, waiting")) > seen, 20)  # type: ignore[misc]
         limit(producer, resource.RLIM_INFINITY)
-        wait_until(lambda seen=seen: len(producer.lines("takes messages again")) > seen, 20)  # type: ignore[misc]
-    check_end(producer, settings, EMBEDDED_SINKS)
+        wait_until(lambda seen=seen: len(producer.lines("takes records again")) > seen, 20)  # type: ignore[misc]
+    check_end(producer, settings, EMBEDDED)
 
 
 def test_a_full_disk_at_the_end_costs_neither_summary_nor_message(settings: Settings, started: list[Running]) -> None:
@@ -111,10 +111,9 @@ def test_a_full_disk_at_the_end_costs_neither_summary_nor_message(settings: Sett
     wait_until(lambda: producer.lines("producing to"), 20)
     wait_until(lambda: producer.amount("file") > 5, 20)
     limit(producer, 1)
-    wait_until(lambda: producer.lines("cannot take messages, waiting"), 20)
+    wait_until(lambda: producer.lines("cannot take records, waiting"), 20)
     code, out = producer.stop()
     assert code == 3
     assert out.startswith("ragini: made ")
     assert not producer.lines("Traceback"), producer.log
-    ((last,),) = journal_query(settings, "SELECT last FROM state")
-    assert f"acknowledged {last:,};" in out
+    assert f"acknowledged {last_assigned(settings):,};" in out

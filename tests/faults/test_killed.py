@@ -6,7 +6,8 @@ import subprocess
 import pytest
 
 from tests.helpers import assert_complete, held, journal_query, producer_ids, ragini, start_python
-from utils.app.config import EMBEDDED_SINKS, Settings
+from utils.app.config import Settings
+from utils.sinks import EMBEDDED
 
 # The real command, which also tells over a pipe what it has acknowledged.
 ACKNOWLEDGING = """
@@ -26,7 +27,7 @@ sys.exit(cli.run(import_module(module).main, name=module))
 
 
 def start(settings: Settings, module: str = "producers.ragini_producer") -> subprocess.Popen[str]:
-    return start_python(module, "--interval", "0", "--sinks", *EMBEDDED_SINKS, code=ACKNOWLEDGING, settings=settings)
+    return start_python(module, "--interval", "0", "--sinks", *EMBEDDED, code=ACKNOWLEDGING, settings=settings)
 
 
 def kill_at_random(process: subprocess.Popen[str], rng: random.Random) -> int:
@@ -64,7 +65,7 @@ def test_every_acknowledged_message_is_in_every_sink_once(
     with capsys.disabled():
         print(
             f"\n{done} times kill -9 in {last:,} messages, {acknowledged:,} seen acknowledged; behind that at the last "
-            f"kill {behind}; after a clean run lost 0, double 0, out of order 0 in each of {', '.join(EMBEDDED_SINKS)}"
+            f"kill {behind}; after a clean run lost 0, double 0, out of order 0 in each of {', '.join(EMBEDDED)}"
         )
 
 
@@ -79,7 +80,7 @@ def test_several_producers_share_the_sinks_and_are_killed(settings: Settings, lo
     expected = {}
     for name, module in modules.items():
         process = start_python(
-            module, "--interval", "0", "--count", "1", "--drain", "60", "--sinks", *EMBEDDED_SINKS, code=ACKNOWLEDGING,
+            module, "--interval", "0", "--count", "1", "--drain", "60", "--sinks", *EMBEDDED, code=ACKNOWLEDGING,
             settings=settings,
         )  # fmt: skip
         _, err = process.communicate(timeout=100)
@@ -93,7 +94,7 @@ def test_several_producers_share_the_sinks_and_are_killed(settings: Settings, lo
 
 def test_producers_that_run_at_once_end_cleanly(settings: Settings) -> None:
     modules = {"ragini": "producers.ragini_producer", "case": "producers.producer_case"}
-    options = ("--interval", "0", "--count", "30000", "--drain", "60", "--sinks", *EMBEDDED_SINKS)
+    options = ("--interval", "0", "--count", "30000", "--drain", "60", "--sinks", *EMBEDDED)
     running = [start_python(module, *options, settings=settings) for module in modules.values()]
     for process in running:
         out, err = process.communicate(timeout=100)

@@ -12,7 +12,8 @@ import pytest
 from tests.emitters.test_contract import hold_duckdb, lock_sqlite
 from tests.faults.running import Running
 from tests.helpers import assert_complete, held, journal_query, producer_ids, ragini, start_python, wait_until
-from utils.app.config import EMBEDDED_SINKS, Settings
+from utils.app.config import Settings
+from utils.sinks import EMBEDDED
 
 
 @pytest.fixture
@@ -49,13 +50,13 @@ def folder_in_place_of(path: Path) -> Iterator[None]:
 OUTAGES = {"file": folder_in_place_of, "sqlite": lock_sqlite, "duckdb": hold_duckdb}
 
 
-@pytest.mark.parametrize("sink", EMBEDDED_SINKS)
+@pytest.mark.parametrize("sink", EMBEDDED)
 def test_one_sink_is_down_the_others_go_on_and_it_converges(
     sink: str, settings: Settings, running: Callable[..., Running]
 ) -> None:
     producer = running()
     path = {"file": settings.live_path, "sqlite": settings.sqlite_path, "duckdb": settings.duckdb_path}[sink]
-    healthy = [other for other in EMBEDDED_SINKS if other != sink]
+    healthy = [other for other in EMBEDDED if other != sink]
     with OUTAGES[sink](path):
         wait_until(lambda: producer.lines("unavailable"), 20, "the outage is noticed")
         before = {other: producer.amount(other) for other in healthy}

@@ -30,7 +30,8 @@ from tests.helpers import (
     wait_until,
 )
 from tests.kafka.conftest import Kafka, delete_topic, read_topic
-from utils.app.config import ALL_SINKS, Settings
+from utils.app.config import Settings
+from utils.sinks import ALL
 from utils.records.record import Identity
 
 CASE = "producers.producer_case"
@@ -134,7 +135,7 @@ def test_killed_at_random_moments(settings: Settings, long: bool, capsys: pytest
     rng = random.Random(6)
     for _ in range(kills):
         until = acknowledged(settings) + rng.randrange(goal // kills // 2, goal * 3 // kills // 2)
-        with producing(settings, "--interval", 0, "--sinks", *ALL_SINKS) as process:
+        with producing(settings, "--interval", 0, "--sinks", *ALL) as process:
             wait_until(partial(reached, lambda: acknowledged(settings), until), WAIT_S)
             process.kill()
     while acknowledged(settings) < goal:
@@ -144,7 +145,7 @@ def test_killed_at_random_moments(settings: Settings, long: bool, capsys: pytest
     audit = run_python("verify_emitters", "audit", *options(settings), settings=settings)
     assert audit.returncode == 0, audit.stdout + audit.stderr
     with capsys.disabled():
-        print(f"\n{kills} kills -9 over {last:,} messages: lost 0, twice 0 in {', '.join(ALL_SINKS)}")
+        print(f"\n{kills} kills -9 over {last:,} messages: lost 0, twice 0 in {', '.join(ALL)}")
 
 
 def test_a_missing_broker_is_said_once_and_delivery_begins_when_it_comes(kafka: Kafka, settings: Settings) -> None:

@@ -7,21 +7,22 @@ from confluent_kafka.admin import AdminClient
 
 from tests.helpers import make_batch, run_python, wait_until
 from tests.kafka.test_delivery import finish, options
-from utils.app.config import ALL_SINKS, Settings
+from utils.app.config import Settings
+from utils.sinks import ALL
 from utils.emitters.file_emitter import FileEmitter
 from utils.emitters.kafka_emitter import KafkaEmitter
 from utils.sinks import source
 
 
 def test_check_writes_reads_and_removes(settings: Settings, admin: AdminClient) -> None:
-    done = run_python("verify_emitters", "check", *options(settings, "--sinks", *ALL_SINKS), settings=settings)
+    done = run_python("verify_emitters", "check", *options(settings, "--sinks", *ALL), settings=settings)
     assert done.returncode == 0, done.stdout + done.stderr
     wait_until(lambda: not [name for name in admin.list_topics(timeout=5).topics if name.startswith("verify_")])
 
 
 def test_audit_sees_what_the_topic_holds_too_often(settings: Settings) -> None:
     finish(settings)
-    audit = ("verify_emitters", "audit", *options(settings, "--sinks", *ALL_SINKS))
+    audit = ("verify_emitters", "audit", *options(settings, "--sinks", *ALL))
     done = run_python(*audit, settings=settings)
     assert done.returncode == 0, done.stdout + done.stderr
     first_line = settings.live_path.read_bytes().splitlines()[0]

@@ -80,10 +80,10 @@ def test_generation_is_fast(make: Make) -> None:
     assert best / 20_000 < 5e-6
 
 
-def test_every_mood_exists_at_every_length() -> None:
-    for moods in ragini_producer.pool():
-        assert len(moods) == ragini_producer.MOODS
-        assert all(moods)
+def test_every_sentiment_exists_at_every_length() -> None:
+    for sentiments in ragini_producer.pool():
+        assert len(sentiments) == ragini_producer.SENTIMENTS
+        assert all(sentiments)
 
 
 def test_sentiment_and_length_cover_their_range() -> None:
@@ -112,7 +112,7 @@ def test_steady_is_steady() -> None:
     assert max(quarters) - min(quarters) < 0.05
 
 
-def test_wave_swings_mood_and_rate() -> None:
+def test_wave_swings_sentiment_and_rate() -> None:
     pairs = list(islice(MAKES["wave"](random.Random(2)), 60))
     crest, trough = pairs[5:26], pairs[35:56]
     assert statistics.mean(m.sentiment for _, m in crest) > 0.7
@@ -126,7 +126,7 @@ def test_burst_is_silence_and_floods() -> None:
     assert sum(gap < 0.5 for gap in gaps) == 87
 
 
-def test_drift_creeps_in_mood_and_length() -> None:
+def test_drift_creeps_in_sentiment_and_length() -> None:
     made = take(MAKES["drift"], 600)
     low, high = made[:60], made[270:330]
     assert statistics.median(m.sentiment for m in high) - statistics.median(m.sentiment for m in low) > 0.2
@@ -143,8 +143,8 @@ def test_the_anomaly_rule_finds_the_outliers_of_drift_and_little_else() -> None:
 
 def test_authors_of_buzz_have_habits() -> None:
     made = take(MAKES["case"], 20_000)
-    mood = {name: statistics.mean(m.sentiment for m in made if m.author == name) for name in ("Alice", "Eve")}
-    assert mood["Alice"] - mood["Eve"] > 0.1
+    scores = {name: statistics.mean(m.sentiment for m in made if m.author == name) for name in ("Alice", "Eve")}
+    assert scores["Alice"] - scores["Eve"] > 0.1
     for habit in producer_case.HABITS:
         topics = Counter(m.keyword_mentioned for m in made if m.author == habit.author)
         favourites = sum(topics[producer_case.TOPICS[topic][0]] for topic in habit.favourites)

@@ -9,16 +9,17 @@ import pytest
 from scripts import chaos
 from tests.helpers import make_batch, wait_until
 from utils.app import cli
-from utils.app.config import EMBEDDED_SINKS, Settings
+from utils.app.config import Settings
+from utils.sinks import EMBEDDED
 from utils.delivery.journal import Journal
 from utils.reading.store import ProcessedStore
 from utils.sinks import emitter, source
 
 
 def test_the_same_seed_gives_the_same_plan() -> None:
-    plan = chaos.plan(7, 60.0, 20, EMBEDDED_SINKS)
-    assert plan == chaos.plan(7, 60.0, 20, EMBEDDED_SINKS)
-    assert plan != chaos.plan(8, 60.0, 20, EMBEDDED_SINKS)
+    plan = chaos.plan(7, 60.0, 20, EMBEDDED)
+    assert plan == chaos.plan(7, 60.0, 20, EMBEDDED)
+    assert plan != chaos.plan(8, 60.0, 20, EMBEDDED)
     actions = [attack.action for attack in plan]
     assert {action: actions.count(action) for action in set(actions)} == {"kill": 20, "freeze": 5, "fill": 5, "lock": 5}
     assert all(0 <= attack.at_s <= 60 for attack in plan)
@@ -27,7 +28,7 @@ def test_the_same_seed_gives_the_same_plan() -> None:
 
 def test_what_cannot_be_locked_is_not() -> None:
     assert {attack.action for attack in chaos.plan(7, 60.0, 20, ["kafka"])} == {"kill", "freeze", "fill"}
-    assert chaos.plan(7, 60.0, 0, EMBEDDED_SINKS) == []
+    assert chaos.plan(7, 60.0, 0, EMBEDDED) == []
 
 
 def test_a_short_attack_is_survived(tmp_path: Path, capsys: pytest.CaptureFixture[str], long: bool) -> None:

@@ -15,11 +15,6 @@ from utils.app.errors import ToolkitError
 
 PROJECT_DIR = Path(__file__).resolve().parents[2]
 
-SinkName = Literal["file", "sqlite", "duckdb", "kafka"]
-SourceName = Literal["auto", "file", "sqlite", "duckdb", "kafka"]
-ALL_SINKS: tuple[SinkName, ...] = get_args(SinkName)
-EMBEDDED_SINKS: tuple[SinkName, ...] = ("file", "sqlite", "duckdb")
-
 BUZZ = "buzz"
 """The stream of the course: the default everywhere, with names of its own for file, table and topic."""
 
@@ -225,48 +220,26 @@ Interval = Annotated[
         name="--interval",
         env_var="MESSAGE_INTERVAL_SECONDS",
         validator=_finite,
-        help="Seconds between messages; 0 = full speed.",
+        help="Seconds between records; 0 = full speed.",
     ),
 ]
 Count = Annotated[
     int | None,
-    Parameter(name="--count", converter=whole, validator=positive, help="Stop after this many messages."),
+    Parameter(name="--count", converter=whole, validator=positive, help="Stop after this many records."),
 ]
 Seed = Annotated[
     int | None,
-    Parameter(name="--seed", converter=whole, help="The same seed gives the same messages, timestamps aside."),
-]
-Sinks = Annotated[
-    tuple[SinkName, ...],
-    Parameter(name="--sinks", consume_multiple=True, show_default=" ".join, help="Sinks that get every message."),
+    Parameter(name="--seed", converter=whole, help="The same seed gives the same records, timestamps aside."),
 ]
 Drain = Annotated[
     float,
     Parameter(name="--drain", validator=_finite, help="Seconds to wait at the end for sinks that are behind."),
-]
-Forget = Annotated[
-    tuple[SinkName, ...],
-    Parameter(
-        name="--forget",
-        consume_multiple=True,
-        show_default=False,
-        help="Drop what waits for this sink and owe it nothing more.",
-    ),
-]
-Adopt = Annotated[
-    bool,
-    Parameter(
-        name="--adopt",
-        show_default=False,
-        help="Go on with a journal from a copied or restored folder, under a new producer_id.",
-    ),
 ]
 Speed = Annotated[float, Parameter(name="--speed", validator=_finite, help="Times the original speed; 0 = full speed.")]
 Start = Annotated[
     Literal["stored", "start", "end"],
     Parameter(name="--from", help="Where to begin: the stored position, the first record, or only new ones."),
 ]
-ChosenSource = Annotated[SourceName, Parameter(name="--source", help="What to read; auto takes what has data.")]
 Begin = Annotated[
     Literal["start", "end"],
     Parameter(name="--from", help="Where to begin: the first record, or only new ones."),
@@ -283,17 +256,6 @@ Json = Annotated[bool, Parameter(name="--json", show_default=False, help="Print 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Run:
-    """What every producer can be told about a run."""
-
-    count: Count = None
-    drain: Drain = 10.0
-    forget: Forget = ()
-    adopt: Adopt = False
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
 class Reading:
     """What every consumer with a processed store can be told."""
 
@@ -303,7 +265,6 @@ class Reading:
     json: Json = False
 
 
-WHOLE_RUN = Run()
 FOLLOWING = Reading()
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
 from operator import attrgetter
-from typing import Annotated, Any, get_type_hints
+from typing import Any, get_type_hints
 
 import msgspec
-from msgspec import Meta, Raw
+from msgspec import Raw
 from msgspec.json import Decoder
 
-from utils.records import sentiment
 from utils.records.codec import NONE, Codec, encoder
 
 MAX_RECORD_BYTES = 256 * 1024
@@ -281,126 +279,3 @@ class Batch:
         if all("rows" in each.__dict__ for each in several):
             joined.rows = [row for each in several for row in each.rows]
         return joined
-
-
-# Of the first edition, until nothing calls it any more.
-MAX_INT64 = 2**63 - 1
-MAX_MESSAGE_BYTES = MAX_RECORD_BYTES
-_Unit = Annotated[float, Meta(ge=0, le=1)]
-_Count = Annotated[int, Meta(ge=0, le=MAX_INT64)]
-_Ordinal = Annotated[int, Meta(ge=1, le=MAX_INT64)]
-
-
-class _Record(msgspec.Struct):
-    """What a foreign record may look like: only `message` is required, numbers may be text."""
-
-    message: str
-    author: str | None = None
-    timestamp: str | None = None
-    category: str | None = None
-    sentiment: _Unit | None = None
-    keyword_mentioned: str | None = None
-    message_length: _Count | None = None
-    producer_id: str | None = None
-    sequence: _Ordinal | None = None
-
-
-class Identity(msgspec.Struct):
-    """Only what tells one message from another; decoding it skips the rest at C speed."""
-
-    producer_id: str | None = None
-    sequence: int | None = None
-
-
-_strict = msgspec.json.Decoder(Message)
-_lenient = msgspec.json.Decoder(_Record, strict=False)
-
-
-def _complete(record: _Record) -> Message:
-    identified = record.producer_id and record.sequence is not None
-    return Message(
-        message=record.message,
-        author=record.author or "Unknown",
-        timestamp=record.timestamp or "",
-        category=record.category or "",
-        sentiment=sentiment.score(record.message) if record.sentiment is None else record.sentiment,
-        keyword_mentioned=record.keyword_mentioned or "",
-        message_length=len(record.message) if record.message_length is None else record.message_length,
-        producer_id=record.producer_id if identified else None,
-        sequence=record.sequence if identified else None,
-    )
-
-
-def decode_record(data: bytes | str) -> Message:
-    """Message from one JSON object; fills what foreign records leave out. Raises ValueError with the reason."""
-    try:
-        try:
-            message = _strict.decode(data)
-        except msgspec.ValidationError:
-            return _complete(_lenient.decode(data))
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    if (message.producer_id is None) != (message.sequence is None):
-        message.producer_id = message.sequence = None
-    return message
-
-
-def decode_lines(data: bytes) -> list[Message]:
-    """Messages from JSON lines that are all complete, at C speed. Raises ValueError if any line is not."""
-    try:
-        return _strict.decode_lines(data)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-
-
-def from_mapping(record: Mapping[str, Any]) -> Message:
-    """Message from any mapping with a text `message`. Raises ValueError with the reason."""
-    return _complete(msgspec.convert({str(key): value for key, value in record.items()}, _Record, strict=False))
-
-
-def decode_each(
-    records: Iterable[tuple[str, Any]], decode: Callable[[Any], Message] = decode_record
-) -> tuple[list[Message], list[Invalid]]:
-    """One by one, what could not be decoded all at once: messages, and what is invalid; each comes with where it is."""
-    messages, invalid = [], []
-    for where, record in records:
-        try:
-            messages.append(decode(record))
-        except ValueError as error:
-            invalid.append(Invalid(where, str(error)))
-    return messages, invalid
-
-
-def encode_lines(messages: Sequence[Message]) -> bytes:
-    """JSON lines, each ending in a newline; refuses what some sink could never hold.
-
-    Raises ValueError for a message over 256 KiB, a lone surrogate, an integer outside 64 bits or
-    a number that is not finite.
-    """
-    for message in messages:
-        if not 0.0 <= message.sentiment <= 1.0:
-            raise ValueError(f"sentiment {message.sentiment!r} is not between 0 and 1")
-        if not 0 <= message.message_length <= MAX_INT64:
-            raise ValueError(f"message_length {message.message_length!r} is not a 64-bit count")
-    try:
-        lines = encoder.encode_lines(messages)
-    except UnicodeEncodeError as error:
-        raise ValueError(f"text that is not valid Unicode: {error.reason}") from error
-    if len(lines) > MAX_MESSAGE_BYTES:
-        longest = max(map(len, lines.split(b"\n")))
-        if longest > MAX_MESSAGE_BYTES:
-            raise ValueError(f"a message of {longest} bytes is over the limit of {MAX_MESSAGE_BYTES}")
-    return lines
-
-
-def timestamp_text(epoch_s: float) -> str:
-    """RFC 3339 UTC text with milliseconds."""
-    return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
-
-
-def timestamp_epoch_s(text: str) -> float | None:
-    """Seconds since 1970 of a timestamp; text without a zone is local time; None if it is no timestamp."""
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except (ValueError, OverflowError, OSError):
-        return None
