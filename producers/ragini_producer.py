@@ -35,18 +35,18 @@ FACTS = ["Next week there is another {}.", "Everybody in the office talked about
 FACTS += ["Today was about the {}, from nine to five.", "The {} begins at seven in the evening."]
 FACTS += ["More about the {} tomorrow.", "My neighbour told me about a {} in Pune.", "The {} is on the first floor."]
 SHORTEST, LENGTHS, LENGTH_WIDTH = 20, 5, 50  # characters: five classes of 50 each, from 20 on
-MOODS = 10  # classes of sentiment, each a tenth wide
+SENTIMENTS = 10  # classes of sentiment, each a tenth wide
 
 Pattern = Literal["steady", "wave", "burst", "drift"]
 Row = tuple[str, str, str, float, str, int]  # a message without ids, in the order of its fields
 
 
 class Step(NamedTuple):
-    """What one message shall be like: the pause before it and the ranges its mood (0-1) and length (0-5) come from."""
+    """What one message shall be like: the pause before it, and the ranges of its sentiment (0-1) and length (0-5)."""
 
     gap: float
-    mood: float
-    mood_width: float
+    sentiment: float
+    sentiment_width: float
     length: float
     length_width: float
 
@@ -56,19 +56,19 @@ def steady() -> list[Step]:
 
 
 def wave(period: int = 60) -> list[Step]:
-    """Good moods come fast and in long messages, bad ones slowly."""
+    """Glad messages come fast and are long, sad ones come slowly."""
     swing = [math.sin(math.tau * n / period) for n in range(period)]
     return [Step(1 - 0.7 * s, 0.4 + 0.35 * s, 0.2, 1.4 + 1.4 * s, 2) for s in swing]
 
 
 def burst(flood: int = 30) -> list[Step]:
     """Silence, then a flood of news, good or bad; on average one interval per message."""
-    moods = [0.7] * flood + [0.05] * flood + [0.4] * flood
-    return [Step(0.3 if n % flood else 0.3 + 0.7 * flood, mood, 0.25, 0, 2) for n, mood in enumerate(moods)]
+    sentiments = [0.7] * flood + [0.05] * flood + [0.4] * flood
+    return [Step(0.3 if n % flood else 0.3 + 0.7 * flood, score, 0.25, 0, 2) for n, score in enumerate(sentiments)]
 
 
 def drift(period: int = 600, outlier_every: int = 75) -> list[Step]:
-    """Mood and length creep up and down again; a rare message is out of all proportion."""
+    """Sentiment and length creep up and down again; a rare message is out of all proportion."""
     creep = [0.5 - 0.5 * math.cos(math.tau * n / period) for n in range(period)]
     steps = [Step(1.0, 0.5 + 0.3 * c, 0.15, 3.4 * c, 1.5) for c in creep]
     steps[outlier_every - 1 :: outlier_every] = [Step(1.0, 0.0, 0.1, 4, 0.9)] * (period // outlier_every)
@@ -79,9 +79,9 @@ PATTERNS: dict[Pattern, Callable[[], list[Step]]] = {"steady": steady, "wave": w
 
 
 def pool(texts: int = 800) -> list[list[list[Row]]]:
-    """The messages there are, by class of length, then of mood; the same in every run, each with its text's score."""
+    """The messages there are, by class of length, then of sentiment; the same in every run, each with its text's score."""
     rng = random.Random(0)
-    classes: list[list[list[Row]]] = [[[] for _ in range(MOODS)] for _ in range(LENGTHS)]
+    classes: list[list[list[Row]]] = [[[] for _ in range(SENTIMENTS)] for _ in range(LENGTHS)]
     for number in range(texts):
         author, (keyword, category) = rng.choice(AUTHORS), rng.choice(TOPICS)
         at_least = SHORTEST + LENGTH_WIDTH * (number % LENGTHS)
@@ -91,9 +91,9 @@ def pool(texts: int = 800) -> list[list[list[Row]]]:
         for fact in rng.sample(FACTS, len(FACTS)):
             if len(text) < at_least:
                 text += " " + fact.format(keyword)
-        mood, length = sentiment.score(text), len(text)
-        classes[(length - SHORTEST) // LENGTH_WIDTH][min(int(mood * MOODS), MOODS - 1)].append(
-            (text, author, category, mood, keyword, length)
+        score, length = sentiment.score(text), len(text)
+        classes[(length - SHORTEST) // LENGTH_WIDTH][min(int(score * SENTIMENTS), SENTIMENTS - 1)].append(
+            (text, author, category, score, keyword, length)
         )
     return classes
 
@@ -101,8 +101,8 @@ def pool(texts: int = 800) -> list[list[list[Row]]]:
 def messages(pattern: Pattern, rng: random.Random) -> Iterator[tuple[float, Message]]:
     """Endless pairs: the pause before the message, in intervals, and the message, not yet stamped or numbered."""
     draw, classes = rng.random, pool()
-    for gap, mood, mood_width, length, length_width in cycle(PATTERNS[pattern]()):
-        alike = classes[int(length + length_width * draw())][int((mood + mood_width * draw()) * MOODS)]
+    for gap, score, sentiment_width, length, length_width in cycle(PATTERNS[pattern]()):
+        alike = classes[int(length + length_width * draw())][int((score + sentiment_width * draw()) * SENTIMENTS)]
         yield gap, Message(*alike[int(draw() * len(alike))])
 
 
@@ -110,7 +110,7 @@ def main(
     *,
     interval: Interval = 5.0,
     seed: Seed = None,
-    pattern: Annotated[Pattern, Parameter(name="--pattern", help="How mood, length and rate change.")] = "wave",
+    pattern: Annotated[Pattern, Parameter(name="--pattern", help="How sentiment, length and rate change.")] = "wave",
     sinks: Sinks = EMBEDDED,
     run: Run = WHOLE_RUN,
     settings: Annotated[Settings, Reads(*PRODUCING)] = DEFAULTS,

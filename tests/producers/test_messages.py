@@ -14,7 +14,7 @@ import pytest
 from consumers.dashboard.stats import anomalies
 from producers import producer_case, ragini_producer
 from utils.records import sentiment
-from utils.records.record import Message, encode_lines
+from utils.records.record import Message, encode_records
 
 Make = Callable[[random.Random], Iterator[tuple[float, Message]]]
 
@@ -37,8 +37,8 @@ def take(make: Make, count: int, seed: int = 1) -> list[Message]:
 
 
 def test_same_seed_same_bytes(make: Make) -> None:
-    assert encode_lines(take(make, 500, seed=7)) == encode_lines(take(make, 500, seed=7))
-    assert encode_lines(take(make, 500, seed=7)) != encode_lines(take(make, 500, seed=8))
+    assert encode_records(take(make, 500, seed=7)) == encode_records(take(make, 500, seed=7))
+    assert encode_records(take(make, 500, seed=7)) != encode_records(take(make, 500, seed=8))
 
 
 def test_every_field_follows_from_the_text(make: Make) -> None:
