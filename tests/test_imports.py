@@ -183,7 +183,7 @@ print(json.dumps([code, sorted(set({heavy!r}) & set(sys.modules))]))
     [
         (["--help"], {"rich"}),
         (["--count", "3", "--interval", "0", "--sinks", "file"], set()),
-        (["--count", "3", "--interval", "0", "--sinks", "file", "sqlite", "duckdb"], {"duckdb"}),
+        (["--count", "3", "--interval", "0", "--sinks", "file", "sqlite", "duckdb"], {"duckdb", "numpy"}),
     ],
 )
 def test_a_command_loads_only_what_it_uses(
