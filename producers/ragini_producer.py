@@ -25,7 +25,7 @@ FEELINGS = [  # from sad to happy
     *("The {} was a horrible disaster!", "I hate this awful {}, it ruined the week.", "Worst {} ever!"),
     *("Sadly the {} failed again.", "The {} was bad.", "The {} left me tired.", "The {} was a bit disappointing."),
     *("I had some trouble with the {}.", "No {} today, sorry.", "I missed the {} today.", "I miss the {}."),
-    *("The {} was a bit hard.", "Another {}?", "The {} goes on.", "A {} as usual.", "I want another {}."),
+    *("The {} was a bit hard.", "Another {}?", "The {} continues.", "A {} as usual.", "I want another {}."),
     *("The {} was okay.", "I agree about the {}.", "A {} with friends.", "The {} was quite nice."),
     *("We talked about the {} and that was fun.", "A calm {} is fine with me.", "Good news: the {} is a success."),
     *("I enjoyed the {}, thanks to my friends!", "The {} was amazing, best of all!", "Superb {}, brilliant!"),
@@ -79,7 +79,7 @@ PATTERNS: dict[Pattern, Callable[[], list[Step]]] = {"steady": steady, "wave": w
 
 
 def pool(texts: int = 800) -> list[list[list[Row]]]:
-    """The messages there are, by class of length, then of sentiment; the same in every run, each with its text's score."""
+    """All messages by class of length, then of sentiment; the same in every run, each with the score of its text."""
     rng = random.Random(0)
     classes: list[list[list[Row]]] = [[[] for _ in range(SENTIMENTS)] for _ in range(LENGTHS)]
     for number in range(texts):

@@ -117,7 +117,7 @@ class JournalFile:
         """One durable transaction. Raises ToolkitError if the path names another file by now."""
         with self._mutex, sqlite.errors(self.path):
             if file_id(self.path) != self._opened:
-                # The log stays at the old name when the file is closed: without this the moved file would lack it.
+                # The log stays at the old name when the file is closed: without this the moved file would miss it.
                 sqlite.checkpoint(self._connection)
                 raise ToolkitError(f"journal {self.path} was deleted, moved or replaced while in use; start again")
             with sqlite.transaction(self._connection):
