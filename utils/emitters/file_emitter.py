@@ -13,12 +13,13 @@ import msgspec
 import portalocker
 from loguru import logger
 
+from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.clients.files import check_same_file, sync, sync_path
 from utils.clients.line_file import BLANK, has_zeros, is_whole, last_line, lines_backwards, read_at
 from utils.records.codec import encoder
 from utils.records.record import Batch, without_ids
-from utils.records.stream import BUZZ
+from utils.records.stream import BUZZ, Stream
 
 if sys.platform != "win32":
     import fcntl
@@ -70,8 +71,6 @@ class FileEmitter:
             yield
         except (portalocker.LockException, BlockingIOError) as error:
             raise Unavailable(f"{self._path} is locked by another writer") from error
-        except IsADirectoryError as error:
-            raise ToolkitError(f"{self._path} is a folder; name a file") from error
         except OSError as error:
             raise Unavailable(f"{self._path}: {error.strerror or error}") from error
 
@@ -243,6 +242,11 @@ def _is_record(line: bytes) -> bool:
         return line[:1] == b"{" and msgspec.json.decode(line) is not None
     except (ValueError, RecursionError):
         return False
+
+
+def open_emitter(settings: Settings, stream: Stream, key: str, mark: str) -> FileEmitter:
+    """The emitter of the sink `file`. See Sink."""
+    return FileEmitter(settings.file_path(stream.name), mark)
 
 
 def emit_message(message: Mapping[str, Any], *, path: Path | str) -> bool:
