@@ -26,6 +26,7 @@ _SCHEMA = (
     "CREATE INDEX runs_journal ON runs (journal, high)",
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
 )
+_gaps = msgspec.json.Decoder(list[tuple[int, int]])
 _FIND_RUN = "SELECT first, high, again, jumped, gaps FROM runs WHERE partition = ? AND producer_id = ?"
 _FIND_HIGH = "SELECT MAX(high) FROM runs WHERE journal = ? AND NOT jumped"
 _SAVE_RUN = """INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (partition, producer_id) DO UPDATE SET
@@ -102,7 +103,7 @@ def track(connection: sqlite3.Connection, chunk: Chunk, open_ended: bool) -> Cou
         for first, high, again, jumped, gaps in connection.execute(
             _FIND_RUN, (chunk.partition, producer_id)
         ).fetchall():
-            tracker.tracks[producer_id] = Track(first, high, again, bool(jumped), msgspec.json.decode(gaps))
+            tracker.tracks[producer_id] = Track(first, high, again, bool(jumped), _gaps.decode(gaps))
         for (high,) in connection.execute(_FIND_HIGH, (journal,)).fetchall():
             if high is not None:
                 tracker.highs[journal] = high

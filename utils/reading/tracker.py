@@ -75,7 +75,7 @@ class Tracker:
         self.counts = Counts()
         self.tracks: OrderedDict[str, Track] = OrderedDict()  # by producer_id, the latest last
         self.highs: OrderedDict[str, int] = OrderedDict()  # by journal: its highest sequence, up to the present run
-        self._open_ended, self._max_runs, self._max_gaps = from_end, max_runs, max_gaps
+        self.open_ended, self._max_runs, self._max_gaps = from_end, max_runs, max_gaps
         self._latest = ("", Track(0, 0))
 
     def admit(self, records: Iterable[Any]) -> list[Any]:
@@ -126,7 +126,7 @@ class Tracker:
     def _meet(self, producer_id: str, sequence: int) -> Track:
         """The track of a run that was not known."""
         highest = self.highs.get(journal_of(producer_id))
-        claimed = (sequence if self._open_ended else 1) if highest is None else highest + 1
+        claimed = (sequence if self.open_ended else 1) if highest is None else highest + 1
         first = min(sequence, claimed)
         self.tracks[producer_id] = Track(first, first - 1)
         if len(self.tracks) > self._max_runs:
@@ -142,7 +142,7 @@ class Tracker:
             self.highs.move_to_end(journal)
             if len(self.highs) > self._max_runs:
                 self.highs.popitem(last=False)
-                self._open_ended = True
+                self.open_ended = True
 
     def _miss(self, track: Track, gap: tuple[int, int]) -> None:
         self.counts.lost += min(gap[1] - gap[0] + 1, MAX_LOST)
@@ -157,7 +157,7 @@ class Tracker:
         """The partition is read from its beginning: what was seen is no duplicate, and it may begin anywhere."""
         for track in self.tracks.values():
             track.again = track.high
-        self._open_ended = True
+        self.open_ended = True
 
     def jump_to_end(self) -> None:
         """Reading continues at the end: what was passed over is no loss."""
@@ -165,4 +165,4 @@ class Tracker:
         for track in self.tracks.values():
             track.jumped = True
         self.highs.clear()
-        self._open_ended = True
+        self.open_ended = True
