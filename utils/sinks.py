@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -23,92 +24,37 @@ INFERRED_FROM = 2_000  # records
 class Sink:
     """A place where records go, how to write there and how to read it.
 
-    `embedded` says that it lives in a file of this machine, at `path(settings, stream)`. `emitter(settings, stream,
-    key, mark)` opens its emitter: `key` is `<name>-<journal>`, `mark` what the emitter noted last. `source(settings,
-    stream, resume, finished, shared)` makes its source: `finished` says that the reader stops at the present end,
-    `shared` that readers may divide the partitions among them. Both import what they need when they are called.
+    `embedded` says that it lives in a file of this machine, at `path(settings, stream)`. Its emitter is in
+    `utils/emitters/<name>_emitter.py`, its source in `utils/sources/<name>_source.py`; both are imported when used.
     """
 
     name: str
     label: str
     embedded: bool
     path: Callable[[Settings, Stream], Path | None]
-    emitter: Callable[[Settings, Stream, str, str], Emitter]
-    source: Callable[[Settings, Stream, Resume, bool, bool], Source]
 
+    def emitter(self, settings: Settings, stream: Stream, key: str, mark: str) -> Emitter:
+        """Open the emitter: `key` is `<name>-<journal>`, `mark` what the emitter before noted last."""
+        module: Any = import_module(f"utils.emitters.{self.name}_emitter")
+        emitter: Emitter = module.open_emitter(settings, stream, key, mark)
+        return emitter
 
-def _file_path(settings: Settings, stream: Stream) -> Path:
-    return settings.file_path(stream.name)
-
-
-def _file_emitter(settings: Settings, stream: Stream, key: str, mark: str) -> Emitter:
-    from utils.emitters.file_emitter import FileEmitter
-
-    return FileEmitter(_file_path(settings, stream), mark)
-
-
-def _file_source(settings: Settings, stream: Stream, resume: Resume, finished: bool, shared: bool) -> Source:
-    from utils.sources.file_source import FileSource
-
-    return FileSource([_file_path(settings, stream)], stream.codec, resume, finished=finished)
-
-
-def _sqlite_path(settings: Settings, stream: Stream) -> Path:
-    return settings.sqlite_path
-
-
-def _sqlite_emitter(settings: Settings, stream: Stream, key: str, mark: str) -> Emitter:
-    from utils.emitters.sqlite_emitter import SqliteEmitter
-
-    return SqliteEmitter(settings.sqlite_path, stream)
-
-
-def _sqlite_source(settings: Settings, stream: Stream, resume: Resume, finished: bool, shared: bool) -> Source:
-    from utils.sources.sqlite_source import SqliteSource
-
-    return SqliteSource(settings.sqlite_path, stream, resume)
-
-
-def _duckdb_path(settings: Settings, stream: Stream) -> Path:
-    return settings.duckdb_path
-
-
-def _duckdb_emitter(settings: Settings, stream: Stream, key: str, mark: str) -> Emitter:
-    from utils.emitters.duckdb_emitter import DuckdbEmitter
-
-    return DuckdbEmitter(settings.duckdb_path, stream)
-
-
-def _duckdb_source(settings: Settings, stream: Stream, resume: Resume, finished: bool, shared: bool) -> Source:
-    from utils.sources.duckdb_source import DuckdbSource
-
-    return DuckdbSource(settings.duckdb_path, stream, resume)
-
-
-def _no_path(settings: Settings, stream: Stream) -> None:
-    return None
-
-
-def _kafka_emitter(settings: Settings, stream: Stream, key: str, mark: str) -> Emitter:
-    from utils.emitters.kafka_emitter import KafkaEmitter
-
-    return KafkaEmitter(settings, stream, key, mark)
-
-
-def _kafka_source(settings: Settings, stream: Stream, resume: Resume, finished: bool, shared: bool) -> Source:
-    from utils.sources.kafka_source import KafkaSource
-
-    group = settings.group_of(stream.name) if shared else None
-    return KafkaSource(settings, stream, resume, group, finished=finished)
+    def source(
+        self, settings: Settings, stream: Stream, resume: Resume, finished: bool = False, shared: bool = False
+    ) -> Source:
+        """Make the source: `finished` stops at the present end, `shared` divides the partitions among readers."""
+        module: Any = import_module(f"utils.sources.{self.name}_source")
+        made: Source = module.open_source(settings, stream, resume, finished, shared)
+        return made
 
 
 SINKS: Mapping[str, Sink] = {
     sink.name: sink
     for sink in (
-        Sink("file", "JSON lines file", True, _file_path, _file_emitter, _file_source),
-        Sink("sqlite", "SQLite", True, _sqlite_path, _sqlite_emitter, _sqlite_source),
-        Sink("duckdb", "DuckDB", True, _duckdb_path, _duckdb_emitter, _duckdb_source),
-        Sink("kafka", "Kafka", False, _no_path, _kafka_emitter, _kafka_source),
+        Sink("file", "JSON lines file", True, lambda settings, stream: settings.file_path(stream.name)),
+        Sink("sqlite", "SQLite", True, lambda settings, stream: settings.sqlite_path),
+        Sink("duckdb", "DuckDB", True, lambda settings, stream: settings.duckdb_path),
+        Sink("kafka", "Kafka", False, lambda settings, stream: None),
     )
 }
 ALL = tuple(SINKS)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import duckdb
 from loguru import logger
 
+from utils.app.config import Settings
 from utils.app.errors import Rejected, ToolkitError, Unavailable
 from utils.clients import duck
 from utils.clients.files import check_one_name, check_same_file, file_id, sync_path
@@ -171,6 +172,11 @@ class DuckdbEmitter:
             with suppress(duckdb.Error):
                 self._memory.close()
             self._memory = None
+
+
+def open_emitter(settings: Settings, stream: Stream, key: str, mark: str) -> DuckdbEmitter:
+    """The emitter of the sink `duckdb`. See Sink."""
+    return DuckdbEmitter(settings.duckdb_path, stream)
 
 
 def emit_message(message: Mapping[str, Any], *, db_path: Path | str) -> bool:

@@ -191,6 +191,11 @@ class KafkaEmitter:
         self._producer = None
 
 
+def open_emitter(settings: Settings, stream: Stream, key: str, mark: str) -> KafkaEmitter:
+    """The emitter of the sink `kafka`. See Sink."""
+    return KafkaEmitter(settings, stream, key, mark)
+
+
 def emit_message(message: Mapping[str, Any], *, producer: Any, topic: str) -> bool:
     """Send one message with a kafka-python producer; True once it is acknowledged, else False with the reason logged.
 

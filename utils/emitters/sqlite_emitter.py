@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from loguru import logger
 
+from utils.app.config import Settings
 from utils.app.errors import Rejected, ToolkitError, Unavailable
 from utils.clients import sqlite
 from utils.clients.files import check_one_name, check_same_file, file_id
@@ -105,6 +106,11 @@ class SqliteEmitter:
     def close(self) -> None:
         """Release the file; one that was moved gets everything first, as its log stays at the old name."""
         sqlite.close(self._connection, self._path, self._opened)
+
+
+def open_emitter(settings: Settings, stream: Stream, key: str, mark: str) -> SqliteEmitter:
+    """The emitter of the sink `sqlite`. See Sink."""
+    return SqliteEmitter(settings.sqlite_path, stream)
 
 
 def emit_message(message: Mapping[str, Any], *, db_path: Path | str) -> bool:

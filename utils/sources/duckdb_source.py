@@ -12,9 +12,12 @@ from dataclasses import dataclass
 
 import duckdb
 
+from utils.app.config import Settings
 from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.clients import duck
+from utils.records.stream import Stream
 from utils.records.table import as_double, quoted
+from utils.sources.base import Resume
 from utils.sources.table_source import Row, Selection, TableSource
 
 PAGE_ROWS = 100_000
@@ -174,6 +177,11 @@ class DuckdbSource(TableSource):
             if time.time() - max(each.st_mtime for each in found) > _COARSE_S:
                 return [(each.st_ino, each.st_size, each.st_mtime_ns) for each in found]
         return object()  # unknown: differs from any other
+
+
+def open_source(settings: Settings, stream: Stream, resume: Resume, finished: bool, shared: bool) -> DuckdbSource:
+    """The source of the sink `duckdb`. See Sink."""
+    return DuckdbSource(settings.duckdb_path, stream, resume)
 
 
 def _expression(name: str, kind: str, field_type: str) -> str:

@@ -13,7 +13,7 @@ MAX_OFFSET = 1 << 62
 
 
 @dataclass(frozen=True)
-class Place:
+class FilePlace:
     """After `offset` bytes, of which the last `length` have this checksum; in an array after `offset` items."""
 
     offset: int
@@ -22,7 +22,7 @@ class Place:
     in_array: bool = False
 
     @classmethod
-    def parse(cls, position: str) -> Place:
+    def parse(cls, position: str) -> FilePlace:
         """The place of a stored position; one that cannot be understood is found nowhere."""
         in_array = position.startswith("[")
         try:
@@ -36,7 +36,7 @@ class Place:
         return cls(0, 0, -1, in_array)
 
     @classmethod
-    def after(cls, offset: int, *before: bytes) -> Place:
+    def after(cls, offset: int, *before: bytes) -> FilePlace:
         """The place in a file of lines; `before` are at least the last bytes before it."""
         last = b"".join(each[-FINGERPRINT_BYTES:] for each in before)[-FINGERPRINT_BYTES:]
         return cls(offset, len(last), crc32(last))
@@ -46,13 +46,13 @@ class Place:
         return len(before) == self.length and crc32(before) == self.crc
 
     @classmethod
-    def after_item(cls, items: Sequence[Raw], count: int) -> Place:
+    def after_item(cls, items: Sequence[Raw], count: int) -> FilePlace:
         """The place in an array that begins with these items, after `count` of them."""
         return cls(count, 0, crc32(items[count - 1]) if count else 0, True)
 
     def is_after_item(self, items: Sequence[Raw]) -> bool:
         """Whether an item of these is the last before the place."""
-        return self.offset <= len(items) and self.crc == Place.after_item(items, self.offset).crc
+        return self.offset <= len(items) and self.crc == FilePlace.after_item(items, self.offset).crc
 
     def __str__(self) -> str:
         """The position to store."""

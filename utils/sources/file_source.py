@@ -17,12 +17,14 @@ from typing import Any
 
 import msgspec
 
+from utils.app.config import Settings
 from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.records.codec import Codec
 from utils.records.record import Invalid
+from utils.records.stream import Stream
 from utils.sources import json_array
 from utils.sources.base import Chunk, Resume, decode_each
-from utils.sources.file_place import FINGERPRINT_BYTES, Place
+from utils.sources.file_place import FINGERPRINT_BYTES, FilePlace
 
 MAX_LINE_BYTES = 1024 * 1024
 _BYTES_PER_RECORD = 300
@@ -75,6 +77,11 @@ class FileSource:
     def close(self) -> None:
         for partition in self._partitions:
             partition.close()
+
+
+def open_source(settings: Settings, stream: Stream, resume: Resume, finished: bool, shared: bool) -> FileSource:
+    """The source of the sink `file`. See Sink."""
+    return FileSource([settings.file_path(stream.name)], stream.codec, resume, finished=finished)
 
 
 class _Partition:
@@ -141,7 +148,7 @@ class _Partition:
     # Positions
 
     def _seek(self, position: str) -> None:
-        self._place = Place.parse(position)
+        self._place = FilePlace.parse(position)
         self._items: list[msgspec.Raw] = []  # of an array, while they are handed out
         self._loaded = (-1, -1)  # size and time of the array file when it was loaded
         self._counted = -1  # offset of the unfinished line that was counted as invalid
@@ -151,7 +158,7 @@ class _Partition:
         assert start is not None
         return Chunk(self._name, start, end, records, invalid)
 
-    def _advance(self, place: Place, records: list[Any], invalid: list[Invalid]) -> Chunk:
+    def _advance(self, place: FilePlace, records: list[Any], invalid: list[Invalid]) -> Chunk:
         self._place = place
         return self._chunk(str(place), records, invalid)
 
@@ -168,14 +175,14 @@ class _Partition:
     def _go_to_end(self, file: FileIO) -> Chunk:
         """Only what comes from now on: after the last newline, or after the last item of an array."""
         if self._is_array(file) and (items := json_array.read_items(file, finished=self._finished)) is not None:
-            return self._moved(str(Place.after_item(items, len(items))))
+            return self._moved(str(FilePlace.after_item(items, len(items))))
         offset = os.fstat(file.fileno()).st_size
         while offset > 0:
             begin = max(0, offset - MAX_LINE_BYTES)
             file.seek(begin)
             data = file.read(offset - begin)
             if end := data.rfind(b"\n") + 1:
-                return self._advance(Place.after(begin + end, data[:end]), [], [])
+                return self._advance(FilePlace.after(begin + end, data[:end]), [], [])
             offset = begin
         return self._moved("")
 
@@ -200,14 +207,14 @@ class _Partition:
             lines = _HOLE.sub(lambda hole: b"\n" * len(hole[0]), lines)
         blank = len(lines) - len(lines.lstrip(_BLANK))
         if blank > FINGERPRINT_BYTES:
-            return self._advance(Place.after(place.offset + blank, data[:blank]), [], [])
+            return self._advance(FilePlace.after(place.offset + blank, data[:blank]), [], [])
         end = lines.rfind(b"\n") + 1
         if end == 0:
             return self._skip_line(file, replaced) if full else self._read_unfinished(before, lines, replaced)
         if lines.count(b"\n", 0, end) > max_records:
             end -= len(lines[:end].split(b"\n", max_records)[-1])
         records, invalid = self._decode(lines[:end])
-        return self._advance(Place.after(place.offset + end, before, data[:end]), records, invalid)
+        return self._advance(FilePlace.after(place.offset + end, before, data[:end]), records, invalid)
 
     def _decode(self, lines: bytes) -> tuple[list[Any], list[Invalid]]:
         text = lines.removeprefix(json_array.BOM) if self._place.offset == 0 else lines
@@ -231,7 +238,7 @@ class _Partition:
             invalid = [Invalid(invalid[0].where, "lines end in CR alone: save the file with LF or CRLF")]
         if invalid or replaced:
             return self._end(records, invalid, replaced)
-        return self._advance(Place.after(self._place.offset + len(line), before, line), records, invalid)
+        return self._advance(FilePlace.after(self._place.offset + len(line), before, line), records, invalid)
 
     def _end(self, records: list[Any], invalid: list[Invalid], replaced: bool) -> Chunk | None:
         """The end of a file that does not end in a newline, once.
@@ -258,7 +265,7 @@ class _Partition:
         if not found:
             return self._end([], invalid, replaced)
         file.seek(offset - FINGERPRINT_BYTES)
-        return self._advance(Place.after(offset, file.read(FINGERPRINT_BYTES)), [], invalid)
+        return self._advance(FilePlace.after(offset, file.read(FINGERPRINT_BYTES)), [], invalid)
 
     # One array
 
@@ -286,4 +293,4 @@ class _Partition:
             return None
         named = ((f"{self._name} item {n + 1}", bytes(self._items[n])) for n in range(done, end))
         records, invalid = decode_each(self._codec, named)
-        return self._advance(Place.after_item(self._items, end), records, invalid)
+        return self._advance(FilePlace.after_item(self._items, end), records, invalid)

@@ -10,10 +10,13 @@ from typing import Literal
 
 import msgspec
 
+from utils.app.config import Settings
 from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.clients import sqlite
 from utils.clients.sqlite import errors
+from utils.records.stream import Stream
 from utils.records.table import quoted
+from utils.sources.base import Resume
 from utils.sources.table_source import Row, Selection, TableSource
 
 WAIT_S = 0.25
@@ -90,6 +93,11 @@ class SqliteSource(TableSource):
             self._connection, follows = open_read_only(self._path)
             self._opened = (status.st_dev, status.st_ino) if follows else (0, 0)
         return self._connection
+
+
+def open_source(settings: Settings, stream: Stream, resume: Resume, finished: bool, shared: bool) -> SqliteSource:
+    """The source of the sink `sqlite`. See Sink."""
+    return SqliteSource(settings.sqlite_path, stream, resume)
 
 
 def open_read_only(path: Path) -> tuple[sqlite3.Connection, bool]:

@@ -1,0 +1,259 @@
+"""One connection of a reader of Kafka: the partitions that it reads, and what was fetched of them."""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from operator import methodcaller
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+from utils.app.config import Settings
+from utils.app.errors import Absent, ToolkitError
+from utils.clients.kafka_admin import ClientLog, described, librdkafka_options
+from utils.sources.base import Chunk, Resume
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer, Message, TopicPartition
+    from confluent_kafka.admin import AdminClient
+
+STEP_S = 0.02
+ASK_EVERY_S = 1.0
+COMMIT_EVERY_S = 1.0
+SESSION_S = 6.0
+ANSWER_S = 3.0
+
+
+class TopicChangedError(Exception):
+    """The topic was created again or has more partitions: connect anew."""
+
+
+class Reached:
+    """How far one partition is read: the position as it was given, and what must be found there first."""
+
+    def __init__(self, position: str) -> None:
+        self.position = position
+        offset, _, fingerprint = position.partition(":")
+        self.offset = int(offset or 0)  # the next one that is wanted
+        self.expected = (self.offset - 1, int(fingerprint)) if fingerprint else None
+        self.end: int | None = None  # where the partition ended when it was read to its end
+
+    @property
+    def start(self) -> int:
+        """The offset to fetch first: the last handled record again, to compare it."""
+        return self.expected[0] if self.expected else self.offset
+
+    def advance(self, last: "Message") -> tuple[str, str]:
+        """Step behind a record that is handed out: the positions before and after."""
+        before, self.offset = self.position, (last.offset() or 0) + 1
+        self.position = f"{self.offset}:{crc32(last.value() or b'')}"
+        return before, self.position
+
+
+@dataclass
+class Fetched:
+    """Records of one partition, not decoded yet."""
+
+    partition: str
+    reached: Reached
+    records: "list[Message]"
+
+
+class TopicWatch:
+    """Whether a topic is still the same one; a consumer whose broker or topic is gone only stays silent."""
+
+    def __init__(self, admin: "AdminClient", settings: Settings, topic: str, log: ClientLog) -> None:
+        self._describe = lambda: described(admin, settings, topic, log)
+        self._absent = f"topic {topic} does not exist (yet) at {settings.kafka_broker}"
+        self._asked_s = time.monotonic()
+        self.topic_id, self.partitions = self._ask()
+
+    def _ask(self) -> tuple[str, int]:
+        found = self._describe()
+        if found is None:
+            raise Absent(self._absent)
+        return found
+
+    def check(self) -> None:
+        """Now and then: raise TopicChangedError if it is another topic or has more partitions."""
+        if time.monotonic() - self._asked_s >= ASK_EVERY_S:
+            self._asked_s = time.monotonic()
+            if self._ask() != (self.topic_id, self.partitions):
+                raise TopicChangedError
+
+
+class GroupLag:
+    """Commits what was handled to the group, for tools that show its lag; nobody else reads it."""
+
+    def __init__(self, consumer: "Consumer", topic: str) -> None:
+        self._consumer, self._topic = consumer, topic
+        self._committed_s = time.monotonic()
+        self.committed: dict[int, int] = {}
+
+    def commit(self, reached: Mapping[int, Reached], *, everything: bool, now: bool = False) -> None:
+        """At most once a second and without waiting. `everything`: nothing that was fetched is still to be handled."""
+        from confluent_kafka import TopicPartition
+
+        if not now and time.monotonic() - self._committed_s < COMMIT_EVERY_S:
+            return
+        self._committed_s = time.monotonic()
+        handled = {
+            number: each.end if everything and each.end is not None else each.offset  # behind marks of transactions
+            for number, each in reached.items()
+            if each.expected is None
+        }
+        places = [
+            TopicPartition(self._topic, number, offset)
+            for number, offset in handled.items()
+            if offset > self.committed.get(number, 0)
+        ]
+        if places:
+            self.committed |= handled
+            self._consumer.commit(offsets=places, asynchronous=True)
+
+
+class Connection:
+    """Reads the partitions of a topic, all of them or those that its group gives it."""
+
+    def __init__(self, settings: Settings, topic: str, group: str | None, resume: Resume, log: ClientLog) -> None:
+        from confluent_kafka import Consumer, KafkaException
+        from confluent_kafka.admin import AdminClient
+
+        options = librdkafka_options(settings) | {"error_cb": log.on_error, "logger": log.logger}
+        try:
+            admin: AdminClient = AdminClient(options)
+            self._watch = TopicWatch(admin, settings, topic, log)
+            self._consumer: Consumer = Consumer(
+                options
+                | {
+                    "group.id": group or "unused",
+                    "isolation.level": "read_committed",
+                    "enable.auto.commit": False,
+                    "enable.partition.eof": True,
+                    "auto.offset.reset": "error",
+                    "session.timeout.ms": int(SESSION_S * 1000),
+                    "heartbeat.interval.ms": int(SESSION_S * 1000) // 3,
+                    "fetch.wait.max.ms": 100,
+                    "fetch.queue.backoff.ms": 10,
+                    "topic.metadata.refresh.interval.ms": 30_000,
+                }
+            )
+        except KafkaException as error:
+            raise ToolkitError(f"Kafka cannot be used with these settings: {error.args[0].str()}") from error
+        self._topic, self._resume = topic, resume
+        self._lag = GroupLag(self._consumer, topic) if group else None
+        self.reached: dict[int, Reached] = {}
+        self.ready: deque[Chunk | Fetched] = deque()
+        self.joined = group is None
+        self.settled = False
+
+    def begin(self) -> None:
+        """Start to read. What it raises leaves a connection that must be closed."""
+        if self._lag is None:
+            self._take(range(self._watch.partitions))
+        else:
+            self._consumer.subscribe(
+                [self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
+            )
+
+    def _assigned(self, consumer: "Consumer", partitions: "list[TopicPartition]") -> None:
+        self._take([each.partition for each in partitions])
+        self.joined = True
+
+    def _revoked(self, consumer: "Consumer", partitions: "list[TopicPartition]") -> None:
+        self.joined = False
+        self.reached.clear()
+        self.ready.clear()
+        if self._lag:
+            self._lag.committed.clear()
+        consumer.unassign()
+
+    def _take(self, numbers: Iterable[int]) -> None:
+        """Begin at the stored position of each partition."""
+        from confluent_kafka import TopicPartition
+
+        reached: dict[int, Reached] = {}
+        ends: list[tuple[int, Chunk]] = []
+        for number in numbers:
+            position = self._resume(self._name(number))
+            if position == "end":
+                _, end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, number), ANSWER_S)
+                position = f"{end}:" if end else ""
+                ends.append((end, Chunk(self._name(number), "end", position, [])))
+            reached[number] = Reached(position)
+        self.reached = reached
+        self.ready.extend(chunk for _, chunk in sorted(ends, key=lambda each: -each[0]))  # those with data first
+        self._consumer.assign([TopicPartition(self._topic, number, each.start) for number, each in reached.items()])
+
+    def _name(self, number: int) -> str:
+        return f"{self._topic}-{number}"
+
+    @property
+    def at_end(self) -> bool:
+        """Whether all partitions of this reader are read to their present end."""
+        return self.joined and not self.ready and all(each.end is not None for each in self.reached.values())
+
+    def fetch(self, max_records: int) -> Chunk | Fetched | None:
+        """What comes next: records of one partition, a chunk that only reports something, or nothing yet."""
+        if not self.ready:
+            self._watch.check()
+            records = self._consumer.consume(max_records, STEP_S)
+            for number, group in groupby(records, methodcaller("partition")):
+                if wanted := self._wanted(number, list(group)):
+                    self.ready.append(Fetched(self._name(number), self.reached[number], wanted))
+        return self.ready.popleft() if self.ready else None
+
+    def _wanted(self, number: int | None, records: "list[Message]") -> "list[Message]":
+        """The records without events, and without the last handled one if it is still there."""
+        from confluent_kafka import KafkaError, KafkaException
+
+        events = (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
+        if number is not None and number not in self.reached:  # the group took the partition away just now
+            return []
+        found: list[Message] = []
+        for record in records:
+            error = record.error()
+            if number is None or (error and error.code() not in events):  # of the group, the topic or a broker
+                raise KafkaException(error)
+            reached = self.reached[number]
+            if error is None:
+                reached.end = None
+                if reached.expected is None:
+                    found.append(record)
+                    continue
+                if (record.offset(), crc32(record.value() or b"")) == reached.expected:
+                    reached.expected = None
+                    continue
+            elif error.code() == KafkaError._PARTITION_EOF and reached.expected is None:
+                reached.end = record.offset()
+                continue
+            # Another record than the one that was handled last, or none, or no such offset.
+            self._begin_again(number)
+            break
+        return found
+
+    def _begin_again(self, number: int) -> None:
+        """Read a partition from its beginning, because it is not what was read."""
+        from confluent_kafka import OFFSET_BEGINNING, TopicPartition
+
+        before = self.reached[number].position
+        self.reached[number] = Reached("")
+        if before:
+            self.ready.append(Chunk(self._name(number), before, "", []))
+        self._consumer.seek(TopicPartition(self._topic, number, OFFSET_BEGINNING))
+
+    def commit(self, *, now: bool = False) -> None:
+        """Tell the group what was handled: everything that was handed out."""
+        if self._lag:
+            self._lag.commit(self.reached, everything=not self.ready, now=now)
+
+    def close(self) -> None:
+        """Leave the group; what was handled is committed first, if a broker answers at once."""
+        from confluent_kafka import KafkaException
+
+        try:
+            self.commit(now=True)
+            self._consumer.close()
+        except (KafkaException, RuntimeError):
+            return
