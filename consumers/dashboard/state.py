@@ -11,7 +11,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from consumers.dashboard.counts import Counts
+from consumers.dashboard.counts import AuthorCounts, Rates
 from utils.reading.tracker import Tracker
 from utils.records.codec import epoch_s
 from utils.sources.base import Chunk
@@ -22,8 +22,6 @@ ANALYSIS = 30
 STATISTICS = 130
 TOP_AUTHORS = 6
 POINT_SPACING_S = 1.0
-RATE_WINDOW_S = 60
-SPARK_WINDOW_S, SPARK_STEP_S = 300, 10
 STALE_AFTER_S, STALE_GAPS = 10.0, 5.0
 MISPLACED_S = 60.0
 EARLIEST_S = 31_536_000.0  # 1971; what other languages call their zero time has no local time everywhere
@@ -81,7 +79,7 @@ class _Part:
     """What came without ids from one file, table or partition and would count again if that were read again."""
 
     invalid: int = 0
-    anonymous: Counts = field(default_factory=Counts)
+    anonymous: AuthorCounts = field(default_factory=AuthorCounts)
 
 
 class State:
@@ -104,7 +102,7 @@ class State:
         self._trouble, self._trouble_since = "", None  # type: tuple[str, float | None]
         self._moved: tuple[str, float, str] | None = None
         self._tracker = Tracker(from_end=from_end)
-        self._counts = Counts()
+        self._counts = AuthorCounts()
         self._parts: dict[str, _Part] = {}
         self._live = False
         self._last_invalid = ""
@@ -117,7 +115,7 @@ class State:
         self._lengths: deque[int] = deque(maxlen=ANALYSIS)
         self._sentiments: deque[float] = deque(maxlen=STATISTICS)
         self._lags: deque[float] = deque(maxlen=STATISTICS)
-        self._per_second: dict[int, int] = {}
+        self._rates = Rates()
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
@@ -208,7 +206,10 @@ class State:
         times = self._place(events, now)
         self._times.extend(times[-SERIES:])
         self._last = now if self._live else times[-1]
-        self._count_rate(times, now)
+        if self._live:
+            self._rates.add_now(len(times), now)
+        else:
+            self._rates.add(times, now)
         flow = self._flow
         for total, at in enumerate(times, start=self._total - len(times) + 1):
             if len(flow) > 1 and (at - flow[-2][0] < POINT_SPACING_S or at == flow[-1][0]):
@@ -233,36 +234,6 @@ class State:
                 last = event
             times.append(last)
         return times
-
-    def _count_rate(self, times: list[float], now: float) -> None:
-        per_second = self._per_second
-        if self._live:
-            per_second[int(now)] = per_second.get(int(now), 0) + len(times)
-        else:
-            for second, count in Counter([int(at) for at in times if at > now - SPARK_WINDOW_S]).items():
-                per_second[second] = per_second.get(second, 0) + count
-        if len(per_second) > 2 * SPARK_WINDOW_S:
-            oldest = int(now) - SPARK_WINDOW_S
-            self._per_second = {second: count for second, count in per_second.items() if second >= oldest}
-
-    def _rate(self, now: float) -> float:
-        """Messages per second over the last minute, or since the first message if that is less."""
-        since = int(now) - RATE_WINDOW_S + 1
-        seconds = [second for second in self._per_second if since <= second <= now]
-        if not seconds:
-            return 0.0
-        begin = since if min(self._per_second) < since else max(since, min(*seconds, int(self._started)))
-        return sum(self._per_second[second] for second in seconds) / max(1.0, now - begin)
-
-    def _sparkline(self, now: float) -> tuple[float, ...]:
-        steps = SPARK_WINDOW_S // SPARK_STEP_S
-        end = int(now) // SPARK_STEP_S
-        sums = [0] * steps
-        for second, count in self._per_second.items():
-            step = second // SPARK_STEP_S - end + steps
-            if 0 <= step < steps:
-                sums[step] += count
-        return tuple(count / SPARK_STEP_S for count in sums)
 
     def _authors(self) -> tuple[tuple[tuple[str, int], ...], int, bool]:
         extra = [part.anonymous for part in self._parts.values() if part.anonymous.total]
@@ -304,8 +275,8 @@ class State:
                 flow=tuple(self._flow),
                 sentiments=tuple(self._sentiments),
                 lengths=tuple(self._lengths),
-                rate=self._rate(now),
-                sparkline=self._sparkline(now),
+                rate=self._rates.mean(now, self._started),
+                sparkline=self._rates.sparkline(now),
                 lags=tuple(self._lags),
                 last=self._last,
                 median_gap=median(gaps) if gaps else 0.0,

@@ -21,7 +21,7 @@ from consumers.dashboard.serve import Served, parse_address
 from consumers.dashboard.state import State
 from tests.helpers import make_messages, wait_until
 from utils.app.errors import ToolkitError
-from utils.records.record import timestamp_text
+from utils.records.codec import instant_text
 from utils.sources.base import Chunk
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -49,7 +49,7 @@ class Program:
     def send(self, count: int) -> None:
         messages = make_messages(count, producer_id="ann-1", first=self.sent + 1)
         for message in messages:
-            message.timestamp = timestamp_text(self.now)
+            message.timestamp = instant_text(int(self.now * 1e6))
         self.sent += count
         self.state.add(Chunk("f", "", "1", messages))
 

@@ -17,7 +17,7 @@ from consumers.dashboard.state import Snapshot, State
 from consumers.dashboard.theme import THEMES, layout
 from scripts.make_pictures import Scene, draw, scenes
 from tests.helpers import make_messages
-from utils.records.record import timestamp_text
+from utils.records.codec import instant_text
 from utils.sources.base import Chunk
 
 SIZES = [(12.8, 7.2), (8.0, 6.0), (7.0, 5.0), (19.2, 10.8), (16.0, 6.0)]
@@ -206,7 +206,7 @@ def snapshot_of(count: int, *, idle_s: float = 0.0, seed: int = 1, **fields: Any
     now = NOW
     messages = make_messages(count, producer_id="ann-1")
     for number, message in enumerate(messages):
-        message.timestamp = timestamp_text(NOW - count + number)
+        message.timestamp = instant_text(int((NOW - count + number) * 1e6))
         message.sentiment = rng.random()
         for name, value in fields.items():
             setattr(message, name, value(rng) if callable(value) else value)
