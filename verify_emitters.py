@@ -53,7 +53,7 @@ def audit(
     Runs beside live producers and judges what was acknowledged before it began. Exit code 1 if anything
     is lost, double, different or out of order; 3 if a sink could not be read.
     """
-    from utils.checks.audit import audited_sinks
+    from utils.checks.accounts import audited_sinks
 
     return print_audit(settings, sinks or audited_sinks(settings), json, stream)
 
@@ -62,6 +62,7 @@ def print_audit(settings: Settings, sinks: Sequence[str], json: bool = False, st
     """Audit with progress and print the report; the exit code."""
     from utils.checks.accounts import accounts, stream_names
     from utils.checks.audit import audit as compare
+    from utils.checks.report import COLUMNS
 
     expected = sum(account.last for account in accounts(settings)) * len(sinks)
     with cli.progress(expected or None, "records") as advance:
@@ -69,18 +70,7 @@ def print_audit(settings: Settings, sinks: Sequence[str], json: bool = False, st
     if json:
         cli.print_json(report)
     else:
-        rows = [
-            (
-                each.stream,
-                each.producer,
-                f"{each.runs:,}",
-                each.sink if each.subscribed else f"{each.sink} (not subscribed)",
-                *(f"{number:,}" for number in (each.count, each.pending, each.dead_letters)),
-                "; ".join(map(str, each.findings)) or "ok",
-            )
-            for each in report.judgements
-        ]
-        cli.print_table(("stream", "producer", "runs", "sink", "records", "pending", "dead letters", "result"), rows)
+        cli.print_table(COLUMNS, report.rows())
         cli.print_lines(*report.lines(len(sinks)))
     if report.broken:
         return cli.CHECK_FAILED

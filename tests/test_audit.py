@@ -1,13 +1,16 @@
-"""The audit must pass what is whole and name whatever is not: sinks are broken on purpose here."""
+"""The audit must pass what is whole and name whatever is not: sinks are damaged on purpose here."""
 
 import json
 import os
+import random
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -15,61 +18,81 @@ import msgspec
 import pytest
 
 import verify_emitters
-from tests.helpers import wait_until
-from utils.app.config import PROJECT_DIR, Settings
-from utils.sinks import EMBEDDED
-from utils.checks import audit as audit_module
-from utils.checks import holdings
-from utils.checks.audit import Judgement, Report, accounts, audit, audited_sinks
-from utils.checks.holdings import Held, Holding, Some, take_out
+from tests.helpers import assigned, make_messages, wait_until
+from utils.app.config import BUZZ, PROJECT_DIR, Settings
+from utils.checks.accounts import accounts, audited_sinks, dead_letters
+from utils.checks.audit import _Audit, audit
+from utils.checks.report import Judgement, Report
 from utils.delivery.journal import Journal
-from utils.records import table
-from utils.records.record import Batch, Message, decode_lines, encode_lines
-from utils.sinks import emitter
+from utils.records import stream as streams
+from utils.records.codec import encoder
+from utils.records.record import Batch, Record
+from utils.records.schema import declare
+from utils.records.stream import Stream
+from utils.records.table import Table
+from utils.sinks import EMBEDDED, SINKS
 
 COUNT = 2_500
 
 
-@pytest.fixture(autouse=True)
-def no_pause_between_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("utils.sources.duckdb_source.POLL_S", 0.0)
+class Reading(Record):
+    """A record with a field of each type."""
+
+    device: str
+    reading: int
+    value: float
+    ok: bool
+    raw: dict[str, Any]
 
 
-def message(number: int = 0, producer_id: str | None = None, sequence: int | None = None) -> Message:
-    return Message(f"näive text {number}", "a", "2026-01-02T03:04:05.678Z", "c", 0.25, "k", 12, producer_id, sequence)
+READINGS = Stream("readings", Reading)
 
 
-def stream(
+def make_readings(amount: int) -> list[Reading]:
+    return [
+        Reading(device=f"d{n}", reading=n, value=n / 10, ok=n % 2 == 0, raw={"n": [n, None]}, timestamp=TIME)
+        for n in range(amount)
+    ]
+
+
+TIME = "2026-01-02T03:04:05.678Z"
+
+
+def append(
     settings: Settings,
     count: int = COUNT,
     *,
     name: str = "p",
-    owed: tuple[str, ...] = EMBEDDED,
-    held: dict[str, int] | None = None,
+    stream: Stream = streams.BUZZ,
+    subscribed: Sequence[str] = EMBEDDED,
+    contains: dict[str, int] | None = None,
     prune: bool = True,
 ) -> str:
-    """Acknowledge `count` messages and give each sink the first `held` of them (all by default); the producer_id."""
-    journal = Journal(settings.journal_path(name))
-    journal.owe(owed)
-    batch = journal.append([message(number) for number in range(count)])
-    for sink in owed:
-        last = (held or {}).get(sink, batch.last)
-        if last >= batch.first:
-            write = emitter(sink, settings)()
-            write.emit(batch.between(batch.first, last))
-            write.close()
-    if prune:
-        journal.prune(journal.last)
-    journal.close()
-    return journal.producer_id
+    """Acknowledge records in a new run; each sink gets those of the run up to sequence `contains` (all by default)."""
+    made: Sequence[Record] = make_messages(count, text="näive") if stream.name == BUZZ else make_readings(count)
+    with closing(Journal(settings.journal_path(name), stream)) as journal:
+        journal.subscribe(subscribed)
+        batch = Batch.of_records(made, journal.producer_id, journal.last + 1, stream.codec)
+        journal.append(batch)
+        reached = {}
+        for sink in subscribed:
+            last = (contains or {}).get(sink, batch.last)
+            reached[sink] = last, ""
+            if last >= batch.first:
+                with closing(SINKS[sink].emitter(settings, stream, journal.key, "")) as emitter:
+                    emitter.last(list(journal.runs()))
+                    emitter.emit(batch.between(batch.first, last))
+        if prune:
+            journal.prune(reached)
+        return journal.producer_id
 
 
-def audited(settings: Settings, *chosen: str) -> tuple[Report, dict[str, list[str]]]:
+def audited(settings: Settings, *chosen: str, stream: str = BUZZ) -> tuple[Report, dict[str, list[str]]]:
     """The report, and the problems by sink."""
-    report = audit(settings, chosen or audited_sinks(settings), lambda more: None)
+    report = audit(settings, chosen or audited_sinks(settings), [stream], lambda more: None)
     problems: dict[str, list[str]] = {}
     for judgement in report.judgements:
-        problems.setdefault(judgement.sink, []).extend(judgement.problems())
+        problems.setdefault(judgement.sink, []).extend(map(str, judgement.findings))
     return report, {sink: found for sink, found in problems.items() if found}
 
 
@@ -78,65 +101,90 @@ def judgement(report: Report, sink: str) -> Judgement:
     return found
 
 
-def rewrite(settings: Settings, sink: str, change: Callable[[list[Message]], None]) -> None:
-    """Change the messages of a sink behind everybody's back."""
-    names = ", ".join(table.COLUMNS)
+def rewrite(settings: Settings, sink: str, change: Callable[[list[dict[str, Any]]], None]) -> None:
+    """Change the messages of a sink without the project's code."""
+    names = ", ".join(Table(streams.BUZZ).columns)
     if sink == "file":
-        messages = decode_lines(settings.live_path.read_bytes())
-        change(messages)
-        settings.live_path.write_bytes(encode_lines(messages))
+        rows = [json.loads(line) for line in settings.live_path.read_text(encoding="utf-8").splitlines()]
+        change(rows)
+        settings.live_path.write_bytes(b"".join(encoder.encode(row) + b"\n" for row in rows))
         return
+    values = ", ".join(["?"] * len(Table(streams.BUZZ).columns))
+    insert = f"INSERT INTO streamed_messages ({names}) VALUES ({values})"
     if sink == "sqlite":
         with closing(sqlite3.connect(settings.sqlite_path)) as connection:
-            rows = connection.execute(f"SELECT {names} FROM {table.TABLE} ORDER BY rowid").fetchall()
-            change(messages := [Message(*row) for row in rows])
-            connection.execute(f"DROP INDEX IF EXISTS {table.TABLE}_identity")
-            connection.execute(f"DELETE FROM {table.TABLE}")
-            connection.executemany(table.insert(), list(map(msgspec.structs.astuple, messages)))
+            found = connection.execute(f"SELECT {names} FROM streamed_messages ORDER BY rowid").fetchall()
+            rows = [dict(zip(names.split(", "), row, strict=True)) for row in found]
+            change(rows)
+            connection.execute("DROP INDEX IF EXISTS streamed_messages_identity")
+            connection.execute("DELETE FROM streamed_messages")
+            connection.executemany(insert, [tuple(row.get(name) for name in names.split(", ")) for row in rows])
             connection.commit()
         return
     with closing(duckdb.connect(str(settings.duckdb_path))) as database:
-        found = database.execute(f"SELECT {names} FROM {table.TABLE} ORDER BY rowid").fetchall()
-        change(messages := [Message(*row) for row in found])
-        database.execute(f"DELETE FROM {table.TABLE}")
-        appender = database.appender(table.TABLE, columns=list(table.COLUMNS))
-        for each in messages:
-            appender.append_row(*msgspec.structs.astuple(each))
+        found = database.execute(f"SELECT {names} FROM streamed_messages ORDER BY rowid").fetchall()
+        rows = [dict(zip(names.split(", "), row, strict=True)) for row in found]
+        change(rows)
+        database.execute("DELETE FROM streamed_messages")
+        appender = database.appender("streamed_messages", columns=names.split(", "))
+        for row in rows:
+            appender.append_row(*(row.get(name) for name in names.split(", ")))
         appender.flush()
 
 
-def swap(messages: list[Message]) -> None:
-    messages[1_200], messages[1_201] = messages[1_201], messages[1_200]
+def run_sql(settings: Settings, sink: str, statement: str) -> None:
+    if sink == "sqlite":
+        with closing(sqlite3.connect(settings.sqlite_path)) as connection:
+            connection.execute(statement)
+            connection.commit()
+    else:
+        with closing(duckdb.connect(str(settings.duckdb_path))) as database:
+            database.execute(statement)
 
 
-def change_text(messages: list[Message]) -> None:
-    messages[1_200].message += "!"
+def swap(rows: list[dict[str, Any]]) -> None:
+    rows[1_200], rows[1_201] = rows[1_201], rows[1_200]
 
 
-def change_sentiment(messages: list[Message]) -> None:
-    messages[1_200].sentiment += 2**-52
+def change_text(rows: list[dict[str, Any]]) -> None:
+    rows[1_200]["message"] += "!"
 
 
-def cut_tail(messages: list[Message]) -> None:
-    del messages[-7:]
+def change_sentiment(rows: list[dict[str, Any]]) -> None:
+    rows[1_200]["sentiment"] += 2**-52
 
 
-DAMAGES: dict[str, tuple[Callable[[list[Message]], None], str]] = {
-    "a removed message": (lambda messages: messages.__delitem__(1_200), "lost 1: 1201"),
-    "removed messages": (lambda messages: messages.__delitem__(slice(0, 30, 10)), "lost 3: 1, 11, 21"),
-    "a doubled message": (lambda messages: messages.insert(1_300, messages[1_200]), "1 duplicate: 1201"),
-    "a changed text": (change_text, "1 different from the other sinks: 1201"),
-    "the smallest change of a number": (change_sentiment, "1 different from the other sinks: 1201"),
-    "swapped messages": (swap, "1 out of order: 1201"),
-    "a missing tail": (cut_tail, "lost 7: 2494-2500"),
-    "everything gone": (lambda messages: messages.clear(), "lost 2,500: 1-2500"),
+def cut_tail(rows: list[dict[str, Any]]) -> None:
+    del rows[-7:]
+
+
+def lose_and_double(rows: list[dict[str, Any]]) -> None:
+    rows[1_300] = rows[1_200]
+
+
+UNKNOWN = "1 acknowledged by no journal here, and not in all sinks:"
+DIFFERENT = "1 different from the other sinks: 1201"
+DAMAGES: dict[str, tuple[Callable[[list[dict[str, Any]]], object], list[str]]] = {
+    "a removed message": (lambda rows: rows.pop(1_200), ["1 lost: 1201"]),
+    "removed messages": (lambda rows: rows.__delitem__(slice(0, 30, 10)), ["3 lost: 1, 11, 21"]),
+    "a doubled message": (lambda rows: rows.insert(1_300, rows[1_200]), ["1 duplicate: 1201"]),
+    "a message in place of another": (lose_and_double, ["1 duplicate: 1201", "1 lost: 1301"]),
+    "a changed text": (change_text, [DIFFERENT]),
+    "the smallest change of a number": (change_sentiment, [DIFFERENT]),
+    "an empty text for none": (lambda rows: rows[1_200].update(category=""), [DIFFERENT]),
+    "a text that is gone": (lambda rows: rows[1_200].update(keyword_mentioned=None), [DIFFERENT]),
+    "a field more": (lambda rows: rows[1_200].update(extra='{"more":1}'), [DIFFERENT]),
+    "swapped messages": (swap, ["1 out of order: 1201"]),
+    "a missing tail": (cut_tail, ["7 lost: 2494-2500"]),
+    "everything gone": (lambda rows: rows.clear(), ["2,500 lost: 1-2500"]),
+    "everything twice": (lambda rows: rows.extend(rows[:]), ["2,500 duplicate: 1-2500"]),
     "a message of an unknown producer": (
-        lambda messages: messages.append(message(1, "ghost-00000000", 1)),
-        "holds a producer that no journal knows and not",
+        lambda rows: rows.append(rows[0] | {"producer_id": "ghost-1-1"}),
+        [f"{UNKNOWN} 1 of ghost-1-1"],
     ),
-    "a message that was never given out": (
-        lambda messages: messages.append(message(1, messages[0].producer_id, COUNT + 1)),
-        "holds up to 2501 but the journal gave out 2500",
+    "a message that was never acknowledged": (
+        lambda rows: rows.append(rows[0] | {"sequence": COUNT + 1}),
+        [f"{UNKNOWN} 2501"],
     ),
 }
 
@@ -145,191 +193,327 @@ DAMAGES: dict[str, tuple[Callable[[list[Message]], None], str]] = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_is_named(settings: Settings, sink: str, damage: str) -> None:
     change, words = DAMAGES[damage]
-    stream(settings)
-    rewrite(settings, sink, change)
+    producer_id = append(settings)
+
+    def apply(rows: list[dict[str, Any]]) -> None:
+        change(rows)
+        for row in rows if sink == "file" else ():
+            row.update(json.loads(row.pop("extra", None) or "{}"))  # in a file it is no text
+
+    rewrite(settings, sink, apply)
     report, problems = audited(settings)
     assert report.broken
     assert list(problems) == [sink]
-    assert len(problems[sink]) == 1
-    assert problems[sink][0].startswith(words)
+    assert problems[sink] == [each if "ghost" in each else f"{each} of {producer_id}" for each in words]
 
 
 @pytest.mark.parametrize("sink", EMBEDDED)
 def test_without_damage_nothing_is_named(settings: Settings, sink: str) -> None:
-    stream(settings)
-    rewrite(settings, sink, lambda messages: None)
+    append(settings)
+    rewrite(settings, sink, lambda rows: None)
     report, problems = audited(settings)
-    assert not problems
-    assert not report.broken
-    assert [(each.first, each.last, each.count) for each in report.judgements] == [(1, COUNT, COUNT)] * 3
+    assert (problems, report.broken, report.notes) == ({}, False, [])
+    assert [(each.runs, each.count, each.pending) for each in report.judgements] == [(1, COUNT, 0)] * 3
 
 
-def test_each_changed_byte_of_a_line_is_found(settings: Settings) -> None:
-    stream(settings, 3)
+@pytest.mark.parametrize(
+    ("sink", "change", "words"),
+    [
+        ("sqlite", "message = CAST(message AS BLOB)", "1 lost: 7"),  # no reader takes it for a text
+        ("sqlite", "sentiment = '0.50'", "different"),
+        ("sqlite", "sentiment = 'high'", "different"),
+        ("sqlite", "timestamp = '2026-11-23T19:04:05.124Z'", "different"),
+        ("sqlite", "message_length = 2.5", "different"),
+        ("sqlite", "extra = '{}'", "different"),
+        ("duckdb", "timestamp = timestamp + INTERVAL 500 MICROSECOND", "different"),
+        ("duckdb", "timestamp = NULL", "different"),
+        ("duckdb", "message_length = message_length + 1", "different"),
+    ],
+)
+def test_what_a_reader_makes_of_a_row_is_compared(settings: Settings, sink: str, change: str, words: str) -> None:
+    append(settings, 20)
+    run_sql(settings, sink, f"UPDATE streamed_messages SET {change} WHERE sequence = 7")
+    problems = audited(settings)[1]
+    if change == "sentiment = '0.50'":  # SQLite itself makes a number of it
+        assert problems == {}
+        return
+    assert list(problems) == [sink]
+    assert words in problems[sink][0]
+
+
+def test_each_changed_byte_of_a_line_is_found_if_a_reader_sees_it(settings: Settings) -> None:
+    append(settings, 3)
     whole = settings.live_path.read_bytes()
+    codec = streams.BUZZ.codec
+    (wanted,) = codec.canonical_lines([codec.decode(whole.splitlines()[1])])
     start, end = whole.index(b"\n") + 1, whole.index(b"\n", whole.index(b"\n") + 1)
-    for place in range(start, end + 1):
-        for mask in (0x01, 0x20):
-            settings.live_path.write_bytes(whole[:place] + bytes([whole[place] ^ mask]) + whole[place + 1 :])
-            assert audited(settings, "file", "sqlite")[0].broken, whole[start:end][: place - start + 1]
+    places = [(place, mask) for place in range(start, end + 1) for mask in (0x01, 0x20)]
+    for place, mask in random.Random(1).sample(places, 60):
+        changed = whole[:place] + bytes([whole[place] ^ mask]) + whole[place + 1 :]
+        line = changed[start : end + 1].removesuffix(b"\n")
+        try:
+            alike = place < end and codec.canonical_lines([codec.decode(line)]) == [wanted]
+        except ValueError:
+            alike = False
+        settings.live_path.write_bytes(changed)
+        assert audited(settings, "file", "sqlite")[0].broken != alike, line
 
 
-def test_damage_beyond_what_is_compared_by_row_still_counts(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("utils.checks.audit.MAX_SUSPECTS", 1)
-    stream(settings)
-
-    def change(messages: list[Message]) -> None:
-        for place in (1_500, 2_400):
-            messages[place].message = "changed"
-
-    rewrite(settings, "file", change)
-    report, problems = audited(settings)
-    assert report.broken
-    assert problems == {"file": ["1 different from the other sinks: 1501"]}
-    assert report.notes == ["1 more blocks of 1,000 messages differ between the sinks"]
+def test_a_stream_with_all_types_is_compared(settings: Settings) -> None:
+    declare(READINGS, settings.schema_folder)
+    append(settings, 50, stream=READINGS)
+    assert audited(settings, stream="readings")[1] == {}
+    for sink, change in (("sqlite", "ok = NOT ok"), ("duckdb", "raw = '{\"n\":[3]}'")):
+        run_sql(settings, sink, f"UPDATE readings SET {change} WHERE sequence = 9")
+        assert list(audited(settings, stream="readings")[1]) == [sink]
+        run_sql(settings, sink, "DELETE FROM readings WHERE sequence > 40")
+        assert "10 lost: 41-50" in audited(settings, stream="readings")[1][sink][1]
+        shutil.rmtree(settings.data_path)
+        declare(READINGS, settings.schema_folder)
+        append(settings, 50, stream=READINGS)
 
 
-def test_blocks_that_differ_by_dead_letters_are_all_looked_into(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("utils.checks.audit.MAX_SUSPECTS", 1)
-    stream(settings)
-
-    def refuse(messages: list[Message]) -> None:
-        letters = encode_lines([messages.pop(place) for place in (2_400, 1_400, 400)])
-        settings.dead_letter_path("file").parent.mkdir()
-        settings.dead_letter_path("file").write_bytes(letters)
-
-    rewrite(settings, "file", refuse)
-    report, problems = audited(settings)
-    assert not report.broken and not problems and not report.notes
-    rewrite(settings, "sqlite", lambda messages: setattr(messages[-1], "message", "changed"))
-    report, problems = audited(settings)
-    assert problems == {"sqlite": ["1 different from the other sinks: 2500"]}
-    assert not report.notes
-
-
-def test_a_sink_that_is_behind_waits_and_loses_nothing(settings: Settings) -> None:
-    stream(settings, held={"sqlite": 900, "duckdb": 0}, prune=False)
-    report, problems = audited(settings)
-    assert not problems
-    assert [judgement(report, sink).waiting for sink in EMBEDDED] == [0, 1_600, 2_500]
+def test_fields_that_a_stream_gained_are_compared_with_what_was_in_extra(settings: Settings) -> None:
+    older = Stream("readings", fields=tuple(field for field in READINGS.fields if field.name not in ("value", "raw")))
+    declare(older, settings.schema_folder)
+    with closing(Journal(settings.journal_path("p"), older)) as journal:
+        journal.subscribe(EMBEDDED)
+        batch = Batch.of_records(make_readings(20), journal.producer_id, 1, older.codec)
+        journal.append(batch)
+        for sink in EMBEDDED:
+            with closing(SINKS[sink].emitter(settings, older, journal.key, "")) as emitter:
+                emitter.last([])
+                emitter.emit(batch)
+    assert audited(settings, stream="readings")[1] == {}
+    declare(READINGS, settings.schema_folder)
+    append(settings, 20, stream=READINGS, prune=False)
+    report, problems = audited(settings, stream="readings")
+    assert problems == {}
+    assert judgement(report, "duckdb").count == 40
 
 
-def test_a_hole_is_lost_even_while_the_journal_holds_it(settings: Settings) -> None:
-    """A worker goes on behind the last message of its sink: it never comes back to a hole."""
-    stream(settings, prune=False)
-    rewrite(settings, "file", lambda messages: messages.__delitem__(10))
-    assert audited(settings)[1] == {"file": ["lost 1: 11"]}
+def test_a_stream_without_its_schema_file_is_compared(settings: Settings) -> None:
+    append(settings, 20, stream=READINGS)
+    report, problems = audited(settings, stream="readings")
+    assert (problems, judgement(report, "file").count) == ({}, 20)
+    run_sql(settings, "duckdb", "UPDATE readings SET value = value + 1 WHERE sequence = 9")
+    assert list(audited(settings, stream="readings")[1]) == ["duckdb"]
 
 
-def test_a_sink_is_judged_from_when_it_was_owed(settings: Settings) -> None:
-    stream(settings, 1_500, owed=("file",))
-    stream(settings, 1_000)
+def test_a_sink_that_is_behind_has_pending_records_and_loses_nothing(settings: Settings) -> None:
+    append(settings, contains={"sqlite": 900, "duckdb": 0}, prune=False)
     report, problems = audited(settings)
     assert not problems
-    assert (judgement(report, "sqlite").first, judgement(report, "sqlite").count) == (1_501, 1_000)
-    rewrite(settings, "sqlite", lambda messages: messages.__delitem__(0))
-    assert audited(settings)[1] == {"sqlite": ["lost 1: 1501"]}
+    assert [judgement(report, sink).pending for sink in EMBEDDED] == [0, 1_600, 2_500]
+
+
+def test_a_hole_is_lost_even_while_the_journal_stores_it(settings: Settings) -> None:
+    """A worker continues behind the last message of its sink: it never comes back to a hole."""
+    append(settings, prune=False)
+    rewrite(settings, "file", lambda rows: rows.__delitem__(10))
+    assert [text[:10] for text in audited(settings)[1]["file"]] == ["1 lost: 11"]
+
+
+def test_a_sink_is_judged_from_when_it_was_subscribed(settings: Settings) -> None:
+    append(settings, 1_500, subscribed=("file",))
+    producer_id = append(settings, 1_000)
+    report, problems = audited(settings)
+    assert not problems
+    assert (judgement(report, "sqlite").count, judgement(report, "file").count) == (1_000, 2_500)
+    rewrite(settings, "sqlite", lambda rows: rows.__delitem__(0))
+    assert audited(settings)[1] == {"sqlite": [f"1 lost: 1501 of {producer_id}"]}
+
+
+def test_losses_between_and_in_runs_are_found(settings: Settings) -> None:
+    for _ in range(4):
+        append(settings, 10)
+    ids = list(assigned(settings, "p"))
+    report, problems = audited(settings)
+    assert (problems, judgement(report, "duckdb").runs, judgement(report, "duckdb").count) == ({}, 4, 40)
+    rewrite(settings, "file", lambda rows: rows.__delitem__(slice(8, 23)))
+    rewrite(settings, "duckdb", lambda rows: rows.__setitem__(slice(0, 20), rows[10:20] + rows[:10]))
+    assert audited(settings)[1] == {
+        "file": [f"2 lost: 9-10 of {ids[0]}", f"10 lost: 11-20 of {ids[1]}", f"3 lost: 21-23 of {ids[2]}"],
+        "duckdb": [f"1 out of order: 1 of {ids[0]}"],
+    }
+
+
+def write_letter(settings: Settings, sink: str, producer_id: str, sequence: int) -> None:
+    path = settings.dead_letter_path(sink)
+    path.parent.mkdir(exist_ok=True)
+    with path.open("ab") as letters:
+        letters.write(msgspec.json.encode({"reason": "no", "producer_id": producer_id, "sequence": sequence}) + b"\n")
 
 
 def test_dead_letters_are_not_lost(settings: Settings) -> None:
-    stream(settings)
-    rewrite(settings, "duckdb", lambda messages: messages.__delitem__(slice(99, 101)))
-    path = settings.dead_letter_path("duckdb")
-    path.parent.mkdir()
-    refused = msgspec.structs.asdict(message(99, next(iter(accounts(settings))), 100)) | {"reason": "too blue"}
-    path.write_bytes(msgspec.json.encode(refused) + b"\n")
+    producer_id = append(settings)
+    rewrite(settings, "duckdb", lambda rows: rows.__delitem__(slice(99, 101)))
+    write_letter(settings, "duckdb", producer_id, 100)
+    settings.dead_letter_path("duckdb").open("ab").write(b'{"partial')
     report, problems = audited(settings)
-    assert problems == {"duckdb": ["lost 1: 101"]}
+    assert problems == {"duckdb": [f"1 lost: 101 of {producer_id}"]}
     assert judgement(report, "duckdb").dead_letters == 1
 
 
-def test_what_is_buried_during_an_audit_is_not_lost(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    stream(settings, 4, owed=("file",), held={"file": 2}, prune=False)
-    producer_id = next(iter(accounts(settings)))
+def test_what_is_dead_lettered_while_the_sinks_are_read_is_not_lost(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer_id = append(settings, 4, subscribed=("file",), contains={"file": 2}, prune=False)
+    (last,) = make_messages(1)
+    last.producer_id, last.sequence = producer_id, 4
+    whole = _Audit._pages
 
-    def hold(*arguments: Any) -> Holding:
-        letter = settings.dead_letter_path("file")
-        letter.parent.mkdir()
-        letter.write_bytes(encode_lines([message(2, producer_id, 3)]))
+    def pages(self: _Audit, sink: str) -> Iterator[tuple[list[Any], int]]:
+        write_letter(settings, "file", producer_id, 3)
         with settings.live_path.open("ab") as file:
-            file.write(encode_lines([message(3, producer_id, 4)]))
-        return holdings.hold(*arguments)
+            file.write(encoder.encode(last) + b"\n")
+        return whole(self, sink)
 
-    monkeypatch.setattr(audit_module, "hold", hold)
-    assert not audited(settings)[1]
+    monkeypatch.setattr(_Audit, "_pages", pages)
+    report, problems = audited(settings)
+    assert (problems, judgement(report, "file").pending) == ({}, 0)
 
 
-def test_foreign_and_unreadable_records_are_counted_apart(settings: Settings) -> None:
-    stream(settings, 10)
-    with settings.live_path.open("ab") as stream_:
-        stream_.write(b'{"message": "by hand"}\nnot JSON\n{"message": 3}\n{"message": "torn')
-    rewrite(settings, "sqlite", lambda messages: messages.append(message()))
+def test_letters_at_the_end_are_neither_lost_nor_pending(settings: Settings) -> None:
+    producer_id = append(settings, 4, contains={"file": 2}, prune=False)
+    write_letter(settings, "file", producer_id, 3)
+    report, problems = audited(settings)
+    assert (problems, judgement(report, "file").pending) == ({}, 1)
+    assert set(dead_letters(settings.dead_letter_path("file"))) == {(producer_id, 3)}
+
+
+def test_external_and_unreadable_records_are_counted_apart(settings: Settings) -> None:
+    append(settings, 10)
+    with settings.live_path.open("ab") as lines:
+        lines.write(b'{"message": "by hand"}\nnot JSON\n{"message": 3}\n{"message": "partial')
+    rewrite(settings, "sqlite", lambda rows: rows.append(rows[0] | {"producer_id": None, "sequence": None}))
     report, problems = audited(settings)
     assert not problems
-    assert report.sinks["file"] == {"foreign": 1, "invalid": 2, "unread": ""}
-    assert report.sinks["sqlite"]["foreign"] == 1
+    assert report.external == {"file": 1, "sqlite": 1, "duckdb": 0}
+    assert report.invalid == {"file": 3, "sqlite": 0, "duckdb": 0}
+    assert "note: file contains 3 invalid records" in report.lines(3)
 
 
 def test_a_line_without_its_newline_counts(settings: Settings) -> None:
-    stream(settings, 10)
+    append(settings, 10)
     settings.live_path.write_bytes(settings.live_path.read_bytes()[:-1])
     assert not audited(settings)[1]
 
 
 def test_producers_without_a_journal_are_compared_between_the_sinks(settings: Settings) -> None:
-    producer_id = stream(settings)
+    producer_id = append(settings)
     settings.journal_path("p").unlink()
     report, problems = audited(settings)
     assert not problems
-    assert report.notes == [f"no journal knows {producer_id}: its messages are only compared between the sinks"]
-    rewrite(settings, "file", lambda messages: messages.__delitem__(slice(20, 30)))
-    rewrite(settings, "duckdb", cut_tail)
-    assert audited(settings)[1] == {"file": ["lost 10: 21-30"], "duckdb": ["lost 7: 2494-2500"]}
+    assert report.notes[0].startswith(f"2,500 records of {producer_id} (1-2500): no journal here knows it")
+    rewrite(settings, "file", lambda rows: rows.__delitem__(slice(20, 30)))
+    rewrite(settings, "duckdb", lambda rows: rows[40].update(message="other"))
+    report, problems = audited(settings)
+    found = f"10 acknowledged by no journal here, and not in all sinks: 21-30 of {producer_id}"
+    assert problems == {
+        "sqlite": [found],
+        "duckdb": [found, f"1 different from the other sinks: 41 of {producer_id}"],
+    }
 
 
-def test_several_producers_and_identities_share_the_sinks(settings: Settings) -> None:
-    stream(settings, 700, name="a")
-    stream(settings, 900, name="b", prune=False)
-    journal = Journal(settings.journal_path("b"))
-    journal.begin_identity()
-    journal.close()
-    stream(settings, 400, name="b", prune=False)
-    stream(settings, 300, name="a")
+def test_several_producers_share_the_sinks(settings: Settings) -> None:
+    append(settings, 700, name="a")
+    append(settings, 900, name="b", prune=False)
+    append(settings, 400, name="b", prune=False)
+    append(settings, 300, name="a")
     report, problems = audited(settings)
     assert not problems
-    assert [each.last for each in report.judgements if each.sink == "file"] == [1_000, 900, 400]
+    assert [(each.runs, each.count) for each in report.judgements if each.sink == "file"] == [(2, 1_000), (2, 1_300)]
 
 
-def test_a_journal_restored_from_a_backup_is_a_note_while_the_sinks_agree(settings: Settings) -> None:
-    stream(settings, 100)
+def test_a_journal_that_was_restored_is_explained_and_no_damage(settings: Settings, tmp_path: Path) -> None:
+    older = append(settings, 90)
+    shutil.copy(settings.journal_path("p"), tmp_path / "backup")
+    newer = append(settings, 10)
+    shutil.copy(tmp_path / "backup", settings.journal_path("p"))
+    append(settings, 20)
+    report, problems = audited(settings)
+    assert not problems
+    (note,) = report.notes
+    assert note.startswith(f"10 records of {newer} (91-100): journal {older.rpartition('-')[0]} does not know this run")
+    rewrite(settings, "sqlite", lambda rows: rows.__delitem__(slice(80, 84)))
+    assert audited(settings)[1] == {"sqlite": [f"4 lost: 81-84 of {older}"]}
+
+
+def test_a_journal_that_was_restored_in_the_middle_of_a_run(settings: Settings) -> None:
+    producer_id = append(settings, 100)
     with closing(sqlite3.connect(settings.journal_path("p"))) as connection:
-        connection.execute("UPDATE state SET last = 90")
+        connection.execute("UPDATE runs SET last = 90")
         connection.commit()
     report, problems = audited(settings)
     assert not problems
-    assert "restored from a backup" in report.notes[0]
+    (note,) = report.notes
+    assert note.startswith(f"10 records of {producer_id} (91-100)")
+    assert "restored from a backup" in note
+
+
+def test_a_copied_folder_whose_copies_share_the_sinks(settings: Settings, tmp_path: Path) -> None:
+    append(settings, 50)
+    copy = Settings(data_dir=tmp_path / "copy", live_file=settings.live_path, sqlite_file=settings.sqlite_path,
+                    duckdb_file=settings.duckdb_path)  # fmt: skip
+    shutil.copytree(settings.data_path / "journal", copy.data_path / "journal")
+    append(settings, 10)
+    other = append(copy, 20, contains={"sqlite": 60}, prune=False)
+    for each in (settings, copy):
+        report, problems = audited(each)
+        assert not problems
+        assert "a copy or a backup of it was used" in report.notes[0]
+    assert judgement(audited(copy)[0], "sqlite").pending == 10
+    rewrite(settings, "file", lambda rows: rows.append(rows[-1]))
+    assert list(audited(settings)[1]) == ["file"]
+    assert audited(settings)[1]["file"] == [f"1 duplicate: 70 of {other}"]
+
+
+def test_a_backup_beside_its_journal_hides_nothing(settings: Settings) -> None:
+    append(settings, 50)
+    shutil.copy(settings.journal_path("p"), settings.journal_path("p-backup"))
+    producer_id = append(settings, 50)
+    assert audited(settings)[1] == {}
+    rewrite(settings, "file", lambda rows: rows.__delitem__(slice(49, 53)))
+    assert "3 lost: 51-53" in audited(settings)[1]["file"][1]
+    assert producer_id in audited(settings)[1]["file"][1]
 
 
 def test_a_sink_out_of_reach_is_not_judged(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("utils.checks.holdings.REACH_S", 0.0)
-    stream(settings, 10)
-    hold = "import duckdb, sys; kept = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+    monkeypatch.setattr("utils.checks.audit.REACH_S", 0.0)
+    append(settings, 10)
+    lock = "import duckdb, sys; kept = duckdb.connect(sys.argv[1]); print('ready', flush=True); sys.stdin.read()"
     with subprocess.Popen(
-        [sys.executable, "-c", hold, str(settings.duckdb_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as holder:
-        assert holder.stdout is not None
-        holder.stdout.readline()
+        [sys.executable, "-c", lock, str(settings.duckdb_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as locker:
+        assert locker.stdout is not None
+        locker.stdout.readline()
         report, problems = audited(settings)
         assert verify_emitters.run(["audit", "--data-dir", str(settings.data_dir), "--json"]) == 3
         assert not problems
-        assert (report.broken, report.unread) == (False, True)
-        assert " in 2 sinks compared" in report.lines()[-1]
-        assert "duckdb was not judged" in report.notes[0]
-        holder.communicate()
+        assert list(report.unread) == ["duckdb"]
+        assert report.lines(3)[-1].startswith("incomplete: 20 records in 2 sinks compared")
+        locker.communicate()
+
+
+def test_a_sink_that_is_replaced_while_it_is_read_is_read_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("utils.checks.audit.PAGE_RECORDS", 40)
+    append(settings, 100)
+    reads = []
+
+    def replace(records: int) -> None:
+        reads.append(records)
+        if len(reads) == 1:
+            copy = settings.live_path.with_name("copy")
+            shutil.copy(settings.live_path, copy)
+            copy.replace(settings.live_path)
+
+    report = audit(settings, ["file"], [BUZZ], replace)
+    assert not report.broken
+    assert [each.count for each in report.judgements] == [100]
+    assert sum(reads) > 100
 
 
 def test_nothing_is_lost_beside_a_live_producer(settings: Settings) -> None:
@@ -338,59 +522,46 @@ def test_nothing_is_lost_beside_a_live_producer(settings: Settings) -> None:
         [*command, "--data-dir", str(settings.data_dir)], cwd=PROJECT_DIR, stdout=subprocess.DEVNULL
     ) as producer:
         try:
-            wait_until(lambda: any(account.last > 1_000 for account in accounts(settings).values()), 30)
-            (earlier,) = accounts(settings).values()
+            wait_until(lambda: any(account.last > 1_000 for account in accounts(settings)), 30)
+            (earlier,) = accounts(settings)
             for _ in range(3):
                 report, problems = audited(settings)
-                assert (problems, report.unread) == ({}, False)
-            (account,) = accounts(settings).values()
+                assert (problems, report.unread, report.notes) == ({}, {}, [])
+            (account,) = accounts(settings)
             assert account.last > earlier.last, "the producer was not held up"
         finally:
             os.kill(producer.pid, signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
-    report, problems = audited(settings)
-    assert not problems
+    assert not audited(settings)[1]
 
 
-def test_memory_does_not_grow_with_the_messages() -> None:
-    held = Held(None)
-    row = msgspec.structs.astuple(message(0, "p"))[:-1]
-    for first in range(1, 300_001, 20_000):
-        held.add([(*row, sequence) for sequence in range(first, first + 20_000)])
-    assert (held.count, held.last, len(held.blocks), held.gaps) == (300_000, 300_000, 301, [])
-    some = Some()
-    for sequence in range(5_000):
-        some.add(sequence)
-    assert (some.count, len(some.named)) == (5_000, 1_000)
-
-
-def test_take_out_splits_ranges() -> None:
-    ranges = [(1, 5), (7, 7), (9, 12)]
-    taken = [sequence for sequence in (0, 3, 6, 7, 8, 9, 12, 13, 3) if take_out(ranges, sequence)]
-    assert taken == [3, 7, 9, 12]
-    assert ranges == [(1, 2), (4, 5), (10, 11)]
-
-
-def test_the_command_says_it_to_people_and_to_programs(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_is_for_people_and_for_programs(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["audit", "--data-dir", str(settings.data_dir)]
     assert verify_emitters.run(arguments) == 2
     assert "nothing to audit" in capsys.readouterr().err
-    stream(settings)
+    append(settings)
+    append(settings, 100, name="q", stream=READINGS)
     assert verify_emitters.run(arguments) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("ok: 7,500 messages in 3 sinks")
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-1].startswith("ok: 7,800 records in 3 sinks compared")
+    assert sum("file, sqlite, duckdb" in line for line in shown) == 2, "one line for each producer whose sinks agree"
     settings.sqlite_path.unlink()
     assert verify_emitters.run(arguments) == 1
-    shown = capsys.readouterr().out
-    assert "lost 2,500: 1-2500" in shown
-    assert shown.splitlines()[-1].startswith("BROKEN: ")
-    assert verify_emitters.run([*arguments, "--sinks", "file", "duckdb", "--json"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert any("2,500 lost: 1-2500" in line for line in shown)
+    assert shown[-1].startswith("BROKEN: ")
+    assert verify_emitters.run([*arguments, "--sinks", "file", "duckdb", "--stream", BUZZ, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert list(report["sinks"]) == ["file", "duckdb"]
     assert [each["count"] for each in report["judgements"]] == [COUNT, COUNT]
     assert verify_emitters.run([*arguments, "--json"]) == 1
-    assert json.loads(capsys.readouterr().out)["judgements"][1]["missing"] == [[1, COUNT]]
+    found = [each["findings"] for each in json.loads(capsys.readouterr().out)["judgements"]]
+    assert [each[0]["ranges"] for each in found if each] == [[[1, COUNT]], [[1, 100]]]
 
 
-def test_a_batch_as_the_emitter_writes_it_is_canonical() -> None:
-    """The audit of the file compares bytes: what emitters write must be what the encoder makes."""
-    batch = Batch.of([message(1, "p", 1), message(2, "p", 2)])
-    assert encode_lines(decode_lines(batch.lines)) == batch.lines
+def test_names_of_others_cannot_forge_a_verdict(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    append(settings, 10)
+    ghost = {"producer_id": "x\nok: 10 records in 3 sinks compared in 0.1 s\x1b[2J"}
+    rewrite(settings, "file", lambda rows: rows.append(rows[0] | ghost))
+    assert verify_emitters.run(["audit", "--data-dir", str(settings.data_dir)]) == 1
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert not any(line.startswith("ok: ") for line in shown.splitlines())

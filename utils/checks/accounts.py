@@ -1,16 +1,17 @@
 """What the journals of a data folder know, read beside running producers."""
 
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from utils.app.config import Settings
-from utils.app.errors import ToolkitError
+from utils.app.errors import ToolkitError, Unavailable
 from utils.clients import sqlite
 from utils.records.stream import BUZZ, Stream
+from utils.sinks import ALL, EMBEDDED, SINKS, find_stream
 from utils.sources.sqlite_source import open_read_only
 
 
@@ -114,8 +115,26 @@ def stream_names(settings: Settings) -> list[str]:
     return list(dict.fromkeys([BUZZ.name, *declared, *(account.stream for account in accounts(settings))]))
 
 
-def bare_or_known(name: str, settings: Settings) -> Stream:
-    """A stream by its schema file; without one its records are compared as a whole."""
-    from utils.records.schema import known
+def stream_of(name: str, settings: Settings, sinks: Iterable[str] = ALL) -> Stream:
+    """A stream by its schema file, else inferred from a sink that has records; without any it has no fields."""
+    for sink in sinks:
+        with suppress(Unavailable):
+            return find_stream(name, settings, sink)
+    return Stream(name)
 
-    return known(name, settings.schema_folder) or Stream(name)
+
+def audited_sinks(settings: Settings) -> tuple[str, ...]:
+    """The sinks that any journal subscribes; without journals the embedded ones that exist.
+
+    Raises ToolkitError if there is none.
+    """
+    subscribed = {sink for account in accounts(settings) for sink in account.subscriptions}
+    streams = [stream_of(name, settings, EMBEDDED) for name in stream_names(settings)]
+    found = tuple(sink for sink in ALL if sink in subscribed) or tuple(
+        name
+        for name, sink in SINKS.items()
+        if any((path := sink.path(settings, stream)) and path.exists() for stream in streams)
+    )
+    if not found:
+        raise ToolkitError(f"nothing to audit: no journal and no sink in {settings.data_path} (see --data-dir)")
+    return found

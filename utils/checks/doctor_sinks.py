@@ -13,7 +13,7 @@ import portalocker
 
 from utils.app.config import Settings, kafka_security
 from utils.app.errors import ToolkitError, Unavailable
-from utils.checks.accounts import account_of, bare_or_known, journal_paths, stream_names
+from utils.checks.accounts import account_of, journal_paths, stream_names, stream_of
 from utils.clients import sqlite
 from utils.records.codec import instant_text
 from utils.records.stream import Stream
@@ -33,6 +33,9 @@ class Line:
     state: Literal["ok", "note", "problem"]
     text: str
     remedy: str = ""
+
+
+Look = Callable[[Path, list[Stream]], Iterable[Line]]
 
 
 def journals(settings: Settings) -> Iterator[Line]:
@@ -83,7 +86,7 @@ def _user(path: Path) -> int | None:
 
 def embedded_sinks(settings: Settings) -> Iterator[Line]:
     """Look at the file of each embedded sink, once, and at each stream in it."""
-    streams = [bare_or_known(name, settings) for name in stream_names(settings)]
+    streams = [stream_of(name, settings, EMBEDDED) for name in stream_names(settings)]
     looks: dict[str, Callable[[Path, list[Stream]], Iterable[Line]]] = {
         "file": _file,
         "sqlite": _sqlite,
@@ -107,9 +110,7 @@ def _written(path: Path) -> str:
     return f"{path.name}, {path.stat().st_size / 2**20:,.1f} MiB, last write {instant_text(int(newest_s * 1e6))}"
 
 
-def _sink(
-    topic: str, path: Path, streams: list[Stream], look: Callable[[Path, list[Stream]], Iterable[Line]]
-) -> Iterator[Line]:
+def _sink(topic: str, path: Path, streams: list[Stream], look: Look) -> Iterator[Line]:
     if not path.exists():
         yield Line(topic, "ok", f"{path.name}: none yet")
     elif path.is_dir() and look is not _other:
