@@ -52,26 +52,30 @@ def main(
     interval_s = 1 / speed if speed else 0.0
     with cli.progress(_expected(recording), "records") as done:
         replay = Replay(found, records, done)
+        paced, run = replay.paced(run.count), replace(run, count=None)
         code = producing.produce(
-            found, name, replay.paced(), settings, interval_s=interval_s, sinks=sinks, run=run, make=replay.make
+            found, name, paced, settings, interval_s=interval_s, sinks=sinks, run=run, make=replay.make
         )
     cli.print_lines(f"{recording}: {replay.valid:,} records read, {replay.invalid:,} invalid")
-    return code if replay.is_done(run.count) else code or UNFINISHED
+    return code if replay.ended else code or UNFINISHED
 
 
 class Replay:
-    """Paces recorded records by their event times and counts them; invalid ones are logged."""
+    """Paces recorded records by their event times and counts them; invalid ones are logged.
+
+    `ended` says that each record that was asked for has been handed on.
+    """
 
     def __init__(self, stream: Stream, records: Iterable[Recorded | Invalid], done: Callable[[int], None]) -> None:
         self._records, self._done = records, done
         columns, time = stream.codec.columns, stream.time or "timestamp"
         self._time = columns.index(time) if time in columns else None
         self._producer_id = ""  # of this run, once it has sent something
-        self._ended = False
-        self.valid = self.invalid = self.made = 0
+        self.ended = False
+        self.valid = self.invalid = 0
 
-    def paced(self) -> Iterator[tuple[float, Recorded]]:
-        """Pairs of the seconds since the record before, 0 where they are not known, and the record."""
+    def paced(self, count: int | None = None) -> Iterator[tuple[float, Recorded]]:
+        """Pairs of the seconds since the record before, 0 where they are not known, and the record; at most `count`."""
         before_us: int | None = None
         log = InvalidLog()
         for each in self._records:
@@ -88,22 +92,14 @@ class Replay:
                 each.timestamp = instant_text(at_us)  # for a record without the field
             yield 0.0 if at_us is None or before_us is None else max(0.0, (at_us - before_us) / 1e6), each
             before_us = before_us if at_us is None else at_us
-        self._ended = True
+            if self.valid == count:
+                break
+        self.ended = True  # whoever asks for more has taken over the last one
 
     def make(self, lines: Sequence[Line], producer_id: str, first: int, codec: Codec) -> Batch:
         """The batch that sends these lines. Raises ValueError for what no sink can store."""
         self._producer_id = producer_id
-        try:
-            batch = Batch.of_lines(lines, producer_id, first, codec)
-        except ValueError:
-            self.made += len(lines) == 1  # of several each one is tried alone
-            raise
-        self.made += len(lines)
-        return batch
-
-    def is_done(self, count: int | None) -> bool:
-        """Whether the whole recording, or `count` of its records, was made into batches."""
-        return self.made >= self.valid and (self._ended or self.made == count)
+        return Batch.of_lines(lines, producer_id, first, codec)
 
 
 def find_stream(name: str, recording: Path, settings: Settings) -> Stream:

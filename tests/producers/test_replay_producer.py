@@ -256,11 +256,13 @@ class TestDamage:
             replay_producer.recorded(tmp_path / "old.jsonl", BUZZ)
 
 
-def test_an_interrupted_replay_is_unfinished(settings: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["--count", "2"]])
+def test_an_interrupted_replay_is_unfinished(options: list[str], settings: Settings, tmp_path: Path) -> None:
     recording = tmp_path / "old.jsonl"
     hour_apart = [b'{"message":"hello","timestamp":"2026-11-23T%02d:00:00Z"}\n' % hour for hour in range(3)]
     recording.write_bytes(b"".join(hour_apart))
-    with start_python("producers.replay_producer", recording, "--sinks", "file", settings=settings) as process:
+    command = ["producers.replay_producer", recording, "--sinks", "file", *options]
+    with start_python(*command, settings=settings) as process:
         wait_until(lambda: settings.live_path.exists() and len(stored(settings.live_path)) == 1)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
