@@ -261,7 +261,7 @@ def test_an_interrupted_replay_is_unfinished(options: list[str], settings: Setti
     recording = tmp_path / "old.jsonl"
     hour_apart = [b'{"message":"hello","timestamp":"2026-11-23T%02d:00:00Z"}\n' % hour for hour in range(3)]
     recording.write_bytes(b"".join(hour_apart))
-    command = ["producers.replay_producer", recording, "--sinks", "file", *options]
+    command: list[str | Path] = ["producers.replay_producer", recording, "--sinks", "file", *options]
     with start_python(*command, settings=settings) as process:
         wait_until(lambda: settings.live_path.exists() and len(stored(settings.live_path)) == 1)
         process.send_signal(signal.SIGINT)
