@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from operator import methodcaller
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ ASK_EVERY_S = 1.0
 COMMIT_EVERY_S = 1.0
 SESSION_S = 6.0
 ANSWER_S = 3.0
+BEGINNING = -2  # confluent_kafka.OFFSET_BEGINNING
 
 
 class TopicChangedError(Exception):
@@ -32,17 +34,15 @@ class TopicChangedError(Exception):
 class Reached:
     """How far one partition is read: the position as it was given, and what must be found there first."""
 
-    def __init__(self, position: str) -> None:
+    def __init__(self, position: str, *, again: bool = False) -> None:
         self.position = position
+        self.again = again  # the consumer must be told so
         offset, _, fingerprint = position.partition(":")
         self.offset = int(offset or 0)  # the next one that is wanted
         self.expected = (self.offset - 1, int(fingerprint)) if fingerprint else None
         self.end: int | None = None  # where the partition ended when it was read to its end
-
-    @property
-    def start(self) -> int:
-        """The offset to fetch first: the last handled record again, to compare it."""
-        return self.expected[0] if self.expected else self.offset
+        # What is to be fetched next: the last handled record again, to compare it.
+        self.next = self.expected[0] if self.expected else self.offset if position else BEGINNING
 
     def advance(self, last: "Message") -> tuple[str, str]:
         """Step behind a record that is handed out: the positions before and after."""
@@ -64,7 +64,7 @@ class TopicWatch:
     """Whether a topic is still the same one; a consumer whose broker or topic is gone only stays silent."""
 
     def __init__(self, admin: "AdminClient", settings: Settings, topic: str, log: ClientLog) -> None:
-        self._describe = lambda: described(admin, settings, topic, log)
+        self._describe = partial(described, admin, settings, topic, log)
         self._absent = f"topic {topic} does not exist (yet) at {settings.kafka_broker}"
         self._asked_s = time.monotonic()
         self.topic_id, self.partitions = self._ask()
@@ -88,29 +88,35 @@ class GroupLag:
 
     def __init__(self, consumer: "Consumer", topic: str) -> None:
         self._consumer, self._topic = consumer, topic
+        self._handled: dict[int, int] = {}
+        self._committed: dict[int, int] = {}
         self._committed_s = time.monotonic()
-        self.committed: dict[int, int] = {}
 
-    def commit(self, reached: Mapping[int, Reached], *, everything: bool, now: bool = False) -> None:
-        """At most once a second and without waiting. `everything`: nothing that was fetched is still to be handled."""
-        from confluent_kafka import TopicPartition
-
-        if not now and time.monotonic() - self._committed_s < COMMIT_EVERY_S:
-            return
-        self._committed_s = time.monotonic()
-        handled = {
+    def note(self, reached: Mapping[int, Reached], *, everything: bool) -> None:
+        """Take all that was handed out for handled. `everything`: nothing is waiting to be handed out."""
+        self._handled = {
             number: each.end if everything and each.end is not None else each.offset  # behind marks of transactions
             for number, each in reached.items()
             if each.expected is None
         }
-        places = [
-            TopicPartition(self._topic, number, offset)
-            for number, offset in handled.items()
-            if offset > self.committed.get(number, 0)
-        ]
-        if places:
-            self.committed |= handled
+        if time.monotonic() - self._committed_s > COMMIT_EVERY_S:
+            self.commit()
+
+    def commit(self) -> None:
+        """Commit without waiting."""
+        from confluent_kafka import TopicPartition
+
+        self._committed_s = time.monotonic()
+        news = {each for each in self._handled.items() if each[1] > self._committed.get(each[0], 0)}
+        if news:
+            self._committed |= news
+            places = [TopicPartition(self._topic, number, offset) for number, offset in news]
             self._consumer.commit(offsets=places, asynchronous=True)
+
+    def clear(self) -> None:
+        """Forget the partitions, which may be others' from now on."""
+        self._handled.clear()
+        self._committed.clear()
 
 
 class Connection:
@@ -166,7 +172,7 @@ class Connection:
         self.reached.clear()
         self.ready.clear()
         if self._lag:
-            self._lag.committed.clear()
+            self._lag.clear()
         consumer.unassign()
 
     def _take(self, numbers: Iterable[int]) -> None:
@@ -184,7 +190,14 @@ class Connection:
             reached[number] = Reached(position)
         self.reached = reached
         self.ready.extend(chunk for _, chunk in sorted(ends, key=lambda each: -each[0]))  # those with data first
-        self._consumer.assign([TopicPartition(self._topic, number, each.start) for number, each in reached.items()])
+        self._assign()
+
+    def _assign(self) -> None:
+        from confluent_kafka import TopicPartition
+
+        self._consumer.assign([TopicPartition(self._topic, number, each.next) for number, each in self.reached.items()])
+        for each in self.reached.values():
+            each.again = False
 
     def _name(self, number: int) -> str:
         return f"{self._topic}-{number}"
@@ -202,6 +215,8 @@ class Connection:
             for number, group in groupby(records, methodcaller("partition")):
                 if wanted := self._wanted(number, list(group)):
                     self.ready.append(Fetched(self._name(number), self.reached[number], wanted))
+            if any(each.again for each in self.reached.values()):
+                self._assign()
         return self.ready.popleft() if self.ready else None
 
     def _wanted(self, number: int | None, records: "list[Message]") -> "list[Message]":
@@ -218,7 +233,7 @@ class Connection:
                 raise KafkaException(error)
             reached = self.reached[number]
             if error is None:
-                reached.end = None
+                reached.end, reached.next = None, (record.offset() or 0) + 1
                 if reached.expected is None:
                     found.append(record)
                     continue
@@ -230,30 +245,28 @@ class Connection:
                 continue
             # Another record than the one that was handled last, or none, or no such offset.
             self._begin_again(number)
-            break
+            return []
         return found
 
     def _begin_again(self, number: int) -> None:
         """Read a partition from its beginning, because it is not what was read."""
-        from confluent_kafka import OFFSET_BEGINNING, TopicPartition
-
         before = self.reached[number].position
-        self.reached[number] = Reached("")
+        self.reached[number] = Reached("", again=True)
         if before:
             self.ready.append(Chunk(self._name(number), before, "", []))
-        self._consumer.seek(TopicPartition(self._topic, number, OFFSET_BEGINNING))
 
-    def commit(self, *, now: bool = False) -> None:
-        """Tell the group what was handled: everything that was handed out."""
+    def handled(self) -> None:
+        """Tell the group sooner or later that everything that was handed out is handled."""
         if self._lag:
-            self._lag.commit(self.reached, everything=not self.ready, now=now)
+            self._lag.note(self.reached, everything=not self.ready)
 
     def close(self) -> None:
         """Leave the group; what was handled is committed first, if a broker answers at once."""
         from confluent_kafka import KafkaException
 
         try:
-            self.commit(now=True)
+            if self._lag:
+                self._lag.commit()
             self._consumer.close()
         except (KafkaException, RuntimeError):
             return

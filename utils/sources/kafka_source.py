@@ -47,7 +47,7 @@ class KafkaSource:
 
         try:
             connection = self._connection or self._connect()
-            connection.commit()
+            connection.handled()
             settled = connection.settled
             deadline_s = time.monotonic() + (FINISH_S if self._finished else POLL_S if settled else SETTLE_S)
             while True:
@@ -58,6 +58,8 @@ class KafkaSource:
                     raise Unavailable(f"the end of {self.detail} was not reached within {FINISH_S:.0f} s; try again")
                 if chunk or late or (at_end and (self._finished or not settled)):
                     connection.settled |= at_end or chunk is not None
+                    if chunk is None:
+                        connection.handled()
                     return chunk
         except KafkaException as error:
             self.close()
