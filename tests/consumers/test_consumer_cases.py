@@ -9,7 +9,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,25 @@ from typing import Any
 import pytest
 from loguru import logger
 
-from tests.helpers import make_batch, ragini, start_python, wait_until
+from tests.helpers import make_batch, ragini, run_python, start_python, wait_until
 from utils.app import cli
 from utils.app.config import Settings
-from utils.sinks import EMBEDDED
-from utils.emitters.sqlite_emitter import SqliteEmitter
-from utils.sinks import emitter
+from utils.records.codec import Field
+from utils.records.record import Batch
+from utils.records.schema import declare, schema_path
+from utils.records.stream import BUZZ, Stream
+from utils.sinks import EMBEDDED, SINKS
 
 no_ctrl_c = pytest.mark.skipif(os.name == "nt", reason="Windows cannot send Ctrl+C to one process only")
 
 
 def emit(sink: str, settings: Settings, amount: int, first: int = 1) -> None:
-    opened = emitter(sink, settings)()
-    opened.emit(make_batch(amount, first=first))
-    opened.close()
+    deliver(sink, settings, make_batch(amount, first=first))
+
+
+def deliver(sink: str, settings: Settings, batch: Batch, stream: Stream = BUZZ) -> None:
+    with closing(SINKS[sink].emitter(settings, stream, batch.producer_id, "")) as emitter:
+        emitter.emit(batch)
 
 
 def consumer(sink: str) -> str:
@@ -62,7 +66,9 @@ def case(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest
 
 
 def sink_path(sink: str, settings: Settings) -> Path:
-    return {"file": settings.live_path, "sqlite": settings.sqlite_path, "duckdb": settings.duckdb_path}[sink]
+    path = SINKS[sink].path(settings, BUZZ)
+    assert path is not None
+    return path
 
 
 def ask(path: Path, query: str) -> list[tuple[Any, ...]]:
@@ -70,19 +76,19 @@ def ask(path: Path, query: str) -> list[tuple[Any, ...]]:
         return connection.execute(query).fetchall()
 
 
-def stored(sink: str, settings: Settings) -> int:
-    path = settings.processed_path(sink)
+def stored(sink: str, settings: Settings, stream: str = BUZZ.name) -> int:
+    path = settings.processed_path(sink, stream)
     if not path.exists():
         return 0
     try:
-        return int(ask(path, "SELECT count(*) FROM messages")[0][0])
+        return int(ask(path, "SELECT count(*) FROM records")[0][0])
     except sqlite3.OperationalError:
         return 0  # just being created
 
 
-def contents(sink: str, settings: Settings) -> list[list[tuple[Any, ...]]]:
-    tables = ("messages", "sums", "positions", "producers", "counts")
-    return [ask(settings.processed_path(sink), f"SELECT * FROM {table} ORDER BY 1, 2") for table in tables]
+def contents(path: Path) -> list[list[tuple[Any, ...]]]:
+    """All that a store has."""
+    return [ask(path, f"SELECT * FROM {table} ORDER BY 1, 2, 3") for table in ("records", "partitions", "runs")]
 
 
 @pytest.mark.parametrize("sink", EMBEDDED)
@@ -92,24 +98,24 @@ class TestRunning:
         done = case(sink, "--once", "--json")
         assert done.returncode == 0, done.stderr
         summary = json.loads(done.stdout)
-        assert (summary["source"], summary["run"]["messages"], summary["store"]["messages"]) == (sink, 5, 5)
-        assert summary["figures"]["author"][0][:2] == ["Ann", 5]
+        assert (summary["source"], summary["run"]["records"], summary["store"]["records"]) == (sink, 5, 5)
+        assert summary["summary"]["author"][0] == ["Ann", 5, 0.5, "2026-11-23T19:04:05.123Z"]
         emit(sink, settings, 2, first=6)
         done = case(sink, "--once", "--count", "1")
         assert done.returncode == 0, done.stderr
-        assert f"{sink}: 1 messages" in done.stdout
-        assert "in the store: messages 6, foreign 0, invalid 0, lost 0, duplicate 0, again 0" in done.stdout
+        assert f"{sink}: 1 records" in done.stdout
+        assert "in the store: records 6, external 0, invalid 0, lost 0, duplicate 0, again 0" in done.stdout
 
     def test_from_start_and_end(self, sink: str, settings: Settings, case: Case) -> None:
         emit(sink, settings, 3)
         done = case(sink, "--once", "--json", "--from", "end")
-        assert json.loads(done.stdout)["store"]["messages"] == 0
+        assert json.loads(done.stdout)["store"]["records"] == 0
         assert json.loads(done.stdout)["run"] == json.loads(done.stdout)["store"]  # all names, whatever was read
         done = case(sink, "--once", "--json", "--from", "start")
-        assert json.loads(done.stdout)["store"]["messages"] == 3
+        assert json.loads(done.stdout)["store"]["records"] == 3
         done = case(sink, "--once", "--json", "--from", "start")
         assert json.loads(done.stdout)["store"] | {"again": 3} == json.loads(done.stdout)["store"]
-        assert json.loads(done.stdout)["store"]["messages"] == 3
+        assert json.loads(done.stdout)["store"]["records"] == 3
 
     @no_ctrl_c
     def test_it_waits_for_what_does_not_exist_yet_and_stops_cleanly(self, sink: str, settings: Settings) -> None:
@@ -122,7 +128,7 @@ class TestRunning:
             out, err = process.communicate(timeout=30)
         assert process.returncode == 0
         assert "does not exist" not in err
-        assert f"{sink}: 3 messages" in out
+        assert f"{sink}: 3 records" in out
 
     def test_missing(self, sink: str, settings: Settings, case: Case) -> None:
         done = case(sink, "--once")
@@ -160,13 +166,11 @@ class TestRunning:
         emit(sink, settings, 5)
         case(sink, "--once")
         sink_path(sink, settings).unlink()
-        opened = emitter(sink, settings)()
-        opened.emit(make_batch(2, producer_id="bob-2"))
-        opened.close()
+        deliver(sink, settings, make_batch(2, producer_id="bob-2"))
         done = case(sink, "--once")
         assert done.returncode == 0
         assert "was rotated, truncated or rebuilt" in done.stderr
-        assert "in the store: messages 7," in done.stdout
+        assert "in the store: records 7," in done.stdout
 
     def test_a_store_of_a_newer_version(self, sink: str, settings: Settings, case: Case) -> None:
         emit(sink, settings, 1)
@@ -179,18 +183,16 @@ class TestRunning:
         assert "written by a newer version" in done.stderr
 
     def test_two_copies_at_once(self, sink: str, settings: Settings) -> None:
-        opened = emitter(sink, settings)()
         for first in range(1, 60_001, 20_000):
-            opened.emit(make_batch(20_000, first=first))
-        opened.close()
+            emit(sink, settings, 20_000, first=first)
         copies = [start_python(consumer(sink), "--once", settings=settings) for _ in range(2)]
         ends = [copy.communicate(timeout=100) for copy in copies]
         assert [copy.returncode for copy in copies] == [0, 0], ends
-        assert ask(settings.processed_path(sink), "SELECT count(*), max(sequence) FROM messages") == [(60_000, 60_000)]
-        assert ask(settings.processed_path(sink), "SELECT value FROM counts WHERE name = 'messages'") == [(60_000,)]
+        assert ask(settings.processed_path(sink), "SELECT count(*), max(sequence) FROM records") == [(60_000, 60_000)]
+        assert ask(settings.processed_path(sink), "SELECT sum(records) FROM partitions") == [(60_000,)]
 
 
-def test_a_table_without_messages(settings: Settings, case: Case) -> None:
+def test_a_database_without_the_table(settings: Settings, case: Case) -> None:
     settings.data_path.mkdir()
     with closing(sqlite3.connect(settings.sqlite_path)) as connection:
         connection.execute("CREATE TABLE other (a)")
@@ -200,7 +202,7 @@ def test_a_table_without_messages(settings: Settings, case: Case) -> None:
 
 
 def test_a_column_of_the_wrong_type(settings: Settings, case: Case) -> None:
-    SqliteEmitter(settings.sqlite_path).emit(make_batch(3))
+    emit("sqlite", settings, 3)
     with closing(sqlite3.connect(settings.sqlite_path)) as connection:
         connection.execute("UPDATE streamed_messages SET message = 5.5 WHERE sequence = 2")
         connection.execute("UPDATE streamed_messages SET message = x'00' WHERE sequence = 2")
@@ -212,15 +214,116 @@ def test_a_column_of_the_wrong_type(settings: Settings, case: Case) -> None:
     assert "invalid 1, lost 1" in done.stdout
 
 
+TICKS = b"""{"symbol":"A","price":10.5,"time":"2026-11-23T19:04:05Z"}
+{"symbol":"B","price":"n/a","volume":7,"time":"2026-11-23T19:04:06Z"}
+{"symbol":"A","price":12.5,"time":"2026-11-23T19:04:07Z"}
+"""
+
+
+class TestOtherStreams:
+    def test_a_declared_one_from_every_sink(self, settings: Settings, case: Case) -> None:
+        done = run_python(
+            "producers.sensor_producer", "--count", "300", "--interval", "0", "--seed", "1", settings=settings
+        )
+        assert done.returncode == 0, done.stderr
+        found = []
+        for sink in EMBEDDED:
+            summary = json.loads(case(sink, "--stream", "sensors", "--once", "--json").stdout)
+            assert (summary["stream"], summary["store"]["records"]) == ("sensors", 300)
+            assert summary["store"] | {"external": 0, "invalid": 0, "lost": 0, "duplicate": 0} == summary["store"]
+            query = "SELECT * FROM records ORDER BY rowid"
+            found.append((summary["summary"], ask(settings.processed_path(sink, "sensors"), query)))
+        assert found[0] == found[1] == found[2]
+
+    def test_one_without_a_schema_is_inferred(self, settings: Settings, case: Case) -> None:
+        path = settings.file_path("ticks")
+        path.parent.mkdir()
+        path.write_bytes(TICKS.replace(b'"n/a"', b"-1") * 10 + TICKS.splitlines(keepends=True)[1])
+        done = case("file", "--stream", "ticks", "--once", "--json")
+        summary = json.loads(done.stdout)
+        assert summary["store"] | {"records": 31, "external": 31, "invalid": 0} == summary["store"]
+        assert summary["summary"]["symbol"] == [
+            ["A", 20, 11.5, "2026-11-23T19:04:07.000Z"],
+            ["B", 11, -1.0, "2026-11-23T19:04:06.000Z"],
+        ]
+        query = "SELECT sum(price), sum(volume), max(extra) FROM records"
+        assert ask(settings.processed_path("file", "ticks"), query) == [(220.0, 77, '{"price":"n/a"}')]
+        assert not schema_path("ticks", settings.schema_folder).exists()
+
+    def test_one_that_nobody_knows_yet(self, settings: Settings, case: Case) -> None:
+        done = case("file", "--stream", "ticks", "--once")
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
+        assert "ticks.jsonl does not exist yet" in done.stderr
+
+    @pytest.mark.parametrize("name", ["../x", "", "Ticks", "a b"])
+    def test_what_can_name_no_stream(self, name: str, settings: Settings, case: Case) -> None:
+        done = case("file", f"--stream={name}", "--once")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert not settings.data_path.joinpath("processed").exists()
+
+    def test_a_schema_file_that_is_broken(self, settings: Settings, case: Case) -> None:
+        settings.schema_folder.mkdir(parents=True)
+        schema_path("ticks", settings.schema_folder).write_text("{")
+        done = case("file", "--stream", "ticks", "--once")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "ticks.json" in done.stderr
+
+    def test_a_field_that_was_declared_later_is_a_column(self, settings: Settings, case: Case) -> None:
+        declare(Stream("ticks", fields=(Field("symbol", "text"),)), settings.schema_folder)
+        path = settings.file_path("ticks")
+        path.write_bytes(TICKS)
+        case("file", "--stream", "ticks", "--once")
+        declare(Stream("ticks", fields=(Field("symbol", "text"), Field("price", "number"))), settings.schema_folder)
+        with path.open("ab") as file:
+            file.write(TICKS)
+        assert case("file", "--stream", "ticks", "--once").returncode == 0
+        found = ask(settings.processed_path("file", "ticks"), "SELECT price FROM records ORDER BY rowid")
+        assert found == [(None,), (None,), (None,), (10.5,), (None,), (12.5,)]
+
+    @no_ctrl_c
+    def test_one_that_appears_while_its_consumer_waits(self, settings: Settings) -> None:
+        with start_python(consumer("file"), "--stream", "ticks", settings=settings) as process:
+            assert process.stderr is not None
+            assert "does not exist yet; waiting" in process.stderr.readline()
+            settings.data_path.mkdir(exist_ok=True)
+            settings.file_path("ticks").write_bytes(TICKS)
+            wait_until(lambda: stored("file", settings, "ticks") == 3)
+            process.send_signal(signal.SIGINT)
+            out, _ = process.communicate(timeout=30)
+        assert (process.returncode, "file: 3 records" in out) == (0, True)
+
+
+def test_from_the_start_records_without_ids_are_not_stored_again(settings: Settings, case: Case) -> None:
+    path = settings.file_path("ticks")
+    path.parent.mkdir()
+    path.write_bytes(TICKS)
+    case("file", "--stream", "ticks", "--once")
+    with path.open("ab") as file:
+        file.write(TICKS)
+    done = case("file", "--stream", "ticks", "--once", "--from", "start")
+    assert "in the store: records 6, external 6, invalid 0, lost 0, duplicate 0, again 3" in done.stdout
+
+
+def test_what_others_wrote_cannot_steer_the_terminal(settings: Settings, case: Case) -> None:
+    settings.live_path.parent.mkdir()
+    record = {"message": "x", "author": "A\x1b[2J\u202enn", "producer_id": "a\nok: all is well\n", "sequence": 2}
+    settings.live_path.write_text(json.dumps(record) + '\n{"author":"\\u001b[2J"}\nbad \x1b[2J\n', encoding="utf-8")
+    done = case("file", "--once")
+    assert "A [2J nn" in done.stdout
+    assert not set("\x1b\u202e") & set(done.stdout + done.stderr)
+    assert not [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("ok:")]
+
+
 @no_ctrl_c
-def test_killed_at_any_moment_every_message_is_stored_once(settings: Settings, case: Case, long: bool) -> None:
-    """One producer, three consumers that are killed again and again meanwhile; then one run that is not."""
-    least, kills = (200_000, 100) if long else (1_000, 3)
+def test_killed_at_any_moment_every_record_is_stored_once(settings: Settings, case: Case, long: bool) -> None:
+    """A producer of sensors, three consumers that are killed again and again meanwhile; then one run that is not."""
+    least, kills = (200_000, 100) if long else (1_000, 4)
     rng = random.Random(4)
-    producer = start_python("producers.ragini_producer", "--interval", "0.001", "--drain", "60", settings=settings)
-    while kills > 0 or stored("sqlite", settings) < least:
-        running = [start_python(consumer(sink), settings=settings) for sink in EMBEDDED]
-        wait_until_all_store_more(settings)
+    options = ("--interval", "0.001", "--drain", "60")
+    producer = start_python("producers.sensor_producer", *options, settings=settings)
+    while kills > 0 or stored("sqlite", settings, "sensors") < least:
+        running = [start_python(consumer(sink), "--stream", "sensors", settings=settings) for sink in EMBEDDED]
+        wait_until_all_store_more(settings, "sensors")
         pass_time(rng.uniform(0, 0.6))
         for process in running:
             process.kill()
@@ -231,21 +334,20 @@ def test_killed_at_any_moment_every_message_is_stored_once(settings: Settings, c
     producer.send_signal(signal.SIGINT)
     _, err = producer.communicate(timeout=100)
     assert producer.returncode == 0, err
-    ((total,),) = ask(settings.sqlite_path, "SELECT max(sequence) FROM streamed_messages")
-    sinks = ["--live-file", settings.live_path, "--sqlite-file", settings.sqlite_path]
-    sinks += ["--duckdb-file", settings.duckdb_path]
-    fresh = replace(settings, data_dir=settings.data_dir / "fresh")
+    ((total,),) = ask(settings.sqlite_path, "SELECT max(sequence) FROM sensors")
     for sink in EMBEDDED:
-        assert case(sink, "--once").returncode == 0
-        assert case(sink, "--once", "--data-dir", str(fresh.data_dir), *map(str, sinks)).returncode == 0
-        assert contents(sink, settings) == contents(sink, fresh)
-        found = ask(settings.processed_path(sink), "SELECT count(*), count(DISTINCT sequence) FROM messages")
-        assert found == [(total, total)]
+        assert case(sink, "--stream", "sensors", "--once").returncode == 0
+        path = settings.processed_path(sink, "sensors")
+        interrupted = contents(path)
+        assert ask(path, "SELECT count(*), count(DISTINCT sequence) FROM records") == [(total, total)]
+        path.unlink()
+        assert case(sink, "--stream", "sensors", "--once").returncode == 0
+        assert interrupted == contents(path)
 
 
-def wait_until_all_store_more(settings: Settings) -> None:
-    before = {sink: stored(sink, settings) for sink in EMBEDDED}
-    wait_until(lambda: all(stored(sink, settings) > count for sink, count in before.items()), 60)
+def wait_until_all_store_more(settings: Settings, stream: str) -> None:
+    before = {sink: stored(sink, settings, stream) for sink in EMBEDDED}
+    wait_until(lambda: all(stored(sink, settings, stream) > count for sink, count in before.items()), 60)
 
 
 def pass_time(seconds: float) -> None:
@@ -257,6 +359,6 @@ def test_ragini_producer_and_consumers_agree(settings: Settings, case: Case) -> 
     ragini("--count", "500", settings=settings)
     for sink in EMBEDDED:
         case(sink, "--once")
-    messages = [ask(settings.processed_path(sink), "SELECT * FROM messages ORDER BY id") for sink in EMBEDDED]
+    messages = [ask(settings.processed_path(sink), "SELECT * FROM records ORDER BY rowid") for sink in EMBEDDED]
     assert messages[0] == messages[1] == messages[2]
     assert len(messages[0]) == 500
