@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from utils.app.errors import SinkReplaced, ToolkitError, Unavailable
@@ -14,9 +15,10 @@ def sync(fd: int) -> None:
     if sys.platform == "darwin":
         import fcntl
 
-        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
-    else:
-        os.fsync(fd)
+        with suppress(OSError):  # network drives do not know it
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(fd)
 
 
 def sync_path(path: Path) -> None:

@@ -14,7 +14,7 @@ class Emitter(Protocol):
     """
 
     mark: str
-    """Where a later search for the last record need not go behind; opaque, "" = unknown. The journal keeps it."""
+    """Up to where the sink was certainly written; opaque, "" = unknown. The journal keeps it: it bounds searches."""
 
     max_records: int
     """How many records a batch may have."""
