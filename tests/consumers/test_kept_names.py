@@ -1,5 +1,6 @@
 """The names that buzzline's loops, notebooks and tests call."""
 
+import math
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -24,30 +25,28 @@ def test_insert_and_delete_one_message(kind: str, given: Callable[[Path], Any], 
 
     def rows() -> list[tuple[Any, ...]]:
         with closing(CONNECT[kind](str(path))) as connection:
-            return list(
-                connection.execute("SELECT id, author, sentiment, producer_id FROM streamed_messages").fetchall()
-            )
+            return list(connection.execute("SELECT id, author, sentiment, extra FROM streamed_messages").fetchall())
 
     case.init_db(path)
     assert rows() == []
     assert case.insert_message(MESSAGE, path)
-    assert case.insert_message({"message": "x"}, path)
+    assert case.insert_message({"message": "x", "likes": 3}, path)
     case.init_db(path)
     (first, second) = rows()
     assert first[1:] == ("Alice", 0.9, None)
-    assert second[1] == "Unknown"
+    assert second[-1] == '{"likes":3}'
     case.delete_message(first[0], path)
     case.delete_message(999, path)
     assert rows() == [second]
 
 
 @pytest.mark.parametrize("kind", CONNECT)
-def test_what_is_no_database_or_message_is_told(kind: str, tmp_path: Path) -> None:
+def test_what_is_no_database_or_can_be_no_record(kind: str, tmp_path: Path) -> None:
     case: Any = import_module(f"consumers.{kind}_consumer_case")
     path = tmp_path / "text"
     path.write_text("hello\n" * 1000)
     assert not case.insert_message(MESSAGE, path)
-    assert not case.insert_message({"message": 5}, tmp_path / "new")
+    assert not case.insert_message({"message": "x", "score": math.nan}, tmp_path / "new")
     for call in (case.init_db, lambda place: case.delete_message(1, place)):
         with pytest.raises(ToolkitError):
             call(path)

@@ -6,19 +6,26 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from loguru import logger
 
 from consumers import ragini_consumer
 from tests.helpers import make_batch, make_messages, run_python, start_python, wait_until
 from utils.app import cli
 from utils.app.config import Settings
-from utils.sinks import EMBEDDED
 from utils.app.errors import Unavailable
-from utils.records.record import Message, encode_lines
-from utils.sinks import emitter
+from utils.reading.store import ProcessedStore
+from utils.records.record import encode_records
+from utils.records.stream import BUZZ, Stream
+from utils.sinks import EMBEDDED, SINKS
 from utils.sources.auto_source import GIVE_UP_S, AutoSource
 from utils.sources.base import Chunk, Resume, Source
 from utils.sources.file_source import FileSource
@@ -29,9 +36,9 @@ View = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def emit(settings: Settings, amount: int, first: int = 1, sink: str = "file") -> None:
-    opened = emitter(sink, settings)()
-    opened.emit(make_batch(amount, first=first))
-    opened.close()
+    batch = make_batch(amount, first=first)
+    with closing(SINKS[sink].emitter(settings, BUZZ, batch.producer_id, "")) as emitter:
+        emitter.emit(batch)
 
 
 @pytest.fixture
@@ -58,8 +65,8 @@ def test_json_lines_are_the_messages(settings: Settings, view: View, sink: str) 
     emit(settings, 5, sink=sink)
     done = view("--source", sink, "--once", "--json")
     assert done.returncode == 0
-    assert done.stdout.encode() == encode_lines(make_batch(5).messages)
-    assert done.stderr.startswith(f"{sink}: 5 messages")
+    assert done.stdout.encode() == make_batch(5).lines
+    assert done.stderr.startswith(f"{sink}: 5 records")
 
 
 def test_auto_takes_what_has_data(settings: Settings, view: View) -> None:
@@ -71,7 +78,7 @@ class Fails(FileSource):
     """Reads what others wrote meanwhile, once, then fails for ever."""
 
     def __init__(self, settings: Settings, resume: Resume) -> None:
-        super().__init__([settings.live_path], resume)
+        super().__init__([settings.live_path], BUZZ.codec, resume)
         self.settings, self.polls = settings, 0
 
     def poll(self, max_records: int) -> Chunk | None:
@@ -94,17 +101,17 @@ def test_from_the_end_a_source_that_is_taken_over_brings_what_came_meanwhile_and
         emit(settings, 3, sink=sink)
     clock = itertools.count(0.0, GIVE_UP_S / 2)
 
-    def opened(_: str, settings: Settings, resume: Resume, *, finished: bool) -> AutoSource:
+    def opened(_: str, settings: Settings, stream: Stream, resume: Resume, *, finished: bool) -> AutoSource:
         candidates: dict[str, Callable[[], Source]] = {
             "file": lambda: Fails(settings, resume),
-            "sqlite": lambda: SqliteSource(settings.sqlite_path, resume),
+            "sqlite": lambda: SqliteSource(settings.sqlite_path, stream, resume),
         }
         return AutoSource(candidates, clock=lambda: next(clock))
 
     monkeypatch.setattr(ragini_consumer, "source", opened)
     done = view("--from", "end", "--count", "3", "--json")
     assert [json.loads(line)["sequence"] for line in done.stdout.splitlines()] == [4, 5, 6]
-    assert "lost 0, duplicate 0, foreign 0, seen again 2" in done.stderr
+    assert "lost 0, duplicate 0, external 0, seen again 2" in done.stderr
 
 
 def test_nothing_has_data(view: View) -> None:
@@ -136,11 +143,11 @@ def test_repeated_messages_are_shown_once_and_counted(settings: Settings, view: 
 
 def test_text_cannot_steer_the_terminal(settings: Settings, view: View) -> None:
     messages = make_messages(1)
-    messages[0].message, messages[0].author = "two\nlines \x1b[2J\u2028", "A\x9bnn"
+    messages[0].message, messages[0].author = "two\nlines \x1b[2J\u2028\u202e", "A\x9bnn"
     settings.live_path.parent.mkdir()
-    settings.live_path.write_bytes(encode_lines(messages))
+    settings.live_path.write_bytes(encode_records(messages))
     (line,) = view("--once").stdout.split("\n")[:-1]
-    assert line.endswith("A nn [tech] 0.50 neutral: two lines  [2J ")
+    assert line.endswith("A nn [tech] 0.50 neutral: two lines  [2J  ")
 
 
 def test_top_is_printed_once_when_piped(settings: Settings, view: View) -> None:
@@ -151,7 +158,7 @@ def test_top_is_printed_once_when_piped(settings: Settings, view: View) -> None:
     assert "100%" in out
     assert "\x1b" not in out
     assert out.endswith("\n")
-    assert "30 messages" in out and " 0/s" not in out  # the mean of the run: its last second is not over yet
+    assert "30 records" in out and " 0/s" not in out  # the mean of the run: its last second is not over yet
 
 
 class Terminal:
@@ -171,20 +178,113 @@ class Terminal:
     def flush(self) -> None: ...
 
 
-def moods(*sentiments: float) -> list[Message]:
-    messages = make_messages(len(sentiments))
-    for message, sentiment in zip(messages, sentiments, strict=True):
-        message.sentiment = sentiment
-    return messages
+def with_sentiments(*sentiments: float) -> list[Any]:
+    return [BUZZ.codec.decode(b'{"message":"x","sentiment":%f}' % each) for each in sentiments]
 
 
 def test_a_terminal_gets_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal(monkeypatch)
-    ragini_consumer.LineView(everything=True).show(moods(0.1, 0.5, 0.9))
+    ragini_consumer.LineView(BUZZ, everything=True).show(with_sentiments(0.1, 0.5, 0.9))
     red, plain, green = terminal.text.splitlines()
     assert (red[:5], red[-4:]) == ("\x1b[31m", "\x1b[0m")
     assert "\x1b" not in plain
     assert (green[:5], green[-4:]) == ("\x1b[32m", "\x1b[0m")
+
+
+def test_json_on_a_terminal_cannot_steer_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal(monkeypatch)
+    ragini_consumer.JsonView(BUZZ).show([BUZZ.codec.decode('{"message":"\x9b2J\u202e"}')])
+    assert not set("\x9b\u202e") & set(terminal.text)
+    assert terminal.text.endswith("\n")
+
+
+TICKS = b"""{"symbol":"A","price":10.5,"note":null,"odd":{"a":1}}
+{"symbol":"B","price":-1}
+{"symbol":"A","price":12.5,"timestamp":"2026-11-23T19:04:07Z"}
+"""
+
+
+@pytest.fixture
+def ticks(settings: Settings) -> None:
+    settings.data_path.mkdir()
+    settings.file_path("ticks").write_bytes(TICKS * 5)
+
+
+@pytest.mark.usefixtures("ticks")
+class TestOtherStreams:
+    def test_lines_begin_with_who_and_name_the_other_fields(self, view: View) -> None:
+        shown = view("--stream", "ticks", "--source", "file", "--once").stdout.splitlines()[:3]
+        assert shown == [
+            ' A price=10.5 odd={"a":1}',
+            " B price=-1",
+            "2026-11-23T19:04:07Z A price=12.5",
+        ]
+
+    def test_json(self, view: View) -> None:
+        lines = view("--stream", "ticks", "--once", "--json").stdout.splitlines()[:2]
+        assert list(map(json.loads, lines)) == [
+            {"symbol": "A", "price": 10.5, "odd": {"a": 1}},
+            {"symbol": "B", "price": -1},
+        ]
+
+    def test_top_by_the_field_that_divides(self, view: View) -> None:
+        out = view("--stream", "ticks", "--once", "--top").stdout
+        rows = [row.split()[1:-1] for row in out.splitlines() if "%" in row]  # without the frame
+        assert [[each for each in row if each != "│"] for row in rows] == [
+            ["A", "10", "67%", "11.50"],
+            ["B", "5", "33%", "-1.00"],
+        ]
+        assert "mean price" in out
+
+
+def test_a_stream_without_any_role(settings: Settings, view: View) -> None:
+    settings.data_path.mkdir()
+    settings.file_path("notes").write_bytes(b'{"timestamp":5,"a":[]}\n{"b":{}}\n')
+    assert view("--stream", "notes", "--once").stdout.count("\n") == 2
+    assert "100%" in view("--stream", "notes", "--once", "--top").stdout
+
+
+NUMBERS = st.lists(
+    st.tuples(
+        st.sampled_from(["ann-0000000a-00000001", "ann-0000000a-00000002", "bob-2", "bob-3", None]),
+        st.integers(1, 15),
+    ),
+    max_size=30,
+)
+
+
+@hypothesis_settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(NUMBERS)
+def test_text_view_and_store_give_the_same_statistics(
+    settings: Settings, view: View, pairs: list[tuple[str | None, int]]
+) -> None:
+    """In any order; the tracker has tests of its own."""
+    settings.live_path.parent.mkdir(exist_ok=True)
+    messages = make_messages(len(pairs))
+    for message, (producer_id, sequence) in zip(messages, pairs, strict=True):
+        message.producer_id, message.sequence = producer_id, sequence if producer_id else None
+    settings.live_path.write_bytes(encode_records(messages) if messages else b"")
+    shown = view("--source", "file", "--once")
+    with TemporaryDirectory() as folder, closing(ProcessedStore(Path(folder) / "s.sqlite", BUZZ)) as store:
+        with closing(FileSource([settings.live_path], BUZZ.codec, store.resume, finished=True)) as reader:
+            while (chunk := reader.poll(7)) is not None:
+                store.add(chunk)
+        counts = store.counts()
+    assert shown.stdout.count("\n") == counts.records
+    totals = f"lost {counts.lost:,}, duplicate {counts.duplicate:,}, external {counts.external:,}"
+    assert f": {counts.records:,} records, " in shown.stderr.splitlines()[-1]
+    assert totals in shown.stderr.splitlines()[-1]
+
+
+def test_what_is_missing_at_the_beginning_is_lost_here_too(settings: Settings, view: View) -> None:
+    emit(settings, 2, first=4)
+    assert "lost 3, duplicate 0" in view("--source", "file", "--once").stderr
+
+
+def test_invalid_records_alone_are_counted(settings: Settings, view: View) -> None:
+    settings.live_path.parent.mkdir()
+    settings.live_path.write_bytes(b"bad\n")
+    assert "invalid 1," in view("--source", "file", "--once").stderr
 
 
 def test_following_shows_the_last_ones_then_every_new_one(settings: Settings) -> None:
