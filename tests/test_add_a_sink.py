@@ -21,6 +21,8 @@ class Copy:
         self.folder = folder
         for package in ("utils", "producers", "consumers"):
             shutil.copytree(PROJECT_DIR / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(PROJECT_DIR / "verify_emitters.py", folder)
+        shutil.copy(PROJECT_DIR / "requirements.txt", folder)
         (folder / ".env").touch()
         for name, code in re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE, re.DOTALL):
             assert not (folder / name).exists(), name
@@ -76,17 +78,32 @@ def test_the_sink_of_the_page_keeps_the_promise(copy: Copy) -> None:
     assert [json.loads(line)["sequence"] for line in lines] == found
 
 
-def test_its_consumer_keeps_each_message_once(copy: Copy) -> None:
+def test_its_consumer_keeps_each_record_once(copy: Copy) -> None:
     producer = ("producers.ragini_producer", "--interval", "0", "--sinks", "parquet")
     case = ("consumers.parquet_consumer_case", "--once", "--json")
-    assert json.loads(copy.run(*producer, "--count", "40") and copy.run(*case))["store"]["messages"] == 40
+    assert json.loads(copy.run(*producer, "--count", "40") and copy.run(*case))["store"]["records"] == 40
     copy.run(*producer, "--count", "2")
-    assert json.loads(copy.run(*case, "--count", "1"))["store"]["messages"] == 41
+    assert json.loads(copy.run(*case, "--count", "1"))["store"]["records"] == 41
     assert json.loads(copy.run(*case))["store"] == {
-        "messages": 42, "foreign": 0, "invalid": 0, "lost": 0, "duplicate": 0, "again": 0,
+        "records": 42, "external": 0, "invalid": 0, "lost": 0, "duplicate": 0, "again": 0,
     }  # fmt: skip
     copy.run(*producer, "--count", "3")
-    assert json.loads(copy.run(*case, "--from", "end"))["store"]["messages"] == 42
+    assert json.loads(copy.run(*case, "--from", "end"))["store"]["records"] == 42
+
+
+def test_audit_doctor_and_the_contract_suite_know_it(copy: Copy) -> None:
+    copy.run("producers.ragini_producer", "--interval", "0", "--sinks", "parquet", "file", "--count", "500")
+    report = json.loads(copy.run("verify_emitters", "audit", "--json"))
+    assert {each["sink"]: each["count"] for each in report["judgements"]} == {"file": 500, "parquet": 500}
+    assert "parquet" in copy.run("verify_emitters", "check", "--sinks", "parquet")
+    assert "parquet" in copy.run("verify_emitters", "doctor")
+    for name in ("tests", "scripts", "pyproject.toml"):
+        source = PROJECT_DIR / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, copy.folder / name)
+    suite = [sys.executable, "-m", "pytest", "-q", "tests/emitters/test_contract.py", "-k", "parquet"]
+    done = subprocess.run(suite, cwd=copy.folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "passed" in done.stdout
 
 
 def test_its_code_is_typed_and_tidy(copy: Copy) -> None:
