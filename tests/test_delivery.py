@@ -17,9 +17,10 @@ from loguru import logger
 from tests.helpers import make_messages, wait_until
 from utils.app.backoff import Backoff
 from utils.app.errors import Rejected, ToolkitError, Unavailable
-from utils.delivery import journal as journal_module
+from utils.delivery import recent
+from utils.delivery.dead_letters import MAX_REJECTED
 from utils.delivery.journal import Journal
-from utils.delivery.worker import MAX_REJECTED, Delivery
+from utils.delivery.worker import Delivery
 from utils.emitters.base import Connect, Emitter
 from utils.emitters.file_emitter import FileEmitter
 from utils.records.record import Batch
@@ -555,7 +556,7 @@ def test_rows_that_leave_the_journal_while_a_sink_is_asked_again_are_named(
     machine: Machine, logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sink is emptied; an append that knew its old cursor prunes between asking and reading."""
-    monkeypatch.setattr(journal_module, "RECENT_RECORDS", 0)
+    monkeypatch.setattr(recent, "RECENT_RECORDS", 0)
     sink = Sink()
     delivery = machine.deliver(one=sink)
     machine.append(10)
@@ -584,7 +585,7 @@ def test_rows_that_leave_the_journal_while_a_sink_is_asked_again_are_named(
 def test_a_worker_does_not_end_when_all_it_would_read_has_left_the_journal(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_module, "RECENT_RECORDS", 0)
+    monkeypatch.setattr(recent, "RECENT_RECORDS", 0)
     sink = Sink()
     delivery = machine.deliver(one=sink)
     machine.append(10)

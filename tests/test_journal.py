@@ -18,6 +18,7 @@ from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.clients import sqlite
 from utils.delivery import journal as journal_module
+from utils.delivery import recent as recent_module
 from utils.delivery.journal import Journal
 from utils.records.record import Batch
 from utils.records.stream import BUZZ, Stream
@@ -130,7 +131,7 @@ def test_a_locked_journal_takes_the_same_batch_later(path: Path, impatient: None
 def test_reading_gives_what_was_appended_from_memory_or_disk(
     path: Path, monkeypatch: pytest.MonkeyPatch, recent: int
 ) -> None:
-    monkeypatch.setattr(journal_module, "RECENT_RECORDS", recent)
+    monkeypatch.setattr(recent_module, "RECENT_RECORDS", recent)
     appended = b""
     for _ in range(3):
         with closing(Journal(path, BUZZ)) as journal:
@@ -157,7 +158,7 @@ def test_a_batch_for_the_sinks_is_bounded_in_bytes(journal: Journal, monkeypatch
 
 
 def test_memory_of_recent_batches_is_bounded_in_bytes(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_module, "RECENT_BYTES", 5_000)
+    monkeypatch.setattr(recent_module, "RECENT_BYTES", 5_000)
     journal.subscribe(["file"])
     for _ in range(20):
         append(journal, 1, text="x" * 1000)

@@ -6,29 +6,18 @@ sequence counts the journal's records over all runs, so a place in the journal i
 
 import secrets
 import sqlite3
-import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
-from typing import Any
-
-import portalocker
-from loguru import logger
 
 from utils.app.errors import ToolkitError
-from utils.clients import sqlite
-from utils.clients.files import check_one_name, file_id
+from utils.delivery.journal_file import JournalFile
+from utils.delivery.recent import Recent
 from utils.records.codec import instant_text
 from utils.records.record import Batch
 from utils.records.stream import Stream
 
-# What workers that keep up read from memory instead of from disk.
-RECENT_RECORDS = 50_000
-RECENT_BYTES = 32 << 20
 MAX_BATCH_BYTES = 16 << 20
 VERSION = 2  # of the schema
 
@@ -55,89 +44,6 @@ class Subscription:
     mark: str
 
 
-@dataclass(frozen=True)
-class Run:
-    """The process that appends now."""
-
-    number: int
-    producer_id: str
-    first: int
-
-
-class Recent:
-    """The latest batches, in memory."""
-
-    def __init__(self) -> None:
-        self._mutex = threading.Lock()
-        self._batches: deque[Batch] = deque()
-        self._records = self._bytes = 0
-
-    def add(self, batch: Batch) -> None:
-        """Keep a batch and let go of the oldest ones that are too many."""
-        with self._mutex:
-            self._batches.append(batch)
-            self._records += batch.count
-            self._bytes += len(batch.lines)
-            while self._records > RECENT_RECORDS or self._bytes > RECENT_BYTES:
-                oldest = self._batches.popleft()
-                self._records -= oldest.count
-                self._bytes -= len(oldest.lines)
-
-    def after(self, sequence: int) -> list[Batch]:
-        """The batches with records behind a sequence if all of them are here, else none."""
-        with self._mutex:
-            if not self._batches or self._batches[0].first - 1 > sequence:
-                return []
-            return list(takewhile(lambda batch: batch.last > sequence, reversed(self._batches)))[::-1]
-
-
-class JournalFile:
-    """The SQLite file behind a journal, its lock, and one connection that the threads of a process share."""
-
-    def __init__(self, path: Path) -> None:
-        """Open or create the file. Raises ToolkitError if another process uses it or it cannot be used."""
-        self.path = path
-        self._mutex = threading.RLock()
-        self._lock = _locked(path)
-        try:
-            check_one_name(path)
-            self._connection = sqlite.connect(path, wait_s=5.0)
-            self._opened = file_id(path)
-        except ToolkitError as error:
-            self._lock.release()
-            raise ToolkitError(f"journal cannot be opened: {error}") from error
-
-    def query(self, statement: str, *values: object) -> list[Any]:
-        """All rows of a statement."""
-        with self._mutex, sqlite.errors(self.path):
-            return self._connection.execute(statement, values).fetchall()
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One durable transaction. Raises ToolkitError if the path names another file by now."""
-        with self._mutex, sqlite.errors(self.path):
-            if file_id(self.path) != self._opened:
-                # The log stays at the old name when the file is closed: without this the moved file would miss it.
-                sqlite.checkpoint(self._connection)
-                raise ToolkitError(f"journal {self.path} was deleted, moved or replaced while in use; start again")
-            with sqlite.transaction(self._connection):
-                yield self._connection
-
-    def close(self) -> None:
-        """Release file and lock; may be called twice."""
-        with self._mutex:
-            try:
-                # Shrink the file after an outage has made it large and all of it was delivered.
-                ((pages,),) = self._connection.execute("PRAGMA page_count").fetchall()
-                ((free,),) = self._connection.execute("PRAGMA freelist_count").fetchall()
-                if free > max(1000, pages // 2):
-                    self._connection.execute("VACUUM")
-            except sqlite3.Error as error:
-                logger.debug("{}: its space is not freed: {}", self.path, error)
-            sqlite.close(self._connection, self.path, self._opened)
-            self._lock.release()
-
-
 class Journal:
     """The queue of one producer. One process appends at a time; any thread of it may call any method."""
 
@@ -152,11 +58,10 @@ class Journal:
         self._recent = Recent()
         self._file = JournalFile(path)
         try:
-            self._run = self._begin_run(stream.name)
+            self._run, self.producer_id, self.last = self._begin_run(stream.name)
         except ToolkitError:
             self.close()
             raise
-        self.last = self._run.first - 1
         ((self.pending_bytes, oldest),) = self._file.query(
             "SELECT COALESCE(SUM(LENGTH(lines)), 0), MIN(last - count) FROM batches"
         )
@@ -168,17 +73,15 @@ class Journal:
         return self._file.path
 
     @property
-    def producer_id(self) -> str:
-        """The id of this run: `<name>-<journal>-<run>`."""
-        return self._run.producer_id
-
-    @property
     def key(self) -> str:
         """`<name>-<journal>`, the same in all runs."""
-        return self._run.producer_id.rpartition("-")[0]
+        return self.producer_id.rpartition("-")[0]
 
-    def _begin_run(self, stream: str) -> Run:
-        """Commit the new run; that also makes durable what a killed process left, before any of it is delivered."""
+    def _begin_run(self, stream: str) -> tuple[int, str, int]:
+        """Commit a new run; its number, its id and the last sequence assigned before it.
+
+        The commit also makes durable what a killed process left, before any of it is delivered.
+        """
         with self._file.transaction() as connection:
             execute = connection.execute
             ((version,),) = execute("PRAGMA user_version").fetchall()
@@ -192,14 +95,11 @@ class Journal:
             if known != stream:
                 raise ToolkitError(f"{self.path} belongs to stream {known}, not {stream}: use another --data-dir")
             rows = execute("SELECT producer_id, last FROM runs ORDER BY run DESC LIMIT 1").fetchall()
-            key = rows[0][0].rpartition("-")[0] if rows else f"{self.path.stem}-{secrets.token_hex(4)}"
-            first = rows[0][1] + 1 if rows else 1
-            producer_id = f"{key}-{secrets.token_hex(4)}"
-            ((number,),) = execute(
-                "INSERT INTO runs (producer_id, first, last) VALUES (?, ?, ?) RETURNING run",
-                (producer_id, first, first - 1),
-            ).fetchall()
-        return Run(number, producer_id, first)
+            newest, last = rows[0] if rows else (f"{self.path.stem}-{secrets.token_hex(4)}-", 0)
+            producer_id = f"{newest.rpartition('-')[0]}-{secrets.token_hex(4)}"
+            insert = "INSERT INTO runs (producer_id, first, last) VALUES (?, ?, ?) RETURNING run"
+            ((number,),) = execute(insert, (producer_id, last + 1, last)).fetchall()
+        return number, producer_id, last
 
     def _check_new(self, connection: sqlite3.Connection, version: int) -> None:
         """Raise ToolkitError unless the file is empty."""
@@ -230,11 +130,11 @@ class Journal:
         with self._file.transaction() as connection:
             advanced = connection.execute(
                 "UPDATE runs SET last = ? WHERE run = ? AND last = ? AND run = (SELECT MAX(run) FROM runs)",
-                (batch.last, self._run.number, batch.first - 1),
+                (batch.last, self._run, batch.first - 1),
             )
             if advanced.rowcount != 1:
                 raise ToolkitError(f"another process writes to journal {self.path} by now; this one ends")
-            row = (batch.last, self._run.number, batch.count, batch.lines)
+            row = (batch.last, self._run, batch.count, batch.lines)
             connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?)", row)
             for position in (positions or {}).items():
                 connection.execute("INSERT OR REPLACE INTO positions VALUES (?, ?)", position)
@@ -315,22 +215,6 @@ class Journal:
     def close(self) -> None:
         """Release file and lock; may be called twice."""
         self._file.close()
-
-
-def _locked(path: Path) -> portalocker.PidFileLock:
-    """The lock of a journal. Raises ToolkitError naming the process that has it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = portalocker.PidFileLock(path.with_suffix(".pid"))
-        lock.acquire()
-    except portalocker.AlreadyLocked as error:
-        user = lock.read_pid() or "unknown"
-        raise ToolkitError(
-            f"journal {path} is in use by process {user}: stop it first, or use another --data-dir"
-        ) from error
-    except OSError as error:
-        raise ToolkitError(f"data folder cannot be used: {path.parent}: {error.strerror or error}") from error
-    return lock
 
 
 def _joined(batches: Iterable[Batch], after: int, max_count: int) -> Batch | None:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -15,9 +15,9 @@ from typing import Any, Protocol
 from loguru import logger
 
 from utils.app import cli, early, signals
-from utils.app.backoff import Backoff
 from utils.app.config import Settings
-from utils.app.errors import ToolkitError, Unavailable
+from utils.app.errors import ToolkitError
+from utils.delivery.acknowledging import Acknowledging
 from utils.delivery.journal import Journal
 from utils.delivery.worker import Delivery
 from utils.records.codec import instant_text, kept_fields
@@ -118,70 +118,6 @@ def _log_pending(delivery: Delivery) -> None:
             )  # fmt: skip
         elif worker.looked.is_set() and pending:
             logger.info("{:,} records are pending for {}", pending, sink)
-
-
-class Acknowledging:
-    """Appends batches to the journal, and waits while it is at its limit or its disk is full."""
-
-    def __init__(self, journal: Journal, delivery: Delivery, stop: threading.Event) -> None:
-        self.journal, self.delivery, self._stop = journal, delivery, stop
-        self._logged_full = False
-
-    def append(self, batch: Batch, positions: dict[str, str] | None = None) -> bool:
-        """Whether the batch is acknowledged; False only when told to stop while waiting.
-
-        Raises ToolkitError with exit code 3 if it would wait for a sink that has failed.
-        """
-        if not self._wait_for_room():
-            return False
-        backoff, waiting = Backoff(), False
-        while True:
-            try:
-                self.journal.append(batch, reached=self.delivery.reached(), positions=positions)
-            except Unavailable as error:
-                if not waiting:
-                    logger.error("journal cannot take records, waiting: {}", error)
-                waiting = True
-                if self._stop.wait(backoff.next_s()):
-                    return False
-                continue
-            if waiting:
-                logger.info("journal takes records again")
-            self.delivery.wake()
-            return True
-
-    def prune(self) -> None:
-        """Free what every subscribed sink stores; on a full disk the next append does it."""
-        try:
-            self.journal.prune(self.delivery.reached())
-        except Unavailable as error:
-            logger.warning("delivered records stay in the journal for now: {}", error)
-
-    def _wait_for_room(self) -> bool:
-        """Below the journal's limit at once; at it, wait for the slowest sink. False when told to stop."""
-        journal, delivery = self.journal, self.delivery
-        if journal.pending_bytes < journal.max_bytes // 2:
-            self._logged_full = False
-        while journal.pending_bytes >= journal.max_bytes:
-            with suppress(Unavailable):  # a full disk is another reason to wait
-                journal.prune(delivery.reached())
-            if journal.pending_bytes < journal.max_bytes:
-                break
-            pending = delivery.pending()
-            slowest = max(pending, key=lambda sink: pending[sink])
-            full = f"journal is full ({journal.max_bytes >> 20} MiB, JOURNAL_MAX_MB)"
-            worker = delivery.workers.get(slowest)
-            if worker is None or worker.status.failure:
-                reason = worker.status.reason if worker else "it is not in this run: name it in --sinks or --drop it"
-                raise Unavailable(f"{full} and {slowest} takes nothing: {reason}")
-            if not self._logged_full:
-                logger.warning("{}: waiting for {}", full, slowest)
-                self._logged_full = True
-            if self._stop.is_set():
-                return False
-            with delivery.changed:
-                delivery.changed.wait(0.2)
-        return True
 
 
 class Producer:

@@ -5,139 +5,22 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import msgspec
 from loguru import logger
 
 from utils.app.backoff import Backoff
 from utils.app.errors import Rejected, ToolkitError, Unavailable
+from utils.delivery.dead_letters import DeadLetters
 from utils.delivery.journal import Journal
+from utils.delivery.status import Outage, Status
 from utils.emitters.base import Connect, Emitter
-from utils.emitters.file_emitter import FileEmitter
-from utils.records.codec import encoder
 from utils.records.record import Batch
 
-MAX_REJECTED = 10  # one after another, with nothing stored between: the table is the fault
 # A worker stuck in a library call is left behind: it is a daemon thread, and the journal keeps what it had.
 CLOSE_S = 0.5
 LONGEST_S = 86_400.0 * 365
-
-
-class _Letter(msgspec.Struct):
-    producer_id: str | None = None
-    sequence: int | None = None
-
-
-_letter = msgspec.json.Decoder(_Letter)
-
-
-@dataclass
-class Status:
-    """What a worker reports. The sink stores everything up to `reached`; `mark` is its emitter's."""
-
-    reached: int
-    mark: str = ""
-    state: Literal["starting", "delivering", "down", "failed", "stopped"] = "starting"
-    delivered: int = 0
-    dead_letters: int = 0
-    reason: str = ""
-    failure: ToolkitError | None = None
-    starting: bool = True  # then a failure is raised by Delivery.start instead of logged
-
-
-class Outage:
-    """Since when and why a sink is down; each state is logged once."""
-
-    def __init__(self, sink: str, backoff: Backoff, clock: Callable[[], float]) -> None:
-        self.sink, self.backoff = sink, backoff
-        self.was_reached = self.is_last_try = False
-        self._clock = clock
-        self._since_s: float | None = None
-        self._logged: set[str] = set()
-        self._warned: set[int] = set()
-
-    def begin(self, reason: str) -> None:
-        """The sink is down, perhaps still, for this reason."""
-        if self._since_s is None:
-            self._since_s = self._clock()
-            logger.warning("{}: unavailable, records are pending in the journal: {}", self.sink, reason)
-        elif reason not in self._logged:
-            logger.debug("{}: still unavailable: {}", self.sink, reason)
-        self._logged.add(reason)
-
-    def unknown(self, error: Exception) -> None:
-        """Log the traceback of an error that no emitter should raise, once."""
-        if repr(error) not in self._logged:
-            logger.opt(exception=error).error("{}: unexpected {!r} (traceback in logs/)", self.sink, error)
-        self._logged.add(repr(error))
-
-    def end(self) -> None:
-        """The sink takes records."""
-        if self._since_s is not None:
-            logger.info("{}: delivering again after {:.0f} s", self.sink, self._clock() - self._since_s)
-        self._since_s = None
-        self._logged.clear()
-        self.backoff.reset()
-
-    def warn_once(self, place: int, text: str) -> None:
-        """Log something about a place that every new connection finds again."""
-        if place not in self._warned:
-            logger.warning("{}: {}", self.sink, text)
-        self._warned.add(place)
-
-
-class DeadLetters:
-    """The records that one sink rejected for good, in a file that `replay_producer` can read."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._sequences: set[int] = set()
-        self.in_a_row = 0
-
-    def load(self, runs: Mapping[str, int]) -> None:
-        """Read the file again, once what a killed process left of it is durable.
-
-        A letter behind the last sequence of its run is of a journal that was restored since: not of these records.
-        """
-        self._sequences.clear()
-        if not self._path.exists():
-            return
-        with closing(FileEmitter(self._path)) as letters:
-            letters.last([])
-        try:
-            with self._path.open("rb") as lines:
-                for line in lines:
-                    try:
-                        found = _letter.decode(line)
-                    except (ValueError, RecursionError):  # not ours
-                        continue
-                    if found.producer_id and found.sequence and found.sequence <= runs.get(found.producer_id, 0):
-                        self._sequences.add(found.sequence)
-        except OSError as error:
-            raise Unavailable(f"{self._path}: {error.strerror}") from error
-
-    def after(self, place: int) -> int:
-        """The place behind the letters that follow directly on `place`: the sink is the cursor, letters only step."""
-        while place + 1 in self._sequences:
-            place += 1
-        return place
-
-    def add(self, sink: str, batch: Batch, rejected: Rejected) -> None:
-        """Write one record and the reason. Raises ToolkitError where the table is the fault, not the record."""
-        in_a_row = self.in_a_row + 1 if rejected.sequence == batch.first else 1
-        if in_a_row > MAX_REJECTED:
-            raise ToolkitError(f"{in_a_row} records in a row were rejected: {rejected.reason}")
-        only = batch.between(rejected.sequence, rejected.sequence)
-        # First, so that a record's own field of this name counts for a reader.
-        line = b'{"reason":' + encoder.encode(rejected.reason) + b"," + only.lines[1:]
-        with closing(FileEmitter(self._path)) as letters:
-            letters.emit(Batch(batch.producer_id, rejected.sequence, 1, line, batch.codec))
-        self.in_a_row = in_a_row
-        logger.error("{}: sequence {} of {} went to {}: {}", sink, rejected.sequence, batch.producer_id, self._path,
-                     rejected.reason)  # fmt: skip
 
 
 class Worker(threading.Thread):
@@ -203,7 +86,7 @@ class Worker(threading.Thread):
         """End with what only the user can fix."""
         with self._changed:
             self.status.state, self.status.reason, self.status.failure = "failed", str(error), error
-            if not self.status.starting and self._until != "closed":  # then the journal is closed under its feet
+            if not self.status.starting and self._until != "closed":  # it may just have found the journal closed
                 logger.error("{}: given up: {}", self.sink, error)
 
     def _deliver(self) -> None:
@@ -260,19 +143,14 @@ class Worker(threading.Thread):
         if last is not None:
             place = min(last[1], runs[last[0]])
             if last[1] > place:
-                self._outage.warn_once(
-                    last[1],
-                    f"contains sequence {last[1]} of {last[0]}, the journal assigned {place}: was the journal restored?",
-                )
+                ahead = f"contains sequence {last[1]} of {last[0]}, the journal assigned {place}"
+                self._outage.warn_once(last[1], f"{ahead}: was the journal restored?")
         place = self._letters.after(max(place, subscription.after))
         if place < subscription.reached:
             pruned = self._journal.pruned
             rest = f"{place + 1} to {pruned} have left the journal" if place < pruned else "the journal has the others"
-            self._outage.warn_once(
-                place,
-                f"contains sequences up to {place}, but had {subscription.reached}: it was replaced by an older copy; "
-                + rest,
-            )
+            less = f"contains sequences up to {place}, but had {subscription.reached}"
+            self._outage.warn_once(place, f"{less}: it was replaced by an older copy; {rest}")
         return self._letters.after(max(place, self._journal.pruned))
 
     def _down(self, reason: str) -> None:
@@ -349,17 +227,15 @@ class Delivery:
         """Sink of this run -> the place up to which it stores everything, and its emitter's mark."""
         return {sink: (worker.status.reached, worker.status.mark) for sink, worker in self.workers.items()}
 
+    def _place(self, sink: str) -> int:
+        """Where a subscribed sink is at least."""
+        if sink in self.workers:
+            return self.workers[sink].status.reached
+        return max(self._known(sink), self.subscriptions[sink].reached)
+
     def pending(self) -> dict[str, int]:
         """Subscribed sink -> how many records are pending for it, at most."""
-        return {
-            sink: self._journal.last
-            - (
-                self.workers[sink].status.reached
-                if sink in self.workers
-                else max(subscription.reached, self._known(sink))
-            )
-            for sink, subscription in self.subscriptions.items()
-        }
+        return {sink: self._journal.last - self._place(sink) for sink in self.subscriptions}
 
     def low_watermark(self) -> int:
         """The place up to which every subscribed sink stores everything."""
@@ -367,13 +243,9 @@ class Delivery:
 
     def drain(self, timeout_s: float) -> None:
         """Let the workers deliver what is pending for up to `timeout_s`, then stop them."""
-        for worker in self.workers.values():
-            worker.drain()
-        deadline_s = self._clock() + min(timeout_s, LONGEST_S)
-        for worker in self.workers.values():
-            worker.join(max(0.0, deadline_s - self._clock()))
-        for worker in self.workers.values():
-            worker.close()
-        deadline_s = self._clock() + CLOSE_S
-        for worker in self.workers.values():
-            worker.join(max(0.0, deadline_s - self._clock()))
+        for stop, bound_s in ((Worker.drain, min(timeout_s, LONGEST_S)), (Worker.close, CLOSE_S)):
+            for worker in self.workers.values():
+                stop(worker)
+            deadline_s = self._clock() + bound_s
+            for worker in self.workers.values():
+                worker.join(max(0.0, deadline_s - self._clock()))
