@@ -20,10 +20,11 @@ from utils.app.errors import ToolkitError
 from utils.delivery.journal import Journal
 from utils.emitters.sqlite_emitter import SqliteEmitter
 from utils.reading.store import ProcessedStore
-from utils.sinks import emitter, source
+from utils.records.record import Batch
+from utils.records.stream import BUZZ
+from utils.sinks import EMBEDDED, SINKS, source
 from utils.sources.file_source import FileSource
 
-SINKS = ("file", "sqlite", "duckdb")
 CONSUMERS = {"file": file_consumer_case, "sqlite": sqlite_consumer_case, "duckdb": duckdb_consumer_case}
 NOISE = b"this is no database, though it is long enough to be looked at as one. " * 400
 Make = Callable[[Path], object]
@@ -46,6 +47,12 @@ def produce(*arguments: str) -> int:
 def consume(sink: str, *arguments: str) -> int:
     line = ["--once", "--log-level", "ERROR", *arguments]
     return cli.run(CONSUMERS[sink].main, name=f"consumers.{sink}_consumer_case", arguments=line)
+
+
+def sink_path(sink: str, settings: Settings) -> Path:
+    path = SINKS[sink].path(settings, BUZZ)
+    assert path is not None
+    return path
 
 
 def sql(*statements: str) -> Make:
@@ -84,25 +91,17 @@ def sqlite_as(path: Path) -> None:
 
 
 def journal_with(path: Path) -> None:
-    with closing(Journal(path)) as journal:
-        journal.owe(SINKS)
-        journal.append(make_messages(200))
-
-
-def copied(path: Path) -> None:
-    other = path.with_name("other.sqlite")
-    journal_with(other)
-    shutil.copy(other, path)
-    other.unlink()
+    with closing(Journal(path, BUZZ)) as journal:
+        journal.append(Batch.of_records(make_messages(200), journal.producer_id, 1, BUZZ.codec))
 
 
 def newer(path: Path) -> None:
-    ProcessedStore(path).close()
+    ProcessedStore(path, BUZZ).close()
     sql("PRAGMA user_version = 99")(path)
 
 
 def held_by_another(path: Path) -> object:
-    return Journal(path)
+    return Journal(path, BUZZ)
 
 
 def cut_journal(path: Path) -> None:
@@ -129,15 +128,15 @@ INSTEAD: list[tuple[str, str, Make, int, int, str]] = [
     ("half", "duckdb", cut, 3, 3, "Could not read enough bytes"),
     ("no table", "sqlite", sql("CREATE TABLE other (a)"), 0, 3, "has no table streamed_messages yet"),
     ("no table", "duckdb", sql("CREATE TABLE other (a INTEGER)"), 0, 3, "has no table streamed_messages yet"),
-    ("no message", "sqlite", sql("CREATE TABLE streamed_messages (a TEXT)"), 0, 2, "without a column message; name"),
-    ("no message", "duckdb", sql("CREATE TABLE streamed_messages (a TEXT)"), 0, 2, "without a column message; name"),
+    ("no message", "sqlite", sql("CREATE TABLE streamed_messages (a TEXT)"), 0, 0, ""),
+    ("no message", "duckdb", sql("CREATE TABLE streamed_messages (a TEXT)"), 0, 0, ""),
     ("nothing", "file", lambda path: None, 0, 3, "does not exist yet"),
     ("nothing", "sqlite", lambda path: None, 0, 3, "does not exist yet"),
     ("nothing", "duckdb", lambda path: None, 0, 3, "does not exist yet"),
     ("empty", "file", lambda path: path.touch(), 0, 0, ""),
     ("empty", "sqlite", lambda path: path.touch(), 0, 3, "has no table streamed_messages yet"),
     ("noise", "file", lambda path: path.write_bytes(NOISE), 2, 0, ""),
-    ("a database", "file", lambda path: SqliteEmitter(path).close(), 2, 0, ""),
+    ("a database", "file", lambda path: SqliteEmitter(path, BUZZ).close(), 2, 0, ""),
     ("notes", "file", lambda path: path.write_text("milk\neggs"), 2, 0, ""),
     ("zeros", "file", lambda path: path.write_bytes(bytes(5_000)), 0, 0, ""),
     ("blank lines", "file", lambda path: path.write_bytes(b"\n\n \r\n"), 0, 0, ""),
@@ -155,7 +154,7 @@ def test_something_else_where_a_sink_should_be(  # noqa: PLR0917
     settings: Settings,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    make(settings.sink_path(sink))
+    make(sink_path(sink, settings))
     assert consume(sink) == consumer
     shown = capsys.readouterr().err
     assert words in shown
@@ -165,27 +164,28 @@ def test_something_else_where_a_sink_should_be(  # noqa: PLR0917
     assert "Traceback" not in shown
     assert shown.count("\n") <= 1
     if producer:
-        assert str(settings.sink_path(sink)) in shown
+        assert str(sink_path(sink, settings)) in shown
 
 
-# Rows as others write them: (message, sentiment, message_length, producer_id, sequence), and whether they are readable.
-ROWS: list[tuple[tuple[object, ...], bool]] = [
-    (("hi", 0.5, 2, "p", 1), True),
-    (("hi", None, None, None, None), True),
-    (("hi", "0.5", "2", None, None), True),
-    (("", 0, 0, None, None), True),
-    (("hi", 0.5, 2, "p", None), True),
-    (("hi", 0.5, 2, None, 4), True),
-    ((None, 0.5, 2, "p", 2), False),
-    ((b"\xff\xfe", 0.5, 2, None, None), False),
-    (("hi", 1.5, 2, None, None), False),
-    (("hi", -1, 2, None, None), False),
-    (("hi", "good", 2, None, None), False),
-    (("hi", 0.5, -2, None, None), False),
-    (("hi", 0.5, 2.5, None, None), False),
-    (("hi", 0.5, "long", None, None), False),
-    (("hi", 0.5, 2, "p", 0), False),
-    (("hi", 0.5, 2, "p", "first"), False),
+# Rows as others write them: (message, sentiment, message_length, producer_id, sequence); what does not fit and is kept
+# in `extra`, or None if the row is no message.
+ROWS: list[tuple[tuple[object, ...], str | None]] = [
+    (("hi", 0.5, 2, "p", 1), ""),
+    (("hi", None, None, None, None), ""),
+    (("hi", "0.5", "2", None, None), '{"sentiment":"0.5","message_length":"2"}'),
+    (("", 0, 0, None, None), ""),
+    (("hi", 0.5, 2, "p", None), ""),
+    (("hi", 0.5, 2, None, 4), ""),
+    ((None, 0.5, 2, "p", 2), None),
+    ((b"\xff\xfe", 0.5, 2, None, None), None),
+    (("hi", 1.5, 2, None, None), '{"sentiment":1.5}'),
+    (("hi", -1, 2, None, None), '{"sentiment":-1}'),
+    (("hi", "good", 2, None, None), '{"sentiment":"good"}'),
+    (("hi", 0.5, -2, None, None), '{"message_length":-2}'),
+    (("hi", 0.5, 2.5, None, None), '{"message_length":2.5}'),
+    (("hi", 0.5, "long", None, None), '{"message_length":"long"}'),
+    (("hi", 0.5, 2, "p", 0), '{"sequence":0}'),
+    (("hi", 0.5, 2, "p", "first"), '{"sequence":"first"}'),
 ]
 
 
@@ -197,11 +197,11 @@ def test_rows_of_a_sqlite_table(settings: Settings) -> None:
         for row, _ in ROWS:
             connection.execute(f"INSERT INTO streamed_messages ({names}) VALUES (?, ?, ?, ?, ?)", row)
         connection.commit()
-    with closing(source("sqlite", settings, lambda partition: "")) as reader:
+    with closing(source("sqlite", settings, BUZZ, lambda partition: "")) as reader:
         chunk = reader.poll(100)
     assert chunk is not None
-    assert len(chunk.records) == sum(readable for _, readable in ROWS)
-    expected = [f"buzz.sqlite row {number}" for number, (_, readable) in enumerate(ROWS, 1) if not readable]
+    assert [record.extra or "" for record in chunk.records] == [extra for _, extra in ROWS if extra is not None]
+    expected = [f"buzz.sqlite row {number}" for number, (_, extra) in enumerate(ROWS, 1) if extra is None]
     assert [each.where for each in chunk.invalid] == expected
     assert all(each.reason for each in chunk.invalid)
 
@@ -212,14 +212,14 @@ POSITIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("sink", SINKS)
+@pytest.mark.parametrize("sink", EMBEDDED)
 @pytest.mark.parametrize("position", POSITIONS)
 def test_a_position_that_means_nothing_begins_again(sink: str, position: str, settings: Settings) -> None:
     """Nothing is skipped and nothing raised; what was handled before is known by its ids."""
-    with closing(emitter(sink, settings)()) as each:
+    with closing(SINKS[sink].emitter(settings, BUZZ, "ann-1", "")) as each:
         each.emit(make_batch(5))
     found = []
-    with closing(source(sink, settings, lambda partition: position)) as reader:
+    with closing(source(sink, settings, BUZZ, lambda partition: position)) as reader:
         for _ in range(3):
             chunk = reader.poll(100)
             found += chunk.records if chunk else []
@@ -231,7 +231,8 @@ JOURNALS: list[tuple[str, Make, str]] = [
     ("text", lambda path: path.write_text("hi\n" * 50), "is not a SQLite database; move it away"),
     ("folder", lambda path: path.mkdir(), "journal cannot be opened: .*unable to open database file"),
     ("cut", cut_journal, "journal cannot be opened: .*is damaged"),
-    ("copied", copied, "is a copy .*--adopt"),
+    ("first edition", sql("CREATE TABLE identities (a)", "CREATE TABLE batches (count)"), "first edition with 0 pend"),
+    ("another database", sql("CREATE TABLE a (b)"), "is no journal of this version: move it away"),
     ("held", held_by_another, "is in use by process [0-9]+: stop it first, or use another --data-dir"),
 ]
 
@@ -309,9 +310,11 @@ ARRAYS: list[tuple[bytes, int, int]] = [
 def test_files_that_are_one_array(content: bytes, readable: int, invalid: int, tmp_path: Path) -> None:
     path = tmp_path / "recording.json"
     path.write_bytes(content)
-    with closing(FileSource([path], lambda partition: "", finished=True)) as reader:
+    with closing(FileSource([path], BUZZ.codec, lambda partition: "", finished=True)) as reader:
         if readable < 0:
-            with pytest.raises(ToolkitError, match=r"recording\.json begins like a JSON array but is not a whole one"):
+            with pytest.raises(
+                ToolkitError, match=r"recording\.json begins like a JSON array but is not a complete one"
+            ):
                 reader.poll(100)
             return
         chunks = []
