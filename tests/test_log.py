@@ -82,3 +82,25 @@ def test_a_thread_that_dies_is_named(settings: Settings, path: Path, capsys: pyt
     assert shown.count("\n") == 1
     assert "file worker stopped unexpectedly: ZeroDivisionError" in shown
     assert "Traceback" in path.read_text(encoding="utf-8")
+
+
+HOSTILE = "a\nok: all is well\r\x1b[2J\x9b2J\u2028\u202eb\u2066\x00\x85"
+
+
+def test_what_others_wrote_is_one_line_that_steers_nothing() -> None:
+    assert log.plain(HOSTILE) == "a ok: all is well  [2J 2J  b   "
+    assert log.plain("İ ß 日本 😀\u00a0\u200d") == "İ ß 日本 😀\u00a0\u200d"
+
+
+def test_what_others_wrote_cannot_forge_a_log_line(
+    settings: Settings, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.set_up(settings, "test")
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError as error:
+        logger.opt(exception=error).error("it said {}", HOSTILE)
+    shown, kept = capsys.readouterr().err, path.read_text(encoding="utf-8")
+    assert shown.count("\n") == 1
+    assert not set("\x1b\x9b\u2028\u202e\u2066\x00\x85") & set(shown + kept)
+    assert "it said a ok: all is well" in kept.splitlines()[0]
