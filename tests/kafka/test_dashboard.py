@@ -8,7 +8,7 @@ from tests.kafka.conftest import Kafka
 from utils.app.config import Settings
 
 
-def test_a_broker_that_is_stopped_is_told_and_followed_when_it_is_back(kafka: Kafka, settings: Settings) -> None:
+def test_a_broker_that_is_stopped_is_named_and_followed_when_it_is_back(kafka: Kafka, settings: Settings) -> None:
     watched = Watched("kafka", "kafka", settings)
     watched.write(1, 30)
     run(watched)

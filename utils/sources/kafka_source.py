@@ -106,3 +106,9 @@ class KafkaSource:
         self._log.connected = False
         if connection is not None:
             connection.close()
+
+
+def open_source(settings: Settings, stream: Stream, resume: Resume, finished: bool, shared: bool) -> KafkaSource:
+    """The source of the sink `kafka`; readers that share it are members of one group. See Sink."""
+    group = settings.group_of(stream.name) if shared else None
+    return KafkaSource(settings, stream, resume, group, finished=finished)
