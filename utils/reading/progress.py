@@ -16,21 +16,32 @@ REPORT_EVERY_S = 10.0
 REDRAW_EVERY_S = 0.2
 
 
+class Rate:
+    """Records per second: of the last second or more, and of the whole run."""
+
+    def __init__(self) -> None:
+        self._started_s = self._measured_s = time.monotonic()
+        self._measured, self._rate = 0, 0.0
+
+    def latest(self, done: int) -> float:
+        now_s = time.monotonic()
+        if now_s - self._measured_s >= 1:
+            self._rate = (done - self._measured) / (now_s - self._measured_s)
+            self._measured, self._measured_s = done, now_s
+        return self._rate
+
+    def mean(self, done: int) -> float:
+        return done / max(1e-9, time.monotonic() - self._started_s)
+
+
 class Progress:
     """Shows how many records were handled, how fast, and how old the newest one is."""
 
     def __init__(self, name: str, stream: Stream) -> None:
-        self.name = name
-        self._event_time = event_time(stream)
-        self.counts = Counts()
-        self._started_s = self._shown_s = self._rated_s = time.monotonic()
-        self._rated = self._logged = 0
-        self._rate = 0.0
+        self.name, self.counts = name, Counts()
+        self._event_time, self._rate = event_time(stream), Rate()
+        self._shown_s, self._logged = time.monotonic(), 0
         self._lag_s: float | None = None
-
-    @property
-    def _done(self) -> int:
-        return self.counts.records
 
     def saw(self, records: Sequence[Any], counts: Counts) -> None:
         """What was handled, of which the last one's age is the lag, and the totals of the run."""
@@ -50,22 +61,19 @@ class Progress:
             # Ends at the line's beginning, so that a log line writes over it.
             shown = line[: shutil.get_terminal_size().columns - 1]
             print(f"{shown}\x1b[K\r", end="", file=sys.stderr, flush=True)
-        elif self._logged != self._done:
-            self._logged = self._done
+        elif self._logged != self.counts.records:
+            self._logged = self.counts.records
             logger.info("{}", line)
 
     def measured(self) -> str:
         """The line with the rate of the last second or more."""
-        now_s, done = time.monotonic(), self._done
-        if now_s - self._rated_s >= 1:
-            self._rate, self._rated, self._rated_s = (done - self._rated) / (now_s - self._rated_s), done, now_s
-        return self.line(self._rate)
+        return self.line(self._rate.latest(self.counts.records))
 
     def end(self) -> str:
         """Close the running line; the same with the mean rate of the run."""
         if sys.stderr.isatty():
             print("\x1b[K", end="", file=sys.stderr, flush=True)
-        return self.line(self._done / max(1e-9, time.monotonic() - self._started_s))
+        return self.line(self._rate.mean(self.counts.records))
 
     def line(self, rate: float) -> str:
         """The line with this rate."""
@@ -73,6 +81,6 @@ class Progress:
         more = f", seen again {counts.again:,}" if counts.again else ""
         more += "" if self._lag_s is None else f", lag {self._lag_s:,.1f} s"
         return (
-            f"{self.name}: {self._done:,} records, {rate:,.0f}/s, invalid {counts.invalid:,}, "
+            f"{self.name}: {counts.records:,} records, {rate:,.0f}/s, invalid {counts.invalid:,}, "
             f"lost {counts.lost:,}, duplicate {counts.duplicate:,}, external {counts.external:,}{more}"
         )

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Literal
-from zlib import crc32
 
 import msgspec
 from msgspec.structs import astuple
@@ -21,27 +20,26 @@ from utils.clients import sqlite
 from utils.clients.files import check_one_name, file_id
 from utils.reading.store_tables import TOTALS, Memory, StoreTable, prepare, summarize, track
 from utils.reading.tracker import Counts
-from utils.records.infer import event_time
 from utils.records.stream import Stream
 from utils.sources.base import Chunk
 
-WAIT_S, LATE_AFTER_US = 5.0, 60_000_000
+WAIT_S = 5.0
 ROWS_PER_STATEMENT, MAX_VALUES = 500, 32_766
 _ENTER = "INSERT INTO partitions (partition, position, memory) VALUES (?, '', '{}') ON CONFLICT DO NOTHING"
+_FIND = "SELECT position, memory FROM partitions WHERE partition = ?"
+_COMPARE_AND_SET = "UPDATE partitions SET position = ? WHERE partition = ? AND position = ?"
 _BEGIN_AGAIN = "UPDATE runs SET again = high WHERE partition = ?"
 
 
 class ProcessedStore:
     """One consumer's store; opening creates it. `stream` is the stream with the types that the store began with.
 
-    Raises ToolkitError if another version wrote it.
+    `start` says where each partition begins when it is first resumed in this run. At its end only if nobody has
+    advanced it since: what another copy then hands over is not passed over. Raises ToolkitError if another version
+    wrote the store.
     """
 
     def __init__(self, path: Path, stream: Stream, start: Literal["stored", "start", "end"] = "stored") -> None:
-        """`start` says where each partition begins when it is first resumed in this run.
-
-        At its end only if nobody has advanced it since: what another copy then hands over is not passed over.
-        """
         check_one_name(path)
         self._path, self._start, self.run = path, start, Counts()
         self._before: dict[str, str | None]  # the positions when this run began, None once a partition was resumed
@@ -86,8 +84,7 @@ class ProcessedStore:
         """
         with self._transaction():
             _, memory = self._partition(chunk.partition)
-            compare_and_set = "UPDATE partitions SET position = ? WHERE partition = ? AND position = ?"
-            if self._execute(compare_and_set, chunk.end, chunk.partition, chunk.start).rowcount != 1:
+            if self._execute(_COMPARE_AND_SET, chunk.end, chunk.partition, chunk.start).rowcount != 1:
                 raise PositionMoved(f"another copy of this consumer has advanced {chunk.partition}")
             if chunk.begins_again:
                 memory.rotations, memory.jump, memory.ordinal, memory.open_ended = memory.rotations + 1, 0, 0, True
@@ -107,7 +104,7 @@ class ProcessedStore:
     def _insert(self, chunk: Chunk, memory: Memory) -> tuple[int, int]:
         """Insert what is not there yet; how many records with ids, and how many without."""
         inserted, step = [0, 0], max(1, min(ROWS_PER_STATEMENT, MAX_VALUES // len(self._table.columns)))
-        for without_ids, group in groupby(self._rows(chunk, memory), lambda row: row[-1] is not None):
+        for without_ids, group in groupby(memory.rows(chunk, self.stream), lambda row: row[-1] is not None):
             rows = list(group)
             for start in range(0, len(rows), step):
                 page = rows[start : start + step]
@@ -115,28 +112,13 @@ class ProcessedStore:
                 inserted[without_ids] += self._execute(statement, *chain.from_iterable(page)).rowcount
         return inserted[0], inserted[1]
 
-    def _rows(self, chunk: Chunk, memory: Memory) -> Iterator[tuple[Any, ...]]:
-        event_us, newest_us = event_time(self.stream), memory.newest_us
-        for record, row in zip(chunk.records, self.stream.codec.rows(chunk.records), strict=True):
-            at_us, late, place = event_us(record), False, None
-            if at_us is not None:
-                late = newest_us is not None and at_us < newest_us - LATE_AFTER_US
-                newest_us = at_us if newest_us is None else max(at_us, newest_us)
-            if record.sequence is None:
-                memory.ordinal += 1
-                content = crc32(repr(row).encode("utf-8", "backslashreplace"))
-                place = f"{chunk.partition}:{memory.rotations}:{memory.jump}:{memory.ordinal}:{content:x}"
-            yield (*row, at_us, late, place)
-        memory.newest_us = newest_us
-
     def _execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
         return self._connection.execute(statement, values)
 
     def _partition(self, partition: str) -> tuple[str, Memory]:
         """Position and memory of a partition, in a transaction."""
         self._execute(_ENTER, partition)
-        found = self._execute("SELECT position, memory FROM partitions WHERE partition = ?", partition)
-        ((position, memory),) = found.fetchall()
+        ((position, memory),) = self._execute(_FIND, partition).fetchall()
         return position, msgspec.json.decode(memory, type=Memory)
 
     def _save(self, partition: str, position: str, memory: Memory, found: Counts) -> None:

@@ -1,9 +1,11 @@
 """The tables of a processed store, and the tracker's memory in one of them."""
 
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
@@ -11,11 +13,12 @@ from utils.app.errors import ToolkitError
 from utils.clients import sqlite
 from utils.reading.tracker import Counts, Track, Tracker, journal_of
 from utils.records.codec import Field, instant_text
+from utils.records.infer import event_time
 from utils.records.stream import Stream
 from utils.records.table import Table, quoted
 from utils.sources.base import Chunk
 
-VERSION = 2
+VERSION, LATE_AFTER_US = 2, 60_000_000
 TOTALS = Counts.__struct_fields__
 _SCHEMA = (
     "CREATE TABLE partitions (partition TEXT PRIMARY KEY, position TEXT NOT NULL, memory TEXT NOT NULL, "
@@ -47,6 +50,21 @@ class Memory(msgspec.Struct):
     jumps: int = 0
     jump: int = 0
     ordinal: int = 0
+
+    def rows(self, chunk: Chunk, stream: Stream) -> Iterator[tuple[Any, ...]]:
+        """The rows of a chunk's records in the order of the StoreTable's columns."""
+        event_us, newest_us = event_time(stream), self.newest_us
+        for record, row in zip(chunk.records, stream.codec.rows(chunk.records), strict=True):
+            at_us, late, place = event_us(record), False, None
+            if at_us is not None:
+                late = newest_us is not None and at_us < newest_us - LATE_AFTER_US
+                newest_us = at_us if newest_us is None else max(at_us, newest_us)
+            if record.sequence is None:
+                self.ordinal += 1
+                content = crc32(repr(row).encode("utf-8", "backslashreplace"))
+                place = f"{chunk.partition}:{self.rotations}:{self.jump}:{self.ordinal}:{content:x}"
+            yield (*row, at_us, late, place)
+        self.newest_us = newest_us
 
 
 class StoreTable(Table):
