@@ -44,6 +44,8 @@ OWN = {
 """The columns that every stream has behind its fields. No JSON value but null fits `extra`: only the codec sets it."""
 RESERVED = (*OWN, "rowid", "_rowid_", "oid")
 
+_FLOATS, _BOOLEANS = frozenset((float, type(None))), frozenset((bool, type(None)))
+
 encoder = msgspec.json.Encoder()
 _object = Decoder(dict[str, Raw])
 
@@ -277,13 +279,14 @@ class Codec:
         columns = list(zip(*rows, strict=True))
         for number, field in enumerate(self.fields):
             column = columns[number]
-            if field.type == "number":  # 1 is 1.0, and -0.0 is 0.0: SQLite keeps no sign
-                columns[number] = tuple(v + 0.0 if isinstance(v, int | float) else v for v in column)
-            elif field.type == "boolean":
-                columns[number] = tuple(bool(v) if v in (0, 1) else v for v in column)
-            elif field.type == "timestamp":
+            if field.type == "timestamp":
                 instants = {v: microseconds(v) if isinstance(v, str) else v for v in set(column)}
-                columns[number] = tuple(instants[v] for v in column)
+                columns[number] = tuple(map(instants.__getitem__, column))
+            elif field.type == "number" and (0.0 in column or not _FLOATS.issuperset(map(type, column))):
+                # 1 is 1.0, and -0.0 is 0.0: SQLite keeps no sign
+                columns[number] = tuple(v + 0.0 if isinstance(v, int | float) else v for v in column)
+            elif field.type == "boolean" and not _BOOLEANS.issuperset(map(type, column)):
+                columns[number] = tuple(bool(v) if v in (0, 1) else v for v in column)
         return encoder.encode_lines(list(zip(*columns, strict=True))).split(b"\n")[:-1]
 
 
