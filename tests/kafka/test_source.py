@@ -1,5 +1,6 @@
 """The Kafka source against a real broker, alone and in a group."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -9,15 +10,27 @@ from typing import Any
 
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic, OffsetSpec
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    NewPartitions,
+    NewTopic,
+    OffsetSpec,
+    ResourcePatternType,
+    ResourceType,
+)
 
 from tests.helpers import make_batch, wait_until
-from tests.kafka.conftest import Kafka, Secured, delete_topic
-from tests.kafka.test_emitter import NOBODY, raw_producer
+from tests.kafka.conftest import USER, Kafka, Secured, delete_topic
+from tests.kafka.test_emitter import NOBODY, delete_rules, raw_producer
 from utils.app.config import Settings
-from utils.app.errors import Unavailable
+from utils.app.errors import ToolkitError, Unavailable
 from utils.emitters.kafka_emitter import KafkaEmitter
-from utils.records.stream import BUZZ
+from utils.records.codec import Field
+from utils.records.record import Batch, Line
+from utils.records.stream import BUZZ, Stream
 from utils.sources import kafka_connection
 from utils.sources.base import Chunk
 from utils.sources.kafka_source import KafkaSource
@@ -95,10 +108,12 @@ def test_everything_is_read_once_and_the_end_is_known(settings: Settings) -> Non
 def test_reading_resumes_after_a_stored_position(settings: Settings) -> None:
     write(settings, 100)
     with source(settings) as reader:
-        stored = positions([reader.poll(40) or pytest.fail("nothing to read")])
+        first = reader.poll(40) or pytest.fail("nothing to read")
+    stored = positions([first])
     with source(settings, lambda partition: stored.get(partition, "")) as reader:
         chunks = read_all(reader)
-    assert [m.sequence for m in records(chunks)] == list(range(41, 101))
+    assert records([first, *chunks]) == made(100)
+    assert 0 < len(first.records) <= 40
     stored |= positions(chunks)
     with source(settings, lambda partition: stored.get(partition, "")) as reader:
         assert read_all(reader) == []
@@ -406,3 +421,100 @@ def test_a_store_that_cannot_be_asked_for_a_position_is_asked_again(settings: Se
             with pytest.raises(Unavailable, match="locked"):
                 reader.poll(100)
         assert [m.sequence for m in records(read_all(reader))] == list(range(1, 11))
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_every_codec_is_read(settings: Settings, codec: str) -> None:
+    producer = Producer({"bootstrap.servers": settings.kafka_broker, "log_level": 0, "compression.type": codec})
+    write(settings, 1)
+    for number in range(100):
+        producer.produce(settings.topic, b'{"message":"compressed %d %s"}' % (number, b"x" * 100), partition=1)
+    assert producer.flush(10) == 0
+    with source(settings) as reader:
+        read = {record.message.split(" x")[0] for record in records(read_all(reader))}
+    assert read == {"hello 1", *(f"compressed {number}" for number in range(100))}
+
+
+def test_another_stream_has_its_own_topic_and_keeps_what_has_no_column(settings: Settings) -> None:
+    stream = Stream(f"sensors-{settings.topic}", fields=(Field("device", "text"), Field("°C", "number")))
+    line = Line('{"device":"a","°C":21.5,"more":{"deep":[1]},"id":7}'.encode(), "2026-01-02T03:04:05.678Z")
+    with closing(KafkaEmitter(settings, stream, "ann-1")) as sink:
+        sink.emit(Batch.of_lines([line], "ann-1", 1, stream.codec))
+    with closing(KafkaSource(settings, stream, from_start, finished=True)) as reader:
+        (record,) = records(read_all(reader))
+    assert (record.device, stream.codec.value(record, "°C"), record.sequence) == ("a", 21.5, 1)
+    assert json.loads(record.extra)["more"] == {"deep": [1]}
+
+
+def test_two_objects_in_one_record_do_not_pass_for_two_records(settings: Settings) -> None:
+    """Even if another record is so empty that the count of lines is right."""
+    write(settings, 1)
+    write_raw(settings, b'{"message":"a"}\n{"message":"b"}', b" ", b'{"message":"c"}')
+    with source(settings) as reader:
+        chunks = read_all(reader)
+    assert sorted(record.message for record in records(chunks)) == ["c", "hello 1"]
+    assert len([each for chunk in chunks for each in chunk.invalid]) == 2
+
+
+def test_what_retention_deleted_is_not_waited_for(settings: Settings, admin: AdminClient) -> None:
+    one_partition = replace(settings, kafka_partitions=1)
+    write(one_partition, 100)
+    with source(settings) as reader:
+        stored = positions([reader.poll(10) or pytest.fail("nothing to read")])
+    place = TopicPartition(settings.topic, 0, 50)
+    admin.delete_records([place])[place].result(10)
+    for resume, begins_again in ((from_start, 0), (lambda partition: stored[partition], 1)):
+        with source(settings, resume) as reader:
+            chunks = read_all(reader)
+        assert [record.sequence for record in records(chunks)] == list(range(51, 101))
+        assert [chunk.begins_again for chunk in chunks].count(True) == begins_again
+        positions(chunks)
+
+
+@pytest.mark.parametrize("kind", [ResourceType.GROUP, ResourceType.TOPIC])
+def test_what_may_not_be_read_is_no_missing_broker(secured: Secured, admin: AdminClient, kind: ResourceType) -> None:
+    write(secured.settings, 3)
+    name = secured.settings.group if kind is ResourceType.GROUP else secured.settings.topic
+    rules = [
+        AclBinding(kind, name, ResourcePatternType.LITERAL, f"User:{USER}", "*", operation, permission)
+        for operation, permission in (
+            (AclOperation.READ, AclPermissionType.DENY),
+            (AclOperation.DESCRIBE, AclPermissionType.ALLOW),
+        )
+    ]
+    for future in admin.create_acls(rules).values():
+        future.result(10)
+    try:
+        settings = secured("SASL_PLAINTEXT", "SCRAM-SHA-256")
+        with source(settings, group=settings.group) as reader, pytest.raises(Unavailable, match="authoriz") as raised:
+            read_all(reader)
+        assert "no Kafka broker answers" not in str(raised.value)
+    finally:
+        delete_rules(admin)
+
+
+def test_settings_that_cannot_be_are_a_mistake_of_the_user(
+    secured: Secured, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protected = secured("SSL")
+    settings.data_path.mkdir()
+    wrong = settings.data_path / "ca.pem"
+    wrong.write_text("nothing")
+    monkeypatch.setenv("KAFKA_CA_FILE", str(wrong))
+    with source(protected) as reader, pytest.raises(ToolkitError, match="settings") as raised:
+        reader.poll(10)
+    assert not isinstance(raised.value, Unavailable)
+
+
+def test_the_lag_of_a_group_is_what_is_not_handled_yet(
+    settings: Settings, admin: AdminClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was fetched, and the end of a partition that was seen, do not count."""
+    monkeypatch.setattr(kafka_connection, "COMMIT_EVERY_S", 0.0)
+    write(replace(settings, kafka_partitions=1), 100)
+    with source(settings, group=settings.group) as reader:
+        handled = reader.poll(40) or pytest.fail("nothing to read")
+        assert reader.poll(40) is not None
+        place = {0: int(handled.end.partition(":")[0])}
+        wait_until(lambda: committed(admin, settings.group) == place)
+    assert committed(admin, settings.group) == place

@@ -5,8 +5,6 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
-from operator import methodcaller
 from typing import TYPE_CHECKING
 from zlib import crc32
 
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
 
 STEP_S = 0.02
 ASK_EVERY_S = 1.0
+ASK_NEWS_S = 0.2  # less than deleting a topic, creating it and writing to it takes
 COMMIT_EVERY_S = 1.0
 SESSION_S = 6.0
 ANSWER_S = 3.0
@@ -42,7 +41,11 @@ class Reached:
         self.expected = (self.offset - 1, int(fingerprint)) if fingerprint else None
         self.end: int | None = None  # where the partition ended when it was read to its end
         # What is to be fetched next: the last handled record again, to compare it.
-        self.next = self.expected[0] if self.expected else self.offset if position else BEGINNING
+        self.next = self.expected[0] if self.expected else BEGINNING if again else self.offset
+
+    def passed(self, record: "Message") -> None:
+        """A record was fetched."""
+        self.end, self.next = None, (record.offset() or 0) + 1
 
     def advance(self, last: "Message") -> tuple[str, str]:
         """Step behind a record that is handed out: the positions before and after."""
@@ -75,9 +78,9 @@ class TopicWatch:
             raise Absent(self._absent)
         return found
 
-    def check(self) -> None:
-        """Now and then: raise TopicChangedError if it is another topic or has more partitions."""
-        if time.monotonic() - self._asked_s >= ASK_EVERY_S:
+    def check(self, every_s: float) -> None:
+        """Raise TopicChangedError if it is another topic or has more partitions; asks no more often than this."""
+        if time.monotonic() - self._asked_s >= every_s:
             self._asked_s = time.monotonic()
             if self._ask() != (self.topic_id, self.partitions):
                 raise TopicChangedError
@@ -210,30 +213,38 @@ class Connection:
     def fetch(self, max_records: int) -> Chunk | Fetched | None:
         """What comes next: records of one partition, a chunk that only reports something, or nothing yet."""
         if not self.ready:
-            self._watch.check()
-            records = self._consumer.consume(max_records, STEP_S)
-            for number, group in groupby(records, methodcaller("partition")):
-                if wanted := self._wanted(number, list(group)):
+            fetched = self._consumer.consume(max_records, STEP_S)
+            # Another topic of this name may have taken the place: then these records do not follow what was read.
+            self._watch.check(ASK_NEWS_S if fetched else ASK_EVERY_S)
+            partitions: dict[int, list[Message]] = {}
+            for record in fetched:
+                partitions.setdefault(record.partition() or 0, []).append(record)
+            for number, records in partitions.items():
+                if wanted := self._wanted(number, records):
                     self.ready.append(Fetched(self._name(number), self.reached[number], wanted))
             if any(each.again for each in self.reached.values()):
                 self._assign()
         return self.ready.popleft() if self.ready else None
 
-    def _wanted(self, number: int | None, records: "list[Message]") -> "list[Message]":
+    def _wanted(self, number: int, records: "list[Message]") -> "list[Message]":
         """The records without events, and without the last handled one if it is still there."""
         from confluent_kafka import KafkaError, KafkaException
 
-        events = (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
-        if number is not None and number not in self.reached:  # the group took the partition away just now
+        events = [record for record in records if record.error()]
+        for event in events:
+            if event.topic() is None:  # of the group or a broker
+                raise KafkaException(event.error())
+        reached = self.reached.get(number)
+        if reached is None:  # the group took the partition away just now
             return []
+        if reached.expected is None and not events:
+            reached.passed(records[-1])
+            return records
         found: list[Message] = []
         for record in records:
             error = record.error()
-            if number is None or (error and error.code() not in events):  # of the group, the topic or a broker
-                raise KafkaException(error)
-            reached = self.reached[number]
             if error is None:
-                reached.end, reached.next = None, (record.offset() or 0) + 1
+                reached.passed(record)
                 if reached.expected is None:
                     found.append(record)
                     continue
@@ -243,6 +254,10 @@ class Connection:
             elif error.code() == KafkaError._PARTITION_EOF and reached.expected is None:
                 reached.end = record.offset()
                 continue
+            elif error.code() not in (
+                KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE
+            ):  # fmt: skip
+                raise KafkaException(error)
             # Another record than the one that was handled last, or none, or no such offset.
             self._begin_again(number)
             return []
