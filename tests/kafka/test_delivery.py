@@ -4,17 +4,17 @@ import json
 import random
 import re
 import secrets
+import shutil
 import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import pytest
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
@@ -22,9 +22,9 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 from scripts.kafka_broker import Cluster
 from tests.helpers import (
     assert_complete,
-    journal_query,
+    assigned,
+    last_assigned,
     open_duckdb,
-    producer_ids,
     run_python,
     start_python,
     wait_until,
@@ -32,7 +32,6 @@ from tests.helpers import (
 from tests.kafka.conftest import Kafka, delete_topic, read_topic
 from utils.app.config import Settings
 from utils.sinks import ALL
-from utils.records.record import Identity
 
 CASE = "producers.producer_case"
 WAIT_S = 60.0
@@ -47,8 +46,8 @@ def hurried(module: str) -> str:
     return f"""
 import runpy
 from utils.emitters import kafka_emitter
-from utils.sources import kafka_source
-kafka_emitter.COMMIT_S, kafka_source.SESSION_S = 2.0, 1.5
+from utils.sources import kafka_connection
+kafka_emitter.COMMIT_S, kafka_connection.SESSION_S = 2.0, 1.5
 runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
 """
 
@@ -67,7 +66,7 @@ def producing(settings: Settings, *more: str | float, code: str = "") -> Iterato
 
 
 def interrupt(process: "subprocess.Popen[str]", code: int = 0) -> str:
-    """Ctrl+C; what the process said, after it ended with `code`."""
+    """Ctrl+C; what the process printed, after it ended with `code`."""
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=WAIT_S)
     assert process.returncode == code, out + err
@@ -78,8 +77,8 @@ def acknowledged(settings: Settings) -> int:
     if not settings.journal_path("case").exists():
         return 0
     try:
-        return int(journal_query(settings, "SELECT last FROM state", "case")[0][0])
-    except (sqlite3.OperationalError, IndexError):
+        return last_assigned(settings, "case")
+    except sqlite3.OperationalError:
         return 0  # it is just being made
 
 
@@ -87,13 +86,23 @@ def in_file(settings: Settings) -> int:
     return settings.live_path.read_bytes().count(b"\n") if settings.live_path.exists() else 0
 
 
-def in_topic(settings: Settings) -> dict[str | None, list[int | None]]:
+def in_topic(settings: Settings) -> dict[str, list[int]]:
     """What read_committed readers see: producer_id -> sequences in order."""
-    found: dict[str | None, list[int | None]] = {}
+    found: dict[str, list[int]] = {}
     for record in read_topic(settings):
-        identity = msgspec.json.decode(record.value() or b"", type=Identity)
-        found.setdefault(identity.producer_id, []).append(identity.sequence)
+        fields = json.loads(record.value() or b"{}")
+        found.setdefault(fields["producer_id"], []).append(fields["sequence"])
     return found
+
+
+def assert_topic_complete(settings: Settings, expected: Mapping[str, range]) -> None:
+    """The topic contains these runs, each record once and in order, the runs of a journal in order as well."""
+    found = in_topic(settings)
+    assert found.keys() == expected.keys()
+    for producer_id, sequences in expected.items():
+        assert found[producer_id] == list(sequences), producer_id
+    for key in {producer_id.rpartition("-")[0] for producer_id in expected}:
+        assert [each for each in found if each.startswith(key)] == [each for each in expected if each.startswith(key)]
 
 
 def topic_end(admin: AdminClient, settings: Settings) -> int:
@@ -112,19 +121,18 @@ def topic_end(admin: AdminClient, settings: Settings) -> int:
 
 def assert_all_sinks_complete(settings: Settings) -> int:
     """Every acknowledged message is in all four sinks once and in order; how many."""
-    (producer_id,) = producer_ids(settings, "case")
-    last = acknowledged(settings)
-    assert_complete(settings, {producer_id: last})
-    assert in_topic(settings) == {producer_id: list(range(1, last + 1))}
-    return last
+    runs = assigned(settings, "case")
+    assert_complete(settings, runs)
+    assert_topic_complete(settings, runs)
+    return acknowledged(settings)
 
 
-def reached(figure: Callable[[], int], goal: int) -> bool:
-    return figure() >= goal
+def reached(amount: Callable[[], int], goal: int) -> bool:
+    return amount() >= goal
 
 
 def finish(settings: Settings) -> None:
-    """A clean run that delivers everything owed."""
+    """A clean run that delivers everything pending."""
     done = run_python(CASE, *options(settings, "--interval", 0, "--count", 100, "--drain", 60), settings=settings)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -148,7 +156,7 @@ def test_killed_at_random_moments(settings: Settings, long: bool, capsys: pytest
         print(f"\n{kills} kills -9 over {last:,} messages: lost 0, twice 0 in {', '.join(ALL)}")
 
 
-def test_a_missing_broker_is_said_once_and_delivery_begins_when_it_comes(kafka: Kafka, settings: Settings) -> None:
+def test_a_missing_broker_is_logged_once_and_delivery_begins_when_it_comes(kafka: Kafka, settings: Settings) -> None:
     kafka.broker.stop()
     try:
         started_s = time.monotonic()
@@ -160,16 +168,60 @@ def test_a_missing_broker_is_said_once_and_delivery_begins_when_it_comes(kafka: 
             wait_until(lambda: in_file(settings) >= 500, WAIT_S)
             kafka.broker.start()
             wait_until(lambda: "kafka: delivering again" in log.read_text(), WAIT_S)
-            said = interrupt(process)
+            printed = interrupt(process)
     finally:
         kafka.broker.start()
-    assert said.count("kafka: unavailable") == 1
-    assert not re.search(r"%\d\|", said) and "Traceback" not in said
+    assert printed.count("kafka: unavailable") == 1
+    assert not re.search(r"%\d\|", printed) and "Traceback" not in printed
     assert assert_all_sinks_complete(settings) >= 500
 
 
+def test_a_journal_from_a_backup_needs_nothing(settings: Settings) -> None:
+    path = settings.journal_path("case")
+    finish(settings)
+    backup = path.read_bytes()
+    finish(settings)
+    lost = assigned(settings, "case")
+    path.write_bytes(backup)
+    finish(settings)
+    again = assigned(settings, "case")
+    assert [each[-1] for each in (*lost.values(), *again.values())] == [100, 200, 100, 200]
+    assert_topic_complete(settings, lost | again)
+    assert_complete(settings, lost | again)
+
+
+def test_two_copies_of_a_folder_that_run_at_once(settings: Settings, tmp_path: Path) -> None:
+    """They fence each other in turns; 2,000 messages are pending in both when they begin."""
+    finish(settings)
+    away = options(replace(settings, kafka_broker="127.0.0.1:1"), "--interval", 0, "--count", 2000, "--drain", 0)
+    done = run_python(CASE, *away, settings=settings)
+    assert done.returncode == 3, done.stderr
+    copy = replace(settings, data_dir=tmp_path / "copied" / "data")
+    shutil.copytree(settings.data_path, copy.data_path)
+    more = ("--interval", 0.01, "--count", 300, "--drain", 60)
+    both = [start_python(CASE, *options(each, *more), settings=each) for each in (settings, copy)]
+    for process in both:
+        out, err = process.communicate(timeout=150)
+        assert process.returncode == 0, out + err
+        assert "Traceback" not in err
+    for each in (settings, copy):
+        assert_complete(each, assigned(each, "case"))
+    found = in_topic(settings)
+    expected = assigned(settings, "case") | assigned(copy, "case")
+    assert {producer_id: list(each) for producer_id, each in expected.items()} == found
+
+
+def test_many_short_runs_while_the_broker_is_away(settings: Settings, long: bool) -> None:
+    finish(settings)
+    away = options(replace(settings, kafka_broker="127.0.0.1:1"), "--interval", 0, "--count", 3, "--drain", 0)
+    for _ in range(200 if long else 5):
+        assert run_python(CASE, *away, settings=settings).returncode == 3
+    finish(settings)
+    assert_all_sinks_complete(settings)
+
+
 def in_embedded(settings: Settings) -> dict[str, int]:
-    """How many messages each embedded sink holds."""
+    """How many messages each embedded sink contains."""
     query = "SELECT count(*) FROM streamed_messages"
     with closing(sqlite3.connect(settings.sqlite_path)) as lite, open_duckdb(settings.duckdb_path) as duck:
         rows = {"sqlite": lite.execute(query).fetchall(), "duckdb": duck.execute(query).fetchall()}
@@ -213,7 +265,7 @@ def test_a_broker_that_fails_while_producing(
 
 
 @pytest.mark.slow
-def test_a_producer_that_sleeps_through_a_transaction_goes_on(settings: Settings) -> None:
+def test_a_producer_that_sleeps_through_a_transaction_continues(settings: Settings) -> None:
     with producing(settings, "--interval", 0, "--count", 400_000, "--drain", 60) as process:
         wait_until(lambda: acknowledged(settings) > 20_000, WAIT_S)
         process.send_signal(signal.SIGSTOP)
@@ -242,7 +294,7 @@ def test_ctrl_c_ends_within_the_bound_while_the_broker_is_frozen(kafka: Kafka, s
     assert_all_sinks_complete(settings)
 
 
-def test_a_topic_that_is_deleted_gets_what_the_journal_still_holds(settings: Settings, admin: AdminClient) -> None:
+def test_a_topic_that_is_deleted_gets_what_the_journal_still_has(settings: Settings, admin: AdminClient) -> None:
     """Brokers that create no topics by themselves let a commit wait for one until it is given up."""
     with producing(settings, "--interval", 0.002, "--drain", 30, code=hurried(CASE)) as process:
         wait_until(lambda: topic_end(admin, settings) > 300, WAIT_S)
@@ -250,12 +302,12 @@ def test_a_topic_that_is_deleted_gets_what_the_journal_still_holds(settings: Set
         deleted_at = acknowledged(settings)
         wait_until(lambda: acknowledged(settings) > deleted_at + 1000, WAIT_S)
         interrupt(process)
-    (producer_id,) = producer_ids(settings, "case")
+    runs = assigned(settings, "case")
     last = acknowledged(settings)
-    assert_complete(settings, {producer_id: last})
+    assert_complete(settings, runs)
     ((_, sequences),) = in_topic(settings).items()
     first = sequences[0]
-    assert first is not None and first <= deleted_at + 1
+    assert first <= deleted_at + 1
     assert sequences == list(range(first, last + 1))
 
 
@@ -266,15 +318,17 @@ def test_what_the_broker_cannot_take_becomes_a_dead_letter(settings: Settings, a
         settings=settings,
         code=f"""
 import sys
-from utils.delivery.worker import producing
-from utils.app.config import Run, Settings
-from utils.records.record import Message
 from pathlib import Path
+from utils.app.config import Settings
+from utils.delivery import producing
+from utils.records.record import Message
+from utils.records.stream import BUZZ
+from utils.sinks import Run
 settings = Settings(data_dir=Path({str(settings.data_path)!r}), kafka_broker={settings.kafka_broker!r},
                     topic={settings.topic!r})
 texts = ["x" * (900 if number % 10 == 3 else 20) for number in range(100)]
-made = [(0.0, Message(text, "Ann", "", "tech", 0.5, "key", len(text))) for text in texts]
-sys.exit(producing.produce("case", made, settings, interval_s=0, sinks=("file", "kafka"), run=Run(drain=30)))
+made = [(0.0, Message(text, "Ann", "tech", 0.5, "key", len(text))) for text in texts]
+sys.exit(producing.produce(BUZZ, "case", made, settings, interval_s=0, sinks=("file", "kafka"), run=Run(drain=30)))
 """,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -359,7 +413,7 @@ def test_a_group_of_consumers_that_are_killed(
             return 0
         with closing(sqlite3.connect(store, timeout=10)) as connection:
             try:
-                return int(connection.execute("SELECT COUNT(*) FROM messages").fetchone()[0])
+                return int(connection.execute("SELECT COUNT(*) FROM records").fetchone()[0])
             except sqlite3.OperationalError:
                 return 0
 
@@ -389,10 +443,10 @@ def test_a_group_of_consumers_that_are_killed(
     with closing(sqlite3.connect(settings.processed_path("kafka"))) as connection:
         rows = connection.execute(
             "SELECT producer_id, COUNT(*), COUNT(DISTINCT sequence), MIN(sequence), MAX(sequence) "
-            "FROM messages GROUP BY producer_id"
+            "FROM records GROUP BY producer_id"
         ).fetchall()
     assert sorted(row[1:] for row in rows) == [(each, each, 1, each)] * 4
-    assert {row[0] for row in rows} == {producer_ids(maker, "case")[0] for maker in makers}
+    assert {row[0] for row in rows} == {producer_id for maker in makers for producer_id in assigned(maker, "case")}
     once = run_python(
         "consumers.kafka_consumer_case", *options(settings, "--group", settings.group, "--once", "--json"),
         settings=settings,
@@ -405,7 +459,7 @@ def test_a_group_of_consumers_that_are_killed(
         print(f"\n4 consumers, {kills} killed -9 over {total:,} messages: each stored once")
 
 
-def test_once_reads_to_the_end_and_says_why_it_cannot(settings: Settings) -> None:
+def test_once_reads_to_the_end_and_reports_why_it_cannot(settings: Settings) -> None:
     unreachable = replace(settings, kafka_broker="127.0.0.1:1")
     consumer = "consumers.kafka_consumer_case"
     done = run_python(consumer, *options(unreachable, "--once"), settings=settings)
