@@ -94,12 +94,14 @@ class Reader(Watcher):
     def handle(self, chunk: Chunk, used: str) -> int:
         """Count and show a chunk of the source `used`; how many of its records were new."""
         tracker, counts = self._tracker, self._tracker.counts
-        if (self._used and used != self._used) or chunk.begins_again:
+        if self._used and used != self._used:
             tracker.begin_again()  # another sink brings once more what was seen in the one before
         self._used = self._progress.name = used
         self._positions[chunk.partition] = chunk.end
         before = counts.lost, counts.duplicate
         new = tracker.admit(chunk.records)
+        if chunk.begins_again:  # its records are the last ones of the file before
+            tracker.begin_again()
         counts.invalid += len(chunk.invalid)
         if before != (counts.lost, counts.duplicate):
             logger.warning("lost {:,}, duplicate {:,} so far", counts.lost, counts.duplicate)

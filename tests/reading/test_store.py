@@ -251,6 +251,15 @@ class TestPositions:
             again.resume("live")
             assert again.add(chunk("", "1", external("new", "newer", "newest"))) == 1
 
+    def test_the_last_records_of_a_rotated_file_belong_to_it(self, store: ProcessedStore, path: Path) -> None:
+        store.add(chunk("", "1", [*ann(1, 2), *external("a")]))
+        store.add(chunk("1", "", [*ann(2, 4), *external("b")]))
+        store.add(chunk("", "1", [*ann(3, 5), *external("c")]))
+        assert store.counts() == Counts(records=8, external=3, duplicate=1, again=2)
+        with closing(ProcessedStore(path, BUZZ, "start")) as again:
+            again.resume("live")
+            assert again.add(chunk("", "1", [*ann(3, 5), *external("c")])) == 0
+
     def test_from_the_end_passes_over_without_a_loss(self, store: ProcessedStore, path: Path) -> None:
         store.add(chunk("", "1", ann(1, 2)))
         with closing(ProcessedStore(path, BUZZ, "end")) as again:

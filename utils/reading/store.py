@@ -86,12 +86,12 @@ class ProcessedStore:
             _, memory = self._partition(chunk.partition)
             if self._execute(_COMPARE_AND_SET, chunk.end, chunk.partition, chunk.start).rowcount != 1:
                 raise PositionMoved(f"another copy of this consumer has advanced {chunk.partition}")
-            if chunk.begins_again:
-                memory.rotations, memory.jump, memory.ordinal, memory.open_ended = memory.rotations + 1, 0, 0, True
-                self._execute(_BEGIN_AGAIN, chunk.partition)
             found = track(self._connection, chunk, memory.open_ended)
             without_ids = found.external
             stored, found.external = self._insert(chunk, memory)
+            if chunk.begins_again:  # its records are the last ones of the file before
+                memory.rotations, memory.jump, memory.ordinal, memory.open_ended = memory.rotations + 1, 0, 0, True
+                self._execute(_BEGIN_AGAIN, chunk.partition)
             known = len(chunk.records) - without_ids - stored  # the index knows all, the tracker is bounded
             found.again = min(found.again, known)
             found.duplicate = known - found.again
