@@ -453,7 +453,7 @@ def test_a_group_of_consumers_that_are_killed(
     )  # fmt: skip
     assert once.returncode == 0, once.stdout + once.stderr
     report = json.loads(once.stdout)
-    assert (once.returncode, report["run"].get("messages", 0), report["store"]["messages"]) == (0, 0, total)
+    assert (once.returncode, report["run"]["records"], report["store"]["records"]) == (0, 0, total)
     assert (report["store"]["lost"], report["store"]["duplicate"]) == (0, 0)
     with capsys.disabled():
         print(f"\n4 consumers, {kills} killed -9 over {total:,} messages: each stored once")
@@ -469,4 +469,4 @@ def test_once_reads_to_the_end_and_reports_why_it_cannot(settings: Settings) -> 
         finish(settings)
         group = f"fresh-{secrets.token_hex(2)}"
         done = run_python(consumer, *options(settings, "--once", "--group", group, "--json"), settings=settings)
-        assert json.loads(done.stdout)["store"]["messages"] == expected
+        assert json.loads(done.stdout)["store"]["records"] == expected
