@@ -33,6 +33,7 @@ class Reader(threading.Thread, Watcher):
         except ToolkitError as error:
             self.failure = error
         finally:
+            self._source.close()  # also if it was stopped before it began
             self._stop_event.set()
 
     def handle(self, chunk: Chunk) -> int:

@@ -229,9 +229,9 @@ class TestDamage:
             ("old.sqlite", b"no database at all " * 100, "is not a SQLite database"),
             ("old.csv", b"a,b,a\n1,2,3\n", "names 'a' twice"),
             ("old.csv", "message\nhello\n".encode("utf-16"), "is UTF-16 text"),
-            ("old.csv.gz", gzip.compress(b"message\nhello\n")[:-9], "is damaged behind line"),
+            ("old.csv.gz", gzip.compress(b"message\nhello\n", mtime=0)[:-9], "is damaged behind line"),
             ("old.csv.gz", b"message\nhello\n", "is damaged behind line 0"),
-            ("old.jsonl", gzip.compress(b'{"message":"a"}\n'), "is compressed by gzip"),
+            ("old.jsonl", gzip.compress(b'{"message":"a"}\n', mtime=0), "is compressed by gzip"),
             ("old.json", b'[{"message":"a"},', "is not a complete one"),
         ],
     )
