@@ -1,7 +1,7 @@
 """A short run of journal and embedded emitters in forked children that the shim stops; for test_crash_points.py.
 
 One command a line on stdin, one answer a line on stdout:
-`run FOLDER CALL HALF` -> exit code, calls seen, last acknowledged sequence; `recover FOLDER` -> exit code.
+`run FOLDER CALL HALF` -> exit code, acknowledged sequences, calls seen; `recover FOLDER` -> exit code.
 """
 
 import ctypes
@@ -15,34 +15,39 @@ from loguru import logger
 
 from producers import ragini_producer
 from tests.helpers import make_messages
-from utils import sinks
 from utils.app.config import Settings
-from utils.sinks import EMBEDDED, Run
 from utils.delivery.journal import Journal
 from utils.emitters import duckdb_emitter, sqlite_emitter  # noqa: F401 (loaded once, before all forks)
+from utils.records.record import Batch
+from utils.records.stream import BUZZ
+from utils.sinks import EMBEDDED, SINKS, Run
 
 STARTS, APPENDS, MESSAGES = 3, 3, 10
 
 
-def run(settings: Settings, tell: Callable[[int], None]) -> None:
+def run(settings: Settings, report: Callable[[int], None]) -> None:
     """What a producer does, but one thing after the other, so that the same call is always the n-th."""
     for _ in range(STARTS):
-        with closing(Journal(settings.journal_path("ragini"))) as journal:
-            journal.owe(EMBEDDED)
-            for sink in EMBEDDED:
-                journal.offer(sink)
+        with closing(Journal(settings.journal_path("ragini"), BUZZ)) as journal:
+            journal.subscribe(EMBEDDED)
             for _ in range(APPENDS):
-                tell(journal.append(make_messages(MESSAGES)).last)
+                made = Batch.of_records(make_messages(MESSAGES), journal.producer_id, journal.last + 1, BUZZ.codec)
+                journal.append(made)
+                report(made.last)
+                reached = {}
                 for sink in EMBEDDED:
-                    with closing(sinks.emitter(sink, settings)()) as emitter:
-                        batch = journal.read(emitter.last_sequence(journal.producer_id), 1000)
+                    mark = journal.subscriptions()[sink].mark
+                    with closing(SINKS[sink].emitter(settings, BUZZ, journal.key, mark)) as emitter:
+                        last = emitter.last(list(journal.runs()))
+                        batch = journal.read(last[1] if last else 0, 1000)
                         assert batch
                         emitter.emit(batch)
-            journal.prune(journal.last)
+                        reached[sink] = batch.last, emitter.mark
+                journal.prune(reached)
 
 
 def in_child(work: Callable[[Callable[[int], None]], int]) -> tuple[int, list[int]]:
-    """Run `work` in a fork; its exit code and what it told."""
+    """Run `work` in a fork; its exit code and the numbers that it reported."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -52,8 +57,8 @@ def in_child(work: Callable[[Callable[[int], None]], int]) -> tuple[int, list[in
         finally:
             os._exit(code)
     os.close(writing)
-    with os.fdopen(reading) as told:
-        numbers = [int(line) for line in told]
+    with os.fdopen(reading) as reported:
+        numbers = [int(line) for line in reported]
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), numbers
 
 
@@ -68,17 +73,17 @@ def main() -> None:
         command, folder, *numbers = line.split()
         settings = Settings(data_dir=Path(folder))
 
-        def armed(tell: Callable[[int], None], settings: Settings = settings, numbers: list[str] = numbers) -> int:
+        def armed(report: Callable[[int], None], settings: Settings = settings, numbers: list[str] = numbers) -> int:
             shim.crash_arm(str(settings.data_path).encode(), int(numbers[0]), int(numbers[1]))
-            run(settings, tell)
-            tell(shim.crash_seen())
+            run(settings, report)
+            report(shim.crash_seen())
             return 0
 
-        def recovering(tell: Callable[[int], None], settings: Settings = settings) -> int:
+        def recovering(report: Callable[[int], None], settings: Settings = settings) -> int:
             return ragini_producer.main(interval=0.0, run=Run(count=1, drain=30.0), settings=settings)
 
-        code, told = in_child(armed if command == "run" else recovering)
-        os.write(answers, " ".join(map(str, [code, *told])).encode() + b"\n")
+        code, numbers_seen = in_child(armed if command == "run" else recovering)
+        os.write(answers, " ".join(map(str, [code, *numbers_seen])).encode() + b"\n")
 
 
 if __name__ == "__main__":
