@@ -24,7 +24,7 @@ from utils.records.stream import Stream
 from utils.sinks import source
 from utils.sources.base import Source
 
-PAGE_RECORDS = 20_000
+PAGE_RECORDS = 10_000
 MEMORY_LIMIT = "256MB"
 REACH_S = 5.0
 
@@ -102,6 +102,7 @@ def audit(settings: Settings, sinks: Sequence[str], streams: Sequence[str], adva
             config: dict[str, Any] = {"memory_limit": MEMORY_LIMIT, "temp_directory": folder, "threads": 2}
             with closing(duckdb.connect(path, config=config)) as database:
                 database.execute(_SCHEMA)
+                database.execute("BEGIN")  # else each page would be synced
                 _Audit(database, settings, stream_of(name, settings, sinks), sinks).run(report, advance)
     report.seconds = time.monotonic() - started_s
     return report
