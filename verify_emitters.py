@@ -17,7 +17,7 @@ from utils.app.config import DEFAULTS, PRODUCING, READING, Json, Reads, Settings
 from utils.sinks import ALL, Sinks
 
 if TYPE_CHECKING:
-    from utils.checks.doctor_sinks import Line
+    from utils.checks.doctor_sinks import Sign
 
 Which = Annotated[Sinks, Parameter(show_default=False, help="Only these sinks.")]
 
@@ -80,7 +80,7 @@ def print_audit(settings: Settings, sinks: Sequence[str], json: bool = False, st
 def run(arguments: list[str] | None = None) -> int:
     """The command line; the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    found: list[Line] = []
+    found: list[Sign] = []
 
     def load_env() -> None:
         from utils.checks.doctor import environment
@@ -97,7 +97,7 @@ def run(arguments: list[str] | None = None) -> int:
 
         def backend() -> str:
             choice = choose(os.environ.get("MPLBACKEND"))
-            return f"{choice.backend or 'pictures without a window'}: {choice.reason}"
+            return f"{choice.backend or 'images without a window'}: {choice.reason}"
 
         found.extend(examine(settings, backend))
         if json:

@@ -1,7 +1,7 @@
 """Rates beside the bare libraries, as ratios measured in one run: python scripts/bench.py sinks --count 400000.
 
 Machines differ fourfold and their speed drifts: compare the ratios, not the rates. What is compared takes turns, and
-each figure is the median of its rounds. Kafka needs what scripts/prepare_kafka.sh sets up; without it its rows are
+each number is the median of its rounds. Kafka needs what scripts/prepare_kafka.sh sets up; without it its rows are
 left out.
 """
 
@@ -47,7 +47,7 @@ KEY = "bench-0"
 SAMPLE_EVERY_S = 0.02
 PAGE_RECORDS = 10_000
 MAX_BATCH = 20_000
-MARKS = "<!-- figures -->", "<!-- end of figures -->"
+MARKS = "<!-- measured -->", "<!-- end of what was measured -->"
 
 Count = Annotated[int, Parameter(help="Records per run.")]
 Rounds = Annotated[int, Parameter(help="Runs of each kind, of which the median counts.")]
@@ -69,7 +69,7 @@ class Measured:
 
 
 def machine() -> str:
-    """What the figures were measured on."""
+    """What was measured on."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists() and (found := re.search(r"model name\s*:\s*(.+)", info.read_text())):

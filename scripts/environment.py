@@ -19,7 +19,7 @@ UNFINISHED = 3
 
 
 class Problem(Exception):
-    """Something only the user can mend; its text is a line for them."""
+    """Something only the user can fix; its text is a line for them."""
 
 
 def run(main: Callable[[list[str]], int]) -> int:

@@ -49,9 +49,3 @@ def logged() -> Iterator[list[str]]:
     yield lines
     with suppress(ValueError):  # a command line in this process has set its own
         logger.remove(number)
-
-
-@pytest.fixture
-def said(logged: list[str]) -> list[str]:
-    """The old name of `logged`."""
-    return logged

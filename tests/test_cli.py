@@ -170,7 +170,7 @@ def test_the_first_signal_asks_the_second_ends(settings: Settings, number: signa
 
 
 def test_a_reader_that_leaves_changes_no_exit_code(settings: Settings) -> None:
-    """Whatever is said, to stdout or stderr, in lines or as a table."""
+    """Whatever is logged, to stdout or stderr, in lines or as a table."""
     code = """
 import sys
 from utils.app import cli

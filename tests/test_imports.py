@@ -28,8 +28,8 @@ LAYERS: tuple[dict[str, tuple[str, ...]], ...] = (
 # Within these groups every module is on its own, apart from what the group shares.
 APART = {
     "producers": (),
-    "emitters": ("base",),
-    "sources": ("base", "table_source", "file_place", "json_array"),
+    "emitters": ("base", "kafka_search"),
+    "sources": ("base", "table_source", "file_place", "json_array", "kafka_connection"),
     "consumers": (),
 }
 HEAVY = ("pandas", "numpy", "matplotlib", "duckdb", "kafka", "confluent_kafka", "rich")

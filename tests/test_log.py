@@ -49,7 +49,7 @@ def test_without_a_place_there_is_no_log_but_no_harm(
 ) -> None:
     (tmp_path / "data").write_text("a file")
     log.set_up(settings, "test")
-    logger.info("still said")
+    logger.info("still logged")
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -65,7 +65,7 @@ def test_secrets_are_masked_in_lines_and_tracebacks(
     try:
         raise ValueError("with hunter2")
     except ValueError as error:
-        logger.opt(exception=error).error("said hunter2 with {}", "hunter2")
+        logger.opt(exception=error).error("logged hunter2 with {}", "hunter2")
     kept = path.read_text(encoding="utf-8")
     assert "hunter2" not in kept + capsys.readouterr().err
     assert "ValueError: with ***" in kept
@@ -99,8 +99,8 @@ def test_what_others_wrote_cannot_forge_a_log_line(
     try:
         raise ValueError(HOSTILE)
     except ValueError as error:
-        logger.opt(exception=error).error("it said {}", HOSTILE)
+        logger.opt(exception=error).error("it logged {}", HOSTILE)
     shown, kept = capsys.readouterr().err, path.read_text(encoding="utf-8")
     assert shown.count("\n") == 1
     assert not set("\x1b\x9b\u2028\u202e\u2066\x00\x85") & set(shown + kept)
-    assert "it said a ok: all is well" in kept.splitlines()[0]
+    assert "it logged a ok: all is well" in kept.splitlines()[0]

@@ -63,7 +63,7 @@ def test_a_handler_may_interrupt_a_wait_anywhere(stop: signals.Stop, moment: int
     assert stop.is_set() == (passed > moment)
 
 
-def test_it_waits_as_long_as_it_is_told(stop: signals.Stop) -> None:
+def test_it_waits_as_long_as_it_is_asked(stop: signals.Stop) -> None:
     assert not stop.wait(0) and not stop.wait(-1) and not stop.wait(0.001) and not stop.is_set()
     stop.set()
     assert stop.wait(1e300) and stop.wait()
@@ -76,7 +76,7 @@ def test_ctrl_c_while_a_command_is_imported_is_one_line(settings: Settings) -> N
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)
-def test_without_its_packages_a_command_says_what_to_do(name: str) -> None:
+def test_without_its_packages_a_command_names_what_to_do(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-S", "-m", name], cwd=PROJECT_DIR, capture_output=True, text=True, check=False
     )

@@ -76,12 +76,12 @@ SCENES = scenes()
 def test_scene_is_tidy(scene: Scene, size: tuple[float, float]) -> None:
     dashboard = draw(scene, size)
     assert_tidy(dashboard)
-    said = shown(dashboard)
-    assert words.status(scene.snapshot) in said
+    logged = shown(dashboard)
+    assert words.status(scene.snapshot) in logged
     if scene.snapshot.total:
-        assert f"{scene.snapshot.total:,}" in said
+        assert f"{scene.snapshot.total:,}" in logged
     else:
-        assert any("python -m producers.ragini_producer" in text for text in said)
+        assert any("python -m producers.ragini_producer" in text for text in logged)
 
 
 @pytest.mark.parametrize("size", [*SIZES, (4.0, 3.0), (5.0, 4.0), (6.4, 4.8)], ids=str)
@@ -101,10 +101,10 @@ def test_health_strip_cuts_no_word(size: tuple[float, float], busy: bool) -> Non
         for text in (tile.value, tile.detail):
             assert not {"\n", "\u2026"} & set(text.get_text())
             assert boxes[text].width <= tile.room * 100 + 1
-    said = shown(dashboard)
-    assert ("BAD / LOST / DUP" in said) == (size[0] <= 8)
-    assert ("every 2 s, frame 199 ms" in said) == (size[0] > 8)
-    assert ("UPTIME" in said) == (size[0] >= 7)
+    logged = shown(dashboard)
+    assert ("BAD / LOST / DUP" in logged) == (size[0] <= 8)
+    assert ("every 2 s, frame 199 ms" in logged) == (size[0] > 8)
+    assert ("UPTIME" in logged) == (size[0] >= 7)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -173,9 +173,9 @@ def test_band_of_lengths_is_named_where_there_is_room() -> None:
 
 def test_anomalies_scene_says_what_it_marks() -> None:
     (scene,) = (scene for scene in SCENES if scene.name == "anomalies")
-    said = shown(draw(scene, SIZES[0]))
-    assert any("2 anomalies marked" in text for text in said)
-    assert {"Other (4)", "POSITIVE", "NEUTRAL", "NEGATIVE"} <= set(said)
+    logged = shown(draw(scene, SIZES[0]))
+    assert any("2 anomalies marked" in text for text in logged)
+    assert {"Other (4)", "POSITIVE", "NEUTRAL", "NEGATIVE"} <= set(logged)
 
 
 def test_bars_ticks_and_steps_stand_where_the_data_is() -> None:
@@ -259,8 +259,8 @@ def test_distinct_authors_are_counted() -> None:
 def test_trouble_is_told_with_time_and_reason() -> None:
     state = State("sqlite", "data/buzz.sqlite", clock=lambda: NOW)
     state.troubled("data/buzz.sqlite: database is locked")
-    said = shown(draw(Scene("", "light", state.snapshot()), SIZES[0]))
-    assert any(f"down since {words.clock(NOW, NOW)}" in text and "locked" in text for text in said)
+    logged = shown(draw(Scene("", "light", state.snapshot()), SIZES[0]))
+    assert any(f"down since {words.clock(NOW, NOW)}" in text and "locked" in text for text in logged)
 
 
 @pytest.mark.parametrize("size", [(4.0, 3.0), (1.0, 0.5), (30.0, 2.0)])

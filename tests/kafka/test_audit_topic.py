@@ -20,7 +20,7 @@ SINKS = ("file", "kafka")
 def stream(settings: Settings, written: Callable[[list[bytes]], Sequence[bytes]]) -> list[str]:
     """Acknowledge 30 messages, give the file all and the topic what `written` makes of the lines; the problems."""
     with closing(Journal(settings.journal_path("ann"))) as journal:
-        journal.owe(SINKS)
+        journal.subscribe(SINKS)
         batch = journal.append(make_messages(30))
         with closing(emitter("file", settings)()) as file:
             file.emit(batch)
@@ -65,7 +65,7 @@ def test_damage_is_named(
 
 def test_the_emitter_passes_the_audit_and_the_check(settings: Settings) -> None:
     with closing(Journal(settings.journal_path("ann"))) as journal:
-        journal.owe(SINKS)
+        journal.subscribe(SINKS)
         for _ in range(3):
             batch: Batch = journal.append(make_messages(700))
             for sink in SINKS:

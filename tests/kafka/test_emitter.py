@@ -118,7 +118,7 @@ def test_brokers_that_create_no_topics_are_asked_to(settings: Settings, admin: A
     assert sequences(settings) == list(range(1, 11))
 
 
-def test_producers_resume_where_the_topic_says(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_producers_resume_where_the_topic_ends(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kafka_search, "FIRST_WINDOW", 3)
     one_partition = replace(settings, kafka_partitions=1)
     with emitter(one_partition) as sink:
@@ -195,7 +195,7 @@ def trusting(admin: AdminClient) -> Iterator[None]:
     set_to(AlterConfigOpType.DELETE)
 
 
-def test_rows_that_the_coordinator_forgot_do_not_hide_the_rest_for_ever(
+def test_rows_that_the_coordinator_left_open_do_not_hide_the_rest_for_ever(
     settings: Settings, trusting: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a broker leaves that comes back after a crash: open in the partition, ended for the coordinator.
@@ -206,12 +206,12 @@ def test_rows_that_the_coordinator_forgot_do_not_hide_the_rest_for_ever(
     one_partition = replace(settings, kafka_partitions=1)
     with emitter(one_partition) as sink:
         sink.emit(make_batch(10))
-    with closing(KafkaProducer(bootstrap_servers=settings.kafka_broker, transactional_id=KEY)) as forgotten:
-        forgotten.init_transactions()
-        forgotten.begin_transaction()
-        forgotten._transaction_manager._partitions_in_transaction.add(TopicPartition(settings.topic, 0))
+    with closing(KafkaProducer(bootstrap_servers=settings.kafka_broker, transactional_id=KEY)) as left_open:
+        left_open.init_transactions()
+        left_open.begin_transaction()
+        left_open._transaction_manager._partitions_in_transaction.add(TopicPartition(settings.topic, 0))
         for line in make_batch(5, first=11).lines.splitlines():
-            forgotten.send(settings.topic, line, KEY.encode(), partition=0).get(10)
+            left_open.send(settings.topic, line, KEY.encode(), partition=0).get(10)
     for reached in (15, 20):
         with emitter(one_partition) as sink:
             started_s = time.monotonic()
@@ -221,17 +221,17 @@ def test_rows_that_the_coordinator_forgot_do_not_hide_the_rest_for_ever(
     assert sequences(settings) == list(range(1, 26))
 
 
-def test_a_forgotten_end_mark_is_ended_too(settings: Settings, trusting: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The broker was killed again while the emitter ended what it had forgotten the first time."""
+def test_a_missing_end_mark_is_ended_too(settings: Settings, trusting: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker was killed again while the emitter ended what it had left_open the first time."""
     monkeypatch.setattr(kafka_search, "HELD_UP_S", 0.2)
     one_partition = replace(settings, kafka_partitions=1)
     with emitter(one_partition) as sink:
         sink.emit(make_batch(10))
-    with closing(KafkaProducer(bootstrap_servers=settings.kafka_broker, transactional_id=KEY)) as forgotten:
-        forgotten.init_transactions()
-        forgotten.begin_transaction()
-        forgotten._transaction_manager._partitions_in_transaction.add(TopicPartition(settings.topic, 0))
-        forgotten.send(settings.topic, None, KEY.encode(), partition=0).get(10)
+    with closing(KafkaProducer(bootstrap_servers=settings.kafka_broker, transactional_id=KEY)) as left_open:
+        left_open.init_transactions()
+        left_open.begin_transaction()
+        left_open._transaction_manager._partitions_in_transaction.add(TopicPartition(settings.topic, 0))
+        left_open.send(settings.topic, None, KEY.encode(), partition=0).get(10)
     with emitter(one_partition) as sink:
         assert last(sink) == 10
         sink.emit(make_batch(5, first=11))
@@ -385,7 +385,7 @@ def test_many_records_of_others_behind_the_last_own_one(settings: Settings) -> N
         assert time.monotonic() - started_s < 3.0  # 0.5 to 0.8 on two idle cores
 
 
-def test_the_time_of_a_record_says_nothing(settings: Settings, admin: AdminClient) -> None:
+def test_the_time_of_a_record_does_not_count(settings: Settings, admin: AdminClient) -> None:
     """Brokers may set it, by another clock: nothing may depend on it."""
     now_ms = int(time.time() * 1000)
     create_topic(admin, settings)
@@ -522,7 +522,7 @@ def test_every_error_of_the_client_can_heal(settings: Settings, call: str, error
 
 
 @pytest.mark.parametrize("policy", ["compact", "compact,delete"])
-def test_a_compacted_topic_is_refused_in_one_line(settings: Settings, admin: AdminClient, policy: str) -> None:
+def test_a_compacted_topic_is_rejected_in_one_line(settings: Settings, admin: AdminClient, policy: str) -> None:
     create_topic(admin, settings)
     assert topic_problem(settings, settings.topic) == ""
     set_topic(admin, settings, "cleanup.policy", policy)
@@ -625,13 +625,13 @@ def test_security(secured: Secured, protocol: str, mechanism: str) -> None:
 
 @pytest.mark.parametrize("protocol", ["SASL_PLAINTEXT", "SASL_SSL"])
 def test_wrong_credentials_are_one_line_without_the_password(
-    secured: Secured, protocol: str, said: list[str], capfd: pytest.CaptureFixture[str]
+    secured: Secured, protocol: str, logged: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(Unavailable, match="KAFKA_PASSWORD") as raised:
         opened(secured(protocol, "SCRAM-SHA-512", "not-my-password"))
     assert USER in str(raised.value)
-    assert "not-my-password" not in "".join([str(raised.value), *said, *capfd.readouterr()])
-    assert PASSWORD not in "".join(said)
+    assert "not-my-password" not in "".join([str(raised.value), *logged, *capfd.readouterr()])
+    assert PASSWORD not in "".join(logged)
 
 
 def test_an_unknown_ca_is_one_line(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -720,14 +720,14 @@ def test_a_topic_name_that_cannot_be_is_a_mistake_of_the_user(settings: Settings
 
 
 @pytest.mark.filterwarnings("ignore:value_serializer")  # the old way, which users have
-def test_emit_message_waits_for_the_acknowledgement(settings: Settings, said: list[str]) -> None:
+def test_emit_message_waits_for_the_acknowledgement(settings: Settings, logged: list[str]) -> None:
     message = {"message": "buzz", "author": "Ann", "sentiment": 0.5, "producer_id": "x", "sequence": 4}
     with emitter(settings):
         pass
     with closing(KafkaProducer(bootstrap_servers=settings.kafka_broker)) as producer:
         assert emit_message(message, producer=producer, topic=settings.topic)
         assert not emit_message({"message": float("nan")}, producer=producer, topic=settings.topic)
-        assert "not sent" in said[-1]
+        assert "not sent" in logged[-1]
         assert emit_message({"a": {"b": [1, None]}, "no": "message"}, producer=producer, topic=settings.topic)
     serializer = KafkaProducer(
         bootstrap_servers=settings.kafka_broker, value_serializer=lambda value: json.dumps(value).encode()

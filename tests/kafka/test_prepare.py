@@ -103,15 +103,15 @@ def _fake(folder: Path, name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("logged", "words"),
     [
         ('openjdk version "11.0.2" 2019-01-15', ["Java 11 is too old", "17 or newer"]),
         ('java version "1.8.0_281"', ["Java 8 is too old"]),
         ("The operation couldn't be completed. Unable to locate a Java Runtime.", ["Java is missing", "17 or newer"]),
     ],
 )
-def test_java_too_old_or_missing(tmp_path: Path, said: str, words: list[str]) -> None:
-    _fake(tmp_path / "bin", "java", f"cat >&2 <<'X'\n{said}\nX")
+def test_java_too_old_or_missing(tmp_path: Path, logged: str, words: list[str]) -> None:
+    _fake(tmp_path / "bin", "java", f"cat >&2 <<'X'\n{logged}\nX")
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     assert_one_line(prepare(tmp_path / "kafka", PATH=path, JAVA_HOME=""), 3, *words)
 

@@ -64,7 +64,7 @@ def test_broken_environment_is_made_again(project: Project) -> None:
 
 
 @posix_only
-def test_failed_install_says_so_and_is_tried_again(project: Project) -> None:
+def test_failed_install_is_reported_and_is_tried_again(project: Project) -> None:
     offline = Path(f"{project.log}.offline")
     offline.touch()
     with pytest.raises(environment.Problem, match="check the network"):
@@ -73,7 +73,7 @@ def test_failed_install_says_so_and_is_tried_again(project: Project) -> None:
     assert project.prepare()[1] == "pip"
 
 
-def test_environment_that_cannot_be_made_says_what_to_do(tmp_path: Path) -> None:
+def test_environment_that_cannot_be_made_names_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("")
     (tmp_path / ".venv").write_text("a file is in the way")
     with pytest.raises(environment.Problem, match="could not be made"):
@@ -89,8 +89,8 @@ def test_old_python_is_one_clear_line(
 
     monkeypatch.setattr(sys, "argv", ["scripts/start.py"])
     assert environment.run(main) == 2
-    said = capsys.readouterr().err
-    assert said == "start.py: this is Python 3.9; install Python 3.11 or newer and run this script with it\n"
+    logged = capsys.readouterr().err
+    assert logged == "start.py: this is Python 3.9; install Python 3.11 or newer and run this script with it\n"
 
 
 def test_ctrl_c_while_installing_is_unfinished(monkeypatch: pytest.MonkeyPatch) -> None:

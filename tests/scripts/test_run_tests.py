@@ -10,7 +10,7 @@ import pytest
 from scripts import environment, run_tests
 
 
-def test_missing_kafka_is_said_and_does_not_stop(tmp_path: Path) -> None:
+def test_missing_kafka_is_reported_and_does_not_stop(tmp_path: Path) -> None:
     assert run_tests.prepare_kafka(tmp_path / "prepare_kafka.sh", "posix") == "there is no prepare_kafka.sh"
     assert "WSL" in run_tests.prepare_kafka(tmp_path / "prepare_kafka.sh", "nt")
 

@@ -59,8 +59,8 @@ class Parent:
         self.process = start_parent(json.dumps(commands), str(duration_s), str(end_within_s))
 
     def ends(self) -> tuple[int, str]:
-        _, said = self.process.communicate(timeout=30)
-        return self.process.returncode, said
+        _, logged = self.process.communicate(timeout=30)
+        return self.process.returncode, logged
 
 
 def runs(*marks: Path) -> bool:
@@ -112,22 +112,22 @@ def test_deaf_process_is_ended_at_last_or_by_a_second_ctrl_c(marks: tuple[Path, 
     if again:
         wait_until(lambda: marks[1].read_text() == "asked")
         parent.process.send_signal(signal.SIGINT)
-    code, said = parent.ends()
+    code, logged = parent.ends()
     assert code == 3
-    assert "safe in the journal" in said
+    assert "safe in the journal" in logged
     assert time.monotonic() - started_s < 20
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of a terminal are sent otherwise there")
 def test_producer_and_dashboard_run_until_ctrl_c(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    picture = settings.data_path / "dashboard.png"
+    image = settings.data_path / "dashboard.png"
     process = start_parent(code=REAL)
-    wait_until(lambda: picture.exists() and len(settings.live_path.read_bytes().splitlines()) > 20, timeout_s=60)
+    wait_until(lambda: image.exists() and len(settings.live_path.read_bytes().splitlines()) > 20, timeout_s=60)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 0, said
-    assert str(picture) in said
+    _, logged = process.communicate(timeout=30)
+    assert process.returncode == 0, logged
+    assert str(image) in logged
     assert_complete(settings, {producer_ids(settings)[0]: len(settings.live_path.read_bytes().splitlines())})
 
 

@@ -64,7 +64,7 @@ def run(
         logger.remove()  # the library's own way of logging shows values, passwords among them
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):
-                stream.reconfigure(errors="replace")  # a Windows code page lacks most letters
+                stream.reconfigure(errors="replace")  # a Windows code page has few letters
         (load_env or load_env_file)()
         tokens = _lists_last(sys.argv[1:] if arguments is None else arguments, functions)
         command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
@@ -249,13 +249,13 @@ def progress(total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
             task = bar.add_task("", total=total)
             yield lambda more: bar.advance(task, more)
         return
-    done, said_s = 0, time.monotonic()
+    done, logged_s = 0, time.monotonic()
 
     def advance(more: int) -> None:
-        nonlocal done, said_s
+        nonlocal done, logged_s
         done += more
-        if time.monotonic() - said_s >= PROGRESS_EVERY_S:
-            said_s = time.monotonic()
+        if time.monotonic() - logged_s >= PROGRESS_EVERY_S:
+            logged_s = time.monotonic()
             logger.info("{} {}", f"{done:,} of {total:,}" if total else f"{done:,}", unit)
 
     yield advance

@@ -2,7 +2,7 @@
 
 
 class ToolkitError(Exception):
-    """Something only the user can mend; the command ends with `exit_code`."""
+    """Something only the user can fix; the command ends with `exit_code`."""
 
     exit_code = 2
 

@@ -16,7 +16,7 @@ from utils.sources.sqlite_source import open_read_only
 
 
 @dataclass(frozen=True)
-class Run:
+class KnownRun:
     """A run of a producer: the sequences `first` to `last` are acknowledged."""
 
     producer_id: str
@@ -25,7 +25,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Subscription:
+class KnownSubscription:
     """A sink that gets what is behind `after`; it certainly had everything up to `reached`."""
 
     since: str
@@ -40,8 +40,8 @@ class Account:
     path: Path
     key: str
     stream: str
-    runs: tuple[Run, ...]
-    subscriptions: dict[str, Subscription]
+    runs: tuple[KnownRun, ...]
+    subscriptions: dict[str, KnownSubscription]
     pruned: int
     pending_bytes: int
 
@@ -76,8 +76,8 @@ def account_of(path: Path) -> Account | None:
         path=path,
         key=runs[0][0].rpartition("-")[0],
         stream=stream,
-        runs=tuple(Run(*run) for run in runs),
-        subscriptions={sink: Subscription(*rest) for sink, *rest in subscribed},
+        runs=tuple(KnownRun(*run) for run in runs),
+        subscriptions={sink: KnownSubscription(*rest) for sink, *rest in subscribed},
         pruned=runs[-1][2] if oldest is None else oldest,
         pending_bytes=int(size),
     )

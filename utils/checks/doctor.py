@@ -18,7 +18,7 @@ from utils.app import cli, config
 from utils.app.config import DEFAULTS, PROJECT_DIR, Interval, Settings
 from utils.app.errors import ToolkitError
 from utils.checks import doctor_sinks
-from utils.checks.doctor_sinks import Line
+from utils.checks.doctor_sinks import Sign
 from utils.records.codec import instant_text
 
 INSTALL = "python -m pip install -r requirements.txt"
@@ -27,44 +27,44 @@ TOO_LITTLE_SPACE = 100 << 20
 _NETWORK = ("nfs", "cifs", "smb", "9p", "sshfs", "drvfs", "afp", "webdav", "davfs")
 
 
-def examine(settings: Settings, backend: Callable[[], str]) -> Iterator[Line]:
+def examine(settings: Settings, backend: Callable[[], str]) -> Iterator[Sign]:
     """Look at everything but the environment. `backend` says which matplotlib backend draws, and why."""
-    looks: tuple[tuple[str, Callable[[], Iterable[Line]]], ...] = (
+    looks: tuple[tuple[str, Callable[[], Iterable[Sign]]], ...] = (
         ("python", _python),
         ("packages", _packages),
         ("data folder", lambda: _data_folder(settings.data_path)),
         ("journal", lambda: doctor_sinks.journals(settings)),
         ("sinks", lambda: doctor_sinks.embedded_sinks(settings)),
         ("kafka", lambda: doctor_sinks.kafka(settings)),
-        ("dashboard", lambda: [Line("dashboard", "ok", backend())]),
+        ("dashboard", lambda: [Sign("dashboard", "ok", backend())]),
         ("clock", lambda: _clock(settings.data_path)),
     )
     for topic, look in looks:
         try:
             yield from look()
         except ToolkitError as error:
-            yield Line(topic, "problem", " ".join(str(error).split()))
+            yield Sign(topic, "problem", " ".join(str(error).split()))
         except ImportError as error:
-            yield Line(topic, "problem", f"cannot be looked at: {error}", INSTALL)
+            yield Sign(topic, "problem", f"cannot be looked at: {error}", INSTALL)
         except OSError as error:
-            yield Line(topic, "problem", f"cannot be looked at: {error}")
+            yield Sign(topic, "problem", f"cannot be looked at: {error}")
 
 
-def environment() -> list[Line]:
-    """Look at `.env` and the variables, and take those away that no command could use: the rest can go on."""
+def environment() -> list[Sign]:
+    """Look at `.env` and the variables, and take those away that no command could use: the rest can be used."""
     lines = []
     try:
         path, values = cli.read_env_file()
         cli.load_env_file()
-        lines.append(Line(".env", "ok", str(path) if path else "there is none: defaults and the environment count"))
+        lines.append(Sign(".env", "ok", str(path) if path else "there is none: defaults and the environment count"))
     except ToolkitError as error:
         values = {}
-        lines.append(Line(".env", "problem", str(error), "until then nothing in it counts"))
+        lines.append(Sign(".env", "problem", str(error), "until then nothing in it counts"))
     known = config.variables()
     for name in sorted(values.keys() - known.keys()):
         meant = difflib.get_close_matches(name, known, 1)
         remedy = f"did you mean {meant[0]}?" if meant else ".env.example lists what there is"
-        lines.append(Line(".env", "note", f"{name} is no setting of this toolkit", remedy))
+        lines.append(Sign(".env", "note", f"{name} is no setting of this toolkit", remedy))
     app = cyclopts.App(result_action="return_value")
 
     @app.default
@@ -81,22 +81,22 @@ def environment() -> list[Line]:
             if not names:
                 raise ToolkitError(" ".join(str(error).split())) from error
             text = f"{names[0]}={os.environ.pop(names[0])}: {' '.join(str(error).split())}"
-            lines.append(Line(".env", "problem", text, "change or remove it in .env or the environment"))
+            lines.append(Sign(".env", "problem", text, "change or remove it in .env or the environment"))
     try:
         config.kafka_security()
     except ToolkitError as error:
-        lines.append(Line(".env", "problem", str(error)))
+        lines.append(Sign(".env", "problem", str(error)))
     return lines
 
 
-def _python() -> Iterator[Line]:
+def _python() -> Iterator[Sign]:
     text = f"{platform.python_version()} on {platform.system()} {platform.machine()}: {sys.executable}"
-    yield Line("python", "ok", text)
+    yield Sign("python", "ok", text)
     if sys.prefix == sys.base_prefix:
-        yield Line("python", "note", "no virtual environment is active", "python scripts/start.py makes one")
+        yield Sign("python", "note", "no virtual environment is active", "python scripts/start.py makes one")
 
 
-def _packages() -> Iterator[Line]:
+def _packages() -> Iterator[Sign]:
     from packaging.requirements import Requirement
 
     found = []
@@ -107,16 +107,16 @@ def _packages() -> Iterator[Line]:
         try:
             version = importlib.metadata.version(required.name)
         except importlib.metadata.PackageNotFoundError:
-            yield Line("packages", "problem", f"{required.name} is missing", INSTALL)
+            yield Sign("packages", "problem", f"{required.name} is missing", INSTALL)
             continue
         if version not in required.specifier:
             text = f"{required.name} {version} is not {required.specifier}"
-            yield Line("packages", "problem", text, f"{INSTALL} --upgrade")
+            yield Sign("packages", "problem", text, f"{INSTALL} --upgrade")
         found.append(f"{required.name} {version}")
-    yield Line("packages", "ok", ", ".join(found))
+    yield Sign("packages", "ok", ", ".join(found))
 
 
-def _data_folder(folder: Path) -> Iterator[Line]:
+def _data_folder(folder: Path) -> Iterator[Sign]:
     import psutil
 
     existing = next(each for each in (folder, *folder.parents) if each.exists())
@@ -125,15 +125,15 @@ def _data_folder(folder: Path) -> Iterator[Line]:
             pass
     except OSError as error:
         remedy = "change its permissions, or name another folder with --data-dir or BASE_DATA_DIR"
-        yield Line("data folder", "problem", f"{folder} cannot be written: {error.strerror}", remedy)
+        yield Sign("data folder", "problem", f"{folder} cannot be written: {error.strerror}", remedy)
         return
     free = shutil.disk_usage(existing).free
     text = f"{folder}, {free / 2**30:,.1f} GiB free" + ("" if folder.exists() else "; will be made")
     if free < LITTLE_SPACE:
         state: Literal["note", "problem"] = "problem" if free < TOO_LITTLE_SPACE else "note"
-        yield Line("data folder", state, text, "free some space, or move it with BASE_DATA_DIR")
+        yield Sign("data folder", state, text, "free some space, or move it with BASE_DATA_DIR")
     else:
-        yield Line("data folder", "ok", text)
+        yield Sign("data folder", "ok", text)
     mounts = [disk for disk in psutil.disk_partitions(all=True) if existing.resolve().is_relative_to(disk.mountpoint)]
     if mounts:
         disk = max(mounts, key=lambda each: len(each.mountpoint))
@@ -141,14 +141,14 @@ def _data_folder(folder: Path) -> Iterator[Line]:
             text = (
                 f"{disk.mountpoint} is a network or shared drive ({disk.fstype or 'remote'}): locks and fsync may lie"
             )
-            yield Line("data folder", "problem", text, "put the data on a local disk with BASE_DATA_DIR")
+            yield Sign("data folder", "problem", text, "put the data on a local disk with BASE_DATA_DIR")
 
 
-def _clock(folder: Path) -> Iterator[Line]:
+def _clock(folder: Path) -> Iterator[Sign]:
     now_s = time.time()
     newest_s = max((path.stat().st_mtime for path in folder.glob("*") if path.is_file()), default=0.0)
     if newest_s > now_s + 60:
         text = f"{instant_text(int(now_s * 1e6))}, but a data file was written at {instant_text(int(newest_s * 1e6))}"
-        yield Line("clock", "problem", text, "set the clock: records would get times in the past")
+        yield Sign("clock", "problem", text, "set the clock: records would get times in the past")
     else:
-        yield Line("clock", "ok", instant_text(int(now_s * 1e6)))
+        yield Sign("clock", "ok", instant_text(int(now_s * 1e6)))

@@ -26,7 +26,7 @@ LARGE_WAL = 256 << 20
 
 
 @dataclass(frozen=True)
-class Line:
+class Sign:
     """One thing that was looked at; `remedy` tells what to do about it."""
 
     topic: str
@@ -35,30 +35,30 @@ class Line:
     remedy: str = ""
 
 
-Look = Callable[[Path, list[Stream]], Iterable[Line]]
+Look = Callable[[Path, list[Stream]], Iterable[Sign]]
 
 
-def journals(settings: Settings) -> Iterator[Line]:
+def journals(settings: Settings) -> Iterator[Sign]:
     """Look at each journal."""
     paths = journal_paths(settings)
     if not paths:
-        yield Line("journal", "ok", "none yet")
+        yield Sign("journal", "ok", "none yet")
     for path in paths:
         if not path.stat().st_size:
-            yield Line("journal", "note", f"{path.name} is empty: its producer ended as it began", "start it again")
+            yield Sign("journal", "note", f"{path.name} is empty: its producer ended as it began", "start it again")
             continue
         try:
             yield from _journal(path, settings)
         except Unavailable as error:
-            yield Line("journal", "note", str(error), "look again when it is free")
+            yield Sign("journal", "note", str(error), "look again when it is free")
         except ToolkitError as error:
-            yield Line("journal", "problem", str(error), "move it away: its producer begins a new one")
+            yield Sign("journal", "problem", str(error), "move it away: its producer begins a new one")
 
 
-def _journal(path: Path, settings: Settings) -> Iterator[Line]:
+def _journal(path: Path, settings: Settings) -> Iterator[Sign]:
     account = account_of(path)
     if account is None:
-        yield Line("journal", "note", f"{path.name} is being created", "look again in a moment")
+        yield Sign("journal", "note", f"{path.name} is being created", "look again in a moment")
         return
     user = _user(path)
     subscribed = ", ".join(f"{sink} since {each.since}" for sink, each in account.subscriptions.items()) or "nothing"
@@ -68,12 +68,12 @@ def _journal(path: Path, settings: Settings) -> Iterator[Line]:
         f"{path.name} ({account.stream}): {account.last:,} assigned in {len(account.runs):,} runs, "
         f"{pending:,} pending ({size}), subscribed: {subscribed}"
     )
-    yield Line("journal", "ok", f"{text}; {f'in use by process {user}' if user else 'not in use'}")
+    yield Sign("journal", "ok", f"{text}; {f'in use by process {user}' if user else 'not in use'}")
     if account.pending_bytes >= settings.journal_max_mb << 20:
         text = f"{path.name} is full (JOURNAL_MAX_MB={settings.journal_max_mb}): its producer waits for a sink"
-        yield Line("journal", "problem", text, "repair that sink, or --drop it, or raise JOURNAL_MAX_MB")
+        yield Sign("journal", "problem", text, "repair that sink, or --drop it, or raise JOURNAL_MAX_MB")
     elif pending and not user:
-        yield Line("journal", "note", f"{path.name} has pending records for the next run of its producer", "start it")
+        yield Sign("journal", "note", f"{path.name} has pending records for the next run of its producer", "start it")
 
 
 def _user(path: Path) -> int | None:
@@ -84,10 +84,10 @@ def _user(path: Path) -> int | None:
     return pid if pid and pid < 1 << 31 and psutil.pid_exists(pid) else None
 
 
-def embedded_sinks(settings: Settings) -> Iterator[Line]:
+def embedded_sinks(settings: Settings) -> Iterator[Sign]:
     """Look at the file of each embedded sink, once, and at each stream in it."""
     streams = [stream_of(name, settings, EMBEDDED) for name in stream_names(settings)]
-    looks: dict[str, Callable[[Path, list[Stream]], Iterable[Line]]] = {
+    looks: dict[str, Callable[[Path, list[Stream]], Iterable[Sign]]] = {
         "file": _file,
         "sqlite": _sqlite,
         "duckdb": _duckdb,
@@ -101,7 +101,7 @@ def embedded_sinks(settings: Settings) -> Iterator[Line]:
             try:
                 yield from _sink(sink, path, inside, looks.get(sink, _other))
             except ToolkitError as error:
-                yield Line(sink, "problem", str(error))
+                yield Sign(sink, "problem", str(error))
 
 
 def _written(path: Path) -> str:
@@ -110,35 +110,35 @@ def _written(path: Path) -> str:
     return f"{path.name}, {path.stat().st_size / 2**20:,.1f} MiB, last write {instant_text(int(newest_s * 1e6))}"
 
 
-def _sink(topic: str, path: Path, streams: list[Stream], look: Look) -> Iterator[Line]:
+def _sink(topic: str, path: Path, streams: list[Stream], look: Look) -> Iterator[Sign]:
     if not path.exists():
-        yield Line(topic, "ok", f"{path.name}: none yet")
+        yield Sign(topic, "ok", f"{path.name}: none yet")
     elif path.is_dir() and look is not _other:
-        yield Line(topic, "problem", f"{path} is a folder", "move it away or name another file")
+        yield Sign(topic, "problem", f"{path} is a folder", "move it away or name another file")
     elif not os.access(path, os.R_OK):
-        yield Line(topic, "problem", f"{path} may not be read by this user", "change its permissions")
+        yield Sign(topic, "problem", f"{path} may not be read by this user", "change its permissions")
     else:
         if not os.access(path, os.W_OK):
-            yield Line(topic, "note", f"{path} may not be written by this user", "fine for consumers")
+            yield Sign(topic, "note", f"{path} may not be written by this user", "fine for consumers")
         yield from look(path, streams)
 
 
-def _other(path: Path, streams: list[Stream]) -> Iterator[Line]:
-    yield Line("sink", "ok", f"{path.name} exists")
+def _other(path: Path, streams: list[Stream]) -> Iterator[Sign]:
+    yield Sign("sink", "ok", f"{path.name} exists")
 
 
-def _file(path: Path, streams: list[Stream]) -> Iterator[Line]:
-    yield Line("file", "ok", _written(path))
+def _file(path: Path, streams: list[Stream]) -> Iterator[Sign]:
+    yield Sign("file", "ok", _written(path))
     with path.open("rb") as lines:
         if lines.seek(0, os.SEEK_END):
             lines.seek(-1, os.SEEK_END)
             if lines.read() != b"\n":
-                yield Line("file", "note", "its last line is partial", "the next producer repairs it")
+                yield Sign("file", "note", "its last line is partial", "the next producer repairs it")
 
 
-def _sqlite(path: Path, streams: list[Stream]) -> Iterator[Line]:
+def _sqlite(path: Path, streams: list[Stream]) -> Iterator[Sign]:
     written = _written(path)  # before this look writes beside it
-    yield Line("sqlite", "ok", written)
+    yield Sign("sqlite", "ok", written)
     with sqlite.errors(path), closing(open_read_only(path)[0]) as connection:
         for table in map(Table, streams):
             columns = sqlite.columns(connection, table.name)
@@ -146,44 +146,44 @@ def _sqlite(path: Path, streams: list[Stream]) -> Iterator[Line]:
             yield from _table("sqlite", table, columns)
             if "sequence" in columns and f"{table.name}_identity" not in indexes:
                 text = f"{table.name}: nothing keeps records from being stored twice"
-                yield Line("sqlite", "note", text, "the next producer adds the index")
+                yield Sign("sqlite", "note", text, "the next producer adds the index")
     log = path.with_name(f"{path.name}-wal")
     if log.exists() and log.stat().st_size > LARGE_WAL:
         text = f"{log.name} has {log.stat().st_size / 2**20:,.0f} MiB: a program keeps an old view of the database open"
-        yield Line("sqlite", "note", text, "close what reads it")
+        yield Sign("sqlite", "note", text, "close what reads it")
 
 
-def _table(topic: str, table: Table, existing: Mapping[str, str]) -> Iterator[Line]:
+def _table(topic: str, table: Table, existing: Mapping[str, str]) -> Iterator[Sign]:
     if not existing:
-        yield Line(topic, "note", f"there is no table {table.name} in it", "the next producer makes it")
+        yield Sign(topic, "note", f"there is no table {table.name} in it", "the next producer makes it")
         return
     missing = set(table.columns) - set(existing)
     table.upgrade("sqlite" if topic == "sqlite" else "duckdb", existing)
     if missing:
         text = f"older table {table.name} without {', '.join(sorted(missing))}"
-        yield Line(topic, "note", text, "the next producer adds them")
+        yield Sign(topic, "note", text, "the next producer adds them")
 
 
-def _duckdb(path: Path, streams: list[Stream]) -> Iterator[Line]:
+def _duckdb(path: Path, streams: list[Stream]) -> Iterator[Sign]:
     from utils.clients import duck
 
     try:
         connection = duck.connect(path, read_only=True)
     except Unavailable as error:
-        yield Line("duckdb", "problem", str(error), "close the program that keeps it open: until then this sink waits")
+        yield Sign("duckdb", "problem", str(error), "close the program that keeps it open: until then this sink waits")
         return
-    yield Line("duckdb", "ok", _written(path))
+    yield Sign("duckdb", "ok", _written(path))
     with connection, duck.errors(path):
         for table in map(Table, streams):
             yield from _table("duckdb", table, duck.columns(connection, table.name))
 
 
-def kafka(settings: Settings) -> Iterator[Line]:
+def kafka(settings: Settings) -> Iterator[Sign]:
     """Look at broker and topics."""
     try:
         require_answer(settings.kafka_broker)
     except Unavailable as error:
-        yield Line("kafka", "note", f"{error}; the other sinks need none", "start one, or see the README")
+        yield Sign("kafka", "note", f"{error}; the other sinks need none", "start one, or see the README")
         yield _java()
         return
     from kafka import KafkaConsumer
@@ -199,22 +199,22 @@ def kafka(settings: Settings) -> Iterator[Line]:
             partitions = {topic: consumer.partitions_for_topic(topic) for topic in topics}
     except (KafkaError, OSError) as error:
         text = f"something listens at {settings.kafka_broker} but does not talk {security.protocol} as asked: {error}"
-        yield Line("kafka", "problem", text, "check KAFKA_BROKER_ADDRESS and the KAFKA_* security variables")
+        yield Sign("kafka", "problem", text, "check KAFKA_BROKER_ADDRESS and the KAFKA_* security variables")
         return
     user = f" as {security.username}" if security.username else ""
-    yield Line("kafka", "ok", f"{settings.kafka_broker} answers ({security.protocol}{user}), Kafka {version} or newer")
+    yield Sign("kafka", "ok", f"{settings.kafka_broker} answers ({security.protocol}{user}), Kafka {version} or newer")
     for topic, found in partitions.items():
-        yield Line("kafka", "ok", f"topic {topic}" + (f" with {len(found)} partitions" if found else ": none yet"))
+        yield Sign("kafka", "ok", f"topic {topic}" + (f" with {len(found)} partitions" if found else ": none yet"))
         if found and (problem := topic_problem(settings, topic)):
-            yield Line("kafka", "problem", problem)
+            yield Sign("kafka", "problem", problem)
 
 
-def _java() -> Line:
+def _java() -> Sign:
     """Only whoever runs a broker on this machine needs Java."""
     command = shutil.which("java")
     if command:
         with suppress(OSError, subprocess.TimeoutExpired):
             done = subprocess.run([command, "-version"], capture_output=True, text=True, timeout=10, check=False)
             if done.returncode == 0:
-                return Line("kafka", "ok", f"java: {(done.stderr or done.stdout).splitlines()[0]}")
-    return Line("kafka", "note", "java is missing or does not run", "install Java 17 or newer to run a broker here")
+                return Sign("kafka", "ok", f"java: {(done.stderr or done.stdout).splitlines()[0]}")
+    return Sign("kafka", "note", "java is missing or does not run", "install Java 17 or newer to run a broker here")

@@ -38,8 +38,8 @@ class ClientLog(logging.Handler):
         super().__init__()
         self.connected = False
         self.reason = ""
-        self.credentials_refused = False
-        self._said: set[str] = set()
+        self.credentials_rejected = False
+        self._logged: set[str] = set()
         self.logger = logging.Logger(name, logging.INFO)
         self.logger.addHandler(self)
 
@@ -47,14 +47,14 @@ class ClientLog(logging.Handler):
         text = _CHANGING.sub("", record.getMessage()).strip()
         if record.levelno >= logging.ERROR:
             self.reason = text
-        self.credentials_refused |= "SaslAuthenticationFailed" in text
-        news = self.connected and record.levelno >= logging.WARNING and text not in self._said
-        self._said.add(text)
+        self.credentials_rejected |= "SaslAuthenticationFailed" in text
+        news = self.connected and record.levelno >= logging.WARNING and text not in self._logged
+        self._logged.add(text)
         logger.log("WARNING" if news else "DEBUG", "{}: {}", self.logger.name, text)
 
     def on_error(self, error: Any) -> None:
         """For librdkafka's `error_cb`."""
-        self.credentials_refused |= error.name() in ("_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED")
+        self.credentials_rejected |= error.name() in ("_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED")
 
 
 def librdkafka_options(settings: Settings) -> dict[str, Any]:
@@ -98,11 +98,11 @@ def unreachable(settings: Settings, log: ClientLog) -> Unavailable:
     """Why no broker answered, in one line."""
     user, reason = kafka_security().username, f": {log.reason}" * bool(log.reason)
     credentials = "check KAFKA_USERNAME, KAFKA_PASSWORD and KAFKA_SASL_MECHANISM"
-    if log.credentials_refused:
-        return Unavailable(f"Kafka at {settings.kafka_broker} refuses user {user!r}, {credentials}{reason}")
+    if log.credentials_rejected:
+        return Unavailable(f"Kafka at {settings.kafka_broker} rejects user {user!r}, {credentials}{reason}")
     if "SSL" in reason or "certificate" in reason:
         return Unavailable(f"no trusted connection to {settings.kafka_broker}, check KAFKA_CA_FILE{reason}")
-    hint = f" (if it is up, {credentials})" if user and "refused" not in reason else ""
+    hint = f" (if it is up, {credentials})" if user and "connection refused" not in reason.lower() else ""
     return Unavailable(f"no Kafka broker answers at {settings.kafka_broker}{hint}{reason}")
 
 

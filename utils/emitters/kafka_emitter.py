@@ -176,9 +176,9 @@ class KafkaEmitter:
     def _end_own_transaction(self, producer: "Producer") -> None:
         """Commit what may still be open of this key in a partition, although it was fenced.
 
-        A broker forgets to end a transaction in a partition that has no leader at that moment, as while it
+        A broker fails to end a transaction in a partition that has no leader at that moment, as while it
         starts again after a crash (seen with Kafka 4.3.1), and no timeout ends it later. Only the end of another
-        transaction of the same producer there does. It must be a commit: the forgotten one may have been
+        transaction of the same producer there does. It must be a commit: the one that was left open may have been
         acknowledged, and rows that nobody acknowledged are counted by the cursor, which is asked only then. The
         record without a value that it takes is no record of the stream.
         """

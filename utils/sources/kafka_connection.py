@@ -117,7 +117,7 @@ class GroupLag:
             self._consumer.commit(offsets=places, asynchronous=True)
 
     def clear(self) -> None:
-        """Forget the partitions, which may be others' from now on."""
+        """Let go of the partitions, which may be others' from now on."""
         self._handled.clear()
         self._committed.clear()
 

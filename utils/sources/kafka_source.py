@@ -72,7 +72,7 @@ class KafkaSource:
             raise
 
     def _connect(self) -> Connection:
-        self._log.reason, self._log.credentials_refused = "", False
+        self._log.reason, self._log.credentials_rejected = "", False
         self._connection = self._open()
         self._connection.begin()
         self._log.connected = True
