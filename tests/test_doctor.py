@@ -22,20 +22,34 @@ import psutil
 import pytest
 
 import verify_emitters
-from tests.helpers import make_batch, make_messages
+from tests.helpers import make_batch
 from utils.app.config import Settings
-from utils.sinks import EMBEDDED
 from utils.app.errors import ToolkitError
-from utils.checks import doctor
-from utils.checks.doctor import Line
+from utils.checks import doctor, doctor_sinks
+from utils.checks.doctor_sinks import Sign
 from utils.delivery.journal import Journal
-from utils.sinks import emitter
+from utils.emitters.base import Emitter
+from utils.records.codec import Field
+from utils.records.record import Batch
+from utils.records.schema import declare
+from utils.records.stream import BUZZ, Stream
+from utils.sinks import EMBEDDED, SINKS
 
-java = doctor._java
+java = doctor_sinks._java
 SEVEN = (
     "message TEXT, author TEXT, timestamp TEXT, category TEXT, sentiment REAL, keyword_mentioned TEXT, "
     "message_length INTEGER"
 )
+
+
+def append(journal: Journal, count: int, text: str = "hello") -> Batch:
+    batch = make_batch(count, producer_id=journal.producer_id, first=journal.last + 1, text=text)
+    journal.append(batch)
+    return batch
+
+
+def emitter(sink: str, settings: Settings, stream: Stream = BUZZ) -> Emitter:
+    return SINKS[sink].emitter(settings, stream, "ann-1", "")
 
 
 @pytest.fixture
@@ -43,18 +57,18 @@ def settings(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """A folder with data, an empty .env, and nobody at the broker's address."""
     (tmp_path / ".env").touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(doctor, "_java", lambda: Line("kafka", "ok", "java"))  # asking it takes long
+    monkeypatch.setattr(doctor_sinks, "_java", lambda: Sign("kafka", "ok", "java"))  # asking it takes long
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     settings = replace(settings, kafka_broker=address)
-    journal = Journal(settings.journal_path("ann"))
-    journal.owe(EMBEDDED)
-    batch = journal.append(make_messages(3))
-    for sink in EMBEDDED:
-        with closing(emitter(sink, settings)()) as each:
-            each.emit(batch)
-    journal.prune(3)
-    journal.close()
+    with closing(Journal(settings.journal_path("ann"), BUZZ)) as journal:
+        journal.subscribe(EMBEDDED)
+        batch = append(journal, 3)
+        for sink in EMBEDDED:
+            with closing(emitter(sink, settings)) as each:
+                each.last([])
+                each.emit(batch)
+        journal.prune(dict.fromkeys(EMBEDDED, (3, "")))
     return settings
 
 
@@ -69,10 +83,9 @@ def test_a_healthy_set_up_has_no_problem(settings: Settings) -> None:
     assert [line for line in lines if line.state == "problem"] == []
     topics = ".env, python, packages, data folder, journal, file, sqlite, duckdb, kafka, dashboard, clock"
     assert list(dict.fromkeys(line.topic for line in lines)) == topics.split(", ")
-    assert "3 given out, 0 waiting" in look(settings, "journal", "ok")
+    assert "ann.sqlite (buzz): 3 assigned in 1 runs, 0 pending" in look(settings, "journal", "ok")
     assert "file since 20" in look(settings, "journal", "ok")
-    assert "3 rows" in look(settings, "duckdb", "ok")
-    assert "last row 3" in look(settings, "sqlite", "ok")
+    assert all("last write 20" in look(settings, sink, "ok") for sink in EMBEDDED)
 
 
 def test_looking_changes_nothing(tmp_path: Path, settings: Settings) -> None:
@@ -136,7 +149,7 @@ def test_a_network_drive(settings: Settings, monkeypatch: pytest.MonkeyPatch, fs
 def test_a_journal_that_is_no_database(settings: Settings) -> None:
     settings.journal_path("bob").write_text("not a database, but long enough to be read as one" * 10)
     assert "bob.sqlite is not a SQLite database" in look(settings, "journal")
-    assert "ann.sqlite: 3 given out" in look(settings, "journal", "ok")
+    assert "ann.sqlite (buzz): 3 assigned" in look(settings, "journal", "ok")
 
 
 def test_an_empty_journal_is_what_a_producer_leaves_that_ends_as_it_begins(settings: Settings) -> None:
@@ -145,27 +158,58 @@ def test_an_empty_journal_is_what_a_producer_leaves_that_ends_as_it_begins(setti
     assert "bob.sqlite is empty" in look(settings, "journal", "note")
 
 
-def test_a_copied_journal(settings: Settings) -> None:
+def test_a_copied_journal_is_no_problem(settings: Settings) -> None:
     shutil.copy(settings.journal_path("ann"), settings.journal_path("copy"))
     settings.journal_path("ann").unlink()
-    assert "copy.sqlite is a copy or was restored" in look(settings, "journal")
-    assert "--adopt" in look(settings, "journal")
+    assert look(settings, "journal") == ""
+    assert "copy.sqlite (buzz): 3 assigned" in look(settings, "journal", "ok")
 
 
-def test_a_full_and_a_waiting_journal_and_its_holder(settings: Settings) -> None:
-    with closing(Journal(settings.journal_path("ann"))) as journal:
+def test_a_journal_of_the_first_edition(settings: Settings) -> None:
+    with closing(sqlite3.connect(settings.journal_path("old"))) as connection:
+        connection.execute("CREATE TABLE identities (producer_id TEXT)")
+    assert "journal of the first edition" in look(settings, "journal")
+
+
+def test_only_a_damaged_journal_is_to_be_moved_away(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(sqlite3.connect(settings.journal_path("ann"), isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("BEGIN EXCLUSIVE")
+        found = look(settings, "journal", "note")
+    assert "locked" in found
+    assert "move it away" not in found + look(settings, "journal")
+
+
+def test_a_full_journal_a_pending_one_and_its_user(settings: Settings) -> None:
+    with closing(Journal(settings.journal_path("ann"), BUZZ)) as journal:
         for _ in range(3):
-            journal.append(make_messages(2_000, text="x" * 200))
+            append(journal, 2_000, text="x" * 200)
         assert f"in use by process {os.getpid()}" in look(settings, "journal", "ok")
+        assert "6,003 assigned in 2 runs, 6,000 pending" in look(settings, "journal", "ok")
         assert "JOURNAL_MAX_MB=1): its producer waits" in look(replace(settings, journal_max_mb=1), "journal")
         assert look(settings, "journal", "note") == ""
     assert "not in use" in look(settings, "journal", "ok")
-    assert "ann.sqlite waits for a run of its producer" in look(settings, "journal", "note")
+    assert "ann.sqlite has pending records for the next run" in look(settings, "journal", "note")
+
+
+def test_every_stream_is_looked_at(settings: Settings) -> None:
+    wind = Stream("wind", by="place", value="speed", fields=(Field("place", "text"), Field("speed", "number")))
+    declare(wind, settings.schema_folder)
+    with closing(emitter("sqlite", settings, wind)):
+        pass
+    assert "wind.jsonl: none yet" in look(settings, "file", "ok")
+    assert "no table wind in it" in look(settings, "duckdb", "note")
+    assert "wind" not in look(settings, "sqlite", "note")
+    with closing(sqlite3.connect(settings.sqlite_path)) as connection:
+        connection.execute("DROP TABLE wind")
+        connection.execute("CREATE TABLE wind (place TEXT, speed TEXT)")
+    assert "column speed of table wind is TEXT, its field is number" in look(settings, "sqlite")
 
 
 @pytest.mark.parametrize("sink", EMBEDDED)
 def test_a_sink_that_is_a_folder(settings: Settings, sink: str) -> None:
-    path = {"file": settings.live_path, "sqlite": settings.sqlite_path, "duckdb": settings.duckdb_path}[sink]
+    path = SINKS[sink].path(settings, BUZZ)
+    assert path
     path.unlink()
     path.mkdir()
     assert "is a folder -> move it away" in look(settings, sink)
@@ -183,10 +227,17 @@ def test_a_sink_without_permission(settings: Settings, monkeypatch: pytest.Monke
     assert all("change its permissions" in look(settings, sink) for sink in EMBEDDED)
 
 
-def test_a_torn_file(settings: Settings) -> None:
-    with settings.live_path.open("ab") as stream:
-        stream.write(b'{"message": "to')
-    assert "its last line is torn" in look(settings, "file", "note")
+def test_a_file_that_this_user_may_only_read_is_a_note(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.R_OK and real(path, mode))
+    assert all("fine for consumers" in look(settings, sink, "note") for sink in EMBEDDED)
+    assert all(look(settings, sink) == "" for sink in EMBEDDED)
+
+
+def test_a_partial_line(settings: Settings) -> None:
+    with settings.live_path.open("ab") as lines:
+        lines.write(b'{"message": "to')
+    assert "its last line is partial" in look(settings, "file", "note")
 
 
 def test_older_and_other_tables(settings: Settings) -> None:
@@ -196,22 +247,18 @@ def test_older_and_other_tables(settings: Settings) -> None:
         connection.execute(f"CREATE TABLE streamed_messages (id INTEGER PRIMARY KEY, {SEVEN})")
     with duckdb.connect(str(settings.duckdb_path)) as database:
         database.execute("CREATE TABLE other (id INTEGER)")
-    assert "older table without producer_id, sequence" in look(settings, "sqlite", "note")
+    assert "older table streamed_messages without extra, producer_id, sequence" in look(settings, "sqlite", "note")
     assert "no table streamed_messages" in look(settings, "duckdb", "note")
-    with closing(sqlite3.connect(settings.sqlite_path)) as connection:
-        connection.execute("DROP TABLE streamed_messages")
-        connection.execute("CREATE TABLE streamed_messages (id INTEGER, text TEXT)")
-    assert "no column message" in look(settings, "sqlite")
 
 
 def test_a_table_without_its_index_and_a_long_wal(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "LARGE_WAL", 0)
-    with closing(emitter("sqlite", settings)()) as each:
+    monkeypatch.setattr(doctor_sinks, "LARGE_WAL", 0)
+    with closing(emitter("sqlite", settings)) as each:
         each.emit(make_batch(5))
         with closing(sqlite3.connect(settings.sqlite_path)) as connection:
             connection.execute("DROP INDEX streamed_messages_identity")
         found = look(settings, "sqlite", "note")
-    assert "nothing keeps messages from being stored twice" in found
+    assert "streamed_messages: nothing keeps records from being stored twice" in found
     assert "close what reads it" in found
 
 
@@ -248,7 +295,7 @@ def test_what_listens_is_no_broker(settings: Settings, impostor: str) -> None:
 
 
 def test_no_broker_and_no_java(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_java", java)
+    monkeypatch.setattr(doctor_sinks, "_java", java)
     assert "java" in look(settings, "kafka", "ok") + look(settings, "kafka", "note")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     found = look(settings, "kafka", "note")
@@ -267,7 +314,7 @@ def test_a_backend_that_cannot_draw(settings: Settings) -> None:
     def backend() -> str:
         raise ToolkitError("backend Nonsense cannot draw here")
 
-    assert Line("dashboard", "problem", "backend Nonsense cannot draw here") in list(doctor.examine(settings, backend))
+    assert Sign("dashboard", "problem", "backend Nonsense cannot draw here") in list(doctor.examine(settings, backend))
 
 
 def test_a_clock_that_went_back(settings: Settings) -> None:

@@ -18,10 +18,9 @@ from utils.app import cli, config
 from utils.app.config import DEFAULTS, PROJECT_DIR, Interval, Settings
 from utils.app.errors import ToolkitError
 from utils.checks import doctor_sinks
-from utils.checks.doctor_sinks import Sign
+from utils.checks.doctor_sinks import INSTALL, Sign
 from utils.records.codec import instant_text
 
-INSTALL = "python -m pip install -r requirements.txt"
 LITTLE_SPACE = 1 << 30
 TOO_LITTLE_SPACE = 100 << 20
 _NETWORK = ("nfs", "cifs", "smb", "9p", "sshfs", "drvfs", "afp", "webdav", "davfs")

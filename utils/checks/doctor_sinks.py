@@ -22,6 +22,7 @@ from utils.sinks import EMBEDDED, SINKS
 from utils.sources.auto_source import require_answer
 from utils.sources.sqlite_source import open_read_only
 
+INSTALL = "python -m pip install -r requirements.txt"
 LARGE_WAL = 256 << 20
 
 
@@ -102,6 +103,8 @@ def embedded_sinks(settings: Settings) -> Iterator[Sign]:
                 yield from _sink(sink, path, inside, looks.get(sink, _other))
             except ToolkitError as error:
                 yield Sign(sink, "problem", str(error))
+            except ImportError as error:
+                yield Sign(sink, "problem", f"cannot be looked at: {error}", INSTALL)
 
 
 def _written(path: Path) -> str:
