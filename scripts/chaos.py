@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
@@ -32,13 +33,15 @@ from producers import producer_case
 from scripts.start import ask_to_end
 from utils.app import cli
 from utils.app.config import DEFAULTS, PROJECT_DIR, Seed, Settings
-from utils.sinks import EMBEDDED, Sinks
 from utils.app.errors import Unavailable
-from utils.checks.audit import accounts
-from utils.checks.holdings import PAGE_ROWS, Held, hold
+from utils.checks.accounts import accounts
+from utils.checks.audit import pages
 from utils.clients.kafka_admin import delete_topic
-from utils.records import table
-from utils.records.record import encode_lines, timestamp_text
+from utils.reading.store_tables import StoreTable
+from utils.records.codec import instant_text
+from utils.records.record import encode_records
+from utils.records.stream import BUZZ
+from utils.sinks import EMBEDDED, SINKS, Sinks
 
 PRODUCERS = ("ragini", "case", "replay")
 RECORDED = 20_000
@@ -137,9 +140,9 @@ class Attacked:
             code = process.poll() if process else 0
             if process and code is None:
                 continue
-            refused_to_start = process in self._full and code == 2
+            disk_was_full = process in self._full and code == 2
             replayed = name == "replay" and code == 0  # it begins again with its recording
-            if process and name not in self._killed and not refused_to_start and not replayed:
+            if process and name not in self._killed and not disk_was_full and not replayed:
                 self.surprises.append(f"{name} ended by itself with code {code}")
             self._killed.discard(name)
             self._running[name] = self._start(name, command)
@@ -188,7 +191,9 @@ class Attacked:
 
     def _lock(self, sink: str) -> Undo:
         if sink == "file":
-            lock = portalocker.Lock(f"{self._settings.live_path}.lock", timeout=LOCK_WAIT_S)
+            path = self._settings.live_path.resolve()
+            locked = path.with_name(f"{path.name}.lock") if sys.platform == "win32" else path  # as the emitter does
+            lock = portalocker.Lock(locked, mode="ab", timeout=LOCK_WAIT_S)
             lock.acquire()
             return lock.release
         if sink == "sqlite":
@@ -227,8 +232,8 @@ def _record(path: Path, interval_s: float) -> Path:
     made = islice(producer_case.messages(random.Random(1)), RECORDED)
     messages = [message for _, message in made]
     for number, message in enumerate(messages):
-        message.timestamp = timestamp_text(number * interval_s)
-    path.write_bytes(encode_lines(messages))
+        message.timestamp = instant_text(round(number * interval_s * 1e6))
+    path.write_bytes(encode_records(messages))
     return path
 
 
@@ -238,21 +243,27 @@ def _quietly(undo: Undo) -> None:
 
 
 def compare_store(sink: str, settings: Settings) -> str:
-    """How a consumer's processed store differs from its sink, "" if it holds each message once and alike."""
-    sunk = {name: held.blocks for name, held in hold(sink, settings, {}, lambda more: None).producers.items()}
-    stored: dict[str, Held] = {}
-    columns, path = ", ".join(table.COLUMNS), settings.processed_path(sink)
+    """How a consumer's processed store differs from its sink, "" if it contains each record once and alike."""
+    codec, path = BUZZ.codec, settings.processed_path(sink)
+    sunk: dict[bytes, str] = {}
+    for records, _ in pages(sink, settings, BUZZ):
+        own = [record for record in records if record.sequence is not None]
+        sunk |= zip(map(_digest, codec.canonical_lines(own)), (record.producer_id for record in own), strict=True)
+    stored: dict[bytes, str] = {}
+    columns = StoreTable(BUZZ).columns[: len(codec.columns)]
     with closing(sqlite3.connect(path)) as connection:
-        rows = connection.execute(f"SELECT {columns} FROM messages WHERE sequence IS NOT NULL ORDER BY id")
-        while page := rows.fetchmany(PAGE_ROWS):
-            for row in page:
-                stored.setdefault(row[-2], Held(None)).add([row])
-    different = [
-        name for name in sunk.keys() | stored.keys() if name not in stored or stored[name].blocks != sunk.get(name)
-    ]
-    doubled = sum(held.duplicates.count for held in stored.values())
-    problems = [f"{path.name} differs from the sink for {', '.join(sorted(different))}"] if different else []
-    return "; ".join([*problems, f"{path.name} holds {doubled} twice"] if doubled else problems)
+        rows = connection.execute(f"SELECT {', '.join(columns)} FROM records WHERE sequence IS NOT NULL")
+        for row in rows:
+            stored[_digest(codec.canonical(row))] = row[-2]
+        twice = "SELECT 1 FROM records WHERE sequence IS NOT NULL GROUP BY producer_id, sequence HAVING count(*) > 1"
+        doubled = len(connection.execute(twice).fetchall())
+    different = sorted({sunk.get(digest) or stored[digest] for digest in sunk.keys() ^ stored.keys()})
+    problems = [f"{path.name} differs from the sink for {', '.join(different)}"] if different else []
+    return "; ".join([*problems, f"{path.name} contains {doubled} twice"] if doubled else problems)
+
+
+def _digest(line: bytes) -> bytes:
+    return blake2b(line, digest_size=16).digest()
 
 
 def main(
@@ -264,14 +275,14 @@ def main(
     seed: Seed = None,
     sinks: Sinks = EMBEDDED,
     interval: Annotated[
-        float, Parameter(validator=Number(gte=0), help="Seconds between the messages of each producer.")
+        float, Parameter(validator=Number(gte=0), help="Seconds between the records of each producer.")
     ] = 0.002,
     keep: Annotated[Path | None, Parameter(help="Work in this folder and leave it (default: a temporary one).")] = None,
     settings: Settings = DEFAULTS,
 ) -> int:
     """Attack producers, consumers and sinks in a temporary place, then audit: was anything lost or doubled?
 
-    Exit code 0 if every acknowledged message is in every sink and every processed store exactly once, else 1.
+    Exit code 0 if every acknowledged record is in every sink and every processed store exactly once, else 1.
     """
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     attacks = plan(seed, minutes * 60, kills, sinks)
@@ -286,9 +297,9 @@ def main(
             return _verdict(settings, sinks, attacked)
         finally:
             attacked.kill()
-            if "kafka" in sinks:
+            if not all(SINKS[sink].embedded for sink in sinks):
                 with suppress(Unavailable):
-                    delete_topic(settings)
+                    delete_topic(settings, settings.topic)
 
 
 def _verdict(settings: Settings, sinks: Sequence[str], attacked: Attacked) -> int:
@@ -299,10 +310,10 @@ def _verdict(settings: Settings, sinks: Sequence[str], attacked: Attacked) -> in
     for problem in problems:
         cli.print_lines(f"problem: {problem}")
     suffered = ", ".join(f"{attacked.done[action]} x {action}" for action in ("kill", "freeze", "fill", "lock"))
-    count = sum(account.last for account in accounts(settings).values())
+    count = sum(account.last for account in accounts(settings))
     verdict = "BROKEN" if code or problems else "ok"
     cli.print_lines(
-        f"{verdict}: {count:,} messages acknowledged under {suffered}; {len(sinks)} sinks and their consumers compared"
+        f"{verdict}: {count:,} records acknowledged under {suffered}; {len(sinks)} sinks and their consumers compared"
     )
     return cli.CHECK_FAILED if code or problems else 0
 

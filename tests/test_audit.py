@@ -20,8 +20,9 @@ import pytest
 import verify_emitters
 from tests.helpers import assigned, make_messages, wait_until
 from utils.app.config import BUZZ, PROJECT_DIR, Settings
+from utils.checks import audit as audit_module
 from utils.checks.accounts import accounts, audited_sinks, dead_letters
-from utils.checks.audit import _Audit, audit
+from utils.checks.audit import audit
 from utils.checks.report import Judgement, Report
 from utils.delivery.journal import Journal
 from utils.records import stream as streams
@@ -361,15 +362,15 @@ def test_what_is_dead_lettered_while_the_sinks_are_read_is_not_lost(
     producer_id = append(settings, 4, subscribed=("file",), contains={"file": 2}, prune=False)
     (last,) = make_messages(1)
     last.producer_id, last.sequence = producer_id, 4
-    whole = _Audit._pages
+    whole = audit_module.pages
 
-    def pages(self: _Audit, sink: str) -> Iterator[tuple[list[Any], int]]:
+    def pages(*arguments: Any) -> Iterator[tuple[list[Any], int]]:
         write_letter(settings, "file", producer_id, 3)
         with settings.live_path.open("ab") as file:
             file.write(encoder.encode(last) + b"\n")
-        return whole(self, sink)
+        return whole(*arguments)
 
-    monkeypatch.setattr(_Audit, "_pages", pages)
+    monkeypatch.setattr(audit_module, "pages", pages)
     report, problems = audited(settings)
     assert (problems, judgement(report, "file").pending) == ({}, 0)
 

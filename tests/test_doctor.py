@@ -123,10 +123,10 @@ def test_a_data_folder_that_is_a_file(settings: Settings, tmp_path: Path) -> Non
 
 
 def test_a_read_only_data_folder(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(dir: Path) -> None:
+    def deny(dir: Path) -> None:
         raise PermissionError(13, "Permission denied", str(dir))
 
-    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(tempfile, "TemporaryFile", deny)
     assert "cannot be written: Permission denied -> change its permissions" in look(settings, "data folder")
 
 

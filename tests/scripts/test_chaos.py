@@ -10,10 +10,10 @@ from scripts import chaos
 from tests.helpers import make_batch, wait_until
 from utils.app import cli
 from utils.app.config import Settings
-from utils.sinks import EMBEDDED
 from utils.delivery.journal import Journal
 from utils.reading.store import ProcessedStore
-from utils.sinks import emitter, source
+from utils.records.stream import BUZZ
+from utils.sinks import EMBEDDED, SINKS, source
 
 
 def test_the_same_seed_gives_the_same_plan() -> None:
@@ -45,33 +45,33 @@ def test_a_short_attack_is_survived(tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        ("UPDATE messages SET author = 'x' WHERE sequence = 7", "file.sqlite differs from the sink for ann-1"),
-        ("DELETE FROM messages WHERE sequence = 20", "file.sqlite differs from the sink for ann-1"),
-        ("INSERT INTO messages SELECT 99, * FROM (SELECT {} FROM messages WHERE sequence = 3)", "holds 1 twice"),
+        ("UPDATE records SET author = 'x' WHERE sequence = 7", "file.sqlite differs from the sink for ann-1"),
+        ("DELETE FROM records WHERE sequence = 20", "file.sqlite differs from the sink for ann-1"),
+        ("INSERT INTO records SELECT * FROM records WHERE sequence = 3", "contains 1 twice"),
     ],
 )
 def test_a_processed_store_is_compared_with_its_sink(settings: Settings, damage: str, words: str) -> None:
-    with closing(emitter("file", settings)()) as each:
+    with closing(SINKS["file"].emitter(settings, BUZZ, "ann", "")) as each:
+        each.last([])
         each.emit(make_batch(20))
     with (
-        closing(ProcessedStore(settings.processed_path("file"))) as store,
-        closing(source("file", settings, store.resume)) as reader,
+        closing(ProcessedStore(settings.processed_path("file"), BUZZ)) as store,
+        closing(source("file", settings, BUZZ, store.resume)) as reader,
     ):
         chunk = reader.poll(100)
         assert chunk is not None
         store.add(chunk)
     assert chaos.compare_store("file", settings) == ""
     with closing(sqlite3.connect(settings.processed_path("file"))) as connection:
-        names = [row[1] for row in connection.execute("PRAGMA table_info(messages)") if row[1] != "id"]
-        connection.execute("DROP INDEX messages_identity")
-        connection.execute(damage.format(", ".join(names)))
+        connection.execute("DROP INDEX records_identity")
+        connection.execute(damage)
         connection.commit()
     assert words in chaos.compare_store("file", settings)
 
 
 def test_a_process_that_ends_by_itself_is_a_problem(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     settings.data_path.mkdir()
-    with closing(Journal(settings.journal_path("ragini"))):  # its producer cannot start
+    with closing(Journal(settings.journal_path("ragini"), BUZZ)):  # its producer cannot start
         attacked = chaos.Attacked(settings, ["file"], 0.01)
         surprise = "ragini ended by itself with code 2"
 

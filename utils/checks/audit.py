@@ -108,6 +108,23 @@ def audit(settings: Settings, sinks: Sequence[str], streams: Sequence[str], adva
     return report
 
 
+def pages(sink: str, settings: Settings, stream: Stream) -> Iterator[tuple[list[Any], int]]:
+    """The records of a sink, page by page, and how many there were invalid.
+
+    Raises Unavailable if the sink cannot be read or was replaced meanwhile, Absent if there is none.
+    """
+    reader: Source
+    if sink == "kafka":  # with another client than the one that wrote
+        reader = KafkaReader(settings, stream)
+    else:
+        reader = source(sink, settings, stream, lambda partition: "", finished=True)
+    with closing(reader):
+        while chunk := reader.poll(PAGE_RECORDS):
+            if chunk.begins_again:
+                raise Unavailable(f"{reader.detail} was replaced while it was read")
+            yield chunk.records, len(chunk.invalid)
+
+
 class _Audit:
     """The audit of one stream."""
 
@@ -145,7 +162,7 @@ class _Audit:
         while True:
             external = invalid = place = 0
             try:
-                for records, wrong in self._pages(sink):
+                for records, wrong in pages(sink, self._settings, self._stream):
                     invalid += wrong
                     identified = [record for record in records if record.sequence is not None]
                     external += len(records) - len(identified)
@@ -164,19 +181,6 @@ class _Audit:
             report.external[sink] = report.external.get(sink, 0) + external
             report.invalid[sink] = report.invalid.get(sink, 0) + invalid
             return True
-
-    def _pages(self, sink: str) -> Iterator[tuple[list[Any], int]]:
-        """Records, and how many there were invalid. Raises Unavailable if the sink was exchanged meanwhile."""
-        reader: Source
-        if sink == "kafka":  # with another client than the one that wrote
-            reader = KafkaReader(self._settings, self._stream)
-        else:
-            reader = source(sink, self._settings, self._stream, lambda partition: "", finished=True)
-        with closing(reader):
-            while chunk := reader.poll(PAGE_RECORDS):
-                if chunk.begins_again:
-                    raise Unavailable(f"{reader.detail} was replaced while it was read")
-                yield chunk.records, len(chunk.invalid)
 
     def _add(self, number: int, records: Sequence[Any], place: int) -> None:
         if not records:
