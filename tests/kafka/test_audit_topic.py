@@ -5,110 +5,117 @@ from contextlib import closing
 
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from kafka.codec import has_snappy
 
-from tests.helpers import make_batch, make_messages
+from tests.helpers import make_batch
+from tests.kafka.conftest import delete_topic
 from utils.app.config import BUZZ, Settings
+from utils.app.errors import ToolkitError
 from utils.checks import check
 from utils.checks.audit import audit
 from utils.checks.report import Report
+from utils.clients.kafka_admin import CLIENT_ID
 from utils.delivery.journal import Journal
-from utils.records import stream as streams
-from utils.records.record import Batch
+from utils.records import stream
 from utils.sinks import SINKS
 
-CHECKED = ("file", "kafka")
-
-
-def produce(settings: Settings, values: Sequence[bytes], key: str, codec: str = "none") -> None:
-    options = {"bootstrap.servers": settings.kafka_broker, "compression.type": codec, "log_level": 0}
-    producer = Producer(options)
-    for value in values:
-        producer.produce(settings.topic, value=value, key=key, partition=0)
-    assert producer.flush(10) == 0
-
-
-def acknowledge(
-    settings: Settings, written: Callable[[list[bytes]], Sequence[bytes]], codec: str = "none"
-) -> list[str]:
-    """Acknowledge 30 messages, give the file all and the topic what `written` makes of the lines; the problems."""
-    with closing(Journal(settings.journal_path("ann"), streams.BUZZ)) as journal:
-        journal.subscribe(CHECKED)
-        batch = Batch.of_records(make_messages(30), journal.producer_id, 1, streams.BUZZ.codec)
-        journal.append(batch)
-        for sink in CHECKED:
-            with closing(SINKS[sink].emitter(settings, streams.BUZZ, journal.key, "")) as emitter:
-                if sink == "file":
-                    emitter.emit(batch)  # the other one makes the topic
-        produce(settings, written(batch.lines.splitlines()), journal.key, codec)
-        journal.prune(dict.fromkeys(CHECKED, (30, "")))
-    return problems(audited(settings))
+CHOSEN = ("file", "kafka")
 
 
 def audited(settings: Settings) -> Report:
-    report = audit(settings, CHECKED, [BUZZ], lambda more: None)
+    report = audit(settings, CHOSEN, [BUZZ], lambda more: None)
     assert not report.unread
     return report
 
 
-def problems(report: Report) -> list[str]:
-    """Sink and finding, without the random ids of the run."""
-    return [
-        f"{each.sink}: {finding.problem} {finding.ranges}" for each in report.judgements for finding in each.findings
-    ]
+def problems(settings: Settings, written: Callable[[list[bytes]], Sequence[bytes]], **options: str) -> list[str]:
+    """Acknowledge 30 messages, give the file all and the topic what `written` makes of the lines; the problems."""
+    with closing(Journal(settings.journal_path("ann"), stream.BUZZ)) as journal:
+        journal.subscribe(CHOSEN)
+        batch = make_batch(30, producer_id=journal.producer_id)
+        journal.append(batch)
+        with closing(SINKS["file"].emitter(settings, stream.BUZZ, journal.key, "")) as file:
+            file.last([])
+            file.emit(batch)
+        with closing(SINKS["kafka"].emitter(settings, stream.BUZZ, journal.key, "")):
+            pass  # makes the topic
+        producer = Producer({"bootstrap.servers": settings.kafka_broker, "client.id": CLIENT_ID, **options})
+        for line in written(batch.lines.splitlines()):
+            producer.produce(settings.topic, value=line, key=journal.key, partition=0)
+        producer.flush(10)
+        journal.prune(dict.fromkeys(CHOSEN, (30, "")))
+        producer_id = journal.producer_id
+    found = [(each.sink, str(finding)) for each in audited(settings).judgements for finding in each.findings]
+    return [f"{sink}: {text.removesuffix(f' of {producer_id}')}" for sink, text in found]
 
 
 def ghost(lines: list[bytes]) -> bytes:
-    return make_batch(1, producer_id="ghost-1-1").lines.rstrip()
+    batch = make_batch(1, producer_id="ghost-1-1")
+    return batch.lines.rstrip()
 
 
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
         (lambda lines: lines, []),
-        (lambda lines: lines[:9] + lines[10:], ["kafka: lost [(10, 10)]"]),
-        (lambda lines: [*lines, lines[4]], ["kafka: duplicate [(5, 5)]"]),
-        (lambda lines: [lines[1], lines[0], *lines[2:]], ["kafka: out of order [(1, 1)]"]),
+        (lambda lines: lines[:9] + lines[10:], ["kafka: 1 lost: 10"]),
+        (lambda lines: lines[:-4], ["kafka: 4 lost: 27-30"]),
+        (lambda lines: [*lines, lines[4]], ["kafka: 1 duplicate: 5"]),
+        (lambda lines: [lines[1], lines[0], *lines[2:]], ["kafka: 1 out of order: 1"]),
         (
             lambda lines: [lines[0].replace(b"hello", b"jello"), *lines[1:]],
-            ["kafka: different from the other sinks [(1, 1)]"],
+            ["kafka: 1 different from the other sinks: 1"],
         ),
         (
             lambda lines: [*lines, ghost(lines)],
-            ["kafka: acknowledged by no journal here, and not in all sinks [(1, 1)]"],
+            ["kafka: 1 acknowledged by no journal here, and not in all sinks: 1 of ghost-1-1"],
         ),
+        (lambda lines: [*lines[:3], b"\xff", *lines[4:], b"no JSON"], ["kafka: 1 lost: 4"]),
     ],
-    ids=["whole", "removed", "doubled", "swapped", "changed", "unknown"],
+    ids=["whole", "removed", "tail", "doubled", "swapped", "changed", "unknown", "unreadable"],
 )
 def test_damage_is_named(
     written: Callable[[list[bytes]], Sequence[bytes]], expected: list[str], settings: Settings
 ) -> None:
-    assert acknowledge(settings, written) == expected
-
-
-def test_a_missing_tail_is_lost_once_the_journal_has_let_go_of_it(settings: Settings) -> None:
-    assert acknowledge(settings, lambda lines: lines[:-4]) == ["kafka: lost [(27, 30)]"]
+    assert problems(settings, written) == expected
 
 
 @pytest.mark.parametrize("codec", ["gzip", "lz4", "zstd"])
-def test_compressed_topics_are_audited(settings: Settings, codec: str) -> None:
-    assert acknowledge(settings, lambda lines: lines, codec) == []
+def test_a_compressed_topic_is_read(codec: str, settings: Settings) -> None:
+    lines = {"linger.ms": "200", "compression.type": codec}
+    assert problems(settings, lambda lines: lines, **lines) == []
+    assert {each.count for each in audited(settings).judgements} == {30}
+
+
+def test_a_topic_that_kafka_python_cannot_read_is_one_line(settings: Settings) -> None:
+    if has_snappy():
+        pytest.skip("python-snappy is installed")
+    with pytest.raises(ToolkitError, match="python-snappy"):
+        problems(settings, lambda lines: lines, **{"linger.ms": "200", "compression.type": "snappy"})
 
 
 def test_the_emitter_passes_the_audit_and_the_check(settings: Settings) -> None:
-    with closing(Journal(settings.journal_path("ann"), streams.BUZZ)) as journal:
-        journal.subscribe(CHECKED)
-        for first in (1, 701, 1401):
-            batch = Batch.of_records(make_messages(700), journal.producer_id, first, streams.BUZZ.codec)
-            journal.append(batch)
-            for sink in CHECKED:
-                with closing(SINKS[sink].emitter(settings, streams.BUZZ, journal.key, "")) as emitter:
-                    emitter.last(list(journal.runs()))
-                    emitter.emit(batch)
-        journal.prune(dict.fromkeys(CHECKED, (2100, "")))
+    for _ in range(2):
+        with closing(Journal(settings.journal_path("ann"), stream.BUZZ)) as journal:
+            journal.subscribe(CHOSEN)
+            for _ in range(3):
+                batch = make_batch(700, producer_id=journal.producer_id, first=journal.last + 1)
+                journal.append(batch)
+                for sink in CHOSEN:
+                    with closing(SINKS[sink].emitter(settings, stream.BUZZ, journal.key, "")) as each:
+                        each.last(list(journal.runs()))
+                        each.emit(batch)
+            journal.prune(dict.fromkeys(CHOSEN, (journal.last, "")))
     report = audited(settings)
-    assert problems(report) == []
-    assert [(each.sink, each.count, each.pending) for each in report.judgements] == [
-        ("file", 2100, 0),
-        ("kafka", 2100, 0),
-    ]
-    assert check.check("kafka", settings).result == "ok"
+    assert [(each.runs, each.count, each.pending) for each in report.judgements] == [(2, 4200, 0)] * 2
+    assert not report.broken
+    assert not report.notes
+    result = check.check("kafka", settings)
+    assert (result.result, result.reason) == ("ok", "")
+
+
+def test_a_topic_that_was_deleted_is_lost(settings: Settings, admin: AdminClient) -> None:
+    assert problems(settings, lambda lines: lines) == []
+    delete_topic(admin, settings.topic)
+    assert [str(each.findings[0])[:8] for each in audited(settings).judgements if each.findings] == ["30 lost:"]
