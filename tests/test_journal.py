@@ -366,9 +366,8 @@ def test_a_journal_that_was_moved_while_in_use_is_whole(path: Path, noticed: str
             append(journal, 10) if noticed == "append" else journal.prune({"file": (200, "")})
         assert not isinstance(error.value, Unavailable)
         assert (error.value.exit_code, str(error.value).count("\n")) == (2, 0)
-        copied = Path(
-            shutil.copy(away, path.with_name("copied.sqlite"))
-        )  # a second Ctrl+C ends without closing anything
+        # A second Ctrl+C ends without closing anything.
+        copied = Path(shutil.copy(away, path.with_name("copied.sqlite")))
         assert stored(copied, "SELECT SUM(count) FROM batches") == [(200,)]
     journal.close()
     for leftover in path.parent.glob(f"{path.name}*"):
