@@ -35,7 +35,7 @@ from utils.app import cli
 from utils.app.config import DEFAULTS, PROJECT_DIR, Seed, Settings
 from utils.app.errors import Unavailable
 from utils.checks.accounts import accounts
-from utils.checks.audit import pages
+from utils.checks.pages import pages
 from utils.clients.kafka_admin import delete_topic
 from utils.reading.store_tables import StoreTable
 from utils.records.codec import instant_text

@@ -21,6 +21,7 @@ import verify_emitters
 from tests.helpers import assigned, make_messages, wait_until
 from utils.app.config import BUZZ, PROJECT_DIR, Settings
 from utils.checks import audit as audit_module
+from utils.checks import pages as checks_pages
 from utils.checks.accounts import accounts, audited_sinks, dead_letters
 from utils.checks.audit import audit
 from utils.checks.report import Judgement, Report
@@ -362,7 +363,7 @@ def test_what_is_dead_lettered_while_the_sinks_are_read_is_not_lost(
     producer_id = append(settings, 4, subscribed=("file",), contains={"file": 2}, prune=False)
     (last,) = make_messages(1)
     last.producer_id, last.sequence = producer_id, 4
-    whole = audit_module.pages
+    whole = checks_pages.pages
 
     def pages(*arguments: Any) -> Iterator[tuple[list[Any], int]]:
         write_letter(settings, "file", producer_id, 3)
@@ -500,7 +501,7 @@ def test_a_sink_out_of_reach_is_not_judged(settings: Settings, monkeypatch: pyte
 def test_a_sink_that_is_replaced_while_it_is_read_is_read_again(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("utils.checks.audit.PAGE_RECORDS", 40)
+    monkeypatch.setattr("utils.checks.pages.PAGE_RECORDS", 40)
     append(settings, 100)
     reads = []
 

@@ -12,13 +12,12 @@ from loguru import logger
 
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
-from utils.checks.kafka_reader import KafkaReader
+from utils.checks.pages import open_reader
 from utils.records.codec import instant_text
 from utils.records.record import Batch, Record
 from utils.records.stream import Stream
-from utils.sinks import SINKS, source
+from utils.sinks import SINKS
 from utils.sources.auto_source import require_answer
-from utils.sources.base import Source
 
 READ_BACK_S = 15.0
 
@@ -83,7 +82,7 @@ def _round_trip(sink: str, settings: Settings, stream: Stream) -> None:
     wanted = stream.codec.canonical_lines(batch.records)
     deadline_s = time.monotonic() + READ_BACK_S
     while time.monotonic() < deadline_s:
-        with closing(_reader(sink, settings, stream)) as reader:
+        with closing(open_reader(sink, settings, stream)) as reader:
             chunk = reader.poll(10)
         if chunk is None or not (chunk.records or chunk.invalid):
             time.sleep(0.02)
@@ -92,12 +91,6 @@ def _round_trip(sink: str, settings: Settings, stream: Stream) -> None:
         else:
             raise ToolkitError(f"read back something else: {chunk.records or chunk.invalid}")
     raise ToolkitError(f"the record could not be read back within {READ_BACK_S:.0f} s")
-
-
-def _reader(sink: str, settings: Settings, stream: Stream) -> Source:
-    if sink == "kafka":  # with another client than the one that wrote
-        return KafkaReader(settings, stream)
-    return source(sink, settings, stream, lambda partition: "", finished=True)
 
 
 def _delete_topic(settings: Settings, topic: str) -> None:
