@@ -273,7 +273,8 @@ def sinks(*, count: Count = 400_000, rounds: Rounds = 3, singles: int = 100, wri
             )
         run_rounds(rows, rounds, folder)
         p50_ms, p99_ms = latencies_ms(replace(DEFAULTS, data_dir=folder / "latency"), EMBEDDED, singles)
-    note = f"A single record is stored by the three embedded sinks {p50_ms:.1f} ms (p99 {p99_ms:.1f} ms) after it was acknowledged."
+    stored = f"{p50_ms:.1f} ms (p99 {p99_ms:.1f} ms)"
+    note = f"A single record is stored by the three embedded sinks {stored} after it was acknowledged."
     report(f"{count:,} buzz messages each, median of {rounds} rounds.", rows, count, [note], write)
     return 0
 
@@ -310,7 +311,7 @@ def _read_topic(settings: Settings) -> None:
         while ended < len(partitions):
             found = reader.consume(PAGE_RECORDS, 1.0)
             ended += sum(1 for each in found if each.error())
-            if values := [each.value() for each in found if not each.error()]:
+            if values := [each.value() or b"" for each in found if not each.error()]:
                 BUZZ.codec.decode_lines(b"\n".join(values) + b"\n")
 
 
@@ -343,8 +344,8 @@ def sources(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = None) 
         rows = []
         for sink in read:
             rows.append(
-                Measured(f"bare {sink} read", lambda place, sink=sink: timed(partial(read_bare, sink, settings)))
-            )  # type: ignore[misc]
+                Measured(f"bare {sink} read", lambda place, sink=sink: timed(partial(read_bare, sink, settings)))  # type: ignore[misc]
+            )
             rows.append(
                 Measured(
                     f"{sink} source",

@@ -77,8 +77,8 @@ def held(sink: str, settings: Settings) -> Held:
     query = "SELECT producer_id, sequence FROM streamed_messages ORDER BY rowid"
     match sink:
         case "file":
-            with settings.live_path.open(encoding="utf-8") as lines:
-                records = [json.loads(line) for line in lines]
+            complete = settings.live_path.read_bytes().rpartition(b"\n")[0]  # what follows is being written
+            records = [json.loads(line) for line in complete.splitlines()]
             return _grouped((record.get("producer_id"), record.get("sequence")) for record in records)
         case "sqlite":
             connection = sqlite3.connect(settings.sqlite_path)
