@@ -57,7 +57,7 @@ class Summary:
 class Source:
     """Where records come from: `name` (file, sqlite, duckdb, kafka, auto) and `detail`, for people.
 
-    `trouble` is why it cannot be read since `trouble_since`. `moved` is the source used before, when it was left and why.
+    `trouble` is why it cannot be read since `trouble_since`. `moved` is the source before, when it was left and why.
     """
 
     name: str
