@@ -312,6 +312,20 @@ def kafka_security(environment: Mapping[str, str] = os.environ) -> KafkaSecurity
     return KafkaSecurity(**values)  # type: ignore[arg-type]  # checked against the same Literals above
 
 
+TOKEN_VARIABLE = "FEED_TOKEN"
+
+
+def feed_token(environment: Mapping[str, str] = os.environ) -> str:
+    """What clients of an HTTP feed must know; "" = nothing. Only from the environment or .env, like a password.
+
+    Raises ToolkitError if it could not be sent in a header.
+    """
+    token = environment.get(TOKEN_VARIABLE, "")
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise ToolkitError(f"{TOKEN_VARIABLE} has spaces or other letters than ASCII: choose another one")
+    return token
+
+
 def variables() -> dict[str, str]:
     """Every variable and its default as text, in the order of .env.example."""
     found = {"MESSAGE_INTERVAL_SECONDS": "5"}
@@ -321,4 +335,5 @@ def variables() -> dict[str, str]:
         found[parameter.env_var[0]] = str(setting.default)
     found.update({variable: "" for variable in _SECURITY_VARIABLES.values()})
     found["KAFKA_SECURITY_PROTOCOL"] = "PLAINTEXT"
+    found[TOKEN_VARIABLE] = ""
     return found
