@@ -249,19 +249,16 @@ def test_a_message_is_in_all_sinks_soon_after_it_is_acknowledged(settings: Setti
     acknowledged: list[float] = []
     everywhere: list[float] = []
 
-    class OneByOne(producing.Producer):
-        def run(self, items: producing.Paced, stop: threading.Event) -> None:
-            delivery = self.journal.delivery
-            for number, (_, message) in enumerate(items, 1):
-                self._append([message])
-                acknowledged.append(time.monotonic())
-                with delivery.changed:
-                    assert delivery.changed.wait_for(lambda: delivery.low_watermark() == number, 20)  # noqa: B023
-                everywhere.append(time.monotonic())
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(producing, "Producer", OneByOne)
-        assert produce(settings, paced(6), sinks=EMBEDDED) == 0
+    stop = threading.Event()
+    with producing.session(BUZZ, "ragini", settings, sinks=EMBEDDED, run=Run(), stop=stop) as run:
+        delivery = run.journal.delivery
+        for number, (_, message) in enumerate(paced(6), 1):
+            run.append(run.batch([message], Batch.of_records)[0])
+            acknowledged.append(time.monotonic())
+            with delivery.changed:
+                assert delivery.changed.wait_for(lambda: delivery.low_watermark() == number, 20)  # noqa: B023
+            everywhere.append(time.monotonic())
+    assert run.code == 0
     latencies = [end - begin for begin, end in zip(acknowledged, everywhere, strict=True)]
     assert median(latencies) < 1.0, latencies
 

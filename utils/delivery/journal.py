@@ -122,10 +122,10 @@ class Journal:
     ) -> None:
         """Store the batch, whose sequences follow `last`; on return its records are acknowledged.
 
-        In the same transaction go what each sink has `reached` (and its mark), the rows that all of them have, and
-        the `positions` of the source that the records were read from. Raises Unavailable if the disk is full or the
-        file locked (append the same batch again), ToolkitError if the file was taken away or another process has
-        begun a run.
+        An empty one brings positions only. In the same transaction go what each sink has `reached` (and its mark), the
+        rows that all of them have, and the `positions` of the source that the records were read from. Raises
+        Unavailable if the disk is full or the file locked (append the same batch again), ToolkitError if the file was
+        taken away or another process has begun a run.
         """
         with self._file.transaction() as connection:
             advanced = connection.execute(
@@ -134,12 +134,14 @@ class Journal:
             )
             if advanced.rowcount != 1:
                 raise ToolkitError(f"another process writes to journal {self.path} by now; this one ends")
-            row = (batch.last, self._run, batch.count, batch.lines)
-            connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?)", row)
+            if batch.count:
+                row = (batch.last, self._run, batch.count, batch.lines)
+                connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?)", row)
             for position in (positions or {}).items():
                 connection.execute("INSERT OR REPLACE INTO positions VALUES (?, ?)", position)
             pruned, removed = self._note(connection, reached or {})
-        self._recent.add(batch)
+        if batch.count:
+            self._recent.add(batch)
         self.pruned = pruned
         self.pending_bytes += len(batch.lines) - removed
         self.last = batch.last

@@ -1,12 +1,12 @@
-"""What all producers do with the records they make: pace, acknowledge, deliver, drain, report."""
+"""What all producers do with the records they make or read: acknowledge, deliver, drain, report; and pace."""
 
 import os
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -48,6 +48,93 @@ Paced = Iterable[tuple[float, Any]]
 MakeBatch = Callable[[Sequence[Any], str, int, Any], Batch]
 
 
+class Session:
+    """What one run of a producer acknowledges and counts; `code` is its exit code, once it has ended.
+
+    One thread at a time makes a batch and appends it, for the batch has the sequences behind the last one.
+    """
+
+    def __init__(self, stream: Stream, journal: Acknowledging, stop: threading.Event) -> None:
+        self.stream, self.journal, self.stop = stream, journal, stop
+        self.counts: Counter[str] = Counter()
+        self.kept: Counter[str] = Counter()
+        self.code = early.UNFINISHED
+        self._started_s = self._reported_s = time.monotonic()
+
+    def batch(self, items: Sequence[Any], make: MakeBatch = Batch.of_lines) -> tuple[Batch, list[tuple[Any, str]]]:
+        """The next batch, and which of the items no sink can store, with the reasons."""
+        journal, codec = self.journal.journal, self.stream.codec
+        if not items:
+            return Batch(journal.producer_id, journal.last, 0, b"", codec), []
+        try:
+            batch = make(items, journal.producer_id, journal.last + 1, codec)
+            batch.rows  # noqa: B018  # decoded here, once for all sinks
+            return batch, []
+        except ValueError as error:
+            rejected = [(items[0], str(error))]
+        if len(items) > 1:  # find it in ever smaller halves
+            half = len(items) // 2
+            rejected = [each for part in (items[:half], items[half:]) for each in self.batch(part, make)[1]]
+        wrong = {id(item) for item, _ in rejected}
+        return self.batch([item for item in items if id(item) not in wrong], make)[0], rejected
+
+    def append(self, batch: Batch, positions: Mapping[str, str] | None = None, *, shown: bool = False) -> bool:
+        """Whether the batch, and the positions behind it, are acknowledged; False only when told to stop."""
+        kept = kept_fields(batch.records) if batch.count else Counter[str]()
+        if news := kept.keys() - self.kept.keys():
+            logger.warning("no column for {}: in SQL it is in the column extra", ", ".join(map(repr, sorted(news))))
+        self.kept.update(kept)
+        if not self.journal.append(batch, positions):
+            return False
+        self.counts["acknowledged"] += batch.count
+        self._report(batch if shown else None)
+        return True
+
+    def _report(self, shown: Batch | None) -> None:
+        """Log the records of a batch, or the running total now and then."""
+        now_s = time.monotonic()
+        if shown is not None:
+            for record in shown.records:
+                logger.info("{} {}", record.sequence, self.stream.describe(record))
+        elif now_s - self._reported_s >= REPORT_EVERY_S:
+            self._reported_s = now_s
+            done = self.counts["acknowledged"]
+            logger.info("{:,} acknowledged, {:,.0f}/s", done, done / (now_s - self._started_s))
+
+
+@contextmanager
+def session(
+    stream: Stream, name: str, settings: Settings, *, sinks: Iterable[str], run: Run, stop: threading.Event
+) -> Iterator[Session]:
+    """Open the journal `name` and the sinks; at the end deliver what is pending, print the summary and set the code.
+
+    Raises ToolkitError for what only the user can fix.
+    """
+    wanted = [sink for sink in dict.fromkeys(sinks) if sink not in run.drop]
+    if not wanted:
+        raise ToolkitError("no sink is left to produce to: name at least one with --sinks")
+    journal_path = settings.journal_path(name)
+    check_places(settings, stream, wanted, journal_path)
+    stream = declare(stream, settings.schema_folder)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    with closing(Journal(journal_path, stream, max_bytes=settings.journal_max_mb << 20)) as journal:
+        journal.drop(run.drop)
+        connects = {sink: partial(SINKS[sink].emitter, settings, stream, journal.key) for sink in wanted}
+        delivery = Delivery(journal, connects, settings.dead_letter_path)
+        delivery.start([sink for sink in wanted if sink in EMBEDDED], FIRST_LOOK_S)
+        _log_pending(delivery)
+        logger.info("{}: producing to {} as {}", name, ", ".join(wanted), journal.producer_id)
+        opened = Session(stream, Acknowledging(journal, delivery, stop), stop)
+        try:
+            yield opened
+        finally:
+            delivery.drain(run.drain)
+            opened.journal.prune()
+            cli.print_lines(_summary(name, opened, delivery))
+        failed = any(worker.status.failure for worker in delivery.workers.values())
+        opened.code = early.UNFINISHED if failed or delivery.low_watermark() < journal.last else 0
+
+
 def produce(
     stream: Stream,
     name: str,
@@ -64,30 +151,56 @@ def produce(
     `name` is the journal's and the beginning of the producer_id. `make` turns items into a batch. Raises
     ToolkitError for what only the user can fix.
     """
-    stop = signals.stop_on_signals()
-    wanted = [sink for sink in dict.fromkeys(sinks) if sink not in run.drop]
-    if not wanted:
-        raise ToolkitError("no sink is left to produce to: name at least one with --sinks")
-    journal_path = settings.journal_path(name)
-    check_places(settings, stream, wanted, journal_path)
-    stream = declare(stream, settings.schema_folder)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    with closing(Journal(journal_path, stream, max_bytes=settings.journal_max_mb << 20)) as journal:
-        journal.drop(run.drop)
-        connects = {sink: partial(SINKS[sink].emitter, settings, stream, journal.key) for sink in wanted}
-        delivery = Delivery(journal, connects, settings.dead_letter_path)
-        delivery.start([sink for sink in wanted if sink in EMBEDDED], FIRST_LOOK_S)
-        _log_pending(delivery)
-        logger.info("{}: producing to {} as {}", name, ", ".join(wanted), journal.producer_id)
-        producer = Producer(stream, Acknowledging(journal, delivery, stop), interval_s, make)
+    with session(stream, name, settings, sinks=sinks, run=run, stop=signals.stop_on_signals()) as opened:
+        pacing = _Pacing(opened, interval_s, make)
         try:
-            producer.run(islice(items, run.count and min(run.count, sys.maxsize)), stop)
-        finally:
-            delivery.drain(run.drain)
-            producer.journal.prune()
-            cli.print_lines(_summary(name, producer, delivery))
-        failed = any(worker.status.failure for worker in delivery.workers.values())
-        return early.UNFINISHED if failed or delivery.low_watermark() < journal.last else 0
+            pacing.run(islice(items, run.count and min(run.count, sys.maxsize)))
+        finally:  # a recording may turn out to be broken
+            pacing.flush()
+    return opened.code
+
+
+class _Pacing:
+    """Hands items on in batches, each item when it is due."""
+
+    def __init__(self, run: Session, interval_s: float, make: MakeBatch) -> None:
+        self._run, self._interval_s, self._make = run, interval_s, make
+        self._made: list[Any] = []  # and not appended yet
+        self._limit = 64  # of a batch; grows where records are small
+
+    def run(self, items: Paced) -> None:
+        """Append all items, the first at once, each other when it is due; those due together in one batch."""
+        due_s = time.monotonic()
+        stamped_ms, stamp = 0, ""
+        interval_s, made, stop, counts = self._interval_s, self._made, self._run.stop, self._run.counts
+        for gap, item in items:
+            if interval_s and gap and (counts["made"] or made):  # the first one goes out at once
+                due_s += gap * interval_s
+                if due_s > time.monotonic():
+                    self.flush()
+                    stop.wait(due_s - time.monotonic())
+            if stop.is_set():
+                break
+            now_ms = int(time.time() * 1000)
+            if now_ms != stamped_ms:
+                stamped_ms, stamp = now_ms, instant_text(now_ms * 1000)
+            item.timestamp = item.timestamp or stamp
+            made.append(item)
+            if len(made) >= self._limit:
+                self.flush()
+
+    def flush(self) -> None:
+        """Append what has been made."""
+        items = self._made[:]
+        self._made.clear()
+        self._run.counts["made"] += len(items)
+        batch, rejected = self._run.batch(items, self._make)
+        self._run.counts["rejected"] += len(rejected)
+        for _, reason in rejected:
+            logger.error("record rejected, no sink can store it: {}", reason)
+        if batch.count:
+            self._limit = max(1, min(MAX_APPEND, 4 * self._limit, MAX_APPEND_BYTES * batch.count // len(batch.lines)))
+            self._run.append(batch, shown=self._interval_s >= SHOWN_INTERVAL_S)
 
 
 def check_places(settings: Settings, stream: Stream, sinks: Iterable[str], journal_path: Path) -> None:
@@ -120,94 +233,14 @@ def _log_pending(delivery: Delivery) -> None:
             logger.info("{:,} records are pending for {}", pending, sink)
 
 
-class Producer:
-    """Paces items and hands them on in batches."""
-
-    def __init__(self, stream: Stream, journal: Acknowledging, interval_s: float, make: MakeBatch) -> None:
-        self._stream, self.journal, self._interval_s, self._make = stream, journal, interval_s, make
-        self._made: list[Any] = []  # and not appended yet
-        self._limit = 64  # of a batch; grows where records are small
-        self.counts: Counter[str] = Counter()
-        self.kept: Counter[str] = Counter()
-        self._started_s = self._reported_s = time.monotonic()
-
-    def run(self, items: Paced, stop: threading.Event) -> None:
-        """Append all items, the first at once, each other when it is due; those due together in one batch."""
-        due_s = time.monotonic()
-        stamped_ms, stamp = 0, ""
-        interval_s, made = self._interval_s, self._made
-        try:
-            for gap, item in items:
-                if interval_s and gap and (self.counts["made"] or made):  # the first one goes out at once
-                    due_s += gap * interval_s
-                    if due_s > time.monotonic():
-                        self._flush()
-                        stop.wait(due_s - time.monotonic())
-                if stop.is_set():
-                    break
-                now_ms = int(time.time() * 1000)
-                if now_ms != stamped_ms:
-                    stamped_ms, stamp = now_ms, instant_text(now_ms * 1000)
-                item.timestamp = item.timestamp or stamp
-                made.append(item)
-                if len(made) >= self._limit:
-                    self._flush()
-        finally:  # a recording may turn out to be broken
-            self._flush()
-
-    def _flush(self) -> None:
-        """Append what has been made."""
-        items = self._made[:]
-        self._made.clear()
-        if items:
-            self.counts["made"] += len(items)
-            self._append(items)
-
-    def _append(self, items: Sequence[Any]) -> None:
-        journal = self.journal.journal
-        try:
-            batch = self._make(items, journal.producer_id, journal.last + 1, self._stream.codec)
-            batch.rows  # noqa: B018  # decoded here, once for all sinks
-        except ValueError as error:
-            if len(items) == 1:
-                self.counts["rejected"] += 1
-                logger.error("record rejected, no sink can store it: {}", error)
-            else:  # find it in ever smaller halves
-                half = len(items) // 2
-                self._append(items[:half])
-                self._append(items[half:])
-            return
-        self._limit = max(1, min(MAX_APPEND, 4 * self._limit, MAX_APPEND_BYTES * batch.count // len(batch.lines)))
-        self._count_kept(batch)
-        if self.journal.append(batch):
-            self.counts["acknowledged"] += batch.count
-            self._report(batch)
-
-    def _count_kept(self, batch: Batch) -> None:
-        """Count the fields without a column, and log each of them once."""
-        kept = kept_fields(batch.records)
-        if news := kept.keys() - self.kept.keys():
-            logger.warning("no column for {}: in SQL it is in the column extra", ", ".join(map(repr, sorted(news))))
-        self.kept.update(kept)
-
-    def _report(self, batch: Batch) -> None:
-        now_s = time.monotonic()
-        if self._interval_s >= SHOWN_INTERVAL_S:
-            for record in batch.records:
-                logger.info("{} {}", record.sequence, self._stream.describe(record))
-        elif now_s - self._reported_s >= REPORT_EVERY_S:
-            self._reported_s = now_s
-            done = self.counts["acknowledged"]
-            logger.info("{:,} acknowledged, {:,.0f}/s", done, done / (now_s - self._started_s))
-
-
-def _summary(name: str, producer: Producer, delivery: Delivery) -> str:
-    """One line: what was made and acknowledged, and per sink what was delivered and what is pending."""
-    words = [f"{name}: made {producer.counts['made']:,}, acknowledged {producer.counts['acknowledged']:,}"]
-    if producer.counts["rejected"]:
-        words.append(f"rejected {producer.counts['rejected']:,}")
-    if producer.kept:
-        words.append("in extra: " + ", ".join(f"{field} {count:,}" for field, count in producer.kept.most_common(10)))
+def _summary(name: str, run: Session, delivery: Delivery) -> str:
+    """One line: what was made or read and acknowledged, and per sink what was delivered and what is pending."""
+    first = "read" if "read" in run.counts else "made"
+    words = [f"{name}: {first} {run.counts[first]:,}, acknowledged {run.counts['acknowledged']:,}"]
+    if run.counts["rejected"]:
+        words.append(f"rejected {run.counts['rejected']:,}")
+    if run.kept:
+        words.append("in extra: " + ", ".join(f"{field} {count:,}" for field, count in run.kept.most_common(10)))
     for sink, pending in delivery.pending().items():
         worker = delivery.workers.get(sink)
         if worker is None:
