@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.helpers import make_messages
 from utils.app.errors import PositionMoved, ToolkitError, Unavailable
-from utils.reading import store as processed_store
+from utils.reading import database
 from utils.reading.store import ProcessedStore
 from utils.reading.store_tables import VERSION
 from utils.reading.tracker import MAX_GAPS, MAX_LOST, Counts, Tracker
@@ -363,7 +363,7 @@ class TestBadInput:
         assert ask(Path(alone), "SELECT sequence FROM records") == [(1,)]
 
     def test_a_store_that_is_locked_is_unavailable(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(processed_store, "WAIT_S", 0.01)
+        monkeypatch.setattr(database, "WAIT_S", 0.01)
         with closing(ProcessedStore(path, BUZZ)) as store:
             with closing(sqlite3.connect(path, isolation_level=None)) as other:
                 other.execute("BEGIN IMMEDIATE")
@@ -375,7 +375,7 @@ class TestBadInput:
         self, store: ProcessedStore, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         store.add(chunk("", "1", ann(1, 2)))
-        monkeypatch.setattr(processed_store, "WAIT_S", 0.01)
+        monkeypatch.setattr(database, "WAIT_S", 0.01)
         with closing(ProcessedStore(path, BUZZ, "start")) as again:
             with closing(sqlite3.connect(path, isolation_level=None)) as other:
                 other.execute("BEGIN IMMEDIATE")

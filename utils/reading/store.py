@@ -1,69 +1,79 @@
-"""What a consumer keeps: records and positions, in one SQLite file and one transaction.
+"""What a consumer keeps: records and positions, in one database and one transaction.
 
 A chunk is stored once or not at all, whatever is killed, started twice or fenced: `add` compares the chunk's `start`
 with the stored position of its partition and sets `end` in the transaction that stores the records. The unique
 indexes of `records` decide what is new; `partitions` has positions and totals, `runs` what the tracker knows.
 """
 
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import chain, groupby
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
+from loguru import logger
 from msgspec.structs import astuple
 
-from utils.app.errors import PositionMoved, ToolkitError
-from utils.clients import sqlite
-from utils.clients.files import check_one_name, file_id
-from utils.reading.store_tables import TOTALS, Memory, StoreTable, prepare, summarize, track
+from utils.app.errors import PositionMoved
+from utils.reading.database import Database, SqliteDatabase
+from utils.reading.store_table import StoreTable
+from utils.reading.store_tables import TOTALS, Memory, prepare, summarize, track
 from utils.reading.tracker import Counts
 from utils.records.stream import Stream
 from utils.sources.base import Chunk
 
-WAIT_S = 5.0
-ROWS_PER_STATEMENT, MAX_VALUES = 500, 32_766
 _ENTER = "INSERT INTO partitions (partition, position, memory) VALUES (?, '', '{}') ON CONFLICT DO NOTHING"
-_FIND = "SELECT position, memory FROM partitions WHERE partition = ?"
+_LOCK = "UPDATE partitions SET position = position WHERE partition = ?"
 _COMPARE_AND_SET = "UPDATE partitions SET position = ? WHERE partition = ? AND position = ?"
+_FIND = "SELECT position, memory FROM partitions WHERE partition = ?"
 _BEGIN_AGAIN = "UPDATE runs SET again = high WHERE partition = ?"
+
+
+class Part(Protocol):
+    """What else a store contains. Both methods are called in a transaction, and with the database only."""
+
+    def prepare(self, database: Database, stream: Stream) -> None:
+        """Make the tables where they are missing; the stream has the types of the store."""
+        ...
+
+    def add(self, database: Database, chunk: Chunk, new: Sequence[Any]) -> None:
+        """Store what follows from the chunk, of whose records these are `new` to the store."""
+        ...
 
 
 class ProcessedStore:
     """One consumer's store; opening creates it. `stream` is the stream with the types that the store began with.
 
     `start` says where each partition begins when it is first resumed in this run. At its end only if nobody has
-    advanced it since: what another copy then hands over is not passed over. Raises ToolkitError if another version
-    wrote the store.
+    advanced it since: what another copy then hands over is not passed over. A path stands for a SQLite file. Raises
+    ToolkitError if another version wrote the store.
     """
 
-    def __init__(self, path: Path, stream: Stream, start: Literal["stored", "start", "end"] = "stored") -> None:
-        check_one_name(path)
-        self._path, self._start, self.run = path, start, Counts()
+    def __init__(
+        self,
+        database: Database | Path,
+        stream: Stream,
+        start: Literal["stored", "start", "end"] = "stored",
+        parts: Sequence[Part] = (),
+    ) -> None:
+        self._database: Database = SqliteDatabase(database) if isinstance(database, Path) else database
+        self._start, self._parts, self.run = start, parts, Counts()
         self._before: dict[str, str | None]  # the positions when this run began, None once a partition was resumed
-        self._connection = sqlite.connect(path, wait_s=WAIT_S)
-        self._opened = file_id(path)
-        try:
-            with self._transaction():
-                self.stream = prepare(self._connection, path, stream)
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            with self._database.transaction():
+                self.stream = prepare(self._database, stream)
+                for part in parts:
+                    part.prepare(self._database, self.stream)
                 self._before = dict(self._execute("SELECT partition, position FROM partitions").fetchall())
-        except (ToolkitError, sqlite3.Error):
-            self.close()
-            raise
+            undo.pop_all()
         self._table = StoreTable(self.stream)
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with sqlite.errors(self._path), sqlite.transaction(self._connection):
-            if file_id(self._path) != self._opened:  # what is stored now would be gone with the file
-                raise ToolkitError(f"processed store {self._path} was deleted, moved or replaced in use; start again")
-            yield
 
     def resume(self, partition: str) -> str:
         """The stored position of a partition, which `start` may change. See Resume."""
-        with self._transaction():
+        with self._database.transaction():
+            self._execute(_ENTER, partition)
+            self._execute(_LOCK, partition)
             position, memory = self._partition(partition)
             before = self._before.get(partition, "")
             if self._start == "start" and before is not None:
@@ -82,42 +92,44 @@ class ProcessedStore:
 
         Raises PositionMoved if another copy of this consumer has advanced the partition.
         """
-        with self._transaction():
-            _, memory = self._partition(chunk.partition)
+        with self._database.transaction():
+            self._execute(_ENTER, chunk.partition)
             if self._execute(_COMPARE_AND_SET, chunk.end, chunk.partition, chunk.start).rowcount != 1:
                 raise PositionMoved(f"another copy of this consumer has advanced {chunk.partition}")
-            found = track(self._connection, chunk, memory.open_ended)
-            without_ids = found.external
-            stored, found.external = self._insert(chunk, memory)
+            _, memory = self._partition(chunk.partition)  # after the update, which keeps others away from it
+            found = track(self._database, chunk, memory.open_ended)
+            new = self._insert(chunk, memory, found)
+            for part in self._parts:
+                part.add(self._database, chunk, new)
             if chunk.begins_again:  # its records are the last ones of the file before
                 memory.rotations, memory.jump, memory.ordinal, memory.open_ended = memory.rotations + 1, 0, 0, True
                 self._execute(_BEGIN_AGAIN, chunk.partition)
-            known = len(chunk.records) - without_ids - stored  # the index knows all, the tracker is bounded
-            found.again = min(found.again, known)
-            found.duplicate = known - found.again
-            found.again += without_ids - found.external
-            found.records, found.invalid = stored + found.external, len(chunk.invalid)
             self._save(chunk.partition, chunk.end, memory, found)
         self.run = Counts(*map(sum, zip(astuple(self.run), astuple(found), strict=True)))
         return found.records
 
-    def _insert(self, chunk: Chunk, memory: Memory) -> tuple[int, int]:
-        """Insert what is not there yet; how many records with ids, and how many without."""
-        inserted, step = [0, 0], max(1, min(ROWS_PER_STATEMENT, MAX_VALUES // len(self._table.columns)))
-        for without_ids, group in groupby(memory.rows(chunk, self.stream), lambda row: row[-1] is not None):
-            rows = list(group)
-            for start in range(0, len(rows), step):
-                page = rows[start : start + step]
-                statement = f"{self._table.insert(len(page))} ON CONFLICT DO NOTHING"
-                inserted[without_ids] += self._execute(statement, *chain.from_iterable(page)).rowcount
-        return inserted[0], inserted[1]
+    def _insert(self, chunk: Chunk, memory: Memory, found: Counts) -> Sequence[Any]:
+        """Insert what is not there yet, and correct what the tracker has `found`; the new records."""
+        rows, changed = self._database.storable(list(memory.rows(chunk, self.stream)))
+        if changed and not memory.changed:
+            logger.warning("{} stores U+0000 as U+FFFD: the summary says how many texts that were", chunk.partition)
+        memory.changed += changed
+        numbers, without_ids, new = self._database.insert(self._table, rows), found.external, chunk.records
+        if len(numbers) < len(rows):
+            new = [chunk.records[number] for number in numbers]
+            found.external = sum(record.producer_id is None for record in new)
+        known = len(rows) - without_ids - (len(new) - found.external)  # the index knows all, the tracker is bounded
+        found.again = min(found.again, known)
+        found.duplicate = known - found.again
+        found.again += without_ids - found.external
+        found.records, found.invalid = len(new), len(chunk.invalid)
+        return new
 
-    def _execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
-        return self._connection.execute(statement, values)
+    def _execute(self, statement: str, *values: Any) -> Any:
+        return self._database.execute(statement, *values)
 
     def _partition(self, partition: str) -> tuple[str, Memory]:
         """Position and memory of a partition, in a transaction."""
-        self._execute(_ENTER, partition)
         ((position, memory),) = self._execute(_FIND, partition).fetchall()
         return position, msgspec.json.decode(memory, type=Memory)
 
@@ -128,15 +140,22 @@ class ProcessedStore:
 
     def counts(self) -> Counts:
         """The totals since the store began; `run` holds those of this run."""
-        with sqlite.errors(self._path):
-            totals = self._execute(f"SELECT {', '.join(map('COALESCE(SUM({}), 0)'.format, TOTALS))} FROM partitions")
-            return Counts(*totals.fetchone())
+        with self._database.errors():
+            sums = ", ".join(map("CAST(COALESCE(SUM({}), 0) AS BIGINT)".format, TOTALS))
+            ((*totals,),) = self._execute(f"SELECT {sums} FROM partitions").fetchall()
+            return Counts(*totals)
+
+    def changed(self) -> int:
+        """How many texts were not stored as they came, since the store began."""
+        with self._database.errors():
+            memories = self._execute("SELECT memory FROM partitions").fetchall()
+        return sum(msgspec.json.decode(memory, type=Memory).changed for (memory,) in memories)
 
     def summary(self, limit: int = 5) -> dict[str, list[tuple[Any, ...]]]:
         """Rows (name, count, mean of `value`, newest event time) by the stream's `by` and by minute."""
-        with sqlite.errors(self._path):
-            return summarize(self._connection, self.stream, limit)
+        with self._database.errors():
+            return summarize(self._database, self.stream, limit)
 
     def close(self) -> None:
-        """Release the file; one that was moved gets everything first, as its log stays at the old name."""
-        sqlite.close(self._connection, self._path, self._opened)
+        """Release the database."""
+        self._database.close()

@@ -1,21 +1,20 @@
 """The tables of a processed store, and the tracker's memory in one of them."""
 
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 import msgspec
 
 from utils.app.errors import ToolkitError
-from utils.clients import sqlite
+from utils.reading.database import Database
+from utils.reading.store_table import StoreTable
 from utils.reading.tracker import Counts, Track, Tracker, journal_of
 from utils.records.codec import Field, instant_text
 from utils.records.infer import event_time
 from utils.records.stream import Stream
-from utils.records.table import Table, quoted
+from utils.records.table import quoted
 from utils.sources.base import Chunk
 
 VERSION, LATE_AFTER_US = 2, 60_000_000
@@ -30,8 +29,9 @@ _SCHEMA = (
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
 )
 _gaps = msgspec.json.Decoder(list[tuple[int, int]])
-_FIND_RUN = "SELECT first, high, again, jumped, gaps FROM runs WHERE partition = ? AND producer_id = ?"
-_FIND_HIGH = "SELECT MAX(high) FROM runs WHERE journal = ? AND NOT jumped"
+_FIND_RUNS = "SELECT producer_id, first, high, again, jumped, gaps FROM runs WHERE partition = ? AND producer_id IN"
+_FIND_HIGHS = "SELECT journal, MAX(high) FROM runs WHERE NOT jumped AND journal IN"
+_SAVE_FIELDS = "INSERT INTO facts VALUES ('fields', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 _SAVE_RUN = """INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (partition, producer_id) DO UPDATE SET
     first = excluded.first, high = excluded.high, again = excluded.again, jumped = excluded.jumped,
     gaps = excluded.gaps"""
@@ -41,7 +41,8 @@ class Memory(msgspec.Struct):
     """What is known of a partition beside position and totals.
 
     `rotations`, `jump` and `ordinal` say where the last record without ids stood: how often the partition began
-    again, after which of the `jumps` to its end (0: none) it was read, and its number from there.
+    again, after which of the `jumps` to its end (0: none) it was read, and its number from there. `changed` counts the
+    values that the database could not store as they are.
     """
 
     open_ended: bool = False
@@ -50,6 +51,7 @@ class Memory(msgspec.Struct):
     jumps: int = 0
     jump: int = 0
     ordinal: int = 0
+    changed: int = 0
 
     def rows(self, chunk: Chunk, stream: Stream) -> Iterator[tuple[Any, ...]]:
         """The rows of a chunk's records in the order of the StoreTable's columns."""
@@ -67,91 +69,73 @@ class Memory(msgspec.Struct):
         self.newest_us = newest_us
 
 
-class StoreTable(Table):
-    """The stream's columns, then event time in microseconds, whether it was late, and the place of what has no ids."""
-
-    def __init__(self, stream: Stream) -> None:
-        super().__init__(stream)
-        self.has_id, self.name = False, "records"
-        taken = {name.lower() for name in self.columns}
-        added = [("_" * (name in taken) + name) for name in ("event_us", "late", "place")]
-        self.event_us, self.late, self.place = added
-        self.fields += tuple(map(Field, added, ("integer", "boolean", "text")))
-        self.columns = tuple(field.name for field in self.fields)
-        self.row = ", ".join(map(quoted, self.columns))
-
-
-def prepare(connection: sqlite3.Connection, path: Path, stream: Stream) -> Stream:
+def prepare(database: Database, stream: Stream) -> Stream:
     """Make the tables, or add what is missing, in a transaction; the stream with the types that the store began with.
 
     What does not fit a type is then in `extra`, as anywhere else. Raises ToolkitError if another version wrote it.
     """
-    execute = connection.execute
-    ((version,),) = execute("PRAGMA user_version").fetchall()
+    execute, version = database.execute, database.version()
     if version not in (0, VERSION):
         age = "a newer" if version > VERSION else "an older"
         raise ToolkitError(
-            f"{path} was written by {age} version ({version}, this one is {VERSION}): move the file away"
+            f"{database.place} was written by {age} version ({version}, this one is {VERSION}): move it away"
         )
-    for statement in () if version else (*_SCHEMA, f"PRAGMA user_version = {VERSION}"):
-        execute(statement)
+    if not version:
+        for statement in _SCHEMA:
+            execute(statement)
+        database.set_version(VERSION)
     stored = execute("SELECT value FROM facts WHERE name = 'fields'").fetchall()
-    fields = {field.name: field for (text,) in stored for field in msgspec.json.decode(text, type=list[Field])}
-    for field in stream.fields:
+    before = {field.name: field for (text,) in stored for field in msgspec.json.decode(text, type=list[Field])}
+    fields = dict(before)
+    for field in filter(lambda each: database.takes(each.name), stream.fields):
         if {fields.setdefault(field.name, field).type, field.type} == {"integer", "number"}:
             fields[field.name] = Field(field.name, "number")
     if tuple(fields.values()) != stream.fields:
         stream = replace(stream, fields=tuple(fields.values()))
-    table, existing = StoreTable(stream), sqlite.columns(connection, "records")
-    for statement in table.upgrade("sqlite", existing) if existing else table.create("sqlite"):
+    table, existing = StoreTable(stream), database.columns("records")
+    missing = table.upgrade(database.dialect, existing) if existing else table.create(database.dialect)
+    for statement in (*missing, *table.indexes()) if missing else ():
         execute(statement)
-    place = quoted(table.place)
-    execute(table.identity_index())
-    execute(f"CREATE UNIQUE INDEX IF NOT EXISTS records_place ON records ({place}) WHERE {place} IS NOT NULL")
-    remember = "INSERT INTO facts VALUES ('fields', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
-    execute(remember, (msgspec.json.encode(stream.fields).decode(),))
+    if fields != before:
+        execute(_SAVE_FIELDS, msgspec.json.encode(stream.fields).decode())
     return stream
 
 
-def track(connection: sqlite3.Connection, chunk: Chunk, open_ended: bool) -> Counts:
+def track(database: Database, chunk: Chunk, open_ended: bool) -> Counts:
     """What a chunk brings by its ids, in a transaction that remembers it for its runs."""
     tracker = Tracker(from_end=open_ended, max_runs=len(chunk.records) + 1)
-    for producer_id in {record.producer_id for record in chunk.records if record.producer_id is not None}:
-        journal = journal_of(producer_id)
-        for first, high, again, jumped, gaps in connection.execute(
-            _FIND_RUN, (chunk.partition, producer_id)
-        ).fetchall():
-            tracker.tracks[producer_id] = Track(first, high, again, bool(jumped), _gaps.decode(gaps))
-        for (high,) in connection.execute(_FIND_HIGH, (journal,)).fetchall():
-            if high is not None:
-                tracker.highs[journal] = high
+    met = list({record.producer_id for record in chunk.records if record.producer_id is not None})
+    if not met:
+        tracker.admit(chunk.records)
+        return tracker.counts
+    query = f"{_FIND_RUNS} ({', '.join('?' * len(met))})"
+    for producer_id, first, high, again, jumped, gaps in database.execute(query, chunk.partition, *met).fetchall():
+        tracker.tracks[producer_id] = Track(first, high, again, bool(jumped), _gaps.decode(gaps))
+    journals = list(set(map(journal_of, met)))
+    query = f"{_FIND_HIGHS} ({', '.join('?' * len(journals))}) GROUP BY journal"
+    tracker.highs.update(database.execute(query, *journals).fetchall())
     tracker.admit(chunk.records)
-    for producer_id, each in tracker.tracks.items():
-        gaps = msgspec.json.encode(each.gaps).decode()
-        row = (
-            chunk.partition,
-            producer_id,
-            journal_of(producer_id),
-            each.first,
-            each.high,
-            each.again,
-            each.jumped,
-            gaps,
-        )
-        connection.execute(_SAVE_RUN, row)
+    rows = [
+        (chunk.partition, producer_id, journal_of(producer_id), each.first, each.high, each.again, each.jumped,
+         msgspec.json.encode(each.gaps).decode())
+        for producer_id, each in sorted(tracker.tracks.items())
+    ]  # fmt: skip
+    database.execute_many(_SAVE_RUN, rows)
     return tracker.counts
 
 
-def summarize(connection: sqlite3.Connection, stream: Stream, limit: int) -> dict[str, list[tuple[Any, ...]]]:
+def summarize(database: Database, stream: Stream, limit: int) -> dict[str, list[tuple[Any, ...]]]:
     """Rows (name, count, mean of `value`, newest event time): the most frequent by `by`, the latest minutes."""
-    at, by = quoted(StoreTable(stream).event_us), stream.by
-    groups = {by: (quoted(by), "2 DESC, 1")} if by else {}
+    table = StoreTable(stream)
+    at, by, types = quoted(table.event_us), stream.by, {field.name: field.type for field in table.fields}
+    groups = {by: (quoted(by), "2 DESC, 1")} if by in types else {}
     groups["minute"] = f"{at} - {at} % 60000000", "1 DESC"
-    mean = f"AVG({quoted(stream.value)})" if stream.value else "NULL"
+    has_value = types.get(stream.value or "") in ("integer", "number")
+    mean = f"CAST(AVG({quoted(stream.value or '')}) AS DOUBLE PRECISION)" if has_value else "NULL"
     found = {}
     for kind, (group, order) in groups.items():
         query = f"SELECT {group}, COUNT(*), {mean}, MAX({at}) FROM records WHERE {group} IS NOT NULL "
-        rows = connection.execute(f"{query}GROUP BY 1 ORDER BY {order} LIMIT ?", (limit,)).fetchall()
+        rows = database.execute(f"{query}GROUP BY 1 ORDER BY {order} LIMIT {int(limit)}").fetchall()
         found[kind] = [
             (name if kind == by else instant_text(name), count, each_mean, last and instant_text(last))
             for name, count, each_mean, last in rows

@@ -1,4 +1,4 @@
-"""The table of a stream in SQLite's and DuckDB's words."""
+"""The table of a stream in the words of SQLite, DuckDB and PostgreSQL."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -10,10 +10,10 @@ from utils.records.stream import Stream
 
 BUZZ_TABLE = "streamed_messages"
 
-Dialect = Literal["sqlite", "duckdb"]
+Dialect = Literal["sqlite", "duckdb", "postgres"]
 
 _OWN = (Field("extra", "json"), Field("producer_id", "text"), Field("sequence", "integer"))
-_TYPES = {
+_TYPES: dict[str, dict[str, str]] = {
     "sqlite": {
         "text": "TEXT",
         "integer": "INTEGER",
@@ -32,9 +32,17 @@ _TYPES = {
         "json": "JSON",
         "id": f"BIGINT DEFAULT nextval('{BUZZ_TABLE}_id')",
     },
+    "postgres": {
+        "text": "TEXT",
+        "integer": "BIGINT",
+        "number": "DOUBLE PRECISION",
+        "boolean": "BOOLEAN",
+        "timestamp": "TEXT",
+        "json": "TEXT",
+    },
 }
 # The types of existing columns that give back unchanged what a field puts in; SQLite's are affinities.
-_SUITABLE = {
+_SUITABLE: dict[str, dict[str, tuple[str, ...]]] = {
     "sqlite": {
         "text": ("TEXT", "BLOB"),
         "integer": ("INTEGER", "NUMERIC", "BLOB"),
@@ -61,6 +69,14 @@ _SUITABLE = {
         "boolean": ("BOOLEAN",),
         "timestamp": ("TIMESTAMP", "VARCHAR"),
         "json": ("JSON", "VARCHAR"),
+    },
+    "postgres": {
+        "text": ("text",),
+        "integer": ("bigint",),
+        "number": ("double precision",),
+        "boolean": ("boolean",),
+        "timestamp": ("text",),
+        "json": ("text",),
     },
 }
 _AFFINITIES = (
@@ -133,10 +149,12 @@ class Table:
             column, found = quoted(field.name), by_name.get(field.name.lower())
             if found is None:
                 statements.append(f"{alter} ADD COLUMN {column} {types[field.type]}")
-            elif (found if dialect == "duckdb" else _affinity(found)) in _SUITABLE[dialect][field.type]:
+            elif (_affinity(found) if dialect == "sqlite" else found) in _SUITABLE[dialect][field.type]:
                 continue
             elif dialect == "duckdb" and field.type == "number" and (expression := as_double(column, found)):
                 statements.append(f"{alter} ALTER {column} TYPE DOUBLE USING {expression}")
+            elif dialect == "postgres" and (field.type, found) == ("number", "bigint"):
+                statements.append(f"{alter} ALTER {column} TYPE DOUBLE PRECISION")
             else:
                 raise ToolkitError(
                     f"column {field.name} of table {self.name} is {found}, its field is {field.type}: "
@@ -145,7 +163,7 @@ class Table:
         return statements
 
     def identity_index(self) -> str:
-        """The statement that keeps SQLite from storing a record twice."""
+        """The statement that keeps SQLite and PostgreSQL from storing a record twice."""
         return (
             f"CREATE UNIQUE INDEX IF NOT EXISTS {quoted(self.name + '_identity')} ON {quoted(self.name)} "
             "(producer_id, sequence) WHERE producer_id IS NOT NULL"
