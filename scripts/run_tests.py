@@ -1,4 +1,8 @@
-"""Run all tests in the project's own environment: python scripts/run_tests.py [pytest arguments]."""
+"""Run the tests in the project's own environment: python scripts/run_tests.py [--all | --long] [pytest arguments].
+
+Without an option: the quick tests, in under a minute. --all: everything, with Kafka and the checks of the code, as
+CI does. --long: attacks that take hours. What follows goes to pytest: -k journal, tests/records, -x, -n 0.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,45 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from scripts import environment
 
 PREPARE_KAFKA = environment.PROJECT_DIR / "scripts" / "prepare_kafka.sh"
+CHECKS = {"ruff check": ["ruff", "check", "."], "ruff format": ["ruff", "format", "--check", "."], "mypy": ["mypy"]}
+ABOUT = {
+    "quick": "Quick tests, under a minute; everything with Kafka and checks: --all, hours of attacks: --long",
+    "all": "All tests and checks, as CI runs them, some minutes; the quick ones: without --all",
+    "long": "The long settings, some hours",
+}
+
+
+def main(arguments: list[str]) -> int:
+    setting, rest = split(arguments)
+    if setting == "help":
+        print(__doc__.strip())
+        return 0
+    python = environment.prepare(environment.DEVELOPER)
+    print(ABOUT[setting], flush=True)
+    failed = []
+    if setting != "quick":
+        reason = prepare_kafka()
+        if reason:
+            print(f"No Kafka for the tests: {reason}", flush=True)
+        failed = run_checks(python)
+    code = wait([str(python), "-m", "pytest", *options(setting), *rest])
+    if failed:
+        print(f"Failed besides the tests: {', '.join(failed)}", flush=True)
+    return code or (1 if failed else 0)
+
+
+def split(arguments: list[str]) -> tuple[str, list[str]]:
+    """The setting and what is for pytest."""
+    rest = [argument for argument in arguments if argument not in ("--all", "--long", "--quick")]
+    if {"-h", "--help"} & set(arguments):
+        return "help", rest
+    return "long" if "--long" in arguments else "all" if "--all" in arguments else "quick", rest
+
+
+def options(setting: str, cores: int | None = os.cpu_count()) -> list[str]:
+    """Of pytest: tests that wait leave room for one process more than there are cores."""
+    parallel = ["-q", "-n", str(min((cores or 1) + 1, 8)), "--dist", "loadgroup"]
+    return parallel if setting == "all" else [*parallel, f"--{setting}"]
 
 
 def prepare_kafka(script: Path = PREPARE_KAFKA, system: str = os.name) -> str:
@@ -24,16 +67,23 @@ def prepare_kafka(script: Path = PREPARE_KAFKA, system: str = os.name) -> str:
     return ""
 
 
-def main(arguments: list[str]) -> int:
-    python = environment.prepare()
-    reason = prepare_kafka()
-    if reason:
-        print(f"No Kafka for the tests: {reason}", flush=True)
-    tests = subprocess.Popen([str(python), "-m", "pytest", "-v", *arguments], cwd=environment.PROJECT_DIR)
+def run_checks(python: Path) -> list[str]:
+    """Names of the checks of the code that failed."""
+    failed = []
+    for name, command in CHECKS.items():
+        print(f"{name}:", end=" ", flush=True)
+        if wait([str(python), "-m", *command]):
+            failed.append(name)
+    return failed
+
+
+def wait(command: list[str]) -> int:
+    """Exit code of the command, run in the project's folder."""
+    process = subprocess.Popen(command, cwd=environment.PROJECT_DIR)
     try:
-        return tests.wait()
-    except KeyboardInterrupt:  # pytest got it too and ends by itself
-        return tests.wait()
+        return process.wait()
+    except KeyboardInterrupt:  # it got it too and ends by itself
+        return process.wait()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
-"""Options and isolation that every test has."""
+"""Settings of the suite, isolation that every test has, and what is printed at the end."""
 
-from collections.abc import Iterator
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from loguru import logger
@@ -10,21 +13,91 @@ from loguru import logger
 from utils.app import config
 from utils.app.config import Settings
 
+Setting = Literal["quick", "full", "long"]
+SETTINGS: tuple[Setting, ...] = ("quick", "full", "long")
+RUN = "python scripts/run_tests.py"
+SLOW = f"long setting: {RUN} --long"
+FULL = f"attacks, processes and images, seconds each: {RUN} --all"
+KAFKA = f"needs a Kafka broker: {RUN} --all"
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="without what takes seconds or a broker")
     parser.addoption("--long", action="store_true", help="the long settings: more kills, more crash points, more rows")
+    parser.addoption("--proof", metavar="FILE", help="write what the tests that prove a guarantee measured to FILE")
 
 
+def setting(config: pytest.Config) -> Setting:
+    return "long" if config.getoption("--long") else "quick" if config.getoption("--quick") else "full"
+
+
+def attacks(item: pytest.Item, now: Setting) -> int | str | None:
+    """How often a test with a `proof` marker attacks in the setting: as it says, or as in the next shorter one."""
+    proof = item.get_closest_marker("proof")
+    shorter = SETTINGS[: SETTINGS.index(now) + 1]
+    return next((proof.kwargs[each] for each in reversed(shorter) if each in proof.kwargs), None) if proof else None
+
+
+def why_not(item: pytest.Item, now: Setting) -> str:
+    """Why this test is not part of the setting; "" if it is."""
+    counted = item.get_closest_marker("proof") is not None
+    if now != "long" and (item.get_closest_marker("slow") or (counted and attacks(item, "full") is None)):
+        return SLOW
+    if now == "quick" and item.get_closest_marker("kafka"):
+        return KAFKA
+    if now == "quick" and (item.get_closest_marker("full") or (counted and attacks(item, "quick") is None)):
+        return FULL
+    return ""
+
+
+@pytest.hookimpl(trylast=True)  # after the conftest of tests/kafka has named its own
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--long"):
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="long setting: run with --long"))
+    for item in items:
+        if reason := why_not(item, setting(config)):
+            item.add_marker(pytest.mark.skip(reason=reason))
+        if item.get_closest_marker("kafka"):  # one broker in one process, with `--dist loadgroup`
+            item.add_marker(pytest.mark.xdist_group("kafka"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What was not run, and why; and for `--proof` what was measured."""
+    skipped: Counter[str] = Counter()
+    for report in terminalreporter.getreports("skipped"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        skipped[reason.removeprefix("Skipped: ")] += 1
+    if skipped:
+        terminalreporter.write_sep("-", f"{setting(config)} setting; not run here, and why")
+    for reason, amount in skipped.most_common():
+        terminalreporter.write_line(f"{amount:5}  {reason}")
+    measured = {
+        report.nodeid.partition("@")[0]: text
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        for name, text in report.user_properties
+        if name == "measured"
+    }
+    for name, text in measured.items():
+        terminalreporter.write_line(f"{name.rpartition('::')[2]}: {text}")
+    if path := config.getoption("--proof"):
+        Path(path).write_text(json.dumps(measured, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 @pytest.fixture
 def long(request: pytest.FixtureRequest) -> bool:
-    return bool(request.config.getoption("--long"))
+    return setting(request.config) == "long"
+
+
+@pytest.fixture
+def times(request: pytest.FixtureRequest) -> int:
+    """How often the test attacks in this setting, as its `proof` marker says."""
+    return int(attacks(request.node, setting(request.config)) or 0)
+
+
+@pytest.fixture
+def measured(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Keeps a line on what the test has measured, for the end of the run and docs/proof.md."""
+    return lambda text: record_property("measured", text)
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""run_tests.py passes arguments and the exit code on, and says why there is no Kafka."""
+"""run_tests.py: three settings, what CI runs, exit codes, why there is no Kafka; and what the suite says at its end."""
 
 import os
 import subprocess
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts import environment, run_tests
+from utils.app.config import PROJECT_DIR
 
 
 def test_missing_kafka_is_reported_and_does_not_stop(tmp_path: Path) -> None:
@@ -23,18 +24,150 @@ def test_kafka_is_prepared_by_its_script(tmp_path: Path, code: int, reason: str)
     assert run_tests.prepare_kafka(script, "posix") == reason
 
 
-def test_arguments_and_exit_code_are_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[list[str]] = []
+class Ran:
+    """What would have been run, and the exit codes of it."""
 
-    class Pytest:
-        def __init__(self, command: list[str], cwd: Path) -> None:
-            ran.append(command)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.commands: list[list[str]] = []
+        self.codes: dict[str, int] = {}
+        self.locks: list[str] = []
+        monkeypatch.setattr(environment, "prepare", self.prepare)
+        monkeypatch.setattr(run_tests, "prepare_kafka", lambda: "")
+        monkeypatch.setattr(run_tests, "wait", self.wait)
 
-        def wait(self) -> int:
-            return 5
+    def prepare(self, lock: str) -> Path:
+        self.locks.append(lock)
+        return Path("python")
 
-    monkeypatch.setattr(environment, "prepare", lambda: Path(sys.executable))
-    monkeypatch.setattr(run_tests, "prepare_kafka", lambda: "")
-    monkeypatch.setattr(subprocess, "Popen", Pytest)
+    def wait(self, command: list[str]) -> int:
+        assert command[:2] == ["python", "-m"]
+        self.commands.append(command[2:])
+        return self.codes.get(command[2], 0)
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
+    return Ran(monkeypatch)
+
+
+def test_quick_by_itself_with_the_developers_packages(ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:
+    ran.codes["pytest"] = 5
     assert run_tests.main(["-k", "journal"]) == 5
-    assert ran == [[sys.executable, "-m", "pytest", "-v", "-k", "journal"]]
+    assert ran.locks == ["requirements-dev.lock"]
+    ((name, *options),) = ran.commands
+    assert (name, options[-3:]) == ("pytest", ["--quick", "-k", "journal"])
+    printed = capsys.readouterr().out
+    assert "--all" in printed and "--long" in printed
+
+
+def test_all_runs_the_checks_and_every_test(ran: Ran) -> None:
+    assert run_tests.main(["--all"]) == 0
+    assert ran.commands[:3] == [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]]
+    assert not {"--quick", "--long", "--all"} & set(ran.commands[3])
+    assert run_tests.main(["--long", "-x"]) == 0
+    assert ran.commands[-1][-2:] == ["--long", "-x"]
+
+
+@pytest.mark.parametrize("failing", ["ruff", "mypy", "pytest"])
+def test_any_failure_is_the_exit_code_and_the_rest_runs(
+    failing: str, ran: Ran, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran.codes[failing] = 1
+    assert run_tests.main(["--all"]) == 1
+    assert [command[0] for command in ran.commands] == ["ruff", "ruff", "mypy", "pytest"]
+    assert (f"Failed besides the tests: {failing}" in capsys.readouterr().out) == (failing != "pytest")
+
+
+def test_help_makes_no_environment(ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_tests.main(["--help"]) == 0
+    assert not ran.locks and "--all" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("cores", "processes"), [(None, "2"), (2, "3"), (64, "8")])
+def test_processes_for_the_cores(cores: int | None, processes: str) -> None:
+    options = run_tests.options("quick", cores)
+    assert options[options.index("-n") + 1] == processes
+
+
+def test_the_integration_runs_all_of_it() -> None:
+    assert "run_tests.py --all" in (PROJECT_DIR / ".ci" / "run").read_text("utf-8")
+    for workflow in (PROJECT_DIR / ".github" / "workflows").glob("*.yml"):
+        assert "run_tests.py --all" in workflow.read_text("utf-8")
+
+
+PLANTED = {
+    "an unused import": (["ruff", "check"], "import os\n"),
+    "no format": (["ruff", "format", "--check"], "x = [1,2]\n"),
+    "a wrong type": (["mypy"], 'x: int = "one"\n'),
+}
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_checks_see_what_is_planted(what: str, tmp_path: Path) -> None:
+    """With the project's configuration, on a file of the kind that they look at."""
+    command, text = PLANTED[what]
+    planted = tmp_path / "planted.py"
+    planted.write_text(text)
+    config = ["--config-file" if command == ["mypy"] else "--config", str(PROJECT_DIR / "pyproject.toml")]
+    done = subprocess.run(
+        [sys.executable, "-m", *command, *config, str(planted)], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert done.returncode == 1, done.stdout
+
+
+SUITE = """
+import pytest
+def test_plain(): ...
+@pytest.mark.full
+def test_full(): ...
+@pytest.mark.slow
+def test_slow(): ...
+@pytest.mark.kafka
+def test_kafka(): ...
+@pytest.mark.proof("a", "b", full=2, long=3)
+def test_attack(times, measured): measured(f"{times} attacks")
+@pytest.mark.proof("a", "b", quick=1, full=2, long=3)
+def test_always(times, measured): measured(f"{times} attacks")
+@pytest.mark.proof("a", "b", long=3)
+def test_rare(times): ...
+def test_elsewhere(): pytest.skip("needs the moon")
+"""
+
+
+def run_suite(folder: Path, *options: str) -> str:
+    (folder / "test_it.py").write_text(SUITE)
+    (folder / "conftest.py").write_text("from tests.conftest import *\n")
+    shared = ["-p", "no:cacheprovider", "-c", str(PROJECT_DIR / "pyproject.toml"), "--rootdir", str(folder)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-v", *shared, *options, str(folder / "test_it.py")],
+        cwd=PROJECT_DIR, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.stdout + done.stderr
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("options", "ran", "attacks"),
+    [
+        (["--quick"], {"plain", "always"}, ["test_always: 1 attacks"]),
+        ([], {"plain", "full", "kafka", "attack", "always"}, ["test_attack: 2 attacks", "test_always: 2 attacks"]),
+        (["--long"], {"plain", "full", "slow", "kafka", "attack", "always", "rare"}, ["test_attack: 3 attacks"]),
+    ],
+)
+def test_what_each_setting_runs_and_says(options: list[str], ran: set[str], attacks: list[str], tmp_path: Path) -> None:
+    said = run_suite(tmp_path, *options)
+    passed = {line.partition("::test_")[2].split()[0].partition("@")[0] for line in said.splitlines()
+              if "::test_" in line and "PASSED" in line}  # fmt: skip
+    assert passed == ran
+    assert f"{len(ran)} passed, {8 - len(ran)} skipped" in said, said
+    assert "    1  needs the moon" in said
+    assert all(line in said for line in attacks)
+    assert ("long setting: " in said) == ("--long" not in options)
+    assert ("needs a Kafka broker: " in said) == ("--quick" in options)
+
+
+@pytest.mark.full
+def test_processes_say_the_same_at_the_end(tmp_path: Path) -> None:
+    said = run_suite(tmp_path, "--quick", "-n", "2", "--dist", "loadgroup")
+    assert "2 passed, 6 skipped" in said
+    assert "test_always: 1 attacks" in said and "    1  needs the moon" in said

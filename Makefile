@@ -1,0 +1,37 @@
+# Shortcuts for who changes the project; CONTRIBUTING.md says what they are for. `make test` is the first.
+python := $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
+
+.PHONY: test all long lint format bench pictures proof lock
+
+test:  ## the quick tests
+	$(python) scripts/run_tests.py
+
+all:  ## everything, as CI runs it
+	$(python) scripts/run_tests.py --all
+
+long:
+	$(python) scripts/run_tests.py --long
+
+lint:
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(python) -m mypy
+
+format:
+	$(python) -m ruff check --fix .
+	$(python) -m ruff format .
+
+bench:
+	$(python) -m scripts.bench
+
+pictures:
+	$(python) -m scripts.make_pictures
+
+proof:  ## docs/proof.md from the tests' own markers
+	$(python) -m scripts.make_proof
+
+lock:  ## exact versions, after a change of requirements*.txt
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(python) -m uv pip compile -q --universal --generate-hashes --no-annotate \
+		--python-version 3.11 requirements.txt -o requirements.lock
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(python) -m uv pip compile -q --universal --generate-hashes --no-annotate \
+		--python-version 3.11 -c requirements.lock requirements-dev.txt -o requirements-dev.lock
