@@ -107,7 +107,8 @@ class _OurLog(logging.Handler):
     """Hands on what the server logs: its errors; what clients do wrong is no news."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        level = "ERROR" if record.levelno >= logging.ERROR else "DEBUG"
+        cancelled = record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError)  # at the end
+        level = "ERROR" if record.levelno >= logging.ERROR and not cancelled else "DEBUG"
         logger.opt(exception=record.exc_info).log(level, "web server: {}", record.getMessage().strip())
 
 

@@ -50,28 +50,37 @@ class Acknowledging:
         except Unavailable as error:
             logger.warning("delivered records stay in the journal for now: {}", error)
 
-    def _wait_for_room(self) -> bool:
-        """Below the journal's limit at once; at it, wait for the slowest sink. False when told to stop."""
+    def has_room(self) -> bool:
+        """Whether the journal is below its limit, once what all sinks store has left it.
+
+        Raises ToolkitError with exit code 3 if it is full because of a sink that has failed.
+        """
         journal, delivery = self.journal, self.delivery
         if journal.pending_bytes < journal.max_bytes // 2:
             self._logged_full = False
-        while journal.pending_bytes >= journal.max_bytes:
-            with suppress(Unavailable):  # a full disk is another reason to wait
-                journal.prune(delivery.reached())
-            if journal.pending_bytes < journal.max_bytes:
-                break
-            pending = delivery.pending()
-            slowest = max(pending, key=lambda sink: pending[sink])
-            full = f"journal is full ({journal.max_bytes >> 20} MiB, JOURNAL_MAX_MB)"
-            worker = delivery.workers.get(slowest)
-            if worker is None or worker.status.failure:
-                reason = worker.status.reason if worker else "it is not in this run: name it in --sinks or --drop it"
-                raise Unavailable(f"{full} and {slowest} takes nothing: {reason}")
-            if not self._logged_full:
-                logger.warning("{}: waiting for {}", full, slowest)
-                self._logged_full = True
+        if journal.pending_bytes < journal.max_bytes:
+            return True
+        with suppress(Unavailable):  # a full disk is another reason to wait
+            journal.prune(delivery.reached())
+        if journal.pending_bytes < journal.max_bytes:
+            return True
+        pending = delivery.pending()
+        slowest = max(pending, key=lambda sink: pending[sink])
+        full = f"journal is full ({journal.max_bytes >> 20} MiB, JOURNAL_MAX_MB)"
+        worker = delivery.workers.get(slowest)
+        if worker is None or worker.status.failure:
+            reason = worker.status.reason if worker else "it is not in this run: name it in --sinks or --drop it"
+            raise Unavailable(f"{full} and {slowest} takes nothing: {reason}")
+        if not self._logged_full:
+            logger.warning("{}: waiting for {}", full, slowest)
+            self._logged_full = True
+        return False
+
+    def _wait_for_room(self) -> bool:
+        """Below the journal's limit at once; at it, wait for the slowest sink. False when told to stop."""
+        while not self.has_room():
             if self._stop.is_set():
                 return False
-            with delivery.changed:
-                delivery.changed.wait(0.2)
+            with self.delivery.changed:
+                self.delivery.changed.wait(0.2)
         return True

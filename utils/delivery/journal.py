@@ -214,6 +214,15 @@ class Journal:
         rows = self._file.query("SELECT position FROM positions WHERE partition = ?", partition)
         return str(rows[0][0]) if rows else ""
 
+    def trim_positions(self, prefix: str, keep: int) -> None:
+        """Delete the positions of partitions that begin with `prefix`, all but the last `keep` that were stored."""
+        ours = "SELECT rowid FROM positions WHERE substr(partition, 1, ?) = ?"
+        with self._file.transaction() as connection:
+            connection.execute(
+                f"DELETE FROM positions WHERE rowid IN ({ours} ORDER BY rowid DESC LIMIT -1 OFFSET ?)",
+                (len(prefix), prefix, keep),
+            )
+
     def close(self) -> None:
         """Release file and lock; may be called twice."""
         self._file.close()
