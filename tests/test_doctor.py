@@ -111,6 +111,20 @@ def test_packages(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "kafka-python 2.0.2 is not >=3.0.9 -> python -m pip install -r requirements.txt --upgrade" in found
 
 
+def test_packages_for_tests_are_no_problem_of_a_user(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.metadata.version
+    assert "only for tests and checks: all there" in look(settings, "packages", "ok")
+
+    def version(name: str) -> str:
+        if name in ("mypy", "hypothesis"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert look(settings, "packages") == ""
+    assert "hypothesis, mypy not there or too old: scripts/run_tests.py installs" in look(settings, "packages", "ok")
+
+
 def test_python_outside_an_environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "prefix", sys.base_prefix)
     assert "scripts/start.py" in look(settings, "python", "note")

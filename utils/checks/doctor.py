@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import cyclopts
 
@@ -20,6 +20,9 @@ from utils.app.errors import ToolkitError
 from utils.checks import doctor_sinks
 from utils.checks.doctor_sinks import INSTALL, Sign
 from utils.records.codec import instant_text
+
+if TYPE_CHECKING:
+    from packaging.specifiers import SpecifierSet
 
 LITTLE_SPACE = 1 << 30
 TOO_LITTLE_SPACE = 100 << 20
@@ -96,23 +99,34 @@ def _python() -> Iterator[Sign]:
 
 
 def _packages() -> Iterator[Sign]:
+    found = []
+    for name, version, wanted in _listed("requirements.txt"):
+        if not version:
+            yield Sign("packages", "problem", f"{name} is missing", INSTALL)
+        elif version not in wanted:
+            yield Sign("packages", "problem", f"{name} {version} is not {wanted}", f"{INSTALL} --upgrade")
+        if version:
+            found.append(f"{name} {version}")
+    yield Sign("packages", "ok", ", ".join(found))
+    missing = [
+        name for name, version, wanted in _listed("requirements-dev.txt") if not version or version not in wanted
+    ]
+    text = f"{', '.join(missing)} not there or too old: scripts/run_tests.py installs them" if missing else "all there"
+    yield Sign("packages", "ok", f"only for tests and checks: {text}")
+
+
+def _listed(name: str) -> Iterator[tuple[str, str, "SpecifierSet"]]:
+    """Name, installed version ("" if none) and wanted versions of each package that a list of the project names."""
     from packaging.requirements import Requirement
 
-    found = []
-    for line in (PROJECT_DIR / "requirements.txt").read_text(encoding="utf-8").splitlines():
-        if not (text := line.partition("#")[0].strip()):
-            continue
-        required = Requirement(text)
-        try:
-            version = importlib.metadata.version(required.name)
-        except importlib.metadata.PackageNotFoundError:
-            yield Sign("packages", "problem", f"{required.name} is missing", INSTALL)
-            continue
-        if version not in required.specifier:
-            text = f"{required.name} {version} is not {required.specifier}"
-            yield Sign("packages", "problem", text, f"{INSTALL} --upgrade")
-        found.append(f"{required.name} {version}")
-    yield Sign("packages", "ok", ", ".join(found))
+    for line in (PROJECT_DIR / name).read_text(encoding="utf-8").splitlines():
+        text = line.partition("#")[0].strip()
+        if text and not text.startswith("-r"):
+            required = Requirement(text)
+            try:
+                yield required.name, importlib.metadata.version(required.name), required.specifier
+            except importlib.metadata.PackageNotFoundError:
+                yield required.name, "", required.specifier
 
 
 def _data_folder(folder: Path) -> Iterator[Sign]:
