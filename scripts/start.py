@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-import shutil
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +17,8 @@ from scripts import environment
 # A producer may need its drain of 10 s to end.
 END_WITHIN_S = 15.0
 LOOK_EVERY_S = 0.1
+# Of the .env that this script makes; whoever has another one gets what it says.
+INTERVAL_S = 0.3
 
 
 def main(arguments: list[str]) -> int:
@@ -29,7 +31,9 @@ def main(arguments: list[str]) -> int:
 
 def commands(python: str, options: argparse.Namespace) -> tuple[list[str], list[str]]:
     """The command lines of producer and dashboard."""
-    producer = [python, "-m", "producers.ragini_producer", "--interval", str(options.interval)]
+    producer = [python, "-m", "producers.ragini_producer"]
+    if options.interval:
+        producer += ["--interval", str(options.interval)]
     # The dashboard shows the messages; line by line they would only push its own words out of sight.
     producer += ["--pattern", options.pattern, "--log-level", "WARNING"]
     return producer, [python, "-m", "consumers.ragini_visual_consumer"]
@@ -38,7 +42,7 @@ def commands(python: str, options: argparse.Namespace) -> tuple[list[str], list[
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--duration", type=positive, default=math.inf, metavar="S", help="end after S seconds")
-    parser.add_argument("--interval", type=positive, default=0.3, metavar="S", help="seconds between messages (0.3)")
+    parser.add_argument("--interval", type=positive, metavar="S", help="seconds between messages (as .env says)")
     parser.add_argument("--pattern", choices=("steady", "wave", "burst", "drift"), default="wave", help="(wave)")
     return parser.parse_args(arguments)
 
@@ -51,10 +55,12 @@ def positive(text: str) -> float:
 
 
 def copy_env_file(project: Path) -> None:
-    """Give the user a `.env` to change; one that exists is left as it is."""
+    """Give the user a `.env` to change, with a lively interval; one that exists is left as it is."""
     if not (project / ".env").exists():
-        shutil.copyfile(project / ".env.example", project / ".env")
-        print(f"Made {project / '.env'} from .env.example", flush=True)
+        text = (project / ".env.example").read_text(encoding="utf-8")
+        lively = re.sub("^MESSAGE_INTERVAL_SECONDS=.*", f"MESSAGE_INTERVAL_SECONDS={INTERVAL_S}", text, flags=re.M)
+        (project / ".env").write_text(lively, encoding="utf-8")
+        print(f"Made .env from .env.example, with a message every {INTERVAL_S} s: change it as you like", flush=True)
 
 
 class Pair:
@@ -77,7 +83,8 @@ class Pair:
         # What ended by itself comes first: its code is the reason, the others only followed.
         processes.sort(key=lambda process: process.poll() is None)
         self._end(processes)
-        codes = [environment.UNFINISHED if p.returncode < 0 else p.returncode for p in processes]
+        # A process that was killed has a code of the system's, which differs from one to the next.
+        codes = [p.returncode if p.returncode in range(4) else environment.UNFINISHED for p in processes]
         return next((code for code in codes if code), 0)
 
     def _count_signal(self, number: int, frame: object) -> None:

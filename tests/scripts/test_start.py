@@ -132,12 +132,18 @@ def test_producer_and_dashboard_run_until_ctrl_c(settings: Settings, monkeypatch
 
 
 def test_env_file_is_made_once_and_then_left_alone(tmp_path: Path) -> None:
-    (tmp_path / ".env.example").write_text("LOG_LEVEL=INFO\n")
+    (tmp_path / ".env.example").write_text("LOG_LEVEL=INFO\nMESSAGE_INTERVAL_SECONDS=5\n")
     start.copy_env_file(tmp_path)
-    assert (tmp_path / ".env").read_text() == "LOG_LEVEL=INFO\n"
+    assert (tmp_path / ".env").read_text() == "LOG_LEVEL=INFO\nMESSAGE_INTERVAL_SECONDS=0.3\n"
     (tmp_path / ".env").write_text("LOG_LEVEL=DEBUG\n")
     start.copy_env_file(tmp_path)
     assert (tmp_path / ".env").read_text() == "LOG_LEVEL=DEBUG\n"
+
+
+def test_the_interval_is_that_of_the_env_file_unless_an_option_says_another() -> None:
+    assert "--interval" not in start.commands("python", start.parse([]))[0]
+    producer, _ = start.commands("python", start.parse(["--interval", "2"]))
+    assert producer[producer.index("--interval") + 1] == "2.0"
 
 
 @pytest.mark.parametrize("arguments", [["--duration", "0"], ["--interval", "x"], ["--durations"], ["--pattern", "zig"]])
