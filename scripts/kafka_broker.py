@@ -20,7 +20,7 @@ from pathlib import Path
 START_S = 60.0
 
 # Reads "+PID" and "-PID" lines; when its input ends, it kills what is left and deletes the folder.
-_GUARD = """
+GUARD = """
 import os, shutil, signal, sys
 pids = set()
 for line in sys.stdin:
@@ -131,7 +131,7 @@ class Cluster:
         """`settings` are broker properties that replace ours; in them and `{port}` is the plain listener's port."""
         self.folder = Path(tempfile.mkdtemp(prefix="kafka-"))
         self._guard = subprocess.Popen(
-            [sys.executable, "-c", _GUARD, str(self.folder)], stdin=subprocess.PIPE, text=True, start_new_session=True
+            [sys.executable, "-c", GUARD, str(self.folder)], stdin=subprocess.PIPE, text=True, start_new_session=True
         )
         self._java = [java(), *jvm, "-cp", f"{home}/libs/*"]
         ports = free_ports(2 * count)

@@ -22,7 +22,7 @@ from dotenv.parser import parse_stream
 from loguru import logger
 
 from utils.app import early, log
-from utils.app.config import DEFAULTS, PROJECT_DIR, TOKEN_VARIABLE, full, narrowed, variables
+from utils.app.config import DEFAULTS, PROJECT_DIR, TOKEN_VARIABLE, full, narrowed, store_passwords, variables
 from utils.app.early import UNFINISHED
 from utils.app.errors import ToolkitError
 
@@ -139,7 +139,8 @@ def _ended_by(error: BaseException, name: str, ready: bool) -> int:
 
 
 def _secrets() -> tuple[str, ...]:
-    return tuple(os.environ.get(name, "") for name in ("KAFKA_PASSWORD", TOKEN_VARIABLE))
+    named = tuple(os.environ.get(name, "") for name in ("KAFKA_PASSWORD", TOKEN_VARIABLE))
+    return (*named, *store_passwords())
 
 
 def print_lines(*lines: str, to: TextIO | None = None) -> None:

@@ -3,11 +3,13 @@
 import inspect
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, make_dataclass, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
+from urllib.parse import unquote
 
 from cyclopts import Group, Parameter, Token
 
@@ -326,6 +328,46 @@ def feed_token(environment: Mapping[str, str] = os.environ) -> str:
     return token
 
 
+STORE_VARIABLE = "PROCESSED_STORE_URL"
+_STORE_URL = re.compile(
+    r"postgres(ql)?://([^@/?#\s]*@)?(?P<hosts>[\w.-]*(:\d{1,5})?(,[\w.-]+(:\d{1,5})?)*|\[[0-9a-fA-F:.]+\](:\d{1,5})?)"
+    r"(/(?P<database>[^@/?#\s]*))?(\?[^@#\s]*)?"
+)
+_STORE_PASSWORDS = re.compile(r"//[^:@/]*:(.+)@|[?&]password=([^&]+)")
+
+
+@dataclass(frozen=True)
+class StoreUrl:
+    """A PostgreSQL database that machines share; `place` names it to people, and `text` contains a password."""
+
+    text: str = field(repr=False)
+    place: str
+
+
+def processed_store_url(environment: Mapping[str, str] = os.environ) -> StoreUrl | None:
+    """Where machines share their processed stores; None: each has its own, in SQLite. Only from environment or .env.
+
+    Raises ToolkitError, which does not show the value, if it is no address of a PostgreSQL database.
+    """
+    text = environment.get(STORE_VARIABLE, "")
+    if not text:
+        return None
+    found = _STORE_URL.fullmatch(text)
+    if not found or re.search(r"%(?![0-9A-Fa-f]{2})|%00", text):
+        raise ToolkitError(
+            f"{STORE_VARIABLE} is not postgresql://USER:PASSWORD@HOST:PORT/DATABASE; in the password write "
+            "letters like @ : / ? # % as %40 %3A %2F %3F %23 %25"
+        )
+    return StoreUrl(text, f"{found['hosts'] or 'local'}/{unquote(found['database'] or '')}")
+
+
+def store_passwords(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """What must not be shown of the address, whatever is wrong with it."""
+    text = environment.get(STORE_VARIABLE, "")
+    found = [each for pair in _STORE_PASSWORDS.findall(text) for each in pair if each]
+    return (text, *found, *map(unquote, found)) if found else ()
+
+
 def variables() -> dict[str, str]:
     """Every variable and its default as text, in the order of .env.example."""
     found = {"MESSAGE_INTERVAL_SECONDS": "5"}
@@ -335,5 +377,5 @@ def variables() -> dict[str, str]:
         found[parameter.env_var[0]] = str(setting.default)
     found.update({variable: "" for variable in _SECURITY_VARIABLES.values()})
     found["KAFKA_SECURITY_PROTOCOL"] = "PLAINTEXT"
-    found[TOKEN_VARIABLE] = ""
+    found[TOKEN_VARIABLE] = found[STORE_VARIABLE] = ""
     return found

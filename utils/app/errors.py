@@ -21,6 +21,10 @@ class SinkReplaced(Unavailable):
     """The file behind a sink was deleted or exchanged while it was open: reopen and ask it again."""
 
 
+class StoreUnavailable(Unavailable):
+    """The processed store cannot be used now: whoever reads continues from what is stored when it can."""
+
+
 class Rejected(ToolkitError):
     """A sink will never take this message; the rows before it may be stored."""
 

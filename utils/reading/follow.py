@@ -8,7 +8,7 @@ from itertools import islice
 from loguru import logger
 
 from utils.app.backoff import Backoff
-from utils.app.errors import Absent, PositionMoved, Unavailable
+from utils.app.errors import Absent, PositionMoved, StoreUnavailable, Unavailable
 from utils.records.record import Invalid
 from utils.sources.base import Chunk, Source
 
@@ -103,7 +103,7 @@ def follow(
                     states.trouble(f"{error}; waiting", "INFO" if isinstance(error, Absent) else "WARNING")
                     watcher.unavailable(error)
                     stop.wait(backoff.next_s())
-                    if handling:
+                    if handling or isinstance(error, StoreUnavailable):
                         break
                     continue
                 states.healthy(source.detail)

@@ -1,20 +1,43 @@
 """What the consumers of all sinks do: each record once into the processed store, then a summary."""
 
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from threading import Event
-from typing import Any
+from typing import Any, TypeVar
 
 from utils.app import cli, signals
 from utils.app.backoff import Backoff
-from utils.app.config import Reading, Settings
-from utils.app.errors import Unavailable
+from utils.app.config import Reading, Settings, processed_store_url
+from utils.app.errors import Absent, Unavailable
+from utils.reading.database import Database, SqliteDatabase
 from utils.reading.follow import StateLog, Watcher, follow
 from utils.reading.progress import Progress
 from utils.reading.store import ProcessedStore
+from utils.reading.store_postgres import PostgresDatabase
 from utils.records.stream import Stream
-from utils.sinks import find_stream, source
-from utils.sources.base import Chunk
+from utils.sinks import SINKS, find_stream, source
+from utils.sources.base import Chunk, Source
+
+Result = TypeVar("Result")
+
+
+def wait_for(attempt: Callable[[], Result], stop: Event, *, once: bool, quiet: bool = False) -> Result | None:
+    """What `attempt` gives, as soon as it is not Unavailable; None if `stop` comes first.
+
+    Logs once per change why it waits, unless `quiet`. With `once` it raises Unavailable instead of waiting.
+    """
+    backoff, states = Backoff(first_s=0.1, cap_s=1.0), StateLog()
+    while not stop.is_set():
+        try:
+            return attempt()
+        except Unavailable as error:
+            if once:
+                raise
+            if not quiet:
+                states.trouble(f"{error}; waiting", "INFO" if isinstance(error, Absent) else "WARNING")
+            stop.wait(backoff.next_s())
+    return None
 
 
 def wait_for_stream(name: str, settings: Settings, source_name: str, stop: Event, *, once: bool) -> Stream | None:
@@ -22,16 +45,18 @@ def wait_for_stream(name: str, settings: Settings, source_name: str, stop: Event
 
     With `once` it raises Unavailable instead of waiting.
     """
-    backoff, states = Backoff(first_s=0.1, cap_s=1.0), StateLog()
-    while not stop.is_set():
-        try:
-            return find_stream(name, settings, source_name)
-        except Unavailable as error:
-            if once:
-                raise
-            states.trouble(f"{error}; waiting", "INFO")
-            stop.wait(backoff.next_s())
-    return None
+    return wait_for(partial(find_stream, name, settings, source_name), stop, once=once)
+
+
+def store_database(sink: str, stream: Stream, settings: Settings) -> Database:
+    """Where the consumers of a sink keep what they have processed: one file, or what machines share.
+
+    Only the partitions of a topic can be handed from one machine to another; files stay where they are.
+    """
+    url = processed_store_url()
+    if url is None or SINKS[sink].embedded:
+        return SqliteDatabase(settings.processed_path(sink, stream.name))
+    return PostgresDatabase(url, settings.group_of(stream.name))
 
 
 class _Shown(Watcher):
@@ -45,10 +70,17 @@ class _Shown(Watcher):
 def process(sink: str, stream_name: str, reading: Reading, settings: Settings) -> int:
     """Run the consumer of a sink; the exit code."""
     stop = signals.stop_on_signals()
-    stream = wait_for_stream(stream_name, settings, sink, stop, once=reading.once)
-    if stream is None:
+    found = wait_for_stream(stream_name, settings, sink, stop, once=reading.once)
+    if found is None:
         return 0
-    with closing(ProcessedStore(settings.processed_path(sink, stream.name), stream, reading.start)) as store:
+
+    def open_store() -> ProcessedStore:
+        return ProcessedStore(store_database(sink, found, settings), found, reading.start)
+
+    opened = wait_for(open_store, stop, once=reading.once)
+    if opened is None:
+        return 0
+    with closing(opened) as store:
         stream, progress = store.stream, Progress(sink, store.stream)
 
         def handle(chunk: Chunk) -> int:
@@ -57,12 +89,17 @@ def process(sink: str, stream_name: str, reading: Reading, settings: Settings) -
             progress.show()
             return new
 
-        open_source = partial(source, sink, settings, stream, store.resume, finished=reading.once, shared=True)
+        def open_source() -> Source:
+            wait_for(store.check, stop, once=reading.once, quiet=True)  # what is wrong with it was logged
+            return source(sink, settings, stream, store.resume, finished=reading.once, shared=True)
+
         follow(open_source, handle, stop, once=reading.once, count=reading.count, watcher=_Shown(progress))
         line, summary = progress.end(), store.summary()
         if reading.json:
             totals = {"run": store.run.items(), "store": store.counts().items()}
-            cli.print_json({"source": sink, "stream": stream.name, **totals, "summary": summary})
+            cli.print_json(
+                {"source": sink, "stream": stream.name, **totals, "changed": store.changed(), "summary": summary}
+            )
         else:
             _print_summary(line, store, summary, stream)
     return 0
@@ -70,7 +107,9 @@ def process(sink: str, stream_name: str, reading: Reading, settings: Settings) -
 
 def _print_summary(line: str, store: ProcessedStore, summary: dict[str, list[tuple[Any, ...]]], stream: Stream) -> None:
     totals = ", ".join(f"{name} {value:,}" for name, value in store.counts().items().items())
-    cli.print_lines(line, f"in the store: {totals}")
+    changed = store.changed()
+    more = f", texts with U+FFFD in the place of U+0000 {changed:,}" if changed else ""
+    cli.print_lines(line, f"in the store: {totals}{more}")
     rows = [
         (kind, str(name), f"{count:,}", "" if mean is None else f"{mean:.2f}", str(last or ""))
         for kind, found in summary.items()

@@ -138,6 +138,11 @@ class ProcessedStore:
         update = f"UPDATE partitions SET position = ?, memory = ?, {added} WHERE partition = ?"
         self._execute(update, position, msgspec.json.encode(memory).decode(), *astuple(found), partition)
 
+    def check(self) -> None:
+        """Raise StoreUnavailable or another ToolkitError if nothing could be stored now."""
+        with self._database.transaction():
+            self._execute("SELECT 1")
+
     def counts(self) -> Counts:
         """The totals since the store began; `run` holds those of this run."""
         with self._database.errors():

@@ -1,0 +1,97 @@
+"""Connecting to PostgreSQL, and telling errors that heal from errors that do not."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from utils.app.config import StoreUrl
+from utils.app.errors import StoreUnavailable, ToolkitError
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+CONNECT_S, LOCK_S, IDLE_S = 5, 5, 10
+MOST_NAME_BYTES, MOST_VALUES = 63, 65_535
+SYSTEM_COLUMNS = frozenset(("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"))
+
+# What a server or the library answers where only a user can help; a server may answer in another language, then the
+# consumer waits, and its line has the reason.
+_LASTING = (
+    "authentication failed", "no password supplied", "does not exist", "pg_hba.conf", "certificate",
+    "does not support SSL", "permission denied", "sslmode", "channel binding",
+)  # fmt: skip
+_LASTING_CLASSES = ("22", "23", "2F", "42", "54", "0A")  # values, constraints, syntax and rights, limits, features
+
+
+@contextmanager
+def errors(url: StoreUrl) -> Iterator[None]:
+    """Map psycopg's errors: StoreUnavailable for what can heal, else ToolkitError. None shows the password."""
+    import psycopg
+
+    try:
+        yield
+    except psycopg.Error as error:
+        where, reason, state = f"PostgreSQL at {url.place}", _reason(error), error.sqlstate or ""
+        if not state and not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+            raise ToolkitError(f"{where}: {reason}") from None
+        if state[:2] in _LASTING_CLASSES or (not state and any(word in reason for word in _LASTING)):
+            raise ToolkitError(f"{where}: {reason}") from None
+        raise StoreUnavailable(f"{where}: {reason}") from None
+
+
+def library_error() -> type[Exception]:
+    """What psycopg raises."""
+    import psycopg
+
+    return psycopg.Error
+
+
+def _reason(error: Exception) -> str:
+    """The last of several attempts in one line, without the address, which `errors` names."""
+    text = " ".join(str(error).split())
+    return text.rpartition(" failed: ")[2][:300] or type(error).__name__
+
+
+def connect(url: StoreUrl, schema: str) -> "Connection[Any]":
+    """Connection in autocommit mode whose tables are in `schema`, which is made where it is missing.
+
+    Whoever stops in a transaction gives its locks away after a while, and nobody waits for a lock for ever. Raises
+    like `errors`, and ToolkitError if psycopg is not installed or the database does not keep UTF-8.
+    """
+    try:
+        import psycopg
+        from psycopg import sql
+    except ImportError as error:
+        raise ToolkitError("PROCESSED_STORE_URL needs psycopg: pip install 'psycopg[binary]'") from error
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # what it logs is raised as well
+    with errors(url):
+        connection = psycopg.connect(
+            url.text,
+            autocommit=True,
+            connect_timeout=CONNECT_S,
+            application_name=f"processed store {schema}",
+            tcp_user_timeout=IDLE_S * 1000,
+            keepalives_idle=IDLE_S,
+            keepalives_interval=IDLE_S // 3,
+            keepalives_count=3,
+        )
+        try:
+            connection.execute(f"SET lock_timeout = '{LOCK_S}s'")
+            connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_S}s'")
+            connection.execute("SET client_min_messages = warning")
+            if connection.info.parameter_status("server_encoding") != "UTF8":
+                raise ToolkitError(
+                    f"PostgreSQL at {url.place} does not keep UTF-8: make a database WITH ENCODING 'UTF8'"
+                )
+            name = sql.Identifier(schema)
+            known = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (schema,)).fetchall()
+            if not known:
+                with connection.transaction():
+                    connection.execute("SELECT pg_advisory_xact_lock(hashtext('processed store'))")
+                    connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
+            connection.execute(sql.SQL("SET search_path = {}, pg_temp").format(name))
+        except (psycopg.Error, ToolkitError):
+            connection.close()
+            raise
+    return connection

@@ -1,0 +1,136 @@
+"""A processed store in PostgreSQL, for consumers of one group on several machines."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from utils.app.config import StoreUrl
+from utils.app.errors import StoreUnavailable, ToolkitError
+from utils.clients import postgres
+from utils.reading.database import Cursor, Row
+from utils.reading.store_table import StoreTable
+from utils.records.table import Dialect
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+COPIED_ROWS = 100  # from here on COPY is faster than a statement with all values
+_COLUMNS = """SELECT column_name, data_type FROM information_schema.columns
+    WHERE table_schema = current_schema() AND table_name = ? ORDER BY ordinal_position"""
+_REMEMBER = "INSERT INTO facts VALUES ('version', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+
+
+class PostgresDatabase:
+    """The schema of a consumer group; a lost connection is replaced at the next transaction.
+
+    A text cannot contain U+0000: U+FFFD takes its place. A name that is longer than 63 bytes, or that PostgreSQL
+    uses, has no column.
+    """
+
+    dialect: Dialect = "postgres"
+
+    def __init__(self, url: StoreUrl, schema: str) -> None:
+        if len(schema.encode()) > postgres.MOST_NAME_BYTES or schema.startswith("pg_") or not schema:
+            raise ToolkitError(f"{schema!r} cannot name a schema of PostgreSQL: choose a shorter name for the group")
+        self.place, self._url, self._schema = f"PostgreSQL at {url.place}, schema {schema}", url, schema
+        self._connection: Connection[Any] | None = None
+        self._has_page = False
+        self._outage = ""
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        with self.errors():
+            connection = self._connected()
+            connection.execute("BEGIN")
+            try:
+                yield
+                connection.execute("COMMIT")
+            finally:
+                if connection.info.transaction_status:  # what went wrong is being raised
+                    self._has_page = False
+                    with suppress(postgres.library_error()):
+                        connection.execute("ROLLBACK")
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """The first reason of an outage is the reason until the database is there again: it is logged once."""
+        try:
+            with postgres.errors(self._url):
+                yield
+        except StoreUnavailable as error:
+            if self._connection is not None and not self._connection.closed:
+                raise
+            self._connection, self._outage = None, self._outage or str(error)
+            raise StoreUnavailable(self._outage) from None
+
+    def _connected(self) -> "Connection[Any]":
+        if self._connection is None or self._connection.closed:
+            self._connection, self._has_page = None, False
+            self._connection = postgres.connect(self._url, self._schema)
+            self._outage = ""
+        return self._connection
+
+    def execute(self, statement: str, *values: Any) -> Cursor:
+        if not values:
+            return self._connected().execute(statement.encode())
+        return self._connected().execute(_with_marks(statement), tuple(map(_storable, values)))
+
+    def execute_many(self, statement: str, rows: Sequence[Row]) -> None:
+        with self._connected().cursor() as cursor:
+            cursor.executemany(_with_marks(statement), [tuple(map(_storable, row)) for row in rows])
+
+    def version(self) -> int:
+        self.execute("SELECT pg_advisory_xact_lock(hashtext(current_schema()))")
+        if not self.columns("facts"):
+            return 0
+        found = self.execute("SELECT value FROM facts WHERE name = 'version'").fetchall()
+        return int(found[0][0]) if found else 0
+
+    def set_version(self, version: int) -> None:
+        self.execute(_REMEMBER, str(version))
+
+    def columns(self, table: str) -> dict[str, str]:
+        found = self.execute(_COLUMNS, table).fetchall()
+        return dict(found)
+
+    def takes(self, column: str) -> bool:
+        return len(column.encode()) <= postgres.MOST_NAME_BYTES and column not in postgres.SYSTEM_COLUMNS
+
+    def storable(self, rows: list[Row]) -> tuple[list[Row], int]:
+        changed = sum(type(value) is str and "\0" in value for row in rows for value in row)
+        return ([tuple(map(_storable, row)) for row in rows] if changed else rows), changed
+
+    def insert(self, table: StoreTable, rows: list[Row]) -> Sequence[int]:
+        into = f"INSERT INTO records ({table.row})"
+        ending = f"ON CONFLICT DO NOTHING RETURNING {table.identity}"
+        connection = self._connected()
+        if not rows:
+            return []
+        if len(rows) < COPIED_ROWS and len(rows) * len(table.columns) <= postgres.MOST_VALUES:
+            marks = ", ".join([f"({', '.join(['%s'] * len(table.columns))})"] * len(rows))
+            names = f"{into} VALUES ", f" {ending}"
+            statement = f"{names[0].replace('%', '%%')}{marks}{names[1].replace('%', '%%')}".encode()
+            stored = connection.execute(statement, list(chain.from_iterable(rows))).fetchall()
+        else:
+            if not self._has_page:  # it lives as long as the connection
+                connection.execute("CREATE TEMPORARY TABLE IF NOT EXISTS page (LIKE records) ON COMMIT DELETE ROWS")
+                self._has_page = True
+            with connection.cursor().copy(f"COPY page ({table.row}) FROM STDIN".encode()) as copy:
+                for row in rows:
+                    copy.write_row(row)
+            stored = connection.execute(f"{into} SELECT {table.row} FROM page {ending}".encode()).fetchall()
+        return range(len(rows)) if len(stored) == len(rows) else table.numbers_of(stored, rows)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+
+def _with_marks(statement: str) -> bytes:
+    """psycopg's placeholders; names of a user's are not in a statement with values."""
+    return statement.replace("%", "%%").replace("?", "%s").encode()
+
+
+def _storable(value: Any) -> Any:
+    return value.replace("\0", "\ufffd") if type(value) is str else value
