@@ -14,7 +14,7 @@ from utils.app.config import PROJECT_DIR, Settings
 # From the top. A module imports from its own group and from the layers below, never from a group beside it.
 LAYERS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"producers": ("producers.*",), "consumers": ("consumers.*",), "verify_emitters": ("verify_emitters",)},
-    {"dashboard": ("consumers.dashboard.*",)},
+    {"dashboard": ("consumers.dashboard.*",), "feeds": ("utils.feeds.*",)},
     {
         "delivery": ("utils.delivery.*",),
         "reading": ("utils.reading.*",),

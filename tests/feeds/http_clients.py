@@ -1,0 +1,153 @@
+"""HTTP feeds in this process, and clients of them."""
+
+import json
+import re
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from http.client import HTTPConnection, HTTPResponse
+from typing import Any
+
+from loguru import logger
+
+from tests.helpers import wait_until
+from utils.app.config import Settings
+from utils.delivery.producing import session
+from utils.feeds.http import serve
+from utils.records.codec import Field
+from utils.records.infer import inferred, values_of
+from utils.records.record import Record
+from utils.records.stream import Stream
+from utils.sinks import Run
+
+JSON = {"Content-Type": "application/json"}
+LINES = {"Content-Type": "application/x-ndjson"}
+
+
+class Thing(Record):
+    """What the clients of these tests post."""
+
+    client: str
+    number: int | None = None
+
+
+THINGS = Stream("things", Thing)
+NAME = "feed-things"  # of the journal
+
+
+def found(texts: Sequence[bytes]) -> Stream:
+    """The stream of the first records."""
+    stream = inferred("things", [values_of(text) for text in texts])
+    return replace(stream, fields=(*stream.fields, Field("timestamp", "timestamp")))
+
+
+@dataclass
+class Answered:
+    """The answer to a request."""
+
+    status: int
+    body: dict[str, Any]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def answered(response: HTTPResponse) -> Answered:
+    data = response.read()
+    return Answered(response.status, json.loads(data) if data else {}, dict(response.getheaders()))
+
+
+def post(
+    port: int, body: bytes | str, headers: Mapping[str, str] = JSON, *, method: str = "POST", to: str = "/"
+) -> Answered:
+    """Send one request over a connection of its own."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request(method, to, body.encode() if isinstance(body, str) else body, dict(headers))
+        return answered(connection.getresponse())
+    finally:
+        connection.close()
+
+
+def thing(client: str, number: int) -> str:
+    return json.dumps({"client": client, "number": number})
+
+
+def raw(port: int, data: bytes, *, timeout_s: float = 30) -> bytes:
+    """Send bytes; everything that the server answers until it closes the connection."""
+    with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as connection:
+        connection.sendall(data)
+        found = b""
+        while part := connection.recv(1 << 16):
+            found += part
+        return found
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+class RunningFeed:
+    """A feed that is served in a thread; `code` is its exit code, or what it raised, once it has ended."""
+
+    def __init__(self, settings: Settings, *, token: str = "", declared: bool = True, **options: Any) -> None:
+        self.stop = threading.Event()
+        self.code: int | BaseException | None = None
+        self._lines: list[str] = []
+        self._settings = settings
+        sinks = options.pop("sinks", ("file",))
+
+        def open_session(texts: Any) -> Any:
+            stream = THINGS if declared else found(texts)
+            return session(stream, NAME, settings, sinks=sinks, run=Run(drain=20), stop=self.stop)
+
+        def run() -> None:
+            bare = None if declared else Stream("things")
+            try:
+                self.code = serve("0", open_session, bare=bare, token=token, stop=self.stop, **options)
+            except BaseException as error:  # noqa: BLE001 (the test looks at it)
+                self.code = error
+
+        self._sink = logger.add(lambda text: self._lines.append(str(text)), format="{message}")
+        self._thread = threading.Thread(target=run)
+        self._thread.start()
+        wait_until(lambda: self.code is not None or self._port(), 20, "the feed does not listen")
+        self.port = self._port()
+
+    def _port(self) -> int:
+        found = re.search(r"http://127.0.0.1:(\d+)/", "".join(self._lines))
+        return int(found[1]) if found else 0
+
+    @property
+    def log(self) -> str:
+        return "".join(self._lines)
+
+    def stored(self) -> list[dict[str, Any]]:
+        """What the file sink contains."""
+        path = self._settings.file_path("things")
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def end(self) -> list[dict[str, Any]]:
+        """Stop cleanly; what the file sink contains then."""
+        self.stop.set()
+        self.wait()
+        return self.stored()
+
+    def wait(self) -> None:
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        logger.remove(self._sink)
+
+
+@contextmanager
+def running(settings: Settings, **options: Any) -> Iterator[RunningFeed]:
+    """A feed of things, stopped at the end; it must end with 0 unless the test has waited for its end."""
+    feed = RunningFeed(settings, **options)
+    try:
+        yield feed
+    finally:
+        if feed.code is None:
+            feed.end()
+    assert feed.code == 0, feed.log

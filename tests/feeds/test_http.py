@@ -1,0 +1,472 @@
+"""A feed over HTTP: what each request is answered, and that what was answered with 200 is in the sinks, once."""
+
+import json
+import re
+import socket
+import sqlite3
+import threading
+from collections import Counter
+from contextlib import closing, suppress
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from tests.feeds.http_clients import JSON, LINES, THINGS, RunningFeed, answered, post, raw, running, thing
+from tests.helpers import wait_until
+from utils.app.config import Settings, feed_token
+from utils.app.errors import ToolkitError
+from utils.app.web import WebServer
+from utils.delivery.acknowledging import Acknowledging
+from utils.delivery.journal import Journal
+from utils.delivery.producing import Session
+from utils.delivery.worker import Delivery
+from utils.feeds import http, requests
+from utils.feeds.http import Inbox, serve
+from utils.feeds.requests import Group, Posted, json_texts
+
+ONE = thing("a", 1)
+DEEP = '{"client":' + "[" * 200 + "]" * 200 + "}"
+BEYOND_UTF8 = b'{"client":"\xff"}'
+MANY = "[" + ",".join(["{}"] * (requests.MAX_RECORDS + 1)) + "]"
+
+# name: (body, headers, status, what the answer says)
+ANSWERS: dict[str, tuple[bytes | str, dict[str, str], int, str]] = {
+    "an object": (ONE, JSON, 200, '"acknowledged": 1'),
+    "an object over several lines": ('{\n "client": "a",\n\n "number": 2\n}\n', JSON, 200, '"acknowledged": 1'),
+    "an array": (f"[{ONE}, {ONE}]", JSON, 200, '"acknowledged": 2'),
+    "an empty array": ("[]", JSON, 200, '"acknowledged": 0'),
+    "lines": (f"{ONE}\n\n{ONE}\r\n{ONE}", LINES, 200, '"acknowledged": 3'),
+    "lines as JSON": (f"{ONE}\n{ONE}\n", JSON, 200, '"acknowledged": 2'),
+    "a byte order mark": (b"\xef\xbb\xbf" + ONE.encode(), JSON, 200, '"acknowledged": 1'),
+    "another field": ('{"client": "a", "colour": "red"}', JSON, 200, '"acknowledged": 1'),
+    "UTF-8": (ONE, {"Content-Type": 'application/json; charset="UTF-8"'}, 200, '"acknowledged": 1'),
+    "a kind of JSON": (ONE, {"Content-Type": "application/cloudevents+json"}, 200, '"acknowledged": 1'),
+    "nothing": ("", JSON, 400, "body is empty"),
+    "white space": (" \n ", JSON, 400, "body is empty"),
+    "a number": ("5", JSON, 400, "record 1: not a JSON object"),
+    "a text": ("hello", JSON, 400, "record 1: not a JSON object"),
+    "NaN in an object over several lines": ('{\n"number": NaN\n}', JSON, 400, "record 1: NaN or Infinity"),
+    "NaN": (f'{ONE}\n{{"client":"b","number":NaN}}', LINES, 400, "line 2: NaN or Infinity (byte 23)"),
+    "an item that is no object": (f"[{ONE}, 7]", JSON, 400, "record 2: not a JSON object"),
+    "half an object": (ONE[:-3], JSON, 400, "record 1: Input data was truncated"),
+    "half an array": (f"[{ONE},", JSON, 400, "no complete JSON array"),
+    "nested deeply": (DEEP, JSON, 400, "record 1: nested too deeply"),
+    "nested very deeply": ("[" * 100_000, JSON, 400, "nested too deeply"),
+    "an object nested very deeply": ('{"a":' * 100_000, JSON, 400, "nested too deeply"),
+    "no UTF-8": (BEYOND_UTF8, JSON, 400, "record 1: not valid UTF-8 at byte 11"),
+    "UTF-16": (ONE.encode("utf-16"), JSON, 400, "record 1: not a JSON object"),
+    "a lone surrogate": (r'{"client":"\ud800"}', JSON, 400, "record 1: a lone surrogate in a text"),
+    "a large record": (json.dumps({"client": "a" * 300_000}), JSON, 400, "over the limit of 262144"),
+    "too many records": (MANY, JSON, 413, "send 10,000 at most"),
+    "a large body": (b" " * (http.MAX_BODY_BYTES + 1), JSON, 413, "over the limit of 4,194,304 bytes"),
+    "a form": ("client=a", {"Content-Type": "application/x-www-form-urlencoded"}, 415, "send application/json"),
+    "text": (ONE, {"Content-Type": "text/plain"}, 415, "Content-Type text/plain"),
+    "no type": (ONE, {}, 415, "Content-Type is missing"),
+    "latin-1": (ONE, {"Content-Type": "application/json; charset=latin-1"}, 415, "send UTF-8"),
+    "gzip": (ONE, JSON | {"Content-Encoding": "gzip"}, 415, "uncompressed"),
+    "a web page": (ONE, JSON | {"Origin": "http://example.com"}, 403, "set FEED_TOKEN"),
+    "a long key": (ONE, JSON | {"Idempotency-Key": "k" * 256}, 400, "1 to 255 ASCII characters"),
+    "an odd key": (ONE, JSON | {"Idempotency-Key": "\xe9"}, 400, "1 to 255 ASCII characters"),
+}
+
+
+def test_each_request_is_answered_as_documented(settings: Settings) -> None:
+    """All or nothing: what the sinks contain in the end are the records of the requests that were answered with 200."""
+    found = {}
+    with running(settings) as feed:
+        for name, (body, headers, _, _) in ANSWERS.items():
+            answer = post(feed.port, body, headers)
+            found[name] = (answer.status, json.dumps(answer.body))
+        stored = feed.end()
+    wrong = {
+        name: found[name]
+        for name, (_, _, status, text) in ANSWERS.items()
+        if found[name][0] != status or text not in found[name][1]
+    }
+    assert wrong == {}
+    taken = sum(json.loads(text)["acknowledged"] for status, text in found.values() if status == 200)
+    assert [record["sequence"] for record in stored] == list(range(1, taken + 1))
+    assert {record["client"] for record in stored} == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("method", "to", "status", "text"),
+    [("GET", "/", 405, "POST a JSON object"), ("PUT", "/", 405, "POST"), ("POST", "/things", 404, "POST to /")],
+)
+def test_other_methods_and_paths_are_answered_too(
+    settings: Settings, method: str, to: str, status: int, text: str
+) -> None:
+    with closing(WebServer(Inbox("").app(), "127.0.0.1", 0, "")) as server:
+        answer = post(int(server.url.rpartition(":")[2][:-1]), ONE, method=method, to=to)
+    assert answer.status == status and text in answer.body["error"]
+
+
+def port_of(server: WebServer) -> int:
+    return int(server.url.rpartition(":")[2].rstrip("/"))
+
+
+def test_only_who_knows_the_token_is_heard_and_nobody_reads_it_in_the_log(settings: Settings) -> None:
+    token = "k9-secret-token"
+    wrong: list[dict[str, str]] = [
+        {},
+        {"Authorization": ""},
+        {"Authorization": "Bearer"},
+        {"Authorization": f"Basic {token}"},
+        {"Authorization": f"Bearer {token}x"},
+        {"Authorization": f"Bearer {token[:-1]}"},
+        {"Authorization": "Bearer \xe9"},
+    ]
+    with running(settings, token=token) as feed:
+        answers = [post(feed.port, ONE, JSON | headers) for headers in wrong]
+        assert [answer.status for answer in answers] == [401] * len(wrong)
+        assert all(answer.headers["www-authenticate"] == "Bearer" for answer in answers)
+        for scheme in ("Bearer", "bearer"):
+            assert post(feed.port, ONE, JSON | {"Authorization": f"{scheme} {token}"}).status == 200
+        page = {"Authorization": f"Bearer {token}", "Origin": "https://example.com"}
+        assert post(feed.port, ONE, JSON | page).status == 200
+        assert len(feed.end()) == 3
+    assert "rejected" in feed.log and token not in feed.log
+
+
+@pytest.mark.parametrize("token", ["two words", "\u00e9t\u00e9", "line\nend"])
+def test_a_token_that_cannot_be_sent_is_one_error(token: str) -> None:
+    with pytest.raises(ToolkitError, match="FEED_TOKEN has spaces") as raised:
+        feed_token({"FEED_TOKEN": token})
+    assert token not in str(raised.value)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "example.com:80"])
+def test_an_address_that_others_reach_needs_a_token(address: str) -> None:
+    with pytest.raises(ToolkitError, match="can be reached by other machines: set FEED_TOKEN"):
+        serve(address, lambda _: pytest.fail("opened"), bare=None, token="", stop=threading.Event())
+
+
+@pytest.mark.parametrize("address", ["", "http", "99999", "localhost:", "127.0.0.1:x", "\u0663"])
+def test_an_address_that_is_none_is_one_error(address: str) -> None:
+    with pytest.raises(ToolkitError, match="give PORT or ADDRESS:PORT"):
+        serve(address, lambda _: pytest.fail("opened"), bare=None, token="", stop=threading.Event())
+
+
+def test_a_port_in_use_is_one_error_before_anything_is_opened(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(ToolkitError) as raised:
+        port = other.getsockname()[1]
+        serve(str(port), lambda _: pytest.fail("opened"), bare=None, token="", stop=threading.Event())
+    assert re.search(f"http:{port}: cannot listen on port {port} .* name another", str(raised.value))
+    assert raised.value.exit_code == 2 and not settings.data_path.exists()
+
+
+def test_a_retry_with_its_key_answers_the_same_and_adds_nothing(settings: Settings) -> None:
+    keyed = JSON | {"Idempotency-Key": "one"}
+    two = f"[{ONE}, {ONE}]"
+    with running(settings) as feed:
+        assert [post(feed.port, two, keyed).body for _ in range(3)] == [{"acknowledged": 2}] * 3
+        other = post(feed.port, ONE, keyed)
+        assert other.status == 422 and "another body" in other.body["error"]
+    with running(settings) as feed:  # another process, as far as the journal can tell
+        assert post(feed.port, two, keyed).body == {"acknowledged": 2}
+        assert post(feed.port, ONE, keyed).status == 422
+        assert post(feed.port, two, JSON | {"Idempotency-Key": "two"}).body == {"acknowledged": 2}
+        assert len(feed.end()) == 4
+
+
+def test_what_was_rejected_leaves_its_key_free(settings: Settings) -> None:
+    keyed = JSON | {"Idempotency-Key": "one"}
+    with running(settings) as feed:
+        assert [post(feed.port, body, keyed).status for body in (f"[{ONE}, 7]", ONE, ONE)] == [400, 200, 200]
+        assert len(feed.end()) == 1
+
+
+def test_a_full_journal_is_answered_with_429_until_there_is_room(settings: Settings) -> None:
+    """One sink is down, so nothing leaves the journal; the records that were acknowledged reach it afterwards."""
+    small = Settings(data_dir=settings.data_dir, journal_max_mb=1)
+    large = json.dumps({"client": "x" * 200_000})
+    with running(small, sinks=("file", "sqlite")) as feed:
+        post(feed.port, ONE)
+        with closing(sqlite3.connect(settings.sqlite_path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            statuses = [post(feed.port, large).status for _ in range(10)]
+            assert statuses == [200] * statuses.count(200) + [429] * statuses.count(429)
+            assert statuses.count(200) in (5, 6)
+            full = post(feed.port, ONE)
+            assert (
+                full.status == 429 and int(full.headers["retry-after"]) > 0 and "journal is full" in full.body["error"]
+            )
+            other.execute("ROLLBACK")
+        wait_until(lambda: post(feed.port, ONE).status == 200, 30)
+        stored = feed.end()
+    assert len(stored) == 2 + statuses.count(200)
+    with closing(sqlite3.connect(settings.sqlite_path)) as database:
+        assert database.execute("SELECT COUNT(*) FROM things").fetchone() == (len(stored),)
+    assert "journal is full" in feed.log and "waiting for sqlite" in feed.log
+
+
+def test_a_slow_body_is_answered_and_a_large_one_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    inbox = Inbox("", body_s=0.3)
+    monkeypatch.setattr(http, "MAX_WAITING_BYTES", 100_000)
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    with closing(WebServer(inbox.app(), "127.0.0.1", 0, "")) as server:
+        slow = raw(port_of(server), head + b"Content-Length: 100\r\n\r\n{")
+        assert slow.startswith(b"HTTP/1.1 408") and b"not complete within 0.3 s" in slow
+        chunked = raw(port_of(server), head + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n")
+        assert chunked.startswith(b"HTTP/1.1 408")
+        with socket.create_connection(("127.0.0.1", port_of(server))) as waiting:
+            body = b" " * 90_000
+            waiting.sendall(head + b"Content-Length: 90000\r\n\r\n" + body)  # nobody takes it
+            wait_until(lambda: inbox.waiting_bytes >= len(body))
+            assert post(port_of(server), body).status == 503
+            ((posted,),) = [inbox.take(1)]
+            requests.respond([(posted, 1)])
+            assert b"200 OK" in waiting.recv(1000)
+        wait_until(lambda: inbox.waiting_bytes == 0)
+
+
+def test_a_client_that_leaves_costs_nothing(settings: Settings) -> None:
+    with running(settings) as feed:
+        head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        for data in (b"", b"POST", head % 100, head % 100 + b"{"):
+            with socket.create_connection(("127.0.0.1", feed.port)) as connection:
+                connection.sendall(data)
+        assert post(feed.port, ONE).status == 200
+        assert len(feed.end()) == 1
+    assert "Traceback" not in feed.log
+
+
+def test_chunked_and_pipelined_requests_are_answered_in_their_order(settings: Settings) -> None:
+    def request(body: bytes, more: bytes = b"") -> bytes:
+        head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-ndjson\r\n" + more
+        return head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+
+    chunked = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    data = (
+        chunked + b"%x\r\n%b\r\n" % (5, ONE.encode()[:5]) + b"%x\r\n%b\r\n0\r\n\r\n" % (len(ONE) - 5, ONE.encode()[5:])
+    )
+    data += (
+        request(ONE.encode() + b"\n" + thing("b", 2).encode())
+        + request(b"no")
+        + request(b"{}", b"Connection: close\r\n")
+    )
+    with running(settings) as feed:
+        answers = raw(feed.port, data)
+        bodies = re.findall(rb"\{.*?\}", answers)
+        assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"200", b"200", b"400", b"200"], answers
+        assert [json.loads(body).get("acknowledged") for body in bodies] == [1, 2, None, 1]
+        assert [record.get("client") for record in feed.end()] == ["a", "a", "b", None]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"POST / HTTP/9.9\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\nhello",
+        b"POST / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+        b"\r\n" * 100 + b"\0" * 1000,
+    ],
+    ids=["TLS", "version", "two lengths", "negative length", "length and chunks", "huge head", "zeros"],
+)
+def test_what_is_no_http_is_ended(data: bytes) -> None:
+    inbox = Inbox("")
+    with closing(WebServer(inbox.app(), "127.0.0.1", 0, "", head_s=0.5)) as server:
+        with suppress(ConnectionError):
+            answer = raw(port_of(server), data, timeout_s=10)
+            assert not answer or re.match(rb"HTTP/1.1 4\d\d", answer)
+        assert inbox.take(0) == []
+
+
+def test_a_head_that_comes_byte_by_byte_is_given_up() -> None:
+    """Also behind an answer, on a connection that stays open."""
+    inbox = Inbox("")
+    with closing(WebServer(inbox.app(), "127.0.0.1", 0, "", head_s=0.4)) as server:
+        for before in (b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"):
+            with socket.create_connection(("127.0.0.1", port_of(server)), timeout=20) as connection:
+                connection.sendall(before)
+                connection.settimeout(0.05)
+                wait_until(lambda: ended(connection), 20)
+
+
+def ended(connection: socket.socket) -> bool:
+    """Send one more byte of a head; whether the server has closed the connection."""
+    try:
+        connection.sendall(b"P")
+        return connection.recv(1000) == b""
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+
+
+def test_a_clean_end_answers_what_it_has_taken(settings: Settings) -> None:
+    """While clients post: each record with 200 is stored, and nothing else is."""
+    acknowledged: Counter[str] = Counter()
+    others: Counter[int | str] = Counter()
+
+    def client(name: str, port: int) -> None:
+        number = 0
+        with closing(HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+            while number < 100_000:
+                number += 1
+                try:
+                    connection.request("POST", "/", thing(name, number), JSON)
+                    answer = answered(connection.getresponse())
+                except (OSError, HTTPException) as error:
+                    others[type(error).__name__] += 1
+                    return
+                if answer.status != 200:
+                    others[answer.status] += 1
+                    return
+                acknowledged[thing(name, number)] += 1
+
+    with running(settings) as feed:
+        clients = [threading.Thread(target=client, args=(f"c{number}", feed.port)) for number in range(8)]
+        for each in clients:
+            each.start()
+        wait_until(lambda: acknowledged.total() > 100, 30)
+        stored = feed.end()
+        for each in clients:
+            each.join(30)
+    assert Counter(thing(record["client"], record["number"]) for record in stored) == acknowledged
+    assert others.total() == len(clients) and others.keys() <= {
+        503, "ConnectionRefusedError", "ConnectionResetError", "RemoteDisconnected", "BrokenPipeError"
+    }  # fmt: skip
+    with pytest.raises(OSError):
+        post(feed.port, ONE)
+
+
+def test_a_body_that_comes_after_the_end_has_begun_is_not_taken(settings: Settings) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(ONE)
+    with running(settings) as feed:
+        with socket.create_connection(("127.0.0.1", feed.port), timeout=20) as connection:
+            connection.sendall(head + ONE[:5].encode())
+            post(feed.port, ONE)  # so that the first one is being read for certain
+            feed.stop.set()
+            wait_until(lambda: not can_connect(feed.port))
+            connection.sendall(ONE[5:].encode())
+            assert connection.recv(1000).startswith(b"HTTP/1.1 503")
+        assert len(feed.end()) == 1
+
+
+def can_connect(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def test_count_ends_the_feed(settings: Settings) -> None:
+    with running(settings, count=3) as feed:
+        assert post(feed.port, f"[{ONE}, {ONE}]").status == 200
+        assert post(feed.port, f"[{ONE}, {ONE}]").status == 200
+        feed.wait()
+        assert len(feed.stored()) == 4
+
+
+def test_fields_of_a_new_stream_are_those_of_the_first_records(settings: Settings) -> None:
+    """What is invalid is answered meanwhile, and a second client of the first second counts too."""
+    with running(settings, declared=False, sinks=("file", "sqlite")) as feed:
+        answers: list[Any] = []
+        first = threading.Thread(target=lambda: answers.append(post(feed.port, '{"device": "a", "t": 20}')))
+        first.start()
+        assert post(feed.port, '{"device": 7, "t": NaN}').status == 400
+        assert post(feed.port, '{"device": "b", "t": 20.5, "ok": true}').status == 200
+        first.join(30)
+        assert [answer.body for answer in answers] == [{"acknowledged": 1}]
+        assert post(feed.port, '{"device": "c", "t": "n/a"}').status == 200
+        assert len(feed.end()) == 3
+    schema = json.loads((settings.schema_folder / "things.json").read_text())
+    assert schema["fields"] == {"device": "text", "t": "number", "ok": "boolean", "timestamp": "timestamp"}
+    with closing(sqlite3.connect(settings.sqlite_path)) as database:
+        assert set(database.execute("SELECT device, t, ok, extra FROM things")) == {
+            ("a", 20.0, None, None),
+            ("b", 20.5, 1, None),
+            ("c", None, None, '{"t":"n/a"}'),
+        }
+
+
+def test_a_new_stream_without_any_record_leaves_nothing_behind(settings: Settings) -> None:
+    with running(settings, declared=False) as feed:
+        assert post(feed.port, "7").status == 400
+        assert feed.end() == []
+    assert not settings.data_path.exists()
+
+
+def test_a_journal_in_use_is_one_error_and_whoever_waits_gets_an_answer(settings: Settings) -> None:
+    with closing(Journal(settings.journal_path("feed-things"), THINGS)):
+        feed = RunningFeed(settings, declared=False)
+        assert post(feed.port, ONE).status == 503
+        feed.wait()
+    assert isinstance(feed.code, ToolkitError) and "in use by process" in str(feed.code)
+
+
+OBJECTS = st.dictionaries(st.text(max_size=5), st.one_of(st.integers(), st.text(), st.none(), st.lists(st.booleans())))
+
+
+@given(st.lists(OBJECTS, min_size=1, max_size=5), st.sampled_from(["array", "lines", "blank lines"]), st.booleans())
+def test_records_are_found_in_arrays_and_lines_however_they_are_written(
+    objects: list[dict[str, Any]], form: str, spaced: bool
+) -> None:
+    indent = 2 if spaced and (form == "array" or len(objects) == 1) else None
+    if form == "array":
+        body = json.dumps(objects, indent=indent)
+    else:
+        body = ("\n" if form == "lines" else "\r\n\n").join(json.dumps(each, indent=indent) for each in objects)
+    _, texts = json_texts(body.encode())
+    assert [json.loads(text) for _, text in texts] == objects
+
+
+class Answers:
+    """In place of the futures of an event loop."""
+
+    def __init__(self) -> None:
+        self.given: list[Any] = []
+
+    def get_loop(self) -> Any:
+        return self
+
+    def call_soon_threadsafe(self, function: Any, *arguments: Any) -> None:
+        function(*arguments)
+
+    def done(self) -> bool:
+        return bool(self.given)
+
+    def set_result(self, answer: Any) -> None:
+        self.given.append(answer)
+
+
+REQUEST = st.tuples(st.sampled_from(["", "k1", "k2", "k3"]), st.sampled_from(["[]", ONE, f"[{ONE},{ONE}]", "7", "{"]))
+
+
+@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(REQUEST, max_size=6), max_size=4), st.integers(1, 4))
+def test_any_sequence_of_requests_leaves_what_was_answered(
+    tmp_path_factory: pytest.TempPathFactory, groups: list[list[tuple[str, str]]], limit: int
+) -> None:
+    """A model: keys with their bodies; the journal has the records of new requests, in order, once."""
+    expected, known = 0, dict[str, str]()
+    folder = tmp_path_factory.mktemp("model")
+    with pytest.MonkeyPatch.context() as patched, closing(Journal(folder / "feed.sqlite", THINGS)) as journal:
+        patched.setattr(requests, "MAX_GROUP_RECORDS", limit)
+        stop = threading.Event()
+        acknowledging = Acknowledging(journal, Delivery(journal, {}, lambda _: Path()), stop)
+        group = Group(Session(THINGS, acknowledging, stop))
+        for each in groups:
+            posted = [Posted(body.encode(), key, Answers()) for key, body in each]  # type: ignore[arg-type]
+            group.handle(posted)
+            for key_and_body, request in zip(each, posted, strict=True):
+                key, body = key_and_body
+                amount = {"[]": 0, ONE: 1, f"[{ONE},{ONE}]": 2}.get(body)
+                (answer,) = request.answer.given  # type: ignore[attr-defined]
+                if key in known:
+                    wanted: int | None = {True: amount, False: 422}[known[key] == body]
+                else:
+                    wanted = 400 if amount is None else amount
+                    expected += amount or 0
+                    if key and amount:
+                        known[key] = body
+                assert getattr(answer, "status_code", answer) == wanted
+            assert journal.last == expected
