@@ -11,6 +11,8 @@ import pytest
 
 from utils.app.config import PROJECT_DIR
 
+pytestmark = pytest.mark.full
+
 PAGE = (PROJECT_DIR / "docs" / "add-a-sink.md").read_text(encoding="utf-8")
 
 

@@ -243,6 +243,7 @@ def test_what_a_reader_makes_of_a_row_is_compared(settings: Settings, sink: str,
     assert words in problems[sink][0]
 
 
+@pytest.mark.full
 def test_each_changed_byte_of_a_line_is_found_if_a_reader_sees_it(settings: Settings) -> None:
     append(settings, 3)
     whole = settings.live_path.read_bytes()
@@ -481,6 +482,7 @@ def test_a_backup_beside_its_journal_hides_nothing(settings: Settings) -> None:
     assert producer_id in audited(settings)[1]["file"][1]
 
 
+@pytest.mark.full
 def test_a_sink_out_of_reach_is_not_judged(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("utils.checks.audit.REACH_S", 0.0)
     append(settings, 10)
@@ -518,6 +520,7 @@ def test_a_sink_that_is_replaced_while_it_is_read_is_read_again(
     assert sum(reads) > 100
 
 
+@pytest.mark.full
 def test_nothing_is_lost_beside_a_live_producer(settings: Settings) -> None:
     command = [sys.executable, "-m", "producers.ragini_producer", "--interval", "0.0002", "--log-level", "ERROR"]
     with subprocess.Popen(
@@ -536,6 +539,7 @@ def test_nothing_is_lost_beside_a_live_producer(settings: Settings) -> None:
     assert not audited(settings)[1]
 
 
+@pytest.mark.full
 def test_the_command_is_for_people_and_for_programs(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["audit", "--data-dir", str(settings.data_dir)]
     assert verify_emitters.run(arguments) == 2

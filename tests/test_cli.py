@@ -200,6 +200,7 @@ def test_a_reader_of_the_help_that_leaves_changes_no_exit_code(settings: Setting
     process.stdin.close()
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform == "win32", reason="closes POSIX file descriptors")
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 def test_without_stdout_or_stderr_a_command_does_its_work(settings: Settings, closed: str) -> None:
@@ -209,6 +210,7 @@ def test_without_stdout_or_stderr_a_command_does_its_work(settings: Settings, cl
     assert settings.live_path.read_bytes().count(b"\n") == 10
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_under_the_output_changes_no_exit_code(settings: Settings) -> None:
     settings.data_path.mkdir(parents=True)

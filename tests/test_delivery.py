@@ -379,6 +379,7 @@ def test_a_sink_is_asked_for_all_runs_that_have_records(machine: Machine) -> Non
     assert sink.sequences == list(range(1, 11))
 
 
+@pytest.mark.full
 def test_runs_are_delivered_in_order_after_many_short_ones(machine: Machine) -> None:
     sink, other = Sink(), Sink()
     made = machine.run(2, one=sink, other=other)
@@ -791,6 +792,7 @@ def test_a_dead_letter_that_cannot_be_written_is_pending(machine: Machine, monke
 Failures = list[tuple[str, int]]
 
 
+@pytest.mark.full
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.one_of(st.integers(1, 30), st.just(0)), min_size=1, max_size=8),

@@ -276,6 +276,7 @@ def test_a_table_without_its_index_and_a_long_wal(settings: Settings, monkeypatc
     assert "close what reads it" in found
 
 
+@pytest.mark.full
 def test_a_duckdb_file_that_another_program_keeps_open(settings: Settings) -> None:
     hold = "import duckdb, sys; kept = duckdb.connect(sys.argv[1]); print(flush=True); sys.stdin.read()"
     with subprocess.Popen(
@@ -304,6 +305,7 @@ def impostor() -> Iterator[str]:
     server.close()
 
 
+@pytest.mark.full
 def test_what_listens_is_no_broker(settings: Settings, impostor: str) -> None:
     assert "does not talk PLAINTEXT" in look(replace(settings, kafka_broker=impostor), "kafka")
 

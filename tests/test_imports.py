@@ -177,6 +177,7 @@ print(json.dumps([code, sorted(set({heavy!r}) & set(sys.modules))]))
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["producers.ragini_producer", "producers.producer_case"])
 @pytest.mark.parametrize(
     ("arguments", "allowed"),

@@ -485,6 +485,7 @@ Step = tuple[str, int]
 STEPS = st.tuples(st.sampled_from(["append", "prune", "run", "restore", "backup"]), st.integers(1, 9))
 
 
+@pytest.mark.full
 @hypothesis_settings(max_examples=40, deadline=None)
 @given(st.lists(STEPS, max_size=25))
 def test_any_history_loses_nothing_pending_and_no_ids_come_twice(
@@ -543,6 +544,7 @@ os._exit(9)
 """
 
 
+@pytest.mark.full
 def test_a_killed_process_leaves_what_it_acknowledged(path: Path, settings: Settings) -> None:
     for run in range(2):
         done = run_python(path, code=KILLED, settings=settings)

@@ -295,6 +295,7 @@ def test_nothing_left_to_produce_to(settings: Settings) -> None:
     assert not settings.data_path.exists()
 
 
+@pytest.mark.full
 def test_short_runs_while_a_sink_is_away_are_delivered_in_order(settings: Settings, long: bool) -> None:
     runs = 200 if long else 25
     assert produce(settings, paced(2), sinks=EMBEDDED) == 0
@@ -364,6 +365,7 @@ def test_a_sink_that_was_deleted_gets_what_the_journal_still_has(settings: Setti
     assert_complete(settings, dict([first, second]), ["file", "duckdb"])
 
 
+@pytest.mark.full
 def test_a_sink_replaced_by_its_backup_gets_what_the_journal_still_has(settings: Settings) -> None:
     """All of it, as another sink is behind."""
     assert produce(settings, paced(10), sinks=EMBEDDED) == 0
@@ -393,6 +395,7 @@ def small(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return settings
 
 
+@pytest.mark.full
 def test_at_its_limit_the_journal_waits_and_names_the_sink(small: Settings, logged: list[str]) -> None:
     assert produce(small, paced(1), sinks=("file", "sqlite")) == 0
     blocker = sqlite3.connect(small.sqlite_path, isolation_level=None, check_same_thread=False)
@@ -505,6 +508,7 @@ def test_a_bug_in_one_emitter_leaves_the_others_and_exit_code_3(
 # As a command
 
 
+@pytest.mark.full
 def test_a_million_in_small(settings: Settings, long: bool) -> None:
     amount = 1_000_000 if long else 60_000
     done = ragini("--count", amount, "--drain", 100, settings=settings)
@@ -525,6 +529,7 @@ def test_errors_are_one_line_and_the_traceback_is_in_the_log_file_on_demand(sett
     assert (log.exists() and "Traceback" in log.read_text(encoding="utf-8")) == (level == "DEBUG")
 
 
+@pytest.mark.full
 def test_a_journal_in_use_is_one_line_with_the_process(settings: Settings) -> None:
     with start_python("producers.ragini_producer", "--interval", "60", settings=settings) as process:
         assert process.stderr
@@ -536,6 +541,7 @@ def test_a_journal_in_use_is_one_line_with_the_process(settings: Settings) -> No
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform == "win32", reason="open files cannot be deleted there")
 def test_a_data_folder_that_is_deleted_ends_the_run_in_one_line(settings: Settings) -> None:
     with start_python("producers.ragini_producer", "--interval", "0.2", settings=settings) as process:
@@ -547,6 +553,7 @@ def test_a_data_folder_that_is_deleted_ends_the_run_in_one_line(settings: Settin
     assert "unlinking" not in err  # the lock's library has its own words for it
 
 
+@pytest.mark.full
 def test_a_notebook_that_holds_duckdb_is_named(settings: Settings) -> None:
     ragini("--count", 1, settings=settings)
     with hold_duckdb(settings.duckdb_path):
@@ -602,6 +609,7 @@ sys.exit(cli.run(ragini_producer.main, name="producers.ragini_producer"))
 """
 
 
+@pytest.mark.full
 def test_the_main_path_needs_nothing_that_only_posix_has(settings: Settings) -> None:
     for _ in range(2):
         done = run_python("--interval", "0", "--count", "500", code=HIDDEN, settings=settings)

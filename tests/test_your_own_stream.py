@@ -13,6 +13,8 @@ import pytest
 
 from utils.app.config import PROJECT_DIR
 
+pytestmark = pytest.mark.full
+
 PAGE = (PROJECT_DIR / "docs" / "your-own-stream.md").read_text(encoding="utf-8")
 PRODUCER = "producers/garden_producer.py"
 

@@ -117,6 +117,7 @@ class TestRunning:
         assert json.loads(done.stdout)["store"] | {"again": 3} == json.loads(done.stdout)["store"]
         assert json.loads(done.stdout)["store"]["records"] == 3
 
+    @pytest.mark.full
     @no_ctrl_c
     def test_it_waits_for_what_does_not_exist_yet_and_stops_cleanly(self, sink: str, settings: Settings) -> None:
         with start_python(consumer(sink), settings=settings) as process:
@@ -154,6 +155,7 @@ class TestRunning:
         assert done.stderr.count("\n") == 1
         assert path.name in done.stderr
 
+    @pytest.mark.full
     def test_an_empty_source(self, sink: str, settings: Settings, case: Case) -> None:
         path = sink_path(sink, settings)
         path.parent.mkdir(parents=True)
@@ -182,6 +184,7 @@ class TestRunning:
         assert done.stderr.count("\n") == 1
         assert "written by a newer version" in done.stderr
 
+    @pytest.mark.full
     def test_two_copies_at_once(self, sink: str, settings: Settings) -> None:
         for first in range(1, 60_001, 20_000):
             emit(sink, settings, 20_000, first=first)
@@ -314,6 +317,7 @@ def test_what_others_wrote_cannot_steer_the_terminal(settings: Settings, case: C
     assert not [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("ok:")]
 
 
+@pytest.mark.full
 @no_ctrl_c
 def test_killed_at_any_moment_every_record_is_stored_once(settings: Settings, case: Case, long: bool) -> None:
     """A producer of sensors, three consumers that are killed again and again meanwhile; then one run that is not."""
@@ -355,6 +359,7 @@ def pass_time(seconds: float) -> None:
     wait_until(lambda: time.monotonic() > end_s)
 
 
+@pytest.mark.full
 def test_ragini_producer_and_consumers_agree(settings: Settings, case: Case) -> None:
     ragini("--count", "500", settings=settings)
     for sink in EMBEDDED:

@@ -17,6 +17,7 @@ MESSAGE = {"message": "I just found a meme!", "author": "Alice", "timestamp": "2
 CONNECT: dict[str, Any] = {"sqlite": sqlite3.connect, "duckdb": duckdb.connect}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("given", [Path, str])
 @pytest.mark.parametrize("kind", CONNECT)
 def test_insert_and_delete_one_message(kind: str, given: Callable[[Path], Any], tmp_path: Path) -> None:

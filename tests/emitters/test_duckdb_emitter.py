@@ -169,6 +169,7 @@ class TestLast:
 
 
 class TestRejected:
+    @pytest.mark.full
     @pytest.mark.parametrize(
         ("table", "sequence"),
         [
@@ -317,6 +318,7 @@ class TestPaths:
 
 
 class TestFile:
+    @pytest.mark.full
     @pytest.mark.parametrize("kept_bytes", [None, 0, 8192])
     def test_new_files_are_of_the_version_that_all_tools_read(self, kept_bytes: int | None, path: Path) -> None:
         """Also where an empty file, or one whose creation was killed, makes room for the new one."""
@@ -402,6 +404,7 @@ class TestWindows:
         assert len(pauses) == 2
         assert min(pauses) > 900
 
+    @pytest.mark.full
     def test_a_file_in_use_names_who_has_it(self, path: Path) -> None:
         with held_by_another(path), pytest.raises(Unavailable, match=r"lock is held in .*PID \d+"):
             DuckdbEmitter(path, BUZZ)

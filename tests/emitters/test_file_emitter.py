@@ -127,6 +127,7 @@ class TestScan:
             assert emitter.last(["bob-0", "bob-2"]) == ("bob-2", 500)
             assert emitter.last([f"ann-{number}" for number in range(2_000)]) == ("ann-1", 7)
 
+    @pytest.mark.full
     @pytest.mark.parametrize("behind", [b"", b"\n", whole(2, 3), OTHERS])
     def test_many_zeros_are_passed_over_in_bounded_memory(self, path: Path, behind: bytes) -> None:
         with path.open("wb") as file:
@@ -197,6 +198,7 @@ class TestHoles:
             if reached < last:
                 emitter.emit(make_batch(last - reached, first=reached + 1, producer_id=known[-1]))
 
+    @pytest.mark.full
     @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(before=st.integers(1, 5), amount=st.integers(1, 60), start=st.floats(0, 1), share=st.floats(0, 1))
     def test_every_record_is_there_once_and_in_order(

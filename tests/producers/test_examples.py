@@ -143,6 +143,7 @@ def test_bad_parts_are_rare_and_beyond_the_limits() -> None:
 # Through the sinks -----
 
 
+@pytest.mark.full
 def test_an_example_arrives_typed_in_every_sink(name: str, settings: Settings) -> None:
     stream, make = EXAMPLES[name]
     arguments = ["--count", "1000", "--interval", "0", "--seed", "3", "--sinks", *EMBEDDED]

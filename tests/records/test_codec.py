@@ -271,6 +271,7 @@ def _through_duckdb(connection: duckdb.DuckDBPyConnection, rows: list[tuple[Any,
     return connection.execute(f"SELECT {wanted} FROM odd ORDER BY sequence").fetchall()
 
 
+@pytest.mark.full
 @given(st.lists(objects, min_size=1, max_size=3))
 @settings(deadline=None, max_examples=100)
 @example([{"x": -0.0, "n": 0, "j": -0.0}, {"x": 1, "select": 1.0, "j": 1.0}])
@@ -300,6 +301,7 @@ def test_databases_give_back_the_same_record_and_nothing_is_lost(
         assert again == wanted
 
 
+@pytest.mark.full
 @given(st.lists(objects, min_size=1, max_size=3), st.integers(0, 3))
 @settings(deadline=None)
 def test_what_went_to_extra_is_counted_by_name(given_objects: list[dict[str, Any]], odd: int) -> None:

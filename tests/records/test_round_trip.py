@@ -68,6 +68,7 @@ def check(given_objects: list[dict[str, Any]], stream: Stream, folder: Path, siz
     assert len(canonical) == 1
 
 
+@pytest.mark.full
 @given(st.lists(objects, min_size=1, max_size=10))
 @hypothesis_settings(deadline=None, max_examples=6)
 @example([{"x": 1, "when": "2025-11-02T01:30:00"}, {"x": None, "when": None}, {"x": 0.5, "j": [None, {"a": "\x00"}]}])
@@ -78,6 +79,7 @@ def test_any_object_comes_back_from_every_sink(given_objects: list[dict[str, Any
         check(given_objects, STREAM, Path(folder))
 
 
+@pytest.mark.full
 @given(st.lists(objects, min_size=1, max_size=10))
 @hypothesis_settings(deadline=None, max_examples=6)
 def test_any_object_comes_back_through_inferred_fields(given_objects: list[dict[str, Any]]) -> None:
@@ -85,6 +87,7 @@ def test_any_object_comes_back_through_inferred_fields(given_objects: list[dict[
         check(given_objects, inferred("any", [*given_objects, {"timestamp": READ_AT}]), Path(folder))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("fields", [1, 300])
 def test_narrow_and_wide_streams_come_back(fields: int, tmp_path: Path) -> None:
     given_objects = [{f"f{number}": number / 4 + each for number in range(fields)} for each in range(200)]

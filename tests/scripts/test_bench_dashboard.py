@@ -4,6 +4,8 @@ import pytest
 
 from scripts import bench_dashboard
 
+pytestmark = pytest.mark.full
+
 
 def test_short_day_keeps_memory_and_frame_time() -> None:
     memory, slower = bench_dashboard.soak(frames=80, messages=40_000)

@@ -15,6 +15,8 @@ from utils.reading.store import ProcessedStore
 from utils.records.stream import BUZZ
 from utils.sinks import EMBEDDED, SINKS, source
 
+pytestmark = pytest.mark.full
+
 
 def test_the_same_seed_gives_the_same_plan() -> None:
     plan = chaos.plan(7, 60.0, 20, EMBEDDED)

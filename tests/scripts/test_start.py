@@ -87,6 +87,7 @@ def test_the_reason_wins_over_what_followed(marks: tuple[Path, Path]) -> None:
     assert code == 2
 
 
+@pytest.mark.full
 def test_duration_ends_both(marks: tuple[Path, Path]) -> None:
     assert Parent(*map(child, marks), duration_s=2.5).ends()[0] == 0
     assert [mark.read_text() for mark in marks] == ["asked", "asked"]
@@ -102,6 +103,7 @@ def test_a_signal_ends_both_and_keeps_unfinished(marks: tuple[Path, Path], numbe
     assert [mark.read_text() for mark in marks] == ["asked", "asked"]
 
 
+@pytest.mark.full
 @pytest.mark.skipif(os.name == "nt", reason="signals of a terminal are sent otherwise there")
 @pytest.mark.parametrize("again", [False, True])
 def test_deaf_process_is_ended_at_last_or_by_a_second_ctrl_c(marks: tuple[Path, Path], again: bool) -> None:
@@ -118,6 +120,7 @@ def test_deaf_process_is_ended_at_last_or_by_a_second_ctrl_c(marks: tuple[Path, 
     assert time.monotonic() - started_s < 20
 
 
+@pytest.mark.full
 @pytest.mark.skipif(os.name == "nt", reason="signals of a terminal are sent otherwise there")
 def test_producer_and_dashboard_run_until_ctrl_c(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPLBACKEND", "Agg")

@@ -589,6 +589,7 @@ STEPS = st.one_of(
 )
 
 
+@pytest.mark.full
 @rename_while_open
 def test_whatever_happens_to_a_file_it_is_read_once_and_whole(long: bool) -> None:
     @settings(

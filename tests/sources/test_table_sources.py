@@ -721,6 +721,7 @@ NAMES = st.sampled_from([*(field.name for field in READINGS.fields), "rowid", "A
 OBJECTS = st.lists(st.dictionaries(NAMES, VALUES, max_size=9), min_size=1, max_size=5)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["sqlite", "duckdb"])
 def test_any_record_comes_back_as_its_line_is_read(name: str, long: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duckdb_source, "POLL_S", 0.0)
@@ -872,6 +873,7 @@ STEPS = st.one_of(
 )
 
 
+@pytest.mark.full
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("stream", [BUZZ, READINGS], ids=lambda stream: stream.name)
 @pytest.mark.parametrize("name", ["sqlite", "duckdb"])
