@@ -5,7 +5,6 @@ process ends it and deletes the folder when this process dies, however it dies.
 """
 
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -20,7 +19,9 @@ USER, PASSWORD, DATABASE = "ann", "a-very-secret-word", "postgres"
 
 
 def programs() -> Path | None:
-    """The folder of postgres and initdb, the newest that is found; None if there is none."""
+    """The folder of postgres and initdb, the newest that is found; None if there is none, or on Windows."""
+    if os.name == "nt":
+        return None
     home = os.environ.get("POSTGRES_HOME") or ("/opt/postgres" if os.geteuid() == 0 else "~/postgres")
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name), reverse=True)
     found.insert(0, Path(home).expanduser() / "bin")
@@ -33,6 +34,8 @@ def _account() -> tuple[int, int] | None:
     """User and group that the server runs as, where it is not this user: it refuses to run as root."""
     if os.geteuid() != 0:
         return None
+    import pwd
+
     for name in ("postgres", "nobody"):
         try:
             entry = pwd.getpwnam(name)

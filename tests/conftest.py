@@ -1,15 +1,18 @@
 """Settings of the suite, isolation that every test has, and what is printed at the end."""
 
+import importlib.util
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Literal
 
 import pytest
 from loguru import logger
 
+from scripts.postgres_server import Server, programs, throwaway
 from utils.app import config
 from utils.app.config import Settings
 
@@ -55,6 +58,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if reason := why_not(item, setting(config)):
             item.add_marker(pytest.mark.skip(reason=reason))
+        if item.get_closest_marker("postgres") and not item.get_closest_marker("kafka"):
+            item.add_marker(pytest.mark.xdist_group("postgres"))
         if item.get_closest_marker("kafka"):  # one broker in one process, with `--dist loadgroup`
             item.add_marker(pytest.mark.xdist_group("kafka"))
 
@@ -122,3 +127,19 @@ def logged() -> Iterator[list[str]]:
     yield lines
     with suppress(ValueError):  # a command line in this process has set its own
         logger.remove(number)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL for the whole session; without one its tests are skipped, or fail with CI=true."""
+    reason = ""
+    if importlib.util.find_spec("psycopg") is None:
+        reason = "no psycopg: pip install 'psycopg[binary]'"
+    elif programs() is None:
+        reason = "no PostgreSQL: run scripts/prepare_postgres.sh"
+    if reason and os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    if reason:
+        pytest.skip(reason)
+    with closing(throwaway(settings=("fsync = off",))) as server:
+        yield server

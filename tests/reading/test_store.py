@@ -4,7 +4,7 @@ import os
 import random
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import make_messages
+from tests.stores import Place, PostgresPlace, SqlitePlace, open_store
 from utils.app.errors import PositionMoved, ToolkitError, Unavailable
 from utils.reading import database
 from utils.reading.store import ProcessedStore
@@ -45,9 +46,25 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "processed" / "file.sqlite"
 
 
+@pytest.fixture(
+    scope="module", params=["sqlite", pytest.param("postgres", marks=[pytest.mark.full, pytest.mark.postgres])]
+)
+def place_at(request: pytest.FixtureRequest) -> Callable[[Path], Place]:
+    """Every database that a store can be in."""
+    if request.param == "sqlite":
+        return SqlitePlace
+    server = request.getfixturevalue("postgres")
+    return lambda path: PostgresPlace(server)
+
+
 @pytest.fixture
-def store(path: Path) -> Iterator[ProcessedStore]:
-    with closing(ProcessedStore(path, BUZZ)) as opened:
+def place(place_at: Callable[[Path], Place], path: Path) -> Place:
+    return place_at(path)
+
+
+@pytest.fixture
+def store(place: Place) -> Iterator[ProcessedStore]:
+    with closing(open_store(place, BUZZ)) as opened:
         yield opened
 
 
@@ -82,27 +99,22 @@ def lines(stream: Stream, *records: bytes) -> list[Any]:
     return stream.codec.decode_lines(b"".join(each + b"\n" for each in records))
 
 
-def ask(path: Path, query: str) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(path)) as connection:
-        return connection.execute(query).fetchall()
-
-
 class TestStoring:
-    def test_columns_of_the_stream_and_what_processing_adds(self, store: ProcessedStore, path: Path) -> None:
+    def test_columns_of_the_stream_and_what_processing_adds(self, store: ProcessedStore, place: Place) -> None:
         assert store.add(chunk("", "1", ann(1, 1))) == 1
         names = "message, author, timestamp, sentiment, message_length, extra, producer_id, sequence"
         expected = ("hello 1", "Ann", "2026-11-23T19:04:05.123Z", 0.5, 7, None, ANN, 1)
-        assert ask(path, f"SELECT {names} FROM records") == [expected]
-        assert ask(path, "SELECT event_us, late, place FROM records") == [(1795460645123000, 0, None)]
+        assert place.ask(f"SELECT {names} FROM records") == [expected]
+        assert place.ask("SELECT event_us, late, place FROM records") == [(1795460645123000, 0, None)]
 
-    def test_any_stream(self, path: Path) -> None:
+    def test_any_stream(self, place: Place) -> None:
         read = lines(
             SENSORS,
             b'{"device":"a","temperature_c":20.5,"ok":true,"timestamp":"2026-11-23T19:04:05Z"}',
             b'{"device":"a","temperature_c":"n/a","new":[1],"timestamp":"2026-11-23T19:05:05Z"}',
             b'{"device":"b","temperature_c":-3,"ok":false}',
         )
-        with closing(ProcessedStore(path, SENSORS)) as store:
+        with closing(open_store(place, SENSORS)) as store:
             store.add(chunk("", "1", read))
             assert store.summary() == {
                 "device": [("a", 2, 20.5, "2026-11-23T19:05:05.000Z"), ("b", 1, -3.0, None)],
@@ -111,42 +123,42 @@ class TestStoring:
                     ("2026-11-23T19:04:00.000Z", 1, 20.5, "2026-11-23T19:04:05.000Z"),
                 ],
             }
-        found = ask(path, "SELECT avg(temperature_c), group_concat(ok), group_concat(extra) FROM records")
-        assert found == [(8.75, "1,0", '{"temperature_c":"n/a","new":[1]}')]
+        found = place.ask("SELECT temperature_c, ok, extra FROM records ORDER BY rowid")
+        assert found == [(20.5, 1, None), (None, None, '{"temperature_c":"n/a","new":[1]}'), (-3, 0, None)]
 
-    def test_a_stream_without_roles_and_times(self, path: Path) -> None:
+    def test_a_stream_without_roles_and_times(self, place: Place) -> None:
         stream = Stream("events", fields=(Field("a", "json"),))
-        with closing(ProcessedStore(path, stream)) as store:
+        with closing(open_store(place, stream)) as store:
             store.add(chunk("", "1", lines(stream, b'{"a":[1]}', b'{"b":2}')))
             assert store.summary() == {"minute": []}
             assert store.counts() == Counts(records=2, external=2)
 
-    def test_event_time_in_a_field_of_its_own(self, path: Path) -> None:
+    def test_event_time_in_a_field_of_its_own(self, place: Place) -> None:
         stream = Stream("ticks", time="t", fields=(Field("t", "number"),))
-        with closing(ProcessedStore(path, stream)) as store:
+        with closing(open_store(place, stream)) as store:
             store.add(chunk("", "1", lines(stream, b'{"t":1700000000}', b'{"t":1700000000500}', b'{"t":3}')))
-        assert ask(path, "SELECT event_us FROM records") == [(1700000000000000,), (1700000000500000,), (None,)]
+        assert place.ask("SELECT event_us FROM records") == [(1700000000000000,), (1700000000500000,), (None,)]
 
-    def test_fields_with_the_names_of_our_columns(self, path: Path) -> None:
+    def test_fields_with_the_names_of_our_columns(self, place: Place) -> None:
         stream = Stream("odd", fields=tuple(Field(name, "text") for name in ("late", "Place", "event_us", "a b")))
-        with closing(ProcessedStore(path, stream)) as store:
+        with closing(open_store(place, stream)) as store:
             store.add(chunk("", "1", lines(stream, b'{"late":"x","Place":"y","event_us":"z","a b":"q"}')))
         query = 'SELECT late, "Place", event_us, "a b", _late, _event_us FROM records'
-        assert ask(path, query) == [("x", "y", "z", "q", 0, None)]
+        assert place.ask(query) == [("x", "y", "z", "q", 0, None)]
 
-    def test_more_columns_than_a_statement_takes_values(self, path: Path) -> None:
+    def test_more_columns_than_a_statement_takes_values(self, place: Place) -> None:
         stream = Stream("wide", fields=tuple(Field(f"f{n}", "integer") for n in range(300)))
         read = lines(stream, *(b'{"f0":%d,"f299":1,"producer_id":"a-1","sequence":%d}' % (n, n) for n in range(1, 501)))
-        with closing(ProcessedStore(path, stream)) as store:
+        with closing(open_store(place, stream)) as store:
             assert store.add(chunk("", "1", read)) == 500
-        assert ask(path, "SELECT sum(f0), sum(f299) FROM records") == [(125250, 500)]
+        assert place.ask("SELECT sum(f0), sum(f299) FROM records") == [(125250, 500)]
 
-    def test_late_is_more_than_a_minute_behind_the_newest_before(self, store: ProcessedStore, path: Path) -> None:
+    def test_late_is_more_than_a_minute_behind_the_newest_before(self, store: ProcessedStore, place: Place) -> None:
         store.add(chunk("", "1", at("19:04:00", "19:05:00")))
         store.add(chunk("1", "2", at("19:03:59.999", "19:06:00.001", "19:05:00", first=3)))
-        assert ask(path, "SELECT late FROM records ORDER BY rowid") == [(0,), (0,), (1,), (0,), (1,)]
+        assert place.ask("SELECT late FROM records ORDER BY rowid") == [(0,), (0,), (1,), (0,), (1,)]
 
-    def test_any_order_is_stored_whole(self, store: ProcessedStore, path: Path) -> None:
+    def test_any_order_is_stored_whole(self, store: ProcessedStore, place: Place) -> None:
         """More gaps than the tracker keeps: what it takes for duplicates is stored all the same."""
         records = ann(1, 6 * MAX_GAPS)
         random.Random(1).shuffle(records)
@@ -155,7 +167,7 @@ class TestStoring:
         store.add(chunk(str(len(records)), "x", records[:500]))
         found = store.counts()
         assert (found.records, found.duplicate) == (len(records), 500)
-        assert ask(path, "SELECT count(*), count(DISTINCT sequence) FROM records") == [(6_000, 6_000)]
+        assert place.ask("SELECT count(*), count(DISTINCT sequence) FROM records") == [(6_000, 6_000)]
 
     def test_totals(self, store: ProcessedStore) -> None:
         store.add(chunk("", "1", [*ann(1, 2), *ann(2, 2), *ann(5, 5), *external("x")], invalid=2))
@@ -168,7 +180,7 @@ class TestStoring:
         store.add(chunk("1", "2", buzz((ANN, 2**63 - 1))))
         assert store.counts() == Counts(records=4, lost=2 * MAX_LOST, duplicate=1)
 
-    def test_a_record_that_came_in_another_partition_is_a_duplicate(self, store: ProcessedStore, path: Path) -> None:
+    def test_a_record_that_came_in_another_partition_is_a_duplicate(self, store: ProcessedStore, place: Place) -> None:
         store.add(chunk("", "1", ann(1, 3)))
         store.add(chunk("", "1", ann(2, 2), partition="other"))
         assert store.counts() == Counts(records=3, duplicate=1)
@@ -178,22 +190,22 @@ class TestStoring:
         store.add(chunk("", "1", buzz((ANN_2, 4), (ANN_2, 6)), partition="other"))
         assert store.counts() == Counts(records=5, lost=1)
 
-    def test_two_live_copies_of_a_journal_are_both_stored(self, store: ProcessedStore, path: Path) -> None:
+    def test_two_live_copies_of_a_journal_are_both_stored(self, store: ProcessedStore, place: Place) -> None:
         store.add(chunk("", "1", buzz((ANN, 1), (ANN_2, 2), (ANN, 2), (ANN, 3), (ANN_2, 3))))
         assert store.counts() == Counts(records=5)
 
 
 class TestPositions:
-    def test_a_position_is_kept_per_partition(self, store: ProcessedStore, path: Path) -> None:
+    def test_a_position_is_kept_per_partition(self, store: ProcessedStore, place: Place) -> None:
         store.add(chunk("", "7", ann(1, 1)))
         store.add(chunk("", "9", external("x"), partition="other"))
-        with closing(ProcessedStore(path, BUZZ)) as again:
+        with closing(open_store(place, BUZZ)) as again:
             assert [again.resume(each) for each in ("live", "other", "third")] == ["7", "9", ""]
             assert again.counts().records == 2
             assert again.run == Counts()
 
-    def test_another_copy_that_was_faster_wins(self, store: ProcessedStore, path: Path) -> None:
-        with closing(ProcessedStore(path, BUZZ)) as other:
+    def test_another_copy_that_was_faster_wins(self, store: ProcessedStore, place: Place) -> None:
+        with closing(open_store(place, BUZZ)) as other:
             assert (store.resume("live"), other.resume("live")) == ("", "")
             other.add(chunk("", "2", ann(1, 2)))
             with pytest.raises(PositionMoved, match="live"):
@@ -204,10 +216,10 @@ class TestPositions:
             assert store.counts() == Counts(records=3)
 
     def test_a_failure_in_the_middle_stores_nothing(
-        self, store: ProcessedStore, path: Path, monkeypatch: pytest.MonkeyPatch
+        self, store: ProcessedStore, place: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         store.add(chunk("", "1", ann(1, 1)))
-        before = list(snapshot(path))
+        before = list(snapshot(place))
 
         def fail(*_: object) -> None:
             raise MemoryError
@@ -216,24 +228,24 @@ class TestPositions:
             patch.setattr(ProcessedStore, "_save", fail)
             with pytest.raises(MemoryError):
                 store.add(chunk("1", "2", ann(2, 3), invalid=1))
-        assert list(snapshot(path)) == before
+        assert list(snapshot(place)) == before
         store.add(chunk("1", "2", ann(2, 3), invalid=1))
         assert store.counts() == Counts(records=3, invalid=1)
 
-    def test_from_the_start_stores_nothing_twice(self, store: ProcessedStore, path: Path) -> None:
+    def test_from_the_start_stores_nothing_twice(self, store: ProcessedStore, place: Place) -> None:
         store.add(chunk("", "1", [*ann(1, 2), *external("x", "x")]))
-        with closing(ProcessedStore(path, BUZZ, "start")) as again:
+        with closing(open_store(place, BUZZ, "start")) as again:
             assert again.resume("live") == ""
             again.add(chunk("", "1", [*ann(1, 2), *external("x")]))
             assert again.resume("live") == "1"
             again.add(chunk("1", "2", external("x", "x")))
             assert again.counts() == Counts(records=5, external=3, again=4)
-        assert len(ask(path, "SELECT DISTINCT place FROM records WHERE place IS NOT NULL")) == 3
+        assert len(place.ask("SELECT DISTINCT place FROM records WHERE place IS NOT NULL")) == 3
 
-    def test_records_without_ids_of_another_file_are_stored(self, store: ProcessedStore, path: Path) -> None:
+    def test_records_without_ids_of_another_file_are_stored(self, store: ProcessedStore, place: Place) -> None:
         """The file was replaced while no consumer ran."""
         store.add(chunk("", "1", external("old 1", "old 2")))
-        with closing(ProcessedStore(path, BUZZ, "start")) as again:
+        with closing(open_store(place, BUZZ, "start")) as again:
             again.resume("live")
             assert again.add(chunk("", "1", external("new 1", "new 2", "new 3"))) == 3
 
@@ -243,26 +255,26 @@ class TestPositions:
         assert store.add(chunk("", "1", external("tick", "tick"))) == 2
         assert store.counts() == Counts(records=4, external=4)
 
-    def test_a_rotated_file_that_is_read_from_the_start_again(self, store: ProcessedStore, path: Path) -> None:
+    def test_a_rotated_file_that_is_read_from_the_start_again(self, store: ProcessedStore, place: Place) -> None:
         store.add(chunk("", "1", external("old")))
         store.add(chunk("1", "", []))
         store.add(chunk("", "1", external("new", "newer")))
-        with closing(ProcessedStore(path, BUZZ, "start")) as again:
+        with closing(open_store(place, BUZZ, "start")) as again:
             again.resume("live")
             assert again.add(chunk("", "1", external("new", "newer", "newest"))) == 1
 
-    def test_the_last_records_of_a_rotated_file_belong_to_it(self, store: ProcessedStore, path: Path) -> None:
+    def test_the_last_records_of_a_rotated_file_belong_to_it(self, store: ProcessedStore, place: Place) -> None:
         store.add(chunk("", "1", [*ann(1, 2), *external("a")]))
         store.add(chunk("1", "", [*ann(2, 4), *external("b")]))
         store.add(chunk("", "1", [*ann(3, 5), *external("c")]))
         assert store.counts() == Counts(records=8, external=3, duplicate=1, again=2)
-        with closing(ProcessedStore(path, BUZZ, "start")) as again:
+        with closing(open_store(place, BUZZ, "start")) as again:
             again.resume("live")
             assert again.add(chunk("", "1", [*ann(3, 5), *external("c")])) == 0
 
-    def test_from_the_end_passes_over_without_a_loss(self, store: ProcessedStore, path: Path) -> None:
+    def test_from_the_end_passes_over_without_a_loss(self, store: ProcessedStore, place: Place) -> None:
         store.add(chunk("", "1", ann(1, 2)))
-        with closing(ProcessedStore(path, BUZZ, "end")) as again:
+        with closing(open_store(place, BUZZ, "end")) as again:
             assert again.resume("live") == "end"
             again.add(chunk("end", "9", []))
             assert again.resume("live") == "9"
@@ -270,22 +282,22 @@ class TestPositions:
             again.add(chunk("10", "12", ann(12, 12)))
             assert again.counts() == Counts(records=4, lost=1)
 
-    def test_from_the_start_brings_what_was_passed_over(self, store: ProcessedStore, path: Path) -> None:
+    def test_from_the_start_brings_what_was_passed_over(self, store: ProcessedStore, place: Place) -> None:
         store.add(chunk("", "1", ann(1, 2)))
-        with closing(ProcessedStore(path, BUZZ, "end")) as again:
+        with closing(open_store(place, BUZZ, "end")) as again:
             again.resume("live")
             again.add(chunk("end", "12", []))
             again.add(chunk("12", "13", ann(9, 12)))
-        with closing(ProcessedStore(path, BUZZ, "start")) as whole:
+        with closing(open_store(place, BUZZ, "start")) as whole:
             whole.resume("live")
             assert whole.add(chunk("", "14", ann(1, 13))) == 7
             assert whole.counts() == Counts(records=13, again=6)
 
     def test_a_partition_that_another_copy_hands_over_does_not_begin_at_its_end(
-        self, store: ProcessedStore, path: Path
+        self, store: ProcessedStore, place: Place
     ) -> None:
         store.add(chunk("", "1", ann(1, 2)))
-        with closing(ProcessedStore(path, BUZZ, "end")) as other:
+        with closing(open_store(place, BUZZ, "end")) as other:
             store.add(chunk("1", "2", ann(3, 4)))
             # The first copy is killed, and the group gives its partition to the other.
             assert other.resume("live") == "2"
@@ -304,30 +316,35 @@ class TestPositions:
 
 
 class TestSchema:
-    def test_a_field_that_the_stream_gained_is_a_column(self, path: Path) -> None:
+    def test_a_field_that_the_stream_gained_is_a_column(self, place: Place) -> None:
         grown = Stream("sensors", fields=(*SENSORS.fields, Field("battery", "integer")))
         for stream, line in ((SENSORS, b'{"device":"a"}'), (grown, b'{"device":"b","battery":7}')):
-            with closing(ProcessedStore(path, stream)) as store:
+            with closing(open_store(place, stream)) as store:
                 store.add(chunk(store.resume("live"), line.decode(), lines(store.stream, line)))
-        assert ask(path, "SELECT device, battery FROM records") == [("a", None), ("b", 7)]
+        assert place.ask("SELECT device, battery FROM records") == [("a", None), ("b", 7)]
 
-    def test_the_types_that_a_store_began_with_stay(self, path: Path) -> None:
+    def test_the_types_that_a_store_began_with_stay(self, place: Place) -> None:
         """Inferred from other records a field may have another type: its values are kept in `extra`."""
-        ProcessedStore(path, SENSORS).close()
+        open_store(place, SENSORS).close()
         other = Stream("sensors", fields=(Field("device", "integer"), Field("timestamp", "timestamp")))
-        with closing(ProcessedStore(path, other)) as store:
+        with closing(open_store(place, other)) as store:
             assert store.stream.fields == SENSORS.fields
             store.add(chunk("", "1", lines(store.stream, b'{"device":5}')))
-        assert ask(path, "SELECT device, extra FROM records") == [(None, '{"device":5}')]
+        assert place.ask("SELECT device, extra FROM records") == [(None, '{"device":5}')]
 
-    def test_an_integer_widens_to_a_number(self, path: Path) -> None:
+    def test_an_integer_widens_to_a_number(self, place: Place) -> None:
         for kind, line in (("integer", b'{"n":1}'), ("number", b'{"n":1.5}')):
-            with closing(ProcessedStore(path, Stream("n", fields=(Field("n", kind),)))) as store:
+            with closing(open_store(place, Stream("n", fields=(Field("n", kind),)))) as store:
                 store.add(chunk(store.resume("live"), kind, lines(store.stream, line)))
-        assert ask(path, "SELECT n FROM records") == [(1,), (1.5,)]
+        assert place.ask("SELECT n FROM records") == [(1,), (1.5,)]
 
 
-class TestBadInput:
+class TestSqliteFile:
+    @pytest.fixture
+    def store(self, path: Path) -> Iterator[ProcessedStore]:
+        with closing(ProcessedStore(path, BUZZ)) as opened:
+            yield opened
+
     @pytest.mark.parametrize(("version", "words"), [(VERSION + 1, "a newer version"), (1, "an older version")])
     def test_another_version(self, store: ProcessedStore, path: Path, version: int, words: str) -> None:
         with closing(sqlite3.connect(path)) as connection:
@@ -360,7 +377,7 @@ class TestBadInput:
                 store.add(chunk("1", "2", ann(2, 2)))
             assert raised.value.exit_code == 2
         alone = shutil.copy(moved, path.parent.parent / "alone.sqlite")
-        assert ask(Path(alone), "SELECT sequence FROM records") == [(1,)]
+        assert SqlitePlace(Path(alone)).ask("SELECT sequence FROM records") == [(1,)]
 
     def test_a_store_that_is_locked_is_unavailable(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(database, "WAIT_S", 0.01)
@@ -384,10 +401,10 @@ class TestBadInput:
             assert again.resume("live") == ""
 
 
-def snapshot(path: Path) -> Iterator[list[tuple[Any, ...]]]:
+def snapshot(place: Place) -> Iterator[list[tuple[Any, ...]]]:
     """All that a store has."""
     for table in ("records", "partitions", "runs"):
-        yield ask(path, f"SELECT * FROM {table} ORDER BY 1, 2, 3")
+        yield place.ask(f"SELECT * FROM {table} ORDER BY 1, 2, 3")
 
 
 IDS = st.one_of(
@@ -398,9 +415,16 @@ TIMES = st.sampled_from(["", "2026-11-23T19:04:05.123Z", "2026-11-23T19:07:00Z",
 
 
 @settings(deadline=None, max_examples=12)
-@given(st.lists(st.tuples(IDS, TIMES), max_size=50), st.integers(1, 20), st.integers(0, 50))
+@given(
+    made=st.lists(st.tuples(IDS, TIMES), max_size=50),
+    size=st.integers(1, 20),
+    restart=st.integers(0, 50),
+)
 def test_any_history_gives_the_statistics_of_the_tracker(
-    made: list[tuple[tuple[str | None, int | None], str]], size: int, restart: int
+    place_at: Callable[[Path], Place],
+    made: list[tuple[tuple[str | None, int | None], str]],
+    size: int,
+    restart: int,
 ) -> None:
     """However the records are cut into chunks, with a new process for each, and read once more from the start."""
     records = [buzz(ids, timestamp=timestamp)[0] for ids, timestamp in made]
@@ -410,23 +434,24 @@ def test_any_history_gives_the_statistics_of_the_tracker(
     tracker.open_ended = False  # its user begins again, and no file was rotated
     tracker.admit(records)
     with TemporaryDirectory() as folder:
-        whole, cut = Path(folder) / "whole.sqlite", Path(folder) / "cut.sqlite"
-        for path, step in ((whole, 100), (cut, size)):
+        whole, cut = place_at(Path(folder) / "whole.sqlite"), place_at(Path(folder) / "cut.sqlite")
+        for place, step in ((whole, 100), (cut, size)):
             for start, upto in (("stored", records[:restart]), ("start", records)):
-                store = ProcessedStore(path, BUZZ, start)  # type: ignore[arg-type]
+                store = open_store(place, BUZZ, start)  # type: ignore[arg-type]
                 position = store.resume("live")
                 for first in range(0, len(upto), step):
                     store.add(chunk(position, str(first + 1), upto[first : first + step]))
                     position = str(first + 1)
-                    if path == cut:
+                    if place is cut:
                         store.close()
-                        store = ProcessedStore(path, BUZZ)
+                        store = open_store(place, BUZZ)
                 store.close()
-            with closing(ProcessedStore(path, BUZZ)) as store:
+            with closing(open_store(place, BUZZ)) as store:
                 found = store.counts()
                 assert found.records == len(identified) + found.external
                 assert (found.lost, found.duplicate) == (tracker.counts.lost, tracker.counts.duplicate)
                 without_ids = len(records) - sum(1 for ids, _ in made if ids[0])
                 assert found.external == without_ids
                 assert found.again == tracker.counts.again + sum(1 for ids, _ in made[:restart] if not ids[0])
-        assert ask(whole, "SELECT * FROM records ORDER BY rowid") == ask(cut, "SELECT * FROM records ORDER BY rowid")
+        query = "SELECT * FROM records ORDER BY rowid"
+        assert whole.ask(query) == cut.ask(query)

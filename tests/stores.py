@@ -1,0 +1,63 @@
+"""Where a processed store can be, for tests that hold for every database."""
+
+import secrets
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from scripts.postgres_server import Server
+from utils.app.config import StoreUrl
+from utils.reading.database import Database, SqliteDatabase
+from utils.reading.store import Part, ProcessedStore
+from utils.reading.store_postgres import PostgresDatabase
+from utils.records.stream import Stream
+
+
+class Place(Protocol):
+    """A store that tests open several times and ask without the project's code."""
+
+    def database(self) -> Database:
+        """A connection of its own."""
+        ...
+
+    def ask(self, query: str) -> list[tuple[Any, ...]]:
+        """What the query finds; `rowid` stands for the order in which rows came."""
+        ...
+
+
+class SqlitePlace:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def database(self) -> Database:
+        return SqliteDatabase(self.path)
+
+    def ask(self, query: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(self.path)) as connection:
+            return connection.execute(query).fetchall()
+
+
+class PostgresPlace:
+    """A schema of its own."""
+
+    def __init__(self, server: Server) -> None:
+        self.url, self.schema = StoreUrl(server.url, "the server"), f"test-{secrets.token_hex(4)}"
+
+    def database(self) -> Database:
+        return PostgresDatabase(self.url, self.schema)
+
+    def ask(self, query: str) -> list[tuple[Any, ...]]:
+        import psycopg
+
+        with psycopg.connect(self.url.text) as connection:
+            connection.execute(f'SET search_path = "{self.schema}"')
+            return connection.execute(query.replace("rowid", "ctid").encode()).fetchall()
+
+
+def open_store(
+    place: Place, stream: Stream, start: Literal["stored", "start", "end"] = "stored", parts: Sequence[Part] = ()
+) -> ProcessedStore:
+    """The store at this place, with a connection of its own."""
+    return ProcessedStore(place.database(), stream, start, parts)
