@@ -191,6 +191,7 @@ DAMAGES: dict[str, tuple[Callable[[list[dict[str, Any]]], object], list[str]]] =
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("sink", EMBEDDED)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_is_named(settings: Settings, sink: str, damage: str) -> None:
@@ -455,6 +456,7 @@ def test_a_journal_that_was_restored_in_the_middle_of_a_run(settings: Settings) 
     assert "restored from a backup" in note
 
 
+@pytest.mark.full
 def test_a_copied_folder_whose_copies_share_the_sinks(settings: Settings, tmp_path: Path) -> None:
     append(settings, 50)
     copy = Settings(data_dir=tmp_path / "copy", live_file=settings.live_path, sqlite_file=settings.sqlite_path,

@@ -72,6 +72,7 @@ def program() -> Iterator[Program]:
     program.end()
 
 
+@pytest.mark.full
 def test_page_picture_and_figures(program: Program) -> None:
     program.send(7)
     wait_until(lambda: b'"messages": 7' in program.ask("/snapshot.json")[1])
@@ -172,6 +173,7 @@ def test_nothing_is_told_before_the_first_picture(monkeypatch: pytest.MonkeyPatc
         served.close()
 
 
+@pytest.mark.full
 def test_other_theme_is_drawn_however_slow_the_pictures_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "PICTURE_WAIT_S", 0.01)
     monkeypatch.setattr(serve, "WANTED_S", 0.0)
@@ -242,6 +244,7 @@ class Browser:
         os.close(self._write)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 def test_page_in_a_browser_updates_goes_stale_and_recovers(program: Program, tmp_path: Path) -> None:
     program.send(3)

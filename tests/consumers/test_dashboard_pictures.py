@@ -20,6 +20,8 @@ from tests.helpers import make_messages
 from utils.records.codec import instant_text
 from utils.sources.base import Chunk
 
+pytestmark = pytest.mark.full
+
 SIZES = [(12.8, 7.2), (8.0, 6.0), (7.0, 5.0), (19.2, 10.8), (16.0, 6.0)]
 NOW = 1_800_000_000.0
 HARD_NAMES = [

@@ -23,6 +23,8 @@ from utils.app.errors import ToolkitError, Unavailable
 from utils.records.record import Invalid
 from utils.sources.base import Chunk
 
+pytestmark = pytest.mark.full
+
 DISPLAY = {"DISPLAY": ":0"}
 
 

@@ -62,6 +62,7 @@ def path_of(watched: Watched) -> str:
     return str(getattr(watched.settings, {"file": "live_path"}.get(watched.sink, f"{watched.sink}_path")))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("auto", [False, True])
 def test_sink_that_comes_later_is_waited_for_calmly(watched: Watched, auto: bool) -> None:
     if auto:

@@ -18,9 +18,12 @@ from PIL import Image
 from tests.helpers import wait_until
 from utils.app.config import PROJECT_DIR
 
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("Xvfb") and shutil.which("xdotool")), reason="Xvfb or xdotool is not installed"
-)
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.skipif(
+        not (shutil.which("Xvfb") and shutil.which("xdotool")), reason="Xvfb or xdotool is not installed"
+    ),
+]
 QT = any(find_spec(name) for name in ("PySide6", "PyQt6", "PyQt5", "PySide2"))
 DARK_PAGE = (0x0E, 0x13, 0x19)
 LIGHT_PAGE = (0xF3, 0xF5, 0xF8)

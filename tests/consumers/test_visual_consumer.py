@@ -13,6 +13,8 @@ from tests.helpers import make_batch, run_python, start_python, wait_until
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError
 
+pytestmark = pytest.mark.full
+
 MODULE = "consumers.ragini_visual_consumer"
 HEADLESS = {"DISPLAY": "", "WAYLAND_DISPLAY": ""}
 

@@ -629,8 +629,14 @@ def sink(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Sin
     return SINKS[request.param]
 
 
+EACH_CHECK = [
+    pytest.param(check, id=check.__name__, marks=[pytest.mark.full] if check in (large, failure_raises) else [])
+    for check in dict.fromkeys(check for check, _ in ALL_CHECKS)
+]
+
+
 @pytest.mark.parametrize("stream", [BUZZ, READINGS], ids=lambda stream: stream.name)
-@pytest.mark.parametrize("check", dict.fromkeys(check for check, _ in ALL_CHECKS), ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", EACH_CHECK)
 def test_sink_keeps(check: Callable[[Rig], None], sink: Sink, stream: Stream, settings: Settings) -> None:
     check(Rig(sink, settings, stream))
 

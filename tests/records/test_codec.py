@@ -212,6 +212,7 @@ def test_limits_are_allowed() -> None:
 # Lines, records, rows -----
 
 
+@pytest.mark.full
 @given(st.lists(small_objects, min_size=1, max_size=4))
 @settings(deadline=None)
 def test_the_three_ways_to_decode_agree(given_objects: list[dict[str, Any]]) -> None:

@@ -124,7 +124,7 @@ def test_long_work_is_never_silent(capsys: pytest.CaptureFixture[str], monkeypat
     assert printed.startswith("Waiting ...") and printed.endswith(" s\n")
 
 
-def test_what_pip_was_told_holds_for_uv() -> None:
+def test_settings_of_pip_hold_for_uv() -> None:
     listed = ":env:.cert='/etc/ca.pem'\n:env:.timeout='180'\nglobal.index-url='https://mirror.example/simple'\n"
     assert environment.uv_variables(listed) == {
         "SSL_CERT_FILE": "/etc/ca.pem",

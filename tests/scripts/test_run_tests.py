@@ -154,20 +154,22 @@ def run_suite(folder: Path, *options: str) -> str:
         (["--long"], {"plain", "full", "slow", "kafka", "attack", "always", "rare"}, ["test_attack: 3 attacks"]),
     ],
 )
-def test_what_each_setting_runs_and_says(options: list[str], ran: set[str], attacks: list[str], tmp_path: Path) -> None:
-    said = run_suite(tmp_path, *options)
-    passed = {line.partition("::test_")[2].split()[0].partition("@")[0] for line in said.splitlines()
+def test_what_each_setting_runs_and_prints(
+    options: list[str], ran: set[str], attacks: list[str], tmp_path: Path
+) -> None:
+    printed = run_suite(tmp_path, *options)
+    passed = {line.partition("::test_")[2].split()[0].partition("@")[0] for line in printed.splitlines()
               if "::test_" in line and "PASSED" in line}  # fmt: skip
     assert passed == ran
-    assert f"{len(ran)} passed, {8 - len(ran)} skipped" in said, said
-    assert "    1  needs the moon" in said
-    assert all(line in said for line in attacks)
-    assert ("long setting: " in said) == ("--long" not in options)
-    assert ("needs a Kafka broker: " in said) == ("--quick" in options)
+    assert f"{len(ran)} passed, {8 - len(ran)} skipped" in printed, printed
+    assert "    1  needs the moon" in printed
+    assert all(line in printed for line in attacks)
+    assert ("long setting: " in printed) == ("--long" not in options)
+    assert ("needs a Kafka broker: " in printed) == ("--quick" in options)
 
 
 @pytest.mark.full
-def test_processes_say_the_same_at_the_end(tmp_path: Path) -> None:
-    said = run_suite(tmp_path, "--quick", "-n", "2", "--dist", "loadgroup")
-    assert "2 passed, 6 skipped" in said
-    assert "test_always: 1 attacks" in said and "    1  needs the moon" in said
+def test_processes_print_the_same_at_the_end(tmp_path: Path) -> None:
+    printed = run_suite(tmp_path, "--quick", "-n", "2", "--dist", "loadgroup")
+    assert "2 passed, 6 skipped" in printed
+    assert "test_always: 1 attacks" in printed and "    1  needs the moon" in printed

@@ -143,7 +143,7 @@ def test_env_file_is_made_once_and_then_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / ".env").read_text() == "LOG_LEVEL=DEBUG\n"
 
 
-def test_the_interval_is_that_of_the_env_file_unless_an_option_says_another() -> None:
+def test_the_interval_is_that_of_the_env_file_unless_an_option_sets_it() -> None:
     assert "--interval" not in start.commands("python", start.parse([]))[0]
     producer, _ = start.commands("python", start.parse(["--interval", "2"]))
     assert producer[producer.index("--interval") + 1] == "2.0"
