@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from scripts import environment
 
 PREPARE_KAFKA = environment.PROJECT_DIR / "scripts" / "prepare_kafka.sh"
+PREPARE_POSTGRES = environment.PROJECT_DIR / "scripts" / "prepare_postgres.sh"
 CHECKS = {"ruff check": ["ruff", "check", "."], "ruff format": ["ruff", "format", "--check", "."], "mypy": ["mypy"]}
 ABOUT = {
     "quick": "Quick tests, under a minute; everything with Kafka and checks: --all, hours of attacks: --long",
@@ -35,6 +36,9 @@ def main(arguments: list[str]) -> int:
         reason = prepare_kafka()
         if reason:
             print(f"No Kafka for the tests: {reason}", flush=True)
+        reason = prepare_postgres()
+        if reason:
+            print(f"No PostgreSQL for the tests: {reason}", flush=True)
         failed = run_checks(python)
     code = wait([str(python), "-m", "pytest", *options(setting), *rest])
     if failed:
@@ -58,11 +62,20 @@ def options(setting: str, cores: int | None = os.cpu_count()) -> list[str]:
 
 def prepare_kafka(script: Path = PREPARE_KAFKA, system: str = os.name) -> str:
     """Make a Kafka available to the tests, which decide what to do without one; the reason if there is none."""
+    return _prepared(system, script)
+
+
+def prepare_postgres(script: Path = PREPARE_POSTGRES, system: str = os.name) -> str:
+    """Make PostgreSQL's programs available to the tests; the reason if there are none."""
+    return _prepared(system, script, "--programs")
+
+
+def _prepared(system: str, script: Path, *options: str) -> str:
     if system == "nt":
         return "on Windows it runs inside WSL"
     if not script.is_file():
         return f"there is no {script.name}"
-    if subprocess.run(["bash", str(script)], check=False).returncode != 0:
+    if subprocess.run(["bash", str(script), *options], check=False).returncode != 0:
         return f"{script.name} says why above"
     return ""
 
