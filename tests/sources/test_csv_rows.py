@@ -2,15 +2,13 @@
 
 import csv
 import io
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.sources.csv_rows import MAX_LINES, json_line, rows
+from utils.sources.csv_rows import MAX_LINES, csv_rows, json_line
 
 cells = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(['"', ",", "\r\n", "a\nb", "7"])
 
@@ -23,10 +21,7 @@ def written(table: list[list[str]]) -> bytes:
 
 def read(data: bytes) -> tuple[list[list[str]], list[int]]:
     """The cells of each row that is whole, and the lines of those that are not."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "table.csv"
-        path.write_bytes(data)
-        found = list(rows(path))
+    found = list(csv_rows(io.StringIO(data.decode(), newline=""), "table.csv"))
     return [list(row.cells.values()) for row in found if not row.reason], [row.line for row in found if row.reason]
 
 
@@ -48,9 +43,8 @@ def test_a_text_of_many_lines_is_a_row_up_to_a_limit() -> None:
     assert read(written([["a", "b"], [text, "x"], ["1", "2"]])) == ([[text, "x"], ["1", "2"]], [])
 
 
-def test_blank_lines_are_no_rows_and_columns_without_a_name_get_one(tmp_path: Path) -> None:
-    (tmp_path / "table.csv").write_text(",b\n\n1,2\n\n")
-    assert [row.cells for row in rows(tmp_path / "table.csv")] == [{"column_1": "1", "b": "2"}]
+def test_blank_lines_are_no_rows_and_columns_without_a_name_get_one() -> None:
+    assert [row.cells for row in csv_rows(io.StringIO(",b\n\n1,2\n\n"), "table.csv")] == [{"column_1": "1", "b": "2"}]
 
 
 @pytest.mark.parametrize(
@@ -71,6 +65,13 @@ def test_blank_lines_are_no_rows_and_columns_without_a_name_get_one(tmp_path: Pa
 )
 def test_cells_by_type(cell: str, kind: str, value: object) -> None:
     assert msgspec.json.decode(json_line({"a": cell}, {"a": kind})) == {"a": value}
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_the_first_line_tells_the_delimiter(delimiter: str) -> None:
+    text = f'a{delimiter}b\n"x{delimiter}y"{delimiter}1\n'
+    rows = list(csv_rows(io.StringIO(text), "table.csv"))
+    assert [(row.text, row.cells) for row in rows] == [(text.partition("\n")[2], {"a": f"x{delimiter}y", "b": "1"})]
 
 
 def test_empty_cells_are_absent() -> None:

@@ -43,10 +43,11 @@ class Message(Record, gc=False):
 
 
 class Invalid(msgspec.Struct, frozen=True):
-    """A record that cannot be read: `where` (partition and place) and `reason`, both for people."""
+    """A record that cannot be read: `where` (partition and place) and `reason`, both for people; `line` as it came."""
 
     where: str
     reason: str
+    line: bytes = b""
 
 
 class Line(msgspec.Struct):

@@ -64,5 +64,5 @@ def decode_each(codec: Codec, records: Iterable[tuple[str, bytes]]) -> tuple[lis
         try:
             decoded.append(codec.decode(line))
         except ValueError as error:
-            invalid.append(Invalid(where, str(error)))
+            invalid.append(Invalid(where, str(error), line))
     return decoded, invalid

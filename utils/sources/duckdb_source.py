@@ -138,7 +138,7 @@ class DuckdbSource(TableSource):
             raise Absent(f"{self._path} has no table {table} yet")
         if "rowid" in map(str.lower, existing) or duck.is_view(memory, table):
             raise ToolkitError(f"{table} in {self._path} has no row numbers to follow; name another file")
-        selection = Selection(self._table, existing, _expression)
+        selection = Selection(self._table, existing, readable)
         self.others = selection.others
         return f"SELECT rowid AS number, {selection.sql} FROM {self._name}", existing
 
@@ -184,8 +184,8 @@ def open_source(settings: Settings, stream: Stream, resume: Resume, finished: bo
     return DuckdbSource(settings.duckdb_path, stream, resume)
 
 
-def _expression(name: str, kind: str, field_type: str) -> str:
-    """How a column is read: an instant as RFC 3339 text, a number as the emitter would widen its column."""
+def readable(name: str, kind: str, field_type: str) -> str:
+    """The expression of a column: an instant as RFC 3339 text, a number as the emitter would widen its column."""
     column = quoted(name)
     if kind.startswith("TIMESTAMP"):
         instant, form = f"make_timestamp(epoch_us({column}))", "%Y-%m-%dT%H:%M:%S"

@@ -10,6 +10,7 @@ that is one array of objects is read as a whole; its positions are `[count:0:crc
 import os
 import re
 import stat
+import time
 from collections.abc import Sequence
 from io import FileIO
 from pathlib import Path
@@ -44,17 +45,22 @@ class FileSource:
 
     Files that exist are read while others do not exist yet; if none does, polling raises Unavailable.
     A file is read to its end before the next one, so rotated files can be given oldest first. With
-    `finished` a last line without its newline is read too, and an array must be complete.
+    `finished` a last line without its newline is read too, and an array must be complete. A file that was replaced
+    is left once nothing has come into it for `linger_s`.
     """
 
     name = "file"
 
-    def __init__(self, paths: Sequence[Path], codec: Codec, resume: Resume, *, finished: bool = False) -> None:
+    def __init__(
+        self, paths: Sequence[Path], codec: Codec, resume: Resume, *, finished: bool = False, linger_s: float = 0.0
+    ) -> None:
         names = [path.name for path in paths]
         self._partitions = [
             _Partition(path, path.name if names.count(path.name) == 1 else str(path), codec, resume, finished)
             for path in paths
         ]
+        for partition in self._partitions:
+            partition.linger_s = linger_s
         self._current = 0
         self.detail = ", ".join(map(str, paths))
 
@@ -87,6 +93,8 @@ def open_source(settings: Settings, stream: Stream, resume: Resume, finished: bo
 class _Partition:
     """One file: the open handle, and the place after the last handled byte."""
 
+    linger_s = 0.0
+
     def __init__(self, path: Path, name: str, codec: Codec, resume: Resume, finished: bool) -> None:
         self._path, self._name, self._codec, self._resume, self._finished = path, name, codec, resume, finished
         self._file: FileIO | None = None
@@ -103,7 +111,7 @@ class _Partition:
             file = self._file = self._file or self._open()
             if self._position == "end":
                 return self._go_to_end(file)
-            replaced = self._was_replaced(file)
+            replaced = self._was_replaced(file) and self._is_quiet(file)
             if self._is_array(file):
                 chunk = self._read_array(file, max_records, replaced)
             else:
@@ -144,6 +152,10 @@ class _Partition:
             return not os.path.samestat(os.stat(self._path), os.fstat(file.fileno()))
         except FileNotFoundError:
             return False
+
+    def _is_quiet(self, file: FileIO) -> bool:
+        """Whether nothing has come into the file for a while."""
+        return self.linger_s == 0 or time.time() - os.fstat(file.fileno()).st_mtime >= self.linger_s
 
     # Positions
 

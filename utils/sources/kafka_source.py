@@ -7,6 +7,7 @@ from functools import partial
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.clients.kafka_admin import ClientLog, failed
+from utils.records.codec import Codec
 from utils.records.stream import Stream
 from utils.sources.base import Chunk, Resume, decode_each
 from utils.sources.kafka_connection import Connection, Fetched, TopicChangedError
@@ -30,11 +31,18 @@ class KafkaSource:
     name = "kafka"
 
     def __init__(
-        self, settings: Settings, stream: Stream, resume: Resume, group: str | None = None, *, finished: bool = False
+        self,
+        settings: Settings,
+        stream: Stream,
+        resume: Resume,
+        group: str | None = None,
+        *,
+        finished: bool = False,
+        codec: Codec | None = None,
     ) -> None:
         topic = settings.topic_of(stream.name)
         self.detail = f"{topic} at {settings.kafka_broker}"
-        self._settings, self._codec, self._finished = settings, stream.codec, finished
+        self._settings, self._codec, self._finished = settings, codec or stream.codec, finished
         self._log = ClientLog("kafka")
         self._ends: dict[str, str] = {}  # where a reader without a group continues after it has lost its connection
         start = resume if group else lambda name: self._ends[name] if name in self._ends else resume(name)

@@ -157,7 +157,7 @@ def _member(field: Field, value: object) -> Any:
 
 
 class TableSource:
-    """Reads a stream's table in the order of its row numbers; subclasses fetch.
+    """Reads a stream's table, or the one that is named, in the order of its row numbers; subclasses fetch.
 
     A position is `row:crc` of the last handled row. If that row is gone or differs, the table was
     rebuilt and the partition begins again. A column that was added since changes nothing.
@@ -165,9 +165,10 @@ class TableSource:
 
     booleans: Any = bool | None  # what a boolean column gives
 
-    def __init__(self, path: Path, stream: Stream, resume: Resume) -> None:
+    def __init__(self, path: Path, stream: Stream, resume: Resume, table: str = "") -> None:
         self._path, self._resume = path, resume
         self._table, self._decoder = Table(stream), RowDecoder(stream, self.booleans)
+        self._table.name = table or self._table.name
         self.others: tuple[Field, ...] = ()
         self._position: str | None = None  # as it was given to or by the loop
         self._row, self._crc = FIRST, 0

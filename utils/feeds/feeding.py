@@ -1,0 +1,170 @@
+"""From an input to the journal: the stream that it holds, its positions, and what of it is rejected."""
+
+import threading
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from loguru import logger
+
+from utils.app import cli, early
+from utils.app.config import Settings
+from utils.app.errors import Absent, ToolkitError
+from utils.delivery.producing import MAX_APPEND, Session, session
+from utils.emitters.file_emitter import FileEmitter
+from utils.feeds.inputs import PIPE, TOPIC, Input
+from utils.reading.follow import IDLE_CAP_S, follow
+from utils.records.codec import Field, encoder
+from utils.records.infer import fields, instant_us, values_of, with_roles
+from utils.records.record import Batch, Invalid
+from utils.records.schema import check_roles, known
+from utils.records.stream import Stream
+from utils.records.table import Table
+from utils.sinks import INFERRED_FROM, SINKS, Run
+from utils.sources.base import Chunk
+
+MAX_SHOWN_FIELDS = 40
+
+
+def stream_of(name: str, samples: Sequence[bytes], settings: Settings, time: str | None) -> Stream:
+    """The stream as its schema file describes it, else as its first records do, which is printed.
+
+    `time` names the field of the event time. Raises ToolkitError if it cannot be that.
+    """
+    found = known(name, settings.schema_folder)
+    records = [values_of(line) for line in samples]
+    stream = found or with_roles(Stream(name, fields=fields(records), time=time), records)
+    if not any(field.name == "timestamp" for field in stream.fields):  # each record gets one
+        stream = replace(stream, fields=(*stream.fields, Field("timestamp", "timestamp")))
+    if time:
+        stream = replace(stream, time=time)
+        check_roles(stream, "--time")
+        values = [record[time] for record in records if record.get(time) is not None]
+        if values and all(instant_us(value) is None for value in values):
+            raise ToolkitError(f"--time names {time}, whose values are no times, such as {values[0]!r}")
+    if found is None:
+        roles = {getattr(stream, role): role for role in ("histogram", "value", "by", "time")}
+        logger.info("stream {}: inferred from the first {:,} records, kept in its schema file", name, len(records))
+        rows = [(field.name, field.type, roles.get(field.name, "")) for field in stream.fields]
+        cli.print_table(("field", "type", "role"), rows[:MAX_SHOWN_FIELDS])
+    return stream
+
+
+def first_lines(source: Input, stop: threading.Event, *, wanted: int, wait: bool) -> list[bytes]:
+    """The first lines of an input, at most `wanted`; they stay to be fed. Waits for them if told to, else for none.
+
+    Raises ToolkitError if the input cannot be read, or holds no record.
+    """
+    logged = False
+    with closing(source.sample(Stream("sample"))) as reader:
+        reason = "it is empty"
+        while not stop.is_set():
+            try:
+                chunk = reader.poll(max(wanted, 1))
+            except Absent as error:  # the user named it, so it should be there
+                raise ToolkitError(str(error)) from error
+            if not wanted or (chunk is not None and chunk.records):
+                return [line.line for line in chunk.records] if chunk and wanted else []
+            if chunk is not None:
+                reason = chunk.invalid[0].reason if chunk.invalid else reason
+            elif not wait:
+                raise ToolkitError(f"{reader.detail} has no readable record, so that no stream is known: {reason}")
+            else:
+                if not logged:
+                    logger.info("{} has no readable record yet: waiting", reader.detail)
+                logged = True
+                stop.wait(IDLE_CAP_S)
+    return []
+
+
+class Feeding:
+    """Handles the chunks of an input: what is valid goes to the journal with the position, the rest to `letters`."""
+
+    def __init__(self, source: Input, run: Session, letters: Path, *, again: bool) -> None:
+        self._source, self._run, self._letters, self._again = source, run, letters, again
+        self._reached: dict[str, str] = {}
+        run.counts["read"] = 0
+
+    def resume(self, partition: str) -> str:
+        """The position that is stored in the journal; with `again` only if this run has stored it."""
+        if partition in self._reached or self._again:
+            return self._reached.get(partition, "")
+        return self._run.journal.journal.position(self._key(partition))
+
+    def handle(self, chunk: Chunk) -> int:
+        """Acknowledge the lines of a chunk. See `follow`."""
+        if chunk.begins_again and not self._source.restarts:
+            raise ToolkitError(
+                f"{chunk.partition} is no longer what was fed from it before (or a row of it was deleted or changed): "
+                "--again feeds all of it"
+            )
+        batch, rejected = self._run.batch(chunk.records)
+        place = f"{chunk.partition} before {chunk.end}"
+        invalid = [*chunk.invalid, *(Invalid(place, reason, line.line) for line, reason in rejected)]
+        if invalid:
+            self._keep(invalid)
+        if not self._run.append(batch, {self._key(chunk.partition): chunk.end}):
+            return 0
+        self._reached[chunk.partition] = chunk.end
+        self._run.counts.update(read=batch.count + len(invalid), rejected=len(invalid))
+        return batch.count
+
+    def _key(self, partition: str) -> str:
+        return f"{self._source.place} {partition}"
+
+    def _keep(self, invalid: Sequence[Invalid]) -> None:
+        """Store rejected input before what comes behind it is acknowledged."""
+        letters = [
+            {"place": each.where, "reason": each.reason, "input": each.line.decode("utf-8", "backslashreplace")}
+            for each in invalid
+        ]
+        lines = encoder.encode_lines(letters)
+        with closing(FileEmitter(self._letters)) as emitter:
+            emitter.emit(Batch("", len(letters), len(letters), lines, self._run.stream.codec))
+
+
+def check_circle(source: Input, name: str, sinks: Iterable[str], settings: Settings) -> None:
+    """Raise ToolkitError if the input is a sink of its own feed."""
+    stream = Stream(name)
+    for sink in sinks:
+        path = SINKS[sink].path(settings, stream)
+        own = f"{TOPIC}{settings.topic_of(name)}" if path is None else f"{path.resolve()}"
+        if source.place in (own, f"{own}/{Table(stream).name}"):
+            raise ToolkitError(f"{source.place} is the {sink} sink of stream {name}: name another --stream")
+
+
+def feed(
+    source: Input,
+    name: str,
+    settings: Settings,
+    *,
+    sinks: tuple[str, ...],
+    run: Run,
+    stop: threading.Event,
+    time: str | None = None,
+    once: bool = False,
+    again: bool = False,
+) -> int:
+    """Feed an input to stream `name` until its end, `run.count`, or the stop; the exit code.
+
+    Raises ToolkitError for what only the user can fix.
+    """
+    check_circle(source, name, sinks, settings)
+    once = once or source.ends
+    is_new = known(name, settings.schema_folder) is None
+    samples: list[bytes] = []
+    if is_new or source.place != PIPE:
+        samples = first_lines(source, stop, wanted=INFERRED_FROM if is_new or time else 0, wait=not once)
+    if is_new and not samples:
+        return 0  # stopped before there was anything
+    stream = stream_of(name, samples, settings, time)
+    journal = f"feed-{name}" if source.name == name else f"feed-{name}-{source.name}"
+    with session(stream, journal, settings, sinks=sinks, run=run, stop=stop) as opened:
+        feeding = Feeding(source, opened, settings.dead_letter_path(f"{name}-input"), again=again)
+        follow(
+            lambda: source.open(replace(opened.stream, time=stream.time), feeding.resume, once),
+            feeding.handle, stop, once=once, count=run.count, chunk_records=MAX_APPEND,
+        )  # fmt: skip
+    is_cut = stop.is_set() and source.ends and not source.restarts
+    return opened.code or (early.UNFINISHED if is_cut else 0)

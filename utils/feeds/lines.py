@@ -1,0 +1,98 @@
+"""What sources give to a feed instead of records: the lines as they came, if sinks can store them."""
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from utils.app.errors import ToolkitError
+from utils.records.codec import Codec, instant_text
+from utils.records.infer import event_time
+from utils.records.record import MAX_DEPTH, MAX_RECORD_BYTES, Line, stamp
+from utils.records.stream import Stream
+from utils.sources.csv_rows import json_line
+
+Parse = Callable[[bytes], Mapping[str, str]]
+"""The cells of a line of text, by field. Raises ValueError with the reason if it has none."""
+
+
+class FedLine(Line):
+    """A line to be sent on: its `timestamp` is the event time, or the time of reading where that is not known.
+
+    `at_us` is the event time in microseconds since 1970; `producer_id` is what the line brings.
+    """
+
+    at_us: int | None = None
+    producer_id: str | None = None
+
+
+class LineCodec(Codec):
+    """Decodes as the codec of a stream does, to see that it can, and gives the lines."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        parse: Parse | None = None,
+        texts: Sequence[str] = (),
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`parse` reads lines that are no JSON; its fields `texts` are texts whatever they look like."""
+        self._codec, self._parse, self._clock = stream.codec, parse, clock
+        self._event_us = event_time(stream)
+        self._types = {field.name: field.type for field in stream.fields} | dict.fromkeys(texts, "text")
+
+    def line_of(self, cells: Mapping[str, str]) -> bytes:
+        """The line of named cells. Raises ValueError like `json_line`."""
+        return json_line(cells, self._types)
+
+    def decode_lines(self, data: bytes, *, trusted: bool = False) -> list[Any]:
+        if self._parse:
+            lines = data.removesuffix(b"\n").split(b"\n")
+            data = b"".join(self.line_of(self._parse(line)) + b"\n" for line in lines)
+        now = self._now()
+        records = self._codec.decode_lines(data, trusted=trusted)
+        return [self._line(line, record, now) for line, record in zip(data.split(b"\n"), records, strict=False)]
+
+    def decode(self, line: bytes | str) -> FedLine:
+        data = line.encode() if isinstance(line, str) else line
+        data = self.line_of(self._parse(data)) if self._parse else data
+        return self._line(data, self._codec.decode(data), self._now())
+
+    def encoded(self, record: Any) -> bytes:
+        """The line of a record that was no line before."""
+        return self._codec.encode(record)
+
+    def _now(self) -> str:
+        return instant_text(int(self._clock() * 1000) * 1000)
+
+    def _line(self, line: bytes, record: Any, now: str) -> FedLine:
+        if len(line) > MAX_RECORD_BYTES or line.count(b"{") + line.count(b"[") > MAX_DEPTH:
+            stamp(line, "", 1, "")  # with the reason, if there is one
+        at_us = self._event_us(record)
+        return FedLine(line, now if at_us is None else instant_text(at_us), at_us, record.producer_id)
+
+
+def text_parser(pattern: str, encoding: str) -> Parse:
+    """What reads lines of text: the named groups of `pattern` are fields; without one the field is `line`.
+
+    Raises ToolkitError if the pattern cannot be used.
+    """
+    try:
+        expression = re.compile(pattern or r"(?P<line>.+)")
+    except re.error as error:
+        raise ToolkitError(f"--pattern {pattern} is no regular expression: {error}") from error
+    if not expression.groupindex:
+        raise ToolkitError(f"--pattern {pattern} names no field: write a group as (?P<level>[A-Z]+)")
+
+    def parse(line: bytes) -> Mapping[str, str]:
+        try:
+            text = line.decode(encoding).rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"not {encoding} at byte {error.start}; --encoding names another one") from error
+        found = expression.search(text)
+        if not found:
+            raise ValueError("does not match --pattern" if text else "no text")
+        return {name: value or "" for name, value in found.groupdict().items()}
+
+    return parse

@@ -1,0 +1,243 @@
+"""Sources that give one row after another and cannot be read from the middle: complete files and standard input."""
+
+import gzip
+import threading
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from glob import escape
+from io import TextIOWrapper
+from itertools import count
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TypeVar
+from zlib import crc32
+
+from utils.app.errors import ToolkitError
+from utils.feeds.lines import LineCodec
+from utils.records.codec import encoder
+from utils.records.record import Invalid
+from utils.sources.base import Chunk, Resume, decode_each
+from utils.sources.csv_rows import csv_rows
+from utils.sources.json_array import BOM
+
+_T = TypeVar("_T")
+
+MAX_LINE_BYTES = 1 << 20
+MAX_TAKE_BYTES = 2 << 20
+MAX_AHEAD_ROWS, MAX_AHEAD_BYTES = 10_000, 8 << 20
+STOP_S = 0.1
+
+
+class FedRow(NamedTuple):
+    """A row: its number, its bytes as they came, which are the line to be sent unless it has `cells` or a `reason`."""
+
+    number: int
+    data: bytes
+    cells: Mapping[str, str] | None = None
+    reason: str = ""
+
+
+Take = Callable[[int], list[FedRow]]
+"""At most so many of the next rows; none at the end."""
+
+
+class RowSource:
+    """Hands out rows as lines. A position is `rows:crc` of all that was handled; a pipe has none.
+
+    If the rows before a stored position are other ones, the chunk says that the partition begins again.
+    """
+
+    name = "file"
+
+    def __init__(self, name: str, take: Take, codec: LineCodec, resume: Resume | None) -> None:
+        self.detail = name
+        self._take, self._codec, self._resume = take, codec, resume
+        self._rows = self._crc = 0
+        self._position: str | None = None if resume else ""
+
+    def poll(self, max_records: int) -> Chunk | None:
+        """The next rows; None at the end. Waits for a pipe. See Source."""
+        if self._position is None and self._resume:
+            self._position = self._resume(self.detail)
+            if self._position and not self._skip(int(self._position.partition(":")[0])):
+                return Chunk(self.detail, self._position, "", [])
+        rows = self._take(max_records)
+        if not rows:
+            return None
+        start = self._position or ""
+        self._position = self._after(rows) if self._resume else ""
+        return Chunk(self.detail, start, self._position, *self._decode(rows))
+
+    def close(self) -> None:
+        """The rows close what they read from."""
+
+    def _skip(self, rows: int) -> bool:
+        """Whether the rows before the stored position are those that were handled."""
+        while self._rows < rows:
+            skipped = self._take(min(MAX_AHEAD_ROWS, rows - self._rows))
+            if not skipped:
+                return False
+            self._after(skipped)
+        return f"{self._rows}:{self._crc}" == self._position
+
+    def _after(self, rows: list[FedRow]) -> str:
+        self._rows += len(rows)
+        self._crc = crc32(b"\n".join(row.data for row in rows) + b"\n", self._crc)
+        return f"{self._rows}:{self._crc}"
+
+    def _decode(self, rows: list[FedRow]) -> tuple[list[Any], list[Invalid]]:
+        found: list[tuple[str, bytes]] = []
+        invalid: list[Invalid] = []
+        for row in rows:
+            try:
+                if row.reason:
+                    raise ValueError(row.reason)
+                found.append((self._where(row), self._codec.line_of(row.cells) if row.cells else row.data))
+            except ValueError as error:
+                invalid.append(Invalid(self._where(row), str(error), row.data))
+        try:
+            return self._codec.decode_lines(b"".join([line + b"\n" for _, line in found])), invalid
+        except ValueError:
+            records, more = decode_each(self._codec, found)
+            return records, invalid + more
+
+    def _where(self, row: FedRow) -> str:
+        return f"{self.detail} line {row.number}"
+
+
+def take_from(rows: Iterator[FedRow]) -> Take:
+    """What takes rows that are there. An error of the rows is raised once all rows before it have been taken."""
+    failed: list[Exception] = []
+
+    def take(max_rows: int) -> list[FedRow]:
+        if failed:
+            raise failed[0]
+        taken: list[FedRow] = []
+        size = 0
+        try:
+            while len(taken) < max_rows and size < MAX_TAKE_BYTES and (row := next(rows, None)):
+                taken.append(row)
+                size += len(row.data)
+        except ToolkitError as error:
+            if not taken:
+                raise
+            failed.append(error)
+        return taken
+
+    return take
+
+
+class Pipe:
+    """Reads rows in a thread, a little ahead, so that whoever takes them can be told to stop."""
+
+    def __init__(self, rows: Iterator[FedRow], stop: threading.Event) -> None:
+        self._rows, self._stop = rows, stop
+        self._changed = threading.Condition()
+        self._read: deque[FedRow] = deque()
+        self._size = self._shown = 0
+        self._end: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="standard input", daemon=True)
+
+    def _run(self) -> None:
+        end: Exception = StopIteration()
+        try:
+            for row in self._rows:
+                with self._changed:
+                    self._changed.wait_for(lambda: len(self._read) < MAX_AHEAD_ROWS and self._size < MAX_AHEAD_BYTES)
+                    self._read.append(row)
+                    self._size += len(row.data)
+                    self._changed.notify()
+        except (OSError, ToolkitError) as error:
+            end = error
+        with self._changed:
+            self._end = end
+            self._changed.notify()
+
+    def show(self, max_rows: int) -> list[FedRow]:
+        """Rows that were not shown before, and stay to be taken; none at the end."""
+        with self._changed:
+            self._wait_until(lambda: len(self._read) > self._shown)
+            shown = list(self._read)[self._shown : self._shown + max_rows]
+            self._shown += len(shown)
+            return shown
+
+    def take(self, max_rows: int) -> list[FedRow]:
+        """The next rows, once there are any; none at the end or when told to stop. Raises what ended the reading."""
+        taken: list[FedRow] = []
+        with self._changed:
+            self._wait_until(lambda: self._read)
+            while self._read and len(taken) < max_rows:
+                taken.append(self._read.popleft())
+            self._size -= sum(len(row.data) for row in taken)
+            self._changed.notify()
+            if not taken and self._end and not isinstance(self._end, StopIteration):
+                raise ToolkitError(f"standard input: {self._end}") from self._end
+            return taken
+
+    def _wait_until(self, ready: Callable[[], object]) -> None:
+        """Wait for what is ready, the end or the stop."""
+        if self._thread.ident is None:
+            self._thread.start()
+        while not (ready() or self._end or self._stop.is_set()):
+            self._changed.wait(STOP_S)
+
+
+def opened(path: Path) -> BinaryIO:
+    """A file, unpacked if it is compressed."""
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def line_rows(file: BinaryIO, name: str) -> Iterator[FedRow]:
+    """The lines of a file, but blank ones."""
+    for number in count(1):
+        line = _read(lambda: file.readline(MAX_LINE_BYTES), name, number)
+        if not line:
+            return
+        line = line.removeprefix(BOM) if number == 1 else line
+        if stripped := line.strip():
+            yield FedRow(number, stripped)
+
+
+def table_rows(file: BinaryIO, name: str, encoding: str) -> Iterator[FedRow]:
+    """The rows of a CSV file; UTF-16 with a byte order mark is read whatever `encoding` says."""
+    start = _read(lambda: file.peek(2)[:2], name, 0)  # type: ignore[attr-defined]  # of all buffered readers
+    encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else encoding
+    encoding = "utf-8-sig" if encoding == "utf-8" else encoding
+    # What cannot be decoded becomes surrogates, so that it damages its row only.
+    found = csv_rows(TextIOWrapper(file, encoding=encoding, errors="surrogateescape", newline=""), name)
+    number = 0
+    while (row := _read(lambda: next(found, None), name, number)) is not None:
+        number = row.line
+        yield FedRow(number, row.text.rstrip("\r\n").encode("utf-8", "surrogateescape"), row.cells, row.reason)
+
+
+def parquet_rows(path: Path) -> Iterator[FedRow]:
+    """The rows of a Parquet file as JSON objects: instants in UTC, NULL and NaN absent."""
+    import duckdb
+
+    from utils.clients import duck
+    from utils.sources.duckdb_source import readable
+
+    try:
+        with duckdb.connect(config=duck.CONFIG) as memory:
+            table = "read_parquet(?)"
+            pattern = [escape(str(path))]
+            columns = memory.execute(f"DESCRIBE FROM {table}", pattern).fetchall()
+            selected = ", ".join(readable(name, kind, "") for name, kind, *_ in columns)
+            names = [name for name, *_ in columns]
+            rows = memory.execute(f"SELECT {selected} FROM {table}", pattern)
+            for number in count(1):
+                if (row := rows.fetchone()) is None:
+                    return
+                line = encoder.encode({name: cell for name, cell in zip(names, row, strict=True) if cell is not None})
+                yield FedRow(number, line)
+    except duckdb.Error as error:
+        raise ToolkitError(f"{path} is no Parquet file: {str(error).splitlines()[0]}") from error
+
+
+def _read(step: Callable[[], _T], name: str, done: int) -> _T:
+    """What a step of reading gives. Raises ToolkitError where a file is damaged."""
+    try:
+        return step()
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeError) as error:
+        raise ToolkitError(f"{name} is damaged behind line {done}: {error}") from error
