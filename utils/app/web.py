@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from typing import Any
 
@@ -42,8 +42,20 @@ def is_loopback(host: str) -> bool:
 class WebServer:
     """An ASGI application that is served until `close`."""
 
-    def __init__(self, app: Callable[..., Any], host: str, port: int, option: str, *, head_s: float = HEAD_S) -> None:
-        """Listen at once; port 0 takes a free one. Raises ToolkitError that names `option` if that cannot be."""
+    def __init__(
+        self,
+        app: Callable[..., Any],
+        host: str,
+        port: int,
+        option: str,
+        *,
+        headers: Sequence[tuple[str, str]] = (),
+        head_s: float = HEAD_S,
+    ) -> None:
+        """Listen at once; port 0 takes a free one. Each answer has `headers`, errors too.
+
+        Raises ToolkitError that names `option` if that cannot be.
+        """
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             self._socket = socket.create_server((host, port), family=family, backlog=1024)
@@ -61,6 +73,7 @@ class WebServer:
             log_config=None,
             access_log=False,
             server_header=False,
+            headers=list(headers),
             proxy_headers=False,
             limit_concurrency=MAX_CONNECTIONS,
             timeout_graceful_shutdown=int(END_S),
