@@ -10,10 +10,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from scripts.kafka_broker import GUARD, Broker, free_ports
+from scripts.kafka_broker import GUARD, START_S, Broker, free_ports
 
 USER, PASSWORD, DATABASE = "ann", "a-very-secret-word", "postgres"
 
@@ -57,6 +58,7 @@ class Server(Broker):
             [sys.executable, "-c", GUARD, str(folder)], stdin=subprocess.PIPE, text=True, start_new_session=True
         )
         self.folder, account, data = folder, _account(), folder / "data"
+        self._data = data
         prefix = []
         if account:
             os.chown(folder, *account)
@@ -86,6 +88,44 @@ class Server(Broker):
             self.signal(number)
             self._process.wait(30)
             self.kill()
+
+    def start_again(self) -> None:
+        """Start after a stop or a kill; what a killed one left behind may still keep the data for a moment."""
+        deadline_s = time.monotonic() + START_S
+        while True:
+            try:
+                self.start()
+                return
+            except RuntimeError:
+                if time.monotonic() > deadline_s:
+                    raise
+                self.kill()
+
+    def wait_ready(self) -> None:
+        """Wait until it takes connections and has recovered. Raises RuntimeError if it ends instead."""
+        super().wait_ready()
+        deadline_s = time.monotonic() + START_S
+        pid_file = self._data / "postmaster.pid"  # whose last line is its state
+        while not pid_file.exists() or "ready" not in pid_file.read_text():
+            assert self._process is not None
+            if self._process.poll() is not None or time.monotonic() > deadline_s:
+                raise RuntimeError(f"PostgreSQL did not start: {self._log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.01)
+
+    def place_file(self, name: str, content: bytes) -> None:
+        """Write a file into its folder that it alone may read."""
+        path = self._data / name
+        path.write_bytes(content)
+        owner = self._data.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)
+        path.chmod(0o600)
+
+    def configure(self, *lines: str) -> None:
+        """Change its settings, for which it is started again."""
+        with (self._data / "postgresql.conf").open("a") as config:
+            config.writelines(f"{line}\n" for line in lines)
+        self.stop()
+        self.start()
 
     def close(self) -> None:
         """Leave nothing behind."""

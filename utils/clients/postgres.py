@@ -24,11 +24,19 @@ _LASTING = (
 _LASTING_CLASSES = ("22", "23", "2F", "42", "54", "0A")  # values, constraints, syntax and rights, limits, features
 
 
+def library() -> Any:
+    """psycopg. Raises ToolkitError if it is not installed."""
+    try:
+        import psycopg
+    except ImportError as error:
+        raise ToolkitError("PROCESSED_STORE_URL needs psycopg: pip install 'psycopg[binary]'") from error
+    return psycopg
+
+
 @contextmanager
 def errors(url: StoreUrl) -> Iterator[None]:
     """Map psycopg's errors: StoreUnavailable for what can heal, else ToolkitError. None shows the password."""
-    import psycopg
-
+    psycopg = library()
     try:
         yield
     except psycopg.Error as error:
@@ -38,13 +46,6 @@ def errors(url: StoreUrl) -> Iterator[None]:
         if state[:2] in _LASTING_CLASSES or (not state and any(word in reason for word in _LASTING)):
             raise ToolkitError(f"{where}: {reason}") from None
         raise StoreUnavailable(f"{where}: {reason}") from None
-
-
-def library_error() -> type[Exception]:
-    """What psycopg raises."""
-    import psycopg
-
-    return psycopg.Error
 
 
 def _reason(error: Exception) -> str:
@@ -59,21 +60,17 @@ def connect(url: StoreUrl, schema: str) -> "Connection[Any]":
     Whoever stops in a transaction gives its locks away after a while, and nobody waits for a lock for ever. Raises
     like `errors`, and ToolkitError if psycopg is not installed or the database does not keep UTF-8.
     """
-    try:
-        import psycopg
-        from psycopg import sql
-    except ImportError as error:
-        raise ToolkitError("PROCESSED_STORE_URL needs psycopg: pip install 'psycopg[binary]'") from error
+    psycopg = library()
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # what it logs is raised as well
     with errors(url):
-        connection = psycopg.connect(
+        connection: Connection[Any] = psycopg.connect(
             url.text,
             autocommit=True,
             connect_timeout=CONNECT_S,
             application_name=f"processed store {schema}",
             tcp_user_timeout=IDLE_S * 1000,
             keepalives_idle=IDLE_S,
-            keepalives_interval=IDLE_S // 3,
+            keepalives_interval=max(1, IDLE_S // 3),
             keepalives_count=3,
         )
         try:
@@ -84,13 +81,13 @@ def connect(url: StoreUrl, schema: str) -> "Connection[Any]":
                 raise ToolkitError(
                     f"PostgreSQL at {url.place} does not keep UTF-8: make a database WITH ENCODING 'UTF8'"
                 )
-            name = sql.Identifier(schema)
+            name = psycopg.sql.Identifier(schema)
             known = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (schema,)).fetchall()
             if not known:
                 with connection.transaction():
                     connection.execute("SELECT pg_advisory_xact_lock(hashtext('processed store'))")
-                    connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
-            connection.execute(sql.SQL("SET search_path = {}, pg_temp").format(name))
+                    connection.execute(psycopg.sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
+            connection.execute(psycopg.sql.SQL("SET search_path = {}, pg_temp").format(name))
         except (psycopg.Error, ToolkitError):
             connection.close()
             raise

@@ -48,14 +48,14 @@ def wait_for_stream(name: str, settings: Settings, source_name: str, stop: Event
     return wait_for(partial(find_stream, name, settings, source_name), stop, once=once)
 
 
-def store_database(sink: str, stream: Stream, settings: Settings) -> Database:
-    """Where the consumers of a sink keep what they have processed: one file, or what machines share.
+def store_database(sink: str, stream: Stream, settings: Settings, name: str = "") -> Database:
+    """Where a group of consumers of a sink keeps what it has processed: a file with this name, or what machines share.
 
     Only the partitions of a topic can be handed from one machine to another; files stay where they are.
     """
     url = processed_store_url()
-    if url is None or SINKS[sink].embedded:
-        return SqliteDatabase(settings.processed_path(sink, stream.name))
+    if url is None or sink not in SINKS or SINKS[sink].embedded:
+        return SqliteDatabase(settings.processed_path(name or sink, stream.name))
     return PostgresDatabase(url, settings.group_of(stream.name))
 
 

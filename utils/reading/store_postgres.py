@@ -49,7 +49,7 @@ class PostgresDatabase:
             finally:
                 if connection.info.transaction_status:  # what went wrong is being raised
                     self._has_page = False
-                    with suppress(postgres.library_error()):
+                    with suppress(postgres.library().Error):
                         connection.execute("ROLLBACK")
 
     @contextmanager

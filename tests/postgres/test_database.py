@@ -1,0 +1,267 @@
+"""The processed store in PostgreSQL: what only it can do wrong."""
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from scripts.postgres_server import PASSWORD, Server, throwaway
+from tests.reading.test_store import ANN, SENSORS, ann, buzz, chunk, lines
+from tests.stores import PostgresPlace, open_store
+from utils.app.config import StoreUrl, processed_store_url
+from utils.app.errors import PositionMoved, StoreUnavailable, ToolkitError
+from utils.clients import postgres as client
+from utils.reading.database import Database
+from utils.reading.store import ProcessedStore
+from utils.reading.store_postgres import COPIED_ROWS, PostgresDatabase
+from utils.reading.store_tables import VERSION
+from utils.reading.tracker import Counts
+from utils.records.codec import Field
+from utils.records.stream import BUZZ, Stream
+
+pytestmark = [pytest.mark.full, pytest.mark.postgres]
+
+
+@pytest.fixture
+def place(postgres: Server) -> PostgresPlace:
+    return PostgresPlace(postgres)
+
+
+@pytest.fixture
+def store(place: PostgresPlace) -> Iterator[ProcessedStore]:
+    with closing(open_store(place, BUZZ)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def own_server() -> Iterator[Server]:
+    """One that a test may stop."""
+    with closing(throwaway()) as server:
+        yield server
+
+
+class TestValues:
+    @pytest.mark.parametrize("amount", [1, COPIED_ROWS + 1])
+    def test_u0000_is_replaced_and_counted(
+        self, store: ProcessedStore, place: PostgresPlace, logged: list[str], amount: int
+    ) -> None:
+        read = buzz(*((ANN, n) for n in range(1, amount + 1)), message="a\0b", author="c\0")
+        assert store.add(chunk("", "1", read)) == amount
+        assert place.ask("SELECT DISTINCT message, author FROM records") == [("a\ufffdb", "c\ufffd")]
+        assert store.changed() == 2 * amount
+        store.add(chunk("1", "2", buzz(("odd\0-1", 1), (ANN, amount + 1))))
+        assert store.changed() == 2 * amount + 1
+        assert len([line for line in logged if "U+FFFD" in line]) == 1
+
+    def test_names_that_cannot_be_columns(self, place: PostgresPlace) -> None:
+        long = "n" * 64
+        names = ("xmin", "xmax", "CTID", long, "100%", "why?", "%s")
+        stream = Stream("odd", by=long, value="xmax", fields=tuple(Field(name, "integer") for name in names))
+        line = ",".join(f'"{name}":{number}' for number, name in enumerate(names)).encode()
+        with closing(open_store(place, stream)) as store:
+            for start, amount in (("", 1), ("1", COPIED_ROWS)):
+                store.add(chunk(start, "1", lines(store.stream, *[b"{" + line + b"}"] * amount)))
+            assert store.summary() == {"minute": []}
+        query = 'SELECT DISTINCT "CTID", "100%", "why?", "%s", extra FROM records'
+        assert place.ask(query) == [(2, 4, 5, 6, f'{{"xmin":0,"xmax":1,"{long}":3}}')]
+
+    def test_means_and_sums_are_numbers(self, place: PostgresPlace) -> None:
+        stream = Stream("n", by="a", value="n", fields=(Field("a", "text"), Field("n", "integer")))
+        with closing(open_store(place, stream)) as store:
+            store.add(chunk("", "1", lines(stream, b'{"a":"x","n":1}', b'{"a":"x","n":2}')))
+            ((_, _, mean, _),) = store.summary()["a"]
+            assert (type(mean), mean) == (float, 1.5)
+            assert {type(value) for value in store.counts().items().values()} == {int}
+
+    def test_a_value_without_a_number_has_no_mean(self, place: PostgresPlace) -> None:
+        stream = Stream("n", by="a", value="a", fields=(Field("a", "text"),))
+        with closing(open_store(place, stream)) as store:
+            store.add(chunk("", "1", lines(stream, b'{"a":"x"}')))
+            assert store.summary()["a"] == [("x", 1, None, None)]
+
+
+class TestSharing:
+    def test_two_machines_that_open_a_new_store_at_once(self, place: PostgresPlace) -> None:
+        failed: list[BaseException] = []
+
+        def open_and_close() -> None:
+            try:
+                open_store(place, SENSORS).close()
+            except BaseException as error:  # noqa: BLE001 (reported below)
+                failed.append(error)
+
+        threads = [threading.Thread(target=open_and_close) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failed
+        assert place.ask("SELECT COUNT(*) FROM facts") == [(2,)]
+
+    def test_a_partition_that_another_holds_is_unavailable_for_a_while(
+        self, store: ProcessedStore, place: PostgresPlace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store.add(chunk("", "1", ann(1, 1)))
+        monkeypatch.setattr(client, "LOCK_S", 0.2)
+        with closing(open_store(place, BUZZ)) as other, psycopg.connect(place.url.text) as holder:
+            holder.execute(f'UPDATE "{place.schema}".partitions SET position = position')
+            with pytest.raises(StoreUnavailable, match="lock timeout"):
+                other.add(chunk("1", "2", ann(2, 2)))
+            holder.rollback()
+            assert other.add(chunk("1", "2", ann(2, 2))) == 1
+
+    def test_who_froze_in_a_transaction_gives_the_partition_away(
+        self, store: ProcessedStore, place: PostgresPlace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And stores nothing when it continues."""
+
+        class Frozen:
+            def prepare(self, database: Database, stream: Stream) -> None: ...
+
+            def add(self, database: Database, chunk: object, new: object) -> None:
+                held.set()
+                assert done.wait(20)
+
+        held, done = threading.Event(), threading.Event()
+        monkeypatch.setattr(client, "IDLE_S", 1)
+        found: list[BaseException] = []
+        with closing(open_store(place, BUZZ, parts=[Frozen()])) as frozen:
+
+            def add() -> None:
+                try:
+                    frozen.add(chunk("", "1", ann(1, 3)))
+                except StoreUnavailable as error:
+                    found.append(error)
+
+            thread = threading.Thread(target=add)
+            thread.start()
+            assert held.wait(10)
+            assert store.add(chunk("", "1", ann(1, 2))) == 2
+            done.set()
+            thread.join()
+            assert len(found) == 1
+            with pytest.raises(PositionMoved):
+                frozen.add(chunk("", "1", ann(1, 3)))
+        assert store.counts() == Counts(records=2)
+
+    def test_another_version(self, store: ProcessedStore, place: PostgresPlace) -> None:
+        with psycopg.connect(place.url.text) as connection:
+            update = f"UPDATE \"{place.schema}\".facts SET value = '{VERSION + 1}' WHERE name = 'version'"
+            connection.execute(update.encode())
+        with pytest.raises(ToolkitError, match="written by a newer version") as raised:
+            open_store(place, BUZZ)
+        assert raised.value.exit_code == 2
+
+    @pytest.mark.parametrize("group", ["g" * 64, "pg_group"])
+    def test_a_group_that_cannot_name_a_schema(self, place: PostgresPlace, group: str) -> None:
+        with pytest.raises(ToolkitError, match="name for the group"):
+            PostgresDatabase(place.url, group)
+
+
+class TestAway:
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT, signal.SIGKILL])
+    def test_a_restart_between_and_in_transactions(self, own_server: Server, number: int) -> None:
+        place = PostgresPlace(own_server)
+        with closing(open_store(place, BUZZ)) as store:
+            store.add(chunk("", "1", ann(1, 200)))
+            if number == signal.SIGKILL:
+                own_server.kill()
+            else:
+                own_server.stop(number)
+            reasons = set()
+            for _ in range(3):
+                with pytest.raises(StoreUnavailable) as raised:
+                    store.add(chunk("1", "2", ann(201, 400)))
+                reasons.add(str(raised.value))
+            assert len(reasons) == 1  # so it is logged once
+            own_server.start_again()
+            assert store.add(chunk("1", "2", ann(201, 400))) == 200
+            assert store.counts() == Counts(records=400)
+
+    def test_there_is_none_yet(self, place: PostgresPlace) -> None:
+        place.url = StoreUrl("postgresql://ann:secret@127.0.0.1:1/x", "127.0.0.1:1/x")
+        with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:1/x: .*refused") as raised:
+            open_store(place, BUZZ)
+        assert "secret" not in str(raised.value) and "\n" not in str(raised.value)
+
+
+def tls(server: Server, folder: Path) -> Path:
+    """Turn TLS on with a certificate for 127.0.0.1; the file of the CA that signed it."""
+    (folder / "san").write_text("subjectAltName=IP:127.0.0.1")
+    new = ["openssl", "req", "-newkey", "rsa:2048", "-nodes", "-sha256"]
+    for command in (
+        [*new, "-x509", "-days", "2", "-subj", "/CN=test CA", "-keyout", "ca.key", "-out", "ca.pem"],
+        [*new, "-subj", "/CN=127.0.0.1", "-keyout", "server.key", "-out", "server.csr"],
+        ["openssl", "x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
+         "-days", "2", "-extfile", "san", "-out", "server.crt"],
+    ):  # fmt: skip
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    for name in ("server.key", "server.crt"):
+        server.place_file(name, (folder / name).read_bytes())
+    server.configure("ssl = on")
+    return folder / "ca.pem"
+
+
+class TestConnecting:
+    def test_tls(self, own_server: Server, tmp_path: Path) -> None:
+        text, place = own_server.url, PostgresPlace(own_server)
+        place.url = StoreUrl(f"{text}?sslmode=require", "here")
+        with pytest.raises(ToolkitError, match="does not support SSL") as raised:
+            open_store(place, BUZZ)
+        assert raised.value.exit_code == 2
+        ca = tls(own_server, tmp_path)
+        place.url = StoreUrl(f"{text}?sslmode=verify-full&sslrootcert={ca}", "here")
+        with closing(open_store(place, BUZZ)) as store:
+            assert store.add(chunk("", "1", ann(1, 1))) == 1
+        other = tmp_path / "server.crt"
+        for bad, word in ((other, "certificate verify failed"), (tmp_path / "none.pem", "does not exist")):
+            place.url = StoreUrl(f"{text}?sslmode=verify-full&sslrootcert={bad}", "here")
+            with pytest.raises(ToolkitError, match=word) as raised:
+                open_store(place, BUZZ)
+            assert (raised.value.exit_code, PASSWORD in str(raised.value)) == (2, False)
+
+    @pytest.mark.parametrize(
+        ("old", "new", "word"),
+        [
+            (PASSWORD, "wrong-word", "password authentication failed"),
+            (f":{PASSWORD}", "", "no password supplied"),
+            ("ann:", "bob:", "password authentication failed"),
+            ("/postgres", "/nowhere", "does not exist"),
+            ("/postgres", "/postgres?nonsense=1", "nonsense"),
+        ],
+    )
+    def test_what_only_the_user_can_fix(self, postgres: Server, old: str, new: str, word: str) -> None:
+        url = processed_store_url({"PROCESSED_STORE_URL": postgres.url.replace(old, new)})
+        assert url
+        with pytest.raises(ToolkitError, match=word) as raised:
+            ProcessedStore(PostgresDatabase(url, "x"), BUZZ)
+        assert raised.value.exit_code == 2
+        assert not [text for text in (PASSWORD, "wrong-word") if text in str(raised.value) or text in repr(url)]
+
+    def test_without_psycopg(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "psycopg", None)
+        url = StoreUrl("postgresql://ann:secret@127.0.0.1:1/x", "127.0.0.1:1/x")
+        with pytest.raises(ToolkitError, match=r"needs psycopg: pip install 'psycopg\[binary\]'") as raised:
+            ProcessedStore(PostgresDatabase(url, "x"), BUZZ)
+        assert raised.value.exit_code == 2
+
+    def test_a_database_that_is_not_utf_8(self, postgres: Server, place: PostgresPlace) -> None:
+        with psycopg.connect(postgres.url, autocommit=True) as connection:
+            connection.execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0")
+        place.url = replace(place.url, text=postgres.url.replace("/postgres", "/latin"))
+        with pytest.raises(ToolkitError, match="UTF-8"):
+            open_store(place, BUZZ)
+
+    def test_a_user_without_rights(self, postgres: Server, place: PostgresPlace) -> None:
+        with psycopg.connect(postgres.url, autocommit=True) as connection:
+            connection.execute("CREATE ROLE guest LOGIN PASSWORD 'guest-word'")
+        place.url = replace(place.url, text=postgres.url.replace(f"ann:{PASSWORD}", "guest:guest-word"))
+        with pytest.raises(ToolkitError, match="permission denied"):
+            open_store(place, BUZZ)
