@@ -9,6 +9,7 @@ import os
 import platform
 import random
 import re
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -36,11 +37,12 @@ from utils.app import cli
 from utils.app.config import DEFAULTS, PROJECT_DIR, Settings
 from utils.delivery.journal import Journal
 from utils.delivery.worker import Delivery
-from utils.records.codec import instant_text
+from utils.records.codec import Field, instant_text
 from utils.records.record import Batch, Record
-from utils.records.stream import BUZZ
+from utils.records.schema import declare
+from utils.records.stream import BUZZ, Stream
 from utils.records.table import Table
-from utils.sinks import ALL, EMBEDDED, SINKS, source
+from utils.sinks import ALL, EMBEDDED, SINKS, Run, source
 from utils.sources.base import Chunk
 
 KEY = "bench-0"
@@ -367,12 +369,100 @@ def sources(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = None) 
     return 0
 
 
+# Its seconds; each of the clients has one connection and one request at a time, with one record.
+POSTING = """
+import asyncio, sys, time
+port, clients, each = map(int, sys.argv[1:])
+HEAD = b"POST / HTTP/1.1\\r\\nHost: a\\r\\nContent-Type: application/json\\r\\nIdempotency-Key: %b\\r\\n"
+async def client(name):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for number in range(each):
+        body = b'{"device":"d%d","number":%d,"temperature_c":20.5}' % (name, number)
+        length = b"Content-Length: %d\\r\\n\\r\\n" % len(body)
+        writer.write(HEAD % (b"%d-%d" % (name, number)) + length + body)
+        head = await reader.readuntil(b"\\r\\n\\r\\n")
+        assert head.startswith(b"HTTP/1.1 200"), head
+        await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\\r")[0]))
+    writer.close()
+async def main():
+    await asyncio.gather(*map(client, range(clients)))
+started_s = time.perf_counter()
+asyncio.run(main())
+print(time.perf_counter() - started_s)
+"""
+
+
+def listens(port: int) -> bool:
+    """Whether a server takes connections there."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def requests(*, count: Count = 20_000, rounds: Rounds = 3, clients: int = 50) -> int:
+    """Measure a feed over HTTP, single records with keys, beside the same server without journal and sinks."""
+    from utils.app.web import WebServer
+    from utils.feeds.http import Inbox, feed_http
+    from utils.feeds.requests import batch_of, respond
+
+    types = {"device": "text", "number": "number", "temperature_c": "number", "timestamp": "timestamp"}
+    stream = Stream("things", fields=tuple(Field(name, kind) for name, kind in types.items()))
+    each = count // clients
+
+    def post(port: int, work: Callable[[], object], end: Callable[[], object]) -> tuple[float, float, float]:
+        thread = threading.Thread(target=work)
+        thread.start()
+        while not listens(port):
+            time.sleep(SAMPLE_EVERY_S)
+        cpu_s = time.process_time()
+        command = [sys.executable, "-c", POSTING, *map(str, (port, clients, each))]
+        seconds = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        cpu_s = time.process_time() - cpu_s
+        end()
+        thread.join()
+        return seconds, cpu_s, 0.0
+
+    def bare(place: Path) -> tuple[float, float, float]:
+        inbox, ended = Inbox(""), threading.Event()
+
+        def work() -> None:
+            while not ended.is_set():
+                found = inbox.take(0.1)
+                respond([(posted, batch_of(posted.body, stream, "bare", 1).count) for posted in found])
+
+        with closing(WebServer(inbox.app(), "127.0.0.1", 0, "bench")) as server:
+            return post(int(server.url.rpartition(":")[2].strip("/")), work, ended.set)
+
+    def fed(place: Path, sinks: tuple[str, ...]) -> tuple[float, float, float]:
+        declare(stream, (settings := replace(DEFAULTS, data_dir=place)).schema_folder)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        ended = threading.Event()
+        work = partial(feed_http, str(port), "things", settings, sinks=sinks, run=Run(drain=60), stop=ended)
+        return post(port, work, ended.set)
+
+    rows = [
+        Measured("server without journal", bare),
+        Measured("feed, file sink", lambda place: fed(place, ("file",)), "server without journal"),
+        Measured("feed, three sinks", lambda place: fed(place, EMBEDDED), "server without journal"),
+    ]
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
+        run_rounds(rows, rounds, Path(folder))
+    report(
+        f"{each * clients:,} requests of {clients} clients, median of {rounds} rounds.", rows, each * clients, [], None
+    )
+    return 0
+
+
 def main() -> int:
-    """Measure the toolkit beside the bare libraries: `sinks` or `sources`."""
+    """Measure the toolkit beside the bare libraries: `sinks`, `sources` or `requests`."""
     sinks()
-    return sources()
+    sources()
+    return requests()
 
 
 if __name__ == "__main__":
     threading.stack_size(0)
-    sys.exit(cli.run(main, sinks, sources, name="scripts.bench"))
+    sys.exit(cli.run(main, sinks, sources, requests, name="scripts.bench"))

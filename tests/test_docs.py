@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked")
 EXAMPLE = PROJECT_DIR / ".env.example"
 README = PROJECT_DIR / "README.md"
 DOCUMENTS = [path for path in (README, *sorted((PROJECT_DIR / "docs").glob("*.md"))) if path.exists()]
-COMMANDS = {"verify_emitters": ("check", "audit", "doctor"), "scripts.bench": ("sinks", "sources")}
+COMMANDS = {"verify_emitters": ("check", "audit", "doctor"), "scripts.bench": ("sinks", "sources", "requests")}
 ENTRY_POINTS = [name for name in MODULES if name.split(".")[0] != "utils" and "dashboard" not in name]
 SCRIPTS = [f"scripts.{path.stem}" for path in (PROJECT_DIR / "scripts").glob("*.py")]
 

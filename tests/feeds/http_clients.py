@@ -4,9 +4,9 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPResponse
 from typing import Any
 
@@ -14,11 +14,9 @@ from loguru import logger
 
 from tests.helpers import wait_until
 from utils.app.config import Settings
-from utils.delivery.producing import session
-from utils.feeds.http import serve
-from utils.records.codec import Field
-from utils.records.infer import inferred, values_of
+from utils.feeds.http import feed_http
 from utils.records.record import Record
+from utils.records.schema import declare
 from utils.records.stream import Stream
 from utils.sinks import Run
 
@@ -34,13 +32,7 @@ class Thing(Record):
 
 
 THINGS = Stream("things", Thing)
-NAME = "feed-things"  # of the journal
-
-
-def found(texts: Sequence[bytes]) -> Stream:
-    """The stream of the first records."""
-    stream = inferred("things", [values_of(text) for text in texts])
-    return replace(stream, fields=(*stream.fields, Field("timestamp", "timestamp")))
+NAME = "feed-things-http"  # of the journal
 
 
 @dataclass
@@ -88,29 +80,41 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def can_connect(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
 class RunningFeed:
     """A feed that is served in a thread; `code` is its exit code, or what it raised, once it has ended."""
 
-    def __init__(self, settings: Settings, *, token: str = "", declared: bool = True, **options: Any) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        token: str = "",
+        declared: bool = True,
+        sinks: tuple[str, ...] = ("file",),
+        count: int | None = None,
+    ) -> None:
         self.stop = threading.Event()
         self.code: int | BaseException | None = None
         self._lines: list[str] = []
         self._settings = settings
-        sinks = options.pop("sinks", ("file",))
+        if declared:
+            declare(THINGS, settings.schema_folder)
 
-        def open_session(texts: Any) -> Any:
-            stream = THINGS if declared else found(texts)
-            return session(stream, NAME, settings, sinks=sinks, run=Run(drain=20), stop=self.stop)
-
-        def run() -> None:
-            bare = None if declared else Stream("things")
+        def feed() -> None:
             try:
-                self.code = serve("0", open_session, bare=bare, token=token, stop=self.stop, **options)
+                self.code = feed_http(
+                    "0", "things", settings, sinks=sinks, run=Run(count, drain=20), stop=self.stop, token=token
+                )
             except BaseException as error:  # noqa: BLE001 (the test looks at it)
                 self.code = error
 
         self._sink = logger.add(lambda text: self._lines.append(str(text)), format="{message}")
-        self._thread = threading.Thread(target=run)
+        self._thread = threading.Thread(target=feed)
         self._thread.start()
         wait_until(lambda: self.code is not None or self._port(), 20, "the feed does not listen")
         self.port = self._port()

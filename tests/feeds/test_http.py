@@ -16,7 +16,19 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.feeds.http_clients import JSON, LINES, THINGS, RunningFeed, answered, post, raw, running, thing
+from tests.feeds.http_clients import (
+    JSON,
+    LINES,
+    NAME,
+    THINGS,
+    RunningFeed,
+    answered,
+    can_connect,
+    post,
+    raw,
+    running,
+    thing,
+)
 from tests.helpers import wait_until
 from utils.app.config import Settings, feed_token
 from utils.app.errors import ToolkitError
@@ -26,8 +38,9 @@ from utils.delivery.journal import Journal
 from utils.delivery.producing import Session
 from utils.delivery.worker import Delivery
 from utils.feeds import http, requests
-from utils.feeds.http import Inbox, serve
+from utils.feeds.http import Inbox, feed_http
 from utils.feeds.requests import Group, Posted, json_texts
+from utils.sinks import Run
 
 ONE = thing("a", 1)
 DEEP = '{"client":' + "[" * 200 + "]" * 200 + "}"
@@ -141,21 +154,21 @@ def test_a_token_that_cannot_be_sent_is_one_error(token: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "example.com:80"])
-def test_an_address_that_others_reach_needs_a_token(address: str) -> None:
+def test_an_address_that_others_reach_needs_a_token(settings: Settings, address: str) -> None:
     with pytest.raises(ToolkitError, match="can be reached by other machines: set FEED_TOKEN"):
-        serve(address, lambda _: pytest.fail("opened"), bare=None, token="", stop=threading.Event())
+        feed_http(address, "things", settings, sinks=("file",), run=Run(), stop=threading.Event())
 
 
 @pytest.mark.parametrize("address", ["", "http", "99999", "localhost:", "127.0.0.1:x", "\u0663"])
-def test_an_address_that_is_none_is_one_error(address: str) -> None:
+def test_an_address_that_is_none_is_one_error(settings: Settings, address: str) -> None:
     with pytest.raises(ToolkitError, match="give PORT or ADDRESS:PORT"):
-        serve(address, lambda _: pytest.fail("opened"), bare=None, token="", stop=threading.Event())
+        feed_http(address, "things", settings, sinks=("file",), run=Run(), stop=threading.Event())
 
 
 def test_a_port_in_use_is_one_error_before_anything_is_opened(settings: Settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(ToolkitError) as raised:
         port = other.getsockname()[1]
-        serve(str(port), lambda _: pytest.fail("opened"), bare=None, token="", stop=threading.Event())
+        feed_http(str(port), "things", settings, sinks=("file",), run=Run(), stop=threading.Event())
     assert re.search(f"http:{port}: cannot listen on port {port} .* name another", str(raised.value))
     assert raised.value.exit_code == 2 and not settings.data_path.exists()
 
@@ -352,12 +365,6 @@ def test_a_body_that_comes_after_the_end_has_begun_is_not_taken(settings: Settin
         assert len(feed.end()) == 1
 
 
-def can_connect(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
-
-
 def test_count_ends_the_feed(settings: Settings) -> None:
     with running(settings, count=3) as feed:
         assert post(feed.port, f"[{ONE}, {ONE}]").status == 200
@@ -396,7 +403,7 @@ def test_a_new_stream_without_any_record_leaves_nothing_behind(settings: Setting
 
 
 def test_a_journal_in_use_is_one_error_and_whoever_waits_gets_an_answer(settings: Settings) -> None:
-    with closing(Journal(settings.journal_path("feed-things"), THINGS)):
+    with closing(Journal(settings.journal_path(NAME), THINGS)):
         feed = RunningFeed(settings, declared=False)
         assert post(feed.port, ONE).status == 503
         feed.wait()
@@ -453,7 +460,7 @@ def test_any_sequence_of_requests_leaves_what_was_answered(
         patched.setattr(requests, "MAX_GROUP_RECORDS", limit)
         stop = threading.Event()
         acknowledging = Acknowledging(journal, Delivery(journal, {}, lambda _: Path()), stop)
-        group = Group(Session(THINGS, acknowledging, stop))
+        group = Group(Session(THINGS, acknowledging, stop), THINGS)
         for each in groups:
             posted = [Posted(body.encode(), key, Answers()) for key, body in each]  # type: ignore[arg-type]
             group.handle(posted)

@@ -7,8 +7,9 @@ import hmac
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 
 from loguru import logger
@@ -18,12 +19,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.app.web import WebServer, is_loopback, parse_address
-from utils.delivery.producing import REPORT_EVERY_S, Session
+from utils.delivery.producing import REPORT_EVERY_S, Session, session
+from utils.feeds.feeding import stream_of
+from utils.feeds.inputs import HTTP
 from utils.feeds.requests import LATER, Answer, Group, Posted, batch_of, json_texts, respond, stopping
+from utils.records.schema import known
 from utils.records.stream import Stream
-from utils.sinks import INFERRED_FROM
+from utils.sinks import INFERRED_FROM, Run
 
 MAX_BODY_BYTES = 4 << 20
 MAX_READ_BYTES = 64 << 20  # of a body over the limit, before the answer, so that the client comes to read it
@@ -36,9 +41,6 @@ MAX_KEY = 255
 TYPES = ("application/json", "application/x-ndjson", "application/ndjson", "application/jsonl")
 CLOSE = {"Connection": "close"}
 _REASONS = {404: "POST to /", 405: "POST a JSON object, an array of them or JSON lines"}
-
-OpenSession = Callable[[Sequence[bytes]], AbstractContextManager[Session]]
-"""Opens the session of a stream, whose fields are those of the given JSON texts where nobody has declared them."""
 
 
 class Inbox:
@@ -147,39 +149,44 @@ class Inbox:
         return JSONResponse({"error": reason}, error.status_code, error.headers)
 
 
-def serve(
+def feed_http(
     address: str,
-    open_session: OpenSession,
+    name: str,
+    settings: Settings,
     *,
-    bare: Stream | None,
-    token: str,
+    sinks: tuple[str, ...],
+    run: Run,
     stop: threading.Event,
-    count: int | None = None,
+    time: str | None = None,
+    token: str = "",
 ) -> int:
-    """Take requests at `[ADDRESS:]PORT` until `stop` is set, or `count` records are acknowledged; the exit code.
+    """Take requests at `[ADDRESS:]PORT` for stream `name` until the stop, or `run.count` records; the exit code.
 
-    `bare` is a stream whose fields nobody has declared: they come from the records of the first second. Raises
-    ToolkitError if the address cannot be used, or for what only the user can fix.
+    Fields of a stream without a schema file are those of the records of the first second. Raises ToolkitError if the
+    address cannot be used, or for what only the user can fix.
     """
-    host, port = parse_address(address, "http:")
+    host, port = parse_address(address, HTTP)
     if not token and not is_loopback(host):
         raise ToolkitError(
-            f"http:{address} can be reached by other machines: set FEED_TOKEN (in .env), or listen on http:{port}"
+            f"{HTTP}{address} can be reached by other machines: set FEED_TOKEN (in .env), or listen on {HTTP}{port}"
         )
+    bare = None if known(name, settings.schema_folder) else Stream(name)
     inbox = Inbox(token)
-    with closing(WebServer(inbox.app(), host, port, f"http:{address}")) as server, closing(inbox):
+    with closing(WebServer(inbox.app(), host, port, f"{HTTP}{address}")) as server, closing(inbox):
         logger.info("POST a JSON object, an array or JSON lines to {}", server.url)
         waiting, texts = _first(inbox, bare, stop) if bare else ([], [])
         if bare and not texts:
-            return 0
+            return 0  # stopped before there was anything
         try:
-            with open_session(texts) as session:
-                session.counts["read"] = 0
-                _run(Group(session), inbox, waiting, lambda: _ends(session, stop, count), server)
-                session.counts["rejected"] = inbox.rejected
+            stream = stream_of(name, texts, settings, time)
+            with session(stream, f"feed-{name}-http", settings, sinks=sinks, run=run, stop=stop) as opened:
+                opened.counts["read"] = 0
+                group = Group(opened, replace(opened.stream, time=stream.time))
+                _run(group, inbox, waiting, lambda: _ends(opened, stop, run.count), server)
+                opened.counts["rejected"] = inbox.rejected
         finally:
             respond([(posted, stopping()) for posted in waiting])  # if they have no other answer
-    return session.code
+    return opened.code
 
 
 def _ends(session: Session, stop: threading.Event, count: int | None) -> bool:

@@ -109,8 +109,8 @@ def _first_invalid(word: str, texts: list[tuple[int, bytes]], codec: Codec) -> H
 class Group:
     """Requests whose records go to the journal in one transaction, and their answers."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, stream: Stream) -> None:
+        self._session, self._stream = session, stream
         self._batches: list[Batch] = []
         self._last = session.journal.journal.last  # with those of the group
         self._answers: list[tuple[Posted, Answer]] = []
@@ -141,7 +141,7 @@ class Group:
                 return int(count)
         if not self._session.journal.has_room():
             raise HTTPException(429, "the journal is full: try again later", LATER)
-        batch = batch_of(posted.body, self._session.stream, journal.producer_id, self._last + 1)
+        batch = batch_of(posted.body, self._stream, journal.producer_id, self._last + 1)
         if batch.count:
             self._batches.append(batch)
             self._last = batch.last
