@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Mapping
 
 from tests.helpers import held, start_python
 from utils.app.config import Settings
@@ -10,9 +11,16 @@ from utils.app.config import Settings
 class Running:
     """A producer that runs until it is stopped; what it logs is gathered."""
 
-    def __init__(self, *arguments: str, settings: Settings, drain_s: int = 60) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        settings: Settings,
+        drain_s: int | None = 60,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.settings = settings
-        self.process = start_python(*arguments, "--drain", str(drain_s), settings=settings)
+        drain = () if drain_s is None else ("--drain", str(drain_s))
+        self.process = start_python(*arguments, *drain, settings=settings, environment=environment)
         self.log: list[str] = []
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
