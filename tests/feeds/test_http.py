@@ -365,6 +365,16 @@ def test_a_body_that_comes_after_the_end_has_begun_is_not_taken(settings: Settin
         assert len(feed.end()) == 1
 
 
+def test_endlessly_many_field_names_fill_neither_log_nor_memory(settings: Settings) -> None:
+    records = [json.dumps({f"field {number} {'x' * 1000}": 1, "known": 1}) for number in range(5_000)]
+    with running(settings) as feed:
+        for start in range(0, len(records), 500):
+            assert post(feed.port, "\n".join(records[start : start + 500])).status == 200
+        assert len(feed.end()) == len(records)
+    assert "'known'" in feed.log and "more: in SQL" in feed.log
+    assert len(feed.log) < 30_000
+
+
 def test_count_ends_the_feed(settings: Settings) -> None:
     with running(settings, count=3) as feed:
         assert post(feed.port, f"[{ONE}, {ONE}]").status == 200

@@ -28,6 +28,9 @@ from utils.sinks import EMBEDDED, SINKS, WHOLE_RUN, Run
 
 MAX_APPEND = 2_000
 MAX_APPEND_BYTES = 2 << 20
+MAX_KEPT_NAMES = 1_000
+OTHERS = "(others)"
+MAX_SHOWN = 50  # names in a line, and characters of a name
 FIRST_LOOK_S = 2.0
 REPORT_EVERY_S = 5.0
 OWN_FOLDERS = ("journal", "dead_letter", "logs", "processed", "streams")
@@ -80,15 +83,25 @@ class Session:
 
     def append(self, batch: Batch, positions: Mapping[str, str] | None = None, *, shown: bool = False) -> bool:
         """Whether the batch, and the positions behind it, are acknowledged; False only when told to stop."""
-        kept = kept_fields(batch.records) if batch.count else Counter[str]()
-        if news := kept.keys() - self.kept.keys():
-            logger.warning("no column for {}: in SQL it is in the column extra", ", ".join(map(repr, sorted(news))))
-        self.kept.update(kept)
+        self._note_kept(kept_fields(batch.records) if batch.count else Counter[str]())
         if not self.journal.append(batch, positions):
             return False
         self.counts["acknowledged"] += batch.count
         self._report(batch if shown else None)
         return True
+
+    def _note_kept(self, kept: Counter[str]) -> None:
+        """Count the fields that went to `extra`, and log each once, so far as there are not endlessly many of them."""
+        news = [name for name, _ in kept.most_common() if name not in self.kept]
+        names = news[: max(0, MAX_KEPT_NAMES - len(self.kept))]
+        if names:
+            shown = ", ".join(repr(name[:MAX_SHOWN]) for name in names[:MAX_SHOWN])
+            more = f" and {len(names) - MAX_SHOWN:,} more" if len(names) > MAX_SHOWN else ""
+            logger.warning("no column for {}{}: in SQL it is in the column extra", shown, more)
+        self.kept.update(names)
+        for name, count in kept.items():
+            self.kept[name if name in self.kept else OTHERS] += count
+        self.kept.subtract(names)
 
     def _report(self, shown: Batch | None) -> None:
         """Log the records of a batch, or the running total now and then."""
@@ -240,7 +253,9 @@ def _summary(name: str, run: Session, delivery: Delivery) -> str:
     if run.counts["rejected"]:
         words.append(f"rejected {run.counts['rejected']:,}")
     if run.kept:
-        words.append("in extra: " + ", ".join(f"{field} {count:,}" for field, count in run.kept.most_common(10)))
+        words.append(
+            "in extra: " + ", ".join(f"{field[:MAX_SHOWN]} {count:,}" for field, count in run.kept.most_common(10))
+        )
     for sink, pending in delivery.pending().items():
         worker = delivery.workers.get(sink)
         if worker is None:
