@@ -116,12 +116,15 @@ class Group:
         self._answers: list[tuple[Posted, Answer]] = []
         self._keys: dict[str, str] = {}  # position -> count and fingerprint, of this group
         self._remembered = 0
+        self._is_full = False  # so that one look at it serves many requests
 
     def handle(self, requests: list[Posted]) -> None:
         """Acknowledge or reject the requests, and answer them. Raises ToolkitError if the feed cannot continue."""
+        self._is_full = bool(requests) and not self._session.journal.has_room()
         for posted in requests:
             if self._last - self._session.journal.journal.last >= MAX_GROUP_RECORDS:
                 self._commit()
+                self._is_full = not self._session.journal.has_room()
             try:
                 self._answers.append((posted, self._add(posted)))
             except HTTPException as error:
@@ -139,7 +142,7 @@ class Group:
                 if fingerprint != before:
                     raise HTTPException(422, "this Idempotency-Key came with another body: use one key per request")
                 return int(count)
-        if not self._session.journal.has_room():
+        if self._is_full:
             raise HTTPException(429, "the journal is full: try again later", LATER)
         batch = batch_of(posted.body, self._stream, journal.producer_id, self._last + 1)
         if batch.count:
