@@ -140,7 +140,8 @@ class Attacked:
             code = process.poll() if process else 0
             if process and code is None:
                 continue
-            disk_was_full = process in self._full and code == 2
+            # Opening the data folder fails with 2, beginning a run in the journal with 3.
+            disk_was_full = process in self._full and code in (2, 3)
             replayed = name == "replay" and code == 0  # it begins again with its recording
             if process and name not in self._killed and not disk_was_full and not replayed:
                 self.surprises.append(f"{name} ended by itself with code {code}")
