@@ -2,11 +2,11 @@
 #
 # Makes a PostgreSQL ready on this machine (WSL, macOS, Linux), for consumers that share a processed store.
 #
-#   bash scripts/prepare_postgres.sh                  start a server on 127.0.0.1:5432, as often as you like
+#   bash scripts/prepare_postgres.sh                  start a server on 127.0.0.1:5432, if it does not run
 #   bash scripts/prepare_postgres.sh --programs       only find or fetch PostgreSQL, as the tests need it
 #   bash scripts/prepare_postgres.sh --stop           stop the server
 #
-# Options: --port N (default 5432; kept from the first start on), --quiet (say nothing but errors), --help.
+# Options: --port N (default: the one before, at first 5432), --quiet (say nothing but errors), --help.
 # Data, log and password are in $POSTGRES_HOME, else in ~/postgres (of root: /opt/postgres). The programs of an
 # installed PostgreSQL are used; where there are none, and Maven is installed, they are fetched into that folder.
 # The file store.env there contains the line for .env, with the password.
@@ -159,11 +159,17 @@ known_port() { sed -n 's/^port = //p' "$data/postgresql.conf" | tail -n 1; }
 start() {
     [ -d "$data" ] || create_data
     if [ -n "$port" ] && [ "$port" != "$(known_port)" ]; then
-        fail "--port is '$port', but the server in $home has port $(known_port): set POSTGRES_HOME to another folder" 2
+        if running; then fail "--port is '$port', but the server in $home runs on $(known_port): stop it first (--stop)" 2; fi
+        (
+            umask 077
+            sed "s|127\.0\.0\.1:[0-9]*|127.0.0.1:$port|" "$home/store.env" >"$home/store.new"
+        )
+        mv "$home/store.new" "$home/store.env"
+        echo "port = $port" >>"$data/postgresql.conf" # the last one counts
     fi
     if ! running; then
         run "$programs/pg_ctl" start -w -D "$data" -l "$data/server.log" >/dev/null 2>&1 ||
-            fail "PostgreSQL does not start: $(grep -E 'FATAL|could not' "$data/server.log" | tail -n 1) (all of it: $data/server.log)"
+            fail "PostgreSQL does not start: $(tail -n 6 "$data/server.log" | grep -m 1 -E 'could not bind|FATAL') (all of it: $data/server.log)"
     fi
     say "PostgreSQL is ready on 127.0.0.1:$(known_port) (data in $data)"
     say "use:  cat $home/store.env >> .env"
