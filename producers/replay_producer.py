@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from threading import Event
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -18,7 +18,8 @@ from utils.feeds.inputs import PLAIN, InputOptions, find_input
 from utils.feeds.lines import FedLine
 from utils.reading.follow import InvalidLog
 from utils.records.codec import Codec
-from utils.records.record import Batch, Line
+from utils.records.infer import event_time
+from utils.records.record import Batch
 from utils.records.schema import known
 from utils.records.stream import Stream
 from utils.records.table import Table
@@ -45,7 +46,7 @@ def main(
     declared = stream_of(stream, samples, settings, None)
     name = "replay" if stream == BUZZ else f"replay-{stream}"
     with cli.progress(None, "records") as done:
-        replay = Replay(found.open(declared, lambda partition: "", True), done)
+        replay = Replay(found.open(declared, lambda partition: "", True), event_time(declared), done)
         paced, run = replay.paced(run.count), replace(run, count=None)
         code = producing.produce(
             declared, name, paced, settings, interval_s=1 / speed if speed else 0.0, sinks=sinks, run=run,
@@ -61,8 +62,8 @@ class Replay:
     `ended` says that each line that was asked for has been handed on.
     """
 
-    def __init__(self, source: Source, done: Callable[[int], None]) -> None:
-        self._source, self._done = source, done
+    def __init__(self, source: Source, event_us: Callable[[Any], int | None], done: Callable[[int], None]) -> None:
+        self._source, self._event_us, self._done = source, event_us, done
         self._producer_id = ""  # of this run, once it has sent something
         self.ended = False
         self.valid = self.invalid = 0
@@ -71,11 +72,11 @@ class Replay:
         """Pairs of the seconds since the line before, 0 where they are not known, and the line; at most `count`."""
         before_us: int | None = None
         for line in self._lines():
-            if self._producer_id and line.producer_id == self._producer_id:
+            if self._producer_id and line.record.producer_id == self._producer_id:
                 break  # the recording is one of the sinks of this run
             self.valid += 1
             self._done(1)
-            at_us = line.at_us
+            at_us = self._event_us(line.record)
             yield 0.0 if at_us is None or before_us is None else max(0.0, (at_us - before_us) / 1e6), line
             before_us = before_us if at_us is None else at_us
             if self.valid == count:
@@ -90,7 +91,7 @@ class Replay:
                 log.add(chunk.invalid)
                 self.invalid += len(chunk.invalid)
 
-    def make(self, lines: Sequence[Line], producer_id: str, first: int, codec: Codec) -> Batch:
+    def make(self, lines: Sequence[FedLine], producer_id: str, first: int, codec: Codec) -> Batch:
         """The batch that sends these lines. Raises ValueError for what no sink can store."""
         self._producer_id = producer_id
         return Batch.of_lines(lines, producer_id, first, codec)

@@ -22,6 +22,7 @@ from utils.emitters.duckdb_emitter import DuckdbEmitter
 from utils.emitters.file_emitter import FileEmitter
 from utils.emitters.sqlite_emitter import SqliteEmitter
 from utils.feeds.lines import LineCodec
+from utils.records.infer import event_time
 from utils.records.stream import BUZZ
 from utils.sinks import EMBEDDED, SINKS
 from utils.sources.file_source import FileSource
@@ -263,6 +264,7 @@ def test_gaps_are_those_of_the_recording(tmp_path: Path) -> None:
     lines = [json.dumps({"message": "hello", "timestamp": f"2026-11-23T{time}"}) for time in times]
     recording = tmp_path / "old.jsonl"
     recording.write_text("\n".join([*lines[:2], "bad", *lines[2:]]))
-    replay = Replay(FileSource([recording], LineCodec(BUZZ), lambda _: "", finished=True), lambda _: None)
+    source = FileSource([recording], LineCodec(BUZZ), lambda _: "", finished=True)
+    replay = Replay(source, event_time(BUZZ), lambda _: None)
     assert [gap for gap, _ in replay.paced()] == [0.0, 2.5, 0.0, 0.0, 60.0]
     assert (replay.valid, replay.invalid) == (5, 1)

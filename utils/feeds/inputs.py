@@ -4,7 +4,7 @@ import codecs
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +16,7 @@ from utils.app.config import Settings
 from utils.app.errors import ToolkitError
 from utils.feeds.lines import LineCodec, text_parser
 from utils.feeds.rotated import RotatedFile
-from utils.feeds.rows import FedRow, Pipe, RowSource, Take, line_rows, opened, parquet_rows, table_rows, take_from
+from utils.feeds.rows import Pages, Pipe, RowSource, Take, line_rows, opened, parquet_rows, table_rows, take_from
 from utils.records.stream import BUZZ, Stream
 from utils.sources import json_array
 from utils.sources.base import Chunk, Resume, Source, decode_each
@@ -177,7 +177,7 @@ def _complete(path: Path, kind: str, options: InputOptions) -> Callable[[Stream,
     return open_file
 
 
-def _rows(file: BinaryIO, name: str, kind: str, options: InputOptions) -> Iterator[FedRow]:
+def _rows(file: BinaryIO, name: str, kind: str, options: InputOptions) -> Pages:
     return table_rows(file, name, options.encoding) if kind == "csv" else line_rows(file, name)
 
 

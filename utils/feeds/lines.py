@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 from utils.app.errors import ToolkitError
@@ -17,13 +18,12 @@ Parse = Callable[[bytes], Mapping[str, str]]
 
 
 class FedLine(Line):
-    """A line to be sent on: its `timestamp` is the event time, or the time of reading where that is not known.
+    """A line to be sent on, and the record that it is.
 
-    `at_us` is the event time in microseconds since 1970; `producer_id` is what the line brings.
+    Its `timestamp` is the event time where the record has it in another field, else the time of reading.
     """
 
-    at_us: int | None = None
-    producer_id: str | None = None
+    record: Any = None
 
 
 class LineCodec(Codec):
@@ -39,7 +39,7 @@ class LineCodec(Codec):
     ) -> None:
         """`parse` reads lines that are no JSON; its fields `texts` are texts whatever they look like."""
         self._codec, self._parse, self._clock = stream.codec, parse, clock
-        self._event_us = event_time(stream)
+        self._event_us = event_time(stream) if stream.time not in (None, "timestamp") else None
         self._types = {field.name: field.type for field in stream.fields} | dict.fromkeys(texts, "text")
 
     def line_of(self, cells: Mapping[str, str]) -> bytes:
@@ -50,27 +50,33 @@ class LineCodec(Codec):
         if self._parse:
             lines = data.removesuffix(b"\n").split(b"\n")
             data = b"".join(self.line_of(self._parse(line)) + b"\n" for line in lines)
-        now = self._now()
         records = self._codec.decode_lines(data, trusted=trusted)
-        return [self._line(line, record, now) for line, record in zip(data.split(b"\n"), records, strict=False)]
+        lines = data.split(b"\n")
+        brackets = data.count(b"{") + data.count(b"[")
+        # Each line has one bracket at least, so that no line can have more than the rest.
+        if brackets - len(records) >= MAX_DEPTH or len(max(lines, key=len)) > MAX_RECORD_BYTES:
+            for line in filter(None, lines):
+                stamp(line, "", 1, "")  # raises the reason, if there is one
+        now = instant_text(int(self._clock() * 1000) * 1000)
+        if not self._event_us:
+            return list(map(FedLine, lines, repeat(now), records))
+        return [FedLine(line, self._time(record, now), record) for line, record in zip(lines, records, strict=False)]
 
     def decode(self, line: bytes | str) -> FedLine:
         data = line.encode() if isinstance(line, str) else line
         data = self.line_of(self._parse(data)) if self._parse else data
-        return self._line(data, self._codec.decode(data), self._now())
+        record = self._codec.decode(data)
+        stamp(data, "", 1, "")
+        now = instant_text(int(self._clock() * 1000) * 1000)
+        return FedLine(data, self._time(record, now), record)
+
+    def _time(self, record: Any, now: str) -> str:
+        at_us = self._event_us(record) if self._event_us else None
+        return now if at_us is None else instant_text(at_us)
 
     def encoded(self, record: Any) -> bytes:
         """The line of a record that was no line before."""
         return self._codec.encode(record)
-
-    def _now(self) -> str:
-        return instant_text(int(self._clock() * 1000) * 1000)
-
-    def _line(self, line: bytes, record: Any, now: str) -> FedLine:
-        if len(line) > MAX_RECORD_BYTES or line.count(b"{") + line.count(b"[") > MAX_DEPTH:
-            stamp(line, "", 1, "")  # with the reason, if there is one
-        at_us = self._event_us(record)
-        return FedLine(line, now if at_us is None else instant_text(at_us), at_us, record.producer_id)
 
 
 def text_parser(pattern: str, encoding: str) -> Parse:

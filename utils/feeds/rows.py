@@ -5,12 +5,15 @@ import threading
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from glob import escape
 from io import TextIOWrapper
-from itertools import count
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from zlib import crc32
+
+import msgspec
 
 from utils.app.errors import ToolkitError
 from utils.feeds.lines import LineCodec
@@ -23,12 +26,14 @@ from utils.sources.json_array import BOM
 _T = TypeVar("_T")
 
 MAX_LINE_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 16
+PARQUET_ROWS = 1_000
 MAX_TAKE_BYTES = 2 << 20
 MAX_AHEAD_ROWS, MAX_AHEAD_BYTES = 10_000, 8 << 20
 STOP_S = 0.1
 
 
-class FedRow(NamedTuple):
+class FedRow(msgspec.Struct, gc=False):
     """A row: its number, its bytes as they came, which are the line to be sent unless it has `cells` or a `reason`."""
 
     number: int
@@ -39,6 +44,8 @@ class FedRow(NamedTuple):
 
 Take = Callable[[int], list[FedRow]]
 """At most so many of the next rows; none at the end."""
+Pages = Iterator[list[FedRow]]
+"""Rows as they come."""
 
 
 class RowSource:
@@ -86,27 +93,32 @@ class RowSource:
         return f"{self._rows}:{self._crc}"
 
     def _decode(self, rows: list[FedRow]) -> tuple[list[Any], list[Invalid]]:
-        found: list[tuple[str, bytes]] = []
+        lines = [row.data for row in rows if not (row.cells or row.reason)]
+        if len(lines) == len(rows):
+            with suppress(ValueError):
+                return self._codec.decode_lines(b"\n".join(lines) + b"\n"), []
+        found: list[tuple[FedRow, bytes]] = []
         invalid: list[Invalid] = []
         for row in rows:
             try:
                 if row.reason:
                     raise ValueError(row.reason)
-                found.append((self._where(row), self._codec.line_of(row.cells) if row.cells else row.data))
+                found.append((row, self._codec.line_of(row.cells) if row.cells else row.data))
             except ValueError as error:
                 invalid.append(Invalid(self._where(row), str(error), row.data))
         try:
             return self._codec.decode_lines(b"".join([line + b"\n" for _, line in found])), invalid
         except ValueError:
-            records, more = decode_each(self._codec, found)
+            records, more = decode_each(self._codec, ((self._where(row), line) for row, line in found))
             return records, invalid + more
 
     def _where(self, row: FedRow) -> str:
         return f"{self.detail} line {row.number}"
 
 
-def take_from(rows: Iterator[FedRow]) -> Take:
+def take_from(pages: Pages) -> Take:
     """What takes rows that are there. An error of the rows is raised once all rows before it have been taken."""
+    rows = chain.from_iterable(pages)
     failed: list[Exception] = []
 
     def take(max_rows: int) -> list[FedRow]:
@@ -130,8 +142,8 @@ def take_from(rows: Iterator[FedRow]) -> Take:
 class Pipe:
     """Reads rows in a thread, a little ahead, so that whoever takes them can be told to stop."""
 
-    def __init__(self, rows: Iterator[FedRow], stop: threading.Event) -> None:
-        self._rows, self._stop = rows, stop
+    def __init__(self, pages: Pages, stop: threading.Event) -> None:
+        self._pages, self._stop = pages, stop
         self._changed = threading.Condition()
         self._read: deque[FedRow] = deque()
         self._size = self._shown = 0
@@ -141,11 +153,12 @@ class Pipe:
     def _run(self) -> None:
         end: Exception = StopIteration()
         try:
-            for row in self._rows:
+            for rows in self._pages:
+                size = sum(len(row.data) for row in rows)
                 with self._changed:
                     self._changed.wait_for(lambda: len(self._read) < MAX_AHEAD_ROWS and self._size < MAX_AHEAD_BYTES)
-                    self._read.append(row)
-                    self._size += len(row.data)
+                    self._read.extend(rows)
+                    self._size += size
                     self._changed.notify()
         except (OSError, ToolkitError) as error:
             end = error
@@ -187,18 +200,24 @@ def opened(path: Path) -> BinaryIO:
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
-def line_rows(file: BinaryIO, name: str) -> Iterator[FedRow]:
-    """The lines of a file, but blank ones."""
-    for number in count(1):
-        line = _read(lambda: file.readline(MAX_LINE_BYTES), name, number)
-        if not line:
+def line_rows(file: BinaryIO, name: str) -> Pages:
+    """The lines of a file, but blank ones, as they come."""
+    number, rest = 1, b""
+    while True:
+        data = _read(lambda: file.read1(BLOCK_BYTES), name, number - 1)  # type: ignore[attr-defined]  # as all buffered
+        lines = (rest + data).split(b"\n")
+        rest = b"" if not data or len(lines[-1]) > MAX_LINE_BYTES else lines.pop()
+        if number == 1:
+            lines = [line.removeprefix(BOM) for line in lines[:1]] + lines[1:]
+        rows = [FedRow(n, stripped) for n, line in enumerate(lines, number) if (stripped := line.strip())]
+        number += len(lines)
+        if rows:
+            yield rows
+        if not data:
             return
-        line = line.removeprefix(BOM) if number == 1 else line
-        if stripped := line.strip():
-            yield FedRow(number, stripped)
 
 
-def table_rows(file: BinaryIO, name: str, encoding: str) -> Iterator[FedRow]:
+def table_rows(file: BinaryIO, name: str, encoding: str) -> Pages:
     """The rows of a CSV file; UTF-16 with a byte order mark is read whatever `encoding` says."""
     start = _read(lambda: file.peek(2)[:2], name, 0)  # type: ignore[attr-defined]  # of all buffered readers
     encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else encoding
@@ -208,10 +227,10 @@ def table_rows(file: BinaryIO, name: str, encoding: str) -> Iterator[FedRow]:
     number = 0
     while (row := _read(lambda: next(found, None), name, number)) is not None:
         number = row.line
-        yield FedRow(number, row.text.rstrip("\r\n").encode("utf-8", "surrogateescape"), row.cells, row.reason)
+        yield [FedRow(number, row.text.rstrip("\r\n").encode("utf-8", "surrogateescape"), row.cells, row.reason)]
 
 
-def parquet_rows(path: Path) -> Iterator[FedRow]:
+def parquet_rows(path: Path) -> Pages:
     """The rows of a Parquet file as JSON objects: instants in UTC, NULL and NaN absent."""
     import duckdb
 
@@ -226,11 +245,13 @@ def parquet_rows(path: Path) -> Iterator[FedRow]:
             selected = ", ".join(readable(name, kind, "") for name, kind, *_ in columns)
             names = [name for name, *_ in columns]
             rows = memory.execute(f"SELECT {selected} FROM {table}", pattern)
-            for number in count(1):
-                if (row := rows.fetchone()) is None:
-                    return
-                line = encoder.encode({name: cell for name, cell in zip(names, row, strict=True) if cell is not None})
-                yield FedRow(number, line)
+            number = 0
+            while page := rows.fetchmany(PARQUET_ROWS):
+                cells = (
+                    {name: cell for name, cell in zip(names, row, strict=True) if cell is not None} for row in page
+                )
+                yield [FedRow(number, encoder.encode(each)) for number, each in enumerate(cells, number + 1)]
+                number += len(page)
     except duckdb.Error as error:
         raise ToolkitError(f"{path} is no Parquet file: {str(error).splitlines()[0]}") from error
 
