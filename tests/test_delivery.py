@@ -40,6 +40,7 @@ class Sink:
         self.plan = plan or (lambda sink, batch: None)
         self.max_records = max_records
         self.open_now = 0
+        self.lock = threading.Lock()
 
     def store(self, batch: Batch) -> None:
         self.rows += [(batch.producer_id, sequence) for sequence in range(batch.first, batch.last + 1)]
@@ -71,6 +72,10 @@ class MemoryEmitter:
         return None
 
     def emit(self, batch: Batch) -> None:
+        with self.sink.lock:  # as every sink's: nobody stores between the look and what it allows
+            self._emit(batch)
+
+    def _emit(self, batch: Batch) -> None:
         if any(run == batch.producer_id for run, _ in self.sink.rows[self._seen :]):
             raise Unavailable("another process delivered this run")
         try:
