@@ -1,8 +1,8 @@
 """Rates beside the bare libraries, as ratios measured in one run: python scripts/bench.py sinks --count 400000.
 
 Machines differ fourfold and their speed drifts: compare the ratios, not the rates. What is compared takes turns, and
-each number is the median of its rounds. Kafka needs what scripts/prepare_kafka.sh sets up; without it its rows are
-left out.
+each number is the median of its rounds. Kafka and PostgreSQL need what scripts/prepare_kafka.sh and
+scripts/prepare_postgres.sh set up; without them their rows are left out.
 """
 
 import os
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from statistics import median, quantiles
@@ -33,8 +34,9 @@ from cyclopts import Parameter
 
 from producers.ragini_producer import messages
 from scripts.kafka_broker import Cluster, kafka_home
+from scripts.postgres_server import programs, throwaway
 from utils.app import cli
-from utils.app.config import DEFAULTS, PROJECT_DIR, Settings
+from utils.app.config import DEFAULTS, PROJECT_DIR, Settings, StoreUrl
 from utils.delivery.journal import Journal
 from utils.delivery.worker import Delivery
 from utils.records.codec import Field, instant_text
@@ -327,6 +329,7 @@ def read_source(sink: str, settings: Settings, handle: Callable[[Chunk], object]
 def sources(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = None) -> int:
     """Measure each source beside a bare read of its sink, alone and into the processed store."""
     from utils.reading.store import ProcessedStore
+    from utils.reading.store_postgres import PostgresDatabase
 
     ready = batches(count)
     with ExitStack() as stack:
@@ -362,6 +365,20 @@ def sources(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = None) 
                     f"{sink} source, processed store",
                     lambda place, sink=sink: timed(partial(stored, sink, place)),  # type: ignore[misc]
                     f"bare {sink} read",
+                )
+            )
+        if programs() and find_spec("psycopg"):
+            url = StoreUrl(stack.enter_context(closing(throwaway())).url, "PostgreSQL")
+
+            def shared(place: Path) -> None:
+                with closing(ProcessedStore(PostgresDatabase(url, place.name), BUZZ)) as store:
+                    read_source("file", settings, store.add, store.resume)
+
+            rows.append(
+                Measured(
+                    "file source, processed store in PostgreSQL",
+                    lambda place: timed(partial(shared, place)),
+                    "file source, processed store",
                 )
             )
         run_rounds(rows, rounds, folder)
