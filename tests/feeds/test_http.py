@@ -187,6 +187,22 @@ def test_a_retry_with_its_key_answers_the_same_and_adds_nothing(settings: Settin
         assert len(feed.end()) == 4
 
 
+def test_only_the_last_keys_are_remembered(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "KEYS", 3)
+    monkeypatch.setattr(requests, "TRIM_EVERY", 1)
+
+    def send(*keys: str) -> None:
+        for key in keys:
+            assert post(feed.port, ONE, JSON | {"Idempotency-Key": key}).status == 200
+
+    with running(settings) as feed:
+        send("a", "b", "c", "d", "b")  # b is known
+        assert len(feed.end()) == 4
+    with running(settings) as feed:
+        send("d", "a")  # a is new again
+        assert len(feed.end()) == 5
+
+
 def test_what_was_rejected_leaves_its_key_free(settings: Settings) -> None:
     keyed = JSON | {"Idempotency-Key": "one"}
     with running(settings) as feed:

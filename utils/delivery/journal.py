@@ -215,12 +215,12 @@ class Journal:
         return str(rows[0][0]) if rows else ""
 
     def trim_positions(self, prefix: str, keep: int) -> None:
-        """Delete the positions of partitions that begin with `prefix`, all but the last `keep` that were stored."""
-        ours = "SELECT rowid FROM positions WHERE substr(partition, 1, ?) = ?"
+        """Delete positions of partitions that begin with `prefix`, unless they are among the last `keep` of all."""
         with self._file.transaction() as connection:
             connection.execute(
-                f"DELETE FROM positions WHERE rowid IN ({ours} ORDER BY rowid DESC LIMIT -1 OFFSET ?)",
-                (len(prefix), prefix, keep),
+                "DELETE FROM positions WHERE rowid <= (SELECT MAX(rowid) FROM positions) - ? "
+                "AND substr(partition, 1, ?) = ?",
+                (keep, len(prefix), prefix),
             )
 
     def close(self) -> None:

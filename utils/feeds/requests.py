@@ -23,6 +23,7 @@ MAX_RECORDS = 10_000
 MAX_GROUP_RECORDS = 20_000
 KEYS = 1_000_000
 """So many Idempotency-Keys are remembered, the newest."""
+TRIM_EVERY = 10_000
 LATER = {"Retry-After": "5"}
 
 _BOM = b"\xef\xbb\xbf"
@@ -115,7 +116,7 @@ class Group:
         self._last = session.journal.journal.last  # with those of the group
         self._answers: list[tuple[Posted, Answer]] = []
         self._keys: dict[str, str] = {}  # position -> count and fingerprint, of this group
-        self._remembered = 0
+        self._untrimmed = TRIM_EVERY  # keys; earlier runs may have ended before they trimmed theirs
         self._is_full = False  # so that one look at it serves many requests
 
     def handle(self, requests: list[Posted]) -> None:
@@ -165,9 +166,9 @@ class Group:
                 self._session.counts["read"] += batch.count if taken else 0
         finally:
             respond(answers if taken else [(posted, stopping()) for posted, _ in answers])
-        self._remembered += len(keys)
-        if self._remembered >= KEYS // 10:
-            self._remembered = 0
+        self._untrimmed += len(keys)
+        if keys and self._untrimmed >= TRIM_EVERY:
+            self._untrimmed = 0
             self._session.journal.journal.trim_positions(_KEY, KEYS)
 
 
