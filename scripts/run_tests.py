@@ -55,8 +55,9 @@ def split(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def options(setting: str, cores: int | None = os.cpu_count()) -> list[str]:
-    """Of pytest: tests that wait leave room for one process more than there are cores."""
-    parallel = ["-q", "-n", str(min((cores or 1) + 1, 8)), "--dist", "loadgroup"]
+    """Of pytest: a process per core, and one more where tests wait for servers and processes."""
+    processes = min((cores or 1) + (setting != "quick"), 8)
+    parallel = ["-q", "-n", str(processes), "--dist", "loadgroup"]
     return parallel if setting == "all" else [*parallel, f"--{setting}"]
 
 
@@ -92,7 +93,9 @@ def run_checks(python: Path) -> list[str]:
 
 def wait(command: list[str]) -> int:
     """Exit code of the command, run in the project's folder."""
-    process = subprocess.Popen(command, cwd=environment.PROJECT_DIR)
+    # The suite starts Python hundreds of times: without bytecode each compiles the project again.
+    environment_variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    process = subprocess.Popen(command, cwd=environment.PROJECT_DIR, env=environment_variables)
     try:
         return process.wait()
     except KeyboardInterrupt:  # it got it too and ends by itself

@@ -21,7 +21,7 @@ SETTINGS: tuple[Setting, ...] = ("quick", "full", "long")
 RUN = "python scripts/run_tests.py"
 SLOW = f"long setting: {RUN} --long"
 FULL = f"attacks, processes and images, seconds each: {RUN} --all"
-KAFKA = f"needs a Kafka broker: {RUN} --all"
+SERVER = f"needs a Kafka broker or a PostgreSQL: {RUN} --all"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,8 +46,8 @@ def why_not(item: pytest.Item, now: Setting) -> str:
     counted = item.get_closest_marker("proof") is not None
     if now != "long" and (item.get_closest_marker("slow") or (counted and attacks(item, "full") is None)):
         return SLOW
-    if now == "quick" and item.get_closest_marker("kafka"):
-        return KAFKA
+    if now == "quick" and (item.get_closest_marker("kafka") or item.get_closest_marker("postgres")):
+        return SERVER
     if now == "quick" and (item.get_closest_marker("full") or (counted and attacks(item, "quick") is None)):
         return FULL
     return ""

@@ -635,7 +635,9 @@ EACH_CHECK = [
 ]
 
 
-@pytest.mark.parametrize("stream", [BUZZ, READINGS], ids=lambda stream: stream.name)
+@pytest.mark.parametrize(
+    "stream", [pytest.param(BUZZ, id="buzz"), pytest.param(READINGS, id="readings", marks=pytest.mark.full)]
+)
 @pytest.mark.parametrize("check", EACH_CHECK)
 def test_sink_keeps(check: Callable[[Rig], None], sink: Sink, stream: Stream, settings: Settings) -> None:
     check(Rig(sink, settings, stream))

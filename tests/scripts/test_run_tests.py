@@ -33,6 +33,7 @@ class Ran:
         self.locks: list[str] = []
         monkeypatch.setattr(environment, "prepare", self.prepare)
         monkeypatch.setattr(run_tests, "prepare_kafka", lambda: "")
+        monkeypatch.setattr(run_tests, "prepare_postgres", lambda: "")
         monkeypatch.setattr(run_tests, "wait", self.wait)
 
     def prepare(self, lock: str) -> Path:
@@ -83,9 +84,11 @@ def test_help_makes_no_environment(ran: Ran, capsys: pytest.CaptureFixture[str])
     assert not ran.locks and "--all" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("cores", "processes"), [(None, "2"), (2, "3"), (64, "8")])
-def test_processes_for_the_cores(cores: int | None, processes: str) -> None:
-    options = run_tests.options("quick", cores)
+@pytest.mark.parametrize(
+    ("setting", "cores", "processes"), [("quick", None, "1"), ("quick", 2, "2"), ("all", 2, "3"), ("long", 64, "8")]
+)
+def test_processes_for_the_cores(setting: str, cores: int | None, processes: str) -> None:
+    options = run_tests.options(setting, cores)
     assert options[options.index("-n") + 1] == processes
 
 
@@ -165,7 +168,7 @@ def test_what_each_setting_runs_and_prints(
     assert "    1  needs the moon" in printed
     assert all(line in printed for line in attacks)
     assert ("long setting: " in printed) == ("--long" not in options)
-    assert ("needs a Kafka broker: " in printed) == ("--quick" in options)
+    assert ("needs a Kafka broker or a PostgreSQL: " in printed) == ("--quick" in options)
 
 
 @pytest.mark.full
