@@ -7,7 +7,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from utils.app.errors import ToolkitError
+from utils.app.errors import Unavailable
 from utils.feeds.lines import LineCodec
 from utils.sources.base import Chunk, Resume
 from utils.sources.file_source import FileSource
@@ -30,43 +30,55 @@ class RotatedFile:
         self, path: Path, codec: LineCodec, resume: Resume, *, finished: bool = False, linger_s: float = LINGER_S
     ) -> None:
         self.detail = str(path)
-        self._path, self._codec = path, codec
-        self._file = FileSource([path], codec, resume, finished=finished, linger_s=0.0 if finished else linger_s)
-        self._older: list[FileSource] = []
-        self._ready: Chunk | None = None
+        self._path, self._codec, self._finished, self._linger_s = path, codec, finished, linger_s
+        self._sources = [self._open(path, resume)]  # of rotated files, the oldest first, and of the file itself
+        self._ready: Chunk | None = None  # of the first source
 
     def poll(self, max_records: int) -> Chunk | None:
         """The next lines of a rotated file, else of the file. See Source."""
-        while self._older:
-            chunk, self._ready = self._ready or _polled(self._older[0], max_records), None
-            if chunk is not None:
+        while True:
+            chunk, self._ready = self._ready or self._sources[0].poll(max_records), None
+            if chunk is not None and chunk.begins_again and not (chunk.records or chunk.invalid):
+                if not self._find(chunk.start, max_records):
+                    return chunk
+            elif chunk is not None:
                 return replace(chunk, partition=self._path.name)
-            self._older.pop(0).close()
-        chunk = self._file.poll(max_records)
-        if chunk is None or not chunk.begins_again or chunk.records or chunk.invalid:
-            return chunk
-        self._find(chunk.start, max_records)
-        return self.poll(max_records) if self._older else chunk
+            elif len(self._sources) == 1:
+                return None
+            else:
+                self._sources.pop(0).close()
 
     def close(self) -> None:
         """Release everything. See Source."""
-        for source in (self._file, *self._older):
+        for source in self._sources:
             source.close()
-        self._older, self._ready = [], None
 
-    def _find(self, position: str, max_records: int) -> None:
-        """Open the newest rotated file that has what comes before the position, and those that are newer."""
-        older: list[FileSource] = []
-        for path in self._rotated():
-            source = FileSource([path], self._codec, lambda _: position, finished=True)
-            older.insert(0, source)
-            chunk = _polled(source, max_records)
+    def _open(self, path: Path, resume: Resume) -> FileSource:
+        finished = self._finished or path != self._path
+        return FileSource([path], self._codec, resume, finished=finished, linger_s=0.0 if finished else self._linger_s)
+
+    def _find(self, position: str, max_records: int) -> bool:
+        """Whether a file has what comes before the position: then it is read, and all newer ones, the oldest first.
+
+        The file itself comes first: it may have been written anew with all that it had.
+        """
+        found: list[FileSource] = []
+        for path in (self._path, *self._rotated()):
+            found.insert(0, self._open(path, lambda _: position))
+            try:
+                chunk = found[0].poll(max_records)
+            except Unavailable:  # the file itself may not be there yet; another one was removed meanwhile
+                if path != self._path:
+                    found.pop(0)
+                continue
             if chunk is None or not chunk.begins_again:
-                logger.info("{} was rotated: the rest is read from {}", self._path, path.name)
-                self._older, self._ready = older, chunk
-                return
-        for source in older:
+                logger.info("{} was rotated: it is continued from {}", self._path, path.name)
+                self.close()
+                self._sources, self._ready = found, chunk
+                return True
+        for source in found:
             source.close()
+        return False
 
     def _rotated(self) -> list[Path]:
         """The files beside this one that have its name and a number or a date, the newest first."""
@@ -77,12 +89,3 @@ class RotatedFile:
                 with suppress(OSError):
                     found.append((path.stat().st_mtime_ns, path))
         return [path for _, path in sorted(found, reverse=True)]
-
-
-def _polled(source: FileSource, max_records: int) -> Chunk | None:
-    """What a rotated file has left; nothing if it was removed."""
-    try:
-        return source.poll(max_records)
-    except ToolkitError as error:
-        logger.warning("{}", error)
-        return None

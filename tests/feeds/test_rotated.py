@@ -1,0 +1,173 @@
+"""A file that is followed: whatever happens to it, and whoever is killed, each whole line comes once and in order."""
+
+import os
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from utils.feeds.lines import LineCodec
+from utils.feeds.rotated import RotatedFile
+from utils.records.stream import Stream
+from utils.sources.file_place import FilePlace
+
+STREAM = Stream("lines")
+STEPS = st.one_of(
+    st.tuples(st.just("append"), st.integers(1, 6)),
+    st.tuples(st.just("begin_line"), st.floats(0, 1)),
+    st.tuples(st.sampled_from(["rotate", "copy_and_truncate", "replace", "truncate", "remove_rotated"])),
+    st.tuples(st.just("read"), st.integers(1, 9)),
+    st.tuples(st.sampled_from(["drain", "restart"])),
+)
+
+
+class Model:
+    """A file, everybody who writes and rotates it, and a feed that stores its position with the lines."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "app.jsonl"
+        self.path.touch()
+        self.made: list[str] = []
+        self.may_miss: set[str] = set()  # destroyed before anybody could read them
+        self.got: list[str] = []
+        self.position = ""
+        self.rest = ""  # of a line that was begun
+        self.source = self.opened()
+
+    def opened(self) -> RotatedFile:
+        return RotatedFile(self.path, LineCodec(STREAM), lambda partition: self.position, linger_s=0)
+
+    # Writers
+
+    def append(self, amount: int) -> None:
+        self.finish_line()
+        for _ in range(amount):
+            self.begin_line(0.5)
+            self.finish_line()
+
+    def begin_line(self, at: float) -> None:
+        self.finish_line()
+        name = f"{len(self.made)} {'x' * (len(self.made) * 7 % 90)}"
+        line = f'{{"line":"{name}"}}\n'
+        self.made.append(name)
+        cut = 1 + int(at * (len(line) - 2))
+        self._write(line[:cut])
+        self.rest = line[cut:]
+
+    def finish_line(self) -> None:
+        self._write(self.rest)
+        self.rest = ""
+
+    def _write(self, text: str) -> None:
+        with self.path.open("a", newline="") as file:
+            file.write(text)
+
+    # Who rotates
+
+    def rotated(self) -> list[Path]:
+        return sorted(self.path.parent.glob("app.jsonl.*"), key=lambda path: int(path.suffix[1:]), reverse=True)
+
+    def _make_room(self) -> Path:
+        self.finish_line()
+        if not self.is_known():
+            self._destroy([self.path, *self.rotated()])
+        for path in self.rotated():
+            path.rename(path.with_suffix(f".{int(path.suffix[1:]) + 1}"))
+        return self.path.with_name("app.jsonl.1")
+
+    def is_known(self) -> bool:
+        """Whether what comes before the position is still somewhere; else a feed begins with the file of the name."""
+        place = FilePlace.parse(self.position)
+        data = [path.read_bytes() for path in (self.path, *self.rotated())]
+        return place.offset > 0 and any(place.is_after(each[: place.offset][-place.length :]) for each in data)
+
+    def rotate(self) -> None:
+        self.path.rename(self._make_room())
+        self.path.touch()
+
+    def copy_and_truncate(self) -> None:
+        shutil.copy(self.path, self._make_room())
+        os.truncate(self.path, 0)
+
+    def replace(self) -> None:
+        self.finish_line()
+        self._destroy([self.path])
+        draft = self.path.with_name("draft")
+        draft.touch()
+        draft.replace(self.path)
+
+    def truncate(self) -> None:
+        self.finish_line()
+        self._destroy([self.path])
+        os.truncate(self.path, 0)
+
+    def remove_rotated(self) -> None:
+        found = self.rotated()[:1]
+        self._destroy(found)
+        for path in found:
+            path.unlink()
+
+    def _destroy(self, paths: list[Path]) -> None:
+        """What is only in these files may be missing, unless somebody has it."""
+        inside = "".join(path.read_text() for path in paths)
+        self.may_miss |= {name for name in self.made if name not in self.got and f'"{name}"' in inside}
+
+    # The feed
+
+    def read(self, amount: int) -> bool:
+        """Handle one chunk as a feed does, whose position goes to the journal with the lines."""
+        if not self.is_known():
+            self._destroy(self.rotated())
+        chunk = self.source.poll(amount)
+        if chunk is None:
+            return False
+        assert chunk.partition == "app.jsonl"
+        assert not chunk.invalid
+        self.got += [each.record.extra[9:-2] for each in chunk.records]
+        self.position = chunk.end
+        return True
+
+    def drain(self) -> None:
+        while self.read(100):
+            pass
+
+    def restart(self) -> None:
+        """As after kill -9: all that is left is the position."""
+        self.source.close()
+        self.source = self.opened()
+
+    def check(self) -> None:
+        self.finish_line()
+        if not self.is_known():
+            self._destroy(self.rotated())
+        self.drain()
+        assert len(self.got) == len(set(self.got)), "twice"
+        assert self.got == [name for name in self.made if name in set(self.got)], "out of order"
+        assert set(self.made) - set(self.got) <= self.may_miss, "lost"
+
+
+@pytest.mark.full
+def test_whatever_happens_to_a_file_its_lines_come_once(long: bool) -> None:
+    @hypothesis_settings(
+        max_examples=10_000 if long else 400,
+        deadline=None,
+        database=None,
+        derandomize=not long,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.lists(STEPS, min_size=4, max_size=30))
+    def run(steps: list[tuple[str, object]]) -> None:
+        with TemporaryDirectory() as folder:
+            model = Model(Path(folder))
+            try:
+                for name, *arguments in steps:
+                    getattr(model, name)(*arguments)
+                model.check()
+            finally:
+                model.source.close()
+
+    run()
