@@ -32,7 +32,7 @@ def programs() -> Path | None:
 
 
 def _account() -> tuple[int, int] | None:
-    """User and group that the server runs as, where it is not this user: it refuses to run as root."""
+    """User and group that the server runs as, where it is not this user: it does not run as root."""
     if os.geteuid() != 0:
         return None
     import pwd

@@ -167,7 +167,7 @@ def test_two_machines_that_are_killed_while_the_database_restarts(
 
 
 def test_consumers_wait_while_the_database_is_away(shared: Shared, tmp_path: Path) -> None:
-    """From their first moment on; said once per outage, and nothing is lost."""
+    """From their first moment on; reported once per outage, and nothing is lost."""
     settings, maker = machine(shared, tmp_path / "machine"), machine(shared, tmp_path / "producer")
     assert produce(maker, 300).wait(60) == 0
     shared.server.stop()
@@ -187,7 +187,7 @@ def test_consumers_wait_while_the_database_is_away(shared: Shared, tmp_path: Pat
         code, out = consumer.stop()
     finally:
         consumer.kill()
-    said = consumer.lines("PostgreSQL")
-    assert (code, len(said)) == (0, 2), consumer.log
+    reported = consumer.lines("PostgreSQL")
+    assert (code, len(reported)) == (0, 2), consumer.log
     assert "records 600, external 0, invalid 0, lost 0, duplicate 0" in out
     assert not [line for line in consumer.log if "very-secret" in line or "Traceback" in line]

@@ -209,6 +209,22 @@ def tls(server: Server, folder: Path) -> Path:
     return folder / "ca.pem"
 
 
+@pytest.mark.parametrize(
+    ("name", "heals"),
+    [
+        ("DeadlockDetected", True), ("SerializationFailure", True), ("AdminShutdown", True), ("DiskFull", True),
+        ("TooManyConnections", True), ("ReadOnlySqlTransaction", True), ("LockNotAvailable", True),
+        ("IdleInTransactionSessionTimeout", True), ("CannotConnectNow", True),
+        ("InsufficientPrivilege", False), ("UndefinedTable", False), ("NotNullViolation", False),
+        ("NumericValueOutOfRange", False), ("ProgramLimitExceeded", False), ("UntranslatableCharacter", False),
+    ],
+)  # fmt: skip
+def test_what_can_heal(name: str, heals: bool) -> None:
+    with pytest.raises(ToolkitError, match="here: some reason") as raised, client.errors(StoreUrl("", "here")):
+        raise getattr(psycopg.errors, name)("some\nreason")
+    assert isinstance(raised.value, StoreUnavailable) == heals
+
+
 class TestConnecting:
     def test_tls(self, own_server: Server, tmp_path: Path) -> None:
         text, place = own_server.url, PostgresPlace(own_server)
