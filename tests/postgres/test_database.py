@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -166,15 +167,15 @@ class TestSharing:
 
 
 class TestAway:
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT, signal.SIGKILL])
-    def test_a_restart_between_and_in_transactions(self, own_server: Server, number: int) -> None:
+    @pytest.mark.parametrize("how", ["SIGINT", "SIGQUIT", "SIGKILL"])
+    def test_a_restart_between_transactions(self, own_server: Server, how: str) -> None:
         place = PostgresPlace(own_server)
         with closing(open_store(place, BUZZ)) as store:
             store.add(chunk("", "1", ann(1, 200)))
-            if number == signal.SIGKILL:
+            if how == "SIGKILL":
                 own_server.kill()
             else:
-                own_server.stop(number)
+                own_server.stop(getattr(signal, how))
             reasons = set()
             for _ in range(3):
                 with pytest.raises(StoreUnavailable) as raised:
@@ -184,6 +185,34 @@ class TestAway:
             own_server.start_again()
             assert store.add(chunk("1", "2", ann(201, 400))) == 200
             assert store.counts() == Counts(records=400)
+
+    @pytest.mark.parametrize("statement", ["INSERT INTO records", "COMMIT"])
+    def test_a_connection_that_is_lost_in_a_transaction(
+        self, place: PostgresPlace, monkeypatch: pytest.MonkeyPatch, statement: str
+    ) -> None:
+        """Also where nobody can tell whether it was committed: the stored position does."""
+        with closing(open_store(place, BUZZ)) as store:
+            store.add(chunk("", "1", ann(1, 2)))
+            execute = psycopg.Connection.execute
+
+            def lost(connection: Any, query: Any, *rest: Any, **more: Any) -> Any:
+                text = query.decode() if isinstance(query, bytes) else str(query)
+                if not text.startswith(statement):
+                    return execute(connection, query, *rest, **more)
+                if statement == "COMMIT":
+                    execute(connection, query)
+                connection.pgconn.finish()
+                raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+            with monkeypatch.context() as patched, pytest.raises(StoreUnavailable, match="unexpectedly"):
+                patched.setattr(psycopg.Connection, "execute", lost)
+                store.add(chunk("1", "2", ann(3, 4)))
+            if statement == "COMMIT":
+                assert store.resume("live") == "2"
+            else:
+                assert (store.resume("live"), store.counts().records) == ("1", 2)
+                store.add(chunk("1", "2", ann(3, 4)))
+            assert store.counts() == Counts(records=4)
 
     def test_there_is_none_yet(self, place: PostgresPlace) -> None:
         place.url = StoreUrl("postgresql://ann:secret@127.0.0.1:1/x", "127.0.0.1:1/x")
