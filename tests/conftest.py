@@ -95,8 +95,9 @@ def long(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def times(request: pytest.FixtureRequest) -> int:
-    """How often the test attacks in this setting, as its `proof` marker says."""
-    return int(attacks(request.node, setting(request.config)) or 0)
+    """How often the test attacks in this setting, as its `proof` marker says; 0 where that is no number but "all"."""
+    number = attacks(request.node, setting(request.config))
+    return number if isinstance(number, int) else 0
 
 
 @pytest.fixture

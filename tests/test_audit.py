@@ -244,7 +244,11 @@ def test_what_a_reader_makes_of_a_row_is_compared(settings: Settings, sink: str,
     assert words in problems[sink][0]
 
 
-@pytest.mark.full
+@pytest.mark.proof(
+    "damage is found and named",
+    "one byte of a line is changed",
+    full="each byte",
+)
 def test_each_changed_byte_of_a_line_is_found_if_a_reader_sees_it(settings: Settings) -> None:
     append(settings, 3)
     whole = settings.live_path.read_bytes()

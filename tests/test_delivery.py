@@ -797,7 +797,11 @@ def test_a_dead_letter_that_cannot_be_written_is_pending(machine: Machine, monke
 Failures = list[tuple[str, int]]
 
 
-@pytest.mark.full
+@pytest.mark.proof(
+    "an acknowledged record is in every sink, once and in order",
+    "random failures while connecting and emitting, rejections and restarts, against a model",
+    quick=60,
+)
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.one_of(st.integers(1, 30), st.just(0)), min_size=1, max_size=8),

@@ -485,7 +485,11 @@ Step = tuple[str, int]
 STEPS = st.tuples(st.sampled_from(["append", "prune", "run", "restore", "backup"]), st.integers(1, 9))
 
 
-@pytest.mark.full
+@pytest.mark.proof(
+    "an acknowledged record is in every sink, once and in order",
+    "random histories of a journal with backups that are restored, against a model",
+    quick=40,
+)
 @hypothesis_settings(max_examples=40, deadline=None)
 @given(st.lists(STEPS, max_size=25))
 def test_any_history_loses_nothing_pending_and_no_ids_come_twice(

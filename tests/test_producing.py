@@ -295,14 +295,18 @@ def test_nothing_left_to_produce_to(settings: Settings) -> None:
     assert not settings.data_path.exists()
 
 
-@pytest.mark.full
-def test_short_runs_while_a_sink_is_away_are_delivered_in_order(settings: Settings, long: bool) -> None:
-    runs = 200 if long else 25
+@pytest.mark.proof(
+    "a sink that is away delays no other sink and gets everything when it is back",
+    "short runs while a sink is away",
+    full=25,
+    long=200,
+)
+def test_short_runs_while_a_sink_is_away_are_delivered_in_order(settings: Settings, times: int) -> None:
     assert produce(settings, paced(2), sinks=EMBEDDED) == 0
-    for _ in range(runs):
+    for _ in range(times):
         assert produce(settings, paced(2), sinks=("file",)) == 3
     assert produce(settings, paced(1), sinks=EMBEDDED, drain_s=100) == 0
-    assert last_assigned(settings) == 2 * runs + 3
+    assert last_assigned(settings) == 2 * times + 3
     assert_complete(settings)
 
 

@@ -317,11 +317,18 @@ def test_what_others_wrote_cannot_steer_the_terminal(settings: Settings, case: C
     assert not [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("ok:")]
 
 
-@pytest.mark.full
+@pytest.mark.proof(
+    "a consumer stores each record once",
+    "kill -9 of three consumers while a producer runs",
+    full=4,
+    long=100,
+)
 @no_ctrl_c
-def test_killed_at_any_moment_every_record_is_stored_once(settings: Settings, case: Case, long: bool) -> None:
+def test_killed_at_any_moment_every_record_is_stored_once(
+    settings: Settings, case: Case, times: int, long: bool
+) -> None:
     """A producer of sensors, three consumers that are killed again and again meanwhile; then one run that is not."""
-    least, kills = (200_000, 100) if long else (1_000, 4)
+    least, kills = 200_000 if long else 1_000, times
     rng = random.Random(4)
     options = ("--interval", "0.001", "--drain", "60")
     producer = start_python("producers.sensor_producer", *options, settings=settings)

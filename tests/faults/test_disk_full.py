@@ -90,6 +90,11 @@ def test_one_disk_is_full_and_gets_space_again(
     assert "full" in producer.lines(expected[0])[0] or "No space left" in producer.lines(expected[0])[0]
 
 
+@pytest.mark.proof(
+    "a sink that is away delays no other sink and gets everything when it is back",
+    "a disk that is full for journal and sinks at once",
+    full=2,
+)
 def test_the_disk_is_full_for_everything_at_once(settings: Settings, started: list[Running]) -> None:
     producer = Running("producers.ragini_producer", "--interval", "0.005", settings=settings)
     started.append(producer)

@@ -2,6 +2,7 @@
 
 import random
 import subprocess
+from collections.abc import Callable
 
 import pytest
 
@@ -44,14 +45,20 @@ def kill_at_random(process: subprocess.Popen[str], rng: random.Random) -> int:
     return max([acknowledged, *map(int, out.split())])
 
 
+@pytest.mark.proof(
+    "an acknowledged record is in every sink, once and in order",
+    "kill -9 of a producer at a random moment",
+    full=8,
+    long=50,
+)
 @pytest.mark.timeout(1800)  # all kills, with --long
 def test_every_acknowledged_message_is_in_every_sink_once(
-    settings: Settings, long: bool, capsys: pytest.CaptureFixture[str]
+    settings: Settings, times: int, long: bool, measured: Callable[[str], None]
 ) -> None:
-    kills, messages = (50, 300_000) if long else (8, 50_000)
+    messages = 300_000 if long else 50_000
     rng = random.Random(42)
     acknowledged = done = 0
-    while done < kills or acknowledged < messages:
+    while done < times or acknowledged < messages:
         acknowledged = max(acknowledged, kill_at_random(start(settings), rng))
         done += 1
     behind = {"file": acknowledged - settings.live_path.read_bytes().count(b"\n")}  # its last line may be partial
@@ -60,18 +67,23 @@ def test_every_acknowledged_message_is_in_every_sink_once(
     last = last_assigned(settings)
     assert last > acknowledged
     assert_complete(settings)
-    with capsys.disabled():
-        print(
-            f"\n{done} times kill -9 in {last:,} messages, {acknowledged:,} seen acknowledged; behind that at the last "
-            f"kill {behind}; after a clean run lost 0, double 0, out of order 0 in each of {', '.join(EMBEDDED)}"
-        )
+    measured(
+        f"{done} kills in {last:,} records; behind what was acknowledged at the last kill {behind}; after a clean run "
+        f"lost 0, twice 0, out of order 0 in each of {', '.join(EMBEDDED)}"
+    )
 
 
-def test_several_producers_share_the_sinks_and_are_killed(settings: Settings, long: bool) -> None:
+@pytest.mark.proof(
+    "an acknowledged record is in every sink, once and in order",
+    "kill -9 of two producers that share the sinks",
+    full=3,
+    long=20,
+)
+def test_several_producers_share_the_sinks_and_are_killed(settings: Settings, times: int) -> None:
     rng = random.Random(7)
     modules = {"ragini": "producers.ragini_producer", "case": "producers.producer_case"}
     acknowledged = dict.fromkeys(modules, 0)
-    for _ in range(20 if long else 3):
+    for _ in range(times):
         running = {name: start(settings, module) for name, module in modules.items()}
         for name in rng.sample(list(running), 2):
             acknowledged[name] = max(acknowledged[name], kill_at_random(running[name], rng))

@@ -51,6 +51,11 @@ def folder_in_place_of(path: Path) -> Iterator[None]:
 OUTAGES = {"file": folder_in_place_of, "sqlite": lock_sqlite, "duckdb": hold_duckdb}
 
 
+@pytest.mark.proof(
+    "a sink that is away delays no other sink and gets everything when it is back",
+    "a file that is moved, a locked SQLite, a DuckDB that another program keeps open",
+    full="each",
+)
 @pytest.mark.parametrize("sink", EMBEDDED)
 def test_one_sink_is_down_the_others_continue_and_it_converges(
     sink: str, settings: Settings, running: Callable[..., Running]
@@ -137,6 +142,11 @@ def test_a_folder_that_cannot_be_written_to(settings: Settings) -> None:
         assert out.count(" 0 pending") == 3
 
 
+@pytest.mark.proof(
+    "a sink that is away delays no other sink and gets everything when it is back",
+    "a writer that holds the lock of SQLite and is frozen",
+    full=1,
+)
 def test_a_sink_process_that_is_frozen_holds_up_only_its_sink(settings: Settings) -> None:
     """A writer that holds SQLite's lock and never wakes up, for a run that is as short as can be."""
     ragini("--count", 1, settings=settings)

@@ -101,6 +101,11 @@ def believed_and_left(disk: Disk, sink: str, call: int, *, sync: int = 1) -> tup
     return believed, left
 
 
+@pytest.mark.proof(
+    "what a sink is believed to contain is on its disk",
+    "a power cut after each call that changes a file of a sink (needs root and Linux)",
+    full="each call",
+)
 @pytest.mark.parametrize("sink", EMBEDDED)
 def test_what_is_believed_is_on_the_disk(sink: str, disk: Disk) -> None:
     disk.make(sink)

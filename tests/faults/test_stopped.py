@@ -53,11 +53,17 @@ def test_a_signal_ends_with_one_summary(settings: Settings, number: signal.Signa
     assert_complete(settings)
 
 
-def test_signals_at_random_moments_of_a_short_run(settings: Settings, long: bool) -> None:
+@pytest.mark.proof(
+    "a signal ends a command with one summary within the drain bound",
+    "Ctrl+C or SIGTERM at a random moment",
+    full=4,
+    long=30,
+)
+def test_signals_at_random_moments_of_a_short_run(settings: Settings, times: int) -> None:
     """From the first line of the log to the end of the drain."""
     rng = random.Random(5)
     last = 0
-    for _ in range(30 if long else 4):
+    for _ in range(times):
         process = start(settings, "--interval", "0", "--count", "20000")
         read_until(process, "producing to")
         try:
@@ -76,6 +82,11 @@ def test_signals_at_random_moments_of_a_short_run(settings: Settings, long: bool
     assert_complete(settings)
 
 
+@pytest.mark.proof(
+    "a signal ends a command with one summary within the drain bound",
+    "a signal while a sink is away",
+    full=1,
+)
 def test_a_signal_while_a_sink_is_away_ends_within_the_drain_bound(settings: Settings) -> None:
     ragini("--count", 1, settings=settings)
     with hold_duckdb(settings.duckdb_path):

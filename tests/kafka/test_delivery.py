@@ -137,9 +137,15 @@ def finish(settings: Settings) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.proof(
+    "an acknowledged record is in every sink, once and in order",
+    "kill -9 of a producer to four sinks, Kafka among them",
+    full=5,
+    long=200,
+)
 @pytest.mark.timeout(3600)  # the long setting
-def test_killed_at_random_moments(settings: Settings, long: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    kills, goal = (200, 1_000_000) if long else (5, 30_000)
+def test_killed_at_random_moments(settings: Settings, times: int, long: bool, measured: Callable[[str], None]) -> None:
+    kills, goal = times, 1_000_000 if long else 30_000
     rng = random.Random(6)
     for _ in range(kills):
         until = acknowledged(settings) + rng.randrange(goal // kills // 2, goal * 3 // kills // 2)
@@ -152,8 +158,7 @@ def test_killed_at_random_moments(settings: Settings, long: bool, capsys: pytest
     last = assert_all_sinks_complete(settings)
     audit = run_python("verify_emitters", "audit", *options(settings), settings=settings)
     assert audit.returncode == 0, audit.stdout + audit.stderr
-    with capsys.disabled():
-        print(f"\n{kills} kills -9 over {last:,} messages: lost 0, twice 0 in {', '.join(ALL)}")
+    measured(f"{kills} kills in {last:,} records: lost 0, twice 0 in {', '.join(ALL)}")
 
 
 def test_a_missing_broker_is_logged_once_and_delivery_begins_when_it_comes(kafka: Kafka, settings: Settings) -> None:
@@ -211,10 +216,16 @@ def test_two_copies_of_a_folder_that_run_at_once(settings: Settings, tmp_path: P
     assert {producer_id: list(each) for producer_id, each in expected.items()} == found
 
 
-def test_many_short_runs_while_the_broker_is_away(settings: Settings, long: bool) -> None:
+@pytest.mark.proof(
+    "a sink that is away delays no other sink and gets everything when it is back",
+    "short runs while the broker is away",
+    full=5,
+    long=200,
+)
+def test_many_short_runs_while_the_broker_is_away(settings: Settings, times: int) -> None:
     finish(settings)
     away = options(replace(settings, kafka_broker="127.0.0.1:1"), "--interval", 0, "--count", 3, "--drain", 0)
-    for _ in range(200 if long else 5):
+    for _ in range(times):
         assert run_python(CASE, *away, settings=settings).returncode == 3
     finish(settings)
     assert_all_sinks_complete(settings)
@@ -341,8 +352,14 @@ sys.exit(producing.produce(BUZZ, "case", made, settings, interval_s=0, sinks=("f
     assert in_file(settings) == 100
 
 
+@pytest.mark.proof(
+    "an acknowledged record is in every sink, once and in order",
+    "kill -9 of a broker of three while a producer writes to them",
+    full=1,
+    long=3,
+)
 def test_each_broker_of_a_cluster_is_killed_in_turn(
-    home: Path, tmp_path: Path, long: bool, capsys: pytest.CaptureFixture[str]
+    home: Path, tmp_path: Path, times: int, long: bool, measured: Callable[[str], None]
 ) -> None:
     """Brokers keep their defaults in the long setting: 9 s until a dead one is replaced."""
     defaults = {"broker.session.timeout.ms": "9000", "broker.heartbeat.interval.ms": "2000"}
@@ -353,7 +370,7 @@ def test_each_broker_of_a_cluster_is_killed_in_turn(
         with producing(settings, "--interval", 0.0004 if long else 0.001, "--drain", 60) as process:
             admin = AdminClient({"bootstrap.servers": cluster.address, "log_level": 0})
             wait_until(lambda: topic_end(admin, settings) > 500, WAIT_S)
-            for victim in cluster.brokers if long else cluster.brokers[:1]:
+            for victim in cluster.brokers[:times]:
                 wait_until(lambda: _in_sync(admin), WAIT_S)
                 others = [broker.address for broker in cluster.brokers if broker is not victim]
                 watching = AdminClient({"bootstrap.servers": ",".join(others), "log_level": 0})
@@ -364,9 +381,8 @@ def test_each_broker_of_a_cluster_is_killed_in_turn(
             interrupt(process)
         last = assert_all_sinks_complete(settings)
     assert max(gaps) < 20
-    with capsys.disabled():
-        print(f"\n3 brokers, {len(gaps)} killed -9 over {last:,} messages: lost 0, twice 0, "
-              f"longest gaps {', '.join(f'{gap:.1f}' for gap in gaps)} s")  # fmt: skip
+    longest = ", ".join(f"{gap:.1f}" for gap in gaps)
+    measured(f"{len(gaps)} of 3 brokers killed in {last:,} records: lost 0, twice 0, longest gaps {longest} s")
 
 
 def _in_sync(admin: AdminClient) -> bool:
@@ -391,11 +407,23 @@ def _longest_gap(admin: AdminClient, settings: Settings, watch_s: float) -> floa
     return gap
 
 
+@pytest.mark.proof(
+    "a consumer stores each record once",
+    "kill -9 of one of four consumers of a Kafka group",
+    full=2,
+    long=100,
+)
 @pytest.mark.timeout(3600)  # all kills, with --long
 def test_a_group_of_consumers_that_are_killed(
-    settings: Settings, admin: AdminClient, tmp_path: Path, long: bool, capsys: pytest.CaptureFixture[str]
+    settings: Settings,
+    admin: AdminClient,
+    tmp_path: Path,
+    *,
+    times: int,
+    long: bool,
+    measured: Callable[[str], None],
 ) -> None:
-    kills, each = (100, 100_000) if long else (2, 2_000)
+    kills, each = times, 100_000 if long else 2_000
     rng = random.Random(11)
     admin.create_topics([NewTopic(settings.topic, 4)])[settings.topic].result(10)
     makers = [replace(settings, data_dir=tmp_path / f"producer-{number}" / "data") for number in range(4)]
@@ -455,8 +483,7 @@ def test_a_group_of_consumers_that_are_killed(
     report = json.loads(once.stdout)
     assert (once.returncode, report["run"]["records"], report["store"]["records"]) == (0, 0, total)
     assert (report["store"]["lost"], report["store"]["duplicate"]) == (0, 0)
-    with capsys.disabled():
-        print(f"\n4 consumers, {kills} killed -9 over {total:,} messages: each stored once")
+    measured(f"{kills} kills of 4 consumers in {total:,} records: each stored once")
 
 
 def test_once_reads_to_the_end_and_reports_why_it_cannot(settings: Settings) -> None:

@@ -33,8 +33,14 @@ def test_what_cannot_be_locked_is_not() -> None:
     assert chaos.plan(7, 60.0, 0, EMBEDDED) == []
 
 
-def test_a_short_attack_is_survived(tmp_path: Path, capsys: pytest.CaptureFixture[str], long: bool) -> None:
-    minutes, kills = ("10", "300") if long else ("0.1", "6")
+@pytest.mark.proof(
+    "an acknowledged record is in every sink, once and in order",
+    "scripts/chaos.py: kills, freezes, full disks and locks against three producers, consumers and sinks",
+    full=6,
+    long=300,
+)
+def test_a_short_attack_is_survived(tmp_path: Path, capsys: pytest.CaptureFixture[str], times: int, long: bool) -> None:
+    minutes, kills = "10" if long else "0.1", str(times)
     arguments = ["--seed", "3", "--minutes", minutes, "--kills", kills, "--keep", str(tmp_path / "place")]
     code = cli.run(chaos.main, name="scripts.chaos", arguments=arguments)
     shown = capsys.readouterr().out

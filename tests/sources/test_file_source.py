@@ -589,11 +589,17 @@ STEPS = st.one_of(
 )
 
 
-@pytest.mark.full
+@pytest.mark.proof(
+    "a reader gets every record once, whatever happens to what it reads",
+    "a file that is appended to, torn, truncated, renamed, copied and read again, against a model",
+    quick=50,
+    full=300,
+    long=10_000,
+)
 @rename_while_open
-def test_whatever_happens_to_a_file_it_is_read_once_and_whole(long: bool) -> None:
+def test_whatever_happens_to_a_file_it_is_read_once_and_whole(times: int, long: bool) -> None:
     @settings(
-        max_examples=10_000 if long else 300,
+        max_examples=times,
         deadline=None,
         database=None,
         derandomize=not long,

@@ -721,9 +721,16 @@ NAMES = st.sampled_from([*(field.name for field in READINGS.fields), "rowid", "A
 OBJECTS = st.lists(st.dictionaries(NAMES, VALUES, max_size=9), min_size=1, max_size=5)
 
 
-@pytest.mark.full
+@pytest.mark.proof(
+    "a record arrives whole: every field, typed in SQL, unchanged on the wire",
+    "random objects through a table, compared with their lines",
+    full=100,
+    long=2_000,
+)
 @pytest.mark.parametrize("name", ["sqlite", "duckdb"])
-def test_any_record_comes_back_as_its_line_is_read(name: str, long: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_record_comes_back_as_its_line_is_read(
+    name: str, times: int, long: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(duckdb_source, "POLL_S", 0.0)
     monkeypatch.setattr("utils.emitters.duckdb_emitter.PAUSE_S", 0.0)
     with TemporaryDirectory() as folder:
@@ -733,7 +740,7 @@ def test_any_record_comes_back_as_its_line_is_read(name: str, long: bool, monkey
         sent = 0
 
         @examples(
-            max_examples=2_000 if long else 100,
+            max_examples=times,
             deadline=None,
             database=None,
             derandomize=not long,
@@ -873,7 +880,12 @@ STEPS = st.one_of(
 )
 
 
-@pytest.mark.full
+@pytest.mark.proof(
+    "a reader gets every record once, whatever happens to what it reads",
+    "a table whose rows come, go and are rebuilt, and restarts of its reader, against a model",
+    full="100, DuckDB 10",
+    long="2,000, DuckDB 150",
+)
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("stream", [BUZZ, READINGS], ids=lambda stream: stream.name)
 @pytest.mark.parametrize("name", ["sqlite", "duckdb"])
