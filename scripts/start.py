@@ -19,31 +19,74 @@ END_WITHIN_S = 15.0
 LOOK_EVERY_S = 0.1
 # Of the .env that this script makes; whoever has another one gets what it says.
 INTERVAL_S = 0.3
+PRODUCERS = {
+    "buzz": "ragini_producer",
+    "sensors": "sensor_producer",
+    "ticks": "market_producer",
+    "parts": "factory_producer",
+}
+SOURCES = ("auto", "file", "sqlite", "duckdb", "kafka")
+# Whether matplotlib, which chooses the window system, opens a window; in a process that some of them abort.
+WINDOW = "import matplotlib.pyplot as plt; raise SystemExit(plt.figure().canvas.required_interactive_framework is None)"
+WINDOW_S = 20.0
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
     python = str(environment.prepare())
     copy_env_file(environment.PROJECT_DIR)
-    print("Starting a producer and the dashboard; Ctrl+C or closing the window ends both", flush=True)
+    if options.serve is None and not has_window(python):
+        options.serve = ""
+    ending = "Ctrl+C or closing the window" if options.serve is None else "Ctrl+C"
+    print(f"Starting a producer and the dashboard; {ending} ends both", flush=True)
     return Pair(*commands(python, options)).run(options.duration)
 
 
 def commands(python: str, options: argparse.Namespace) -> tuple[list[str], list[str]]:
     """The command lines of producer and dashboard."""
-    producer = [python, "-m", "producers.ragini_producer"]
+    stream = [] if options.stream == "buzz" else ["--stream", options.stream]
+    # The dashboard shows the messages; line by line they would only push its own words out of sight.
+    producer = [python, "-m", f"producers.{PRODUCERS[options.stream]}", "--log-level", "WARNING"]
     if options.interval:
         producer += ["--interval", str(options.interval)]
-    # The dashboard shows the messages; line by line they would only push its own words out of sight.
-    producer += ["--pattern", options.pattern, "--log-level", "WARNING"]
-    return producer, [python, "-m", "consumers.ragini_visual_consumer"]
+    if options.stream == "buzz":
+        producer += ["--pattern", options.pattern]
+    if options.source == "kafka":
+        producer += ["--sinks", *SOURCES[1:]]
+    dashboard = [python, "-m", "consumers.ragini_visual_consumer", "--source", options.source, *stream]
+    if options.theme:
+        dashboard += ["--theme", options.theme]
+    if options.serve is not None:
+        dashboard += ["--serve", *filter(None, [options.serve])]
+    return producer, dashboard
+
+
+def has_window(python: str) -> bool:
+    """Whether the dashboard can open a window here; else a page in the browser is the next best."""
+    try:
+        done = subprocess.run([python, "-c", WINDOW], capture_output=True, timeout=WINDOW_S, check=False)
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--duration", type=positive, default=math.inf, metavar="S", help="end after S seconds")
     parser.add_argument("--interval", type=positive, metavar="S", help="seconds between messages (as .env says)")
-    parser.add_argument("--pattern", choices=("steady", "wave", "burst", "drift"), default="wave", help="(wave)")
+    parser.add_argument(
+        "--pattern", choices=("steady", "wave", "burst", "drift"), default="wave", help="of buzz (wave)"
+    )
+    parser.add_argument("--stream", choices=PRODUCERS, default="buzz", help="what to produce and show (buzz)")
+    parser.add_argument("--source", choices=SOURCES, default="auto", help="what the dashboard reads (auto)")
+    parser.add_argument("--theme", choices=("light", "dark"), help="colours (light; a page follows the system)")
+    parser.add_argument(
+        "--serve",
+        nargs="?",
+        const="",
+        metavar="[ADDRESS:]PORT",
+        help="show the dashboard as a page, at 127.0.0.1:8765 (without a display it is one anyway)",
+    )
     return parser.parse_args(arguments)
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts import start
+from scripts import environment, start
 from tests.helpers import assert_complete, producer_ids, wait_until
 from utils.app.config import PROJECT_DIR, Settings
+from utils.sinks import ALL
 
 # Stands for a producer: marks that it runs; ends when asked to, or by itself once the file `until` is there.
 CHILD = """
@@ -149,7 +150,60 @@ def test_the_interval_is_that_of_the_env_file_unless_an_option_sets_it() -> None
     assert producer[producer.index("--interval") + 1] == "2.0"
 
 
-@pytest.mark.parametrize("arguments", [["--duration", "0"], ["--interval", "x"], ["--durations"], ["--pattern", "zig"]])
+def test_stream_source_and_looks_reach_both() -> None:
+    chosen = ["--stream", "sensors", "--source", "kafka", "--theme", "dark", "--serve", "9000"]
+    producer, dashboard = start.commands("python", start.parse(chosen))
+    assert producer[2] == "producers.sensor_producer"
+    assert producer[producer.index("--sinks") :] == ["--sinks", "file", "sqlite", "duckdb", "kafka"]
+    assert "--pattern" not in producer
+    for option in (chosen[i : i + 2] for i in range(0, 8, 2)):
+        assert " ".join(option) in " ".join(dashboard)
+
+
+def test_every_stream_has_its_producer() -> None:
+    for stream, producer in start.PRODUCERS.items():
+        assert f'Stream("{stream}"' in (PROJECT_DIR / "producers" / f"{producer}.py").read_text() or stream == "buzz"
+    assert (*start.SOURCES[1:],) == ALL
+
+
+@pytest.mark.parametrize("arguments", [[], ["--serve"], ["--serve", "0.0.0.0:9000"]])
+@pytest.mark.parametrize("window", [True, False])
+def test_page_where_it_is_asked_for_or_no_window_can_be(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], window: bool
+) -> None:
+    started: list[list[str]] = []
+
+    class Recorded(start.Pair):
+        def run(self, duration_s: float) -> int:
+            started.extend(self._commands)
+            return 0
+
+    monkeypatch.setattr(start, "Pair", Recorded)
+    monkeypatch.setattr(start, "has_window", lambda python: window)
+    monkeypatch.setattr(environment, "prepare", lambda: Path(sys.executable))
+    monkeypatch.setattr(start, "copy_env_file", lambda project: None)
+    assert start.main(arguments) == 0
+    expected = arguments or ([] if window else ["--serve"])
+    assert started[1][-len(expected) :] == expected or not expected
+    assert ("--serve" in started[1]) == bool(expected)
+
+
+@pytest.mark.full
+def test_window_is_what_matplotlib_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    for backend in ("Agg", "svg", "nosuch"):
+        monkeypatch.setenv("MPLBACKEND", backend)
+        assert not start.has_window(sys.executable)
+    for code, opened in (("raise SystemExit(False)", True), ("import os; os.abort()", False)):
+        monkeypatch.setattr(start, "WINDOW", code)
+        assert start.has_window(sys.executable) == opened
+    monkeypatch.setattr(start, "WINDOW", "import time; time.sleep(60)")
+    monkeypatch.setattr(start, "WINDOW_S", 0.5)
+    assert not start.has_window(sys.executable)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--duration", "0"], ["--interval", "x"], ["--durations"], ["--pattern", "zig"], ["--stream", "x"]]
+)
 def test_bad_options_exit_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         start.parse(arguments)
