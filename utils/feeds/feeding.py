@@ -27,14 +27,18 @@ from utils.sources.base import Chunk
 MAX_SHOWN_FIELDS = 40
 
 
-def stream_of(name: str, samples: Sequence[bytes], settings: Settings, time: str | None) -> Stream:
+def described(
+    name: str, samples: Sequence[bytes], settings: Settings, time: str | None = None, *, cells: bool = False
+) -> Stream:
     """The stream as its schema file describes it, else as its first records do, which is printed.
 
-    `time` names the field of the event time. Raises ToolkitError if it cannot be that.
+    `time` names the field of the event time. In records that were `cells` a mixed field is text. Raises ToolkitError if
+    the time cannot be that.
     """
     found = known(name, settings.schema_folder)
     records = [values_of(line) for line in samples]
-    stream = found or with_roles(Stream(name, fields=fields(records), time=time), records)
+    types = [Field(each.name, "text") if cells and each.type == "json" else each for each in fields(records)]
+    stream = found or with_roles(Stream(name, fields=tuple(types), time=time), records)
     if not any(field.name == "timestamp" for field in stream.fields):  # each record gets one
         stream = replace(stream, fields=(*stream.fields, Field("timestamp", "timestamp")))
     if time:
@@ -158,7 +162,7 @@ def feed(
         samples = first_lines(source, stop, wanted=INFERRED_FROM if is_new or time else 0, wait=not once)
     if is_new and not samples:
         return 0  # stopped before there was anything
-    stream = stream_of(name, samples, settings, time)
+    stream = described(name, samples, settings, time, cells=source.has_cells)
     journal = f"feed-{name}" if source.name == name else f"feed-{name}-{source.name}"
     with session(stream, journal, settings, sinks=sinks, run=run, stop=stop) as opened:
         feeding = Feeding(source, opened, settings.dead_letter_path(f"{name}-input"), again=again)

@@ -67,7 +67,8 @@ class Input:
 
     `name` proposes that of the stream; positions are stored under `place`. `open(stream, resume, finished)` makes a
     source, `sample(stream)` one from whose first records a stream can be inferred. It `ends` where it cannot grow, and
-    `restarts` where it may be rotated or replaced; what does neither was changed if it begins again.
+    `restarts` where it may be rotated or replaced; what does neither was changed if it begins again. Where it
+    `has_cells`, a value is text unless most of its field look like something else.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Input:
     sample: Callable[[Stream], Source]
     ends: bool = False
     restarts: bool = False
+    has_cells: bool = False
 
 
 def find_input(source: str, options: InputOptions, settings: Settings, stop: threading.Event) -> Input:
@@ -90,10 +92,10 @@ def find_input(source: str, options: InputOptions, settings: Settings, stop: thr
     if kind in ("sqlite", "duckdb"):
         return _table(path, kind, options.table)
     if path.suffix.lower() != ".gz" and kind in ("json", "text") and not _is_array(path, kind):
-        return _from_file(path, _growing(path, kind, options), restarts=True)
+        return _from_file(path, _growing(path, kind, options), restarts=True, has_cells=kind == "text")
     if path.suffix.lower() != ".gz" and kind == "json":
         return _from_file(path, _array(path), ends=True)
-    return _from_file(path, _complete(path, kind, options), ends=True)
+    return _from_file(path, _complete(path, kind, options), ends=True, has_cells=kind in ("csv", "text"))
 
 
 def _check(options: InputOptions) -> None:
@@ -191,7 +193,10 @@ def _standard_input(options: InputOptions, stop: threading.Event) -> Input:
         return lambda stream: RowSource("standard input", take, _codec(stream, kind, options), None)
 
     taking = reader(pipe.take)
-    return Input("stdin", PIPE, lambda stream, resume, finished: taking(stream), reader(pipe.show), True, True)
+    return Input(
+        "stdin", PIPE, lambda stream, resume, finished: taking(stream), reader(pipe.show),
+        ends=True, restarts=True, has_cells=kind != "json",
+    )  # fmt: skip
 
 
 def _topic(topic: str, settings: Settings) -> Input:

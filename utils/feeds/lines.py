@@ -93,7 +93,7 @@ def text_parser(pattern: str, encoding: str) -> Parse:
 
     def parse(line: bytes) -> Mapping[str, str]:
         try:
-            text = line.decode(encoding).rstrip("\r\n")
+            text = line.decode(encoding).strip()
         except UnicodeDecodeError as error:
             raise ValueError(f"not {encoding} at byte {error.start}; --encoding names another one") from error
         found = expression.search(text)

@@ -1,0 +1,45 @@
+"""Running a feed, and what its stream's sinks contain, read without any code of the project."""
+
+import json
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from tests.helpers import open_duckdb, run_python
+from utils.app.config import Settings
+
+
+def feed(
+    source: str | Path, *options: str | int, settings: Settings, code: int | None = 0
+) -> subprocess.CompletedProcess[str]:
+    """Run a feed to its end as a command; its exit code must be `code` unless that is None."""
+    done = run_python("producers.feed_producer", source, *map(str, options), settings=settings)
+    assert code is None or done.returncode == code, done.stderr + done.stdout
+    return done
+
+
+def lines(settings: Settings, stream: str) -> list[dict[str, Any]]:
+    """The records in the file sink of a stream."""
+    path = settings.file_path(stream)
+    return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+
+
+def column(settings: Settings, stream: str, field: str) -> dict[str, list[Any]]:
+    """Sink -> the values of a field in the order in which the sink has them."""
+    found = {"file": [record.get(field) for record in lines(settings, stream)]}
+    query = f'SELECT "{field}" FROM "{stream}" ORDER BY rowid'
+    if settings.sqlite_path.exists():
+        with closing(sqlite3.connect(settings.sqlite_path)) as connection:
+            found["sqlite"] = [value for (value,) in connection.execute(query)]
+    if settings.duckdb_path.exists():
+        with open_duckdb(settings.duckdb_path) as database:
+            found["duckdb"] = [value for (value,) in database.execute(query).fetchall()]
+    return found
+
+
+def letters(settings: Settings, stream: str) -> list[dict[str, str]]:
+    """The rejected input of a stream."""
+    path = settings.dead_letter_path(f"{stream}-input")
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []

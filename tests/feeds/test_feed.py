@@ -1,0 +1,381 @@
+"""Whatever can be read becomes a stream: whole, typed, once; what is damaged is kept with its place and reason."""
+
+import gzip
+import json
+import re
+import signal
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from loguru import logger
+
+from producers import feed_producer
+from tests.feeds.feed_runs import column, letters, lines
+from tests.helpers import start_python, wait_until
+from utils.app import cli
+from utils.app.config import Settings
+
+Feed = Callable[..., subprocess.CompletedProcess[str]]
+
+# Each input holds these, in its own way.
+NUMBERS = [1, 2.5, None, -4, 1e300]
+NAMES = ["Ann, the first", 'say "hi"', "Zoë", "line\nend", "🔥"]
+TIMES = [f"2026-11-23T19:04:0{second}Z" for second in range(5)]
+RECORDS = [
+    {"name": name, "number": number, "ts": time} for name, number, time in zip(NAMES, NUMBERS, TIMES, strict=True)
+]
+
+
+def as_csv(delimiter: str = ",") -> str:
+    def cell(value: object) -> str:
+        text = "" if value is None else str(value)
+        return '"' + text.replace('"', '""') + '"' if set(text) & set('"\n;,\t') else text
+
+    rows = [["name", "number", "ts"], *map(list, (record.values() for record in RECORDS))]
+    return "".join(delimiter.join(map(cell, row)) + "\r\n" for row in rows)
+
+
+def as_lines() -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in RECORDS)
+
+
+def write_database(path: Path, connection: Any) -> None:
+    with closing(connection):
+        connection.execute("CREATE TABLE things (name VARCHAR, number DOUBLE, ts VARCHAR)")
+        connection.executemany("INSERT INTO things VALUES (?, ?, ?)", [tuple(record.values()) for record in RECORDS])
+        connection.commit()
+
+
+def write_parquet(path: Path) -> None:
+    with duckdb.connect() as memory:
+        memory.execute("CREATE TABLE things (name VARCHAR, number DOUBLE, ts VARCHAR)")
+        memory.executemany("INSERT INTO things VALUES (?, ?, ?)", [tuple(record.values()) for record in RECORDS])
+        memory.execute(f"COPY (SELECT name, number, ts::TIMESTAMP AS ts FROM things) TO '{path}' (FORMAT parquet)")
+
+
+INPUTS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
+    "things.jsonl": (lambda path: path.write_text(as_lines(), "utf-8"), ["--once"]),
+    "things.ndjson": (lambda path: path.write_text(as_lines().rstrip(), "utf-8-sig"), ["--once"]),
+    "things.json": (lambda path: path.write_text(json.dumps(RECORDS, indent=4), "utf-8-sig"), []),
+    "things.dat": (lambda path: path.write_text(as_lines(), "utf-8"), ["--format", "json", "--once"]),
+    "things.csv": (lambda path: path.write_bytes(as_csv().encode("utf-8-sig")), []),
+    "things.CSV": (lambda path: path.write_bytes(as_csv(";").encode("utf-16")), []),
+    "things.tsv": (lambda path: path.write_bytes(as_csv("\t").encode()), []),
+    "things.csv.gz": (lambda path: path.write_bytes(gzip.compress(as_csv().encode())), []),
+    "things.jsonl.gz": (lambda path: path.write_bytes(gzip.compress(as_lines().encode())), []),
+    "things[1].parquet": (write_parquet, ["--stream", "things"]),
+    "other.sqlite": (lambda path: write_database(path, sqlite3.connect(path)), ["--table", "things", "--once"]),
+    "other.duckdb": (lambda path: write_database(path, duckdb.connect(str(path))), ["--table", "things", "--once"]),
+}
+
+
+@pytest.fixture
+def feed(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Feed]:
+    monkeypatch.chdir(tmp_path)
+    Path(".env").touch()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+        found = cli.run(feed_producer.main, name="producers.feed_producer", arguments=[*map(str, arguments)])
+        out, err = capsys.readouterr()
+        assert found == code, err + out
+        return subprocess.CompletedProcess([], found, out, err)
+
+    yield run
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    logger.remove()
+
+
+class TestInputs:
+    @pytest.mark.parametrize("name", INPUTS)
+    def test_each_arrives_whole_and_typed_once_and_again_only_when_asked(
+        self, name: str, feed: Feed, settings: Settings, tmp_path: Path
+    ) -> None:
+        write, options = INPUTS[name]
+        write(tmp_path / name)
+        for part in (options, options, [*options, "--again"]):
+            done = feed(name, *part)
+        assert "read 5, acknowledged 5; file 5 delivered" in done.stdout
+        for sink, found in column(settings, "things", "name").items():
+            assert found == NAMES * 2, sink
+        for sink, numbers in column(settings, "things", "number").items():
+            assert numbers == NUMBERS * 2, sink
+        stamps = [record["timestamp"] for record in lines(settings, "things")]
+        assert [stamp.replace(".000", "") for stamp in stamps] == TIMES * 2, "the event time"
+
+    def test_what_was_inferred_is_printed_and_kept(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
+        (tmp_path / "things.csv").write_text("who,n,at\n" + "Ann,1,2026-11-23T19:04:05Z\nBob,2,\nAnn,1.5,\n" * 9)
+        done = feed("things.csv")
+        assert re.search(r"who +text +by", done.stdout)
+        assert re.search(r"n +number +value", done.stdout)
+        assert re.search(r"at +timestamp +time", done.stdout)
+        schema = json.loads((settings.schema_folder / "things.json").read_text())
+        assert schema["fields"] == {"who": "text", "n": "number", "at": "timestamp", "timestamp": "timestamp"}
+        assert (schema["by"], schema["value"], schema["time"]) == ("who", "n", "at")
+        assert "inferred" not in feed("things.csv").stderr
+
+    def test_a_declared_stream_types_what_comes(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
+        settings.schema_folder.mkdir(parents=True)
+        (settings.schema_folder / "parts.json").write_text('{"fields": {"code": "text", "n": "number"}}')
+        (tmp_path / "things.csv").write_text("code,n,more\n12,3,4\n007,x,\n")
+        done = feed("things.csv", "--stream", "parts")
+        assert "in extra: more 1, n 1" in done.stdout
+        assert [(each["code"], each["n"]) for each in lines(settings, "parts")] == [("12", 3), ("007", "x")]
+
+    def test_texts_become_numbers_only_where_most_are(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
+        (tmp_path / "things.csv").write_text("code\nA1\nB2\n12\n")
+        feed("things.csv")
+        for sink, codes in column(settings, "things", "code").items():
+            assert codes == ["A1", "B2", "12"], sink
+
+    def test_text_with_a_pattern(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
+        (tmp_path / "app.log").write_bytes(
+            b"2026-11-23 19:04:05 WARN slow 12.5ms\r\n\nat line 7\n2026-11-23 19:04:06 INFO J\xf6rg\n"
+        )
+        pattern = r"^(?P<time>\S+ \S+) (?P<level>[A-Z]+) (?P<text>\D+?)( (?P<ms>[\d.]+)ms)?$"
+        feed("app.log", "--pattern", pattern, "--once", "--encoding", "latin-1")
+        found = lines(settings, "app")
+        assert [(each["level"], each["text"], each.get("ms")) for each in found] == [
+            ("WARN", "slow", 12.5), ("INFO", "Jörg", None),
+        ]  # fmt: skip
+        (letter,) = letters(settings, "app")
+        assert letter == {"place": "app.log byte 39", "reason": "does not match --pattern", "input": "at line 7"}
+
+    def test_text_without_a_pattern_is_lines(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
+        (tmp_path / "app.log").write_bytes(b"12\n{}\n caf\xe9\nx \n")
+        feed("app.log", "--once")
+        assert column(settings, "app", "line")["sqlite"] == ["12", "{}", "x"]
+        assert "--encoding" in letters(settings, "app")[0]["reason"]
+
+    def test_the_event_time_that_is_named(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
+        (tmp_path / "things.csv").write_text("timestamp,sent\n2026-01-01T00:00:00Z,1763980000250\n")
+        feed("things.csv", "--time", "sent")
+        assert json.loads((settings.schema_folder / "things.json").read_text())["time"] == "sent"
+
+    def test_count_stops_in_the_middle_and_the_next_run_continues(
+        self, feed: Feed, settings: Settings, tmp_path: Path
+    ) -> None:
+        (tmp_path / "things.csv").write_text("n\n" + "".join(f"{n}\n" for n in range(5_000)))
+        feed("things.csv", "--count", 2_345, "--sinks", "file")
+        assert len(lines(settings, "things")) == 2_345
+        feed("things.csv", "--sinks", "file")
+        assert column(settings, "things", "n")["file"] == list(range(5_000))
+
+    def test_rows_that_are_appended_are_fed_and_a_changed_file_is_one_line(
+        self, feed: Feed, settings: Settings, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "things.csv"
+        path.write_text("n\n1\n2\n")
+        feed(path)
+        path.write_text("n\n1\n2\n3\n")
+        feed(path)
+        for changed in ("n\n1\n5\n3\n4\n", "n\n1\n"):
+            path.write_text(changed)
+            done = feed(path, code=2)
+            assert "--again feeds all of it" in done.stderr
+        assert column(settings, "things", "n")["duckdb"] == [1, 2, 3]
+
+    def test_a_table_grows_and_a_deleted_row_is_one_line(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
+        arguments = (tmp_path / "other.sqlite", "--table", "Things To Do", "--once", "--sinks", "file")
+        with closing(sqlite3.connect(tmp_path / "other.sqlite", isolation_level=None)) as database:
+            database.execute('CREATE TABLE "Things To Do" (id INTEGER, n INTEGER)')
+            for first in (1, 4):
+                database.executemany(
+                    'INSERT INTO "Things To Do" VALUES (?, ?)', [(n, n) for n in range(first, first + 3)]
+                )
+                feed(*arguments)
+            database.execute('DELETE FROM "Things To Do" WHERE n = 6')
+            done = feed(*arguments, code=2)
+        assert "--again feeds all of it" in done.stderr
+        assert column(settings, "things_to_do", "id")["file"] == [1, 2, 3, 4, 5, 6]
+
+    def test_own_ids_become_those_of_the_source(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
+        (tmp_path / "things.jsonl").write_text('{"n":1,"producer_id":"ann-1","sequence":7}\n')
+        feed("things.jsonl", "--once")
+        (record,) = lines(settings, "things")
+        assert (record["source_producer_id"], record["source_sequence"], record["sequence"]) == ("ann-1", 7, 1)
+
+
+class TestDamage:
+    @pytest.mark.parametrize(
+        ("name", "content", "place", "reason"),
+        [
+            ("things.jsonl", b'{"n":1}\nbad\n{"n":2}', "byte 8", "malformed"),
+            ("things.jsonl", b'{"n":1}\n{"n":2}\n{"n', "byte 16", "truncated"),
+            ("things.jsonl", b'{"n":1}\n[7]\n{"n":2}\n', "byte 8", "Expected `object`"),
+            ("things.jsonl", b'{"n":1}\n{"n":NaN}\n{"n":2}\n', "byte 8", ""),
+            ("things.jsonl", b'{"n":1}\n{"n":"\xff"}\n{"n":2}\n', "byte 8", "utf-8"),
+            ("things.jsonl", b'{"n":1}\n{"n":' + b"[" * 101 + b"]" * 101 + b'}\n{"n":2}\n', "byte 8", "nested"),
+            ("things.jsonl", b'{"n":1}\n{"n":"' + b"x" * 300_000 + b'"}\n{"n":2}\n', "byte 8", "over the limit"),
+            ("things.csv", b"n,m\n1,\n1,2,3\n2,\n", "line 3", "3 cells where the first line has 2"),
+            ("things.csv", b'n,m\n1,\n"unclosed,\n2,\n', "line 3", "unexpected end of data"),
+            ("things.csv", b"n,m\n1,\n3,J\xf6rg\n2,\n", "line 3", "not UTF-8 in column m"),
+            ("things.csv", b"n,m\n1,\n" + b"x" * 300_000 + b",\n2,\n", "line 3", "field limit"),
+            ("things.tsv", b"n\tm\n1\t\n3\n2\t\n", "line 3", "1 cells where the first line has 2"),
+        ],
+    )
+    def test_is_kept_with_place_and_reason_and_all_else_arrives(  # noqa: PLR0917
+        self, name: str, content: bytes, place: str, reason: str, feed: Feed, settings: Settings, tmp_path: Path
+    ) -> None:
+        (tmp_path / name).write_bytes(content)
+        feed(name, "--once")
+        assert "acknowledged 0;" in feed(name, "--once").stdout, "a second run adds nothing"
+        assert set(map(tuple, column(settings, "things", "n").values())) == {(1, 2)}
+        letter, *others = letters(settings, "things")
+        assert letter["place"] == f"{name} {place}"
+        assert others in ([], [letter]), "a last line without its end may be completed, so it is looked at again"
+        assert reason in letter["reason"]
+        assert letter["input"].encode()[:3] in content
+
+    def test_what_is_rejected_can_be_corrected_and_fed(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
+        (tmp_path / "things.jsonl").write_text('{"n":1}\n{"n":2,}\n{"n":3}\n')
+        done = feed("things.jsonl", "--once")
+        assert "read 3, acknowledged 2; rejected 1" in done.stdout
+        (letter,) = letters(settings, "things")
+        (tmp_path / "corrected.jsonl").write_text(letter["input"].replace(",}", "}"))
+        feed("corrected.jsonl", "--stream", "things", "--once")
+        assert column(settings, "things", "n")["sqlite"] == [1, 3, 2]
+
+    def test_of_a_compressed_file_all_before_the_damage_arrives(
+        self, feed: Feed, settings: Settings, tmp_path: Path
+    ) -> None:
+        rows = "n\n" + "".join(f"{n}\n" for n in range(100_000))
+        whole = gzip.compress(rows.encode(), mtime=0)
+        path = tmp_path / "things.csv.gz"
+        path.write_bytes(whole[:-5_000])
+        done = feed(path, "--sinks", "file", code=2)
+        assert "things.csv.gz is damaged behind line" in done.stderr
+        found = column(settings, "things", "n")["file"]
+        assert 50_000 < len(found) < 100_000
+        path.write_bytes(whole)
+        feed(path, "--sinks", "file")
+        assert column(settings, "things", "n")["file"] == list(range(100_000))
+
+    def test_line_ends_of_old_macs_are_named(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
+        settings.schema_folder.mkdir(parents=True)
+        (settings.schema_folder / "things.json").write_text('{"fields": {"n": "number"}}')
+        (tmp_path / "things.jsonl").write_bytes(b'{"n":1}\r{"n":2}\r')
+        feed("things.jsonl", "--once")
+        assert "lines end in CR alone" in letters(settings, "things")[0]["reason"]
+
+
+BAD: dict[str, tuple[str, bytes | None, list[str], str]] = {
+    "missing": ("no.csv", None, [], "there is no file no.csv"),
+    "folder": (".", None, [], ". is a folder"),
+    "device": ("/dev/null", None, [], "is no file: pipe it"),
+    "unknown suffix": ("a.xyz", b"1", [], ".xyz does not tell what it holds"),
+    "no suffix": ("a", b"1", [], "does not tell what it holds"),
+    "binary": ("a.csv", b"\x89PNG\r\n\0\0\0\rIHDR", [], "is binary"),
+    "executable": ("a.log", b"\x7fELF\2\1\1\0\0", [], "is binary"),
+    "gzip": ("a.csv", gzip.compress(b"n\n1\n", mtime=0), [], "compressed by gzip: name it a.csv.gz"),
+    "no gzip": ("a.csv.gz", b"n\n1\n", [], "is damaged behind line 0"),
+    "UTF-16 lines": ("a.jsonl", '{"n":1}'.encode("utf-16"), [], "is UTF-16 text"),
+    "UTF-16 unmarked": ("a.csv", "n\n1".encode("utf-16-le"), [], "UTF-16 text without"),
+    "no database": ("a.sqlite", b"x" * 5_000, ["--table", "t"], "is not a SQLite database"),
+    "no DuckDB": ("a.duckdb", b"x" * 15_000, ["--table", "t"], "DuckDB database"),
+    "no table named": ("a.sqlite", b"", [], "name one of its tables with --table"),
+    "missing table": ("a.sqlite", b"", ["--table", "t"], "has no table t"),
+    "no Parquet": ("a.parquet", b"x" * 50, [], "is no Parquet file"),
+    "empty": ("a.csv", b"", [], "no readable record"),
+    "all damaged": ("a.csv", b"n,m\n1\n", [], "1 cells where"),
+    "incomplete array": ("a.json", b'[{"n":1},', [], "is not a complete one"),
+    "same column twice": ("a.csv", b"n,n\n1,2\n", [], "names 'n' twice"),
+    "bad pattern": ("a.log", b"1\n", ["--pattern", "("], "is no regular expression"),
+    "pattern without names": ("a.log", b"1\n", ["--pattern", ".*"], "names no field"),
+    "bad encoding": ("a.csv", b"n\n1\n", ["--encoding", "klingon"], "there is no such encoding"),
+    "time of no field": ("a.csv", b"n\n1\n", ["--time", "at"], "--time: time names at, which is no field"),
+    "time of no times": ("a.csv", b"n\n1\n2\n", ["--time", "n"], "whose values are no times, such as 1"),
+    "time of a text": ("a.csv", b"n\nx\n", ["--time", "n"], "which is text"),
+    "stream": ("a.csv", b"n\n1\n", ["--stream", "No Name"], "cannot name a stream"),
+    "own sink": ("data/a.jsonl", b'{"n":1}\n', [], "is the file sink of stream a"),
+    "no sink": ("a.csv", b"n\n1\n", ["--sinks", "file", "--drop", "file"], "no sink is left"),
+    "no option": ("-", None, ["--onec"], "--once"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_source_is_one_line(case: str, feed: Feed, tmp_path: Path) -> None:
+    name, content, options, reason = BAD[case]
+    if content is not None:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    done = feed(name, *options, "--once", "--log-level", "ERROR", code=2)
+    assert reason in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_file_that_may_not_be_read_is_one_line(feed: Feed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.csv").write_text("n\n1\n")
+    opened = Path.open
+
+    def denied(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == "a.csv":
+            raise PermissionError(13, "Permission denied")  # permissions do not bind the superuser
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", denied)
+    assert "a.csv cannot be read: Permission denied" in feed("a.csv", code=2).stderr
+
+
+class TestStandardInput:
+    @pytest.mark.parametrize(
+        ("options", "text"),
+        [([], as_lines()), (["--format", "csv"], as_csv()), (["--format", "json"], "\ufeff\n" + as_lines() + " \n")],
+    )
+    def test_is_fed_to_its_end(self, options: list[str], text: str, settings: Settings) -> None:
+        with start_python("producers.feed_producer", "-", *options, settings=settings) as process:
+            out, err = process.communicate(text, timeout=60)
+        assert process.returncode == 0, err
+        assert "feed-stdin: read 5, acknowledged 5; file 5 delivered" in out
+        assert all(found == NAMES for found in column(settings, "stdin", "name").values())
+
+    def test_a_slow_line_arrives_at_once_and_a_bad_one_is_kept(self, settings: Settings) -> None:
+        options = ("--stream", "slow", "--sinks", "file")
+        with start_python("producers.feed_producer", "-", *options, settings=settings) as process:
+            assert process.stdin
+            for n in range(3):
+                process.stdin.write(f'{{"n":{n}}}\n')
+                process.stdin.flush()
+                wait_until(lambda: len(lines(settings, "slow")) == n + 1, 30)  # noqa: B023
+            process.stdin.write("bad\n")
+            out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert "read 4, acknowledged 3; rejected 1" in out
+        assert letters(settings, "slow")[0]["place"] == "standard input line 4"
+
+    def test_ctrl_c_ends_it_cleanly(self, settings: Settings) -> None:
+        with start_python("producers.feed_producer", "-", "--sinks", "file", settings=settings) as process:
+            assert process.stdin
+            process.stdin.write('{"n":1}\n')
+            process.stdin.flush()
+            wait_until(lambda: lines(settings, "stdin"), 30)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+            assert process.stdout
+            assert "read 1, acknowledged 1; file 1 delivered, 0 pending" in process.stdout.read()
+
+    def test_an_empty_pipe_describes_no_stream(self, settings: Settings) -> None:
+        with start_python("producers.feed_producer", "-", settings=settings) as process:
+            _, err = process.communicate("", timeout=60)
+        assert process.returncode == 2
+        assert "no readable record" in err
+
+
+def test_a_file_that_grows_is_followed_until_ctrl_c(settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "things.jsonl"
+    path.touch()
+    with start_python("producers.feed_producer", path, "--sinks", "file", settings=settings) as process:
+        for n in range(3):
+            with path.open("a") as file:
+                file.write(f'{{"n":{n}}}\n')
+            wait_until(lambda: len(lines(settings, "things")) == n + 1, 30)  # noqa: B023
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
