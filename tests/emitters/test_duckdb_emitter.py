@@ -6,7 +6,7 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,9 +63,9 @@ def counted(emitter: DuckdbEmitter, monkeypatch: pytest.MonkeyPatch) -> list[int
     windows: list[int] = []
     insert = emitter.insert
 
-    def noted(rows: Sequence[tuple[Any, ...]], first: tuple[str, int] | None = None) -> None:
-        windows.append(len(rows))
-        insert(rows, first)
+    def noted(page: duckdb_emitter.Columns, first: tuple[str, int] | None = None) -> None:
+        windows.append(len(page[0]))
+        insert(page, first)
 
     monkeypatch.setattr(emitter, "insert", noted)
     return windows

@@ -20,13 +20,13 @@ from utils.app.errors import ToolkitError
 from utils.delivery.acknowledging import Acknowledging
 from utils.delivery.journal import Journal
 from utils.delivery.worker import Delivery
-from utils.records.codec import instant_text, kept_fields
+from utils.records.codec import instant_text
 from utils.records.record import Batch
 from utils.records.schema import declare
 from utils.records.stream import Stream
 from utils.sinks import EMBEDDED, SINKS, WHOLE_RUN, Run
 
-MAX_APPEND = 2_000
+MAX_APPEND = 10_000
 MAX_APPEND_BYTES = 2 << 20
 MAX_KEPT_NAMES = 1_000
 OTHERS = "(others)"
@@ -71,7 +71,7 @@ class Session:
             return Batch(journal.producer_id, journal.last, 0, b"", codec), []
         try:
             batch = make(items, journal.producer_id, journal.last + 1, codec)
-            batch.rows  # noqa: B018  # decoded here, once for all sinks
+            batch.columns  # noqa: B018  # made here, once for all sinks
             return batch, []
         except ValueError as error:
             rejected = [(items[0], str(error))]
@@ -83,7 +83,7 @@ class Session:
 
     def append(self, batch: Batch, positions: Mapping[str, str] | None = None, *, shown: bool = False) -> bool:
         """Whether the batch, and the positions behind it, are acknowledged; False only when told to stop."""
-        self._note_kept(kept_fields(batch.records) if batch.count else Counter[str]())
+        self._note_kept(batch.kept)
         if not self.journal.append(batch, positions):
             return False
         self.counts["acknowledged"] += batch.count

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -27,6 +26,8 @@ _PAGE = "_page"  # no stream's name begins with _
 MAX_ROWS, MAX_CELLS = 100_000, 2_000_000  # of a window, which so takes less than a second
 _UNSUITABLE = (duckdb.CatalogException, duckdb.BinderException, duckdb.DependencyException)
 _ROW_ERRORS = (duckdb.ConversionException, duckdb.ConstraintException)
+
+Columns = Sequence[Sequence[Any]]
 
 
 class DuckdbEmitter:
@@ -102,25 +103,25 @@ class DuckdbEmitter:
 
     def emit(self, batch: Batch) -> None:
         """Insert the batch in windows. See Emitter."""
-        rows = batch.rows
         step = max(1, min(MAX_ROWS, MAX_CELLS // len(self._table.columns)))
-        for start in range(0, len(rows), step):
-            page, first = rows[start : start + step], batch.first + start
+        for start in range(0, batch.count, step):
+            page = [column[start : start + step] for column in batch.columns]
+            first = batch.first + start
             try:
                 self.insert(page, (batch.producer_id, first))
             except _ROW_ERRORS:
                 self._reject(first, page)
         check_same_file(self._path, self._opened)
 
-    def insert(self, rows: Sequence[tuple[Any, ...]], first: tuple[str, int] | None = None) -> None:
-        """Insert rows in the order of the table's columns in one window; raises DuckDB's error for a row it rejects.
+    def insert(self, page: Columns, first: tuple[str, int] | None = None) -> None:
+        """Insert rows, given by the table's columns, in one window; raises DuckDB's error for a row it rejects.
 
         `first` are the ids of the first row: nobody may have stored it or a later one of its run.
         """
         columns, values, table = self._table.row, "*", quoted(self._table.name)
         if self._id_needed:  # of buzzline: as a primary key without a default it takes no NULL
             columns, values = f"id, {columns}", f"(SELECT COALESCE(MAX(id), 0) FROM {table}) + row_number() OVER (), *"
-        arrays = self._arrays(rows)
+        arrays = self._arrays(page)
         with self._window() as sink:
             stored = f"SELECT 1 FROM {table} WHERE producer_id = ? AND sequence >= ? LIMIT 1"
             if first and sink.execute(stored, first).fetchall():
@@ -129,13 +130,13 @@ class DuckdbEmitter:
             sink.execute(f"INSERT INTO {table} ({columns}) SELECT {values} FROM {_PAGE}")
             sink.unregister(_PAGE)
 
-    def _arrays(self, rows: Sequence[tuple[Any, ...]]) -> "dict[str, np.ndarray[Any, Any]]":
-        """The columns of rows as arrays, for DuckDB to scan."""
+    def _arrays(self, page: Columns) -> "dict[str, np.ndarray[Any, Any]]":
+        """The columns as arrays, for DuckDB to scan."""
         import numpy as np
 
         arrays: dict[str, np.ndarray[Any, Any]] = {}
         for number, field in enumerate(self._table.fields):
-            column: Any = list(map(itemgetter(number), rows))
+            column: Any = page[number]
             kind: Any = object
             if field.type == "timestamp" and self._types[field.name.lower()] == "TIMESTAMP":
                 instants = {text: None if text is None else microseconds(text) for text in set(column)}
@@ -150,20 +151,20 @@ class DuckdbEmitter:
             arrays[f"c{number}"] = np.asanyarray(column, dtype=kind)
         return arrays
 
-    def _reject(self, first: int, rows: Sequence[tuple[Any, ...]]) -> NoReturn:
+    def _reject(self, first: int, page: Columns) -> NoReturn:
         """Store the rows before the rejected one, in ever smaller halves, and name it."""
         while True:
-            half = rows[: (len(rows) + 1) // 2]
+            half = (len(page[0]) + 1) // 2
             try:
-                self.insert(half, (rows[0][-2], first))
+                self.insert([column[:half] for column in page], (page[-2][0], first))
             except _ROW_ERRORS as error:
-                if len(half) == 1:
+                if half == 1:
                     raise Rejected(first, str(error).splitlines()[0]) from error
-                rows = half
+                page = [column[:half] for column in page]
             else:
-                first += len(half)
-                rows = rows[len(half) :]
-                if not rows:
+                first += half
+                page = [column[half:] for column in page]
+                if not page[0]:
                     raise Unavailable(f"{self._path}: a rejected row was taken at the second attempt")
 
     def close(self) -> None:
@@ -187,7 +188,7 @@ def emit_message(message: Mapping[str, Any], *, db_path: Path | str) -> bool:
     path, codec = Path(db_path), BUZZ.codec
     try:
         with closing(DuckdbEmitter(path, BUZZ)) as emitter:
-            emitter.insert([codec.row(codec.decode_any(without_ids(message)))])
+            emitter.insert(codec.columns_of([codec.decode_any(without_ids(message))]))
     except (ValueError, ToolkitError, duckdb.Error) as error:
         logger.error("{}: record not stored: {}", path, error)
         return False

@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -74,18 +74,23 @@ class SqliteEmitter:
         check_same_file(self._path, self._opened)
         with sqlite.errors(self._path):
             try:
-                self.insert(batch.rows)
+                self.insert(batch.columns)
             except sqlite3.IntegrityError:
                 self._reject(batch)
         check_same_file(self._path, self._opened)
 
-    def insert(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert rows in the order of the table's columns in one transaction; raises SQLite's own errors."""
-        step = self._rows_per_statement
+    def insert(self, columns: Sequence[Sequence[Any]]) -> None:
+        """Insert the rows of one run, given by the table's columns, in one transaction; raises SQLite's own errors."""
+        *fields, extra, producer_ids, sequences = columns
+        varying = [*fields, sequences, extra] if any(extra) else [*fields, sequences]
+        values = chain.from_iterable(zip(*varying, strict=True))
+        left = len(sequences)
         with sqlite.transaction(self._connection):
-            for start in range(0, len(rows), step):
-                page = rows[start : start + step]
-                self._connection.execute(self._table.insert(len(page)), list(chain.from_iterable(page)))
+            while left:
+                rows = min(left, self._rows_per_statement)
+                left -= rows
+                statement = self._table.insert_run(rows, with_extra=len(varying) > len(fields) + 1)
+                self._connection.execute(statement, [producer_ids[0], *islice(values, rows * len(varying))])
 
     def _reject(self, batch: Batch) -> NoReturn:
         """Store what comes before the row that the table rejected, and name it."""
@@ -121,7 +126,7 @@ def emit_message(message: Mapping[str, Any], *, db_path: Path | str) -> bool:
     path, codec = Path(db_path), BUZZ.codec
     try:
         with closing(SqliteEmitter(path, BUZZ)) as emitter, sqlite.errors(path):
-            emitter.insert([codec.row(codec.decode_any(without_ids(message)))])
+            emitter.insert(codec.columns_of([codec.decode_any(without_ids(message))]))
     except (ValueError, ToolkitError, sqlite3.IntegrityError) as error:
         logger.error("{}: record not stored: {}", path, error)
         return False

@@ -94,7 +94,7 @@ def batch_of(body: bytes, stream: Stream, producer_id: str, first: int) -> Batch
 def _decoded(lines: list[Line], producer_id: str, first: int, codec: Codec) -> Batch:
     batch = Batch.of_lines(lines, producer_id, first, codec)
     if lines:
-        batch.rows  # noqa: B018  # decoded here, once for all sinks
+        batch.columns  # noqa: B018  # made here, once for all sinks
     return batch
 
 

@@ -114,10 +114,13 @@ class Codec:
         self.columns: tuple[str, ...] = (*(field.name for field in self.fields), *OWN)
         rules = rules or Rules()
         self._fill = rules.fill
-        self._required = [n for n, field in enumerate(self.fields) if field.name in rules.required]
         self.types = tuple(rules.types.get(field.name, TYPES[field.type]) for field in self.fields)
+        needed = [field.name in rules.required for field in self.fields]
+        self._required = [number for number, each in enumerate(needed) if each]
+        self.read_types = tuple(_without_none(t) if each else t for t, each in zip(self.types, needed, strict=True))
         attributes = [_attribute(field.name, number) for number, field in enumerate(self.fields)] + list(OWN)
-        types = [rules.types.get(field.name, TYPES[field.type]) for field in self.fields] + list(OWN.values())
+        types = [*self.types, *OWN.values()]
+        self._attributes = attributes
         columns = list(zip(attributes, types, self.columns, strict=True))
         self.type = _row_type(columns, frozenset(), strict=True)
         self._strict = Decoder(_row_type(columns, rules.required, strict=True))
@@ -241,6 +244,14 @@ class Codec:
         """`row` of each record."""
         return list(map(self.row if self._json else msgspec.structs.astuple, records))
 
+    def columns_of(self, records: Sequence[Any]) -> list[Sequence[Any]]:
+        """The values of records that were read, in the order of `columns`; JSON as text, None where one is absent."""
+        found: list[Sequence[Any]] = [list(map(attrgetter(each), records)) for each in self._attributes]
+        for number, field in enumerate(self.fields):
+            if field.type == "json":
+                found[number] = [bytes(value).decode() or None for value in found[number]]
+        return found
+
     def from_columns(self, columns: Sequence[Sequence[Any]]) -> list[Any]:
         """The records of a table's columns, in the order of `columns`, whose values have the fields' types.
 
@@ -290,11 +301,9 @@ class Codec:
         return encoder.encode_lines(list(zip(*columns, strict=True))).split(b"\n")[:-1]
 
 
-def kept_fields(records: Iterable[Any]) -> Counter[str]:
-    """How often each field went to `extra`."""
-    return Counter(
-        name for record in records if record.extra is not None for name in _object.decode(record.extra.encode())
-    )
+def kept_fields(extras: Iterable[str | None]) -> Counter[str]:
+    """How often each field went to `extra`, given that column."""
+    return Counter(name for extra in extras if extra is not None for name in _object.decode(extra.encode()))
 
 
 def _is_utf8(data: bytes) -> bool:

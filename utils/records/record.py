@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
+from itertools import chain
 from operator import attrgetter
 from typing import Any, get_type_hints
 
@@ -13,7 +15,8 @@ import msgspec
 from msgspec import Raw
 from msgspec.json import Decoder
 
-from utils.records.codec import NONE, Codec, encoder
+from utils.records.codec import NONE, Codec, encoder, kept_fields
+from utils.records.made import columns_of_made
 
 MAX_RECORD_BYTES = 256 * 1024
 MAX_DEPTH = 100
@@ -216,8 +219,8 @@ def without_ids(record: Mapping[str, Any]) -> bytes:
 class Batch:
     """Consecutive records of one run on their way from the journal to a sink.
 
-    `first` and `last` are sequences, `lines` the records as JSON lines. `records` and `rows` are decoded on demand
-    and shared by all sinks: do not change them.
+    `first` and `last` are sequences, `lines` the records as JSON lines. `records`, `columns` and `rows` are made on
+    demand and shared by all sinks: do not change them.
     """
 
     def __init__(self, producer_id: str, last: int, count: int, lines: bytes, codec: Codec) -> None:
@@ -232,7 +235,10 @@ class Batch:
         """Batch of records that a producer made; gives them their ids. Raises ValueError like `encode_records`."""
         for sequence, record in enumerate(records, first):
             record.producer_id, record.sequence = producer_id, sequence
-        return cls(producer_id, first + len(records) - 1, len(records), encode_records(records), codec)
+        batch = cls(producer_id, first + len(records) - 1, len(records), encode_records(records), codec)
+        if columns := columns_of_made(records, codec):
+            batch.columns = columns
+        return batch
 
     @classmethod
     def of_lines(cls, lines: Sequence[Line], producer_id: str, first: int, codec: Codec) -> Batch:
@@ -250,9 +256,19 @@ class Batch:
         return self.codec.decode_lines(self.lines, trusted=True)
 
     @cached_property
+    def columns(self) -> list[Sequence[Any]]:
+        """The values of the records, a sequence for each of the codec's columns."""
+        return self.codec.columns_of(self.records)
+
+    @cached_property
     def rows(self) -> list[tuple[Any, ...]]:
-        """The records as tuples in the order of the codec's columns."""
-        return self.codec.rows(self.records)
+        """The records as tuples, in the order of the codec's columns."""
+        return list(zip(*self.columns, strict=True))
+
+    @property
+    def kept(self) -> Counter[str]:
+        """How often each field went to `extra`."""
+        return kept_fields(self.columns[self.codec.columns.index("extra")] if self.count else ())
 
     def between(self, first: int, last: int) -> Batch:
         """The stretch from sequence `first` to `last`, both included."""
@@ -262,8 +278,8 @@ class Batch:
         wanted = slice(first - self.first, last - self.first + 1)
         lines = b"".join(self.lines.splitlines(keepends=True)[wanted])
         batch = Batch(self.producer_id, last, last - first + 1, lines, self.codec)
-        if "records" in self.__dict__:
-            batch.records = self.records[wanted]
+        if "columns" in self.__dict__:
+            batch.columns = [column[wanted] for column in self.columns]
         return batch
 
     @staticmethod
@@ -275,8 +291,7 @@ class Batch:
         first, last = several[0], several[-1]
         lines = b"".join(each.lines for each in several)
         joined = Batch(first.producer_id, last.last, sum(each.count for each in several), lines, first.codec)
-        if all("records" in each.__dict__ for each in several):
-            joined.records = [record for each in several for record in each.records]
-        if all("rows" in each.__dict__ for each in several):
-            joined.rows = [row for each in several for row in each.rows]
+        if all("columns" in each.__dict__ for each in several):
+            parts = zip(*(each.columns for each in several), strict=True)
+            joined.columns = [list(chain.from_iterable(each)) for each in parts]
         return joined

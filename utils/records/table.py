@@ -176,3 +176,13 @@ class Table:
         """
         values = ", ".join([f"({', '.join('?' * len(self.columns))})"] * rows)
         return f"INSERT OR ABORT INTO {quoted(self.name)} ({self.row}) VALUES {values}"
+
+    def insert_run(self, rows: int, *, with_extra: bool) -> str:
+        """`insert` for rows of one run: its producer_id is the first value, the others are a row each.
+
+        They come in the order of `columns`, but for `extra`, which is last or, where all of it is NULL, left out.
+        """
+        extra = "?" if with_extra else "NULL"
+        row = f"(?1, {'?, ' * (len(self.columns) - 2)}{extra})"
+        names = ", ".join(map(quoted, ("producer_id", *self.columns[:-3], "sequence", "extra")))
+        return f"INSERT OR ABORT INTO {quoted(self.name)} ({names}) VALUES {', '.join([row] * rows)}"

@@ -1,0 +1,139 @@
+"""Columns of records that a producer made are what a reader of their lines gets."""
+
+import decimal
+import enum
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from utils.records.codec import Codec, Field
+from utils.records.made import columns_of_made
+from utils.records.record import Batch, Message, Record
+from utils.records.stream import BUZZ, Stream
+
+AT = "2026-11-23T19:04:05.123Z"
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+class Reading(Record):
+    device: str | None
+    amount: int | None
+    temperature_c: float | None
+    ok: bool | None
+    seen: datetime | None
+
+
+class Longer(Reading):
+    more: str = "x"
+
+
+class Document(Record):
+    text: str
+    more: Any = None
+
+
+class Terse(Record, omit_defaults=True):
+    device: str = "d"
+
+
+class Tagged(Record, tag="kind"):
+    device: str
+
+
+class Renamed(Record, rename="camel"):
+    device_name: str
+
+
+READINGS = Stream("readings", Reading)
+
+_odd: st.SearchStrategy[Any] = st.sampled_from(
+    [
+        Colour.RED,
+        Level.LOW,
+        decimal.Decimal("1.5"),
+        datetime(2026, 1, 1, tzinfo=UTC),
+        b"x",
+        [1],
+        {"a": None},
+        True,
+        1,
+        1.5,
+    ]
+)
+_texts = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+_integers = st.integers(-(2**64), 2**64 - 1)
+_floats = st.floats(allow_nan=False, allow_infinity=False)
+_moments = st.sampled_from([AT, "2026-01-01", "0001-01-01T00:00+14:00", "noon", "", None])
+
+
+@st.composite
+def readings(draw: st.DrawFn) -> Reading:
+    """A record whose values mostly have the types that its class declares; the interpreter does not hold it to them."""
+    usual = [_texts, st.none() | _integers, st.none() | _floats | _integers, st.none() | st.booleans(), _moments]
+    odd = draw(st.none() | st.integers(0, 4))
+    return Reading(*(draw(_odd if number == odd else each) for number, each in enumerate(usual)), timestamp=AT)
+
+
+def same(columns: Any, others: Any) -> bool:
+    """Whether values and their types are the same."""
+    return [[(type(each), each) for each in column] for column in columns] == [
+        [(type(each), each) for each in column] for column in others
+    ]
+
+
+def read(batch: Batch) -> list[Any]:
+    return batch.codec.columns_of(batch.codec.decode_lines(batch.lines))
+
+
+@given(st.lists(readings(), min_size=1, max_size=3))
+@settings(max_examples=500)
+def test_they_are_what_a_reader_of_the_lines_gets(records: list[Reading]) -> None:
+    batch = Batch.of_records(records, "p-1", 7, READINGS.codec)
+    assert same(batch.columns, read(batch))
+
+
+@given(st.lists(st.tuples(_texts, _texts, st.floats(-0.5, 1.5) | st.integers(0, 2), st.integers(-1, 9)), min_size=1))
+def test_they_are_so_for_buzz_whose_rules_are_narrower(values: list[tuple[Any, Any, Any, Any]]) -> None:
+    records = [Message(text or "", author or "", "", score, "", n, timestamp=AT) for text, author, score, n in values]
+    batch = Batch.of_records(records, "p-1", 1, BUZZ.codec)
+    assert same(batch.columns, read(batch))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [Longer("d", 1, 1.0, True, None), Document("t", {"a": 1}), Terse(), Tagged("d"), Renamed("d")],
+    ids=lambda record: type(record).__name__,
+)
+@pytest.mark.parametrize("codec", [READINGS.codec, Stream("mixed", Document).codec], ids=["readings", "documents"])
+def test_they_are_so_for_any_class_and_any_stream(record: Record, codec: Codec) -> None:
+    record.timestamp = AT
+    batch = Batch.of_records([record], "p-1", 1, codec)
+    assert same(batch.columns, read(batch))
+
+
+def test_records_of_several_classes_are_so_too() -> None:
+    records = [Reading("d", 1, 1.0, True, None, timestamp=AT), Longer("d", 1, 1.0, True, None, timestamp=AT)]
+    batch = Batch.of_records(records, "p-1", 1, READINGS.codec)
+    assert same(batch.columns, read(batch))
+    assert batch.kept == {"more": 1}
+
+
+def test_ordinary_records_are_not_read_again() -> None:
+    records = [Reading("d", 1, 1.5, True, None, timestamp=AT), Reading(None, None, None, None, None, timestamp=AT)]
+    for number, record in enumerate(records, 4):
+        record.producer_id, record.sequence = "p-1", number
+    assert columns_of_made(records, READINGS.codec) is not None
+    wider = Codec([*READINGS.fields, Field("older", "json")])
+    assert columns_of_made(records, wider) is not None
+    assert columns_of_made([msgspec.structs.replace(records[0], device=Colour.RED)], READINGS.codec) is None
