@@ -67,6 +67,25 @@ class _Shown(Watcher):
         self._progress.show()
 
 
+def read_into(
+    store: ProcessedStore,
+    sink: str,
+    settings: Settings,
+    reading: Reading,
+    stop: Event,
+    *,
+    handle: Callable[[Chunk], int],
+    watcher: Watcher,
+) -> None:
+    """Hand the chunks of a sink to `handle`, from the store's positions on, until `reading` or `stop` ends it."""
+
+    def open_source() -> Source:
+        wait_for(store.check, stop, once=reading.once, quiet=True)  # what is wrong with it was logged
+        return source(sink, settings, store.stream, store.resume, finished=reading.once, shared=True)
+
+    follow(open_source, handle, stop, once=reading.once, count=reading.count, watcher=watcher)
+
+
 def process(sink: str, stream_name: str, reading: Reading, settings: Settings) -> int:
     """Run the consumer of a sink; the exit code."""
     stop = signals.stop_on_signals()
@@ -89,11 +108,7 @@ def process(sink: str, stream_name: str, reading: Reading, settings: Settings) -
             progress.show()
             return new
 
-        def open_source() -> Source:
-            wait_for(store.check, stop, once=reading.once, quiet=True)  # what is wrong with it was logged
-            return source(sink, settings, stream, store.resume, finished=reading.once, shared=True)
-
-        follow(open_source, handle, stop, once=reading.once, count=reading.count, watcher=_Shown(progress))
+        read_into(store, sink, settings, reading, stop, handle=handle, watcher=_Shown(progress))
         line, summary = progress.end(), store.summary()
         if reading.json:
             totals = {"run": store.run.items(), "store": store.counts().items()}
