@@ -5,6 +5,7 @@ files that `python scripts/run_tests.py --all --proof docs/proof/full.json` and,
 leave behind.
 """
 
+import argparse
 import contextlib
 import io
 import json
@@ -73,6 +74,7 @@ class Collector:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     attacks = attacks_of(collect())
     measured = {setting: read_measured(MEASURED / f"{setting}.json") for setting in SETTINGS}
     limits = (PROJECT_DIR / "docs" / "architecture.md").read_text("utf-8")

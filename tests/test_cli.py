@@ -11,8 +11,9 @@ import pytest
 from cyclopts import Parameter
 
 from tests.helpers import run_python, start_python
+from tests.test_docs import ENTRY_POINTS, run_help
 from utils.app import cli
-from utils.app.config import DEFAULTS, PROJECT_DIR, Interval, Reads, Settings, kafka_security
+from utils.app.config import DEFAULTS, PROJECT_DIR, VERSION, Interval, Reads, Settings, kafka_security
 from utils.app.errors import PositionMoved, Rejected, SinkReplaced, ToolkitError, Unavailable
 from utils.sinks import Sinks
 
@@ -322,3 +323,15 @@ def test_what_goes_wrong_before_the_log_is_set_up_is_one_line(capsys: pytest.Cap
 
     assert cli.run(lambda: 0, name="producers.test", arguments=[], load_env=load_env) == 3
     assert capsys.readouterr().err == "producers.test: unexpected ZeroDivisionError: odd\n"
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_every_command_knows_its_version(name: str, settings: Settings) -> None:
+    assert run_help(name, option="--version") == f"streaming-toolkit {VERSION}\n"
+    assert not settings.data_path.exists()
+
+
+def test_there_is_one_version() -> None:
+    assert f'version = "{VERSION}"' in (PROJECT_DIR / "pyproject.toml").read_text("utf-8")
+    heads = [line for line in (PROJECT_DIR / "CHANGELOG.md").read_text("utf-8").splitlines() if line.startswith("## [")]
+    assert heads[0].startswith(f"## [{VERSION}]")

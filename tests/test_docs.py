@@ -37,12 +37,12 @@ ALL = {"MESSAGE_INTERVAL_SECONDS": INTERVAL, **SHARED}
 
 
 @cache
-def run_help(name: str, command: str = "") -> str:
-    """What `python -m name [command] --help` prints, in this process."""
+def run_help(name: str, command: str = "", option: str = "--help") -> str:
+    """What `python -m name [command] --help` (or another option) prints, in this process."""
     with pytest.MonkeyPatch.context() as patched:
         printed: list[str] = []
         patched.setenv("COLUMNS", "400")
-        patched.setattr(sys, "argv", [name, *filter(None, [command]), "--help"])
+        patched.setattr(sys, "argv", [name, *filter(None, [command]), option])
         patched.setattr(sys.stdout, "write", printed.append)
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(PROJECT_DIR / f"{name.replace('.', '/')}.py"), run_name="__main__")
@@ -120,7 +120,7 @@ def test_linked_files_exist(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_named_scripts_exist(document: Path) -> None:
-    scripts = re.findall(r"\bscripts/[a-z_]+\.(?:py|sh)", document.read_text(encoding="utf-8"))
+    scripts = re.findall(r"(?<!tests/)\bscripts/[a-z_]+\.(?:py|sh)", document.read_text(encoding="utf-8"))
     assert [script for script in scripts if not (PROJECT_DIR / script).exists()] == []
 
 

@@ -22,7 +22,7 @@ from dotenv.parser import parse_stream
 from loguru import logger
 
 from utils.app import early, log
-from utils.app.config import DEFAULTS, PROJECT_DIR, TOKEN_VARIABLE, full, narrowed, store_passwords, variables
+from utils.app.config import DEFAULTS, PROJECT_DIR, TOKEN_VARIABLE, VERSION, full, narrowed, store_passwords, variables
 from utils.app.early import UNFINISHED
 from utils.app.errors import ToolkitError
 
@@ -50,7 +50,7 @@ def run(
     app = App(
         name=f"python -m {name}",
         help=main.__doc__,
-        version_flags=(),
+        version=f"streaming-toolkit {VERSION}",
         default_parameter=Parameter(negative=()),  # no --no-once, no --empty-sinks
         result_action="return_value",
     )

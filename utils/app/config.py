@@ -15,6 +15,7 @@ from cyclopts import Group, Parameter, Token
 
 from utils.app.errors import ToolkitError
 
+VERSION = "0.2.0"
 PROJECT_DIR = Path(__file__).resolve().parents[2]
 
 BUZZ = "buzz"
