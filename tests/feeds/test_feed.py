@@ -32,12 +32,15 @@ RECORDS = [
 ]
 
 
+HEADER: list[Any] = ["name", "number", "ts"]
+
+
 def as_csv(delimiter: str = ",") -> str:
     def cell(value: object) -> str:
         text = "" if value is None else str(value)
         return '"' + text.replace('"', '""') + '"' if set(text) & set('"\n;,\t') else text
 
-    rows = [["name", "number", "ts"], *map(list, (record.values() for record in RECORDS))]
+    rows: list[list[Any]] = [HEADER, *([*record.values()] for record in RECORDS)]
     return "".join(delimiter.join(map(cell, row)) + "\r\n" for row in rows)
 
 

@@ -38,15 +38,13 @@ class RotatedFile:
         """The next lines of a rotated file, else of the file. See Source."""
         while True:
             chunk, self._ready = self._ready or self._sources[0].poll(max_records), None
-            if chunk is not None and chunk.begins_again and not (chunk.records or chunk.invalid):
-                if not self._find(chunk.start, max_records):
-                    return chunk
-            elif chunk is not None:
-                return replace(chunk, partition=self._path.name)
-            elif len(self._sources) == 1:
-                return None
-            else:
+            is_lost = chunk is not None and chunk.begins_again and not (chunk.records or chunk.invalid)
+            if chunk is not None and is_lost and self._find(chunk.start, max_records):
+                continue
+            if (chunk is None or is_lost) and len(self._sources) > 1:
                 self._sources.pop(0).close()
+                continue
+            return None if chunk is None else replace(chunk, partition=self._path.name)
 
     def close(self) -> None:
         """Release everything. See Source."""

@@ -1,0 +1,167 @@
+"""Feeds that are killed while what they read grows and changes: each record once and in order, in each sink."""
+
+import os
+import random
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.feeds.feed_runs import column, feed, lines
+from tests.helpers import start_python, wait_until
+from utils.app.config import Settings
+
+Write = Callable[[int, int], object]
+
+
+class Writer(threading.Thread):
+    """Another program that writes numbered records, some at a time, until it is told to stop."""
+
+    def __init__(self, write: Write) -> None:
+        super().__init__(daemon=True)
+        self._write, self._stop_now = write, threading.Event()
+        self.count = 0
+        self._rng = random.Random(7)
+
+    def run(self) -> None:
+        while not self._stop_now.wait(self._rng.random() * 0.02):
+            amount = self._rng.randrange(1, 40)
+            self._write(self.count, amount)
+            self.count += amount
+
+    def stop(self) -> None:
+        self._stop_now.set()
+        self.join()
+
+
+def attack(arguments: list[str], writer: Writer, kills: int, settings: Settings, stream: str) -> None:
+    """Kill the feed `kills` times while the writer writes; then let it finish."""
+    rng = random.Random(11)
+    writer.start()
+    for _ in range(kills):
+        before = settings.file_path(stream).stat().st_size if settings.file_path(stream).exists() else -1
+        with start_python("producers.feed_producer", *arguments, settings=settings) as process:
+            wait_until(
+                lambda: settings.file_path(stream).exists() and settings.file_path(stream).stat().st_size > before,  # noqa: B023
+                60,
+                "nothing was fed",
+            )
+            time.sleep(rng.random() * 0.3)  # somewhere in its work
+            process.kill()
+            process.communicate()
+    writer.stop()
+    feed(*arguments, "--once", "--drain", 120, settings=settings)
+    for sink, found in column(settings, stream, "n").items():
+        assert found == list(range(writer.count)), sink
+
+
+class RotatedLog:
+    """A log that is rotated in each way, once it is `known`, and appended to in pieces that end anywhere."""
+
+    def __init__(self, path: Path, known: Callable[[], object]) -> None:
+        self.path, self._known = path, known
+        self._rng = random.Random(3)
+        path.touch()
+
+    def write(self, first: int, amount: int) -> None:
+        data = b"".join(b'{"n":%d,"text":"%s"}\n' % (n, b"x" * (n % 50)) for n in range(first, first + amount))
+        cut = self._rng.randrange(len(data))
+        for part in (data[:cut], data[cut:]):
+            with self.path.open("ab") as file:
+                file.write(part)
+        if self._rng.random() < 0.05 and self._known():
+            self._rotate()
+
+    def _rotate(self) -> None:
+        for number in range(30, 0, -1):
+            old = self.path.with_name(f"{self.path.name}.{number}")
+            if old.exists():
+                old.rename(self.path.with_name(f"{self.path.name}.{number + 1}"))
+        first = self.path.with_name(f"{self.path.name}.1")
+        if self._rng.random() < 0.5:
+            self.path.rename(first)
+            self.path.touch()
+        else:
+            shutil.copy(self.path, first)
+            os.truncate(self.path, 0)
+        time.sleep(0.5)  # a feed that runs sees each rotation
+
+
+@pytest.mark.proof(
+    "each line of a file that is followed arrives once and in order",
+    "kill -9 of the feed while the file is appended to, rotated, copied and truncated",
+    full=3,
+    long=100,
+)
+@pytest.mark.timeout(3600)
+def test_a_followed_file(times: int, settings: Settings, tmp_path: Path, measured: Callable[[str], None]) -> None:
+    log = RotatedLog(tmp_path / "app.jsonl", lambda: lines(settings, "app"))
+    writer = Writer(log.write)
+    attack([str(log.path)], writer, times, settings, "app")
+    measured(f"{times} kills, {writer.count:,} lines")
+
+
+@pytest.mark.proof(
+    "each row of a table arrives once and in order",
+    "kill -9 of the feed while another program inserts rows",
+    full=2,
+    long=50,
+)
+@pytest.mark.timeout(3600)
+def test_a_table(times: int, settings: Settings, tmp_path: Path, measured: Callable[[str], None]) -> None:
+    path = tmp_path / "things.db"
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("CREATE TABLE things (n INTEGER, text TEXT)")
+
+        def insert(first: int, amount: int) -> None:
+            database.execute("BEGIN IMMEDIATE")
+            database.executemany("INSERT INTO things VALUES (?, 'x')", [(n,) for n in range(first, first + amount)])
+            database.execute("COMMIT")
+
+        writer = Writer(insert)
+        attack([str(path), "--table", "things"], writer, times, settings, "things")
+    measured(f"{times} kills, {writer.count:,} rows")
+
+
+@pytest.mark.proof(
+    "each row of a complete file arrives once and in order",
+    "kill -9 of the feed somewhere in the file",
+    full=2,
+    long=50,
+)
+@pytest.mark.timeout(3600)
+def test_a_complete_file(times: int, settings: Settings, tmp_path: Path, measured: Callable[[str], None]) -> None:
+    path = tmp_path / "things.csv"
+    path.write_text("n,text\n" + "".join(f'{n},"a\nb"\n' for n in range(200_000)))
+    rng = random.Random(5)
+    for _ in range(times):
+        with start_python("producers.feed_producer", path, "--drain", "0", settings=settings) as process:
+            before = len(lines(settings, "things"))
+            wait_until(lambda: len(lines(settings, "things")) > before or process.poll() is not None, 60)  # noqa: B023
+            time.sleep(rng.random() * 0.2)
+            process.kill()
+            process.communicate()
+    feed(path, "--drain", 120, settings=settings)
+    for sink, found in column(settings, "things", "n").items():
+        assert found == list(range(200_000)), sink
+    measured(f"{times} kills, 200,000 rows")
+
+
+@pytest.mark.full
+def test_an_interrupted_file_is_unfinished_and_the_next_run_finishes_it(settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "things.csv"
+    path.write_text("n\n" + "".join(f"{n}\n" for n in range(300_000)))
+    with start_python("producers.feed_producer", path, "--sinks", "file", settings=settings) as process:
+        wait_until(lambda: settings.file_path("things").exists() and settings.file_path("things").stat().st_size, 60)
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 3, out + err
+    assert 0 < len(lines(settings, "things")) < 300_000
+    feed(path, "--sinks", "file", settings=settings)
+    assert column(settings, "things", "n")["file"] == list(range(300_000))
