@@ -11,7 +11,7 @@ from utils.app import cli, signals
 from utils.app.config import BUZZ, DEFAULTS, FOLLOWING, READING, Drain, Reading, Reads, Settings, StreamName
 from utils.app.early import UNFINISHED
 from utils.app.errors import ToolkitError, Unavailable
-from utils.reading.alert_delivery import Delivery, send_to
+from utils.reading.alert_delivery import AlertDelivery, send_to
 from utils.reading.alerts import Alerts, Rule
 from utils.reading.database import Database
 from utils.reading.follow import Watcher
@@ -61,7 +61,7 @@ def main(
     database, store = opened
     with closing(store):
         about = {"stream": found.name, "by": alerts.rule.by or ""}
-        runner = Runner(store, alerts, Delivery(database, about, settings.data_path / "alerts.jsonl", send))
+        runner = Runner(store, alerts, AlertDelivery(database, about, settings.data_path / "alerts.jsonl", send))
         read_into(store, chosen, own, reading, stop, handle=runner.handle, watcher=runner)
         return runner.end(drain, as_json=reading.json)
 
@@ -82,7 +82,7 @@ def settled(source_name: str, settings: Settings, stream: Stream) -> str:
 class Runner(Watcher):
     """Hands chunks to the store, and takes care of silence and delivery in between."""
 
-    def __init__(self, store: ProcessedStore, alerts: Alerts, delivery: Delivery) -> None:
+    def __init__(self, store: ProcessedStore, alerts: Alerts, delivery: AlertDelivery) -> None:
         self._store, self._alerts, self._delivery = store, alerts, delivery
         self._progress = Progress("alerts", store.stream)
 

@@ -95,7 +95,7 @@ def _execute(words: Sequence[str], alert: bytes) -> None:
         raise Unavailable(f"{words[0]} ended with exit code {process.returncode}")
 
 
-class Delivery:
+class AlertDelivery:
     """Delivers what a store contains; sending has a thread of its own, everything else happens in `step`.
 
     An alert is logged and appended to `path` once it is stored, then sent. What fails is tried again after 1, 2, 4,
