@@ -1,5 +1,6 @@
 """What the documents say is so: settings, commands, options, files."""
 
+import json
 import re
 import runpy
 import sys
@@ -18,7 +19,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked")
 
 EXAMPLE = PROJECT_DIR / ".env.example"
 README = PROJECT_DIR / "README.md"
-DOCUMENTS = [path for path in (README, *sorted((PROJECT_DIR / "docs").glob("*.md"))) if path.exists()]
+PAGES = sorted((PROJECT_DIR / "docs").glob("*.md"))
+DOCUMENTS = [README, PROJECT_DIR / "CONTRIBUTING.md", PROJECT_DIR / "SECURITY.md", *PAGES]
 COMMANDS = {"verify_emitters": ("check", "audit", "doctor"), "scripts.bench": ("sinks", "sources", "requests")}
 ENTRY_POINTS = [name for name in MODULES if name.split(".")[0] != "utils" and "dashboard" not in name]
 SCRIPTS = [f"scripts.{path.stem}" for path in (PROJECT_DIR / "scripts").glob("*.py")]
@@ -58,7 +60,9 @@ def commands() -> list[tuple[str, str]]:
         named = re.findall(r"python(?:3(?:\.\d+)?)? -m ([a-z_.]+)([^\n`|]*)", text)
         made = {name.replace("/", ".") for name in re.findall(r"```python\n# (\S+)\.py\n", text)}
         found += [(module, arguments) for module, arguments in named if module not in made]
-    return [(module, arguments) for module, arguments in found if module not in ("venv", "pip", "pytest")]
+    return [
+        (module, arguments) for module, arguments in found if module not in ("venv", "pip", "pytest", "ruff", "mypy")
+    ]
 
 
 def test_env_example_equals_the_settings() -> None:
@@ -116,6 +120,28 @@ def test_linked_files_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
     assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_the_index_has_every_page() -> None:
+    index = (PROJECT_DIR / "docs" / "index.md").read_text(encoding="utf-8")
+    assert [path.name for path in PAGES if path.name != "index.md" and f"({path.name})" not in index] == []
+
+
+def test_targets_of_make_that_the_documents_name_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (PROJECT_DIR / "Makefile").read_text("utf-8"), re.MULTILINE))
+    named = {name for path in DOCUMENTS for name in re.findall(r"`make ([a-z]+)`", path.read_text("utf-8"))}
+    assert named <= targets
+    assert {"test", "lint", "bench", "pictures"} <= targets
+
+
+def test_run_configurations_of_the_editor_are_commands() -> None:
+    launch = json.loads((PROJECT_DIR / ".vscode" / "launch.json").read_text("utf-8"))
+    for each in launch["configurations"]:
+        assert each["module"] in (*ENTRY_POINTS, "pytest")
+        options = (
+            {word for word in each.get("args", ()) if word.startswith("--")} if each["module"] != "pytest" else set()
+        )
+        assert all(option in run_help(each["module"]) for option in options), each["name"]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

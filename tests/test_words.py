@@ -34,7 +34,7 @@ PHRASES = {r"\b(go|goes|went) on\b": "continue, resume", r"\bg(ive|ives|ave|iven
 # Names of libraries and standards.
 ALLOWED = re.compile(
     r"PRAGMA foreign_keys|FOREIGN KEY|foreign_keys|Connection(Refused|refused)\w*|connection refused|ECONNREFUSED"
-    r"|make_pictures|PNG pictures"
+    r"|make_pictures|make pictures|PNG pictures"
 )
 # The dashboard gets its words with its own rebuilding.
 EXEMPT: tuple[str, ...] = (
@@ -54,7 +54,7 @@ def _files(*patterns: str) -> list[str]:
 
 
 PRODUCT = _files("*.py", *(f"{folder}/**/*.py" for folder in FOLDERS))
-DOCUMENTS = _files("README.md", "docs/*.md", ".env.example", "requirements*.txt")
+DOCUMENTS = _files("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md", ".env.example", "requirements*.txt")
 TESTS = _files("tests/**/*.py")
 
 
