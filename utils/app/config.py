@@ -25,7 +25,7 @@ _SHARED = Group("Shared options", sort_key=1)
 _SINKS = Group("Where the sinks are", sort_key=2)
 
 
-def _finite(_: Any, value: float | None) -> None:
+def not_negative(_: Any, value: float | None) -> None:
     if value is not None and not (math.isfinite(value) and value >= 0):
         raise ValueError("Must be a number of 0 or more.")
 
@@ -96,7 +96,7 @@ class Settings:
             env_var="KAFKA_REPLICATION",
             group=_SINKS,
             converter=whole,
-            validator=_finite,
+            validator=not_negative,
             help="Copies of each partition of such a topic; 0 = what the brokers do by default.",
         ),
     ] = 0
@@ -222,7 +222,7 @@ Interval = Annotated[
     Parameter(
         name="--interval",
         env_var="MESSAGE_INTERVAL_SECONDS",
-        validator=_finite,
+        validator=not_negative,
         help="Seconds between records; 0 = full speed.",
     ),
 ]
@@ -236,9 +236,11 @@ Seed = Annotated[
 ]
 Drain = Annotated[
     float,
-    Parameter(name="--drain", validator=_finite, help="Seconds to wait at the end for sinks that are behind."),
+    Parameter(name="--drain", validator=not_negative, help="Seconds to wait at the end for sinks that are behind."),
 ]
-Speed = Annotated[float, Parameter(name="--speed", validator=_finite, help="Times the original speed; 0 = full speed.")]
+Speed = Annotated[
+    float, Parameter(name="--speed", validator=not_negative, help="Times the original speed; 0 = full speed.")
+]
 Start = Annotated[
     Literal["stored", "start", "end"],
     Parameter(name="--from", help="Where to begin: the stored position, the first record, or only new ones."),

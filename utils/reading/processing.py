@@ -15,9 +15,12 @@ from utils.reading.follow import StateLog, Watcher, follow
 from utils.reading.progress import Progress
 from utils.reading.store import ProcessedStore
 from utils.reading.store_postgres import PostgresDatabase
+from utils.reading.windows import NO_WINDOWS, Tumbling, Windows
 from utils.records.stream import Stream
 from utils.sinks import SINKS, find_stream, source
 from utils.sources.base import Chunk, Source
+
+WINDOWS_SHOWN = 1_000
 
 Result = TypeVar("Result")
 
@@ -86,24 +89,29 @@ def read_into(
     follow(open_source, handle, stop, once=reading.once, count=reading.count, watcher=watcher)
 
 
-def process(sink: str, stream_name: str, reading: Reading, settings: Settings) -> int:
+def process(sink: str, stream_name: str, reading: Reading, settings: Settings, tumbling: Tumbling = NO_WINDOWS) -> int:
     """Run the consumer of a sink; the exit code."""
     stop = signals.stop_on_signals()
     found = wait_for_stream(stream_name, settings, sink, stop, once=reading.once)
     if found is None:
         return 0
+    windows = Windows(tumbling) if tumbling.every_s else None
 
-    def open_store() -> ProcessedStore:
-        return ProcessedStore(store_database(sink, found, settings), found, reading.start)
+    def open_store() -> tuple[Database, ProcessedStore]:
+        database = store_database(sink, found, settings)
+        return database, ProcessedStore(database, found, reading.start, [windows] if windows else ())
 
     opened = wait_for(open_store, stop, once=reading.once)
     if opened is None:
         return 0
-    with closing(opened) as store:
+    database, store = opened
+    with closing(store):
         stream, progress = store.stream, Progress(sink, store.stream)
 
         def handle(chunk: Chunk) -> int:
             new = store.add(chunk)
+            if windows and windows.closed and not reading.json:
+                cli.print_lines(*(windows.line(*each) for each in windows.closed))
             progress.saw(chunk.records, store.run)
             progress.show()
             return new
@@ -112,10 +120,12 @@ def process(sink: str, stream_name: str, reading: Reading, settings: Settings) -
         line, summary = progress.end(), store.summary()
         if reading.json:
             totals = {"run": store.run.items(), "store": store.counts().items()}
-            cli.print_json(
-                {"source": sink, "stream": stream.name, **totals, "changed": store.changed(), "summary": summary}
-            )
+            found_too = {"windows": windows.report(database, WINDOWS_SHOWN)} if windows else {}
+            report = {"source": sink, "stream": stream.name, **totals, "changed": store.changed(), "summary": summary}
+            cli.print_json(report | found_too)
         else:
+            if windows:
+                cli.print_lines(*(f"{windows.line(*each)} so far" for each in windows.open(database)))
             _print_summary(line, store, summary, stream)
     return 0
 

@@ -1,0 +1,191 @@
+"""Windows equal pandas on any stream, in any order, in chunks of any size, over any restarts."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import asdict
+
+from utils.app.errors import PositionMoved
+from utils.reading.database import SqliteDatabase
+from utils.reading.store import ProcessedStore
+from utils.reading.windows import Tumbling, Windows
+from utils.records.codec import Field, instant_text
+from utils.records.stream import Stream
+from utils.sources.base import Chunk
+
+SENSORS = Stream(
+    "sensors",
+    by="device",
+    value="temperature_c",
+    fields=(Field("device", "text"), Field("temperature_c", "number"), Field("timestamp", "timestamp")),
+)
+BEGIN_S = 1_795_460_640  # a whole minute
+
+
+def records(made: Sequence[tuple[float, str | None, float | None]], first: int = 1) -> list[Any]:
+    """Records with ids of (seconds after the beginning, device, temperature)."""
+    lines = [
+        {
+            "device": device,
+            "temperature_c": value,
+            "timestamp": instant_text(round((BEGIN_S + at_s) * 1e6)),
+            "producer_id": "ann-0000000a-00000001",
+            "sequence": sequence,
+        }
+        for sequence, (at_s, device, value) in enumerate(made, first)
+    ]
+    return SENSORS.codec.decode_lines(b"".join(msgspec.json.encode(each) + b"\n" for each in lines))
+
+
+class Opened:
+    """A store with windows; reading in chunks, with a new process after each."""
+
+    def __init__(self, path: Path, tumbling: Tumbling, partition: str = "live") -> None:
+        self.path, self.tumbling, self.partition = path, tumbling, partition
+        self.closed: list[tuple[int, str, dict[str, Any]]] = []
+
+    def add(self, read: list[Any], start: str, end: str) -> None:
+        windows = Windows(self.tumbling)
+        with closing(ProcessedStore(self.path, SENSORS, parts=[windows])) as store:
+            store.add(Chunk(self.partition, start, end, read))
+        self.closed += [(start_us, name, asdict(window)) for start_us, name, window in windows.closed]
+
+    def report(self) -> Any:
+        return self._ask(lambda windows, database: windows.report(database, 10_000))
+
+    def open(self) -> Any:
+        return self._ask(lambda windows, database: [each[:2] for each in windows.open(database)])
+
+    def _ask(self, question: Any) -> Any:
+        windows, database = Windows(self.tumbling), SqliteDatabase(self.path)
+        with closing(ProcessedStore(database, SENSORS, parts=[windows])):
+            return question(windows, database)
+
+
+def by_pandas(read: list[Any], every_s: int, lateness_s: int) -> Any:
+    """The same without any code of the project but its reading of timestamps."""
+    frame = pd.DataFrame(
+        {
+            "at": pd.to_datetime([each.timestamp for each in read], utc=True),
+            "name": [each.device or "" for each in read],
+            "value": pd.Series([each.temperature_c for each in read], dtype=float),
+        }
+    )
+    frame["start"] = frame["at"].dt.floor(f"{every_s}s")
+    newest_before = frame["at"].cummax().shift()
+    frame["late"] = frame["start"] + pd.Timedelta(seconds=every_s + lateness_s) <= newest_before
+    grouped = frame.groupby(["start", "name"])
+    found = grouped.agg(
+        records=("name", "size"), numbers=("value", "count"), low=("value", "min"), high=("value", "max"),
+        mean=("value", "mean"), late=("late", "sum"),
+    ).reset_index()  # fmt: skip
+    return found.to_dict("records")
+
+
+def assert_equal(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    expected = sorted(expected, key=lambda each: (-each["start"].value, each["name"]))
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert pd.Timestamp(ours["start"]) == theirs["start"]
+        assert [ours[each] for each in ("name", "records", "numbers", "late")] == [
+            theirs[each] for each in ("name", "records", "numbers", "late")
+        ]
+        for each in ("low", "high", "mean"):
+            assert ours[each] == pytest.approx(theirs[each], nan_ok=True) if ours["numbers"] else ours[each] is None
+
+
+made_records = st.lists(
+    st.tuples(
+        st.floats(0, 300).map(lambda at_s: round(at_s, 3)),
+        st.sampled_from(["a", "b", None]),
+        st.none() | st.floats(-50, 50, allow_nan=False),
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(made_records, st.integers(1, 60), st.sampled_from([1, 7, 60]), st.sampled_from([0, 5, 90]))
+def test_equal_pandas_in_any_order_and_chunks(made: Any, size: int, every_s: int, lateness_s: int) -> None:
+    read, tumbling = records(made), Tumbling(every_s, lateness_s)
+    with TemporaryDirectory() as folder:
+        whole, parts = Opened(Path(folder) / "whole.sqlite", tumbling), Opened(Path(folder) / "parts.sqlite", tumbling)
+        whole.add(read, "", "1")
+        for start in range(0, len(read), size):
+            parts.add(read[start : start + size], str(start or ""), str(start + size))
+        found = whole.report()
+        assert_equal(found, by_pandas(read, every_s, lateness_s))
+        assert parts.report() == found  # to the last bit, over restarts
+        # Each window that has closed was shown once, then; the others are open.
+        closed = [each[:2] for each in parts.closed]
+        assert len(set(closed)) == len(closed)
+        assert set(closed).isdisjoint(parts.open())
+
+
+def test_shown_when_the_newest_record_is_past_end_and_lateness(tmp_path: Path) -> None:
+    opened = Opened(tmp_path / "file.sqlite", Tumbling(60, 10))
+    opened.add(records([(0, "a", 1), (59.9, "a", 3), (69.999, "a", 5)]), "", "1")
+    assert opened.closed == []
+    assert len(opened.open()) == 2
+    opened.add(records([(70, "b", 7)], 4), "1", "2")
+    start_us = BEGIN_S * 1_000_000
+    window = {"records": 2, "numbers": 2, "total": 4.0, "low": 1.0, "high": 3.0, "late": 0}
+    assert opened.closed == [(start_us, "a", window)]
+    assert opened.open() == [(start_us + 60_000_000, "a"), (start_us + 60_000_000, "b")]
+    opened.add(records([(59, "a", 5)], 5), "2", "3")
+    assert len(opened.closed) == 1  # a late record is counted, its window is not shown again
+    assert opened.report()[-1] == {
+        "start": instant_text(start_us), "name": "a", "mean": 3.0, **window, "records": 3, "numbers": 3, "total": 9.0,
+        "high": 5.0, "late": 1,
+    }  # fmt: skip
+
+
+def test_duplicates_and_what_another_copy_has_stored_count_once(tmp_path: Path) -> None:
+    opened = Opened(tmp_path / "file.sqlite", Tumbling(60))
+    read = records([(0, "a", 1), (1, "a", 2), (2, "b", 3)])
+    opened.add(read[:2], "", "1")
+    with pytest.raises(PositionMoved):
+        opened.add(read, "", "2")
+    opened.add(read, "1", "2")
+    assert [(each["name"], each["records"], each["total"]) for each in opened.report()] == [
+        ("a", 2, 3.0),
+        ("b", 1, 3.0),
+    ]
+
+
+def test_partitions_are_added_up_and_late_each_by_its_own_records(tmp_path: Path) -> None:
+    path = tmp_path / "file.sqlite"
+    read = records([(0, "a", 1), (600, "a", 2), (5, "a", 4)])
+    Opened(path, Tumbling(60), "one").add(read[:2], "", "1")
+    other = Opened(path, Tumbling(60), "two")
+    other.add(read[2:], "", "1")
+    assert [(each["records"], each["mean"], each["late"]) for each in other.report()] == [(1, 2.0, 0), (2, 2.5, 0)]
+
+
+def test_records_without_event_time_and_names_of_any_kind(tmp_path: Path) -> None:
+    stream = Stream(
+        "odd", by="who", value="n", time="t", fields=tuple(map(Field, ("who", "n", "t"), ("text", "number", "number")))
+    )
+    read = stream.codec.decode_lines(b'{"who":"x\\u0000y","n":1,"t":1700000000}\n{"who":"z","n":2}\n{"t":1700000001}\n')
+    windows, database = Windows(Tumbling(86_400 * 7)), SqliteDatabase(tmp_path / "file.sqlite")
+    with closing(ProcessedStore(database, stream, parts=[windows])) as store:
+        store.add(Chunk("live", "", "1", read))
+        assert [(each["name"], each["records"]) for each in windows.report(database, 9)] == [("", 1), ("x\ufffdy", 1)]
+
+
+def test_windows_of_another_size_begin_with_the_next_records(tmp_path: Path) -> None:
+    path, read = tmp_path / "file.sqlite", records([(0, "a", 1), (1, "a", 2)])
+    Opened(path, Tumbling(60)).add(read[:1], "", "1")
+    other = Opened(path, Tumbling(30))
+    other.add(read[1:], "1", "2")
+    assert [each["records"] for each in other.report()] == [1]
+    assert [each["records"] for each in Opened(path, Tumbling(60)).report()] == [1]
