@@ -1,5 +1,6 @@
 """A file that grows, and the files that a rotation has left beside it."""
 
+import os
 import re
 from contextlib import suppress
 from dataclasses import replace
@@ -33,6 +34,8 @@ class RotatedFile:
         self._path, self._codec, self._finished, self._linger_s = path, codec, finished, linger_s
         self._sources = [self._open(path, resume)]  # of rotated files, the oldest first, and of the file itself
         self._ready: Chunk | None = None  # of the first source
+        self._behind = ""  # where the rotated files end, until something of the file itself has been read
+        self._beside: list[tuple[str, int]] = []  # the rotated files then
 
     def poll(self, max_records: int) -> Chunk | None:
         """The next lines of a rotated file, else of the file. See Source."""
@@ -44,7 +47,13 @@ class RotatedFile:
             if (chunk is None or is_lost) and len(self._sources) > 1:
                 self._sources.pop(0).close()
                 continue
-            return None if chunk is None else replace(chunk, partition=self._path.name)
+            if chunk is None:
+                # Without anything read of it, nothing else shows that the file itself was rotated meanwhile.
+                if self._behind and self._beside != self._rotated() and self._find(self._behind, max_records):
+                    continue
+                return None
+            self._behind = chunk.end if len(self._sources) > 1 else ""
+            return replace(chunk, partition=self._path.name)
 
     def close(self) -> None:
         """Release everything. See Source."""
@@ -61,7 +70,8 @@ class RotatedFile:
         The file itself comes first: it may have been written anew with all that it had.
         """
         found: list[FileSource] = []
-        for path in (self._path, *self._rotated()):
+        beside = self._rotated()
+        for path in (self._path, *(Path(path) for path, _ in beside)):
             found.insert(0, self._open(path, lambda _: position))
             try:
                 chunk = found[0].poll(max_records)
@@ -73,17 +83,20 @@ class RotatedFile:
                 logger.info("{} was rotated: it is continued from {}", self._path, path.name)
                 self.close()
                 self._sources, self._ready = found, chunk
+                self._behind, self._beside = position, beside
                 return True
         for source in found:
             source.close()
         return False
 
-    def _rotated(self) -> list[Path]:
-        """The files beside this one that have its name and a number or a date, the newest first."""
-        pattern = re.compile(re.escape(self._path.name) + _ROTATED)
-        found: list[tuple[int, Path]] = []
-        for path in self._path.resolve().parent.iterdir():
-            if pattern.fullmatch(path.name) and path.is_file():
-                with suppress(OSError):
-                    found.append((path.stat().st_mtime_ns, path))
-        return [path for _, path in sorted(found, reverse=True)]
+    def _rotated(self) -> list[tuple[str, int]]:
+        """Paths and inodes of the files beside this one that have its name and a number or a date, the newest first."""
+        target = self._path.resolve()
+        pattern = re.compile(re.escape(target.name) + _ROTATED)
+        found: list[tuple[int, str, int]] = []
+        with suppress(OSError), os.scandir(target.parent) as beside:
+            for entry in beside:
+                if pattern.fullmatch(entry.name) and entry.is_file():
+                    status = os.stat(entry.path)
+                    found.append((status.st_mtime_ns, entry.path, status.st_ino))
+        return [(path, inode) for _, path, inode in sorted(found, reverse=True)]
