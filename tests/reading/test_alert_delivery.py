@@ -1,0 +1,321 @@
+"""Delivery of alerts: what receivers do wrong delays nobody, and every alert arrives at least once."""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import wait_until
+from tests.reading.test_alerts import HOT, SENSORS, records
+from utils.app.errors import ToolkitError, Unavailable
+from utils.reading import alert_delivery
+from utils.reading.alert_delivery import AlertDelivery, send_to
+from utils.reading.alerts import Alerts, Rule
+from utils.reading.database import SqliteDatabase
+from utils.reading.store import ProcessedStore
+from utils.sources.base import Chunk
+
+
+class Webhook:
+    """A receiver whose answers a test decides."""
+
+    def __init__(self) -> None:
+        self.received: list[tuple[str, dict[str, Any]]] = []
+        self.answer: Callable[[BaseHTTPRequestHandler], None] = lambda request: request.send_response(204)
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                assert self.headers["Content-Type"] == "application/json"
+                outer.received.append((self.headers["Idempotency-Key"], body))
+                outer.answer(self)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Print nothing."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/secret"
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    made = Webhook()
+    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+    thread.join()
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Run:
+    """A run of the consumer of one rule."""
+
+    def __init__(self, path: Path, then: str, clock: Callable[[], float]) -> None:
+        self.database = SqliteDatabase(path)
+        alerts = Alerts(Rule(when=HOT, by="").on(SENSORS), clock)
+        self.store = ProcessedStore(self.database, SENSORS, parts=[alerts])
+        send = send_to(then) if then else None
+        self.jsonl = path.parent / "alerts.jsonl"
+        self.delivery = AlertDelivery(self.database, {"stream": "sensors", "by": ""}, self.jsonl, send, clock)
+
+    def alert(self, number: int) -> None:
+        """Read a record that gives an alert, and one that ends it."""
+        read = records([(number, "a", 30.0), (number, "a", 1.0)], 2 * number - 1)
+        self.store.add(Chunk("live", self.store.resume("live"), str(number), read))
+
+    def attempts(self) -> list[int]:
+        found = self.database.execute("SELECT attempts FROM alerts ORDER BY event_us").fetchall()
+        return [attempts for (attempts,) in found]
+
+    def left(self) -> int:
+        ((left,),) = self.database.execute("SELECT COUNT(due_us) FROM alerts").fetchall()
+        return int(left)
+
+    def step_until(self, condition: Callable[[], object]) -> None:
+        def stepped() -> bool:
+            self.delivery.step()
+            return bool(condition())
+
+        wait_until(stepped)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@contextmanager
+def running(path: Path, then: str, clock: Callable[[], float]) -> Iterator[Run]:
+    run = Run(path / "file.sqlite", then, clock)
+    with closing(run.store):
+        yield run
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def python(code: str) -> str:
+    return f'"{sys.executable}" -c "{code}"'
+
+
+def test_log_and_file_without_a_receiver(tmp_path: Path, clock: Clock, logged: list[str]) -> None:
+    with running(tmp_path, "", clock) as run:
+        run.alert(1)
+        assert run.delivery.finish(5) == (1, 0)
+        (alert,) = lines(run.jsonl)
+    record = alert.pop("record")
+    assert (record["device"], record["temperature_c"], record["sequence"]) == ("a", 30, 1)
+    assert len(alert.pop("id")) == 32
+    time_text = "2026-11-23T19:04:01.000Z"
+    assert alert == {"stream": "sensors", "by": "", "alert": HOT, "name": "", "time": time_text}
+    assert [line for line in logged if line.startswith(f"WARNING alert {HOT}: {time_text}")] != []
+
+
+def test_a_webhook_gets_each_alert_with_its_id(tmp_path: Path, clock: Clock, webhook: Webhook) -> None:
+    with running(tmp_path, webhook.url, clock) as run:
+        for number in (1, 2, 3):
+            run.alert(number)
+        assert run.delivery.finish(5) == (3, 0)
+        assert [body for _, body in webhook.received] == lines(run.jsonl)
+    assert [id for id, _ in webhook.received] == [body["id"] for _, body in webhook.received]
+
+
+def _hang(request: BaseHTTPRequestHandler) -> None:
+    time.sleep(0.5)
+
+
+def _redirect(request: BaseHTTPRequestHandler) -> None:
+    request.send_response(302)
+    request.send_header("Location", "/elsewhere")
+
+
+def _garbage(request: BaseHTTPRequestHandler) -> None:
+    request.wfile.write(b"garbage\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda request: request.send_response(500), "answers 500"),
+        (lambda request: request.send_response(404), "answers 404"),
+        (lambda request: request.connection.close(), "does not answer"),
+        (_redirect, "answers 302"),
+        (_garbage, "does not answer"),
+        (_hang, "timed out"),
+    ],
+)
+def test_a_webhook_that_fails_is_tried_again(
+    answer: Any, message: str, *, tmp_path: Path, clock: Clock, webhook: Webhook, logged: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(alert_delivery, "ATTEMPT_S", 0.1)
+    webhook.answer, well = answer, webhook.answer
+    with running(tmp_path, webhook.url, clock) as run:
+        run.alert(1)
+        run.step_until(lambda: any(message in line for line in logged))
+        run.delivery.step()
+        assert (run.attempts(), run.left()) == ([1], 1)
+        webhook.answer = well
+        clock.now_s += 1
+        run.step_until(lambda: run.left() == 0)
+        assert len(lines(run.jsonl)) == 1
+    assert len({id for id, _ in webhook.received}) == 1
+    assert "secret" not in "".join(logged)
+    assert "INFO alerts are delivered again" in logged
+
+
+def test_waits_double_up_to_five_minutes_and_end_after_a_day(tmp_path: Path, clock: Clock) -> None:
+    with running(tmp_path, "http://127.0.0.1:9/", clock) as run:
+        run.alert(1)
+        waits = []
+        for attempt in range(1, 13):
+            run.step_until(lambda: run.attempts() == [attempt] and run.delivery._sending is None)  # noqa: B023 (at once)
+            ((due_us,),) = run.database.execute("SELECT due_us FROM alerts").fetchall()
+            waits.append(due_us / 1e6 - clock.now_s)
+            clock.now_s = due_us / 1e6
+        assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
+        with run.database.transaction():
+            run.database.execute("UPDATE alerts SET attempts = ?", alert_delivery.MAX_ATTEMPTS)
+        clock.now_s += 1_000
+        run.delivery.step()
+        assert run.attempts() == [alert_delivery.MAX_ATTEMPTS]
+    with running(tmp_path, "", clock) as run:
+        assert run.delivery.finish(5) == (1, 0)
+
+
+def test_a_receiver_that_hangs_delays_neither_reading_nor_the_end(
+    tmp_path: Path, clock: Clock, webhook: Webhook
+) -> None:
+    release = threading.Event()
+    webhook.answer = lambda request: request.send_response(204 if release.wait(20) else 500)
+    with running(tmp_path, webhook.url, clock) as run:
+        began_s = time.monotonic()
+        run.alert(1)
+        run.step_until(lambda: webhook.received)
+        for number in range(2, 100):
+            run.alert(number)
+            run.delivery.step()
+        assert run.delivery.finish(0.1) == (99, 99)
+        assert time.monotonic() - began_s < 10
+    release.set()
+
+
+def test_what_was_not_delivered_is_by_the_next_run(tmp_path: Path, clock: Clock, webhook: Webhook) -> None:
+    with running(tmp_path, "http://127.0.0.1:9/", clock) as run:
+        run.alert(1)
+        run.alert(2)
+        assert run.delivery.finish(0.2) == (2, 2)
+    with running(tmp_path, webhook.url, clock) as run:
+        assert run.delivery.finish(5) == (2, 0)
+        assert {id for id, _ in webhook.received} == {each["id"] for each in lines(run.jsonl)}
+        assert len(lines(run.jsonl)) == 2
+
+
+def test_a_command_gets_the_alert_on_its_standard_input(tmp_path: Path, clock: Clock) -> None:
+    copy = tmp_path / "copy of it.jsonl"
+    code = "import sys; open(sys.argv[1], 'a').write(sys.stdin.read())"
+    with running(tmp_path, f"{python(code)} '{copy}'", clock) as run:
+        run.alert(1)
+        run.alert(2)
+        assert run.delivery.finish(20) == (2, 0)
+        assert lines(copy) == lines(run.jsonl)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (python("raise SystemExit(3)"), "ended with exit code 3"),
+        (python("import time; time.sleep(60)"), "took over 0.5 s and was ended"),
+        ("/no/such/command", "cannot be started: .*No such file"),
+    ],
+)
+def test_a_command_that_fails(command: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alert_delivery, "ATTEMPT_S", 0.5 if "60" in command else 10)
+    with pytest.raises(Unavailable, match=message):
+        send_to(command)("1", b"{}\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="groups of processes")
+def test_the_children_of_a_command_end_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alert_delivery, "ATTEMPT_S", 0.5)
+    note = tmp_path / "pid"
+    with pytest.raises(Unavailable):
+        send_to(f"sh -c 'sleep 60 & echo $! > {note}; wait'")("1", b"{}\n")
+    child = int(note.read_text())
+
+    def ended() -> bool:
+        try:
+            return Path(f"/proc/{child}/stat").read_text().split()[2] == "Z"
+        except FileNotFoundError:
+            return True
+
+    if Path("/proc").is_dir():
+        wait_until(ended)
+
+
+def test_a_command_that_does_not_read_its_input() -> None:
+    send_to(python("pass"))("1", b"x" * 10_000_000)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"), [("  ", "neither"), ("sh -c 'open", "quotation"), ("http://", "no host")]
+)
+def test_a_target_that_is_none(target: str, message: str) -> None:
+    with pytest.raises(ToolkitError, match=message):
+        send_to(target)
+
+
+def test_a_file_that_cannot_be_written_delays_the_alert(tmp_path: Path, clock: Clock, logged: list[str]) -> None:
+    with running(tmp_path, "", clock) as run:
+        run.jsonl.mkdir()
+        run.alert(1)
+        run.delivery.step()
+        assert any("alerts wait: " in line and "alerts.jsonl" in line for line in logged)
+        assert run.attempts() == [0]
+        run.jsonl.rmdir()
+        assert run.delivery.finish(5) == (1, 0)
+        assert len(lines(run.jsonl)) == 1
+
+
+def test_two_copies_share_the_alerts(tmp_path: Path, clock: Clock, webhook: Webhook) -> None:
+    with running(tmp_path, webhook.url, clock) as one, running(tmp_path, webhook.url, clock) as two:
+        for number in range(1, 41):
+            one.alert(number)
+
+        def both_done() -> bool:
+            two.delivery.step()
+            return one.left() == 0
+
+        one.step_until(both_done)
+        assert len(webhook.received) == len(lines(one.jsonl)) == 40
+
+
+def test_an_alert_of_a_killed_copy_is_taken_over_after_a_minute(tmp_path: Path, clock: Clock, webhook: Webhook) -> None:
+    with running(tmp_path, webhook.url, clock) as other, running(tmp_path, webhook.url, clock) as killed:
+        killed.alert(1)
+        assert killed.delivery._claim() != []  # and then it was killed
+        clock.now_s += 59
+        other.delivery.step()
+        assert webhook.received == []
+        clock.now_s += 1
+        assert other.delivery.finish(5) == (1, 0)
