@@ -17,8 +17,8 @@ from utils.app.config import Settings
 from utils.app.errors import ToolkitError
 from utils.emitters.file_emitter import FileEmitter
 from utils.records import sentiment
-from utils.records.codec import MAX_INT64
 from utils.records.record import Batch, Message, encode_records
+from utils.records.row_types import MAX_INT64
 from utils.records.stream import BUZZ
 from utils.sources.file_source import FileSource
 

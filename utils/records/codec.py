@@ -11,38 +11,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from operator import attrgetter
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta, Raw
+from msgspec import Raw
 from msgspec.json import Decoder
 
-MAX_INT64 = 2**63 - 1
-MAX_EXACT = 2**53  # what a column of 64-bit floats gives back unchanged
+from utils.records.row_types import NONE, OWN, RESERVED, TYPES, attribute_of, row_type, without_none
+
 GROUP_LINES = 64
 
-NONE = Raw()  # this one instance: it stands for a value that is absent
 EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _FIRST_US = (datetime.min.replace(tzinfo=UTC) - EPOCH) // MICROSECOND
 _LAST_US = (datetime.max.replace(tzinfo=UTC) - EPOCH) // MICROSECOND
-
-_Int64 = Annotated[int, Meta(ge=-(2**63), le=MAX_INT64)]
-_Exact = Annotated[int, Meta(ge=-MAX_EXACT, le=MAX_EXACT)]
-TYPES: dict[str, Any] = {
-    "text": str | None,
-    "integer": _Int64 | None,
-    "number": _Exact | float | None,
-    "boolean": bool | None,
-    "timestamp": str | None,
-    "json": Raw,
-}
-OWN = {
-    "extra": None,
-    "producer_id": Annotated[str, Meta(min_length=1)] | None,
-    "sequence": Annotated[int, Meta(ge=1, le=MAX_INT64)] | None,
-}
-"""The columns that every stream has behind its fields. No JSON value but null fits `extra`: only the codec sets it."""
-RESERVED = (*OWN, "rowid", "_rowid_", "oid")
 
 _FLOATS, _BOOLEANS = frozenset((float, type(None))), frozenset((bool, type(None)))
 
@@ -117,14 +98,14 @@ class Codec:
         self.types = tuple(rules.types.get(field.name, TYPES[field.type]) for field in self.fields)
         needed = [field.name in rules.required for field in self.fields]
         self._required = [number for number, each in enumerate(needed) if each]
-        self.read_types = tuple(_without_none(t) if each else t for t, each in zip(self.types, needed, strict=True))
-        attributes = [_attribute(field.name, number) for number, field in enumerate(self.fields)] + list(OWN)
+        self.read_types = tuple(without_none(t) if each else t for t, each in zip(self.types, needed, strict=True))
+        attributes = [attribute_of(field.name, number) for number, field in enumerate(self.fields)] + list(OWN)
         types = [*self.types, *OWN.values()]
         self._attributes = attributes
         columns = list(zip(attributes, types, self.columns, strict=True))
-        self.type = _row_type(columns, frozenset(), strict=True)
-        self._strict = Decoder(_row_type(columns, rules.required, strict=True))
-        self._lenient = Decoder(_row_type(columns, frozenset(), strict=False))
+        self.type = row_type(columns, frozenset(), strict=True)
+        self._strict = Decoder(row_type(columns, rules.required, strict=True))
+        self._lenient = Decoder(row_type(columns, frozenset(), strict=False))
         self._known = {name: (attribute, Decoder(kind)) for attribute, kind, name in columns if attribute != "extra"}
         self._json_names = frozenset(field.name for field in self.fields if field.type == "json")
         self._json = [each for each, field in zip(attributes, self.fields, strict=False) if field.type == "json"]
@@ -312,32 +293,3 @@ def _is_utf8(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _attribute(name: str, number: int) -> str:
-    """The attribute that holds a field: its name where that can be one."""
-    usable = name.isidentifier() and name.isascii() and not name.startswith(("_", "field_")) and name not in OWN
-    return name if usable else f"field_{number}"
-
-
-def _row_type(columns: Sequence[tuple[str, Any, str]], required: frozenset[str], *, strict: bool) -> Any:
-    """A row-struct type: all fields optional, but for those that a line must have to be read in one call."""
-    shape: list[Any] = []
-    for attribute, kind, name in columns:
-        if name in required:
-            shape.append((attribute, _without_none(kind)))
-        else:
-            shape.append((attribute, kind, NONE if kind is Raw else None))
-    return msgspec.defstruct(
-        "Row",
-        shape,
-        kw_only=bool(required),
-        gc=False,
-        forbid_unknown_fields=strict,
-        rename={attribute: name for attribute, _, name in columns},
-    )
-
-
-def _without_none(kind: Any) -> Any:
-    found = [each for each in getattr(kind, "__args__", ()) if each is not type(None)]
-    return found[0] if len(found) == 1 else kind

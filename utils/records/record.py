@@ -15,8 +15,9 @@ import msgspec
 from msgspec import Raw
 from msgspec.json import Decoder
 
-from utils.records.codec import NONE, Codec, encoder, kept_fields
+from utils.records.codec import Codec, encoder, kept_fields
 from utils.records.made import columns_of_made
+from utils.records.row_types import NONE
 
 MAX_RECORD_BYTES = 256 * 1024
 MAX_DEPTH = 100

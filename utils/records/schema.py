@@ -14,7 +14,8 @@ import msgspec
 import portalocker
 
 from utils.app.errors import ToolkitError, Unavailable
-from utils.records.codec import OWN, Field
+from utils.records.codec import Field
+from utils.records.row_types import OWN
 from utils.records.stream import BUZZ, Stream, checked_name
 
 LOCK_WAIT_S = 10.0

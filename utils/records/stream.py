@@ -14,8 +14,9 @@ from msgspec import Meta
 from utils.app.config import BUZZ as DEFAULT_STREAM
 from utils.app.errors import ToolkitError
 from utils.records import sentiment
-from utils.records.codec import MAX_INT64, OWN, Codec, Field, Rules
+from utils.records.codec import Codec, Field, Rules
 from utils.records.record import Message, Record
+from utils.records.row_types import MAX_INT64, OWN
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,59}")
 _TAKEN = re.compile(r"sqlite.*|pragma_.*|json_each|json_tree|streamed_messages|buzzline_db")  # by SQLite and by buzz

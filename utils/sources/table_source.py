@@ -12,8 +12,9 @@ from msgspec import Meta, Raw
 from msgspec.json import Decoder
 
 from utils.app.errors import Absent
-from utils.records.codec import GROUP_LINES, MAX_EXACT, OWN, TYPES, Field, encoder, microseconds
+from utils.records.codec import GROUP_LINES, Field, encoder, microseconds
 from utils.records.record import Invalid
+from utils.records.row_types import MAX_EXACT, OWN, TYPES
 from utils.records.stream import Stream
 from utils.records.table import Table, quoted
 from utils.sources.base import Chunk, Resume
