@@ -6,9 +6,9 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib import import_module
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, BinaryIO, Literal
 
 from cyclopts import Parameter
 
@@ -61,23 +61,30 @@ class InputOptions:
 PLAIN = InputOptions()
 
 
+Open = Callable[[Stream, Resume, bool], Source]
+"""Makes a source whose records are lines of a stream, from the positions of `resume` on, to the present end if told."""
+
+
 @dataclass(frozen=True)
 class Input:
-    """What a feed reads. The records of its sources are lines.
+    """What a feed reads.
 
-    `name` proposes that of the stream; positions are stored under `place`. `open(stream, resume, finished)` makes a
-    source, `sample(stream)` one from whose first records a stream can be inferred. It `ends` where it cannot grow, and
+    `name` proposes that of the stream; positions are stored under `place`. It `ends` where it cannot grow, and
     `restarts` where it may be rotated or replaced; what does neither was changed if it begins again. Where it
     `has_cells`, a value is text unless most of its field look like something else.
     """
 
     name: str
     place: str
-    open: Callable[[Stream, Resume, bool], Source]
-    sample: Callable[[Stream], Source]
+    open: Open
     ends: bool = False
     restarts: bool = False
     has_cells: bool = False
+    show: Open | None = None
+
+    def sample(self, stream: Stream) -> Source:
+        """A source of the first records, which stay to be read."""
+        return (self.show or self.open)(stream, lambda partition: "", False)
 
 
 def find_input(source: str, options: InputOptions, settings: Settings, stop: threading.Event) -> Input:
@@ -86,16 +93,18 @@ def find_input(source: str, options: InputOptions, settings: Settings, stop: thr
     if source == PIPE:
         return _standard_input(options, stop)
     if source.startswith(TOPIC):
-        return _topic(source.removeprefix(TOPIC), settings)
+        topic = source.removeprefix(TOPIC)
+        return Input(_stem(topic), source, partial(_open_topic, topic, settings), restarts=True)
     path = Path(source)
     kind = _kind(path, options)
+    open_file = partial(_open_file, path, kind, options)
     if kind in ("sqlite", "duckdb"):
-        return _table(path, kind, options.table)
-    if path.suffix.lower() != ".gz" and kind in ("json", "text") and not _is_array(path, kind):
-        return _from_file(path, _growing(path, kind, options), restarts=True, has_cells=kind == "text")
-    if path.suffix.lower() != ".gz" and kind == "json":
-        return _from_file(path, _array(path), ends=True)
-    return _from_file(path, _complete(path, kind, options), ends=True, has_cells=kind in ("csv", "text"))
+        if not options.table:
+            raise ToolkitError(f"{path} is a database: name one of its tables with --table")
+        return Input(_stem(options.table), f"{path.resolve()}/{options.table}", open_file)
+    grows = kind in ("json", "text")
+    stem = Path(path.name.removesuffix(".gz")).stem
+    return Input(_stem(stem), str(path.resolve()), open_file, not grows, grows, has_cells=kind not in ("json", "array"))
 
 
 def _check(options: InputOptions) -> None:
@@ -108,7 +117,10 @@ def _check(options: InputOptions) -> None:
 
 
 def _kind(path: Path, options: InputOptions) -> str:
-    """What a file holds. Raises ToolkitError if that is not known, or if the file cannot be read."""
+    """What a file holds: a format, `text.gz`, `json.gz`, or `array` of JSON objects.
+
+    Raises ToolkitError if that is not known, or if the file cannot be read.
+    """
     if path.is_dir():
         raise ToolkitError(f"{path} is a folder: name a file in it")
     if not path.exists():
@@ -126,7 +138,11 @@ def _kind(path: Path, options: InputOptions) -> str:
         raise ToolkitError(
             f"{path}: {suffix or 'no suffix'} does not tell what it holds: name --format json, csv or text"
         )
-    if path.suffix.lower() == ".gz" or kind not in _TEXTS:
+    if path.suffix.lower() == ".gz":
+        return f"{kind}.gz"
+    if kind == "json" and suffix == ".json" and head.removeprefix(json_array.BOM).lstrip()[:1] == b"[":
+        return "array"
+    if kind not in _TEXTS:
         return kind
     if head.startswith(_GZIP):
         raise ToolkitError(f"{path} is compressed by gzip: name it {path.name}.gz")
@@ -138,86 +154,59 @@ def _kind(path: Path, options: InputOptions) -> str:
 def _stem(name: str) -> str:
     """The name of a stream for a file, table or topic of this name."""
     stem = re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_")
-    return stem if stem[:1].isalpha() else f"feed_{stem}"
+    return (stem if stem[:1].isalpha() else f"feed_{stem}")[:60]
 
 
 def _codec(stream: Stream, kind: str, options: InputOptions) -> LineCodec:
-    if kind != "text":
+    if not kind.startswith("text"):
         return LineCodec(stream)
     return LineCodec(stream, text_parser(options.pattern, options.encoding), () if options.pattern else ("line",))
 
 
-def _from_file(path: Path, open_file: Callable[[Stream, Resume, bool], Source], **flags: bool) -> Input:
-    name = Path(path.name.removesuffix(".gz")).stem
-    return Input(_stem(name), str(path.resolve()), open_file, _from_start(open_file), **flags)
+def _open_file(  # noqa: PLR0917
+    path: Path, kind: str, options: InputOptions, stream: Stream, resume: Resume, finished: bool
+) -> Source:
+    codec = _codec(stream, kind, options)
+    match kind:
+        case "json" | "text":
+            return RotatedFile(path, codec, resume, finished=finished)
+        case "array":
+            return FileSource([path], codec, resume, finished=True)
+        case "sqlite":
+            from utils.sources.sqlite_source import SqliteSource
+
+            return _TableLines(SqliteSource(path, stream, resume, options.table), codec)
+        case "duckdb":
+            from utils.sources.duckdb_source import DuckdbSource
+
+            return _TableLines(DuckdbSource(path, stream, resume, options.table), codec)
+        case "parquet":
+            pages = parquet_rows(path)
+        case _:
+            pages = _pages(opened(path), path.name, kind, options)
+    return RowSource(path.name, take_from(pages), codec, resume)
 
 
-def _from_start(open_input: Callable[[Stream, Resume, bool], Source]) -> Callable[[Stream], Source]:
-    return lambda stream: open_input(stream, lambda partition: "", False)
+def _pages(file: BinaryIO, name: str, kind: str, options: InputOptions) -> Pages:
+    return table_rows(file, name, options.encoding) if kind.startswith("csv") else line_rows(file, name)
 
 
-def _growing(path: Path, kind: str, options: InputOptions) -> Callable[[Stream, Resume, bool], Source]:
-    return lambda stream, resume, finished: RotatedFile(path, _codec(stream, kind, options), resume, finished=finished)
+def _open_topic(topic: str, settings: Settings, stream: Stream, resume: Resume, finished: bool) -> Source:
+    from utils.sources.kafka_source import KafkaSource
 
-
-def _is_array(path: Path, kind: str) -> bool:
-    if kind != "json" or path.suffix.lower() != ".json":
-        return False
-    with path.open("rb", buffering=0) as file:
-        return json_array.begins(file)
-
-
-def _array(path: Path) -> Callable[[Stream, Resume, bool], Source]:
-    return lambda stream, resume, finished: FileSource([path], LineCodec(stream), resume, finished=True)
-
-
-def _complete(path: Path, kind: str, options: InputOptions) -> Callable[[Stream, Resume, bool], Source]:
-    def open_file(stream: Stream, resume: Resume, finished: bool) -> Source:
-        rows = parquet_rows(path) if kind == "parquet" else _rows(opened(path), path.name, kind, options)
-        return RowSource(path.name, take_from(rows), _codec(stream, kind, options), resume)
-
-    return open_file
-
-
-def _rows(file: BinaryIO, name: str, kind: str, options: InputOptions) -> Pages:
-    return table_rows(file, name, options.encoding) if kind == "csv" else line_rows(file, name)
+    return KafkaSource(replace(settings, topic=topic), BUZZ, resume, finished=finished, codec=LineCodec(stream))
 
 
 def _standard_input(options: InputOptions, stop: threading.Event) -> Input:
     if sys.stdin is None or sys.stdin.closed:
         raise ToolkitError(f"{PIPE}: there is no standard input")
-    kind = options.format or ("text" if options.pattern else "json")
-    pipe = Pipe(_rows(sys.stdin.buffer, "standard input", kind, options), stop)
+    name, kind = "standard input", options.format or ("text" if options.pattern else "json")
+    pipe = Pipe(_pages(sys.stdin.buffer, name, kind, options), stop)
 
-    def reader(take: Take) -> Callable[[Stream], Source]:
-        return lambda stream: RowSource("standard input", take, _codec(stream, kind, options), None)
+    def opening(take: Take) -> Open:
+        return lambda stream, resume, finished: RowSource(name, take, _codec(stream, kind, options), None)
 
-    taking = reader(pipe.take)
-    return Input(
-        "stdin", PIPE, lambda stream, resume, finished: taking(stream), reader(pipe.show),
-        ends=True, restarts=True, has_cells=kind != "json",
-    )  # fmt: skip
-
-
-def _topic(topic: str, settings: Settings) -> Input:
-    from utils.sources.kafka_source import KafkaSource
-
-    def open_topic(stream: Stream, resume: Resume, finished: bool) -> Source:
-        return KafkaSource(replace(settings, topic=topic), BUZZ, resume, finished=finished, codec=LineCodec(stream))
-
-    return Input(_stem(topic), f"{TOPIC}{topic}", open_topic, _from_start(open_topic), restarts=True)
-
-
-def _table(path: Path, kind: str, table: str) -> Input:
-    if not table:
-        raise ToolkitError(f"{path} is a database: name one of its tables with --table")
-
-    def open_table(stream: Stream, resume: Resume, finished: bool) -> Source:
-        module: Any = import_module(f"utils.sources.{kind}_source")
-        make = module.SqliteSource if kind == "sqlite" else module.DuckdbSource
-        return _TableLines(make(path, stream, resume, table), LineCodec(stream))
-
-    return Input(_stem(table), f"{path.resolve()}/{table}", open_table, _from_start(open_table))
+    return Input("stdin", PIPE, opening(pipe.take), True, True, kind != "json", opening(pipe.show))
 
 
 class _TableLines:

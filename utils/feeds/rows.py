@@ -66,7 +66,7 @@ class RowSource:
         """The next rows; None at the end. Waits for a pipe. See Source."""
         if self._position is None and self._resume:
             self._position = self._resume(self.detail)
-            if self._position and not self._skip(int(self._position.partition(":")[0])):
+            if self._position and not self._skip(self._position):
                 return Chunk(self.detail, self._position, "", [])
         rows = self._take(max_records)
         if not rows:
@@ -78,14 +78,13 @@ class RowSource:
     def close(self) -> None:
         """The rows close what they read from."""
 
-    def _skip(self, rows: int) -> bool:
+    def _skip(self, position: str) -> bool:
         """Whether the rows before the stored position are those that were handled."""
-        while self._rows < rows:
-            skipped = self._take(min(MAX_AHEAD_ROWS, rows - self._rows))
-            if not skipped:
-                return False
+        count = position.partition(":")[0]
+        wanted = int(count) if count.isdecimal() else 0
+        while self._rows < wanted and (skipped := self._take(min(MAX_AHEAD_ROWS, wanted - self._rows))):
             self._after(skipped)
-        return f"{self._rows}:{self._crc}" == self._position
+        return f"{self._rows}:{self._crc}" == position
 
     def _after(self, rows: list[FedRow]) -> str:
         self._rows += len(rows)
@@ -146,7 +145,8 @@ class Pipe:
         self._pages, self._stop = pages, stop
         self._changed = threading.Condition()
         self._read: deque[FedRow] = deque()
-        self._size = self._shown = 0
+        self._size = 0
+        self._shown: list[FedRow] = []
         self._end: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="standard input", daemon=True)
 
@@ -167,37 +167,33 @@ class Pipe:
             self._changed.notify()
 
     def show(self, max_rows: int) -> list[FedRow]:
-        """Rows that were not shown before, and stay to be taken; none at the end."""
-        with self._changed:
-            self._wait_until(lambda: len(self._read) > self._shown)
-            shown = list(self._read)[self._shown : self._shown + max_rows]
-            self._shown += len(shown)
-            return shown
+        """`take`, but the rows stay to be taken."""
+        rows = self._next(max_rows)
+        self._shown += rows
+        return rows
 
     def take(self, max_rows: int) -> list[FedRow]:
         """The next rows, once there are any; none at the end or when told to stop. Raises what ended the reading."""
-        taken: list[FedRow] = []
-        with self._changed:
-            self._wait_until(lambda: self._read)
-            while self._read and len(taken) < max_rows:
-                taken.append(self._read.popleft())
-            self._size -= sum(len(row.data) for row in taken)
-            self._changed.notify()
-            if not taken and self._end and not isinstance(self._end, StopIteration):
-                raise ToolkitError(f"standard input: {self._end}") from self._end
-            return taken
+        rows, self._shown = self._shown[:max_rows], self._shown[max_rows:]
+        return rows or self._next(max_rows)
 
-    def _wait_until(self, ready: Callable[[], object]) -> None:
-        """Wait for what is ready, the end or the stop."""
+    def _next(self, max_rows: int) -> list[FedRow]:
         if self._thread.ident is None:
             self._thread.start()
-        while not (ready() or self._end or self._stop.is_set()):
-            self._changed.wait(STOP_S)
+        with self._changed:
+            while not (self._read or self._end or self._stop.is_set()):
+                self._changed.wait(STOP_S)
+            rows = [self._read.popleft() for _ in range(min(max_rows, len(self._read)))]
+            self._size -= sum(len(row.data) for row in rows)
+            self._changed.notify()
+        if not rows and isinstance(self._end, OSError | ToolkitError):
+            raise ToolkitError(f"standard input: {self._end}") from self._end
+        return rows
 
 
 def opened(path: Path) -> BinaryIO:
     """A file, unpacked if it is compressed."""
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
 def line_rows(file: BinaryIO, name: str) -> Pages:
