@@ -1,34 +1,28 @@
 """Text view of any source: shows the last records and follows, like tail -f; or a live table of who does what."""
 
 import sys
-import time
-from collections import Counter, deque
+from collections import deque
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol
 
 from cyclopts import Parameter
 from loguru import logger
 
 from utils.app import cli, log, signals
-from utils.app.config import BUZZ, DEFAULTS, READING, Begin, Count, Json, Once, Reads, Settings, StreamName
-from utils.app.errors import ToolkitError, Unavailable
+from utils.app.config import BUZZ, DEFAULTS, READING, Begin, Count, Json, Once, Reads, Settings, StreamName, positive
+from utils.app.errors import Unavailable
 from utils.reading.follow import Watcher, follow
 from utils.reading.processing import wait_for_stream
 from utils.reading.progress import Progress
+from utils.reading.top import Top, TopView, check_top
 from utils.reading.tracker import Tracker
 from utils.records.sentiment import label
 from utils.records.stream import Stream
 from utils.sinks import AUTO, ChosenSource, source
 from utils.sources.base import Chunk
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 LAST_SHOWN = 10
 CAUGHT_UP_BELOW = 1_000  # records in a chunk
-TOP_ROWS = 10
-TOP_NAMES = 10_000
-REDRAW_S = 0.25
 _COLOURS = {"negative": "\x1b[31m", "neutral": "", "positive": "\x1b[32m"}
 
 
@@ -48,20 +42,15 @@ def main(
     once: Once = False,
     count: Count = None,
     json: Json = False,
-    top: Annotated[
-        bool,
-        Parameter(name="--top", show_default=False, help="A live table, or one at the end of --once and --count."),
-    ] = False,
+    top: Top = False,
+    every: Annotated[float, Parameter(name="--every", validator=positive, help="Seconds of a window of --top.")] = 60,
     settings: Annotated[Settings, Reads(*READING)] = DEFAULTS,
 ) -> int:
     """Show records of any source and follow: the last ten, then each new one.
 
     With --once, --count or --json all of them are shown. Repeated records are shown once.
     """
-    if top and json:
-        raise ToolkitError("--top is for people and --json for programs: choose one")
-    if top and not (once or count or sys.stdout.isatty()):
-        raise ToolkitError("--top redraws a table and needs a terminal: elsewhere add --once or --count")
+    check_top(top=top, ends=once or count is not None, json=json)
     stop = signals.stop_on_signals()
     found = wait_for_stream(stream, settings, source_name, stop, once=once)
     if found is None:
@@ -69,7 +58,7 @@ def main(
     progress = Progress(source_name, found)
     view: View = LineView(found, everything=once or count is not None)
     if json or top:
-        view = JsonView(found) if json else TopView(found, progress)
+        view = JsonView(found) if json else TopView(found, progress, every)
     reader = Reader(progress, view, start)
     reading = source(source_name, settings, found, reader.resume, finished=once)
     with closing(view):
@@ -177,61 +166,6 @@ class LineView:
         who = f"{timestamp} {record.author} [{record.category or ''}] {record.sentiment:.2f} {sentiment}"
         colour, line = self._colours[sentiment], log.plain(f"{who}: {record.message}")
         return f"{colour}{line}\x1b[0m" if colour else line
-
-
-class TopView:
-    """A table by the stream's `by`, redrawn in place; where stdout is no terminal, printed once at the end."""
-
-    def __init__(self, stream: Stream, progress: Progress) -> None:
-        from rich.live import Live
-
-        self._stream, self._progress = stream, progress
-        self._counts: Counter[str] = Counter()
-        self._sums: dict[str, tuple[int, float]] = {}
-        self._drawn_s = 0.0
-        self._live = Live(self._table(progress.measured()), auto_refresh=False)
-        self._live.start()
-
-    def show(self, records: list[Any]) -> None:
-        by, value = self._stream.by, self._stream.value
-        for record in records:
-            name = str(self._stream.codec.value(record, by) or "") if by else self._stream.name
-            if name not in self._counts and len(self._counts) >= TOP_NAMES:
-                name = "(others)"
-            self._counts[name] += 1
-            number = self._stream.codec.value(record, value) if value else None
-            if number is not None:
-                count, total = self._sums.get(name, (0, 0.0))
-                self._sums[name] = count + 1, total + number
-        self.idle()
-
-    def idle(self) -> None:
-        """Redraw if it is time."""
-        if time.monotonic() - self._drawn_s >= REDRAW_S:
-            self._drawn_s = time.monotonic()
-            self._live.update(self._table(self._progress.measured()), refresh=True)
-
-    def close(self) -> None:
-        self._live.update(self._table(self._progress.end()))
-        self._live.stop()
-        if not self._live.console.is_terminal:  # there the library leaves the last line open
-            self._live.console.print()
-
-    def _table(self, title: str) -> "Table":
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(title=title, title_justify="left")
-        for heading in (self._stream.by or "stream", "records", "share", f"mean {self._stream.value or ''}"):
-            table.add_column(heading, no_wrap=True)
-        total = max(1, self._counts.total())
-        for name, count in self._counts.most_common(TOP_ROWS):
-            numbers, added = self._sums.get(name, (0, 0.0))
-            mean = f"{added / numbers:,.2f}" if numbers else ""
-            if mean and self._stream.name == BUZZ:
-                mean += f" {label(added / numbers)}"
-            table.add_row(Text(log.plain(name)[:40]), f"{count:,}", f"{count / total:.0%}", Text(mean))
-        return table
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from threading import Event
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from utils.reading.follow import StateLog, Watcher, follow
 from utils.reading.progress import Progress
 from utils.reading.store import ProcessedStore
 from utils.reading.store_postgres import PostgresDatabase
+from utils.reading.top import EVERY_S, TopView, check_top
 from utils.reading.windows import NO_WINDOWS, Tumbling, Windows
 from utils.records.stream import Stream
 from utils.sinks import SINKS, find_stream, source
@@ -63,11 +65,8 @@ def store_database(sink: str, stream: Stream, settings: Settings, name: str = ""
 
 
 class _Shown(Watcher):
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-
-    def idle(self) -> None:
-        self._progress.show()
+    def __init__(self, show: Callable[[], None]) -> None:
+        self.idle = show  # type: ignore[method-assign]
 
 
 def read_into(
@@ -89,8 +88,19 @@ def read_into(
     follow(open_source, handle, stop, once=reading.once, count=reading.count, watcher=watcher)
 
 
-def process(sink: str, stream_name: str, reading: Reading, settings: Settings, tumbling: Tumbling = NO_WINDOWS) -> int:
-    """Run the consumer of a sink; the exit code."""
+def process(
+    sink: str,
+    stream_name: str,
+    reading: Reading,
+    settings: Settings,
+    tumbling: Tumbling = NO_WINDOWS,
+    *,
+    top: bool = False,
+) -> int:
+    """Run the consumer of a sink; the exit code. `top` shows a live table instead of a running line and a summary."""
+    check_top(top=top, ends=reading.once or reading.count is not None, json=reading.json)
+    if top and not tumbling.every_s:
+        tumbling = replace(tumbling, every_s=EVERY_S)
     stop = signals.stop_on_signals()
     found = wait_for_stream(stream_name, settings, sink, stop, once=reading.once)
     if found is None:
@@ -107,16 +117,24 @@ def process(sink: str, stream_name: str, reading: Reading, settings: Settings, t
     database, store = opened
     with closing(store):
         stream, progress = store.stream, Progress(sink, store.stream)
+        view = TopView(stream, progress, tumbling.every_s, windows.by_name(database)) if top and windows else None
+
+        show = view.idle if view else progress.show
 
         def handle(chunk: Chunk) -> int:
             new = store.add(chunk)
-            if windows and windows.closed and not reading.json:
-                cli.print_lines(*(windows.line(*each) for each in windows.closed))
             progress.saw(chunk.records, store.run)
-            progress.show()
+            if view and windows:
+                view.show(list(windows.new))
+            elif windows and windows.closed and not reading.json:
+                cli.print_lines(*(windows.line(*each) for each in windows.closed))
+            show()
             return new
 
-        read_into(store, sink, settings, reading, stop, handle=handle, watcher=_Shown(progress))
+        read_into(store, sink, settings, reading, stop, handle=handle, watcher=_Shown(show))
+        if view:
+            view.close()
+            return 0
         line, summary = progress.end(), store.summary()
         if reading.json:
             totals = {"run": store.run.items(), "store": store.counts().items()}

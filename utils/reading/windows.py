@@ -98,12 +98,13 @@ class Windows:
 
     A late record counts in its window like any other; it is late if that window had closed before it came. A record
     without event time is in no window. Sums are added in the order of the records, so that restarts change nothing.
-    `closed` are the windows that the last chunk closed.
+    `new` are the records of the last chunk that the store did not contain, `closed` the windows that they closed.
     """
 
     def __init__(self, tumbling: Tumbling) -> None:
         self.size_us = round((tumbling.every_s or 0) * 1e6)
         self._closing_us = self.size_us + round(tumbling.lateness_s * 1e6)  # from the start of a window on
+        self.new: Sequence[Any] = ()
         self.closed: list[Named] = []
         self._stream: Stream
 
@@ -126,7 +127,7 @@ class Windows:
             found.setdefault((start_us, name(record)), Window()).take(measured, late=late)
             newest_us = at_us if newest_us is None else max(newest_us, at_us)
         database.execute_many(_SAVE, [(*at, *key, *astuple(window)) for key, window in sorted(found.items())])
-        self.closed = []
+        self.new, self.closed = new, []
         if newest_us is not None and newest_us != before_us:
             database.execute(_SAVE_MARK, *at, newest_us)
             bounds = NEVER_US if before_us is None else before_us - self._closing_us, newest_us - self._closing_us
