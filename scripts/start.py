@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -35,11 +36,16 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     python = str(environment.prepare())
     copy_env_file(environment.PROJECT_DIR)
-    if options.serve is None and not has_window(python):
-        options.serve = ""
-    ending = "Ctrl+C or closing the window" if options.serve is None else "Ctrl+C"
-    print(f"Starting a producer and the dashboard; {ending} ends both", flush=True)
-    return Pair(*commands(python, options)).run(options.duration)
+    print("Starting a producer and the dashboard; Ctrl+C ends both, or closing the window", flush=True)
+    producer, _ = commands(python, options)
+
+    def dashboard() -> list[str]:
+        """Its command line; whether there is a window is found out while the producer already works."""
+        if options.serve is None and not has_window(python):
+            options.serve = ""
+        return commands(python, options)[1]
+
+    return Pair(producer, dashboard).run(options.duration)
 
 
 def commands(python: str, options: argparse.Namespace) -> tuple[list[str], list[str]]:
@@ -109,7 +115,7 @@ def copy_env_file(project: Path) -> None:
 class Pair:
     """Two processes that end together: when one ends, on a signal, or when the time is over."""
 
-    def __init__(self, *commands: list[str], end_within_s: float = END_WITHIN_S) -> None:
+    def __init__(self, *commands: list[str] | Callable[[], list[str]], end_within_s: float = END_WITHIN_S) -> None:
         self._commands = commands
         self._end_within_s = end_within_s
         self._signals = 0
@@ -119,7 +125,7 @@ class Pair:
         for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), self._count_signal)
-        processes = [begin(command) for command in self._commands]
+        processes = [begin(command() if callable(command) else command) for command in self._commands]
         end_s = time.monotonic() + duration_s
         while not self._signals and time.monotonic() < end_s and all(p.poll() is None for p in processes):
             time.sleep(LOOK_EVERY_S)

@@ -83,6 +83,26 @@ def test_when_one_ends_the_other_is_ended(marks: tuple[Path, Path], first: int, 
     assert marks[1 - first].read_text() == "asked"
 
 
+# The second command is known only once the first one works.
+WAITING = """
+import json, pathlib, sys, time
+from scripts import start
+first, second = json.loads(sys.argv[1])
+def once_it_works():
+    while not pathlib.Path(sys.argv[4]).exists():
+        time.sleep(0.02)
+    return second
+sys.exit(start.Pair(first, once_it_works, end_within_s=float(sys.argv[3])).run(float(sys.argv[2])))
+"""
+
+
+def test_the_first_one_works_while_the_second_is_decided(marks: tuple[Path, Path]) -> None:
+    commands = [child(marks[0]), child(marks[1], code=2, until=marks[0])]
+    parent = start_parent(json.dumps(commands), "60", "10", str(marks[0]), code=WAITING)
+    parent.communicate(timeout=30)
+    assert (parent.returncode, marks[0].read_text()) == (2, "asked")
+
+
 def test_the_reason_wins_over_what_followed(marks: tuple[Path, Path]) -> None:
     code, _ = Parent(child(marks[0], code=3), child(marks[1], code=2, until=marks[0])).ends()
     assert code == 2
@@ -175,7 +195,7 @@ def test_page_where_it_is_asked_for_or_no_window_can_be(
 
     class Recorded(start.Pair):
         def run(self, duration_s: float) -> int:
-            started.extend(self._commands)
+            started.extend(command() if callable(command) else command for command in self._commands)
             return 0
 
     monkeypatch.setattr(start, "Pair", Recorded)
