@@ -13,7 +13,7 @@ from utils.app import cli
 from utils.app.config import BUZZ, DEFAULTS, PRODUCING, Reads, Settings, Speed, StreamName
 from utils.app.early import UNFINISHED
 from utils.delivery import producing
-from utils.feeds.feeding import described, first_lines
+from utils.feeds.feeding import fed_stream, first_lines
 from utils.feeds.inputs import PLAIN, InputOptions, find_input
 from utils.feeds.lines import FedLine
 from utils.reading.follow import InvalidLog
@@ -43,7 +43,7 @@ def main(
     found = find_input(recording, options, settings, Event())
     is_known = known(stream, settings.schema_folder) is not None
     samples = first_lines(found, Event(), wanted=0 if is_known else INFERRED_FROM, wait=False)
-    declared = described(stream, samples, settings, cells=found.has_cells)
+    declared = fed_stream(stream, samples, settings, cells=found.has_cells)
     name = "replay" if stream == BUZZ else f"replay-{stream}"
     with cli.progress(None, "records") as done:
         replay = Replay(found.open(declared, lambda partition: "", True), event_time(declared), done)

@@ -3,9 +3,11 @@
 import gzip
 import json
 import re
+import shlex
 import signal
 import sqlite3
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,7 +21,7 @@ from producers import feed_producer
 from tests.feeds.feed_runs import column, letters, lines
 from tests.helpers import start_python, wait_until
 from utils.app import cli
-from utils.app.config import Settings
+from utils.app.config import PROJECT_DIR, Settings
 
 Feed = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -204,6 +206,18 @@ class TestInputs:
         feed("things.jsonl", "--once")
         (record,) = lines(settings, "things")
         assert (record["source_producer_id"], record["source_sequence"], record["sequence"]) == ("ann-1", 7, 1)
+
+
+def test_the_log_of_the_document_is_counted_by_level(feed: Feed, settings: Settings) -> None:
+    document = (PROJECT_DIR / "docs" / "logs.md").read_text("utf-8")
+    command = re.findall(r"^python -m producers.feed_producer (docs/samples.*)$", document, re.MULTILINE)[0]
+    path, *options = shlex.split(command)
+    feed(PROJECT_DIR / path, *options)
+    levels = Counter(column(settings, "shop", "level")["duckdb"])
+    assert dict(re.findall(r"^ (INFO|WARN|ERROR) +(\d+) ", document, re.MULTILINE)) == {
+        level: str(count) for level, count in levels.items()
+    }
+    assert [letter["input"] for letter in letters(settings, "shop")] == ["TimeoutError: the bank does not answer"]
 
 
 class TestDamage:

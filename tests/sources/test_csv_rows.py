@@ -68,7 +68,7 @@ def test_cells_by_type(cell: str, kind: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_the_first_line_tells_the_delimiter(delimiter: str) -> None:
+def test_the_delimiter_is_what_the_first_line_has_most(delimiter: str) -> None:
     text = f'a{delimiter}b\n"x{delimiter}y"{delimiter}1\n'
     rows = list(csv_rows(io.StringIO(text), "table.csv"))
     assert [(row.text, row.cells) for row in rows] == [(text.partition("\n")[2], {"a": f"x{delimiter}y", "b": "1"})]

@@ -27,7 +27,7 @@ from utils.sources.base import Chunk
 MAX_SHOWN_FIELDS = 40
 
 
-def described(
+def fed_stream(
     name: str, samples: Sequence[bytes], settings: Settings, time: str | None = None, *, cells: bool = False
 ) -> Stream:
     """The stream as its schema file describes it, else as its first records do, which is printed.
@@ -162,7 +162,7 @@ def feed(
         samples = first_lines(source, stop, wanted=INFERRED_FROM if is_new or time else 0, wait=not once)
     if is_new and not samples:
         return 0  # stopped before there was anything
-    stream = described(name, samples, settings, time, cells=source.has_cells)
+    stream = fed_stream(name, samples, settings, time, cells=source.has_cells)
     journal = f"feed-{name}" if source.name == name else f"feed-{name}-{source.name}"
     with session(stream, journal, settings, sinks=sinks, run=run, stop=stop) as opened:
         feeding = Feeding(source, opened, settings.dead_letter_path(f"{name}-input"), again=again)

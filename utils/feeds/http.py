@@ -23,7 +23,7 @@ from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.app.web import WebServer, is_loopback, parse_address
 from utils.delivery.producing import REPORT_EVERY_S, Session, session
-from utils.feeds.feeding import described
+from utils.feeds.feeding import fed_stream
 from utils.feeds.inputs import HTTP
 from utils.feeds.requests import LATER, Answer, Group, Posted, batch_of, json_texts, respond, stopping
 from utils.records.schema import known
@@ -178,7 +178,7 @@ def feed_http(
         if bare and not texts:
             return 0  # stopped before there was anything
         try:
-            stream = described(name, texts, settings, time)
+            stream = fed_stream(name, texts, settings, time)
             with session(stream, f"feed-{name}-http", settings, sinks=sinks, run=run, stop=stop) as opened:
                 opened.counts["read"] = 0
                 group = Group(opened, replace(opened.stream, time=stream.time))
