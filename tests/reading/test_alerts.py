@@ -97,6 +97,11 @@ made_records = st.lists(
 )
 
 
+@pytest.mark.proof(
+    "an alert is stored once and delivered at least once",
+    "random streams in any order and chunks, with a restart after each, against pandas",
+    quick=40,
+)
 @settings(max_examples=40, deadline=None)
 @given(made_records, st.integers(1, 80), st.integers(1, 4), st.sampled_from([None, 0.001, 10.0]))
 def test_equal_pandas_in_any_order_and_chunks(made: Any, size: int, times: int, cooldown_s: float | None) -> None:

@@ -113,6 +113,11 @@ made_records = st.lists(
 )
 
 
+@pytest.mark.proof(
+    "windows count each record once, late ones too",
+    "random streams in any order and chunks, with a restart after each, against pandas",
+    quick=30,
+)
 @settings(max_examples=30, deadline=None)
 @given(made_records, st.integers(1, 60), st.sampled_from([1, 7, 60]), st.sampled_from([0, 5, 90]))
 def test_equal_pandas_in_any_order_and_chunks(made: Any, size: int, every_s: int, lateness_s: int) -> None:
