@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import duckdb
 import psutil
 from cyclopts import Parameter
+from msgspec.structs import asdict
 
 from producers.ragini_producer import messages
 from scripts.kafka_broker import Cluster, kafka_home
@@ -40,7 +41,7 @@ from utils.app.config import DEFAULTS, PROJECT_DIR, Settings, StoreUrl
 from utils.delivery.journal import Journal
 from utils.delivery.worker import Delivery
 from utils.records.codec import Field, instant_text
-from utils.records.record import Batch, Record
+from utils.records.record import Batch, Record, without_ids
 from utils.records.schema import declare
 from utils.records.stream import BUZZ, Stream
 from utils.records.table import Table
@@ -166,13 +167,21 @@ def timed(work: Callable[[], object]) -> tuple[float, float, float]:
     return time.perf_counter() - wall_s, time.process_time() - cpu_s, 0.0
 
 
-def produce(settings: Settings, sinks: Sequence[str], count: int) -> tuple[float, float, float]:
-    """Run the producer in a process of its own, start and clean end included: wall and CPU seconds, peak MiB."""
+def produce(
+    settings: Settings, sinks: Sequence[str], count: int, fed: tuple[Path, str] | None = None
+) -> tuple[float, float, float]:
+    """Run the producer in a process of its own, start and clean end included: wall and CPU seconds, peak MiB.
+
+    With `fed`, a file of JSON lines and SOURCE, the feed instead; `-` is the file as standard input.
+    """
     command = [sys.executable, "-m", "producers.ragini_producer", "--interval", "0", "--count", str(count)]
+    if fed:
+        command = [sys.executable, "-m", "producers.feed_producer", fed[1], "--once", "--stream", "fed"]
     command += ["--sinks", *sinks, "--drain", "600", "--log-level", "ERROR", "--data-dir", str(settings.data_path)]
     command += ["--kafka-broker", settings.kafka_broker, "--topic", settings.topic]
     started_s = time.perf_counter()
-    process = subprocess.Popen(command, cwd=PROJECT_DIR, stdout=subprocess.DEVNULL)
+    with (fed[0] if fed else Path(os.devnull)).open("rb") as given:
+        process = subprocess.Popen(command, cwd=PROJECT_DIR, stdin=given, stdout=subprocess.DEVNULL)
     watched = psutil.Process(process.pid)
     cpu_s = peak = 0.0
     while process.poll() is None:
@@ -213,7 +222,7 @@ def run_rounds(rows: Sequence[Measured], rounds: int, folder: Path) -> None:
     """Run all rows in turn, so that a machine whose speed drifts slows all of them."""
     for number in range(rounds):
         for row in rows:
-            place = folder / f"{row.name.replace(' ', '-')}-{number}"
+            place = folder / re.sub(r"\W+", "-", f"{row.name} {number}")  # topics are named like it
             place.mkdir()
             row.runs.append(row.work(place))
 
@@ -473,13 +482,35 @@ def requests(*, count: Count = 20_000, rounds: Rounds = 3, clients: int = 50) ->
     return 0
 
 
+def feeds(*, count: Count = 400_000, rounds: Rounds = 3) -> int:
+    """Measure feeds of standard input and of a file beside the producer of buzz; lines of the same size."""
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
+        lines = Path(folder) / "lines.jsonl"
+        lines.write_bytes(b"".join(without_ids(asdict(record)) for record in made(count)))
+        rows = []
+        for name, wanted in (("file", ("file",)), ("three sinks", EMBEDDED)):
+            rows.append(Measured(f"producer, {name}", partial(run_feed, wanted, count, None)))
+            for source, label in (("-", "standard input"), (str(lines), "file that grows")):
+                rows.append(
+                    Measured(f"{label}, {name}", partial(run_feed, wanted, count, (lines, source)), f"producer, {name}")
+                )
+        run_rounds(rows, rounds, Path(folder))
+    report(f"{count:,} records each, median of {rounds} rounds.", rows, count, [], None)
+    return 0
+
+
+def run_feed(sinks: Sequence[str], count: int, fed: tuple[Path, str] | None, place: Path) -> tuple[float, float, float]:
+    return produce(replace(DEFAULTS, data_dir=place), sinks, count, fed)
+
+
 def main() -> int:
-    """Measure the toolkit beside the bare libraries: `sinks`, `sources` or `requests`."""
+    """Measure the toolkit beside the bare libraries: `sinks`, `sources`, `feeds` or `requests`."""
     sinks()
     sources()
+    feeds()
     return requests()
 
 
 if __name__ == "__main__":
     threading.stack_size(0)
-    sys.exit(cli.run(main, sinks, sources, requests, name="scripts.bench"))
+    sys.exit(cli.run(main, sinks, sources, feeds, requests, name="scripts.bench"))
