@@ -44,7 +44,7 @@ _BY_START = f"SELECT start_us, name, {_SUMS} FROM windows WHERE size_us = ? GROU
 _BY_NAME = f"SELECT 0, name, {_SUMS} FROM windows WHERE size_us = ? GROUP BY name"
 
 _OPEN = f"""SELECT start_us, name, {_COLUMNS} FROM windows JOIN window_marks USING (size_us, partition)
-    WHERE size_us = ? AND start_us + ? > newest_us ORDER BY 1, 2"""
+    WHERE size_us = ? AND start_us + ? > newest_us ORDER BY 1, 2, partition"""
 
 
 @Parameter(name="*")
