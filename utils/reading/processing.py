@@ -7,6 +7,8 @@ from functools import partial
 from threading import Event
 from typing import Any, TypeVar
 
+from loguru import logger
+
 from utils.app import cli, signals
 from utils.app.backoff import Backoff
 from utils.app.config import Reading, Settings, processed_store_url
@@ -22,7 +24,7 @@ from utils.records.stream import Stream
 from utils.sinks import SINKS, find_stream, source
 from utils.sources.base import Chunk, Source
 
-WINDOWS_SHOWN = 1_000
+WINDOWS_SHOWN, MANY = 1_000, 1_000_000
 
 Result = TypeVar("Result")
 
@@ -135,7 +137,10 @@ def process(
         if view:
             view.close()
             return 0
-        line, summary = progress.end(), store.summary()
+        line = progress.end()
+        if (kept := store.counts().records) >= MANY:
+            logger.info("a summary of {:,} records takes some seconds; --top needs none", kept)
+        summary = store.summary()
         if reading.json:
             totals = {"run": store.run.items(), "store": store.counts().items()}
             found_too = {"windows": windows.report(database, WINDOWS_SHOWN)} if windows else {}
