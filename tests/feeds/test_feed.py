@@ -255,6 +255,7 @@ class TestDamage:
         (tmp_path / "things.jsonl").write_text('{"n":1}\n{"n":2,}\n{"n":3}\n')
         done = feed("things.jsonl", "--once")
         assert "read 3, acknowledged 2; rejected 1" in done.stdout
+        assert str(settings.dead_letter_path("things-input")) in done.stdout
         (letter,) = letters(settings, "things")
         (tmp_path / "corrected.jsonl").write_text(letter["input"].replace(",}", "}"))
         feed("corrected.jsonl", "--stream", "things", "--once")
@@ -341,6 +342,7 @@ def test_a_file_that_may_not_be_read_is_one_line(feed: Feed, tmp_path: Path, mon
     assert "a.csv cannot be read: Permission denied" in feed("a.csv", code=2).stderr
 
 
+@pytest.mark.full
 class TestStandardInput:
     @pytest.mark.parametrize(
         ("options", "text"),
@@ -385,6 +387,7 @@ class TestStandardInput:
         assert "no readable record" in err
 
 
+@pytest.mark.full
 def test_a_file_that_grows_is_followed_until_ctrl_c(settings: Settings, tmp_path: Path) -> None:
     path = tmp_path / "things.jsonl"
     path.touch()

@@ -165,10 +165,13 @@ def feed(
     stream = fed_stream(name, samples, settings, time, cells=source.has_cells)
     journal = f"feed-{name}" if source.name == name else f"feed-{name}-{source.name}"
     with session(stream, journal, settings, sinks=sinks, run=run, stop=stop) as opened:
-        feeding = Feeding(source, opened, settings.dead_letter_path(f"{name}-input"), again=again)
+        letters = settings.dead_letter_path(f"{name}-input")
+        feeding = Feeding(source, opened, letters, again=again)
         follow(
             lambda: source.open(replace(opened.stream, time=stream.time), feeding.resume, once),
             feeding.handle, stop, once=once, count=run.count, chunk_records=MAX_APPEND,
         )  # fmt: skip
+    if opened.counts["rejected"]:
+        cli.print_lines(f"what was rejected is in {letters}")
     is_cut = stop.is_set() and source.ends and not source.restarts
     return opened.code or (early.UNFINISHED if is_cut else 0)

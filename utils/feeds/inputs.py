@@ -104,7 +104,9 @@ def find_input(source: str, options: InputOptions, settings: Settings, stop: thr
         return Input(_stem(options.table), f"{path.resolve()}/{options.table}", open_file)
     grows = kind in ("json", "text")
     stem = Path(path.name.removesuffix(".gz")).stem
-    return Input(_stem(stem), str(path.resolve()), open_file, not grows, grows, has_cells=kind not in ("json", "array"))
+    has_cells = kind.startswith(("csv", "text"))
+    place = str(path.resolve())
+    return Input(_stem(stem), place, open_file, ends=not grows, restarts=grows, has_cells=has_cells)
 
 
 def _check(options: InputOptions) -> None:
@@ -206,7 +208,8 @@ def _standard_input(options: InputOptions, stop: threading.Event) -> Input:
     def opening(take: Take) -> Open:
         return lambda stream, resume, finished: RowSource(name, take, _codec(stream, kind, options), None)
 
-    return Input("stdin", PIPE, opening(pipe.take), True, True, kind != "json", opening(pipe.show))
+    has_cells, show = kind != "json", opening(pipe.show)
+    return Input("stdin", PIPE, opening(pipe.take), ends=True, restarts=True, has_cells=has_cells, show=show)
 
 
 class _TableLines:
