@@ -1,21 +1,62 @@
-"""Live dashboard: a threaded matplotlib animation of the stream in a window, an image, a browser or a recording."""
+"""Live dashboard: a threaded matplotlib animation of a stream in a window, an image, a browser or a recording."""
 
 import os
 import sys
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 from loguru import logger
 
-from consumers.dashboard.theme import DEFAULT_SIZE, DPI, ThemeName
+from consumers.dashboard.snapshot import DEFAULT_BUFFERS, Buffers, ThemeName
 from utils import sinks
 from utils.app import cli, early, signals
-from utils.app.config import DEFAULTS, READING, Begin, Reads, Settings, positive, whole
+from utils.app.config import BUZZ, DEFAULTS, READING, Begin, Reads, Settings, StreamName, positive, whole
 from utils.app.errors import ToolkitError
-from utils.records.stream import BUZZ
+from utils.reading.expression import Expression
+from utils.reading.processing import wait_for_stream
+from utils.records.schema import check_roles
+from utils.records.stream import Stream
 
-SIZE = "x".join(map(str, DEFAULT_SIZE))
+DPI = 100
+SIZE = "12.8x7.2"
+MAX_BUFFER = 10_000
+SWITCH_S = 0.0005  # of Python's threads; by default a flood of records makes a frame twice as slow
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Charts:
+    """What of the stream is charted; fields that nobody names are chosen from what is read."""
+
+    by: Annotated[str | None, Parameter(name="--by", help="Text field whose values get a bar and a line each.")] = None
+    value: Annotated[str | None, Parameter(name="--value", help="Number field of the trend.")] = None
+    histogram: Annotated[str | None, Parameter(name="--histogram", help="Number field of the histogram.")] = None
+    zones: Annotated[
+        tuple[float, float] | None,
+        Parameter(name="--zones", allow_leading_hyphen=True, help="Two limits of the value, the lower first."),
+    ] = None
+    where: Annotated[
+        str | None, Parameter(name="--where", help="Show only records for which this SQL over the fields is true.")
+    ] = None
+
+    def roles(self, stream: Stream) -> Stream:
+        """The stream with the named roles. Raises ToolkitError that names the fields that can be used."""
+        named = {name: getattr(self, name) for name in ("by", "value", "histogram") if getattr(self, name)}
+        zones = self.zones or (None if "value" in named else stream.zones)
+        chosen = replace(stream, zones=zones, **named)
+        try:
+            check_roles(chosen, "the dashboard's options")
+        except ToolkitError as error:
+            fields = ", ".join(f"{field.name} ({field.type})" for field in stream.fields)
+            raise ToolkitError(f"{error}; stream {stream.name} has the fields {fields}") from error
+        return chosen
+
+
+AS_READ = Charts()
 
 
 def inches(text: str) -> tuple[float, float]:
@@ -31,10 +72,27 @@ def inches(text: str) -> tuple[float, float]:
     return width, height
 
 
+def buffers(points: int, window: int, rolling: int) -> Buffers:
+    """The buffers of these lengths. Raises ToolkitError."""
+    if max(points, window) > MAX_BUFFER or rolling > window:
+        raise ToolkitError(f"--points and --window are at most {MAX_BUFFER:,}, and --rolling at most --window")
+    return Buffers(points, window, rolling)
+
+
+Length = Annotated[int, Parameter(converter=whole, validator=positive)]
+
+
 def main(
     *,
+    stream: StreamName = BUZZ,
     source: sinks.ChosenSource = sinks.AUTO,
     start: Begin = "start",
+    charts: Charts = AS_READ,
+    points: Annotated[Length, Parameter(name="--points", help="Points of the flow.")] = DEFAULT_BUFFERS.points,
+    window: Annotated[
+        Length, Parameter(name="--window", help="Latest values of trend and histogram.")
+    ] = DEFAULT_BUFFERS.window,
+    rolling: Annotated[Length, Parameter(name="--rolling", help="Values in a rolling mean.")] = DEFAULT_BUFFERS.rolling,
     theme: Annotated[
         ThemeName | None,
         Parameter(name="--theme", help="Colours: light unless given; the served page follows the system unless given."),
@@ -52,6 +110,9 @@ def main(
             help="Show the image to browsers at PORT or ADDRESS:PORT; alone, at 127.0.0.1:8765.",
         ),
     ] = None,
+    allow_host: Annotated[
+        tuple[str, ...], Parameter(name="--allow-host", help="Further host name under which browsers may ask.")
+    ] = (),
     save: Annotated[
         Path | None, Parameter(name="--save", help="Record to this .gif or .mp4, or keep the image in this .png.")
     ] = None,
@@ -65,81 +126,84 @@ def main(
     refresh: Annotated[float, Parameter(name="--refresh", validator=positive, help="Seconds between frames.")] = 2.0,
     settings: Annotated[Settings, Reads(*READING)] = DEFAULTS,
 ) -> int:
-    """Show the stream live: message flow, authors, sentiment and lengths, with the health of the source.
+    """Show a stream live: record flow, bars by a text field, trend and histogram of numbers, health of the source.
 
     Draws in a window where there is one, else keeps data/dashboard.png up to date. In the window:
-    space pauses drawing, t changes the theme, s saves an image, q quits.
+    space pauses drawing, t changes the theme, s saves an image, q quits; the mouse shows values.
     """
     from consumers.dashboard import backends
-    from consumers.dashboard.reader import Reader
-    from consumers.dashboard.state import State
 
+    sys.setswitchinterval(SWITCH_S)
     stop = signals.stop_on_signals()
-    area = inches(size)
-    choice = backends.choose(backend)
-    if choice.backend and (serve is not None or save):
-        choice = backends.Choice(None, "--serve and --save draw without a window")
+    area, lengths = inches(size), buffers(points, window, rolling)
+    found = wait_for_stream(stream, settings, source, stop, once=False)
+    if found is None:
+        return 0
+    found = charts.roles(found)
+    keep = Expression(found, charts.where) if charts.where else None
+    choice = backends.choose(backend) if serve is None and not save else backends.Choice(None, "as the options say")
     os.environ["MPLBACKEND"] = choice.backend or "agg"  # what matplotlib reads while it is imported
 
-    state = State(source, from_end=start == "end")
+    from consumers.dashboard import animation
+    from consumers.dashboard.reader import Reader
+    from consumers.dashboard.state import State
+    from consumers.dashboard.theme import reset
+
+    reset()
+    state = State(found, source, buffers=lengths, from_end=start == "end",
+                  keep=(lambda records: list(compress(records, keep.matches(records)))) if keep else list)  # fmt: skip
     begin = "end" if start == "end" else ""
     # A source that is taken over later is read from its start: what was seen is known by its ids.
-    reader = Reader(sinks.source(source, settings, BUZZ, lambda _: "" if state.begun else begin), state, stop)
+    reader = Reader(sinks.source(source, settings, found, lambda _: "" if state.begun else begin), state, stop)
+    plan = animation.Plan(area, theme or "light", refresh, frames, duration)
+    with ExitStack() as open_outputs:
+        outputs: list[Any] = []
+        if not choice.backend:
+            from consumers.dashboard.figure import Drawing
 
-    from consumers.dashboard import picture, render
+            drawing = Drawing(plan.theme, size=area, refresh_s=refresh)
+            outputs = [_image(save, settings, drawing, stop)]
+            if serve is not None:
+                from consumers.dashboard.serve import DEFAULT_ADDRESS, Page
 
-    plan = render.Plan(area, theme or "light", refresh, frames, duration)
-    if choice.backend:
-        logger.info("drawing in a window with {}: {}", choice.backend, choice.reason)
-        reader.start()
-        count = render.run_window(state, plan, stop, choice.backend, settings.data_path)
-    else:
-        places = _outputs(serve, save, refresh, theme, settings)
-        for line in (f"drawing without a window: {choice.reason}", *(place.where for place in places)):
+                outputs.append(Page(serve[0] if serve else DEFAULT_ADDRESS, refresh, theme, allow_host, area))
+        for output in outputs:
+            open_outputs.enter_context(closing(output))
+        draws = f"in a window with {choice.backend}" if choice.backend else "without a window"
+        for line in (f"drawing {draws}: {choice.reason}", *(output.where for output in outputs)):
             logger.info("{}", line)
         reader.start()
-        dashboard = picture.headless(plan.size, plan.theme, plan.refresh_s)
-        try:
-            count = render.run_headless(state, dashboard, places, plan, stop)
-        finally:
-            for place in places:
-                place.close()
+        if choice.backend:
+            count = animation.run_window(state, plan, stop, settings.data_path)
+        else:
+            count = animation.run_headless(state, outputs, plan, stop)
     stop.set()
     reader.join(timeout=10.0)
     return _report(reader, state.snapshot(), count)
 
 
-def _outputs(
-    serve: tuple[str, ...] | None, save: Path | None, refresh_s: float, theme: ThemeName | None, settings: Settings
-) -> list[Any]:
-    """Where pictures go without a window: --save, else data/dashboard.png, and the page if it is asked for."""
+def _image(save: Path | None, settings: Settings, drawing: Any, stop: Any) -> Any:
+    """Where images go without a window: --save, else data/dashboard.png."""
     from consumers.dashboard import outputs
 
-    places: list[Any] = []
     if save:
-        places.append(outputs.output_to(save, refresh_s))
-    else:
-        path = settings.data_path / "dashboard.png"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ToolkitError(f"{path.parent} cannot be made: {error.strerror}; choose another --data-dir") from error
-        places.append(outputs.PictureFile(path))
-    if serve is not None:
-        from consumers.dashboard.serve import DEFAULT_ADDRESS, Served
-
-        places.append(Served(serve[0] if serve else DEFAULT_ADDRESS, refresh_s, theme))
-    return places
+        return outputs.saved_to(save, drawing, stop)
+    path = settings.data_path / "dashboard.png"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ToolkitError(f"{path.parent} cannot be made: {error.strerror}; choose another --data-dir") from error
+    return outputs.ImageFile(path, drawing)
 
 
 def _report(reader: Any, snapshot: Any, frames: int) -> int:
     """One line at the end, and the exit code."""
     if reader.failure:
         raise reader.failure
-    from consumers.dashboard.words import counted
+    from consumers.dashboard.formatting import counted
 
     cli.print_lines(
-        f"{counted(snapshot.total, 'message')}, {snapshot.invalid:,} invalid, {snapshot.lost:,} lost,"
+        f"{counted(snapshot.total, snapshot.roles.record)}, {snapshot.invalid:,} invalid, {snapshot.lost:,} lost,"
         f" {snapshot.duplicate:,} duplicate; {counted(frames, 'frame')}"
     )
     return 0 if reader.alive_to_the_end else early.UNFINISHED

@@ -1,6 +1,6 @@
-"""Make the images of the documentation: five scenes of the dashboard from seeded data.
+"""Make the images of the documentation: scenes of the dashboard from seeded data.
 
-python scripts/make_pictures.py [--size WxH ...] [--folder docs/images]
+python scripts/make_pictures.py [--size WxH ... | --narrow] [--folder docs/images]
 """
 
 import argparse
@@ -13,13 +13,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from consumers.dashboard import outputs, picture
-from consumers.dashboard.state import Snapshot, State
-from consumers.dashboard.theme import DEFAULT_SIZE, DPI, ThemeName
-from consumers.ragini_visual_consumer import inches
+from consumers.dashboard.figure import DPI, Drawing
+from consumers.dashboard.snapshot import Snapshot, ThemeName
+from consumers.dashboard.state import State
+from consumers.dashboard.theme import DEFAULT_SIZE
+from producers import factory_producer, market_producer, sensor_producer
 from utils.app.config import PROJECT_DIR
 from utils.records.codec import instant_text
-from utils.records.record import Invalid, Message
+from utils.records.record import Invalid, Message, Record
+from utils.records.stream import BUZZ, Stream
 from utils.sources.base import Chunk
 
 BEGIN = datetime(2025, 9, 27, 6, 17, 40).timestamp()
@@ -63,7 +65,8 @@ def _stream(authors: dict[str, int], calm: bool) -> Iterator[tuple[float, Messag
 
 def _snapshot(authors: dict[str, int], *, calm: bool = False, now: float = NOW) -> Snapshot:
     time = BEGIN
-    state = State("file", "data/project_live.json", clock=lambda: time)
+    state = State(BUZZ, "file", clock=lambda: time)
+    state.using("file", "data/project_live.json")
     state.healthy(caught_up=True)
     messages = list(_stream(authors, calm))
     if calm:
@@ -76,37 +79,83 @@ def _snapshot(authors: dict[str, int], *, calm: bool = False, now: float = NOW) 
     return state.snapshot()
 
 
+def _example(stream: Stream, records: Iterator[tuple[float, Record]]) -> Snapshot:
+    """Twenty minutes of one of the other streams."""
+    time = NOW - 1200
+    state = State(stream, "sqlite", clock=lambda: time)
+    state.using("sqlite", "data/buzz.sqlite")
+    state.healthy(caught_up=True)
+    for sequence, (pause, record) in enumerate(records, 1):
+        time += 0.7 * pause
+        if time > NOW:
+            break
+        record.timestamp = instant_text(round((time - 0.05) * 1000) * 1000)
+        record.producer_id, record.sequence = f"{stream.name}-1", sequence
+        state.add(Chunk(stream.name, str(sequence - 1), str(sequence), [record]))
+    time = NOW
+    return state.snapshot()
+
+
+def examples() -> list[Scene]:
+    """The streams of the other producers."""
+    rng = random.Random(7)
+    return [
+        Scene("sensors", "light", _example(sensor_producer.SENSORS, sensor_producer.readings(rng))),
+        Scene("ticks", "dark", _example(market_producer.TICKS, market_producer.ticks(rng))),
+        Scene("parts", "light", _example(factory_producer.PARTS, factory_producer.parts(rng))),
+    ]
+
+
 def scenes() -> list[Scene]:
-    """The five scenes, always the same."""
+    """The scenes of the documentation, always the same."""
     clock = NOW + 1
-    empty = State("file", "data/project_live.json", clock=lambda: clock)
+    empty = State(BUZZ, "file", clock=lambda: clock)
+    empty.using("file", "data/project_live.json")
     return [
         Scene("light", "light", _snapshot(FOUR)),
         Scene("dark", "dark", _snapshot(FOUR)),
         Scene("anomalies", "light", _snapshot(TEN, calm=True)),
         Scene("empty", "light", replace(empty.snapshot(), started=clock - 12)),
-        Scene("stale-dark", "dark", _snapshot(FOUR, now=NOW + 11)),
+        Scene("stale-dark", "dark", _snapshot(FOUR, now=NOW + 24)),
+        examples()[0],
     ]
 
 
-def draw(scene: Scene, size: tuple[float, float]) -> picture.Dashboard:
-    dashboard = picture.headless(size, scene.theme, 2.0)
-    dashboard.frame_s = 0.07
-    dashboard.update(scene.snapshot)
-    return dashboard
+def draw(scene: Scene, size: tuple[float, float] = DEFAULT_SIZE, *, narrow: bool = False) -> Drawing:
+    """The scene on a figure of this size in inches, or in one column."""
+    drawing = Drawing(scene.theme, size=size, narrow=narrow)
+    drawing.dashboard.frame_s = 0.07
+    drawing.dashboard.update(scene.snapshot)
+    return drawing
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", nargs="+", default=[f"{DEFAULT_SIZE[0]}x{DEFAULT_SIZE[1]}"], metavar="WxH")
+    parser.add_argument(
+        "--size", nargs="+", default=[f"{DEFAULT_SIZE[0]}x{DEFAULT_SIZE[1]}"], metavar="WxH", help="inches"
+    )
+    parser.add_argument("--narrow", action="store_true", help="one column, as on phones")
+    parser.add_argument("--all", action="store_true", help="every stream in both themes")
     parser.add_argument("--folder", type=Path, default=PROJECT_DIR / "docs" / "images")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    for size in map(inches, options.size):
-        for scene in scenes():
-            suffix = "" if size == DEFAULT_SIZE else f"-{size[0] * DPI:.0f}x{size[1] * DPI:.0f}"
+    shown = scenes()
+    if options.all:
+        shown += [replace(each, name=f"{each.name}-{theme}", theme=theme)
+                  for each in examples() for theme in ("light", "dark")]  # fmt: skip
+    for text in options.size:
+        width, height = map(float, text.split("x"))
+        size = (width, height)
+        for scene in shown:
+            suffix = (
+                "-narrow"
+                if options.narrow
+                else ""
+                if size == DEFAULT_SIZE
+                else f"-{size[0] * DPI:.0f}x{size[1] * DPI:.0f}"
+            )
             path = options.folder / f"dashboard-{scene.name}{suffix}.png"
-            outputs.write_atomically(path, draw(scene, size).png())
+            path.write_bytes(draw(scene, size, narrow=options.narrow).png(scene.snapshot))
             print(path)
 
 

@@ -41,7 +41,6 @@ class Reader(threading.Thread, Watcher):
         self._name_source()
         self._state.healthy()
         self._state.add(chunk)
-        self._state.give_way()
         return len(chunk.records)
 
     def idle(self) -> None:

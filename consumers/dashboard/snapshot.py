@@ -1,8 +1,24 @@
 """What one frame shows: each quantity once, so that image, page, JSON and metrics cannot differ."""
 
 from dataclasses import dataclass, field
+from typing import Literal
+
+ThemeName = Literal["light", "dark"]
 
 STALE_AFTER_S, STALE_GAPS = 10.0, 5.0
+MISPLACED_S = 60.0
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """How much is shown: `points` of the flow, a `window` of values and measures, `rolling` values in a mean."""
+
+    points: int = 50
+    window: int = 30
+    rolling: int = 10
+
+
+DEFAULT_BUFFERS = Buffers()
 
 
 @dataclass(frozen=True)
@@ -23,13 +39,18 @@ class Roles:
     whole: bool = True
     unit: str = ""
 
+    @property
+    def record(self) -> str:
+        """One of the records."""
+        return self.records.removesuffix("s")
+
 
 @dataclass(frozen=True)
 class Series:
     """The latest values of one `by` value, or of all records where `name` is "".
 
-    The four tuples have one entry per value: event time in seconds since 1970, value, rolling mean (NaN at first), and
-    whether the value is an anomaly. `keys` are the `by` values of the points where the series is of all records.
+    The five tuples have one entry per value: event time in seconds since 1970, value, rolling mean (NaN at first), and
+    whether the value is an anomaly. `keys` are their `by` values.
     """
 
     name: str
@@ -38,6 +59,11 @@ class Series:
     rolling: tuple[float, ...]
     anomalies: tuple[bool, ...]
     keys: tuple[str, ...] = ()
+
+    @property
+    def average(self) -> float:
+        """The mean of the values."""
+        return sum(self.values) / len(self.values)
 
 
 @dataclass(frozen=True)
@@ -100,6 +126,13 @@ class Snapshot:
     lag: Summary | None = None
     last: float | None = None
     usual_gap: float = 0.0
+    buffers: Buffers = DEFAULT_BUFFERS
+
+    @property
+    def flow_end(self) -> float:
+        """Where the time axis ends: now, or for event times that are not of today as long after the newest record."""
+        newest = self.flow[-1][0] if self.flow else self.now
+        return self.now if self.now - newest - self.idle_s < MISPLACED_S else newest + self.idle_s
 
     @property
     def idle_s(self) -> float:

@@ -7,9 +7,10 @@ from contextlib import closing
 
 import pytest
 
-from consumers.dashboard import words
+from consumers.dashboard import formatting
 from consumers.dashboard.reader import Reader
-from consumers.dashboard.state import Snapshot, State
+from consumers.dashboard.snapshot import Snapshot
+from consumers.dashboard.state import State
 from tests.helpers import make_batch, wait_until
 from utils import sinks
 from utils.app.config import Settings
@@ -23,7 +24,7 @@ class Watched:
     def __init__(self, name: str, sink: str, settings: Settings) -> None:
         settings.data_path.mkdir(parents=True, exist_ok=True)
         self.sink, self.settings, self.stop = sink, settings, threading.Event()
-        self.state = State(name)
+        self.state = State(BUZZ, name)
         self.reader = Reader(sinks.source(name, settings, BUZZ, lambda _: ""), self.state, self.stop)
 
     def write(self, first: int, last: int) -> None:
@@ -62,17 +63,16 @@ def path_of(watched: Watched) -> str:
     return str(getattr(watched.settings, {"file": "live_path"}.get(watched.sink, f"{watched.sink}_path")))
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("auto", [False, True])
 def test_sink_that_comes_later_is_waited_for_calmly(watched: Watched, auto: bool) -> None:
     if auto:
         watched = Watched("auto", watched.sink, watched.settings)
     run(watched)
     snapshot = watched.state.snapshot()
-    assert (snapshot.status, snapshot.trouble_since) == ("WAITING", None)
+    assert (snapshot.status, snapshot.source.trouble_since) == ("WAITING", None)
     watched.write(1, 30)
     snapshot = watched.snapshot(lambda snapshot: snapshot.total)
-    assert (snapshot.total, snapshot.lost, snapshot.trouble_since) == (30, 0, None)
+    assert (snapshot.total, snapshot.lost, snapshot.source.trouble_since) == (30, 0, None)
     end(watched)
 
 
@@ -85,7 +85,7 @@ def test_sink_that_is_deleted_and_made_again_counts_nothing_twice(watched: Watch
             path.unlink()
     watched.write(1, 45)  # rebuilt from a backup or by the journal, with what it contained before
     snapshot = watched.snapshot(lambda snapshot: snapshot.total >= 45)
-    assert (snapshot.total, snapshot.lost, snapshot.duplicate, snapshot.trouble_since) == (45, 0, 0, None)
+    assert (snapshot.total, snapshot.lost, snapshot.duplicate, snapshot.source.trouble_since) == (45, 0, 0, None)
     end(watched)
 
 
@@ -109,15 +109,15 @@ def test_locked_database_is_named_and_heals(settings: Settings) -> None:
         lock.execute("PRAGMA journal_mode = DELETE")
         lock.execute("BEGIN EXCLUSIVE")
         run(watched)
-        snapshot = watched.snapshot(lambda snapshot: snapshot.trouble_since)
+        snapshot = watched.snapshot(lambda snapshot: snapshot.source.trouble_since)
         assert snapshot.total == 0
-        assert "locked" in words.source_line(snapshot)
+        assert "locked" in formatting.source_line(snapshot)
         lock.execute("COMMIT")
     finally:
         lock.close()
     watched.write(31, 40)
     snapshot = watched.snapshot(lambda snapshot: snapshot.total == 40)
-    assert (snapshot.lost, snapshot.duplicate, snapshot.trouble_since) == (0, 0, None)
+    assert (snapshot.lost, snapshot.duplicate, snapshot.source.trouble_since) == (0, 0, None)
     end(watched)
 
 
@@ -125,19 +125,19 @@ def test_source_that_fails_is_named_even_before_the_first_message(settings: Sett
     watched = Watched("auto", "sqlite", settings)
     settings.sqlite_path.write_text("no database at all" * 100)
     run(watched)
-    reason = watched.snapshot(lambda snapshot: snapshot.trouble).trouble
+    reason = watched.snapshot(lambda snapshot: snapshot.source.trouble).source.trouble
     assert "buzz.sqlite is not a SQLite database" in reason
     assert "yet" not in reason
     end(watched)
 
 
 def test_move_of_source_is_named() -> None:
-    state = State("auto", clock=lambda: 1_800_000_000.0)
+    state = State(BUZZ, "auto", clock=lambda: 1_800_000_000.0)
     state.using("kafka", "buzz at localhost:9092")
-    assert words.source_line(state.snapshot()) == "buzz at localhost:9092"
+    assert formatting.source_line(state.snapshot()) == "buzz at localhost:9092"
     state.troubled("kafka does not answer")
     state.using("file", "data/project_live.json")
     state.healthy()
-    line = words.source_line(state.snapshot())
+    line = formatting.source_line(state.snapshot())
     assert line.startswith("since ")
     assert line.endswith("instead of Kafka: kafka does not answer")

@@ -1,6 +1,5 @@
 """The dashboard's arithmetic against pandas, and the anomaly rule on merged, real-shaped streams."""
 
-from datetime import datetime
 from itertools import pairwise
 
 import numpy as np
@@ -10,15 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumers.dashboard import stats
+from consumers.dashboard.fitting import spread
 
 values = st.lists(st.floats(0, 1), min_size=1, max_size=60)
 lengths = st.lists(st.integers(0, 2**63 - 1) | st.integers(0, 300), min_size=1, max_size=30)
 
 
-@given(values)
-def test_rolling_mean_is_pandas(data: list[float]) -> None:
-    expected = pd.Series(data).rolling(stats.ROLLING).mean().to_numpy()
-    np.testing.assert_allclose(stats.rolling_mean(data), expected, atol=1e-12)
+@given(values, st.integers(1, 20))
+def test_rolling_mean_is_pandas(data: list[float], window: int) -> None:
+    expected = pd.Series(data).rolling(window).mean().to_numpy()
+    np.testing.assert_allclose(stats.rolling_mean(data, window), expected, atol=1e-12)
 
 
 @given(st.lists(st.integers(0, 10_000), min_size=1, max_size=30))
@@ -29,13 +29,26 @@ def test_summary_is_pandas(data: list[int]) -> None:
 
 
 @given(lengths)
-def test_histogram_holds_every_value_in_at_most_16_whole_bins(data: list[int]) -> None:
-    first, width, counts = stats.histogram(data)
+def test_bins_of_whole_numbers_hold_every_value(data: list[int]) -> None:
+    first, width, counts = stats.bins(data, whole=True)
+    assert width == round(width) >= 1
     assert len(counts) <= stats.MAX_BINS
     assert sum(counts) == len(data)
-    for index, count in enumerate(counts):
-        low = first + index * width
-        assert count == sum(low <= value < low + width for value in data)
+    if max(data) < 2**50:
+        for index, count in enumerate(counts):
+            low = first + index * width
+            assert count == sum(low <= value < low + width for value in data)
+            assert low % 1 == 0.5
+
+
+@given(st.lists(st.floats(-1e100, 1e100), min_size=1, max_size=60))
+def test_bins_of_decimal_numbers_hold_every_value(data: list[float]) -> None:
+    first, width, counts = stats.bins(data, whole=False)
+    assert width > 0
+    assert len(counts) <= stats.MAX_BINS
+    assert sum(counts) == len(data)
+    assert first <= min(data) + abs(min(data)) * 1e-9
+    assert max(data) <= first + width * len(counts) * (1 + 1e-9) + abs(max(data)) * 1e-6
 
 
 def merged(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +66,7 @@ def merged(seed: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("seed", range(5))
 def test_anomaly_rule_finds_outliers_and_little_else(seed: int) -> None:
     data, out = merged(seed)
-    flags = stats.anomalies(data, len(data))
+    flags = stats.anomalies(data, len(data), 0.05)
     assert flags[out].mean() >= 0.95
     assert flags[~out].mean() < 0.005
 
@@ -67,7 +80,17 @@ def test_anomaly_rule_is_the_written_one(seed: int) -> None:
     robust = (series - before.median()).abs() / (1.4826 * mad).clip(lower=0.05)
     plain = (series - before.mean()).abs() / before.std().clip(lower=0.05)
     expected = ((robust > 3.5) & (plain > 3)).to_numpy()
-    np.testing.assert_array_equal(stats.anomalies(data[:600], 600), expected)
+    np.testing.assert_array_equal(stats.anomalies(data[:600], 600, 0.05), expected)
+
+
+def test_anomaly_without_a_floor_is_relative_to_the_range() -> None:
+    rng = np.random.default_rng(4)
+    usual = rng.normal(21.0, 0.3, 120)
+    assert stats.anomalies([*usual, 85.0], 1).tolist() == [True]
+    assert stats.anomalies([*(usual * 1e6), 85e6], 1).tolist() == [True]
+    assert stats.anomalies([*usual, 21.4], 1).tolist() == [False]
+    quiet = [5.0] * 60 + list(np.linspace(4, 6, 50))  # most are the same, and still 5.05 is nothing
+    assert stats.anomalies([*quiet, 5.05], 1).tolist() == [False]
 
 
 def test_anomaly_needs_twenty_values_before_it() -> None:
@@ -76,38 +99,10 @@ def test_anomaly_needs_twenty_values_before_it() -> None:
     assert stats.anomalies([0.5] * 150 + [1.0], 30).tolist() == [False] * 29 + [True]
 
 
-@given(st.integers(0, 10**15), st.integers(0, 10**12), st.integers(1, 8))
-def test_whole_ticks_are_inside_and_few(low: int, span: int, most: int) -> None:
-    ticks = stats.whole_ticks(low, low + span, most)
-    assert all(low <= tick <= low + span for tick in ticks)
-    assert len(ticks) <= most + 1
-
-
-@given(st.integers(1, 10**9), st.floats(0, 1))
-def test_y_ticks_are_at_least_two(high: int, share: float) -> None:
-    assert 2 <= len(stats.y_ticks((high - 1) * share, high)) <= 5
-
-
-def test_y_ticks_are_three_or_four_if_they_can_be() -> None:
-    assert stats.y_ticks(330.5, 399) == [340, 360, 380]
-    assert stats.y_ticks(0, 98) == [0, 30, 60, 90]
-    assert stats.y_ticks(301, 469) == [350, 400, 450]
-
-
-@given(st.floats(0, 4e9), st.floats(1, 1e9), st.integers(1, 6))
-def test_time_ticks_say_the_time_they_stand_for(low: float, span: float, most: int) -> None:
-    for at, name in stats.time_ticks(low, low + span, most):
-        assert low - 1e-3 <= at <= low + span + 1e-3
-        local = datetime.fromtimestamp(at)
-        assert name in {local.strftime(pattern) for pattern in ("%H:%M:%S", "%H:%M", "%Y-%m-%d")}
-        assert local.second == 0 or len(name) == 8
-        assert "-" not in name or (local.hour, local.minute) == (0, 0)
-
-
 @given(st.lists(st.tuples(st.floats(-5, 15), st.floats(0.1, 2)), min_size=1, max_size=4))
 def test_spread_labels_never_touch_nor_leave(labels: list[tuple[float, float]]) -> None:
     centres, sizes = [centre for centre, _ in labels], [size for _, size in labels]
-    placed = stats.spread(centres, sizes, 0.0, 10.0, 0.1)
+    placed = spread(centres, sizes, 0.0, 10.0)
     boxes = sorted((at - size / 2, at + size / 2) for at, size in zip(placed, sizes, strict=True))
     assert boxes[0][0] >= -1e-6
     assert boxes[-1][1] <= 10 + 1e-6

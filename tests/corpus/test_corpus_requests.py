@@ -7,17 +7,15 @@ from contextlib import closing
 
 import pytest
 
-from consumers.dashboard import picture
-from consumers.dashboard.serve import Served
+from consumers.dashboard.serve import Page
 from consumers.dashboard.state import State
+from utils.records.stream import BUZZ
 
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    served = Served("127.0.0.1:0", 2.0, None)
-    dashboard, snapshot = picture.headless((4, 3), "light", 2.0), State("file", "live.json").snapshot()
-    dashboard.update(snapshot)
-    served.put(dashboard, snapshot)
+    served = Page("127.0.0.1:0", 2.0)
+    served.put(State(BUZZ, "file").snapshot())
     yield int(served.url.rstrip("/").rpartition(":")[2])
     served.close()
 

@@ -1,0 +1,353 @@
+"""What is drawn, by geometry: texts inside their cards, none over another, values where the data is, whatever it is."""
+
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+import msgspec
+import pytest
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from consumers.dashboard import formatting, theme
+from consumers.dashboard.figure import Drawing
+from consumers.dashboard.panels import PANELS
+from consumers.dashboard.snapshot import Snapshot, Source
+from consumers.dashboard.state import State
+from scripts.make_pictures import Scene, draw, examples, scenes
+from tests.helpers import make_messages
+from utils.records.codec import Field, instant_text
+from utils.records.stream import BUZZ, Stream
+from utils.sources.base import Chunk
+
+SIZES: dict[str, dict[str, Any]] = {
+    "standard": {},
+    "small": {"size": (8.0, 6.0)},
+    "large": {"size": (19.2, 10.8)},
+    "wide": {"size": (16.0, 6.0)},
+    "column": {"narrow": True},
+}
+NOW = 1_800_000_000.0
+HARD_NAMES = [
+    "</svg><script>alert(1)</script> ]]> &amp; \"'",
+    "$x^2$ {}\\frac{a}{b}",
+    "\u202e\u0645\u0631\u062d\u0628\u0627 \u0628\u0627\u0644\u0639\u0627\u0644\u0645",
+    "e\u0301" * 8 + "\u0301" * 500,
+    "\U0001f600\U0001f600 party",
+    "N" * 10_000,
+    "W" * 13,
+    "\x00\x1b[31mred\n\ttab",
+    "",
+    " ",
+    "\u6f22\u5b57" * 20,
+]
+
+
+@pytest.fixture(autouse=True)
+def settings_of_matplotlib() -> Iterator[None]:
+    with mpl.rc_context():
+        theme.reset()
+        yield
+
+
+def texts(drawing: Drawing) -> list[tuple[Text, Bbox]]:
+    """Every text that is drawn, and its box in pixels."""
+    found, draw_text = [], Text.draw
+
+    def noted(text: Text, *arguments: Any, **options: Any) -> None:
+        if text.get_visible() and text.get_text().strip():
+            found.append((text, text.get_window_extent()))
+        draw_text(text, *arguments, **options)
+
+    figure: Any = drawing.dashboard.figure
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Text, "draw", noted)
+        figure.canvas.draw()
+    return found
+
+
+def shown(drawing: Drawing) -> list[str]:
+    return [text.get_text() for text, _ in texts(drawing)]
+
+
+def assert_tidy(drawing: Drawing) -> None:
+    """Every text lies within the figure and its own card, and no two texts touch."""
+    figure = drawing.dashboard.figure
+    homes: dict[Any, Bbox] = {
+        panel.card: panel.card.bbox.padded(-0.05 * figure.dpi) for panel in drawing.dashboard.panels
+    }
+    found = texts(drawing)
+    for text, box in found:
+        home = homes.get(text.figure, figure.bbox)
+        inside = home.x0 <= box.x0 and box.x1 <= home.x1 and home.y0 <= box.y0 and box.y1 <= home.y1
+        assert inside, f"{text.get_text()!r} at {box} is cut by {home}"
+    for (one, one_box), (other, other_box) in combinations(found, 2):
+        crossing = Bbox.intersection(one_box, other_box)
+        overlap = crossing is not None and min(crossing.width, crossing.height) > 1.5
+        assert not overlap, f"{one.get_text()!r} is over {other.get_text()!r}"
+
+
+SCENES = {scene.name: scene for scene in (*scenes(), *examples()[1:])}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", SCENES)
+def test_scene_is_tidy(name: str, size: str) -> None:
+    scene = SCENES[name]
+    drawing = draw(scene, **SIZES[size])
+    assert_tidy(drawing)
+    seen = shown(drawing)
+    assert f"\u25cf {formatting.status(scene.snapshot)}" in seen
+    if scene.snapshot.total:
+        assert f"{scene.snapshot.total:,}" in seen
+    else:
+        assert any("python -m producers.ragini_producer" in text for text in seen)
+
+
+def test_examples_are_charted_by_their_fields() -> None:
+    """Without any option."""
+    titles = {
+        "sensors": ["Records by Device", "Temperature c Trends", "Humidity pct Analysis"],
+        "ticks": ["Records by Symbol", "Price Trends", "Volume Analysis"],
+        "parts": ["Records by Line", "Measure mm Trends", "Measure mm Analysis"],
+    }
+    for name, expected in titles.items():
+        seen = shown(draw(SCENES[name]))
+        assert set(expected) <= set(seen)
+        assert f"Streaming Dashboard \u00b7 {name}" in seen
+    assert {"ABOVE 24", "BELOW 18"} <= set(shown(draw(SCENES["sensors"])))
+
+
+def test_each_line_has_its_colour_marker_and_name() -> None:
+    trend: Any = draw(SCENES["sensors"]).dashboard.panels[2]
+    names = [text.get_text().split()[0] for text in trend.labels if text.get_text()]
+    assert sorted(names) == names == ["bedroom", "cellar", "kitchen", "office", "roof"]
+    looks = {(line.get_color(), line.get_marker()) for line in trend.raw}
+    assert len(looks) == len({color for color, _ in looks}) == len({marker for _, marker in looks}) == 5
+    for series, line in zip(SCENES["sensors"].snapshot.series, trend.raw, strict=True):
+        assert list(line.get_ydata()) == list(series.values)
+
+
+def test_bars_lines_and_labels_stand_where_the_data_is() -> None:
+    snapshot = SCENES["anomalies"].snapshot
+    panels: list[Any] = list(draw(SCENES["anomalies"]).dashboard.panels)
+    flow, groups, trend, histogram = panels
+    assert list(flow.line.get_ydata()[:-1]) == [total for _, total in snapshot.flow]
+    assert flow.line.get_ydata()[-1] == snapshot.total
+    widths = [bar.get_width() for bar in groups.bars if bar.get_visible()]
+    assert widths[:6] == [count for _, count in snapshot.groups]
+    assert sum(widths) == snapshot.total
+    (series,) = snapshot.series
+    assert list(trend.raw[0].get_ydata()) == list(series.values)
+    assert len(trend.outliers[0].get_xdata()) == sum(series.anomalies) == 2
+    assert sum(bar.get_height() for bar in histogram.bars) == len(snapshot.measured)
+    assert snapshot.measures is not None
+    assert histogram.lines[0].get_xdata()[0] == snapshot.measures.mean
+    seen = shown(draw(SCENES["anomalies"]))
+    assert any("2 anomalies marked" in text for text in seen)
+    assert {"Other (4)", "POSITIVE", "NEUTRAL", "NEGATIVE"} <= set(seen)
+
+
+def snapshot_of(count: int, *, idle_s: float = 0.0, seed: int = 1, **fields: Any) -> Snapshot:
+    """A snapshot after `count` messages, one a second; a callable field is asked for each message."""
+    rng, now = random.Random(seed), NOW - 600
+    state = State(BUZZ, "file", clock=lambda: now)
+    now = NOW
+    messages = make_messages(count, producer_id="ann-1")
+    for number, message in enumerate(messages):
+        message.timestamp = instant_text(int((NOW - count + number) * 1e6))
+        message.sentiment = rng.random()
+        for name, value in fields.items():
+            setattr(message, name, value(rng) if callable(value) else value)
+    state.add(Chunk("f", "", "1", messages))
+    now += idle_s
+    return state.snapshot()
+
+
+HARD = {
+    "hard names": snapshot_of(400, author=lambda rng: rng.choice(HARD_NAMES)),
+    "one message": snapshot_of(1, message_length=0),
+    "one huge length": snapshot_of(1, message_length=2**63 - 1),
+    "huge lengths": snapshot_of(60, message_length=lambda rng: rng.choice([0, 10**6, 2**63 - 1])),
+    "same length": snapshot_of(60, message_length=40),
+    "sentiment 0 and 1": snapshot_of(60, sentiment=lambda rng: float(rng.randint(0, 1))),
+    "no timestamps": snapshot_of(60, timestamp="missing"),
+    "far past": snapshot_of(60, timestamp=lambda rng: f"19{rng.randint(10, 99)}-01-01T00:00:00Z"),
+    "far future": snapshot_of(60, timestamp="9999-12-31T00:00:00Z"),
+    "the zero time of other languages": snapshot_of(60, timestamp="0001-01-01T00:00:00Z"),
+    "stale for weeks": snapshot_of(200, idle_s=3_000_000.0),
+    "many authors": snapshot_of(100_000, author=lambda rng: f"author {rng.random()}"),
+}
+
+
+@pytest.mark.parametrize("size", ["standard", "small", "column"])
+@pytest.mark.parametrize("name", HARD)
+def test_hostile_data_is_drawn_tidily(name: str, size: str) -> None:
+    drawing = draw(Scene(name, "dark", HARD[name]), **SIZES[size])
+    assert_tidy(drawing)
+    assert formatting.brief(HARD[name].total) in shown(drawing)
+
+
+HOSTILE = Stream(
+    "hostile",
+    by="</svg> ]]>\u202e " + "x" * 300,
+    value="v" * 200,
+    histogram="$h_2$ {0}",
+    fields=(
+        Field("</svg> ]]>\u202e " + "x" * 300, "text"),
+        Field("v" * 200, "number"),
+        Field("$h_2$ {0}", "integer"),
+        Field("timestamp", "timestamp"),
+    ),
+)
+
+
+def hostile(values: list[float]) -> Snapshot:
+    state = State(HOSTILE, "file", clock=lambda: NOW)
+    by, value, histogram, _ = (field.name for field in HOSTILE.fields)
+    decode = HOSTILE.codec.decode
+    lines = [
+        msgspec.json.encode({by: HARD_NAMES[n % len(HARD_NAMES)], value: each, histogram: n * 10**14})
+        for n, each in enumerate(values)
+    ]
+    state.add(Chunk("f", "", "1", list(map(decode, lines))))
+    return state.snapshot()
+
+
+@pytest.mark.parametrize("size", ["standard", "small", "column"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1e99, -1e99, 0.0] * 30,
+        [1e-300, 2e-300] * 30,
+        [5.0] * 90,
+        [1e15 + n for n in range(90)],
+        [0.0],
+        [1.0, 1.0 + 1e-12] * 40,
+        [1e300] * 30,
+    ],
+    ids=["huge", "tiny", "constant", "far from zero", "one", "nearly the same", "beyond all"],
+)
+def test_hostile_fields_and_numbers_are_drawn_tidily(values: list[float], size: str) -> None:
+    assert_tidy(draw(Scene("hostile", "light", hostile(values)), **SIZES[size]))
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_svg_is_well_formed_and_names_are_text(narrow: bool) -> None:
+    for snapshot in (HARD["hard names"], hostile([1.0, 2.0, 30.0] * 20)):
+        svg = Drawing("light", narrow=narrow).svg(snapshot)
+        tree = ElementTree.fromstring(svg)
+        assert svg.startswith(b"<svg ")
+        assert b"<script" not in svg and b"\x1b" not in svg and "\u202e" not in svg.decode()
+        assert not {"width", "height"} & set(tree.attrib)
+        titles = [title.text or "" for title in tree.iter("{http://www.w3.org/2000/svg}title")]
+        assert any("<script>" in title for title in titles)
+        sizes = [float(size) for size in re.findall(r"font-size: ([\d.]+)px", svg.decode())]
+        width = float(tree.attrib["viewBox"].split()[2])
+        assert min(sizes) * 390 / width >= 11 or not narrow
+
+
+def test_svg_has_a_title_for_each_point_bar_and_anomaly() -> None:
+    snapshot = SCENES["anomalies"].snapshot
+    tree = ElementTree.fromstring(Drawing("light").svg(snapshot))
+    titles = [title.text or "" for title in tree.iter("{http://www.w3.org/2000/svg}title")]
+    (series,) = snapshot.series
+    for at, value, key, odd in zip(series.times, series.values, series.keys, series.anomalies, strict=True):
+        told = f"{value:.2f} \u00b7 {formatting.clock(at, snapshot.now)} \u00b7 {key}"
+        assert ("anomaly: " * odd + told) in titles
+    for name, count in snapshot.groups:
+        assert any(title.startswith(f"{name}: {count:,} messages") for title in titles)
+
+
+def test_mouse_finds_what_is_under_it() -> None:
+    dashboard = draw(SCENES["anomalies"]).dashboard
+    hints = dashboard.hints()
+    x0, y0, x1, y1, text = next(hint for hint in hints if hint[4].startswith("anomaly"))
+    assert dashboard.point_at((x0 + x1) / 2, (y0 + y1) / 2)
+    assert (dashboard.tip.get_visible(), dashboard.tip.get_text()) == (True, text)
+    assert dashboard.point_at(1, 1)
+    assert not dashboard.tip.get_visible()
+    assert not dashboard.point_at(2, 1)
+
+
+def test_one_quantity_has_one_value() -> None:
+    """The same rate, total and average stand wherever they are written, and nothing is older than the clock."""
+    now = NOW
+    state = State(BUZZ, "file", clock=lambda: now)
+    state.healthy(caught_up=True)
+    drawing = Drawing("light")
+    rng = random.Random(3)
+    for frame in range(1, 12):
+        now += rng.uniform(0.5, 9.0)
+        messages = make_messages(rng.randint(1, 9), producer_id="ann-1", first=frame * 10)
+        for message in messages:
+            message.timestamp = instant_text(int(now * 1e6))
+        state.add(Chunk("f", "", "1", messages))
+        now += rng.uniform(0.5, 9.0)
+        snapshot = state.snapshot()
+        drawing.dashboard.update(snapshot)
+        seen = shown(drawing)
+        rates = {rate for text in seen for rate in re.findall(r"[\d.]+ msg/s", text)}
+        assert rates == {formatting.rate(snapshot.rate, "messages")}
+        assert formatting.moment(now) in seen
+        assert seen.count(f"{snapshot.total:,}") >= 1
+        assert any(f"{snapshot.total:,} messages" in text for text in seen)
+        trend: Any = drawing.dashboard.panels[2]
+        assert f"average {snapshot.series[0].average:.2f}" in [text.get_text() for text in trend.labels]
+        flow: Any = drawing.dashboard.panels[0]
+        assert flow.axes.get_xlim()[1] * 86_400 == pytest.approx(now, abs=1e-3)
+
+
+def test_nothing_of_a_matplotlibrc_reaches_the_image(tmp_path: Any) -> None:
+    clean = Drawing("light").png(SCENES["anomalies"].snapshot)
+    hostile_rc: Any = {
+        "text.usetex": True, "axes.grid": False, "font.size": 30, "lines.linewidth": 9, "savefig.dpi": 20,
+        "axes.titlecolor": "red", "figure.autolayout": True, "savefig.bbox": "tight", "timezone": "Asia/Tokyo",
+        "axes.unicode_minus": False, "svg.fonttype": "path", "text.parse_math": True, "image.origin": "lower",
+    }  # fmt: skip
+    mpl.rcParams.update(hostile_rc)
+    theme.reset()
+    assert Drawing("light").png(SCENES["anomalies"].snapshot) == clean
+
+
+def test_trouble_is_written_with_time_and_reason() -> None:
+    source = Source("sqlite", "data/buzz.sqlite", "database is locked", NOW)
+    snapshot = replace(SCENES["light"].snapshot, source=source, now=NOW)
+    for size in SIZES.values():
+        assert any("down since" in text for text in shown(draw(Scene("", "light", snapshot), **size)))
+
+
+@pytest.mark.parametrize("size", [(4.0, 3.0), (30.0, 3.0), (4.0, 30.0)])
+def test_any_size_is_drawn(size: tuple[float, float]) -> None:
+    for scene in SCENES.values():
+        assert draw(scene, size).png(scene.snapshot)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 6])
+def test_any_number_of_panels_is_drawn_tidily(count: int) -> None:
+    kinds = [PANELS[number % len(PANELS)] for number in range(count)]
+    for options in ({}, {"narrow": True}, {"size": (19.2, 10.8)}):
+        drawing = Drawing("light", panels=kinds, **options)
+        drawing.dashboard.update(SCENES["anomalies"].snapshot)
+        assert len(drawing.dashboard.panels) == count
+        assert_tidy(drawing)
+
+
+def test_formatting() -> None:
+    assert [formatting.lag(seconds) for seconds in (0.054, 1.12, 7_260.0, -0.5)] == [
+        "54 ms",
+        "1.1 s",
+        "2 h 1 m",
+        "-0.5 s",
+    ]
+    assert [formatting.brief(number) for number in (999, 1_234, 3_400_000, 2**64)] == ["999", "1,234", "3.4M", "18E"]
+    shares = [formatting.share(count, 200) for count in (0, 1, 2, 198, 199, 200)]
+    assert shares == ["0%", "<1%", "1%", "99%", ">99%", "100%"]
+    assert (formatting.counted(1, "frame"), formatting.counted(2_000, "frame")) == ("1 frame", "2,000 frames")
+    assert formatting.heading("message length") == "Message Length"
+    assert formatting.plain("a\x00\u202eb") == "a b"

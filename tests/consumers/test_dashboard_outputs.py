@@ -1,0 +1,339 @@
+"""Backend choice, the loop without a window, where images go, and the reader beside it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from consumers.dashboard import animation, backends, outputs
+from consumers.dashboard.animation import Plan
+from consumers.dashboard.figure import Drawing
+from consumers.dashboard.reader import Reader
+from consumers.dashboard.snapshot import Snapshot
+from consumers.dashboard.state import State
+from tests.helpers import make_messages, wait_until
+from utils.app.config import PROJECT_DIR, Settings
+from utils.app.errors import ToolkitError, Unavailable
+from utils.records.record import Invalid
+from utils.records.stream import BUZZ
+from utils.sources.base import Chunk
+
+DISPLAY = {"DISPLAY": ":987"}
+
+
+def test_without_a_display_nothing_is_tried() -> None:
+    if sys.platform in ("darwin", "win32"):
+        pytest.skip("there a window needs no DISPLAY")
+    choice = backends.choose(None, {})
+    assert (choice.backend, "DISPLAY" in choice.reason) == (None, True)
+
+
+def child(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    monkeypatch.setattr(backends, "_PROBE", code)
+
+
+def test_backend_is_what_matplotlib_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    child(monkeypatch, "import os; print(os.environ.get('MPLBACKEND', 'QtAgg'), True)")
+    assert backends.choose(None, DISPLAY) == ("QtAgg", "matplotlib's own choice")
+    assert backends.choose("GTK4Agg", DISPLAY) == ("GTK4Agg", "asked for")
+    child(monkeypatch, "print('agg', False)")
+    assert backends.choose("agg", DISPLAY).backend is None
+
+
+def test_toolkit_that_would_abort_the_process_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    aborting = "import os; os.environ.get('MPLBACKEND') == 'TkAgg' or os.abort(); print('TkAgg', True)"
+    child(monkeypatch, aborting)
+    assert backends.choose(None, DISPLAY) == ("TkAgg", "it works here")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import os; os.write(2, b'could not load the plugin\\n'); os.abort()", "could not load the plugin"),
+        ("import time; time.sleep(60)", "within 0.2 s"),
+    ],
+)
+def test_backend_that_was_asked_for_is_not_replaced(monkeypatch: pytest.MonkeyPatch, code: str, reason: str) -> None:
+    monkeypatch.setattr(backends, "PROBE_S", 0.2 if "sleep" in code else 20.0)
+    child(monkeypatch, code)
+    with pytest.raises(ToolkitError, match=rf"backend QtAgg .*{reason}; leave it out .* Agg to draw without"):
+        backends.choose("QtAgg", DISPLAY)
+    assert reason in backends.choose(None, DISPLAY).reason
+
+
+@pytest.fixture
+def state() -> State:
+    state = State(BUZZ, "file")
+    state.add(Chunk("f", "", "1", make_messages(20, producer_id="ann-1")))
+    return state
+
+
+@pytest.fixture
+def drawing() -> Drawing:
+    return Drawing("light", size=(8, 6), refresh_s=0.05)
+
+
+def run(state: State, places: list[Any], plan: Plan, stop: threading.Event | None = None) -> int:
+    return animation.run_headless(state, places, plan, stop or threading.Event())
+
+
+def test_image_is_replaced_whole_and_nothing_is_left_behind(state: State, drawing: Drawing, tmp_path: Path) -> None:
+    path = tmp_path / "dashboard.png"
+    assert run(state, [outputs.ImageFile(path, drawing)], Plan(refresh_s=0.01, frames=3)) == 3
+    assert Image.open(path).size == (800, 600)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_image_that_cannot_be_written_is_logged_once_and_heals(
+    state: State, drawing: Drawing, tmp_path: Path, logged: list[str]
+) -> None:
+    folder = tmp_path / "images"
+    output = outputs.ImageFile(folder / "dashboard.png", drawing)
+    run(state, [output], Plan(refresh_s=0.01, frames=3))
+    assert sum("cannot be written" in line for line in logged) == 1
+    folder.mkdir()
+    run(state, [output], Plan(refresh_s=0.01, frames=1))
+    assert (folder / "dashboard.png").exists()
+
+
+class Noting:
+    """An output that notes when it gets a snapshot."""
+
+    where = ""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, snapshot: Snapshot) -> None:
+        self.times.append(time.monotonic())
+
+    def close(self) -> None: ...
+
+
+def test_images_come_at_absolute_times_and_a_last_one_at_the_stop(state: State) -> None:
+    stop, output = threading.Event(), Noting()
+    thread = threading.Thread(target=run, args=(state, [output], Plan(refresh_s=0.2), stop))
+    thread.start()
+    wait_until(lambda: len(output.times) >= 6)
+    stop.set()
+    thread.join()
+    assert (output.times[5] - output.times[0]) / 5 == pytest.approx(0.2, abs=0.05)
+    assert output.times[-1] - output.times[-2] < 0.2
+
+
+def test_gif_holds_every_frame(state: State, drawing: Drawing, tmp_path: Path) -> None:
+    path = tmp_path / "out.gif"
+    recording = outputs.saved_to(path, drawing, threading.Event())
+
+    class Growing(Noting):
+        def put(self, snapshot: Snapshot) -> None:
+            recording.put(snapshot)
+            state.add(Chunk("f", "1", "1", make_messages(1, producer_id="ann-1", first=snapshot.total + 1)))
+
+    run(state, [Growing()], Plan(refresh_s=0.05, frames=5))
+    recording.close()
+    image = Image.open(path)
+    assert (getattr(image, "n_frames", 1), image.info["duration"]) == (5, 50)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_slowest_gif_is_as_slow_as_the_format_allows(state: State, tmp_path: Path) -> None:
+    output = outputs.saved_to(tmp_path / "out.gif", Drawing("dark", size=(8, 6), refresh_s=86_400.0), threading.Event())
+    run(state, [output], Plan(refresh_s=0.01, frames=1))
+    output.close()
+    assert Image.open(tmp_path / "out.gif").size == (800, 600)
+
+
+def test_save_that_cannot_work_is_one_line(drawing: Drawing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    (tmp_path / "folder.gif").mkdir()
+    for path, reason in (
+        (tmp_path / "missing" / "a.gif", "no folder"),
+        (tmp_path / "folder.gif", "no file can be written there"),
+        (tmp_path / "a.bmp", "must end in"),
+        (tmp_path / "a.mp4", "ffmpeg"),
+    ):
+        with pytest.raises(ToolkitError, match=reason):
+            outputs.saved_to(path, drawing, threading.Event())
+
+
+def stand_in_for_ffmpeg(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """A program of that name that ends at Ctrl+C, as the real one does."""
+    if os.name == "nt":
+        pytest.skip("a script cannot stand in for a program there")
+    program = folder / "ffmpeg"
+    program.write_text(f"#!{sys.executable}\nimport os, signal, sys\n{code}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+TAKES_ALL = """
+rate = sys.argv[sys.argv.index("-framerate") + 1]
+def end(*_):
+    open(sys.argv[-1], "w").write(f"{size} {rate}")
+    os._exit(255)
+signal.signal(signal.SIGINT, end)
+size = 0
+while data := sys.stdin.buffer.read1(1 << 20):
+    size += len(data)
+open(sys.argv[-1], "w").write(f"{size} {rate}")
+"""
+
+
+def test_film_gets_every_frame(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in_for_ffmpeg(tmp_path, monkeypatch, TAKES_ALL)
+    output = outputs.saved_to(tmp_path / "out.mp4", Drawing("light", size=(8, 6), refresh_s=0.5), threading.Event())
+    run(state, [output], Plan(refresh_s=0.01, frames=3))
+    output.close()
+    assert (tmp_path / "out.mp4").read_text() == f"{3 * 800 * 600 * 4} 2.0"
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is not installed")
+def test_film_is_a_film(state: State, drawing: Drawing, tmp_path: Path) -> None:
+    output = outputs.saved_to(tmp_path / "out.mp4", drawing, threading.Event())
+    run(state, [output], Plan(refresh_s=0.01, frames=3))
+    output.close()
+    assert b"ftyp" in (tmp_path / "out.mp4").read_bytes()[:32]
+
+
+def test_film_that_fails_is_one_line_with_the_reason(
+    state: State, drawing: Drawing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in_for_ffmpeg(tmp_path, monkeypatch, "sys.exit(1)")
+    output = outputs.saved_to(tmp_path / "out.mp4", drawing, threading.Event())
+    with pytest.raises(ToolkitError, match=r"out.mp4 cannot be written: "):
+        run(state, [output], Plan(refresh_s=0.01, frames=9))
+        output.close()
+
+
+def test_film_survives_ctrl_c(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a terminal the signal goes to ffmpeg as well."""
+    stand_in_for_ffmpeg(tmp_path, monkeypatch, "open(sys.argv[-1], 'w')" + TAKES_ALL)
+    film = tmp_path / "out.mp4"
+    command = ["-m", "consumers.ragini_visual_consumer", "--source", "file", "--backend", "agg"]
+    options = ["--save", str(film), "--refresh", "0.2", "--data-dir", str(settings.data_path)]
+    process = subprocess.Popen(
+        [sys.executable, *command, *options],
+        cwd=PROJECT_DIR,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: list(tmp_path.glob(".out.*.mp4")), timeout_s=40)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, "0 messages" in out) == (0, True), err
+    assert film.read_text().endswith(" 5.0")
+
+
+class Script:
+    """A source that plays what it is given: chunks, None, or errors to raise."""
+
+    name, detail = "sqlite", "data/buzz.sqlite"
+
+    def __init__(self, *steps: Chunk | Exception | None) -> None:
+        self.steps = list(steps)
+        self.closed = False
+
+    def poll(self, max_records: int) -> Chunk | None:
+        step = self.steps.pop(0) if self.steps else None
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def read(source: Script, stop: threading.Event) -> tuple[Reader, State]:
+    state = State(BUZZ, "auto")
+    reader = Reader(source, state, stop)
+    reader.start()
+    return reader, state
+
+
+def test_reader_shows_trouble_and_recovers(logged: list[str]) -> None:
+    locked = Unavailable("data/buzz.sqlite: database is locked")
+    first = Chunk("b", "", "1", make_messages(3, producer_id="ann-1"), [Invalid("b row 9", "no text")])
+    again = Chunk("b", "1", "2", make_messages(5, producer_id="ann-1"))
+    troubles: list[str] = []
+
+    class Watched(State):
+        def troubled(self, reason: str) -> None:
+            super().troubled(reason)
+            troubles.append(self.snapshot().source.trouble)
+
+    state, stop = Watched(BUZZ, "auto"), threading.Event()
+    reader = Reader(Script(first, locked, locked, again), state, stop)
+    reader.start()
+    wait_until(lambda: state.snapshot().total == 5)
+    stop.set()
+    reader.join(10)
+    snapshot = state.snapshot()
+    assert troubles == [str(locked)] * 2
+    assert (snapshot.source.trouble_since, snapshot.source.name) == (None, "sqlite")
+    assert (snapshot.total, snapshot.duplicate) == (5, 3)
+    assert sum("locked" in line for line in logged) == 1
+    assert "INFO no more waiting: data/buzz.sqlite is read" in logged
+    assert sum("invalid record in b row 9" in line for line in logged) == 1
+
+
+def test_reader_stops_everything_when_the_user_must_act_or_it_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    for error in (ToolkitError("not a database"), RuntimeError("bug")):
+        stop, source = threading.Event(), Script(error)
+        reader, _ = read(source, stop)
+        reader.join(10)
+        assert stop.is_set()
+        assert source.closed
+        assert reader.failure is (error if isinstance(error, ToolkitError) else None)
+        assert not reader.alive_to_the_end
+
+
+def test_reader_ends_with_stop() -> None:
+    stop, source = threading.Event(), Script()
+    reader, _ = read(source, stop)
+    stop.set()
+    reader.join(10)
+    assert reader.alive_to_the_end
+    assert source.closed
+
+
+class Flood(Script):
+    """A source that gives all that it is asked for."""
+
+    sent = 0
+
+    def poll(self, max_records: int) -> Chunk | None:
+        self.sent += max_records
+        return Chunk("f", "1", "1", make_messages(max_records, producer_id="ann-1", first=self.sent))
+
+
+def test_flood_does_not_block_drawing_and_drawing_does_not_block_reading(tmp_path: Path) -> None:
+    """Frames keep coming while the reader takes in all it can, and it takes in records while frames are drawn."""
+    stop = threading.Event()
+    reader, state = read(Flood(), stop)
+    drawing, path = Drawing("light", refresh_s=0.2), tmp_path / "dashboard.png"
+    grown: list[int] = []
+
+    class Watched(outputs.ImageFile):
+        def put(self, snapshot: Snapshot) -> None:
+            super().put(snapshot)
+            grown.append(state.snapshot().total - snapshot.total)
+
+    begun = time.monotonic()
+    frames = run(state, [Watched(path, drawing)], Plan(refresh_s=0.2, duration_s=4.0), stop)
+    stop.set()
+    reader.join(10)
+    assert (time.monotonic() - begun) / frames < 2.0  # the refresh of a window
+    assert all(count > 0 for count in grown)
+    assert state.snapshot().total > 10_000
