@@ -109,7 +109,7 @@ class Runner(Watcher):
             cli.print_json({"stream": self._store.stream.name, "run": self._store.run.items(), **totals})
         else:
             rest = f", {left:,} not yet delivered: run it again" if left else ""
-            cli.print_lines(self._progress.end(), f"in the store: {stored:,} alerts{rest}")
+            cli.print_lines(self._progress.end(), f"in the store: {stored:,} alert{'s' * (stored != 1)}{rest}")
         return UNFINISHED if left else 0
 
 
