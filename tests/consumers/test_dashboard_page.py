@@ -2,281 +2,450 @@
 
 import http.client
 import json
-import os
-import shutil
+import re
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import urlopen
+from xml.etree import ElementTree
 
 import pytest
 
-from consumers.dashboard import picture, render, serve
-from consumers.dashboard.serve import Served, parse_address
-from consumers.dashboard.state import State
-from tests.helpers import make_messages, wait_until
+from consumers.dashboard import report, serve
+from consumers.dashboard.formatting import plain
+from consumers.dashboard.serve import Page, known_hosts
+from consumers.dashboard.snapshot import Roles, Series, Snapshot, Source, Summary
+from tests.consumers.browser import Browser, needs_browser
+from tests.helpers import wait_until
 from utils.app.errors import ToolkitError
-from utils.records.codec import instant_text
-from utils.sources.base import Chunk
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.full
+
 NOW = 1_800_000_000.0
+NAN = float("nan")
+SERIES = Series(
+    name="",
+    times=tuple(NOW - 40 + index for index in range(30)),
+    values=(*(round(0.4 + index % 5 / 20, 2) for index in range(29)), 0.98),
+    rolling=(*[NAN] * 9, *[0.51] * 21),
+    anomalies=(*[False] * 29, True),
+    keys=tuple(("Ann", "Bob", "Cem")[index % 3] for index in range(30)),
+)
+SNAPSHOT = Snapshot(
+    stream="buzz",
+    now=NOW,
+    started=NOW - 90,
+    source=Source("file", "data/project_live.json"),
+    roles=Roles(zones=(0.3, 0.7), scale=(0.0, 1.0), unit="characters"),
+    total=1234,
+    invalid=2,
+    lost=3,
+    duplicate=4,
+    groups=(("Ann", 700), ("Bob", 300), ("Cem", 200)),
+    group_count=5,
+    flow=tuple((NOW - 50 + index, 1185 + index) for index in range(50)),
+    series=(SERIES,),
+    measured=tuple(float(20 + index) for index in range(30)),
+    measures=Summary(34.5, 34.5, 47.55, 8.8, 20, 49, 30),
+    rate=2.5,
+    sparkline=(2.0,) * 30,
+    lag=Summary(0.25, 0.25, 0.5, 0.1, 0.1, 0.6, 30),
+    last=NOW - 1,
+    usual_gap=1.0,
+)
+STALE = replace(SNAPSHOT, now=NOW + 60)
+HOSTILE = (
+    "<script>document.title='owned'</script>",
+    "</svg><img src=x onerror=alert(1)>",
+    "]]><!--",
+    "&lt;b&gt; &amp; \"quoted' \\",
+    "\u202eabc\u2066def",
+    "a\x00b\x1b[31m\x07\ud800c\ufffe",
+)
+
+
+def hostile() -> Snapshot:
+    groups = tuple((name, 100 - index) for index, name in enumerate(HOSTILE))
+    series = replace(SERIES, keys=HOSTILE * 5)
+    roles = replace(SNAPSHOT.roles, by=HOSTILE[0], value=HOSTILE[1], histogram=HOSTILE[2])
+    source = Source("file", HOSTILE[1], HOSTILE[0], NOW - 5)
+    return replace(
+        SNAPSHOT, groups=groups, group_count=9, series=(series,), roles=roles, source=source, last_invalid=HOSTILE[2]
+    )
 
 
 class Program:
-    """A dashboard that is served in this process, with a clock that the test moves."""
+    """A page in this process that shows `snapshot`, and the loop that refreshes it."""
 
-    def __init__(self, address: str = "127.0.0.1:0") -> None:
-        self.now = NOW
-        self.state = State("file", "data/project_live.json", clock=lambda: self.now)
-        self.state.healthy(caught_up=True)
-        self.sent = 0
-        self.served = Served(address, 0.2, None)
-        self.port = int(self.served.url.rstrip("/").rpartition(":")[2])
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._run)
-        self.thread.start()
+    def __init__(self, address: str = "127.0.0.1:0", snapshot: Snapshot = SNAPSHOT, **options: Any) -> None:
+        self.snapshot = snapshot
+        self.page = Page(address, 0.2, **options)
+        self.port = int(self.page.url.rstrip("/").rpartition(":")[2])
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
 
     def _run(self) -> None:
-        dashboard = picture.headless((8, 6), "light", 0.2)
-        render.run_headless(self.state, dashboard, [self.served], render.Plan(refresh_s=0.2), self.stop)
-
-    def send(self, count: int) -> None:
-        messages = make_messages(count, producer_id="ann-1", first=self.sent + 1)
-        for message in messages:
-            message.timestamp = instant_text(int(self.now * 1e6))
-        self.sent += count
-        self.state.add(Chunk("f", "", "1", messages))
+        while not self._stop.wait(0.2):
+            self.page.put(self.snapshot)
 
     def end(self) -> None:
-        self.stop.set()
-        self.thread.join()
-        self.served.close()
+        self._stop.set()
+        self._thread.join()
+        self.page.close()
 
-    def ask(self, path: str, host: str | None = None, method: str = "GET") -> tuple[int, bytes]:
+    def ask(self, path: str, host: str | None = None, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)) as connection:
             connection.request(method, path, headers={"Host": host or f"127.0.0.1:{self.port}"})
             answer = connection.getresponse()
-            return answer.status, answer.read()
+            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+
+    def body(self, path: str) -> bytes:
+        status, _, body = self.ask(path)
+        assert status == 200, body
+        return body
+
+    def shown(self, snapshot: Snapshot) -> None:
+        """Show a snapshot and wait until it is the one that is served."""
+        self.snapshot = snapshot
+        wait_until(
+            lambda: json.loads(self.body("/snapshot.json")) == json.loads(json.dumps(report.statistics(snapshot)))
+        )
 
 
 @pytest.fixture
 def program() -> Iterator[Program]:
     program = Program()
+    wait_until(lambda: program.ask("/snapshot.json")[0] == 200)
     yield program
     program.end()
 
 
-@pytest.mark.full
-def test_page_picture_and_figures(program: Program) -> None:
-    program.send(7)
-    wait_until(lambda: b'"messages": 7' in program.ask("/snapshot.json")[1])
-    status, page = program.ask("/")
-    assert status == 200
-    assert b"<title>Streaming Dashboard</title>" in page
-    light, dark = program.ask("/light.png"), program.ask("/dark.png")
-    assert light[0] == dark[0] == 200
-    assert light[1][:8] == dark[1][:8] == b"\x89PNG\r\n\x1a\n"
-    assert light[1] != dark[1]
-    figures = json.loads(program.ask("/snapshot.json")[1])
-    assert (figures["status"], figures["source"], figures["lost"]) == ("LIVE", "file", 0)
-    assert figures["top_authors"] == [{"author": "Ann", "messages": 7}]
+def texts(svg: str) -> list[str]:
+    """Every text of an image, hover titles included. Fails if it is not well-formed."""
+    return [text.strip() for text in ElementTree.fromstring(svg).itertext() if text.strip()]
+
+
+def test_page_in_every_form(program: Program) -> None:
+    assert b"<title>Streaming Dashboard</title>" in program.body("/")
+    frames = {
+        form: json.loads(program.body(f"/frame.json?{form}"))
+        for form in ("", "theme=dark", "form=narrow", "theme=dark&form=narrow")
+    }
+    assert [frame["theme"] for frame in frames.values()] == ["light", "dark", "light", "dark"]
+    assert len({frame["svg"] for frame in frames.values()}) == 4
+
+
+def test_image_statistics_and_text_have_the_same_values(program: Program) -> None:
+    statistics = json.loads(program.body("/snapshot.json"))
+    frame = json.loads(program.body("/frame.json"))
+    image, words = "\n".join(texts(frame["svg"])), json.dumps(frame["statistics"])
+    assert (statistics["records"], statistics["lost"], statistics["status"]) == (1234, 3, "LIVE")
+    assert statistics["value"]["series"][0]["values"] == list(SERIES.values)
+    assert statistics["total"][-1]["records"] == 1234
+    for expected in ("1,234", "2.5", "Ann", "700", "Bob", "300", "34.5", "0.51"):
+        assert expected in image, expected
+        assert expected in words, expected
+    assert re.search(r"0\.98.*Cem|Cem.*0\.98", image.replace("\n", " ")), "hover title of the anomaly"
+    assert "0.98 of Cem at" in words
+
+
+def test_metrics_are_the_text_format(program: Program) -> None:
+    status, headers, body = program.ask("/metrics")
+    assert (status, headers["content-type"]) == (200, report.METRICS_TYPE)
+    samples = parsed(body.decode())
+    assert samples['ragini_records_total{stream="buzz"}'] == 1234
+    assert samples['ragini_lag_seconds{stream="buzz",quantile="0.95"}'] == 0.5
+    assert samples['ragini_busiest_records{stream="buzz",by="author",key="Bob"}'] == 300
+    assert samples['ragini_stale{stream="buzz"}'] == 0
+    program.shown(STALE)
+    assert parsed(program.body("/metrics").decode())['ragini_stale{stream="buzz"}'] == 1
+
+
+SAMPLE = re.compile(r'([a-zA-Z_:][\w:]*)(\{(?:[a-zA-Z_]\w*="(?:[^"\\\n]|\\["\\n])*",?)*\}) (\S+)')
+
+
+def parsed(text: str) -> dict[str, float]:
+    """Samples by name and labels; fails on what the format does not allow: a sample twice or before its type."""
+    types: set[str] = set()
+    samples: dict[str, float] = {}
+    assert text.endswith("\n")
+    for line in text[:-1].split("\n"):
+        if line.startswith("#"):
+            word, name, rest = line[2:].split(" ", 2)
+            assert word == "HELP" or rest in ("gauge", "counter")
+            assert name not in types or word == "HELP"
+            types |= {name} if word == "TYPE" else set()
+            continue
+        found = SAMPLE.fullmatch(line)
+        assert found, line
+        assert found[1] in types
+        assert found[1] + found[2] not in samples
+        samples[found[1] + found[2]] = float(found[3])
+    return samples
+
+
+def test_hostile_names_are_text(program: Program) -> None:
+    program.shown(hostile())
+    frame = json.loads(program.body("/frame.json"))
+    root = ElementTree.fromstring(frame["svg"])
+    tags = {element.tag.rpartition("}")[2] for element in root.iter()}
+    assert not tags & {"script", "img", "foreignObject", "a"}
+    assert not [name for element in root.iter() for name in element.keys() if name.startswith("on")]  # noqa: SIM118
+    shown = texts(frame["svg"])
+    for name in HOSTILE[:4]:
+        assert any(plain(name)[:8] in text for text in shown), name
+    everything = frame["svg"] + json.dumps(frame["statistics"], ensure_ascii=False)
+    assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", everything)
+    samples = parsed(program.body("/metrics").decode())
+    assert len([name for name in samples if name.startswith("ragini_busiest_records")]) == len(HOSTILE)
+    json.loads(program.body("/snapshot.json"))
+
+
+def test_nothing_known_yet(program: Program) -> None:
+    program.shown(
+        Snapshot("sensors", NOW, NOW, Source("auto"), Roles(by="", value="", histogram="", records="records"))
+    )
+    assert parsed(program.body("/metrics").decode())['ragini_records_total{stream="sensors"}'] == 0
+    frame = json.loads(program.body("/frame.json"))
+    assert (frame["status"], frame["stream"]) == ("WAITING", "sensors")
+    assert texts(frame["svg"])
+
+
+def test_headers_of_every_answer(program: Program) -> None:
+    for path, host in (
+        ("/", None),
+        ("/frame.json", None),
+        ("/metrics", None),
+        ("/nothing", None),
+        ("/", "evil.example"),
+    ):
+        _, headers, _ = program.ask(path, host)
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "'unsafe-inline'" not in policy.partition("script-src")[2].partition(";")[0]
+        assert (headers["x-content-type-options"], headers["cache-control"]) == ("nosniff", "no-store")
+        assert "server" not in headers
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8765", "127.0.0.1.evil.example", "", "[::1", "10.1.2.3"]
+    "host", ["evil.example", "evil.example:8765", "127.0.0.1.evil.example", "[::2]", "[::1", "10.1.2.3"]
 )
-def test_foreign_host_is_refused(program: Program, host: str) -> None:
+def test_external_host_is_rejected(program: Program, host: str) -> None:
+    assert program.ask("/snapshot.json", host)[0] == 400
+
+
+def test_no_host_is_rejected(program: Program) -> None:
     with closing(socket.create_connection(("127.0.0.1", program.port))) as client:
-        client.sendall(f"GET /snapshot.json HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
-        assert client.recv(100).startswith(b"HTTP/1.0 403")
+        client.sendall(b"GET /snapshot.json HTTP/1.0\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 400")
 
 
-@pytest.mark.parametrize("host", ["localhost", "localhost:99", "127.0.0.1", "[::1]:8765"])
+@pytest.mark.parametrize("host", ["localhost", "LocalHost:99", "127.0.0.1", "[::1]:8765"])
 def test_own_host_is_served(program: Program, host: str) -> None:
-    assert program.ask("/", host=host)[0] == 200
+    assert program.ask("/", host)[0] == 200
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW"])
-def test_other_methods_are_refused(program: Program, method: str) -> None:
-    assert program.ask("/", method=method)[0] == 405
-
-
-def test_head_has_no_body_and_unknown_paths_no_page(program: Program) -> None:
-    assert program.ask("/", method="HEAD") == (200, b"")
-    assert program.ask("/../../etc/passwd")[0] == 404
-
-
-def test_clients_are_bounded(program: Program) -> None:
-    address = ("127.0.0.1", program.port)
-    idle = [socket.create_connection(address) for _ in range(serve.MAX_CLIENTS)]
+def test_allowed_host_and_no_other() -> None:
+    program = Program(allow_hosts=["Dash.example.org"])
     try:
-
-        def refused() -> bool:
-            with closing(socket.create_connection(address)) as one_more:
-                one_more.settimeout(0.3)
-                try:
-                    return one_more.recv(1) == b""
-                except (TimeoutError, ConnectionResetError):
-                    return False
-
-        wait_until(refused)
-    finally:
-        for client in idle:
-            client.close()
-
-    def served_again() -> bool:
-        try:
-            return program.ask("/")[0] == 200
-        except ConnectionError:  # the places are given back one by one, as each handler sees its client gone
-            return False
-
-    wait_until(served_again)
-
-
-def test_named_address_serves_its_names_and_warns(logged: list[str]) -> None:
-    program = Program("0.0.0.0:0")
-    try:
-        assert any("everyone" in line for line in logged)
-        assert program.ask("/", host="10.1.2.3:80")[0] == 200
-        assert program.ask("/", host=socket.gethostname())[0] == 200
-        assert program.ask("/", host="evil.example")[0] == 403
+        assert [program.ask("/", host)[0] for host in ("dash.example.org:80", "example.org")] == [200, 400]
     finally:
         program.end()
 
 
+@pytest.mark.parametrize("name", ["", "*", "a b", "dash.example.org:80", "http://x", "a*b"])
+def test_what_cannot_be_a_host_is_one_clear_error(name: str) -> None:
+    with pytest.raises(ToolkitError, match="--allow-host"):
+        known_hosts("127.0.0.1", [name])
+
+
+def test_page_for_other_machines_knows_this_one_and_warns(logged: list[str]) -> None:
+    program = Program("0.0.0.0:0")
+    try:
+        assert any("everyone" in line for line in logged)
+        assert program.ask("/", host=socket.gethostname())[0] == 200
+        assert [program.ask("/", host=host)[0] for host in ("evil.example", "203.0.113.9")] == [400, 400]
+    finally:
+        program.end()
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW"])
+def test_the_page_is_view_only(program: Program, method: str) -> None:
+    assert program.ask("/", method=method)[0] == 405
+
+
+def test_head_has_no_body_and_unknown_paths_no_page(program: Program) -> None:
+    status, _, body = program.ask("/", method="HEAD")
+    assert (status, body) == (200, b"")
+    assert program.ask("/../../etc/passwd")[0] == 404
+
+
+def test_slow_clients_do_not_keep_others_out(program: Program) -> None:
+    address = ("127.0.0.1", program.port)
+    slow = [socket.create_connection(address) for _ in range(32)]
+    try:
+        for number, client in enumerate(slow):
+            head = f"GET /frame.json HTTP/1.1\r\nHost: 127.0.0.1:{program.port}\r\n".encode()
+            client.sendall((b"", b"GE", head, head + b"\r\n")[number % 4])  # the last never reads its answer
+        assert program.ask("/")[0] == program.ask("/frame.json")[0] == 200
+    finally:
+        for client in slow:
+            client.close()
+
+
 def test_port_in_use_is_one_clear_error(program: Program) -> None:
-    with pytest.raises(ToolkitError, match="cannot listen there"):
-        Served(f"127.0.0.1:{program.port}", 2.0, None)
+    with pytest.raises(ToolkitError, match=r"--serve: cannot listen") as found:
+        Page(f"127.0.0.1:{program.port}", 2.0)
+    assert found.value.exit_code == 2
+    assert "\n" not in str(found.value)
 
 
-@pytest.mark.parametrize("host", ["\u00e9" * 70, "\u00e9..x", "a..b"])
-def test_name_that_no_machine_can_have_is_one_clear_error(host: str) -> None:
-    with pytest.raises(ToolkitError, match="cannot listen there"):
-        Served(f"{host}:0", 2.0, None)
+def test_wrong_address_is_one_clear_error() -> None:
+    with pytest.raises(ToolkitError, match="--serve here"):
+        Page("here", 2.0)
 
 
-def test_nothing_is_told_before_the_first_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "PICTURE_WAIT_S", 0.1)
-    served = Served("127.0.0.1:0", 2.0, None)
+def test_no_answer_before_the_first_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "WAIT_S", 0.1)
+    page = Page("127.0.0.1:0", 2.0)
     try:
-        assert (served.figures(), served.picture("dark")) == (None, None)
-        for path in ("/snapshot.json", "/dark.png"):
-            with pytest.raises(HTTPError, match="No image yet"):
-                urlopen(served.url + path[1:], timeout=10)
+        port = int(page.url.rstrip("/").rpartition(":")[2])
+        for path in ("/snapshot.json", "/frame.json", "/metrics"):
+            with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
+                connection.request("GET", path)
+                assert connection.getresponse().status == 503
     finally:
-        served.close()
+        page.close()
 
 
-@pytest.mark.full
-def test_other_theme_is_drawn_however_slow_the_pictures_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "PICTURE_WAIT_S", 0.01)
+def test_only_what_is_looked_at_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "WANTED_S", 0.0)
-    dashboard, snapshot = picture.headless((8, 6), "light", 60.0), State("file").snapshot()
-    dashboard.update(snapshot)
-    served = Served("127.0.0.1:0", 60.0, None)
+    drawn: list[tuple[str, bool]] = []
+
+    class Counted:
+        def __init__(self, theme: str, *, narrow: bool, **options: Any) -> None:
+            self.form = theme, narrow
+
+        def svg(self, snapshot: Snapshot) -> bytes:
+            drawn.append(self.form)
+            return b"<svg/>"
+
+    monkeypatch.setattr(serve, "Drawing", Counted)
+    program = Program()
     try:
-        served.put(dashboard, snapshot)
-        meanwhile = served.picture("dark")  # no page should wait a minute with nothing to show
-        assert meanwhile == served.picture("light")
-        served.put(dashboard, snapshot)
-        assert served.picture("dark") not in (None, meanwhile)
+        wait_until(lambda: program.ask("/snapshot.json")[0] == 200)
+        assert drawn == []
+        program.body("/frame.json?theme=dark")
+        assert set(drawn) == {("dark", False)}
+
+        def rests() -> bool:
+            """Whether several refreshes drew nothing."""
+            before = len(drawn)
+            for _ in range(3):
+                seen = program.snapshot
+                program.shown(replace(seen, total=seen.total + 1))
+            return len(drawn) == before
+
+        wait_until(rests)
     finally:
-        served.close()
+        program.end()
 
 
-def test_addresses() -> None:
-    assert parse_address("9000") == ("127.0.0.1", 9000)
-    assert parse_address("0.0.0.0:9000") == ("0.0.0.0", 9000)
-    assert parse_address("[::1]:9000") == ("::1", 9000)
-    for wrong in ("", "abc", "host:", "1:99999", "-1"):
-        with pytest.raises(ToolkitError, match="--serve"):
-            parse_address(wrong)
+@pytest.fixture
+def browser(program: Program, tmp_path: Path) -> Iterator[Browser]:
+    browser = Browser(tmp_path / "profile", program.page.url)
+    yield browser
+    browser.close()
 
 
-class Browser:
-    """Chromium without a window, spoken to over its debugging pipe."""
-
-    def __init__(self, profile: Path, url: str) -> None:
-        to_read, self._write = os.pipe()
-        self._read, to_write = os.pipe()
-        script = f'exec 3<&{to_read} 4>&{to_write}; exec "$@"'
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe"]
-        command = ["bash", "-c", script, "bash", str(CHROMIUM), *options, f"--user-data-dir={profile}"]
-        self._process = subprocess.Popen(command, pass_fds=[to_read, to_write], stderr=subprocess.DEVNULL)
-        os.close(to_read)
-        os.close(to_write)
-        self._number, self._rest = 0, b""
-        target = self.call("Target.createTarget", url=url)["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-
-    def call(self, method: str, session: str = "", **parameters: Any) -> Any:
-        self._number += 1
-        order: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
-        os.write(self._write, json.dumps(order | ({"sessionId": session} if session else {})).encode() + b"\0")
-        while True:
-            while b"\0" not in self._rest:
-                data = os.read(self._read, 65_536)
-                assert data, "the browser ended"
-                self._rest += data
-            line, _, self._rest = self._rest.partition(b"\0")
-            answer = json.loads(line)
-            if answer.get("id") == self._number:
-                return answer["result"]
-
-    def see(self, expression: str) -> Any:
-        result = self.call("Runtime.evaluate", self._session, expression=expression)
-        return result["result"].get("value")
-
-    def prefer(self, scheme: str) -> None:
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        self.call("Emulation.setEmulatedMedia", self._session, features=features)
-
-    def close(self) -> None:
-        self._process.terminate()
-        self._process.wait()
-        os.close(self._read)
-        os.close(self._write)
+IMAGE = "document.querySelector('#image svg')"
+BOX = f"(box => [box.left, box.top, box.width, box.height])({IMAGE}.getBoundingClientRect())"
+SMALLEST = f"""Math.min(...[...{IMAGE}.querySelectorAll('text')].filter(each => each.textContent.trim()).map(
+    each => parseFloat(getComputedStyle(each).fontSize) * Math.hypot(each.getScreenCTM().a, each.getScreenCTM().b)))"""
 
 
-@pytest.mark.full
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-def test_page_in_a_browser_updates_goes_stale_and_recovers(program: Program, tmp_path: Path) -> None:
-    program.send(3)
-    browser = Browser(tmp_path / "profile", program.served.url)
+@needs_browser
+@pytest.mark.parametrize(("width", "height", "scale"), [(1280, 720, 1), (1920, 1080, 1), (390, 844, 3)])
+def test_image_fits_the_screen(browser: Browser, width: int, height: int, scale: float) -> None:
+    browser.resize(width, height, scale, mobile=width < 500)
+    wait_until(
+        lambda: browser.see(f"({IMAGE}.parentElement.className === 'narrow') === {str(width < 500).lower()}"), 30
+    )
+    left, _, shown_width, shown_height = browser.see(BOX)
+    assert left >= 0
+    assert left + shown_width <= width
+    assert shown_width >= 0.9 * width
+    proportion = browser.see(f"(box => box.width / box.height)({IMAGE}.viewBox.baseVal)")
+    assert shown_width / shown_height == pytest.approx(proportion, rel=0.02) or width > 500
+    assert browser.see("document.documentElement.scrollWidth") <= width
+    assert browser.see(SMALLEST) >= (11 if width < 500 else 9)
+    if width > 500:
+        assert shown_height <= height  # without scrolling
+
+
+@needs_browser
+def test_page_follows_data_theme_stale_and_a_restart(program: Program, browser: Browser) -> None:
+    wait_until(lambda: "1,234" in browser.text("#statistics"), 30)
+    program.shown(replace(SNAPSHOT, total=4321))
+    wait_until(lambda: "4,321" in browser.text("#statistics") and "4,321" in browser.text("#image"))
+    light = browser.see("getComputedStyle(document.body).backgroundColor")
+    browser.prefer("dark")
+    wait_until(lambda: browser.see("document.documentElement.dataset.theme") == "dark")
+    assert browser.see("getComputedStyle(document.body).backgroundColor") != light
+
+    program.shown(STALE)
+    wait_until(lambda: "STALE" in browser.text("#mark"))
+    assert browser.see("document.title").startswith("(STALE)")
+    program.shown(SNAPSHOT)
+    wait_until(lambda: browser.text("#mark") == "")
+
+    program.end()
+    wait_until(lambda: "does not answer" in browser.text("#mark"), 20)
+    again = Program(f"127.0.0.1:{program.port}", replace(SNAPSHOT, total=777))
     try:
-        figures = "document.getElementById('figures').innerText"
-        age, alt = "document.getElementById('age').innerText", "document.getElementById('picture').alt"
-        wait_until(lambda: "3 messages" in str(browser.see(alt)), timeout_s=30)
-        assert browser.see("document.getElementById('picture').naturalWidth") == 800
-        assert "light.png" in browser.see("document.getElementById('picture').src")
-        assert "data/project_live.json" in browser.see("document.getElementById('figures').textContent"), figures
-        assert browser.see(age).startswith("Picture ")
-
-        program.send(4)  # it updates
-        wait_until(lambda: "7 messages" in str(browser.see(alt)))
-        browser.prefer("dark")  # it follows the system's theme
-        wait_until(lambda: "dark.png" in str(browser.see("document.getElementById('picture').src")))
-
-        program.now += 60  # the producer stopped
-        wait_until(lambda: "STALE" in str(browser.see(age)))
-        assert browser.see("document.title").startswith("(STALE)")
-        program.send(1)  # and came back
-        wait_until(lambda: "STALE" not in str(browser.see(age)))
-
-        program.end()  # the program stopped
-        wait_until(lambda: "no answer" in str(browser.see(age)), timeout_s=20)
-        again = Program(f"127.0.0.1:{program.port}")  # and was started again
-        try:
-            again.send(2)
-            wait_until(lambda: "2 messages" in str(browser.see(alt)), timeout_s=20)
-            assert "STALE" not in browser.see(age)
-        finally:
-            again.end()
+        wait_until(lambda: "777" in browser.text("#statistics") and browser.text("#mark") == "", 20)
     finally:
-        browser.close()
+        again.end()
+
+
+@needs_browser
+def test_hover_has_value_time_and_key(browser: Browser) -> None:
+    browser.resize(1280, 720)
+    spot = "[...document.querySelectorAll('#image [aria-label]')].find(each => /0\\.98/.test(each.ariaLabel))"
+    wait_until(lambda: browser.see(f"image.className === '' && !!{spot}"), 30)
+    browser.point(1, 1)
+    assert browser.see("hint.hidden")
+    middle = f"(box => [box.left + box.width / 2, box.top + box.height / 2])({spot}.getBoundingClientRect())"
+    browser.point(*browser.see(middle))
+    wait_until(lambda: not browser.see("hint.hidden"))
+    shown = browser.text("#hint")
+    assert "0.98" in shown
+    assert "Cem" in shown
+    assert re.search(r"\d\d:\d\d:\d\d", shown)
+    assert "anomaly" in shown.lower()
+
+
+@needs_browser
+def test_hostile_names_run_nothing(program: Program, browser: Browser) -> None:
+    program.shown(hostile())
+    wait_until(lambda: "<script>" in browser.text("#statistics"), 30)
+    assert "owned" not in browser.see("document.title")
+    assert browser.see("document.querySelectorAll('main script, main img').length") == 0
+    assert browser.see("document.querySelectorAll('#image > svg').length") == 1
+
+
+def test_end_is_quick_while_browsers_wait() -> None:
+    page = Page("127.0.0.1:0", 2.0)
+    port = int(page.url.rstrip("/").rpartition(":")[2])
+    with closing(socket.create_connection(("127.0.0.1", port))) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        client.recv(10)
+        page.close()
+    with suppress(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port)).close()
+        pytest.fail("it still listens")
