@@ -24,7 +24,8 @@ class Copy:
         for package in ("utils", "producers", "consumers"):
             shutil.copytree(PROJECT_DIR / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(PROJECT_DIR / "verify_emitters.py", folder)
-        shutil.copy(PROJECT_DIR / "requirements.txt", folder)
+        for each in PROJECT_DIR.glob("requirements*.txt"):
+            shutil.copy(each, folder)
         (folder / ".env").touch()
         for name, code in re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE, re.DOTALL):
             assert not (folder / name).exists(), name

@@ -382,7 +382,7 @@ def test_many_records_of_others_behind_the_last_own_one(settings: Settings) -> N
         started_s = time.monotonic()
         with emitter(one_partition, mark=known) as sink:
             assert last(sink) == 10
-        assert time.monotonic() - started_s < 3.0  # 0.5 to 0.8 on two idle cores
+        assert time.monotonic() - started_s < 8.0  # 0.5 to 0.8 on two idle cores, and other tests run beside this one
 
 
 def test_the_time_of_a_record_does_not_count(settings: Settings, admin: AdminClient) -> None:
