@@ -5,11 +5,10 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.clients import sqlite
+from utils.records.identity import identity_of
 from utils.records.stream import BUZZ, Stream
 from utils.sinks import ALL, EMBEDDED, SINKS, find_stream
 from utils.sources.sqlite_source import open_read_only
@@ -88,25 +87,12 @@ def accounts(settings: Settings) -> list[Account]:
     return [account for path in journal_paths(settings) if (account := account_of(path))]
 
 
-class _Letter(msgspec.Struct):
-    producer_id: str
-    sequence: int
-
-
-_letter = msgspec.json.Decoder(_Letter)
-
-
 def dead_letters(path: Path) -> Iterator[tuple[str, int]]:
     """The ids in a file of dead letters."""
     if not path.exists():
         return
     with path.open("rb") as lines:
-        for line in lines:
-            try:
-                found = _letter.decode(line)
-            except (ValueError, RecursionError):  # partial, or not ours
-                continue
-            yield found.producer_id, found.sequence
+        yield from filter(None, map(identity_of, lines))
 
 
 def stream_names(settings: Settings) -> list[str]:

@@ -4,23 +4,15 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
-import msgspec
 from loguru import logger
 
 from utils.app.errors import Rejected, ToolkitError, Unavailable
 from utils.emitters.file_emitter import FileEmitter
 from utils.records.codec import encoder
+from utils.records.identity import identity_of
 from utils.records.record import Batch
 
 MAX_REJECTED = 10  # one after another, with nothing stored between: the table is the fault
-
-
-class _Letter(msgspec.Struct):
-    producer_id: str | None = None
-    sequence: int | None = None
-
-
-_letter = msgspec.json.Decoder(_Letter)
 
 
 class DeadLetters:
@@ -44,12 +36,9 @@ class DeadLetters:
         try:
             with self._path.open("rb") as lines:
                 for line in lines:
-                    try:
-                        found = _letter.decode(line)
-                    except (ValueError, RecursionError):  # not ours
-                        continue
-                    if found.producer_id and found.sequence and found.sequence <= runs.get(found.producer_id, 0):
-                        self._sequences.add(found.sequence)
+                    found = identity_of(line)
+                    if found and found[1] <= runs.get(found[0], 0):
+                        self._sequences.add(found[1])
         except OSError as error:
             raise Unavailable(f"{self._path}: {error.strerror}") from error
 

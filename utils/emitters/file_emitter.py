@@ -18,6 +18,7 @@ from utils.app.errors import ToolkitError, Unavailable
 from utils.clients.files import check_same_file, sync, sync_path
 from utils.clients.line_file import BLANK, has_zeros, is_whole, last_line, lines_backwards, read_at
 from utils.records.codec import encoder
+from utils.records.identity import identity_of
 from utils.records.record import Batch, without_ids
 from utils.records.stream import BUZZ, Stream
 
@@ -26,16 +27,6 @@ if sys.platform != "win32":
 
 LOCK_WAIT_S, LOCK_TRY_S = 2.0, 0.005
 _START_BYTES = _FINGERPRINT_BYTES = 256
-
-
-class _Identity(msgspec.Struct):
-    """Only what tells one record from another; decoding it skips the rest at C speed."""
-
-    producer_id: str | None = None
-    sequence: int | None = None
-
-
-_identity = msgspec.json.Decoder(_Identity)
 
 
 class FileEmitter:
@@ -222,13 +213,8 @@ class FileEmitter:
 
 def _place(line: bytes, known: Collection[str]) -> tuple[str, int] | None:
     """The ids of a record of one of these runs."""
-    try:
-        found = _identity.decode(line)
-    except (ValueError, RecursionError):  # not ours
-        return None
-    if found.producer_id is None or found.producer_id not in known or found.sequence is None:
-        return None
-    return found.producer_id, found.sequence
+    found = identity_of(line)
+    return found if found and found[0] in known else None
 
 
 def _is_others(line: bytes, known: Collection[str]) -> bool:

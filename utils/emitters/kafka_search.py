@@ -5,10 +5,9 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from utils.app.errors import Unavailable
 from utils.clients.kafka_admin import REQUEST_S
+from utils.records.identity import identity_of
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, Message
@@ -18,16 +17,6 @@ FIRST_WINDOW = 2_000
 SCAN_S = 15.0
 SCAN_RECORDS = 5_000
 HELD_UP_S = 1.0  # longer than a transaction of a living producer usually hides rows
-
-
-class _Identity(msgspec.Struct):
-    """Only what tells one record from another; decoding it skips the rest at C speed."""
-
-    producer_id: str | None = None
-    sequence: int | None = None
-
-
-_identity = msgspec.json.Decoder(_Identity)
 
 
 class Partitions:
@@ -121,10 +110,7 @@ class Partitions:
 def _last_of(records: "list[Message]", producer_ids: Collection[str]) -> tuple[int, tuple[str, int]] | None:
     """Offset and ids of the last of the records that belongs to one of these runs."""
     for record in reversed(records):
-        try:
-            identity = _identity.decode(record.value() or b"{}")
-        except (ValueError, RecursionError):  # somebody else's, with this key
-            continue
-        if identity.producer_id in producer_ids and identity.producer_id and identity.sequence:
-            return record.offset() or 0, (identity.producer_id, identity.sequence)
+        found = identity_of(record.value() or b"{}")
+        if found and found[0] in producer_ids:
+            return record.offset() or 0, found
     return None
