@@ -1,13 +1,14 @@
 """What an image shows, without the image: JSON and metrics for programs, words for people who cannot see it."""
 
+import json
 import math
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from dataclasses import asdict
 from typing import Any
 
 from consumers.dashboard import formatting
 from consumers.dashboard.formatting import counted, plain
-from consumers.dashboard.snapshot import Series, Snapshot, Summary
+from consumers.dashboard.snapshot import Series, Snapshot
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SUMMARY = {
@@ -20,65 +21,20 @@ _SUMMARY = {
 }
 
 
-def statistics(snapshot: Snapshot) -> dict[str, Any]:
-    """Every statistic and series of the image for programs: times in RFC 3339, what is not known yet None."""
-    roles, source, lag = snapshot.roles, snapshot.source, snapshot.lag
-    return {
-        "stream": snapshot.stream,
-        "status": snapshot.status,
-        "time": _rfc3339(snapshot.now),
-        "source": source.name,
-        "source_detail": formatting.source_line(snapshot),
-        "source_down_since": _rfc3339(source.trouble_since),
-        "records": snapshot.total,
-        "records_per_second": snapshot.rate,
-        "records_per_second_by_10_s": list(snapshot.sparkline),
-        "lag_median_s": lag.median if lag else None,
-        "lag_p95_s": lag.p95 if lag else None,
-        "invalid": snapshot.invalid,
-        "last_invalid": plain(snapshot.last_invalid) or None,
-        "lost": snapshot.lost,
-        "duplicate": snapshot.duplicate,
-        "last_record": _rfc3339(snapshot.last),
-        "uptime_s": snapshot.now - snapshot.started,
-        "total": [{"time": _rfc3339(at), "records": total} for at, total in snapshot.flow],
-        "by": {
-            "name": plain(roles.by),
-            "count": snapshot.group_count,
-            "more": snapshot.more_groups,
-            "busiest": [{"key": plain(name), "records": count} for name, count in snapshot.groups],
-        },
-        "value": {
-            "name": plain(roles.value),
-            "zones": roles.zones,
-            "series": [_series(each) for each in snapshot.series],
-        },
-        "histogram": {
-            "name": plain(roles.histogram),
-            "unit": roles.unit,
-            "values": list(snapshot.measured),
-            **_summary(snapshot.measures),
-        },
-    }
+def statistics(snapshot: Snapshot) -> str:
+    """The snapshot as JSON, with its own names and units; what is not known yet is null, texts are plain."""
+    everything = asdict(snapshot) | {"status": snapshot.status, "idle_s": snapshot.idle_s}
+    return json.dumps(_readable(everything), ensure_ascii=False)
 
 
-def _series(series: Series) -> dict[str, Any]:
-    return {
-        "key": plain(series.name) or None,
-        "times": [_rfc3339(at) for at in series.times],
-        "values": list(series.values),
-        "rolling": [None if math.isnan(mean) else mean for mean in series.rolling],
-        "anomalies": list(series.anomalies),
-        "keys": [plain(key) for key in series.keys],
-    }
-
-
-def _summary(summary: Summary | None) -> dict[str, float | None]:
-    return {name: getattr(summary, name) if summary else None for name in _SUMMARY}
-
-
-def _rfc3339(epoch_s: float | None) -> str | None:
-    return None if epoch_s is None else datetime.fromtimestamp(epoch_s).astimezone().isoformat("T", "milliseconds")
+def _readable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _readable(each) for name, each in value.items()}
+    if isinstance(value, tuple):
+        return [_readable(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return plain(value) if isinstance(value, str) else value
 
 
 def sentences(snapshot: Snapshot) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ import json
 import re
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,18 +112,19 @@ class Page:
             body = await self._drawn(form)
             return Response(body, media_type="application/json") if body else _not_yet()
 
-        async def snapshot(request: Request) -> Response:
-            if not self._frame:
-                return _not_yet()
-            body = json.dumps(report.statistics(self._frame.snapshot), ensure_ascii=False)
-            return Response(body, media_type="application/json")
+        def report_of(make: Callable[[Snapshot], str], kind: str) -> Callable[[Request], Awaitable[Response]]:
+            async def answer(request: Request) -> Response:
+                frame = self._frame
+                return Response(make(frame.snapshot), headers={"Content-Type": kind}) if frame else _not_yet()
 
-        async def metrics(request: Request) -> Response:
-            if not self._frame:
-                return _not_yet()
-            return Response(report.metrics(self._frame.snapshot), headers={"Content-Type": report.METRICS_TYPE})
+            return answer
 
-        routes = {"/": page, "/frame.json": frame, "/snapshot.json": snapshot, "/metrics": metrics}
+        routes = {
+            "/": page,
+            "/frame.json": frame,
+            "/snapshot.json": report_of(report.statistics, "application/json"),
+            "/metrics": report_of(report.metrics, report.METRICS_TYPE),
+        }
         middleware = [
             Middleware(TrustedHostMiddleware, hosts, www_redirect=False),
             Middleware(GZipMiddleware, compresslevel=4),

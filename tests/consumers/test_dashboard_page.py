@@ -111,9 +111,7 @@ class Program:
     def shown(self, snapshot: Snapshot) -> None:
         """Show a snapshot and wait until it is the one that is served."""
         self.snapshot = snapshot
-        wait_until(
-            lambda: json.loads(self.body("/snapshot.json")) == json.loads(json.dumps(report.statistics(snapshot)))
-        )
+        wait_until(lambda: json.loads(self.body("/snapshot.json")) == json.loads(report.statistics(snapshot)))
 
 
 @pytest.fixture
@@ -143,9 +141,10 @@ def test_image_statistics_and_text_have_the_same_values(program: Program) -> Non
     statistics = json.loads(program.body("/snapshot.json"))
     frame = json.loads(program.body("/frame.json"))
     image, words = "\n".join(texts(frame["svg"])), json.dumps(frame["statistics"])
-    assert (statistics["records"], statistics["lost"], statistics["status"]) == (1234, 3, "LIVE")
-    assert statistics["value"]["series"][0]["values"] == list(SERIES.values)
-    assert statistics["total"][-1]["records"] == 1234
+    assert (statistics["total"], statistics["lost"], statistics["status"]) == (1234, 3, "LIVE")
+    assert statistics["series"][0]["values"] == list(SERIES.values)
+    assert statistics["series"][0]["rolling"][:10] == [None] * 9 + [0.51]
+    assert statistics["flow"][-1] == [NOW - 1, 1234]
     for expected in ("1,234", "2.5", "Ann", "700", "Bob", "300", "34.5", "0.51"):
         assert expected in image, expected
         assert expected in words, expected
@@ -369,9 +368,29 @@ SMALLEST = f"""Math.min(...[...{IMAGE}.querySelectorAll('text')].filter(each => 
     each => parseFloat(getComputedStyle(each).fontSize) * Math.hypot(each.getScreenCTM().a, each.getScreenCTM().b)))"""
 
 
+def words(snapshot: Snapshot) -> str:
+    """The text of the table of statistics."""
+    return "".join(map("".join, report.sentences(snapshot)))
+
+
+# Texts that overlap another one, or leave the image; marks of overlapping lines apart, a text has 2 pixels to spare.
+CLASHES = f"""(() => {{
+    const texts = [...{IMAGE}.querySelectorAll('text')].filter(each => each.textContent.trim())
+        .map(each => [each.textContent, each.getBoundingClientRect()]);
+    const image = {IMAGE}.getBoundingClientRect();
+    const found = texts.filter(([, box]) => box.left < image.left - 1 || box.right > image.right + 1);
+    texts.forEach(([one, a], index) => texts.slice(index + 1).forEach(([other, b]) => {{
+        const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+        const down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+        if (across > 2 && down > 0.35 * Math.min(a.height, b.height)) found.push([one, other]);
+    }}));
+    return found.map(each => String(each));
+}})()"""
+
+
 @needs_browser
 @pytest.mark.parametrize(("width", "height", "scale"), [(1280, 720, 1), (1920, 1080, 1), (390, 844, 3)])
-def test_image_fits_the_screen(browser: Browser, width: int, height: int, scale: float) -> None:
+def test_image_fits_the_screen(program: Program, browser: Browser, width: int, height: int, scale: float) -> None:
     browser.resize(width, height, scale, mobile=width < 500)
     wait_until(
         lambda: browser.see(f"({IMAGE}.parentElement.className === 'narrow') === {str(width < 500).lower()}"), 30
@@ -386,6 +405,10 @@ def test_image_fits_the_screen(browser: Browser, width: int, height: int, scale:
     assert browser.see(SMALLEST) >= (11 if width < 500 else 9)
     if width > 500:
         assert shown_height <= height  # without scrolling
+    for snapshot in (STALE, SNAPSHOT, hostile()):  # which are not the first image of a drawing
+        program.shown(snapshot)
+        wait_until(lambda: browser.see("statistics.textContent") == words(snapshot))  # noqa: B023 (called at once)
+        assert browser.see(CLASHES) == []
 
 
 @needs_browser
