@@ -266,7 +266,7 @@ def test_text_view_and_store_give_the_same_statistics(
     settings.live_path.write_bytes(encode_records(messages) if messages else b"")
     shown = view("--source", "file", "--once")
     with TemporaryDirectory() as folder, closing(ProcessedStore(Path(folder) / "s.sqlite", BUZZ)) as store:
-        with closing(FileSource([settings.live_path], BUZZ.codec, store.resume, finished=True)) as reader:
+        with closing(FileSource(settings.live_path, BUZZ.codec, store.resume, finished=True)) as reader:
             while (chunk := reader.poll(7)) is not None:
                 store.add(chunk)
         counts = store.counts()

@@ -143,7 +143,7 @@ def test_a_file_of_all_of_them_is_read_once_with_every_reason(tmp_path: Path) ->
     bad = [line for line, _ in UNREADABLE if line.strip() and b"\n" not in line]
     good = [line.encode() for line, _ in READABLE]
     path.write_bytes(b"\n".join([*bad, b"", *good, b" "]) + b"\n")
-    source = FileSource([path], BUZZ.codec, lambda partition: "")
+    source = FileSource(path, BUZZ.codec, lambda partition: "")
     messages, invalid = [], []
     while chunk := source.poll(10):
         messages += chunk.records
@@ -184,7 +184,7 @@ def test_a_deeply_nested_end_of_the_file_sink_stops_nobody(settings: Settings) -
     array = settings.live_path.with_suffix(".json")
     array.write_bytes(b"[" * 100_000)
     with (
-        closing(FileSource([array], BUZZ.codec, lambda partition: "", finished=True)) as source,
+        closing(FileSource(array, BUZZ.codec, lambda partition: "", finished=True)) as source,
         pytest.raises(ToolkitError, match="array"),
     ):
         source.poll(1)

@@ -310,7 +310,7 @@ ARRAYS: list[tuple[bytes, int, int]] = [
 def test_files_that_are_one_array(content: bytes, readable: int, invalid: int, tmp_path: Path) -> None:
     path = tmp_path / "recording.json"
     path.write_bytes(content)
-    with closing(FileSource([path], BUZZ.codec, lambda partition: "", finished=True)) as reader:
+    with closing(FileSource(path, BUZZ.codec, lambda partition: "", finished=True)) as reader:
         if readable < 0:
             with pytest.raises(
                 ToolkitError, match=r"recording\.json begins like a JSON array but is not a complete one"

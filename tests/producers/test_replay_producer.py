@@ -264,7 +264,7 @@ def test_gaps_are_those_of_the_recording(tmp_path: Path) -> None:
     lines = [json.dumps({"message": "hello", "timestamp": f"2026-11-23T{time}"}) for time in times]
     recording = tmp_path / "old.jsonl"
     recording.write_text("\n".join([*lines[:2], "bad", *lines[2:]]))
-    source = FileSource([recording], LineCodec(BUZZ), lambda _: "", finished=True)
+    source = FileSource(recording, LineCodec(BUZZ), lambda _: "", finished=True)
     replay = Replay(source, event_time(BUZZ), lambda _: None)
     assert [gap for gap, _ in replay.paced()] == [0.0, 2.5, 0.0, 0.0, 60.0]
     assert (replay.valid, replay.invalid) == (5, 1)

@@ -35,8 +35,8 @@ def wrong(chunks: list[Chunk]) -> list[str]:
     return [invalid.where for chunk in chunks for invalid in chunk.invalid]
 
 
-def from_start(*paths: Path, finished: bool = False) -> FileSource:
-    return FileSource(paths, BUZZ.codec, lambda partition: "", finished=finished)
+def from_start(path: Path, *, finished: bool = False) -> FileSource:
+    return FileSource(path, BUZZ.codec, lambda partition: "", finished=finished)
 
 
 @pytest.fixture
@@ -181,11 +181,11 @@ class TestHoles:
         live.write_bytes(line("a") + HOLE)
         end = drain(from_start(live))[-1].end
         append(live, line("b"))
-        assert texts(drain(FileSource([live], BUZZ.codec, lambda partition: end))) == ["b"]
+        assert texts(drain(FileSource(live, BUZZ.codec, lambda partition: end))) == ["b"]
 
     def test_from_the_end(self, live: Path) -> None:
         live.write_bytes(line("a") + HOLE)
-        source = FileSource([live], BUZZ.codec, lambda partition: "end")
+        source = FileSource(live, BUZZ.codec, lambda partition: "end")
         drain(source)
         append(live, line("b"))
         assert texts(drain(source)) == ["b"]
@@ -196,7 +196,7 @@ class TestPositions:
         live.write_bytes(line("a") + line("b"))
         end = drain(from_start(live))[-1].end
         append(live, line("c"))
-        assert texts(drain(FileSource([live], BUZZ.codec, lambda partition: end))) == ["c"]
+        assert texts(drain(FileSource(live, BUZZ.codec, lambda partition: end))) == ["c"]
 
     def test_positions_follow_each_other(self, live: Path) -> None:
         live.write_bytes(b"".join(line(str(number)) for number in range(5)) + b"bad\n")
@@ -210,52 +210,26 @@ class TestPositions:
     @pytest.mark.parametrize("position", ["rubbish", "7:7:1", "[3:0:5", "5:90:1", "1:1", "99999999:20:7", "::"])
     def test_a_position_that_does_not_fit_begins_again_and_reports_it(self, live: Path, position: str) -> None:
         live.write_bytes(line("a"))
-        chunks = drain(FileSource([live], BUZZ.codec, lambda partition: position))
+        chunks = drain(FileSource(live, BUZZ.codec, lambda partition: position))
         assert (chunks[0].start, chunks[0].begins_again, texts(chunks)) == (position, True, ["a"])
 
     @pytest.mark.parametrize("before", [b"", line("a"), line("a") + b'{"mess', b'{"mess', b"x" * (2 * MAX_LINE_BYTES)])
     def test_from_the_end_only_what_comes(self, live: Path, before: bytes) -> None:
         live.write_bytes(before)
-        source = FileSource([live], BUZZ.codec, lambda partition: "end")
+        source = FileSource(live, BUZZ.codec, lambda partition: "end")
         chunks = drain(source)
         assert (texts(chunks), chunks[0].start) == ([], "end")
         append(live, b"\n" + line("b"))
         assert texts(drain(source)) == ["b"]
 
     def test_from_the_end_of_a_file_that_does_not_exist_yet(self, live: Path) -> None:
-        source = FileSource([live], BUZZ.codec, lambda partition: "end")
+        source = FileSource(live, BUZZ.codec, lambda partition: "end")
         moved = source.poll(10)
         assert (moved and moved.start, moved and moved.end) == ("end", "")  # stored: a restart does not jump either
         with pytest.raises(Unavailable, match="does not exist yet"):
             source.poll(10)
         live.write_bytes(line("a"))
         assert texts(drain(source)) == ["a"]
-
-
-class TestPartitions:
-    def test_files_are_read_in_their_order_under_their_names(self, tmp_path: Path) -> None:
-        first, second = tmp_path / "old.jsonl", tmp_path / "new.jsonl"
-        first.write_bytes(line("a") + line("b"))
-        second.write_bytes(line("c"))
-        chunks = drain(from_start(first, second), max_records=1)
-        assert [(chunk.partition, texts([chunk])) for chunk in chunks] == [
-            ("old.jsonl", ["a"]), ("old.jsonl", ["b"]), ("new.jsonl", ["c"]),
-        ]  # fmt: skip
-
-    def test_equal_names_are_distinguished(self, tmp_path: Path) -> None:
-        paths = [tmp_path / folder / "live.json" for folder in "ab"]
-        for path in paths:
-            path.parent.mkdir()
-            path.write_bytes(line(path.parent.name))
-        assert [chunk.partition for chunk in drain(from_start(*paths))] == list(map(str, paths))
-
-    def test_one_missing_file_does_not_hold_up_the_other(self, tmp_path: Path, live: Path) -> None:
-        live.write_bytes(line("a"))
-        late = tmp_path / "late.jsonl"
-        source = from_start(late, live)
-        assert texts(drain(source)) == ["a"]
-        late.write_bytes(line("b"))
-        assert texts(drain(source)) == ["b"]
 
 
 class TestArrays:
@@ -270,7 +244,7 @@ class TestArrays:
         end = drain(source)[-1].end
         live.write_text('[{"message":"a"}, {"message":"b"}]')
         assert texts(drain(source)) == ["b"]
-        assert texts(drain(FileSource([live], BUZZ.codec, lambda partition: end))) == ["b"]
+        assert texts(drain(FileSource(live, BUZZ.codec, lambda partition: end))) == ["b"]
 
     def test_an_array_that_is_being_written_waits_until_it_is_whole(self, live: Path) -> None:
         live.write_text('[{"message":"a"},')
@@ -314,14 +288,14 @@ class TestArrays:
         assert (texts(chunks), wrong(chunks)) == (["a"], ["live.json byte 0"])
         append(live, line("b"))
         assert texts(drain(source)) == ["b"]
-        source = FileSource([live], BUZZ.codec, lambda partition: "end")
+        source = FileSource(live, BUZZ.codec, lambda partition: "end")
         assert drain(source)[0].records == []
         append(live, line("c"))
         assert texts(drain(source)) == ["c"]
 
     def test_from_the_end_of_an_array(self, live: Path) -> None:
         live.write_text('[{"message":"a"}]')
-        source = FileSource([live], BUZZ.codec, lambda partition: "end")
+        source = FileSource(live, BUZZ.codec, lambda partition: "end")
         assert texts(drain(source)) == []
         live.write_text('[{"message":"a"}, {"message":"b"}]')
         assert texts(drain(source)) == ["b"]
@@ -419,7 +393,7 @@ class Model:
         self.source = self.opened()
 
     def opened(self) -> FileSource:
-        return FileSource([self.path], BUZZ.codec, lambda partition: self.position)
+        return FileSource(self.path, BUZZ.codec, lambda partition: self.position)
 
     # The writers
 
@@ -489,7 +463,7 @@ class Model:
             self.write(name, data)
 
     def reader_is_here(self) -> bool:
-        file = self.source._partitions[0]._file
+        file = self.source._file
         return file is not None and os.path.samestat(os.fstat(file.fileno()), os.stat(self.path))
 
     def leave(self) -> None:

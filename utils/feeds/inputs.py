@@ -173,7 +173,7 @@ def _open_file(  # noqa: PLR0917
         case "json" | "text":
             return RotatedFile(path, codec, resume, finished=finished)
         case "array":
-            return FileSource([path], codec, resume, finished=True)
+            return FileSource(path, codec, resume, finished=True)
         case "sqlite":
             from utils.sources.sqlite_source import SqliteSource
 

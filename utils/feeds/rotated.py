@@ -62,7 +62,7 @@ class RotatedFile:
 
     def _open(self, path: Path, resume: Resume) -> FileSource:
         finished = self._finished or path != self._path
-        return FileSource([path], self._codec, resume, finished=finished, linger_s=0.0 if finished else self._linger_s)
+        return FileSource(path, self._codec, resume, finished=finished, linger_s=0.0 if finished else self._linger_s)
 
     def _find(self, position: str, max_records: int) -> bool:
         """Whether a file has what comes before the position: then it is read, and all newer ones, the oldest first.

@@ -1,4 +1,4 @@
-"""Reads JSON lines files while others append to them, truncate, rotate or replace them.
+"""Reads a JSON lines file while others append to it, truncate, rotate or replace it.
 
 A line is read when its newline has come; nothing partial is kept between polls. The open file is kept: after a
 rotation by rename its rest is read before the new file begins. A position is `offset:length:crc` of the last bytes
@@ -11,7 +11,6 @@ import os
 import re
 import stat
 import time
-from collections.abc import Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -41,69 +40,27 @@ _OTHER_FILES = {
 
 
 class FileSource:
-    """Reads one or more files, each a partition named after its file (its path where names repeat).
+    """Reads one file, a partition named after it.
 
-    Files that exist are read while others do not exist yet; if none does, polling raises Unavailable.
-    A file is read to its end before the next one, so rotated files can be given oldest first. With
-    `finished` a last line without its newline is read too, and an array must be complete. A file that was replaced
-    is left once nothing has come into it for `linger_s`.
+    With `finished` a last line without its newline is read too, and an array must be complete. A file that was
+    replaced is left once nothing has come into it for `linger_s`.
     """
 
     name = "file"
 
     def __init__(
-        self, paths: Sequence[Path], codec: Codec, resume: Resume, *, finished: bool = False, linger_s: float = 0.0
+        self, path: Path, codec: Codec, resume: Resume, *, finished: bool = False, linger_s: float = 0.0
     ) -> None:
-        names = [path.name for path in paths]
-        self._partitions = [
-            _Partition(path, path.name if names.count(path.name) == 1 else str(path), codec, resume, finished)
-            for path in paths
-        ]
-        for partition in self._partitions:
-            partition.linger_s = linger_s
-        self._current = 0
-        self.detail = ", ".join(map(str, paths))
-
-    def poll(self, max_records: int) -> Chunk | None:
-        """The next records of the present file, or of the next one that has any. See Source."""
-        missing: list[Unavailable] = []
-        for _ in self._partitions:
-            try:
-                chunk = self._partitions[self._current].poll(max_records)
-            except Unavailable as error:
-                missing.append(error)
-            else:
-                if chunk is not None:
-                    return chunk
-            self._current = (self._current + 1) % len(self._partitions)
-        if len(missing) == len(self._partitions):
-            raise missing[0]
-        return None
-
-    def close(self) -> None:
-        for partition in self._partitions:
-            partition.close()
-
-
-def open_source(settings: Settings, stream: Stream, resume: Resume, finished: bool, shared: bool) -> FileSource:
-    """The source of the sink `file`. See Sink."""
-    return FileSource([settings.file_path(stream.name)], stream.codec, resume, finished=finished)
-
-
-class _Partition:
-    """One file: the open handle, and the place after the last handled byte."""
-
-    linger_s = 0.0
-
-    def __init__(self, path: Path, name: str, codec: Codec, resume: Resume, finished: bool) -> None:
-        self._path, self._name, self._codec, self._resume, self._finished = path, name, codec, resume, finished
+        self.detail = str(path)
+        self._path, self._codec, self._resume, self._finished, self._linger_s = path, codec, resume, finished, linger_s
         self._file: FileIO | None = None
         self._position: str | None = None  # as it was given to or by the loop
         self._seek("")
 
     def poll(self, max_records: int) -> Chunk | None:
+        """The next records. See Source."""
         if self._position is None:
-            self._position = self._resume(self._name)
+            self._position = self._resume(self._path.name)
             self._seek(self._position)
         try:
             if self._position == "end" and not self._path.exists():
@@ -155,7 +112,7 @@ class _Partition:
 
     def _is_quiet(self, file: FileIO) -> bool:
         """Whether nothing has come into the file for a while."""
-        return self.linger_s == 0 or time.time() - os.fstat(file.fileno()).st_mtime >= self.linger_s
+        return self._linger_s == 0 or time.time() - os.fstat(file.fileno()).st_mtime >= self._linger_s
 
     # Positions
 
@@ -168,7 +125,7 @@ class _Partition:
     def _chunk(self, end: str, records: list[Any], invalid: list[Invalid]) -> Chunk:
         start, self._position = self._position, end
         assert start is not None
-        return Chunk(self._name, start, end, records, invalid)
+        return Chunk(self._path.name, start, end, records, invalid)
 
     def _advance(self, place: FilePlace, records: list[Any], invalid: list[Invalid]) -> Chunk:
         self._place = place
@@ -237,7 +194,7 @@ class _Partition:
         found, offset = [], self._place.offset + len(lines) - len(text)
         for line in text.split(b"\n"):
             if stripped := line.strip(_BLANK):
-                found.append((f"{self._name} byte {offset}", stripped))
+                found.append((f"{self._path.name} byte {offset}", stripped))
             offset += len(line) + 1
         return decode_each(self._codec, found)
 
@@ -273,7 +230,7 @@ class _Partition:
             found = _LINE_END.search(data)
             offset += found.end() if found else len(data)
         reason = f"a line of {offset - begin} bytes is over the limit of {MAX_LINE_BYTES}"
-        invalid = [Invalid(f"{self._name} byte {begin}", reason)]
+        invalid = [Invalid(f"{self._path.name} byte {begin}", reason)]
         if not found:
             return self._end([], invalid, replaced)
         file.seek(offset - FINGERPRINT_BYTES)
@@ -303,6 +260,11 @@ class _Partition:
         if done == end:
             self._items = []
             return None
-        named = ((f"{self._name} item {n + 1}", bytes(self._items[n])) for n in range(done, end))
+        named = ((f"{self._path.name} item {n + 1}", bytes(self._items[n])) for n in range(done, end))
         records, invalid = decode_each(self._codec, named)
         return self._advance(FilePlace.after_item(self._items, end), records, invalid)
+
+
+def open_source(settings: Settings, stream: Stream, resume: Resume, finished: bool, shared: bool) -> FileSource:
+    """The source of the sink `file`. See Sink."""
+    return FileSource(settings.file_path(stream.name), stream.codec, resume, finished=finished)
