@@ -52,7 +52,7 @@ KEY = "bench-0"
 SAMPLE_EVERY_S = 0.02
 PAGE_RECORDS = 10_000
 MAX_BATCH = 20_000
-MARKS = "<!-- measured -->", "<!-- end of what was measured -->"
+MARKS = "<!-- measured: {} -->", "<!-- end of {} -->"
 
 Count = Annotated[int, Parameter(help="Records per run.")]
 Rounds = Annotated[int, Parameter(help="Runs of each kind, of which the median counts.")]
@@ -227,8 +227,10 @@ def run_rounds(rows: Sequence[Measured], rounds: int, folder: Path) -> None:
             row.runs.append(row.work(place))
 
 
-def report(title: str, rows: Sequence[Measured], count: int, notes: Sequence[str], write: Path | None) -> None:
-    """Print the rows as a Markdown table, and write it where that is asked for."""
+def report(
+    title: str, rows: Sequence[Measured], count: int, notes: Sequence[str], write: Path | None, *, command: str = ""
+) -> None:
+    """Print the rows as a Markdown table, and write it between the marks of `command` where that is asked for."""
     by_name = {row.name: row for row in rows}
     head = ["what", "records/s", "ratio", "of", "CPU us/record", "peak MiB"]
     lines = [head, ["---", "---:", "---:", "---", "---:", "---:"]]
@@ -243,9 +245,10 @@ def report(title: str, rows: Sequence[Measured], count: int, notes: Sequence[str
     text = "\n\n".join([f"{title} {machine()}.", table, *notes]) + "\n"
     print(text)
     if write:
-        before, _, rest = write.read_text(encoding="utf-8").partition(MARKS[0])
-        after = rest.partition(MARKS[1])[2]
-        write.write_text(f"{before}{MARKS[0]}\n{text}{MARKS[1]}{after}", encoding="utf-8")
+        begin, end = (mark.format(command) for mark in MARKS)
+        before, _, rest = write.read_text(encoding="utf-8").partition(begin)
+        after = rest.partition(end)[2]
+        write.write_text(f"{before}{begin}\n{text}{end}{after}", encoding="utf-8")
 
 
 def sinks(*, count: Count = 400_000, rounds: Rounds = 3, singles: int = 100, write: Write = None) -> int:
@@ -288,7 +291,7 @@ def sinks(*, count: Count = 400_000, rounds: Rounds = 3, singles: int = 100, wri
         p50_ms, p99_ms = latencies_ms(replace(DEFAULTS, data_dir=folder / "latency"), EMBEDDED, singles)
     stored = f"{p50_ms:.1f} ms (p99 {p99_ms:.1f} ms)"
     note = f"A single record is stored by the three embedded sinks {stored} after it was acknowledged."
-    report(f"{count:,} buzz messages each, median of {rounds} rounds.", rows, count, [note], write)
+    report(f"{count:,} buzz messages each, median of {rounds} rounds.", rows, count, [note], write, command="sinks")
     return 0
 
 
@@ -391,7 +394,7 @@ def sources(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = None) 
                 )
             )
         run_rounds(rows, rounds, folder)
-    report(f"{count:,} buzz messages each, median of {rounds} rounds.", rows, count, [], write)
+    report(f"{count:,} buzz messages each, median of {rounds} rounds.", rows, count, [], write, command="sources")
     return 0
 
 
