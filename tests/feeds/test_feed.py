@@ -22,6 +22,7 @@ from tests.feeds.feed_runs import column, letters, lines
 from tests.helpers import start_python, wait_until
 from utils.app import cli
 from utils.app.config import PROJECT_DIR, Settings
+from utils.feeds import rows
 
 Feed = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -250,6 +251,19 @@ class TestDamage:
         assert others in ([], [letter]), "a last line without its end may be completed, so it is looked at again"
         assert reason in letter["reason"]
         assert letter["input"].encode()[:3] in content
+
+    @pytest.mark.parametrize("tail", [b"z" * 300, b'{"n":5}'])
+    def test_of_a_line_that_is_too_long_nothing_becomes_a_record(
+        self, tail: bytes, feed: Feed, settings: Settings, tmp_path: Path
+    ) -> None:
+        (tmp_path / "things.txt.gz").write_bytes(
+            gzip.compress(b"first\n" + b"x" * (rows.MAX_LINE_BYTES + rows.BLOCK_BYTES) + tail + b"\nlast\n")
+        )
+        assert "read 3, acknowledged 2; rejected 1;" in feed("things.txt.gz").stdout
+        assert column(settings, "things", "line")["file"] == ["first", "last"]
+        (letter,) = letters(settings, "things")
+        assert letter["place"] == "things.txt.gz line 2"
+        assert "over the limit" in letter["reason"]
 
     def test_what_is_rejected_can_be_corrected_and_fed(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
         (tmp_path / "things.jsonl").write_text('{"n":1}\n{"n":2,}\n{"n":3}\n')

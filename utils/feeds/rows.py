@@ -197,16 +197,21 @@ def opened(path: Path) -> BinaryIO:
 
 
 def line_rows(file: BinaryIO, name: str) -> Pages:
-    """The lines of a file, but blank ones, as they come."""
-    number, rest = 1, b""
+    """The lines of a file, but blank ones, as they come. One that is too long is one row, cut, with the reason."""
+    number, rest, is_cut = 1, b"", False
     while True:
         data = _read(lambda: file.read1(BLOCK_BYTES), name, number - 1)  # type: ignore[attr-defined]  # as all buffered
         lines = (rest + data).split(b"\n")
-        rest = b"" if not data or len(lines[-1]) > MAX_LINE_BYTES else lines.pop()
+        if is_cut:
+            lines[0], is_cut = b"", len(lines) == 1
+        rest = lines.pop() if data else b""
         if number == 1:
             lines = [line.removeprefix(BOM) for line in lines[:1]] + lines[1:]
         rows = [FedRow(n, stripped) for n, line in enumerate(lines, number) if (stripped := line.strip())]
         number += len(lines)
+        if len(rest) > MAX_LINE_BYTES:
+            rows.append(FedRow(number, rest, reason=f"a line over the limit of {MAX_LINE_BYTES} bytes"))
+            rest, is_cut = b"", True
         if rows:
             yield rows
         if not data:
