@@ -60,7 +60,7 @@ class WebServer:
         try:
             self._socket = socket.create_server((host, port), family=family, backlog=1024)
         except (OSError, UnicodeError) as error:  # the second for a name that no host can have
-            reason = getattr(error, "strerror", None) or error
+            reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
             raise ToolkitError(f"{option}: cannot listen on port {port} of {host}: {reason}; name another") from error
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._socket.getsockname()[1]}/"
