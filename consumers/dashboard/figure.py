@@ -16,7 +16,7 @@ from matplotlib.patches import FancyBboxPatch
 from consumers.dashboard.header import Header, HealthStrip
 from consumers.dashboard.panels import PAD, PANELS, Panel
 from consumers.dashboard.snapshot import Snapshot, ThemeName
-from consumers.dashboard.theme import DEFAULT_SIZE, PALETTES, style
+from consumers.dashboard.theme import DEFAULT_SIZE, FONTS, PALETTES, style
 
 DPI = 100
 NARROW_IN, NARROW_SCALE = 4.0625, 1.16  # 390 CSS pixels; no text under 11 of them
@@ -32,9 +32,14 @@ class Dashboard:
     """
 
     def __init__(
-        self, figure: Figure, theme: ThemeName, refresh_s: float, panels: Sequence[type[Panel]] = PANELS
+        self,
+        figure: Figure,
+        theme: ThemeName,
+        refresh_s: float,
+        panels: Sequence[type[Panel]] = PANELS,
+        fonts: Sequence[str] = FONTS,
     ) -> None:
-        self.figure, self.theme, self.refresh_s, self.kinds = figure, theme, refresh_s, panels
+        self.figure, self.theme, self.refresh_s, self.kinds, self.fonts = figure, theme, refresh_s, panels, fonts
         self.frame_s: float | None = None
         self.paused, self._begun_s = False, 0.0
         self.build()
@@ -44,7 +49,7 @@ class Dashboard:
         width, height = self.figure.get_size_inches()
         narrow, palette = width < NARROW_BELOW_IN, PALETTES[self.theme]
         k = NARROW_SCALE if narrow else min(max(min(width / DEFAULT_SIZE[0], height / DEFAULT_SIZE[1]), 0.8), 1.6)
-        self.rc = style(self.theme, k)
+        self.rc = style(self.theme, k, self.fonts)
         columns = 1 if narrow else 2 if len(self.kinds) <= 4 else 3
         tile_columns = 2 if narrow else 6 if width / k > 9 else 3
         rows = -(-len(self.kinds) // columns)
@@ -128,11 +133,13 @@ class Drawing:
         size: tuple[float, float] = DEFAULT_SIZE,
         refresh_s: float = 2.0,
         panels: Sequence[type[Panel]] = PANELS,
+        *,
+        fonts: Sequence[str] = FONTS,
     ) -> None:
         area = (NARROW_IN, NARROW_SCALE * (0.95 + 2.62 + NARROW_CARD_IN * len(panels))) if narrow else size
         figure = Figure(figsize=area, dpi=DPI)
         FigureCanvasAgg(figure)
-        self.dashboard = Dashboard(figure, theme, refresh_s, panels)
+        self.dashboard = Dashboard(figure, theme, refresh_s, panels, fonts)
 
     def png(self, snapshot: Snapshot) -> bytes:
         """The snapshot as a PNG file."""

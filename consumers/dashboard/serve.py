@@ -24,7 +24,7 @@ from starlette.routing import Route
 from consumers.dashboard import report
 from consumers.dashboard.figure import Drawing
 from consumers.dashboard.snapshot import Snapshot, ThemeName
-from consumers.dashboard.theme import DEFAULT_SIZE
+from consumers.dashboard.theme import DEFAULT_SIZE, PAGE_FONTS
 from utils.app.errors import ToolkitError
 from utils.app.web import WebServer, is_loopback, parse_address
 
@@ -91,7 +91,9 @@ class Page:
 
     def _body(self, form: Form, snapshot: Snapshot) -> bytes:
         if form not in self._drawings:
-            self._drawings[form] = Drawing(form.theme, narrow=form.narrow, size=self._size, refresh_s=self._refresh_s)
+            self._drawings[form] = Drawing(
+                form.theme, narrow=form.narrow, size=self._size, refresh_s=self._refresh_s, fonts=PAGE_FONTS
+            )
         content = {
             "svg": self._drawings[form].svg(snapshot).decode(),
             "statistics": report.sentences(snapshot),
