@@ -93,7 +93,7 @@ class RotatedLog:
 
 
 @pytest.mark.proof(
-    "each line of a file that is followed arrives once and in order",
+    "what a feed reads arrives once and in order",
     "kill -9 of the feed while the file is appended to, rotated, copied and truncated",
     full=3,
     long=100,
@@ -107,7 +107,7 @@ def test_a_followed_file(times: int, settings: Settings, tmp_path: Path, measure
 
 
 @pytest.mark.proof(
-    "each row of a table arrives once and in order",
+    "what a feed reads arrives once and in order",
     "kill -9 of the feed while another program inserts rows",
     full=2,
     long=50,
@@ -130,7 +130,7 @@ def test_a_table(times: int, settings: Settings, tmp_path: Path, measured: Calla
 
 
 @pytest.mark.proof(
-    "each row of a complete file arrives once and in order",
+    "what a feed reads arrives once and in order",
     "kill -9 of the feed somewhere in the file",
     full=2,
     long=50,

@@ -66,7 +66,7 @@ def test_a_topic_that_is_no_input_is_one_line(settings: Settings, topic: str) ->
 
 
 @pytest.mark.proof(
-    "each record of a topic arrives once and in order",
+    "what a feed reads arrives once and in order",
     "kill -9 of the feed while another program produces",
     full=2,
     long=50,

@@ -62,7 +62,7 @@ def test_the_longest_setting_that_ran_is_shown_and_what_is_not_promised() -> Non
     measured = {"quick": {}, "full": {"t.py::test_a[x]": "2 kills"}, "long": {"t.py::test_a[y]": "9 kills"}}
     page = make_proof.page([attack], measured, "* the moon")
     assert "## All is safe\n" in page
-    assert "* kill (long setting): 9 kills" in page and "2 kills" not in page
+    assert "* kill (long, y): 9 kills" in page and "2 kills" not in page
     assert page.index("## What is not promised\n\n* the moon") > page.index("9 kills")
 
 
