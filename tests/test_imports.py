@@ -29,7 +29,7 @@ LAYERS: tuple[dict[str, tuple[str, ...]], ...] = (
 APART = {
     "producers": (),
     "emitters": ("base", "kafka_search"),
-    "sources": ("base", "table_source", "file_place", "json_array", "kafka_connection"),
+    "sources": ("base", "table_source", "file_place", "kafka_connection"),
     "consumers": (),
 }
 HEAVY = ("pandas", "numpy", "matplotlib", "duckdb", "kafka", "confluent_kafka", "rich")

@@ -16,11 +16,20 @@ from utils.app.config import Settings
 from utils.app.errors import ToolkitError
 from utils.feeds.lines import LineCodec, text_parser
 from utils.feeds.rotated import RotatedFile
-from utils.feeds.rows import Pages, Pipe, RowSource, Take, line_rows, opened, parquet_rows, table_rows, take_from
+from utils.feeds.rows import (
+    Pages,
+    Pipe,
+    RowSource,
+    Take,
+    array_rows,
+    line_rows,
+    opened,
+    parquet_rows,
+    table_rows,
+    take_from,
+)
 from utils.records.stream import BUZZ, Stream
-from utils.sources import json_array
 from utils.sources.base import Chunk, Resume, Source, decode_each
-from utils.sources.file_source import FileSource
 
 Format = Literal["json", "csv", "text"]
 SUFFIXES = {
@@ -142,7 +151,7 @@ def _kind(path: Path, options: InputOptions) -> str:
         )
     if path.suffix.lower() == ".gz":
         return f"{kind}.gz"
-    if kind == "json" and suffix == ".json" and head.removeprefix(json_array.BOM).lstrip()[:1] == b"[":
+    if kind == "json" and suffix == ".json" and head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[":
         return "array"
     if kind not in _TEXTS:
         return kind
@@ -172,8 +181,6 @@ def _open_file(  # noqa: PLR0917
     match kind:
         case "json" | "text":
             return RotatedFile(path, codec, resume, finished=finished)
-        case "array":
-            return FileSource(path, codec, resume, finished=True)
         case "sqlite":
             from utils.sources.sqlite_source import SqliteSource
 
@@ -182,6 +189,8 @@ def _open_file(  # noqa: PLR0917
             from utils.sources.duckdb_source import DuckdbSource
 
             return _TableLines(DuckdbSource(path, stream, resume, options.table), codec)
+        case "array":
+            return RowSource(path.name, take_from(array_rows(path)), codec, resume, "item")
         case "parquet":
             pages = parquet_rows(path)
         case _:

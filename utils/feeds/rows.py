@@ -3,6 +3,7 @@
 import gzip
 import threading
 import zlib
+from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -21,7 +22,6 @@ from utils.records.codec import encoder
 from utils.records.record import Invalid
 from utils.sources.base import Chunk, Resume, decode_each
 from utils.sources.csv_rows import csv_rows
-from utils.sources.json_array import BOM
 
 _T = TypeVar("_T")
 
@@ -31,6 +31,8 @@ PARQUET_ROWS = 1_000
 MAX_TAKE_BYTES = 2 << 20
 MAX_AHEAD_ROWS, MAX_AHEAD_BYTES = 10_000, 8 << 20
 STOP_S = 0.1
+
+_array = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class FedRow(msgspec.Struct, gc=False):
@@ -56,8 +58,8 @@ class RowSource:
 
     name = "file"
 
-    def __init__(self, name: str, take: Take, codec: LineCodec, resume: Resume | None) -> None:
-        self.detail = name
+    def __init__(self, name: str, take: Take, codec: LineCodec, resume: Resume | None, row: str = "line") -> None:
+        self.detail, self._row = name, row
         self._take, self._codec, self._resume = take, codec, resume
         self._rows = self._crc = 0
         self._position: str | None = None if resume else ""
@@ -112,7 +114,7 @@ class RowSource:
             return records, invalid + more
 
     def _where(self, row: FedRow) -> str:
-        return f"{self.detail} line {row.number}"
+        return f"{self.detail} {self._row} {row.number}"
 
 
 def take_from(pages: Pages) -> Take:
@@ -206,7 +208,7 @@ def line_rows(file: BinaryIO, name: str) -> Pages:
             lines[0], is_cut = b"", len(lines) == 1
         rest = lines.pop() if data else b""
         if number == 1:
-            lines = [line.removeprefix(BOM) for line in lines[:1]] + lines[1:]
+            lines = [line.removeprefix(BOM_UTF8) for line in lines[:1]] + lines[1:]
         rows = [FedRow(n, stripped) for n, line in enumerate(lines, number) if (stripped := line.strip())]
         number += len(lines)
         if len(rest) > MAX_LINE_BYTES:
@@ -229,6 +231,15 @@ def table_rows(file: BinaryIO, name: str, encoding: str) -> Pages:
     while (row := _read(lambda: next(found, None), name, number)) is not None:
         number = row.line
         yield [FedRow(number, row.text.rstrip("\r\n").encode("utf-8", "surrogateescape"), row.cells, row.reason)]
+
+
+def array_rows(path: Path) -> Pages:
+    """The items of a file that is one JSON array."""
+    try:
+        items = _array.decode(path.read_bytes().removeprefix(BOM_UTF8))
+    except (ValueError, RecursionError) as error:
+        raise ToolkitError(f"{path} begins like a JSON array but is not a complete one: {error}") from error
+    yield [FedRow(number, bytes(item).replace(b"\n", b" ")) for number, item in enumerate(items, 1)]
 
 
 def parquet_rows(path: Path) -> Pages:

@@ -3,26 +3,23 @@
 A line is read when its newline has come; nothing partial is kept between polls. The open file is kept: after a
 rotation by rename its rest is read before the new file begins. A position is `offset:length:crc` of the last bytes
 that were handled; where they are not found again (rotated, truncated, rebuilt) the partition begins again. A run of
-zero bytes, which a power cut or a copied and truncated log leaves, ends a line and is passed over. A `.json` file
-that is one array of objects is read as a whole; its positions are `[count:0:crc`.
+zero bytes, which a power cut or a copied and truncated log leaves, ends a line and is passed over.
 """
 
 import os
 import re
 import stat
 import time
+from codecs import BOM_UTF8
 from io import FileIO
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from utils.app.config import Settings
 from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.records.codec import Codec
 from utils.records.record import Invalid
 from utils.records.stream import Stream
-from utils.sources import json_array
 from utils.sources.base import Chunk, Resume, decode_each
 from utils.sources.file_place import FINGERPRINT_BYTES, FilePlace
 
@@ -32,18 +29,20 @@ _MIN_READ_BYTES = 64 * 1024
 _BLANK = b" \t\r\n\0"
 _HOLE = re.compile(rb"\0{16,}")  # shorter: UTF-16 text, or one wrong character
 _LINE_END = re.compile(rb"\n|\0{16,}")
+_HEAD_BYTES = 256
+_ARRAY = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*\{")
 _OTHER_FILES = {
-    b"\x1f\x8b": "is compressed by gzip: unpack it first",
-    b"\xff\xfe": "is UTF-16 text: save it as UTF-8",
-    b"\xfe\xff": "is UTF-16 text: save it as UTF-8",
+    re.compile(rb"\x1f\x8b"): "is compressed by gzip: unpack it first",
+    re.compile(rb"\xff\xfe|\xfe\xff"): "is UTF-16 text: save it as UTF-8",
+    _ARRAY: "is a JSON array, not JSON lines: feed it to a stream with producers.feed_producer",
 }
 
 
 class FileSource:
     """Reads one file, a partition named after it.
 
-    With `finished` a last line without its newline is read too, and an array must be complete. A file that was
-    replaced is left once nothing has come into it for `linger_s`.
+    With `finished` a last line without its newline is read too. A file that was replaced is left once nothing has come
+    into it for `linger_s`.
     """
 
     name = "file"
@@ -69,12 +68,9 @@ class FileSource:
             if self._position == "end":
                 return self._go_to_end(file)
             replaced = self._was_replaced(file) and self._is_quiet(file)
-            if self._is_array(file):
-                chunk = self._read_array(file, max_records, replaced)
-            else:
-                chunk = self._read_lines(file, max_records, replaced)
+            chunk = self._read_lines(file, max_records, replaced)
             if chunk is None and replaced:
-                if self._position and not self._place.in_array:
+                if self._position:
                     return self._leave([], [])
                 self.close()
                 return self.poll(max_records)
@@ -87,7 +83,6 @@ class FileSource:
         if self._file is not None:
             self._file.close()
             self._file = None
-            self._loaded = (-1, -1)
 
     def _open(self) -> FileIO:
         try:
@@ -98,9 +93,11 @@ class FileSource:
             raise Absent(f"{self._path} does not exist yet") from error
         except PermissionError as error:
             raise ToolkitError(f"{self._path} may not be read by this user; change its permissions") from error
-        if other := _OTHER_FILES.get(file.read(2)):
-            file.close()
-            raise ToolkitError(f"{self._path} {other}")
+        head = file.read(_HEAD_BYTES)
+        for pattern, other in _OTHER_FILES.items():
+            if pattern.match(head) and (pattern != _ARRAY or self._path.suffix == ".json"):
+                file.close()
+                raise ToolkitError(f"{self._path} {other}")
         return file
 
     def _was_replaced(self, file: FileIO) -> bool:
@@ -118,8 +115,6 @@ class FileSource:
 
     def _seek(self, position: str) -> None:
         self._place = FilePlace.parse(position)
-        self._items: list[msgspec.Raw] = []  # of an array, while they are handed out
-        self._loaded = (-1, -1)  # size and time of the array file when it was loaded
         self._counted = -1  # offset of the unfinished line that was counted as invalid
 
     def _chunk(self, end: str, records: list[Any], invalid: list[Invalid]) -> Chunk:
@@ -142,9 +137,7 @@ class FileSource:
         return self._chunk("", records, invalid)
 
     def _go_to_end(self, file: FileIO) -> Chunk:
-        """Only what comes from now on: after the last newline, or after the last item of an array."""
-        if self._is_array(file) and (items := json_array.read_items(file, finished=self._finished)) is not None:
-            return self._moved(str(FilePlace.after_item(items, len(items))))
+        """Only what comes from now on: after the last newline."""
         offset = os.fstat(file.fileno()).st_size
         while offset > 0:
             begin = max(0, offset - MAX_LINE_BYTES)
@@ -159,13 +152,11 @@ class FileSource:
 
     def _read_lines(self, file: FileIO, max_records: int, replaced: bool) -> Chunk | None:
         place = self._place
-        if place.in_array and os.fstat(file.fileno()).st_size == 0:
-            return None  # it is being written again: what comes is judged by its fingerprint
         file.seek(place.offset - place.length)
         wanted = min(MAX_LINE_BYTES + 1, max(_MIN_READ_BYTES, max_records * _BYTES_PER_RECORD))
         data = file.read(place.length + wanted)
         before, data = data[: place.length], data[place.length :]
-        if place.in_array or not place.is_after(before):
+        if not place.is_after(before):
             return self._moved("")
         full = len(data) == wanted
         if full and not _LINE_END.search(data):
@@ -186,7 +177,7 @@ class FileSource:
         return self._advance(FilePlace.after(place.offset + end, before, data[:end]), records, invalid)
 
     def _decode(self, lines: bytes) -> tuple[list[Any], list[Invalid]]:
-        text = lines.removeprefix(json_array.BOM) if self._place.offset == 0 else lines
+        text = lines.removeprefix(BOM_UTF8) if self._place.offset == 0 else lines
         try:
             return self._codec.decode_lines(text), []
         except ValueError:
@@ -235,34 +226,6 @@ class FileSource:
             return self._end([], invalid, replaced)
         file.seek(offset - FINGERPRINT_BYTES)
         return self._advance(FilePlace.after(offset, file.read(FINGERPRINT_BYTES)), [], invalid)
-
-    # One array
-
-    def _is_array(self, file: FileIO) -> bool:
-        if self._path.suffix != ".json" or (self._place.offset > 0 and not self._place.in_array):
-            return False
-        return json_array.begins(file)
-
-    def _read_array(self, file: FileIO, max_records: int, replaced: bool) -> Chunk | None:
-        """The next items of an array, which is loaded again only when the file has changed."""
-        status = os.fstat(file.fileno())
-        if not self._items and self._loaded != (status.st_size, status.st_mtime_ns):
-            self._loaded = status.st_size, status.st_mtime_ns
-            found = json_array.read_items(file, finished=self._finished)
-            if found is None:
-                return self._read_lines(file, max_records, replaced)
-            self._items = found
-        if not self._items:
-            return None
-        done, end = self._place.offset, min(self._place.offset + max_records, len(self._items))
-        if not self._place.is_after_item(self._items):
-            return self._moved("")
-        if done == end:
-            self._items = []
-            return None
-        named = ((f"{self._path.name} item {n + 1}", bytes(self._items[n])) for n in range(done, end))
-        records, invalid = decode_each(self._codec, named)
-        return self._advance(FilePlace.after_item(self._items, end), records, invalid)
 
 
 def open_source(settings: Settings, stream: Stream, resume: Resume, finished: bool, shared: bool) -> FileSource:

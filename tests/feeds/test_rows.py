@@ -1,0 +1,60 @@
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from utils.app.errors import ToolkitError
+from utils.feeds.lines import LineCodec
+from utils.feeds.rows import RowSource, array_rows, take_from
+from utils.records.stream import BUZZ
+from utils.sources.base import Chunk
+
+ITEMS = [{"message": "a"}, {"message": "b"}, {"message": "c"}]
+
+
+def read(path: Path, position: str = "", max_records: int = 2) -> list[Chunk]:
+    source = RowSource(path.name, take_from(array_rows(path)), LineCodec(BUZZ), lambda partition: position, "item")
+    with closing(source):
+        return list(iter(lambda: source.poll(max_records), None))
+
+
+def texts(chunks: list[Chunk]) -> list[str]:
+    return [line.record.message for chunk in chunks for line in chunk.records]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "list.json"
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_the_items_of_an_array_are_records_and_what_is_none_is_named(
+    path: Path, indent: int | None, newline: str
+) -> None:
+    text = json.dumps([ITEMS[0], 3, *ITEMS[1:]], indent=indent)
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", newline).encode())
+    chunks = read(path)
+    assert (texts(chunks), len(chunks)) == (["a", "b", "c"], 2)
+    assert [invalid.where for chunk in chunks for invalid in chunk.invalid] == ["list.json item 2"]
+
+
+def test_a_longer_array_is_read_from_where_the_shorter_ended(path: Path) -> None:
+    path.write_text(json.dumps(ITEMS[:1]))
+    end = read(path)[-1].end
+    path.write_text(json.dumps(ITEMS, indent=1).replace("{\n  ", "{").replace("\n }", "}"))
+    assert texts(read(path, end)) == ["b", "c"]
+
+
+def test_an_array_with_another_beginning_begins_again(path: Path) -> None:
+    path.write_text(json.dumps(ITEMS[:2]))
+    end = read(path)[-1].end
+    path.write_text(json.dumps(ITEMS[1:]))
+    assert [chunk.begins_again for chunk in read(path, end)] == [True]
+
+
+def test_an_array_must_be_complete(path: Path) -> None:
+    path.write_text('[{"message":"a"},')
+    with pytest.raises(ToolkitError, match=r"list\.json begins like a JSON array"):
+        read(path)
