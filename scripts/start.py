@@ -43,6 +43,7 @@ def main(arguments: list[str]) -> int:
         """Its command line; whether there is a window is found out while the producer already works."""
         if options.serve is None and not has_window(python):
             options.serve = ""
+            print("No window can be opened here: the dashboard is a page instead", flush=True)
         return commands(python, options)[1]
 
     return Pair(producer, dashboard).run(options.duration)
