@@ -1,4 +1,4 @@
-"""Where a processed store is kept, for SQL that is the same everywhere; and SQLite, which is the default.
+"""Where a processed store is kept: a SQLite file, or PostgreSQL; the SQL is the same in both.
 
 Statements are written with `?` for values. One that has values contains no names of a user's: they may contain `?`.
 """
@@ -8,86 +8,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from utils.app.errors import ToolkitError
 from utils.clients import sqlite
 from utils.clients.files import check_one_name, file_id
-from utils.reading.store_table import StoreTable
+from utils.reading.store_postgres import PostgresDatabase
+from utils.reading.store_table import Row, StoreTable
 from utils.records.table import Dialect
 
 WAIT_S = 5.0
 ROWS_PER_STATEMENT, MAX_VALUES = 500, 32_766
 
-Row = tuple[Any, ...]
-
-
-class Cursor(Protocol):
-    """What a statement gave."""
-
-    @property
-    def rowcount(self) -> int:
-        """How many rows it changed."""
-        ...
-
-    def fetchall(self) -> list[Row]:
-        """The rows that it found."""
-        ...
-
-
-class Database(Protocol):
-    """One connection. Raises Unavailable for what can heal, another ToolkitError for what the user must fix."""
-
-    place: str
-    dialect: Dialect
-
-    def transaction(self) -> AbstractContextManager[None]:
-        """All or nothing, and durable at its end."""
-        ...
-
-    def errors(self) -> AbstractContextManager[None]:
-        """What statements outside of a transaction need."""
-        ...
-
-    def execute(self, statement: str, *values: Any) -> Cursor:
-        """Execute one statement."""
-        ...
-
-    def execute_many(self, statement: str, rows: Sequence[Row]) -> None:
-        """Execute one statement for each row of values."""
-        ...
-
-    def version(self) -> int:
-        """The version of the tables, 0 where there are none; until the transaction's end nobody else makes any."""
-        ...
-
-    def set_version(self, version: int) -> None:
-        """Note the version of tables that were made."""
-        ...
-
-    def columns(self, table: str) -> dict[str, str]:
-        """Column -> type of a table, nothing if there is none."""
-        ...
-
-    def takes(self, column: str) -> bool:
-        """Whether a column can have this name."""
-        ...
-
-    def storable(self, rows: list[Row]) -> tuple[list[Row], int]:
-        """The rows as they can be stored, and how many values had to be changed for it."""
-        ...
-
-    def insert(self, table: StoreTable, rows: list[Row]) -> Sequence[int]:
-        """Insert the rows that no unique index knows, in a transaction; the numbers of those, in order."""
-        ...
-
-    def close(self) -> None:
-        """Release everything."""
-        ...
-
 
 class SqliteDatabase:
-    """A SQLite file, which opening creates."""
+    """A SQLite file, which opening creates: one connection.
+
+    Raises Unavailable for what can heal, another ToolkitError for what the user must fix.
+    """
 
     dialect: Dialect = "sqlite"
 
@@ -99,37 +37,47 @@ class SqliteDatabase:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
+        """All or nothing, and durable at its end."""
         with self.errors(), sqlite.transaction(self._connection):
             if file_id(self._path) != self._opened:  # what is stored now would be gone with the file
                 raise ToolkitError(f"processed store {self._path} was deleted, moved or replaced in use; start again")
             yield
 
     def errors(self) -> AbstractContextManager[None]:
+        """What statements outside of a transaction need."""
         return sqlite.errors(self._path)
 
     def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        """Execute one statement."""
         return self._connection.execute(statement, values)
 
     def execute_many(self, statement: str, rows: Sequence[Row]) -> None:
+        """Execute one statement for each row of values."""
         self._connection.executemany(statement, rows)
 
     def version(self) -> int:
+        """The version of the tables, 0 where there are none; until the transaction's end nobody else makes any."""
         ((version,),) = self.execute("PRAGMA user_version").fetchall()
         return int(version)
 
     def set_version(self, version: int) -> None:
+        """Note the version of tables that were made."""
         self.execute(f"PRAGMA user_version = {version}")
 
     def columns(self, table: str) -> dict[str, str]:
+        """Column -> type of a table, nothing if there is none."""
         return sqlite.columns(self._connection, table)
 
     def takes(self, column: str) -> bool:
+        """Whether a column can have this name."""
         return True
 
     def storable(self, rows: list[Row]) -> tuple[list[Row], int]:
+        """The rows as they can be stored, and how many values had to be changed for it."""
         return rows, 0
 
     def insert(self, table: StoreTable, rows: list[Row]) -> Sequence[int]:
+        """Insert the rows that no unique index knows, in a transaction; the numbers of those, in order."""
         step, new = max(1, min(ROWS_PER_STATEMENT, MAX_VALUES // len(table.columns))), list[int]()
         for start in range(0, len(rows), step):
             page = rows[start : start + step]
@@ -145,3 +93,6 @@ class SqliteDatabase:
     def close(self) -> None:
         """Release the file; one that was moved gets everything first, as its log stays at the old name."""
         sqlite.close(self._connection, self._path, self._opened)
+
+
+Database = SqliteDatabase | PostgresDatabase

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 from utils.app.config import StoreUrl
 from utils.app.errors import StoreUnavailable, ToolkitError
 from utils.clients import postgres
-from utils.reading.database import Cursor, Row
-from utils.reading.store_table import StoreTable
+from utils.reading.store_table import Row, StoreTable
 from utils.records.table import Dialect
 
 if TYPE_CHECKING:
-    from psycopg import Connection
+    from psycopg import Connection, Cursor
 
 COPIED_ROWS = 100  # from here on COPY is faster than a statement with all values
 _COLUMNS = """SELECT column_name, data_type FROM information_schema.columns
@@ -22,8 +21,9 @@ _REMEMBER = "INSERT INTO facts VALUES ('version', ?) ON CONFLICT (name) DO UPDAT
 
 
 class PostgresDatabase:
-    """The schema of a consumer group; a lost connection is replaced at the next transaction.
+    """The schema of a consumer group; what is not said here is as in SqliteDatabase.
 
+    A lost connection is replaced at the next transaction.
     A text cannot contain U+0000: U+FFFD takes its place. A name that is longer than 63 bytes, or that PostgreSQL
     uses, has no column.
     """
@@ -71,7 +71,7 @@ class PostgresDatabase:
             self._outage = ""
         return self._connection
 
-    def execute(self, statement: str, *values: Any) -> Cursor:
+    def execute(self, statement: str, *values: Any) -> "Cursor[Any]":
         if not values:
             return self._connected().execute(statement.encode())
         return self._connected().execute(_with_marks(statement), tuple(map(_storable, values)))

@@ -7,6 +7,8 @@ from utils.records.codec import Field
 from utils.records.stream import Stream
 from utils.records.table import Table, quoted
 
+Row = tuple[Any, ...]
+
 
 class StoreTable(Table):
     """The stream's columns, then event time in microseconds, whether it was late, and the place of what has no ids."""
@@ -32,7 +34,7 @@ class StoreTable(Table):
         unique = f"CREATE UNIQUE INDEX IF NOT EXISTS records_place ON records ({place}) WHERE {place} IS NOT NULL"
         return [self.identity_index(), unique]
 
-    def numbers_of(self, stored: Iterable[tuple[Any, ...]], rows: Iterable[tuple[Any, ...]]) -> list[int]:
+    def numbers_of(self, stored: Iterable[Row], rows: Iterable[Row]) -> list[int]:
         """Which of the rows these identities were stored from; of equal rows it is the first."""
         columns, left = list(map(self.columns.index, self._identity())), set(stored)
         numbers = []
