@@ -19,7 +19,7 @@ from utils.app.errors import ToolkitError, Unavailable
 from utils.clients import line_file
 from utils.emitters import file_emitter
 from utils.emitters.file_emitter import FileEmitter, emit_message
-from utils.records.record import MAX_RECORD_BYTES
+from utils.records.external import MAX_RECORD_BYTES
 
 OTHERS = b'{"message":"of another producer","producer_id":"bob-1","sequence":1}\n'
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has the lock beside the file")

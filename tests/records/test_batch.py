@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.records.record import MAX_RECORD_BYTES, Batch, Line, Message, Record, encode_records, without_ids
+from utils.records.external import MAX_RECORD_BYTES
+from utils.records.record import Batch, Line, Message, Record, encode_records, without_ids
 from utils.records.stream import BUZZ, Stream
 
 

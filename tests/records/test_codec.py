@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from utils.records import sentiment
 from utils.records.codec import Codec, Field, epoch_s, instant_text, kept_fields, microseconds
-from utils.records.record import stamp
+from utils.records.external import stamp
 from utils.records.row_types import OWN
 from utils.records.stream import BUZZ, Stream
 from utils.records.table import Table, quoted

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.records.codec import Field, kept_fields
+from utils.records.external import stamp
 from utils.records.infer import fields, inferred, instant_us, time_field, values_of, with_roles
-from utils.records.record import stamp
 from utils.records.stream import Stream
 
 NOON = datetime(2025, 10, 7, 12, tzinfo=UTC)

@@ -8,8 +8,9 @@ from typing import Any
 
 from utils.app.errors import ToolkitError
 from utils.records.codec import Codec, instant_text
+from utils.records.external import MAX_DEPTH, MAX_RECORD_BYTES, stamp
 from utils.records.infer import event_time
-from utils.records.record import MAX_DEPTH, MAX_RECORD_BYTES, Line, stamp
+from utils.records.record import Line
 from utils.records.stream import Stream
 from utils.sources.csv_rows import json_line
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import isfinite
 from operator import attrgetter
 from types import NoneType
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ class _Column(NamedTuple):
     attribute: str | None  # of the record; None if its class has no such field
     plain: frozenset[type]
     values: Any  # the type that the decoder checks the values against, of a list
-    is_timestamp: bool
+    kind: str  # of the field
 
 
 @lru_cache(maxsize=256)
@@ -40,18 +41,21 @@ def _plan(kind: type[msgspec.Struct], codec: Codec) -> tuple[_Column, ...]:
     columns = []
     for field, values in zip(codec.fields, codec.read_types, strict=True):
         checked: Any = list[None] if field.type == "json" else list[values]  # type: ignore[valid-type]
-        columns.append(_Column(attributes.get(field.name), _PLAIN[field.type], checked, field.type == "timestamp"))
+        columns.append(_Column(attributes.get(field.name), _PLAIN[field.type], checked, field.type))
     return tuple(columns)
 
 
 def columns_of_made(records: Sequence[Any], codec: Codec) -> list[Sequence[Any]] | None:
-    """What `Codec.columns_of` gives for the lines of these records; None if they must be read to know it."""
+    """What `Codec.columns_of` gives for the lines of these records.
+
+    None if they must be read to know it, or if a number is not finite.
+    """
     kind: type[msgspec.Struct] = type(records[0])
     plan = _plan(kind, codec)
     if not plan or {kind} != set(map(type, records)):
         return None
     columns: list[Sequence[Any]] = []
-    for attribute, plain, values, is_timestamp in plan:
+    for attribute, plain, values, field_kind in plan:
         column: list[Any] = list(map(attrgetter(attribute), records)) if attribute else [None] * len(records)
         if not plain.issuperset(map(type, column)):
             return None
@@ -59,7 +63,9 @@ def columns_of_made(records: Sequence[Any], codec: Codec) -> list[Sequence[Any]]
             columns.append(msgspec.convert(column, values))
         except msgspec.ValidationError:
             return None
-        if is_timestamp and any(text is not None and microseconds(text) is None for text in set(column)):
+        if field_kind == "number" and not all(map(isfinite, filter(None, column))):
+            return None
+        if field_kind == "timestamp" and any(text is not None and microseconds(text) is None for text in set(column)):
             return None
     ids = [record.producer_id for record in records], [record.sequence for record in records]
     return [*columns, [None] * len(records), *ids]

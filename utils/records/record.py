@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
@@ -12,15 +11,10 @@ from operator import attrgetter
 from typing import Any, get_type_hints
 
 import msgspec
-from msgspec import Raw
-from msgspec.json import Decoder
 
 from utils.records.codec import Codec, encoder, kept_fields
+from utils.records.external import MAX_RECORD_BYTES, check_size, stamp
 from utils.records.made import columns_of_made
-from utils.records.row_types import NONE
-
-MAX_RECORD_BYTES = 256 * 1024
-MAX_DEPTH = 100
 
 
 class Record(msgspec.Struct, kw_only=True, gc=False):
@@ -61,30 +55,31 @@ class Line(msgspec.Struct):
     timestamp: str = ""
 
 
-class _Peek(msgspec.Struct, gc=False):
-    """The members of an external record whose names are ours; decoding it skips the rest at C speed."""
-
-    timestamp: Raw = NONE
-    producer_id: Raw = NONE
-    sequence: Raw = NONE
-
-
-_PLACE = re.compile(r"\(byte (\d+)\)")
-_NOT_FINITE = re.compile(rb"NaN|-?Inf")
-_LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
-
-_peek = Decoder(_Peek)
-_object = Decoder(dict[str, Raw])
-
-
 def encode_records(records: Sequence[Record]) -> bytes:
     """JSON lines of records, each ending in a newline. Raises ValueError for what no sink could store."""
+    lines = _lines_of(records)
+    _check_finite(records)
+    return lines
+
+
+def _lines_of(records: Sequence[Record]) -> bytes:
+    """The lines, in which a number that is not finite has become null."""
     try:
         lines = encoder.encode_lines(records)
     except UnicodeEncodeError as error:
         raise ValueError(f"text that is not valid Unicode: {error.reason}") from error
     except (OverflowError, TypeError, RecursionError) as error:
         raise ValueError(str(error)) from error
+    start = 0
+    while start + MAX_RECORD_BYTES < len(lines):  # only then can a line be too long
+        end = lines.rfind(b"\n", start, start + MAX_RECORD_BYTES + 1)
+        if end < 0:
+            check_size(lines.find(b"\n", start) - start)
+        start = end + 1
+    return lines
+
+
+def _check_finite(records: Sequence[Record]) -> None:
     numbers, others = _checked_fields(type(records[0]))
     for name in numbers:
         column = list(map(attrgetter(name), records))
@@ -97,13 +92,6 @@ def encode_records(records: Sequence[Record]) -> bytes:
     for name in others:
         if not all(map(_finite, map(attrgetter(name), records))):
             raise ValueError(f"{name} holds a number that is not finite")
-    start = 0
-    while start + MAX_RECORD_BYTES < len(lines):  # only then can a line be too long
-        end = lines.rfind(b"\n", start, start + MAX_RECORD_BYTES + 1)
-        if end < 0:
-            _check_size(lines.find(b"\n", start) - start)
-        start = end + 1
-    return lines
 
 
 @cache
@@ -125,85 +113,6 @@ def _finite(value: object) -> bool:
     return value is None or isinstance(value, str | int) or _finite(msgspec.to_builtins(value))
 
 
-def _check_size(size: int) -> None:
-    if size > MAX_RECORD_BYTES:
-        raise ValueError(f"a record of {size} bytes is over the limit of {MAX_RECORD_BYTES}")
-
-
-def stamp(line: bytes, producer_id: str, sequence: int, timestamp: str) -> bytes:
-    """The line of another program as it came, with what is missing appended, and a newline.
-
-    `timestamp` is appended where the record has none. Its own `producer_id` and `sequence` become
-    `source_producer_id` and `source_sequence`. Raises ValueError with the reason for what no sink could store.
-    """
-    line = line.strip()
-    _check_size(len(line))
-    if line[:1] != b"{":
-        raise ValueError("not a JSON object")
-    try:
-        if b"\n" in line or b"\r" in line:  # pretty: its white space goes, digits and escapes stay
-            line = msgspec.json.format(line, indent=-1)
-        if line.count(b"{") + line.count(b"[") > MAX_DEPTH and _depth(line) > MAX_DEPTH:
-            raise ValueError("nested too deeply")
-        seen = _peek.decode(line)
-        line.decode()  # what is not decoded is not checked for UTF-8
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not valid UTF-8 at byte {error.start}") from error
-    except msgspec.DecodeError as error:
-        raise ValueError(_reason(error, line)) from error
-    if seen.producer_id is not NONE or seen.sequence is not NONE or bytes(seen.timestamp) == b"null":
-        members = _object.decode(line)  # rare: names that are ours
-        for name in ("producer_id", "sequence"):
-            _move(members, name)
-        if bytes(seen.timestamp) == b"null":
-            del members["timestamp"]
-            seen.timestamp = NONE
-        line = b"{" + b",".join(encoder.encode(name) + b":" + bytes(raw) for name, raw in members.items()) + b"}"
-    comma = b"" if line[1:].lstrip() == b"}" else b","
-    event = b'"timestamp":"%b",' % timestamp.encode() if seen.timestamp is NONE else b""
-    ids = b'"producer_id":"%b","sequence":%d}\n' % (producer_id.encode(), sequence)
-    return line[:-1].rstrip() + comma + event + ids
-
-
-def _move(members: dict[str, Raw], name: str) -> None:
-    """Give a member its name as a source's; one that has this name already came from farther and moves as well."""
-    if name in members:
-        _move(members, f"source_{name}")
-        members[f"source_{name}"] = members.pop(name)
-
-
-def _reason(error: msgspec.DecodeError, line: bytes) -> str:
-    """Why a line is no JSON, in the words of its author: the decoder names a byte only."""
-    reason = str(error)
-    place = _PLACE.search(reason)
-    if place and _NOT_FINITE.match(line, int(place[1])):
-        return f"NaN or Infinity (byte {place[1]})"
-    if "surrogate" in reason or _LONE_SURROGATE.search(line):
-        return "a lone surrogate in a text"
-    return reason
-
-
-def _depth(line: bytes) -> int:
-    """How deeply the arrays and objects of a line are nested."""
-    depth = deepest = 0
-    in_text = escaped = False
-    for each in line:
-        if escaped:
-            escaped = False
-        elif in_text:
-            escaped, in_text = each == 0x5C, each != 0x22
-        elif each == 0x22:
-            in_text = True
-        elif each in b"{[":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif each in b"}]":
-            depth -= 1
-    return deepest
-
-
 def without_ids(record: Mapping[str, Any]) -> bytes:
     """The JSON line of any mapping, with all its fields but ids. Raises ValueError for what no sink could store."""
     plain = {str(name): value for name, value in record.items() if name not in ("producer_id", "sequence")}
@@ -213,7 +122,7 @@ def without_ids(record: Mapping[str, Any]) -> bytes:
         raise ValueError(str(error)) from error
     if not _finite(plain):
         raise ValueError("a number is not finite")
-    _check_size(len(line))
+    check_size(len(line))
     return line + b"\n"
 
 
@@ -236,9 +145,11 @@ class Batch:
         """Batch of records that a producer made; gives them their ids. Raises ValueError like `encode_records`."""
         for sequence, record in enumerate(records, first):
             record.producer_id, record.sequence = producer_id, sequence
-        batch = cls(producer_id, first + len(records) - 1, len(records), encode_records(records), codec)
+        batch = cls(producer_id, first + len(records) - 1, len(records), _lines_of(records), codec)
         if columns := columns_of_made(records, codec):
             batch.columns = columns
+        else:
+            _check_finite(records)
         return batch
 
     @classmethod

@@ -1,0 +1,109 @@
+"""Lines of other programs: what no sink could store is rejected, all else gets ids and stays as it came."""
+
+import re
+
+import msgspec
+from msgspec import Raw
+from msgspec.json import Decoder
+
+from utils.records.codec import encoder
+from utils.records.row_types import NONE
+
+MAX_RECORD_BYTES = 256 * 1024
+MAX_DEPTH = 100
+
+
+class _Peek(msgspec.Struct, gc=False):
+    """The members of an external record whose names are ours; decoding it skips the rest at C speed."""
+
+    timestamp: Raw = NONE
+    producer_id: Raw = NONE
+    sequence: Raw = NONE
+
+
+_PLACE = re.compile(r"\(byte (\d+)\)")
+_NOT_FINITE = re.compile(rb"NaN|-?Inf")
+_LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
+
+_peek = Decoder(_Peek)
+_object = Decoder(dict[str, Raw])
+
+
+def check_size(size: int) -> None:
+    """Raise ValueError if a record of so many bytes is too long."""
+    if size > MAX_RECORD_BYTES:
+        raise ValueError(f"a record of {size} bytes is over the limit of {MAX_RECORD_BYTES}")
+
+
+def stamp(line: bytes, producer_id: str, sequence: int, timestamp: str) -> bytes:
+    """The line of another program as it came, with what is missing appended, and a newline.
+
+    `timestamp` is appended where the record has none. Its own `producer_id` and `sequence` become
+    `source_producer_id` and `source_sequence`. Raises ValueError with the reason for what no sink could store.
+    """
+    line = line.strip()
+    check_size(len(line))
+    if line[:1] != b"{":
+        raise ValueError("not a JSON object")
+    try:
+        if b"\n" in line or b"\r" in line:  # pretty: its white space goes, digits and escapes stay
+            line = msgspec.json.format(line, indent=-1)
+        if line.count(b"{") + line.count(b"[") > MAX_DEPTH and _depth(line) > MAX_DEPTH:
+            raise ValueError("nested too deeply")
+        seen = _peek.decode(line)
+        line.decode()  # what is not decoded is not checked for UTF-8
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not valid UTF-8 at byte {error.start}") from error
+    except msgspec.DecodeError as error:
+        raise ValueError(_reason(error, line)) from error
+    if seen.producer_id is not NONE or seen.sequence is not NONE or bytes(seen.timestamp) == b"null":
+        members = _object.decode(line)  # rare: names that are ours
+        for name in ("producer_id", "sequence"):
+            _move(members, name)
+        if bytes(seen.timestamp) == b"null":
+            del members["timestamp"]
+            seen.timestamp = NONE
+        line = b"{" + b",".join(encoder.encode(name) + b":" + bytes(raw) for name, raw in members.items()) + b"}"
+    comma = b"" if line[1:].lstrip() == b"}" else b","
+    event = b'"timestamp":"%b",' % timestamp.encode() if seen.timestamp is NONE else b""
+    ids = b'"producer_id":"%b","sequence":%d}\n' % (producer_id.encode(), sequence)
+    return line[:-1].rstrip() + comma + event + ids
+
+
+def _move(members: dict[str, Raw], name: str) -> None:
+    """Give a member its name as a source's; one that has this name already came from farther and moves as well."""
+    if name in members:
+        _move(members, f"source_{name}")
+        members[f"source_{name}"] = members.pop(name)
+
+
+def _reason(error: msgspec.DecodeError, line: bytes) -> str:
+    """Why a line is no JSON, in the words of its author: the decoder names a byte only."""
+    reason = str(error)
+    place = _PLACE.search(reason)
+    if place and _NOT_FINITE.match(line, int(place[1])):
+        return f"NaN or Infinity (byte {place[1]})"
+    if "surrogate" in reason or _LONE_SURROGATE.search(line):
+        return "a lone surrogate in a text"
+    return reason
+
+
+def _depth(line: bytes) -> int:
+    """How deeply the arrays and objects of a line are nested."""
+    depth = deepest = 0
+    in_text = escaped = False
+    for each in line:
+        if escaped:
+            escaped = False
+        elif in_text:
+            escaped, in_text = each == 0x5C, each != 0x22
+        elif each == 0x22:
+            in_text = True
+        elif each in b"{[":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif each in b"}]":
+            depth -= 1
+    return deepest
