@@ -1,7 +1,8 @@
-"""Texts that stay inside their room."""
+"""Texts that stay inside their room. What an artist shows already is not measured again."""
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from matplotlib.text import Text
 
@@ -9,12 +10,18 @@ from matplotlib.text import Text
 def width(text: Text, words: str) -> float:
     """Pixels that the artist takes with these words."""
     text.set_text(words)
-    return text.get_window_extent().width if words else 0.0
+    return width_of(text) if words else 0.0
+
+
+def width_of(text: Text) -> float:
+    """Pixels that the artist takes, by the canvas: what drew it last may have been an SVG, which counts otherwise."""
+    figure: Any = text.get_figure(root=True)
+    return float(text.get_window_extent(figure.canvas.get_renderer()).width)
 
 
 def fit(text: Text, words: str, room: float, tail: str = "") -> None:
     """Set the words and the tail, or as much of the words' beginning as `room` pixels hold, with an ellipsis."""
-    if width(text, words + tail) <= room:
+    if text.get_text() == words + tail or width(text, words + tail) <= room:
         return
     low, high = 0, len(words)
     while low < high:
@@ -28,9 +35,12 @@ def fit(text: Text, words: str, room: float, tail: str = "") -> None:
 
 def fit_first(text: Text, forms: Sequence[str], room: float) -> None:
     """Set the first form that has room; if none has, the last one with an ellipsis."""
+    shown = text.get_text()
     for form in forms:
-        if width(text, form) <= room:
+        if form == shown or width(text, form) <= room:
+            text.set_text(form)
             return
+    text.set_text("")  # the last form was only tried
     fit(text, forms[-1], room)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import SubFigure
 
 from consumers.dashboard import formatting
-from consumers.dashboard.fitting import fit_first, width
+from consumers.dashboard.fitting import fit_first, width, width_of
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.theme import Palette
 
@@ -48,7 +48,8 @@ class Header:
         if patch:
             patch.set_facecolor(background)
         title = "Streaming Dashboard" + ("" if snapshot.stream == "buzz" else f" \u00b7 {snapshot.stream}")
-        taken = self.status.get_window_extent().width / self.pixels + 0.6 * self.inch
+        taken = width_of(self.status) / self.pixels + 0.6 * self.inch
+        self.title.set_text("")  # its room may be another one now
         time = width(self.clock, formatting.moment(snapshot.now)) / self.pixels
         if self.narrow:
             fit_first(self.title, [title, title.removeprefix("Streaming ")], self.pixels * (1 - 2 * EDGE * self.inch))
@@ -57,7 +58,7 @@ class Header:
             return
         self.clock.set_x(1 - taken - time)
         fit_first(self.title, [title], self.pixels * (1 - taken - time - 0.6 * self.inch))
-        left = EDGE * self.inch + self.title.get_window_extent().width / self.pixels + 0.3 * self.inch
+        left = EDGE * self.inch + width_of(self.title) / self.pixels + 0.3 * self.inch
         fits = left + width(self.keys, keys) / self.pixels < 1 - taken - time - 0.2 * self.inch
         self.keys.set(x=left, text=keys if fits else "")
 

@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from consumers.dashboard import stats
-from consumers.dashboard.fitting import fit, fit_first, spread, width
+from consumers.dashboard.fitting import fit, fit_first, spread, width, width_of
 from consumers.dashboard.formatting import (
     brief,
     clock,
@@ -81,7 +81,11 @@ class Panel:
         x, y = left / self.width, bottom / self.height
         ends = {"right": max(1 - right / self.width, x + 0.01), "top": max(1 - top / self.height, y + 0.01)}
         grid = {"left": x, "bottom": y, **ends}
-        return self.card.subplots(rows, 1, gridspec_kw=grid | options.pop("gridspec_kw", {}), **options)
+        axes = self.card.subplots(rows, 1, gridspec_kw=grid | options.pop("gridspec_kw", {}), **options)
+        for each in self.card.axes:  # where labels are is not looked for in each frame
+            each.xaxis.set_label_coords(0.5, -0.28 * self.inch / each.bbox.height)
+            each.yaxis.set_label_coords(-0.1, 0.5)
+        return axes
 
     @property
     def room(self) -> float:
@@ -140,8 +144,8 @@ class FlowPanel(Panel):
                                          color=self.palette.muted)  # fmt: skip
         self.axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         self.axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: brief(round(y))))
-        self.axes.tick_params(labelbottom=False)
-        self.rate_axes.set_yticks([])
+        self.axes.xaxis.set_visible(False)
+        self.rate_axes.yaxis.set_visible(False)
         plot_inches = self.width - (self.margins[0] + self.margins[1]) * self.k
         most = max(3, min(5, int(plot_inches / self.k)))
         locator = _Dates.AutoDateLocator(tz=tz.tzlocal(), minticks=1 + (most == 5), maxticks=most)
@@ -182,8 +186,7 @@ class FlowPanel(Panel):
             told = f"{brief(int(total))} \u00b7 {clock(time, snapshot.now)}"
             self.hints.append(Hint(self.axes, (at, total, at, total), told))
         reach = f"last {span(max(snapshot.now - times[0], 1))}" if len(times) > 1 else "latest record"
-        over_minute = f"{rate(snapshot.rate, snapshot.roles.records)} over the last minute"
-        return [f"cumulative total, {reach}", over_minute]
+        return [reach, f"{rate(snapshot.rate, snapshot.roles.records)} mean of 60 s"]
 
     def draw_rates(self, snapshot: Snapshot, times: Any, totals: Any, begin: float, end: float) -> None:
         """A bar for each step of time."""
@@ -194,7 +197,7 @@ class FlowPanel(Panel):
         known = np.concatenate([[totals[0] - 1], totals])
         counts = np.diff(known[np.searchsorted(times, edges, side="left")])
         for bar, left, count in zip(self.bars, edges[:-1], counts, strict=True):
-            bar.set(x=(left + 0.08 * step) / DAY_S, width=0.84 * step / DAY_S, height=count)
+            bar.set(x=(left + 0.08 * step) / DAY_S, width=0.84 * step / DAY_S, height=count, visible=count > 0)
             if count:
                 text = f"{counted(int(count), snapshot.roles.record)} in {span(step)} from {clock(left, snapshot.now)}"
                 self.hints.append(Hint(self.rate_axes, (left / DAY_S, 0, (left + step) / DAY_S, count), text))
@@ -246,7 +249,7 @@ class GroupsPanel(Panel):
                 self.hints.append(Hint(self.axes, (0, row - 0.4, count, row + 0.4), told))
         more = "over " if snapshot.more_groups else ""
         kinds = counted(snapshot.group_count, plain(snapshot.roles.by), plural(plain(snapshot.roles.by)))
-        return [f"{more}{kinds}", counted(snapshot.total, snapshot.roles.record), "share at right"]
+        return [f"{more}{kinds}", counted(snapshot.total, snapshot.roles.record)]
 
 
 class TrendPanel(Panel):
@@ -296,7 +299,7 @@ class TrendPanel(Panel):
         found = [(x, y) for series in shown for x, y, odd in points(series) if odd]
         for line, side in zip(self.outliers, (0, 1, -1), strict=True):
             here = [(x, min(max(y, bottom), top)) for x, y in found if (y > top) - (y < bottom) == side]
-            line.set_data([x for x, _ in here], [y for _, y in here])
+            line.set(data=([x for x, _ in here], [y for _, y in here]), visible=bool(here))
         beyond = [number(y, places) for _, y in found if not bottom <= y <= top]
         marked = f"{counted(len(found), 'anomaly', 'anomalies')} marked"
         self.subtitle.set_color(self.palette.negative[0] if found else self.palette.muted)
@@ -318,19 +321,21 @@ class TrendPanel(Panel):
             span_.set(y=low, height=high - low, facecolor=color[1])
         for text, name, low, high, color in zip(self.zone_names, names, edges, edges[1:], colors, strict=False):
             text.set(y=(low + high) / 2, text=name if high - low > least else "", color=color[0])
-        return max(text.get_window_extent().width if text.get_text() else 0.0 for text in self.zone_names)
+        return max(width_of(text) if text.get_text() else 0.0 for text in self.zone_names)
 
     def draw_series(self, snapshot: Snapshot, places: int) -> None:
         """A line for each series, and at its end its name and latest mean; for a single one its average too."""
         shown, palette, ends = snapshot.series, self.palette, []
         single = not shown[0].name
         for series, raw, rolling, color in zip_longest(shown, self.raw, self.rolling, palette.lines):
-            values = points(series) if series else []
-            x = [at for at, _, _ in values]
-            raw.set(data=(x, series.values if series else ()), color=palette.raw if single else color)
-            rolling.set(data=(x, series.rolling if series else ()), color=palette.accent if single else color)
+            raw.set_visible(bool(series))
+            rolling.set_visible(bool(series))
             if not series:
                 continue
+            values = points(series)
+            x = [at for at, _, _ in values]
+            raw.set(data=(x, series.values), color=palette.raw if single else color)
+            rolling.set(data=(x, series.rolling), color=palette.accent if single else color)
             is_mean = np.isfinite(series.rolling[-1])
             latest = series.rolling[-1] if is_mean else series.values[-1]
             name = (plain(series.name) or "(no name)") if series.name else "rolling" if is_mean else "latest"
@@ -400,7 +405,7 @@ class HistogramPanel(Panel):
         for index, bar in enumerate(self.bars):
             count = counts[index] if index < len(counts) else 0
             left = first + index * step
-            bar.set(x=left, width=step, height=count)
+            bar.set(x=left, width=step, height=count, visible=count > 0)
             if count:
                 ends = (left + 0.5, left + step - 0.5) if roles.whole else (left, left + step)
                 told = f"{between(*ends, places)}: {counted(count, roles.record)}"
@@ -413,7 +418,7 @@ class HistogramPanel(Panel):
         self.sigma.set(x=found.mean - found.sigma, width=2 * found.sigma)
         self.draw_marks([found.mean, found.median, found.p95], places + roles.whole)
         reach = f"{between(found.low, found.high, places)} {roles.unit}".rstrip()
-        sigma = f"mean \u00b1 1\u03c3 shaded, \u03c3 {number(found.sigma, places + roles.whole)}"
+        sigma = f"\u03c3 {number(found.sigma, places + roles.whole)} shaded"
         return [f"last {counted(found.count, roles.record)}", reach, sigma]
 
     def draw_marks(self, values: Sequence[float], places: int) -> None:
