@@ -510,7 +510,7 @@ def test_the_lag_of_a_group_is_what_is_not_handled_yet(
     settings: Settings, admin: AdminClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was fetched, and the end of a partition that was seen, do not count."""
-    monkeypatch.setattr(kafka_connection, "COMMIT_EVERY_S", 0.0)
+    monkeypatch.setattr(kafka_connection, "COMMIT_EVERY_S", 0.05)
     write(replace(settings, kafka_partitions=1), 100)
     with source(settings, group=settings.group) as reader:
         handled = reader.poll(40) or pytest.fail("nothing to read")

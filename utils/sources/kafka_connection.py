@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -86,42 +86,6 @@ class TopicWatch:
                 raise TopicChangedError
 
 
-class GroupLag:
-    """Commits what was handled to the group, for tools that show its lag; nobody else reads it."""
-
-    def __init__(self, consumer: "Consumer", topic: str) -> None:
-        self._consumer, self._topic = consumer, topic
-        self._handled: dict[int, int] = {}
-        self._committed: dict[int, int] = {}
-        self._committed_s = time.monotonic()
-
-    def note(self, reached: Mapping[int, Reached], *, everything: bool) -> None:
-        """Take all that was handed out for handled. `everything`: nothing is waiting to be handed out."""
-        self._handled = {
-            number: each.end if everything and each.end is not None else each.offset  # behind marks of transactions
-            for number, each in reached.items()
-            if each.expected is None
-        }
-        if time.monotonic() - self._committed_s > COMMIT_EVERY_S:
-            self.commit()
-
-    def commit(self) -> None:
-        """Commit without waiting."""
-        from confluent_kafka import TopicPartition
-
-        self._committed_s = time.monotonic()
-        news = {each for each in self._handled.items() if each[1] > self._committed.get(each[0], 0)}
-        if news:
-            self._committed |= news
-            places = [TopicPartition(self._topic, number, offset) for number, offset in news]
-            self._consumer.commit(offsets=places, asynchronous=True)
-
-    def clear(self) -> None:
-        """Let go of the partitions, which may be others' from now on."""
-        self._handled.clear()
-        self._committed.clear()
-
-
 class Connection:
     """Reads the partitions of a topic, all of them or those that its group gives it."""
 
@@ -138,7 +102,9 @@ class Connection:
                 | {
                     "group.id": group or "unused",
                     "isolation.level": "read_committed",
-                    "enable.auto.commit": False,
+                    "enable.auto.commit": group is not None,  # what `handled` stores
+                    "auto.commit.interval.ms": int(COMMIT_EVERY_S * 1000),
+                    "enable.auto.offset.store": False,
                     "enable.partition.eof": True,
                     "auto.offset.reset": "error",
                     "session.timeout.ms": int(SESSION_S * 1000),
@@ -151,20 +117,20 @@ class Connection:
         except KafkaException as error:
             raise ToolkitError(f"Kafka cannot be used with these settings: {error.args[0].str()}") from error
         self._topic, self._resume = topic, resume
-        self._lag = GroupLag(self._consumer, topic) if group else None
+        self._in_group = group is not None
         self.reached: dict[int, Reached] = {}
         self.ready: deque[Chunk | Fetched] = deque()
-        self.joined = group is None
+        self.joined = not self._in_group
         self.settled = False
 
     def begin(self) -> None:
         """Start to read. What it raises leaves a connection that must be closed."""
-        if self._lag is None:
-            self._take(range(self._watch.partitions))
-        else:
+        if self._in_group:
             self._consumer.subscribe(
                 [self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
             )
+        else:
+            self._take(range(self._watch.partitions))
 
     def _assigned(self, consumer: "Consumer", partitions: "list[TopicPartition]") -> None:
         self._take([each.partition for each in partitions])
@@ -174,8 +140,6 @@ class Connection:
         self.joined = False
         self.reached.clear()
         self.ready.clear()
-        if self._lag:
-            self._lag.clear()
         consumer.unassign()
 
     def _take(self, numbers: Iterable[int]) -> None:
@@ -271,17 +235,23 @@ class Connection:
             self.ready.append(Chunk(self._name(number), before, "", []))
 
     def handled(self) -> None:
-        """Tell the group sooner or later that everything that was handed out is handled."""
-        if self._lag:
-            self._lag.note(self.reached, everything=not self.ready)
+        """Tell the group sooner or later that everything that was handed out is handled: tools show its lag."""
+        from confluent_kafka import TopicPartition
+
+        offsets = {
+            number: each.offset if each.end is None or self.ready else each.end  # behind marks of transactions
+            for number, each in self.reached.items()
+            if each.expected is None
+        }
+        places = [TopicPartition(self._topic, number, offset) for number, offset in offsets.items() if offset]
+        if self._in_group and places:
+            self._consumer.store_offsets(offsets=places)
 
     def close(self) -> None:
         """Leave the group; what was handled is committed first, if a broker answers at once."""
         from confluent_kafka import KafkaException
 
         try:
-            if self._lag:
-                self._lag.commit()
             self._consumer.close()
         except (KafkaException, RuntimeError):
             return
