@@ -58,7 +58,15 @@ CONSUMING = [
     ("--stream Not-A-Name", "'Not-A-Name' cannot name a stream: use lowercase letters"),
 ]
 OWN = {
-    "consumers.file_consumer_case": [("--topic x", "Unknown option: --topic")],
+    "consumers.file_consumer_case": [
+        ("--topic x", "Unknown option: --topic"),
+        ("--every 0", "for --every. Must be 0.001 to 1000000000"),
+        ("--every 1e-9", "for --every. Must be 0.001 to 1000000000"),
+        ("--every 1e18", "for --every. Must be 0.001 to 1000000000"),
+        ("--every nan", "for --every. Must be 0.001 to 1000000000"),
+        ("--every 60 --lateness -1", "for --lateness. Must be 0 to 1000000000"),
+        ("--every 60 --lateness 1e18", "for --lateness. Must be 0 to 1000000000"),
+    ],
     "consumers.kafka_consumer_case": [("--group", "Parameter --group requires an argument")],
     "producers.replay_producer": [
         ("", "Parameter RECORDING requires an argument"),

@@ -8,7 +8,6 @@ import msgspec
 from cyclopts import Parameter
 from msgspec.structs import asdict, astuple
 
-from utils.app.config import not_negative, positive
 from utils.reading.database import Database
 from utils.records.codec import instant_text
 from utils.records.infer import event_time
@@ -16,6 +15,7 @@ from utils.records.stream import Stream
 from utils.sources.base import Chunk
 
 STARTS_PER_QUERY = 500
+MIN_WINDOW_S, MAX_WINDOW_S = 0.001, 1e9
 NEVER_US = -(2**62)
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS windows (size_us BIGINT, start_us BIGINT, name TEXT, partition TEXT, "
@@ -47,17 +47,28 @@ _OPEN = f"""SELECT start_us, name, {_COLUMNS} FROM windows JOIN window_marks USI
     WHERE size_us = ? AND start_us + ? > newest_us ORDER BY 1, 2, partition"""
 
 
+def window_s(_: Any, value: float | None) -> None:
+    """Raise ValueError for a window that its microseconds cannot tell, or that has no start in a database."""
+    if value is not None and not MIN_WINDOW_S <= value <= MAX_WINDOW_S:
+        raise ValueError(f"Must be {MIN_WINDOW_S} to {MAX_WINDOW_S:.0f}.")
+
+
+def _lateness_s(_: Any, value: float) -> None:
+    if not 0 <= value <= MAX_WINDOW_S:
+        raise ValueError(f"Must be 0 to {MAX_WINDOW_S:.0f}.")
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Tumbling:
     """How windows are cut: each begins at a multiple of `every_s`, and closes `lateness_s` after its end."""
 
     every_s: Annotated[
-        float | None, Parameter(name="--every", validator=positive, help="Print and store windows of so many seconds.")
+        float | None, Parameter(name="--every", validator=window_s, help="Print and store windows of so many seconds.")
     ] = None
     lateness_s: Annotated[
         float,
-        Parameter(name="--lateness", validator=not_negative, help="Seconds that a window waits for late records."),
+        Parameter(name="--lateness", validator=_lateness_s, help="Seconds that a window waits for late records."),
     ] = 0.0
 
 
