@@ -322,6 +322,7 @@ BAD: dict[str, tuple[str, bytes | None, list[str], str]] = {
     "bad pattern": ("a.log", b"1\n", ["--pattern", "("], "is no regular expression"),
     "pattern without names": ("a.log", b"1\n", ["--pattern", ".*"], "names no field"),
     "bad encoding": ("a.csv", b"n\n1\n", ["--encoding", "klingon"], "there is no such encoding"),
+    "encoding of no text": ("a.csv", b"n\n1\n", ["--encoding", "base64"], "there is no such encoding"),
     "time of no field": ("a.csv", b"n\n1\n", ["--time", "at"], "--time: time names at, which is no field"),
     "time of no times": ("a.csv", b"n\n1\n2\n", ["--time", "n"], "whose values are no times, such as 1"),
     "time of a text": ("a.csv", b"n\nx\n", ["--time", "n"], "which is text"),

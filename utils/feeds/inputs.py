@@ -121,8 +121,8 @@ def find_input(source: str, options: InputOptions, settings: Settings, stop: thr
 def _check(options: InputOptions) -> None:
     """Raise ToolkitError if an option cannot be used."""
     try:
-        codecs.lookup(options.encoding)
-    except LookupError as error:
+        "text".encode(options.encoding)  # some names are no encodings of text, such as base64
+    except (LookupError, UnicodeError) as error:
         raise ToolkitError(f"--encoding {options.encoding}: there is no such encoding") from error
     text_parser(options.pattern, options.encoding)
 
