@@ -14,7 +14,6 @@ from utils.app.errors import ToolkitError, Unavailable
 from utils.reading.alert_delivery import AlertDelivery, send_to
 from utils.reading.alerts import Alerts, Rule
 from utils.reading.database import Database
-from utils.reading.follow import Watcher
 from utils.reading.processing import read_into, store_database, wait_for, wait_for_stream
 from utils.reading.progress import Progress
 from utils.reading.store import ProcessedStore
@@ -62,7 +61,7 @@ def main(
     with closing(store):
         about = {"stream": found.name, "by": alerts.rule.by or ""}
         runner = Runner(store, alerts, AlertDelivery(database, about, settings.data_path / "alerts.jsonl", send))
-        read_into(store, chosen, own, reading, stop, handle=runner.handle, watcher=runner)
+        read_into(store, chosen, own, reading, stop, handle=runner.handle, on_wait=runner.wait)
         return runner.end(drain, as_json=reading.json)
 
 
@@ -79,7 +78,7 @@ def settled(source_name: str, settings: Settings, stream: Stream) -> str:
     return AUTO
 
 
-class Runner(Watcher):
+class Runner:
     """Hands chunks to the store, and takes care of silence and delivery in between."""
 
     def __init__(self, store: ProcessedStore, alerts: Alerts, delivery: AlertDelivery) -> None:
@@ -89,15 +88,17 @@ class Runner(Watcher):
     def handle(self, chunk: Chunk) -> int:
         new = self._store.add(chunk)
         self._progress.saw(chunk.records, self._store.run)
-        self.unavailable()
+        self._step()
         return new
 
-    def idle(self) -> None:
-        with suppress(Unavailable):  # asked again in a moment, and the delivery logs it
-            self._alerts.check_silence(self._delivery.database)
-        self.unavailable()
+    def wait(self, error: Unavailable | None) -> None:
+        """Notice silence, unless the source cannot be read; see `OnWait`."""
+        if error is None:
+            with suppress(Unavailable):  # asked again in a moment, and the delivery logs it
+                self._alerts.check_silence(self._delivery.database)
+        self._step()
 
-    def unavailable(self, error: Unavailable | None = None) -> None:
+    def _step(self) -> None:
         self._progress.show()
         self._delivery.step()
 

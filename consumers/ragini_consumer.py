@@ -10,8 +10,7 @@ from loguru import logger
 
 from utils.app import cli, log, signals
 from utils.app.config import BUZZ, DEFAULTS, READING, Begin, Count, Json, Once, Reads, Settings, StreamName, positive
-from utils.app.errors import Unavailable
-from utils.reading.follow import Watcher, follow
+from utils.reading.follow import follow
 from utils.reading.processing import wait_for_stream
 from utils.reading.progress import Progress
 from utils.reading.top import Top, TopView, check_top
@@ -63,12 +62,12 @@ def main(
     reading = source(source_name, settings, found, reader.resume, finished=once)
     with closing(view):
         follow(lambda: reading, lambda chunk: reader.handle(chunk, reading.name), stop, once=once, count=count,
-               watcher=reader)  # fmt: skip
+               on_wait=lambda error: view.idle())  # fmt: skip
     cli.print_lines(progress.end(), to=sys.stderr)
     return 0
 
 
-class Reader(Watcher):
+class Reader:
     """Counts what comes, hands on what is new, and knows where a source continues that was left and is taken again."""
 
     def __init__(self, progress: Progress, view: View, start: str) -> None:
@@ -98,12 +97,6 @@ class Reader(Watcher):
         if new:
             self._view.show(new)
         return len(new)
-
-    def idle(self) -> None:
-        self._view.idle()
-
-    def unavailable(self, error: Unavailable) -> None:
-        self._view.idle()
 
 
 class JsonView:

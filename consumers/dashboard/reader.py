@@ -6,13 +6,13 @@ import threading
 from consumers.dashboard.state import State
 from utils.app.config import PROJECT_DIR
 from utils.app.errors import Absent, ToolkitError, Unavailable
-from utils.reading.follow import Watcher, follow
+from utils.reading.follow import follow
 from utils.sources.base import Chunk, Source
 
 CHUNK_RECORDS = 2_000
 
 
-class Reader(threading.Thread, Watcher):
+class Reader(threading.Thread):
     """Follows the source into the state until `stop`. It sets `stop` itself when it cannot continue.
 
     `failure` is then what the user must fix; without one and with `alive_to_the_end` False the
@@ -28,7 +28,7 @@ class Reader(threading.Thread, Watcher):
 
     def run(self) -> None:
         try:
-            follow(lambda: self._source, self.handle, self._stop_event, watcher=self, chunk_records=CHUNK_RECORDS)
+            follow(lambda: self._source, self.handle, self._stop_event, on_wait=self.wait, chunk_records=CHUNK_RECORDS)
             self.alive_to_the_end = True
         except ToolkitError as error:
             self.failure = error
@@ -43,13 +43,12 @@ class Reader(threading.Thread, Watcher):
         self._state.add(chunk)
         return len(chunk.records)
 
-    def idle(self) -> None:
+    def wait(self, error: Unavailable | None) -> None:
+        """Note that all was read, or why it cannot be."""
         self._name_source()
-        self._state.healthy(caught_up=True)
-
-    def unavailable(self, error: Unavailable) -> None:
-        self._name_source()
-        if isinstance(error, Absent) and not self._state.begun:
+        if error is None:
+            self._state.healthy(caught_up=True)
+        elif isinstance(error, Absent) and not self._state.begun:
             self._state.healthy()  # it has only to appear
         else:
             self._state.troubled(short(str(error)))

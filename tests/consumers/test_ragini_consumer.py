@@ -78,7 +78,7 @@ class Fails(FileSource):
     """Reads what others wrote meanwhile, once, then fails for ever."""
 
     def __init__(self, settings: Settings, resume: Resume) -> None:
-        super().__init__([settings.live_path], BUZZ.codec, resume)
+        super().__init__(settings.live_path, BUZZ.codec, resume)
         self.settings, self.polls = settings, 0
 
     def poll(self, max_records: int) -> Chunk | None:

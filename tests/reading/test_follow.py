@@ -10,7 +10,7 @@ from utils.app.config import Settings
 from utils.app.errors import Absent, PositionMoved, ToolkitError, Unavailable
 from utils.reading import follow as loop
 from utils.reading import processing
-from utils.reading.follow import INVALID_SHOWN, Watcher, follow
+from utils.reading.follow import INVALID_SHOWN, follow
 from utils.reading.progress import Progress
 from utils.reading.tracker import Counts
 from utils.records.record import Invalid
@@ -56,19 +56,6 @@ def size(chunk: Chunk) -> int:
     return len(chunk.records)
 
 
-class Watched(Watcher):
-    """Notes what the loop tells."""
-
-    def __init__(self) -> None:
-        self.idles, self.errors = 0, list[str]()
-
-    def idle(self) -> None:
-        self.idles += 1
-
-    def unavailable(self, error: Unavailable) -> None:
-        self.errors.append(str(error))
-
-
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "IDLE_FIRST_S", 0.0)
@@ -106,23 +93,23 @@ def test_only_new_messages_count() -> None:
 
 def test_it_follows_until_it_is_stopped() -> None:
     source = Scripted(chunk(1), None, None, chunk(1), None)
-    watched = Watched()
-    assert follow(source, size, source.stop, watcher=watched) == 2
-    assert (watched.idles, watched.errors) == (4, [])
+    waits: list[Unavailable | None] = []
+    assert follow(source, size, source.stop, on_wait=waits.append) == 2
+    assert waits == [None] * 4
     assert source.closed == 1
 
 
 def test_what_is_unavailable_is_logged_once_until_it_heals(logged: list[str]) -> None:
     source = Scripted(Unavailable("no disk"), Unavailable("no disk"), chunk(1), Unavailable("no disk"))
-    watched = Watched()
-    assert follow(source, size, source.stop, watcher=watched) == 1
+    waits: list[Unavailable | None] = []
+    assert follow(source, size, source.stop, on_wait=waits.append) == 1
     assert logged == [
         "WARNING no disk; waiting",
         "INFO no more waiting: what is written here is read",
         "WARNING no disk; waiting",
         "INFO no more waiting: what is written here is read",
     ]
-    assert watched.errors == ["no disk"] * 3
+    assert [str(error) for error in waits if error] == ["no disk"] * 3
     assert source.opened == 1
 
 

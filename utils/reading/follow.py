@@ -17,6 +17,9 @@ IDLE_FIRST_S, IDLE_CAP_S = 0.01, 0.15
 RETRY_FIRST_S, RETRY_CAP_S = 0.05, 0.5
 INVALID_SHOWN = 10
 
+OnWait = Callable[[Unavailable | None], None]
+"""Is told quickly that there is nothing to read now, or why it cannot be read."""
+
 Handler = Callable[[Chunk], int]
 """Handles a chunk whole or, if it raises, not at all; returns how many records were new to it."""
 
@@ -54,16 +57,6 @@ class InvalidLog:
             logger.warning("invalid record in {}: {}{}", invalid.where, invalid.reason, more)
 
 
-class Watcher:
-    """What else the loop tells whoever runs it; each call is quick. This one does nothing."""
-
-    def idle(self) -> None:
-        """There is nothing to read now."""
-
-    def unavailable(self, error: Unavailable) -> None:
-        """The source cannot be read now."""
-
-
 def follow(
     open_source: Callable[[], Source],
     handle: Handler,
@@ -71,7 +64,7 @@ def follow(
     *,
     once: bool = False,
     count: int | None = None,
-    watcher: Watcher | None = None,
+    on_wait: OnWait = lambda error: None,
     chunk_records: int = CHUNK_RECORDS,
 ) -> int:
     """Hand chunks to `handle` until `stop`, `count` new records or, with `once`, the present end; the new records.
@@ -79,7 +72,6 @@ def follow(
     Follows with short waits; retries what is Unavailable and logs it once per change (with `once` it is raised). If
     `handle` raises PositionMoved or Unavailable, it begins again at the stored position with a new source.
     """
-    watcher = watcher or Watcher()
     backoff = Backoff(first_s=RETRY_FIRST_S, cap_s=RETRY_CAP_S)
     states, invalid = StateLog(), InvalidLog()
     idle_s, done, moved = IDLE_FIRST_S, 0, False
@@ -101,7 +93,7 @@ def follow(
                     if once:
                         raise
                     states.trouble(f"{error}; waiting", "INFO" if isinstance(error, Absent) else "WARNING")
-                    watcher.unavailable(error)
+                    on_wait(error)
                     stop.wait(backoff.next_s())
                     if handling or isinstance(error, StoreUnavailable):
                         break
@@ -110,7 +102,7 @@ def follow(
                 if chunk is None:
                     if once:
                         return done
-                    watcher.idle()
+                    on_wait(None)
                     stop.wait(idle_s)
                     idle_s = min(idle_s * 2, IDLE_CAP_S)
                     continue

@@ -14,7 +14,7 @@ from utils.app.backoff import Backoff
 from utils.app.config import Reading, Settings, processed_store_url
 from utils.app.errors import Absent, Unavailable
 from utils.reading.database import Database, SqliteDatabase
-from utils.reading.follow import StateLog, Watcher, follow
+from utils.reading.follow import OnWait, StateLog, follow
 from utils.reading.progress import Progress
 from utils.reading.store import ProcessedStore
 from utils.reading.store_postgres import PostgresDatabase
@@ -66,11 +66,6 @@ def store_database(sink: str, stream: Stream, settings: Settings, name: str = ""
     return PostgresDatabase(url, settings.group_of(stream.name))
 
 
-class _Shown(Watcher):
-    def __init__(self, show: Callable[[], None]) -> None:
-        self.idle = show  # type: ignore[method-assign]
-
-
 def read_into(
     store: ProcessedStore,
     sink: str,
@@ -79,7 +74,7 @@ def read_into(
     stop: Event,
     *,
     handle: Callable[[Chunk], int],
-    watcher: Watcher,
+    on_wait: OnWait,
 ) -> None:
     """Hand the chunks of a sink to `handle`, from the store's positions on, until `reading` or `stop` ends it."""
 
@@ -87,7 +82,7 @@ def read_into(
         wait_for(store.check, stop, once=reading.once, quiet=True)  # what is wrong with it was logged
         return source(sink, settings, store.stream, store.resume, finished=reading.once, shared=True)
 
-    follow(open_source, handle, stop, once=reading.once, count=reading.count, watcher=watcher)
+    follow(open_source, handle, stop, once=reading.once, count=reading.count, on_wait=on_wait)
 
 
 def process(
@@ -133,7 +128,7 @@ def process(
             show()
             return new
 
-        read_into(store, sink, settings, reading, stop, handle=handle, watcher=_Shown(show))
+        read_into(store, sink, settings, reading, stop, handle=handle, on_wait=lambda error: show())
         if view:
             view.close()
             return 0
