@@ -329,6 +329,7 @@ BAD: dict[str, tuple[str, bytes | None, list[str], str]] = {
     "stream": ("a.csv", b"n\n1\n", ["--stream", "No Name"], "cannot name a stream"),
     "own sink": ("data/a.jsonl", b'{"n":1}\n', [], "is the file sink of stream a"),
     "no sink": ("a.csv", b"n\n1\n", ["--sinks", "file", "--drop", "file"], "no sink is left"),
+    "no topic": ("kafka:", None, [], "name a topic"),
     "no option": ("-", None, ["--onec"], "--once"),
 }
 

@@ -103,6 +103,8 @@ def find_input(source: str, options: InputOptions, settings: Settings, stop: thr
         return _standard_input(options, stop)
     if source.startswith(TOPIC):
         topic = source.removeprefix(TOPIC)
+        if not topic:
+            raise ToolkitError(f"{TOPIC}: name a topic, as in {TOPIC}things")
         return Input(_stem(topic), source, partial(_open_topic, topic, settings), restarts=True)
     path = Path(source)
     kind = _kind(path, options)
