@@ -16,12 +16,12 @@ from utils.app.config import positive, whole
 from utils.app.errors import ToolkitError
 from utils.reading.database import Database
 from utils.reading.expression import Expression
+from utils.reading.windows import namer
 from utils.records.infer import event_time
 from utils.records.stream import Stream
 from utils.sources.base import Chunk
 
 TRAILING, TRAILING_LEAST = 100, 20  # values that an anomaly is judged by
-NAMES_PER_QUERY = 500
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS alerts (id TEXT PRIMARY KEY, alert TEXT NOT NULL, name TEXT NOT NULL, event_us BIGINT, "
     "stored_us BIGINT NOT NULL, record TEXT NOT NULL, attempts BIGINT NOT NULL DEFAULT 0, "
@@ -160,7 +160,7 @@ class Alerts:
 
     def add(self, database: Database, chunk: Chunk, new: Sequence[Any]) -> None:
         rule, value = self.rule, self._stream.codec.value
-        names = [_name(value(record, rule.by)) if rule.by else "" for record in new]
+        names = list(map(namer(self._stream, rule.by), new))
         states, event_us = self._states(database, chunk.partition, names), event_time(self._stream)
         matches = self._when.matches(new) if self._when else [False] * len(new)
         alerts, now_us = [], round(self._clock() * 1e6)
@@ -178,13 +178,10 @@ class Alerts:
         database.execute_many(_SAVE, rows)
 
     def _states(self, database: Database, partition: str, names: Sequence[str]) -> dict[str, State]:
-        wanted = list(dict.fromkeys(names))
-        states = {name: State() for name in wanted}
-        for start in range(0, len(wanted), NAMES_PER_QUERY):
-            page = wanted[start : start + NAMES_PER_QUERY]
-            query = f"{_FIND} ({', '.join('?' * len(page))})"
-            for name, matches, active, alert_us, trail in database.execute(query, partition, *page).fetchall():
-                states[name] = State(matches, bool(active), alert_us, _trail.decode(trail))
+        states = {name: State() for name in names}
+        query = f"{_FIND} ({', '.join('?' * len(states))})"
+        for name, matches, active, alert_us, trail in database.execute(query, partition, *states).fetchall():
+            states[name] = State(matches, bool(active), alert_us, _trail.decode(trail))
         return states
 
     def check_silence(self, database: Database) -> None:
@@ -208,7 +205,3 @@ class Alerts:
     def _silence_id(self, name: str, seen_us: int) -> str:
         """The same for all copies and runs that notice this silence."""
         return uuid.uuid5(uuid.NAMESPACE_OID, f"{self._stream.name} {self.rule.key} {seen_us} {name}").hex
-
-
-def _name(value: Any) -> str:
-    return "" if value is None else str(value).replace("\0", "\ufffd")

@@ -63,7 +63,8 @@ class TopView:
 
     def show(self, records: list[Any]) -> None:
         """Count records that are new."""
-        name_of, event_us, value = namer(self._stream), event_time(self._stream), self._stream.codec.value
+        stream, value = self._stream, self._stream.codec.value
+        name_of, event_us = namer(stream, stream.by), event_time(stream)
         self._latest.extend(records[-LATEST:])
         for record in records:
             name, at_us = name_of(record), event_us(record)

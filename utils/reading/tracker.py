@@ -158,11 +158,3 @@ class Tracker:
         for track in self.tracks.values():
             track.again = track.high
         self.open_ended = True
-
-    def jump_to_end(self) -> None:
-        """Reading continues at the end: what was passed over is no loss."""
-        self._latest = ("", Track(0, 0))  # so that the next record of any run is looked at
-        for track in self.tracks.values():
-            track.jumped = True
-        self.highs.clear()
-        self.open_ended = True

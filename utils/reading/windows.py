@@ -14,7 +14,6 @@ from utils.records.infer import event_time
 from utils.records.stream import Stream
 from utils.sources.base import Chunk
 
-STARTS_PER_QUERY = 500
 MIN_WINDOW_S, MAX_WINDOW_S = 0.001, 1e9
 NEVER_US = -(2**62)
 _SCHEMA = (
@@ -126,7 +125,7 @@ class Windows:
 
     def add(self, database: Database, chunk: Chunk, new: Sequence[Any]) -> None:
         at = self.size_us, chunk.partition
-        event_us, name, value = event_time(self._stream), namer(self._stream), self._stream.codec.value
+        event_us, name, value = event_time(self._stream), namer(self._stream, self._stream.by), self._stream.codec.value
         timed = [(at_us, record) for record in new if (at_us := event_us(record)) is not None]
         found = self._stored(database, at, {at_us - at_us % self.size_us for at_us, _ in timed})
         ((before_us,),) = database.execute(_MARK, *at).fetchall() or ((None,),)
@@ -146,13 +145,9 @@ class Windows:
             self.closed = _named(database.execute(query, *at, *bounds).fetchall())
 
     def _stored(self, database: Database, at: tuple[int, str], starts: set[int]) -> dict[tuple[int, str], Window]:
-        found, ordered = dict[tuple[int, str], Window](), sorted(starts)
-        for first in range(0, len(ordered), STARTS_PER_QUERY):
-            page = ordered[first : first + STARTS_PER_QUERY]
-            query = f"{_OF_PARTITION} IN ({', '.join('?' * len(page))})"
-            rows = database.execute(query, *at, *page).fetchall()
-            found.update(((start_us, name), window) for start_us, name, window in _named(rows))
-        return found
+        query = f"{_OF_PARTITION} IN ({', '.join('?' * len(starts))})"
+        rows = database.execute(query, *at, *starts).fetchall()
+        return {(start_us, name): window for start_us, name, window in _named(rows)}
 
     def open(self, database: Database) -> list[Named]:
         """The windows that have not closed yet."""
@@ -191,12 +186,15 @@ def spread(window: Window) -> str:
     return f"mean {window.mean:,.2f}, {window.low:,.2f} to {window.high:,.2f}"
 
 
-def namer(stream: Stream) -> Callable[[Any], str]:
-    """What gives the value of `by` of a record as text, "" where there is none."""
-    by, value = stream.by, stream.codec.value
-    if not by:
-        return lambda record: ""
-    return lambda record: str(value(record, by) or "").replace("\0", "\ufffd")
+def namer(stream: Stream, by: str | None) -> Callable[[Any], str]:
+    """What gives the value of a record's field `by` as text, "" where there is none."""
+    value = stream.codec.value
+
+    def name(record: Any) -> str:
+        found = value(record, by) if by else None
+        return "" if found is None else str(found).replace("\0", "\ufffd")
+
+    return name
 
 
 def _named(rows: Sequence[tuple[Any, ...]]) -> list[Named]:
