@@ -2,8 +2,9 @@
 
 import io
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -69,14 +70,25 @@ class Window:
         self._shown, self.frames = state.snapshot(), 0
         self.dashboard = Dashboard(figure, plan.theme, plan.refresh_s)
         self.rebuild()
-        figure.canvas.mpl_disconnect(figure.canvas.manager.key_press_handler_id)
-        for event, handler in (("key_press_event", self.press), ("resize_event", self.rebuild),
-                               ("motion_notify_event", self.hover), ("draw_event", self.drawn)):  # fmt: skip
-            figure.canvas.mpl_connect(event, handler)
-        interval_ms = plan.refresh_s * 1000
+        canvas = figure.canvas
+        canvas.mpl_disconnect(canvas.manager.key_press_handler_id)
+        handlers = {"key_press_event": self.press, "resize_event": self.rebuild, "motion_notify_event": self.hover,
+                    "draw_event": self.drawn}  # fmt: skip
+        for name, handler in handlers.items():
+            canvas.mpl_connect(name, partial(self._handle, canvas, handler))
         self.animation = FuncAnimation(
-            figure, self.draw, self.snapshots, interval=interval_ms, cache_frame_data=False, repeat=False
+            figure,
+            partial(self._handle, canvas, self.draw),
+            self.snapshots,
+            interval=plan.refresh_s * 1000,
+            cache_frame_data=False,
+            repeat=False,
         )
+
+    def _handle(self, canvas: Any, handler: Callable[[Any], None], what: Any) -> None:
+        """Call the handler unless the window is gone; events may still come, and then the figure has another canvas."""
+        if self.dashboard.figure.canvas is canvas:
+            handler(what)
 
     def snapshots(self) -> Generator[Snapshot, None, None]:
         """A snapshot for each frame."""

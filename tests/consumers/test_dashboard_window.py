@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
 from tests.helpers import wait_until
 from utils.app.config import PROJECT_DIR
@@ -102,6 +102,22 @@ class Window:
                 return picture
         raise AssertionError("no picture was saved")
 
+    def pause(self) -> None:
+        """Press space until nothing changes any more, not even the clock."""
+
+        def is_still() -> bool:
+            first, begun_s = self.saved().tobytes(), time.monotonic()
+            while time.monotonic() - begun_s < 2.0:
+                if self.saved().tobytes() != first:
+                    return False
+            return True
+
+        deadline_s = time.monotonic() + 40
+        self.press("space")
+        while not is_still():  # the first key can go astray
+            assert time.monotonic() < deadline_s
+            self.press("space")
+
     def wait_for_page(self, colour: tuple[int, int, int]) -> None:
         wait_until(lambda: self.saved().getpixel((2, 2)) == colour, timeout_s=20)
 
@@ -162,11 +178,26 @@ def test_window_closes_with_a_summary(window: Window, close: Callable[[Window], 
     assert "Traceback" not in err
 
 
+def test_window_shows_what_is_under_the_mouse(window: Window) -> None:
+    """The bar of the busiest author says its name, count and share; elsewhere nothing is shown."""
+    window.tool("mousemove", "--window", window.number, "5", "5")
+    window.pause()
+    width, height = window.saved().size
+    plain = window.saved()
+    window.tool("mousemove", "--window", window.number, str(int(0.72 * width)), str(int(0.365 * height)))
+    wait_until(lambda: window.saved().tobytes() != plain.tobytes(), timeout_s=20)
+    changed = ImageChops.difference(window.saved(), plain).getbbox()
+    assert changed is not None
+    assert changed[0] > width / 2 and changed[3] < height / 2  # in the card of that bar
+    window.tool("mousemove", "--window", window.number, "5", "5")
+    wait_until(lambda: window.saved().tobytes() == plain.tobytes(), timeout_s=20)
+
+
 def test_window_follows_size_theme_and_pause(window: Window) -> None:
     first = window.saved()
     assert first.getpixel((2, 2)) == LIGHT_PAGE
     window.tool("windowsize", "--sync", window.number, "900", "700")
-    wait_until(lambda: window.saved().size == (900, 700), timeout_s=20)
+    wait_until(lambda: window.saved().size == pytest.approx((900, 700), abs=2), timeout_s=20)
     window.press("t")
     window.wait_for_page(DARK_PAGE)
     window.press("space")
