@@ -5,8 +5,7 @@ import threading
 import zlib
 from codecs import BOM_UTF8
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from glob import escape
 from io import TextIOWrapper
 from itertools import chain
@@ -21,7 +20,7 @@ from utils.feeds.lines import LineCodec
 from utils.records.codec import encoder
 from utils.records.record import Invalid
 from utils.sources.base import Chunk, Resume, decode_each
-from utils.sources.csv_rows import csv_rows
+from utils.sources.csv_rows import FedRow, csv_rows
 
 _T = TypeVar("_T")
 
@@ -33,15 +32,6 @@ MAX_AHEAD_ROWS, MAX_AHEAD_BYTES = 10_000, 8 << 20
 STOP_S = 0.1
 
 _array = msgspec.json.Decoder(list[msgspec.Raw])
-
-
-class FedRow(msgspec.Struct, gc=False):
-    """A row: its number, its bytes as they came, which are the line to be sent unless it has `cells` or a `reason`."""
-
-    number: int
-    data: bytes
-    cells: Mapping[str, str] | None = None
-    reason: str = ""
 
 
 Take = Callable[[int], list[FedRow]]
@@ -94,10 +84,6 @@ class RowSource:
         return f"{self._rows}:{self._crc}"
 
     def _decode(self, rows: list[FedRow]) -> tuple[list[Any], list[Invalid]]:
-        lines = [row.data for row in rows if not (row.cells or row.reason)]
-        if len(lines) == len(rows):
-            with suppress(ValueError):
-                return self._codec.decode_lines(b"\n".join(lines) + b"\n"), []
         found: list[tuple[FedRow, bytes]] = []
         invalid: list[Invalid] = []
         for row in rows:
@@ -229,8 +215,8 @@ def table_rows(file: BinaryIO, name: str, encoding: str) -> Pages:
     found = csv_rows(TextIOWrapper(file, encoding=encoding, errors="surrogateescape", newline=""), name)
     number = 0
     while (row := _read(lambda: next(found, None), name, number)) is not None:
-        number = row.line
-        yield [FedRow(number, row.text.rstrip("\r\n").encode("utf-8", "surrogateescape"), row.cells, row.reason)]
+        number = row.number
+        yield [row]
 
 
 def array_rows(path: Path) -> Pages:

@@ -21,15 +21,15 @@ _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII
 _TEXTS = ("text", "timestamp")
 
 
-class Row(msgspec.Struct):
-    """A row: the number of its first line, its text as it came, and its cells by column name.
+class FedRow(msgspec.Struct, gc=False):
+    """A row: the number of its first line, its bytes as they came, and its cells by column name.
 
-    If it is damaged, `reason` is why, and there are no cells.
+    The bytes are the line to be sent if there are neither cells nor a `reason` why it is damaged.
     """
 
-    line: int
-    text: str
-    cells: dict[str, str] = {}
+    number: int
+    data: bytes
+    cells: Mapping[str, str] | None = None
     reason: str = ""
 
 
@@ -62,7 +62,7 @@ class _Lines:
         del self.row[lines:]
 
 
-def csv_rows(text: TextIO, name: str) -> Iterator[Row]:
+def csv_rows(text: TextIO, name: str) -> Iterator[FedRow]:
     """The rows of a CSV text that was opened with `newline=""`; the first line names the columns.
 
     Raises ToolkitError, beginning with `name`, if two columns have one name.
@@ -87,7 +87,7 @@ def csv_rows(text: TextIO, name: str) -> Iterator[Row]:
         except csv.Error as error:
             lines.give_up_row()
             reader = read()
-            yield Row(number, lines.row[0], reason=str(error))
+            yield FedRow(number, _data(lines.row[0]), reason=str(error))
             continue
         if not cells:
             continue
@@ -95,9 +95,13 @@ def csv_rows(text: TextIO, name: str) -> Iterator[Row]:
             names = _names(cells, name)
         elif len(cells) != len(names):
             reason = f"{len(cells)} cells where the first line has {len(names)}"
-            yield Row(number, "".join(lines.row), reason=reason)
+            yield FedRow(number, _data(*lines.row), reason=reason)
         else:
-            yield Row(number, "".join(lines.row), dict(zip(names, cells, strict=True)))
+            yield FedRow(number, _data(*lines.row), dict(zip(names, cells, strict=True)))
+
+
+def _data(*lines: str) -> bytes:
+    return "".join(lines).rstrip("\r\n").encode("utf-8", "surrogateescape")
 
 
 def _names(cells: list[str], name: str) -> list[str]:
