@@ -51,64 +51,47 @@ def _from_home(path: Path) -> Path:
         return path
 
 
+def _setting(variable: str, help: str, group: Group = _SINKS, least: Callable[..., None] | None = None) -> Parameter:
+    """An option that `.env` may set too; with `least` a whole number."""
+    return Parameter(env_var=variable, group=group, help=help, converter=least and whole, validator=least)
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Settings:
     """What every command shares. Relative folders are inside the project, relative files inside `data_dir`."""
 
     data_dir: Annotated[
-        Path,
-        Parameter(env_var="BASE_DATA_DIR", group=_SHARED, help="Folder of all data; inside the project if relative."),
+        Path, _setting("BASE_DATA_DIR", "Folder of all data; inside the project if relative.", group=_SHARED)
     ] = Path("data")
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR"],
-        Parameter(env_var="LOG_LEVEL", group=_SHARED, help="Least severe lines to show and to keep in logs/."),
+        _setting("LOG_LEVEL", "Least severe lines to show and to keep in logs/.", group=_SHARED),
     ] = "INFO"
-    live_file: Annotated[
-        Path, Parameter(env_var="LIVE_DATA_FILE_NAME", group=_SINKS, help="JSON lines file of the file sink.")
-    ] = Path("project_live.json")
-    sqlite_file: Annotated[
-        Path, Parameter(env_var="SQLITE_DB_FILE_NAME", group=_SINKS, help="Database of the SQLite sink.")
-    ] = Path("buzz.sqlite")
-    duckdb_file: Annotated[
-        Path, Parameter(env_var="DUCKDB_DB_FILE_NAME", group=_SINKS, help="Database of the DuckDB sink.")
-    ] = Path("buzz.duckdb")
-    kafka_broker: Annotated[
-        str, Parameter(env_var="KAFKA_BROKER_ADDRESS", group=_SINKS, help="host:port of the brokers, comma separated.")
-    ] = "localhost:9092"
-    topic: Annotated[str, Parameter(env_var="BUZZ_TOPIC", group=_SINKS, help="Kafka topic.")] = "buzzline_db"
-    group: Annotated[str, Parameter(env_var="BUZZ_CONSUMER_GROUP_ID", group=_SINKS, help="Kafka consumer group.")] = (
-        "buzz_group_db"
+    live_file: Annotated[Path, _setting("LIVE_DATA_FILE_NAME", "JSON lines file of the file sink.")] = Path(
+        "project_live.json"
     )
+    sqlite_file: Annotated[Path, _setting("SQLITE_DB_FILE_NAME", "Database of the SQLite sink.")] = Path("buzz.sqlite")
+    duckdb_file: Annotated[Path, _setting("DUCKDB_DB_FILE_NAME", "Database of the DuckDB sink.")] = Path("buzz.duckdb")
+    kafka_broker: Annotated[str, _setting("KAFKA_BROKER_ADDRESS", "host:port of the brokers, comma separated.")] = (
+        "localhost:9092"
+    )
+    topic: Annotated[str, _setting("BUZZ_TOPIC", "Kafka topic.")] = "buzzline_db"
+    group: Annotated[str, _setting("BUZZ_CONSUMER_GROUP_ID", "Kafka consumer group.")] = "buzz_group_db"
     kafka_partitions: Annotated[
         int,
-        Parameter(
-            env_var="KAFKA_PARTITIONS",
-            group=_SINKS,
-            converter=whole,
-            validator=positive,
-            help="Partitions of a topic that is created because it is missing.",
-        ),
+        _setting("KAFKA_PARTITIONS", "Partitions of a topic that is created because it is missing.", least=positive),
     ] = 4
     kafka_replication: Annotated[
         int,
-        Parameter(
-            env_var="KAFKA_REPLICATION",
-            group=_SINKS,
-            converter=whole,
-            validator=not_negative,
-            help="Copies of each partition of such a topic; 0 = what the brokers do by default.",
+        _setting(
+            "KAFKA_REPLICATION",
+            "Copies of each partition of such a topic; 0 = what the brokers do by default.",
+            least=not_negative,
         ),
     ] = 0
     journal_max_mb: Annotated[
-        int,
-        Parameter(
-            env_var="JOURNAL_MAX_MB",
-            group=_SHARED,
-            converter=whole,
-            validator=positive,
-            help="MiB a journal holds before the producer waits.",
-        ),
+        int, _setting("JOURNAL_MAX_MB", "MiB a journal holds before the producer waits.", group=_SHARED, least=positive)
     ] = 1024
 
     def elsewhere(self, folder: Path, topic: str) -> "Settings":
@@ -148,10 +131,6 @@ class Settings:
     @property
     def duckdb_path(self) -> Path:
         return self.data_path / _from_home(self.duckdb_file)
-
-    def sink_path(self, sink: str) -> Path:
-        """The file of an embedded sink."""
-        return {"file": self.live_path, "sqlite": self.sqlite_path, "duckdb": self.duckdb_path}[sink]
 
     def journal_path(self, name: str) -> Path:
         return self.data_path / "journal" / f"{name}.sqlite"
