@@ -267,6 +267,7 @@ def test_each_changed_byte_of_a_line_is_found_if_a_reader_sees_it(settings: Sett
         assert audited(settings, "file", "sqlite")[0].broken != alike, line
 
 
+@pytest.mark.full
 def test_a_stream_with_all_types_is_compared(settings: Settings) -> None:
     declare(READINGS, settings.schema_folder)
     append(settings, 50, stream=READINGS)
@@ -281,6 +282,7 @@ def test_a_stream_with_all_types_is_compared(settings: Settings) -> None:
         append(settings, 50, stream=READINGS)
 
 
+@pytest.mark.full
 def test_fields_that_a_stream_gained_are_compared_with_what_was_in_extra(settings: Settings) -> None:
     older = Stream("readings", fields=tuple(field for field in READINGS.fields if field.name not in ("value", "raw")))
     declare(older, settings.schema_folder)
@@ -300,6 +302,7 @@ def test_fields_that_a_stream_gained_are_compared_with_what_was_in_extra(setting
     assert judgement(report, "duckdb").count == 40
 
 
+@pytest.mark.full
 def test_a_stream_without_its_schema_file_is_compared(settings: Settings) -> None:
     append(settings, 20, stream=READINGS)
     report, problems = audited(settings, stream="readings")
@@ -322,6 +325,7 @@ def test_a_hole_is_lost_even_while_the_journal_stores_it(settings: Settings) -> 
     assert [text[:10] for text in audited(settings)[1]["file"]] == ["1 lost: 11"]
 
 
+@pytest.mark.full
 def test_a_sink_is_judged_from_when_it_was_subscribed(settings: Settings) -> None:
     append(settings, 1_500, subscribed=("file",))
     producer_id = append(settings, 1_000)
@@ -332,6 +336,7 @@ def test_a_sink_is_judged_from_when_it_was_subscribed(settings: Settings) -> Non
     assert audited(settings)[1] == {"sqlite": [f"1 lost: 1501 of {producer_id}"]}
 
 
+@pytest.mark.full
 def test_losses_between_and_in_runs_are_found(settings: Settings) -> None:
     for _ in range(4):
         append(settings, 10)
@@ -408,6 +413,7 @@ def test_a_line_without_its_newline_counts(settings: Settings) -> None:
     assert not audited(settings)[1]
 
 
+@pytest.mark.full
 def test_producers_without_a_journal_are_compared_between_the_sinks(settings: Settings) -> None:
     producer_id = append(settings)
     settings.journal_path("p").unlink()
@@ -424,6 +430,7 @@ def test_producers_without_a_journal_are_compared_between_the_sinks(settings: Se
     }
 
 
+@pytest.mark.full
 def test_several_producers_share_the_sinks(settings: Settings) -> None:
     append(settings, 700, name="a")
     append(settings, 900, name="b", prune=False)
@@ -434,6 +441,7 @@ def test_several_producers_share_the_sinks(settings: Settings) -> None:
     assert [(each.runs, each.count) for each in report.judgements if each.sink == "file"] == [(2, 1_000), (2, 1_300)]
 
 
+@pytest.mark.full
 def test_a_journal_that_was_restored_is_explained_and_no_damage(settings: Settings, tmp_path: Path) -> None:
     older = append(settings, 90)
     shutil.copy(settings.journal_path("p"), tmp_path / "backup")
@@ -478,6 +486,7 @@ def test_a_copied_folder_whose_copies_share_the_sinks(settings: Settings, tmp_pa
     assert audited(settings)[1]["file"] == [f"1 duplicate: 70 of {other}"]
 
 
+@pytest.mark.full
 def test_a_backup_beside_its_journal_hides_nothing(settings: Settings) -> None:
     append(settings, 50)
     shutil.copy(settings.journal_path("p"), settings.journal_path("p-backup"))
@@ -506,6 +515,7 @@ def test_a_sink_out_of_reach_is_not_judged(settings: Settings, monkeypatch: pyte
         locker.communicate()
 
 
+@pytest.mark.full
 def test_a_sink_that_is_replaced_while_it_is_read_is_read_again(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

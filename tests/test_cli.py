@@ -170,6 +170,7 @@ def test_the_first_signal_asks_the_second_ends(settings: Settings, number: signa
         assert (process.returncode, err) == (3, "")
 
 
+@pytest.mark.full
 def test_a_reader_that_leaves_changes_no_exit_code(settings: Settings) -> None:
     """Whatever is logged, to stdout or stderr, in lines or as a table."""
     code = """
@@ -192,6 +193,7 @@ sys.exit(cli.run(main, name="producers.test"))
         assert process.wait(30) == expected
 
 
+@pytest.mark.full
 def test_a_reader_of_the_help_that_leaves_changes_no_exit_code(settings: Settings) -> None:
     process = start_python("producers.ragini_producer", "--help", settings=settings)
     assert process.stdout and process.stderr and process.stdin

@@ -800,7 +800,7 @@ Failures = list[tuple[str, int]]
 @pytest.mark.proof(
     "an acknowledged record is in every sink, once and in order",
     "random failures while connecting and emitting, rejections and restarts, against a model",
-    quick=60,
+    full=60,
 )
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(

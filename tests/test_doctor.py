@@ -241,6 +241,7 @@ def test_a_sink_without_permission(settings: Settings, monkeypatch: pytest.Monke
     assert all("change its permissions" in look(settings, sink) for sink in EMBEDDED)
 
 
+@pytest.mark.full
 def test_a_file_that_this_user_may_only_read_is_a_note(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: mode == os.R_OK and real(path, mode))
@@ -310,6 +311,7 @@ def test_what_listens_is_no_broker(settings: Settings, impostor: str) -> None:
     assert "does not talk PLAINTEXT" in look(replace(settings, kafka_broker=impostor), "kafka")
 
 
+@pytest.mark.full
 def test_no_broker_and_no_java(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor_sinks, "_java", java)
     assert "java" in look(settings, "kafka", "ok") + look(settings, "kafka", "note")
@@ -358,6 +360,7 @@ def test_env_file(settings: Settings, text: str, state: str, words: str) -> None
     assert words in look(settings, ".env", state)
 
 
+@pytest.mark.full
 def test_the_command_runs_in_a_broken_environment(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["doctor", "--data-dir", str(settings.data_path), "--kafka-broker", settings.kafka_broker]
     assert verify_emitters.run([*arguments, "--json"]) == 0

@@ -159,6 +159,7 @@ print(json.dumps(seen))
 """
 
 
+@pytest.mark.full
 def test_importing_every_module_has_no_side_effects(settings: Settings) -> None:
     libraries = [*HEAVY, "matplotlib.pyplot", "vaderSentiment.vaderSentiment", "cyclopts", "loguru", "portalocker"]
     done = run_python(code=IMPORT_ALL.format(libraries=libraries, modules=list(MODULES)), settings=settings)

@@ -313,6 +313,7 @@ def test_short_runs_while_a_sink_is_away_are_delivered_in_order(settings: Settin
 # Copies, backups and thefts
 
 
+@pytest.mark.full
 def test_a_journal_from_a_backup_needs_nothing(settings: Settings, logged: list[str]) -> None:
     path = settings.journal_path("ragini")
     assert produce(settings, paced(10), sinks=EMBEDDED) == 0
@@ -337,6 +338,7 @@ def test_a_deleted_journal_needs_nothing(settings: Settings, logged: list[str]) 
     assert not [line for line in logged if line.startswith(("WARNING", "ERROR"))]
 
 
+@pytest.mark.full
 def test_a_copied_folder_needs_nothing(settings: Settings, tmp_path: Path, logged: list[str]) -> None:
     """Also while messages are pending for a sink that both copies share."""
     shared = replace(settings, live_file=tmp_path / "shared.json")
@@ -521,6 +523,7 @@ def test_a_million_in_small(settings: Settings, long: bool) -> None:
     assert_complete(settings)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("level", ["INFO", "DEBUG"])
 def test_errors_are_one_line_and_the_traceback_is_in_the_log_file_on_demand(settings: Settings, level: str) -> None:
     settings.data_path.mkdir(parents=True)

@@ -57,6 +57,7 @@ def test_the_password_is_masked_however_it_is_written(password: str, raw: bool) 
         assert password not in shown, shown
 
 
+@pytest.mark.full
 def test_a_command_shows_no_password(settings: Settings) -> None:
     """Neither on the terminal nor in its log, for an address that cannot be used and one that nobody answers."""
     for text, words in (

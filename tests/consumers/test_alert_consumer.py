@@ -29,6 +29,7 @@ def alerts(settings: Settings) -> list[dict[str, Any]]:
     return list(map(json.loads, path.read_bytes().splitlines())) if path.exists() else []
 
 
+@pytest.mark.full
 def test_once_a_rule_and_then_only_what_is_new(settings: Settings) -> None:
     """From `auto`, which keeps to the sink that it took although another has not been read."""
     produce(settings, 1_000, "file", "sqlite")
@@ -55,6 +56,7 @@ def test_once_a_rule_and_then_only_what_is_new(settings: Settings) -> None:
     assert more["alerts"] == len({each["id"] for each in alerts(settings)}) == len(alerts(settings))
 
 
+@pytest.mark.full
 def test_what_could_not_be_delivered_is_exit_code_3(settings: Settings) -> None:
     produce(settings, 300, "file")
     options = ("--stream", "sensors", "--source", "file", "--when", "temperature_c > 0", "--once")
@@ -66,6 +68,7 @@ def test_what_could_not_be_delivered_is_exit_code_3(settings: Settings) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -85,6 +88,7 @@ def test_what_cannot_be_is_one_line(options: tuple[str, ...], words: str, settin
     assert not (settings.data_path / "processed").exists()
 
 
+@pytest.mark.full
 def test_silence_until_it_is_stopped(settings: Settings) -> None:
     produce(settings, 5, "file")
     options = ("--stream", "sensors", "--source", "file", "--silent", "0.3")

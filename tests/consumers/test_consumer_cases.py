@@ -224,6 +224,7 @@ TICKS = b"""{"symbol":"A","price":10.5,"time":"2026-11-23T19:04:05Z"}
 
 
 class TestOtherStreams:
+    @pytest.mark.full
     def test_a_declared_one_from_every_sink(self, settings: Settings, case: Case) -> None:
         done = run_python(
             "producers.sensor_producer", "--count", "300", "--interval", "0", "--seed", "1", settings=settings

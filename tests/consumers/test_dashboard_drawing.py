@@ -25,6 +25,8 @@ from utils.records.codec import Field, instant_text
 from utils.records.stream import BUZZ, Stream
 from utils.sources.base import Chunk
 
+pytestmark = pytest.mark.full
+
 SIZES: dict[str, dict[str, Any]] = {
     "standard": {},
     "small": {"size": (8.0, 6.0)},

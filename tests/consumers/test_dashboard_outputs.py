@@ -26,6 +26,8 @@ from utils.records.record import Invalid
 from utils.records.stream import BUZZ
 from utils.sources.base import Chunk
 
+pytestmark = pytest.mark.full
+
 DISPLAY = {"DISPLAY": ":987"}
 
 

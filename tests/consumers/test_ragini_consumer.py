@@ -253,6 +253,7 @@ NUMBERS = st.lists(
 )
 
 
+@pytest.mark.full
 @hypothesis_settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(NUMBERS)
 def test_text_view_and_store_give_the_same_statistics(

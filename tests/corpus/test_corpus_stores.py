@@ -25,6 +25,8 @@ from utils.records.stream import BUZZ
 from utils.sinks import EMBEDDED, SINKS, source
 from utils.sources.file_source import FileSource
 
+pytestmark = pytest.mark.full
+
 CONSUMERS = {"file": file_consumer_case, "sqlite": sqlite_consumer_case, "duckdb": duckdb_consumer_case}
 NOISE = b"this is no database, though it is long enough to be looked at as one. " * 400
 Make = Callable[[Path], object]

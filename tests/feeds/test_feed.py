@@ -100,6 +100,7 @@ def feed(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest
 
 
 class TestInputs:
+    @pytest.mark.full
     @pytest.mark.parametrize("name", INPUTS)
     def test_each_arrives_whole_and_typed_once_and_again_only_when_asked(
         self, name: str, feed: Feed, settings: Settings, tmp_path: Path
@@ -174,6 +175,7 @@ class TestInputs:
         feed("things.csv", "--sinks", "file")
         assert column(settings, "things", "n")["file"] == list(range(5_000))
 
+    @pytest.mark.full
     def test_rows_that_are_appended_are_fed_and_a_changed_file_is_one_line(
         self, feed: Feed, settings: Settings, tmp_path: Path
     ) -> None:
@@ -188,6 +190,7 @@ class TestInputs:
             assert "--again feeds all of it" in done.stderr
         assert column(settings, "things", "n")["duckdb"] == [1, 2, 3]
 
+    @pytest.mark.full
     def test_a_table_grows_and_a_deleted_row_is_one_line(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
         arguments = (tmp_path / "other.sqlite", "--table", "Things To Do", "--once", "--sinks", "file")
         with closing(sqlite3.connect(tmp_path / "other.sqlite", isolation_level=None)) as database:
@@ -275,6 +278,7 @@ class TestDamage:
         feed("corrected.jsonl", "--stream", "things", "--once")
         assert column(settings, "things", "n")["sqlite"] == [1, 3, 2]
 
+    @pytest.mark.full
     def test_of_a_compressed_file_all_before_the_damage_arrives(
         self, feed: Feed, settings: Settings, tmp_path: Path
     ) -> None:

@@ -399,6 +399,7 @@ def test_count_ends_the_feed(settings: Settings) -> None:
         assert len(feed.stored()) == 4
 
 
+@pytest.mark.full
 def test_fields_of_a_new_stream_are_those_of_the_first_records(settings: Settings) -> None:
     """What is invalid is answered meanwhile, and a second client of the first second counts too."""
     with running(settings, declared=False, sinks=("file", "sqlite")) as feed:
@@ -474,6 +475,7 @@ class Answers:
 REQUEST = st.tuples(st.sampled_from(["", "k1", "k2", "k3"]), st.sampled_from(["[]", ONE, f"[{ONE},{ONE}]", "7", "{"]))
 
 
+@pytest.mark.full
 @hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(REQUEST, max_size=6), max_size=4), st.integers(1, 4))
 def test_any_sequence_of_requests_leaves_what_was_answered(

@@ -165,6 +165,7 @@ def test_an_example_arrives_typed_in_every_sink(name: str, settings: Settings) -
             assert {type(value) for value in values} == {type(getattr(record, column)) for record in wanted}
 
 
+@pytest.mark.full
 def test_sql_sees_numbers(settings: Settings) -> None:
     import sqlite3
 

@@ -150,6 +150,7 @@ def test_what_is_too_large_is_rejected(text: str) -> None:
         Expression(SENSORS, text).matches([HOT])
 
 
+@pytest.mark.full
 def test_what_takes_too_long_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expression, "MAX_CPU_S", 0.2)
     slow = Expression(

@@ -96,6 +96,7 @@ def read(batch: Batch) -> list[Any]:
     return batch.codec.columns_of(batch.codec.decode_lines(batch.lines))
 
 
+@pytest.mark.full
 @given(st.lists(readings(), min_size=1, max_size=3))
 @settings(max_examples=500)
 def test_they_are_what_a_reader_of_the_lines_gets(records: list[Reading]) -> None:

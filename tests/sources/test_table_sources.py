@@ -169,6 +169,7 @@ class TestReading:
         chunks = drain(kind.source(lambda partition: position))
         assert (chunks[0].start, chunks[0].begins_again, sequences(chunks)) == (position, True, [1, 2])
 
+    @pytest.mark.full
     def test_a_replaced_database_begins_again(self, kind: Kind) -> None:
         kind.emit(3)
         source = kind.source()
@@ -596,6 +597,7 @@ class TestFile:
             source._file_state()
             assert locks()
 
+    @pytest.mark.full
     def test_polls_of_a_duckdb_file_are_apart(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(duckdb_source, "POLL_S", 1.0)
         kind = Kind("duckdb", tmp_path)
