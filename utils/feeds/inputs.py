@@ -29,7 +29,7 @@ from utils.feeds.rows import (
     take_from,
 )
 from utils.records.stream import BUZZ, Stream
-from utils.sources.base import Chunk, Resume, Source, decode_each
+from utils.sources.base import Resume, Source
 
 Format = Literal["json", "csv", "text"]
 SUFFIXES = {
@@ -186,11 +186,11 @@ def _open_file(  # noqa: PLR0917
         case "sqlite":
             from utils.sources.sqlite_source import SqliteSource
 
-            return _TableLines(SqliteSource(path, stream, resume, options.table), codec)
+            return SqliteSource(path, stream, resume, options.table, codec)
         case "duckdb":
             from utils.sources.duckdb_source import DuckdbSource
 
-            return _TableLines(DuckdbSource(path, stream, resume, options.table), codec)
+            return DuckdbSource(path, stream, resume, options.table, codec)
         case "array":
             return RowSource(path.name, take_from(array_rows(path)), codec, resume, "item")
         case "parquet":
@@ -221,22 +221,3 @@ def _standard_input(options: InputOptions, stop: threading.Event) -> Input:
 
     has_cells, show = kind != "json", opening(pipe.show)
     return Input("stdin", PIPE, opening(pipe.take), ends=True, restarts=True, has_cells=has_cells, show=show)
-
-
-class _TableLines:
-    """Gives the records of a table as lines."""
-
-    def __init__(self, source: Source, codec: LineCodec) -> None:
-        self.name, self.detail, self.close = source.name, source.detail, source.close
-        self._source, self._codec = source, codec
-
-    def poll(self, max_records: int) -> Chunk | None:
-        """The next rows. See Source."""
-        chunk = self._source.poll(max_records)
-        if chunk is None:
-            return None
-        lines = map(self._codec.encoded, chunk.records)
-        records, invalid = decode_each(
-            self._codec, ((f"{chunk.partition} near row {chunk.end}", each) for each in lines)
-        )
-        return replace(chunk, records=records, invalid=chunk.invalid + invalid)

@@ -75,10 +75,6 @@ class LineCodec(Codec):
         at_us = self._event_us(record) if self._event_us else None
         return now if at_us is None else instant_text(at_us)
 
-    def encoded(self, record: Any) -> bytes:
-        """The line of a record that was no line before."""
-        return self._codec.encode(record)
-
 
 def text_parser(pattern: str, encoding: str) -> Parse:
     """What reads lines of text: the named groups of `pattern` are fields; without one the field is `line`.

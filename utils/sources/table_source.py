@@ -12,12 +12,12 @@ from msgspec import Meta, Raw
 from msgspec.json import Decoder
 
 from utils.app.errors import Absent
-from utils.records.codec import GROUP_LINES, Field, encoder, microseconds
+from utils.records.codec import GROUP_LINES, Codec, Field, encoder, microseconds
 from utils.records.record import Invalid
 from utils.records.row_types import MAX_EXACT, OWN, TYPES
 from utils.records.stream import Stream
 from utils.records.table import Table, quoted
-from utils.sources.base import Chunk, Resume
+from utils.sources.base import Chunk, Resume, decode_each
 
 Row = tuple[Any, ...]
 """Row number, then the values in the order of the selected columns."""
@@ -54,9 +54,10 @@ class Selection:
 
 
 class RowDecoder:
-    """Turns rows into the records of a stream."""
+    """Turns rows into the records of a stream, with `lines` into what it makes of the lines of these records."""
 
-    def __init__(self, stream: Stream, booleans: Any) -> None:
+    def __init__(self, stream: Stream, booleans: Any, lines: Codec | None = None) -> None:
+        self._lines = lines
         self._codec, self._fields = stream.codec, Table(stream).fields
         self._names = frozenset(field.name for field in stream.codec.fields)
         own = {TYPES["number"]: _NUMBER, TYPES["boolean"]: booleans, TYPES["json"]: str | None}
@@ -65,10 +66,16 @@ class RowDecoder:
         self._rows: Any = list.__class_getitem__(row)
 
     def decode(self, rows: Sequence[Row], others: Sequence[Field], where: str) -> tuple[list[Any], list[Invalid]]:
-        """The records of rows, and the rows that are none; `others` are the columns behind the stream's.
+        """The records of rows, and the rows that are none; `others` are the columns behind the stream's."""
+        records, invalid = self._records(rows, others, where)
+        if self._lines:
+            named = ((f"{where} near row {rows[-1][0]}", self._codec.encode(record)) for record in records)
+            records, more = decode_each(self._lines, named)
+            invalid += more
+        return records, invalid
 
-        All at once where all fit, else in groups, else one by one.
-        """
+    def _records(self, rows: Sequence[Row], others: Sequence[Field], where: str) -> tuple[list[Any], list[Invalid]]:
+        """All at once where all fit, else in groups, else one by one."""
         records: list[Any] = []
         invalid: list[Invalid] = []
         if not others:
@@ -166,9 +173,9 @@ class TableSource:
 
     booleans: Any = bool | None  # what a boolean column gives
 
-    def __init__(self, path: Path, stream: Stream, resume: Resume, table: str = "") -> None:
+    def __init__(self, path: Path, stream: Stream, resume: Resume, table: str = "", lines: Codec | None = None) -> None:
         self._path, self._resume = path, resume
-        self._table, self._decoder = Table(stream), RowDecoder(stream, self.booleans)
+        self._table, self._decoder = Table(stream), RowDecoder(stream, self.booleans, lines)
         self._table.name = table or self._table.name
         self.others: tuple[Field, ...] = ()
         self._position: str | None = None  # as it was given to or by the loop
