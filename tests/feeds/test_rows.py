@@ -2,11 +2,12 @@ import json
 from contextlib import closing
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from utils.app.errors import ToolkitError
 from utils.feeds.lines import LineCodec
-from utils.feeds.rows import RowSource, array_rows, take_from
+from utils.feeds.rows import RowSource, array_rows, parquet_rows, take_from
 from utils.records.stream import BUZZ
 from utils.sources.base import Chunk
 
@@ -58,3 +59,12 @@ def test_an_array_must_be_complete(path: Path) -> None:
     path.write_text('[{"message":"a"},')
     with pytest.raises(ToolkitError, match=r"list\.json begins like a JSON array"):
         read(path)
+
+
+def test_numbers_of_a_parquet_file_keep_all_their_digits(tmp_path: Path) -> None:
+    path = tmp_path / "exact.parquet"
+    with duckdb.connect() as memory:
+        price = "12345678901234567890.123456789::DECIMAL(38, 9) AS price"
+        memory.execute(f"COPY (SELECT {price}, 'nan'::DOUBLE AS nothing) TO '{path}' (FORMAT parquet)")
+    ((row,),) = parquet_rows(path)
+    assert row.data == b'{"price":12345678901234567890.123456789}'

@@ -17,8 +17,8 @@ import msgspec
 
 from utils.app.errors import ToolkitError
 from utils.feeds.lines import LineCodec
-from utils.records.codec import encoder
 from utils.records.record import Invalid
+from utils.records.table import quoted
 from utils.sources.base import Chunk, Resume, decode_each
 from utils.sources.csv_rows import FedRow, csv_rows
 
@@ -32,6 +32,7 @@ MAX_AHEAD_ROWS, MAX_AHEAD_BYTES = 10_000, 8 << 20
 STOP_S = 0.1
 
 _array = msgspec.json.Decoder(list[msgspec.Raw])
+_exact = msgspec.json.Encoder(decimal_format="number")  # with all digits
 
 
 Take = Callable[[int], list[FedRow]]
@@ -240,7 +241,12 @@ def parquet_rows(path: Path) -> Pages:
             table = "read_parquet(?)"
             pattern = [escape(str(path))]
             columns = memory.execute(f"DESCRIBE FROM {table}", pattern).fetchall()
-            selected = ", ".join(readable(name, kind, "") for name, kind, *_ in columns)
+            selected = ", ".join(
+                quoted(name) if kind.startswith("DECIMAL")
+                else f"nullif({quoted(name)}, 'nan')" if kind in ("FLOAT", "DOUBLE")
+                else readable(name, kind, "")
+                for name, kind, *_ in columns
+            )  # fmt: skip
             names = [name for name, *_ in columns]
             rows = memory.execute(f"SELECT {selected} FROM {table}", pattern)
             number = 0
@@ -248,7 +254,7 @@ def parquet_rows(path: Path) -> Pages:
                 cells = (
                     {name: cell for name, cell in zip(names, row, strict=True) if cell is not None} for row in page
                 )
-                yield [FedRow(number, encoder.encode(each)) for number, each in enumerate(cells, number + 1)]
+                yield [FedRow(number, _exact.encode(each)) for number, each in enumerate(cells, number + 1)]
                 number += len(page)
     except duckdb.Error as error:
         raise ToolkitError(f"{path} is no Parquet file: {str(error).splitlines()[0]}") from error
