@@ -139,7 +139,7 @@ def main(
     found = wait_for_stream(stream, settings, source, stop, once=False)
     if found is None:
         return 0
-    found = charts.roles(found)
+    found = charts.roles(sinks.with_chosen_roles(found, settings, source))
     keep = Expression(found, charts.where) if charts.where else None
     choice = backends.choose(backend) if serve is None and not save else backends.Choice(None, "as the options say")
     os.environ["MPLBACKEND"] = choice.backend or "agg"  # what matplotlib reads while it is imported

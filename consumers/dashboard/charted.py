@@ -1,15 +1,13 @@
 """Which fields of a stream are charted, and how a record gives them."""
 
-from collections.abc import Collection, Sequence
 from typing import Any
 
 from consumers.dashboard.snapshot import Roles
-from utils.records.infer import event_time, values_of, with_roles
+from utils.records.infer import event_time
 from utils.records.stream import BUZZ, Stream
 
 MAX_VALUE = 1e100  # beyond it is no measurement
 SENTIMENT_FLOOR = 0.05
-ENOUGH = 200  # records, to choose the roles that nobody named
 
 
 class Charted:
@@ -65,31 +63,6 @@ class Charted:
         if isinstance(found, int | float) and low <= found <= high:  # a NaN is nowhere
             return float(found)
         return None
-
-
-class Chooser:
-    """Chooses the roles that nobody named from the `first` records, again with each chunk until they are enough."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream, self.charted = stream, Charted(stream)
-        self.first: list[tuple[str, Any]] = []  # with their partitions
-        named = None not in (stream.by, stream.value, stream.histogram)
-        self._missing = 0 if named or stream.name == BUZZ.name else ENOUGH
-
-    def saw(self, partition: str, records: Sequence[Any]) -> bool:
-        """Take in records; whether roles have changed, so that all of `first`, these included, is charted anew."""
-        if self._missing <= 0:
-            self.first.clear()
-            return False
-        self.first += [(partition, record) for record in records]
-        self._missing -= len(records)
-        values = [values_of(self._stream.codec.encode(record)) for _, record in self.first]
-        before, self.charted = self.charted, Charted(with_roles(self._stream, values))
-        return self.charted.stream != before.stream
-
-    def drop(self, partitions: Collection[str]) -> None:
-        """Let go of records that are read again."""
-        self.first = [each for each in self.first if each[0] not in partitions]
 
 
 def _words(name: str) -> str:

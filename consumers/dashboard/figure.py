@@ -14,7 +14,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import FancyBboxPatch
 
 from consumers.dashboard.header import Header, HealthStrip
-from consumers.dashboard.panels import PAD, PANELS, Panel
+from consumers.dashboard.panel import PAD, Panel
+from consumers.dashboard.panels import PANELS
 from consumers.dashboard.snapshot import Snapshot, ThemeName
 from consumers.dashboard.theme import DEFAULT_SIZE, FONTS, PALETTES, style
 

@@ -4,12 +4,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
 from consumers.dashboard import history, stats
-from consumers.dashboard.charted import Chooser
+from consumers.dashboard.charted import Charted
 from consumers.dashboard.history import Arrivals, Histories
 from consumers.dashboard.snapshot import DEFAULT_BUFFERS, Buffers, Snapshot, Source
 from consumers.dashboard.totals import Totals
@@ -41,10 +39,9 @@ class State:
     ) -> None:
         self._lock, self._clock, self._keep = threading.Lock(), clock, keep
         self._source = Source(source)
-        self._chooser = Chooser(stream)
         self._totals = Totals(from_end=from_end)
         self._arrivals = Arrivals(clock(), buffers.points)
-        self._histories = Histories(self._chooser.charted, buffers)
+        self._histories = Histories(Charted(stream), buffers)
 
     def using(self, name: str, detail: str) -> None:
         """Name the source in use; records without ids count only from there."""
@@ -66,13 +63,9 @@ class State:
 
     def _drop(self, *partitions: str) -> None:
         """Let go of partitions; what they hold without ids is in the histories too, so those begin again."""
-        self._chooser.drop(partitions)
         if self._totals.drop(partitions):
-            self._clear_histories()
-
-    def _clear_histories(self) -> None:
-        self._histories = Histories(self._chooser.charted, self._histories.buffers)
-        self._arrivals.clear()
+            self._histories = Histories(self._histories.charted, self._histories.buffers)
+            self._arrivals.clear()
 
     @property
     def begun(self) -> bool:
@@ -97,19 +90,14 @@ class State:
         fresh = self._keep(self._totals.tracker.admit(chunk.records))
         with self._lock:
             self._totals.note_invalid(chunk.partition, chunk.invalid)
-            if fresh and self._chooser.saw(chunk.partition, fresh):
-                self._totals.recount()
-                self._clear_histories()
-                for partition, group in groupby(self._chooser.first, key=itemgetter(0)):
-                    self._take(partition, [record for _, record in group])
-            elif fresh:
+            if fresh:
                 self._take(chunk.partition, fresh)
             if chunk.begins_again:  # what it holds is the last of what was read before
                 self._drop(chunk.partition)
                 self._totals.tracker.begin_again()
 
     def _take(self, partition: str, records: list[Any]) -> None:
-        charted, arrivals, now = self._chooser.charted, self._arrivals, self._clock()
+        charted, arrivals, now = self._histories.charted, self._arrivals, self._clock()
         keys = list(map(charted.key, records))
         total = self._totals.add(partition, keys, [record.sequence is not None for record in records])
         events = [None if (found := charted.event_us(record)) is None else found / 1e6 for record in records]
@@ -120,7 +108,7 @@ class State:
     def snapshot(self) -> Snapshot:
         """What is known now; costs a few milliseconds whatever went through."""
         with self._lock:
-            now, source, charted = self._clock(), self._source, self._chooser.charted
+            now, source, charted = self._clock(), self._source, self._histories.charted
             totals, arrivals, histories = self._totals, self._arrivals, self._histories
             groups, group_count, more_groups = totals.busiest()
             points, measured, lags = list(histories.points), tuple(histories.measures), list(arrivals.lags)

@@ -1,14 +1,12 @@
 """Totals in bounded memory: records in all, per key and per second."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from heapq import nlargest
+from collections.abc import Iterable, Sequence
 
 from utils.reading.tracker import Tracker
 from utils.records.record import Invalid
 
 MAX_KEYS = 10_000
-MAX_DISTINCT = 200_000
 NAME_CHARS = 100
 TOP = 6
 RATE_WINDOW_S = 60
@@ -20,22 +18,14 @@ class KeyCounts:
 
     def __init__(self) -> None:
         self.total = 0
-        self.keys: dict[str, int] = {}
-        self._others: set[int] = set()
+        self.keys: Counter[str] = Counter()
 
     def add(self, keys: Sequence[str]) -> None:
         self.total += len(keys)
-        for full_name, count in Counter(keys).items():
-            name = full_name[:NAME_CHARS]
+        for key, count in Counter(keys).items():
+            name = key[:NAME_CHARS]
             if name in self.keys or len(self.keys) < MAX_KEYS:
-                self.keys[name] = self.keys.get(name, 0) + count
-            elif len(self._others) < MAX_DISTINCT:
-                self._others.add(hash(name))
-
-    @property
-    def distinct(self) -> tuple[int, bool]:
-        """How many keys, and whether there may be more."""
-        return len(self.keys) + len(self._others), len(self._others) >= MAX_DISTINCT
+                self.keys[name] += count
 
 
 class _Partition:
@@ -74,12 +64,6 @@ class Totals:
         gone = [self.partitions.pop(name) for name in tuple(names) if name in self.partitions]
         return any(each.counts.total for each in gone)
 
-    def recount(self) -> None:
-        """Begin to count keys again."""
-        self.identified = KeyCounts()
-        for each in self.partitions.values():
-            each.counts = KeyCounts()
-
     @property
     def total(self) -> int:
         return self.identified.total + sum(each.counts.total for each in self.partitions.values())
@@ -89,14 +73,10 @@ class Totals:
         return sum(each.invalid for each in self.partitions.values())
 
     def busiest(self) -> tuple[tuple[tuple[str, int], ...], int, bool]:
-        """The six busiest keys with their counts, how many keys there are, and whether there may be more."""
-        all_counts = [self.identified, *(each.counts for each in self.partitions.values() if each.counts.total)]
-        merged: Mapping[str, int] = self.identified.keys
-        if len(all_counts) > 1:
-            merged = sum((Counter(each.keys) for each in all_counts), Counter())
-        beyond = sum(each.distinct[0] - len(each.keys) for each in all_counts)
-        top = nlargest(TOP, merged.items(), key=lambda item: item[1])
-        return tuple(top), len(merged) + beyond, any(each.distinct[1] for each in all_counts)
+        """The six busiest keys with their counts, how many keys there are, and whether there are more."""
+        counts = [each.counts.keys for each in self.partitions.values() if each.counts.keys]
+        merged = sum(counts, self.identified.keys) if counts else self.identified.keys
+        return tuple(merged.most_common(TOP)), len(merged), len(merged) >= MAX_KEYS
 
 
 class Rates:
