@@ -85,7 +85,6 @@ fetch_programs() {
     local name machine archive
     command -v mvn >/dev/null 2>&1 ||
         fail "no PostgreSQL found: install it (apt install postgresql, brew install postgresql) or install Maven"
-    command -v xz >/dev/null 2>&1 || fail "xz is missing: install it (apt install xz-utils)"
     case $(uname -m) in x86_64) machine=amd64 ;; aarch64 | arm64) machine=arm64v8 ;; *) machine=$(uname -m) ;; esac
     case $(uname -s) in Darwin) name=darwin-$machine ;; *) name=linux-$machine ;; esac
     partial=$(mktemp -d "$home/.programs-XXXXXX") || fail "$home cannot be written: set POSTGRES_HOME to another folder"
@@ -108,7 +107,11 @@ POM
     fi || fail "what Maven fetched cannot be unpacked: install unzip"
     archive=$(ls "$partial"/*.txz) || fail "what Maven fetched contains no PostgreSQL"
     mkdir "$partial/programs"
-    tar -xJf "$archive" -C "$partial/programs" || fail "$archive cannot be unpacked"
+    if command -v xz >/dev/null 2>&1; then
+        tar -xJf "$archive" -C "$partial/programs"
+    else
+        python3 -m tarfile -e "$archive" "$partial/programs"
+    fi || fail "$archive cannot be unpacked: install xz (apt install xz-utils)"
     chmod -R go+rX "$partial/programs"
     for name in "$partial"/programs/*; do
         [ -e "$home/$(basename "$name")" ] || mv "$name" "$home/" # else another run was faster
