@@ -44,7 +44,7 @@ def _stream(authors: dict[str, int], calm: bool) -> Iterator[tuple[float, Messag
     names, weights = list(authors), list(authors.values())
     while (at := at + rng.choice((0.6, 0.8, 1.0, 1.2, 1.8, 3.6))) < NOW - 1.0:
         sequence += 1
-        mood = rng.gauss(0.61, 0.06) if calm else rng.random()
+        feeling = rng.gauss(0.61, 0.06) if calm else rng.random()
         lag = rng.uniform(0.2, 0.5) + (0.7 if rng.random() < 0.08 else 0.0)
         text = "Hello World " * 3
         length = round(rng.gauss(35.5, 2.2))
@@ -56,7 +56,7 @@ def _stream(authors: dict[str, int], calm: bool) -> Iterator[tuple[float, Messag
             message=text,
             author=author,
             category="hello",
-            sentiment=min(max(mood, 0.0), 1.0),
+            sentiment=min(max(feeling, 0.0), 1.0),
             keyword_mentioned="world",
             message_length=length,
         )

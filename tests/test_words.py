@@ -36,14 +36,7 @@ ALLOWED = re.compile(
     r"PRAGMA foreign_keys|FOREIGN KEY|foreign_keys|Connection(Refused|refused)\w*|connection refused|ECONNREFUSED"
     r"|make_pictures|make pictures|PNG pictures"
 )
-# The dashboard gets its words with its own rebuilding.
-EXEMPT: tuple[str, ...] = (
-    "consumers/dashboard/",
-    "consumers/ragini_visual_consumer.py",
-    "docs/dashboard.md",
-    "tests/test_words.py",
-)
-EXEMPT += ("scripts/bench_dashboard.py", "scripts/make_pictures.py", "tests/consumers/test_dashboard", "tests/corpus/")
+EXEMPT: tuple[str, ...] = ("tests/test_words.py", "tests/corpus/")
 
 FOLDERS = ("utils", "producers", "consumers", "scripts")
 

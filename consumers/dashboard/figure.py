@@ -153,8 +153,8 @@ class Drawing:
         points, height = 72 / DPI, self.dashboard.figure.bbox.height
         titles = (
             f'<rect x="{x0 * points:.1f}" y="{(height - y1) * points:.1f}" width="{(x1 - x0) * points:.1f}"'
-            f' height="{(y1 - y0) * points:.1f}"><title>{escape(told)}</title></rect>'
-            for x0, y0, x1, y1, told in self.dashboard.hints()
+            f' height="{(y1 - y0) * points:.1f}"><title>{escape(hint)}</title></rect>'
+            for x0, y0, x1, y1, hint in self.dashboard.hints()
         )
         group = f'<g style="fill: none; pointer-events: all">{"".join(titles)}</g>'
         return f"{text[: text.rindex('</svg>')]}{group}</svg>".encode()

@@ -82,8 +82,8 @@ class FlowPanel(Panel):
         silence = f"no data\nfor {span(snapshot.idle_s)}" if shortened else "no data"
         self.no_data.set(x=x[-2:].mean(), text=silence if stale and pixels > 0.25 * self.inch else "")
         for at, time, total in zip(x, times, totals, strict=False):
-            told = f"{brief(int(total))} \u00b7 {clock(time, snapshot.now)}"
-            self.hints.append(Hint(self.axes, (at, total, at, total), told))
+            hint = f"{brief(int(total))} \u00b7 {clock(time, snapshot.now)}"
+            self.hints.append(Hint(self.axes, (at, total, at, total), hint))
         reach = f"last {span(max(snapshot.now - times[0], 1))}" if len(times) > 1 else "latest record"
         return [reach, f"{rate(snapshot.rate, snapshot.roles.records)} mean of 60 s"]
 
@@ -144,8 +144,8 @@ class GroupsPanel(Panel):
             label.xy = count, row
             part.set_text(share(count, snapshot.total) if count else "")
             if count:
-                told = f"{text}: {counted(count, snapshot.roles.record)}, {share(count, snapshot.total)}"
-                self.hints.append(Hint(self.axes, (0, row - 0.4, count, row + 0.4), told))
+                hint = f"{text}: {counted(count, snapshot.roles.record)}, {share(count, snapshot.total)}"
+                self.hints.append(Hint(self.axes, (0, row - 0.4, count, row + 0.4), hint))
         more = "over " if snapshot.more_groups else ""
         kinds = counted(snapshot.group_count, plain(snapshot.roles.by), plural(plain(snapshot.roles.by)))
         return [f"{more}{kinds}", counted(snapshot.total, snapshot.roles.record)]
@@ -186,8 +186,8 @@ class HistogramPanel(Panel):
             bar.set(x=left, width=step, height=count, visible=count > 0)
             if count:
                 ends = (left + 0.5, left + step - 0.5) if roles.whole else (left, left + step)
-                told = f"{between(*ends, places)}: {counted(count, roles.record)}"
-                self.hints.append(Hint(self.axes, (left, 0, left + step, count), told))
+                hint = f"{between(*ends, places)}: {counted(count, roles.record)}"
+                self.hints.append(Hint(self.axes, (left, 0, left + step, count), hint))
         self.ticks.set_params(integer=roles.whole)
         end = first + len(counts) * step
         pad = max(0.05 * (end - first), 0.5 * step)

@@ -51,7 +51,7 @@ class TrendPanel(Panel):
         bottom, top = low - pad, high + pad
         self.axes.set(ylim=(bottom, top))
         each = f", each {plain(roles.by)}" if shown[0].name else ""
-        fit(self.axes.xaxis.label, f"{roles.records} ago{each}", self.axes.bbox.width)
+        fit(self.axes.xaxis.label, f"{roles.records} ago{each}", self.axes.bbox.width + 1.2 * self.inch)
         if roles.scale:
             self.axes.set_yticks([*roles.scale, *(roles.zones or ())])
         names = self.draw_zones(snapshot, bottom, top) / self.axes.bbox.width
@@ -102,8 +102,8 @@ class TrendPanel(Panel):
             name = (plain(series.name) or "(no name)") if series.name else "rolling" if is_mean else "latest"
             ends.append((latest, name, palette.accent if single else color))
             for (at, value, odd), time, key in zip(values, series.times, series.keys, strict=True):
-                told = (number(value, places), clock(time, snapshot.now), plain(key))
-                self.hints.append(Hint(self.axes, (at, value, at, value), "anomaly: " * odd + " \u00b7 ".join(told)))
+                hint = (number(value, places), clock(time, snapshot.now), plain(key))
+                self.hints.append(Hint(self.axes, (at, value, at, value), "anomaly: " * odd + " \u00b7 ".join(hint)))
         if single:
             ends.append((shown[0].average, "average", palette.text))
         self.average.set_data(([1 - len(shown[0].values), 0.6], [shown[0].average] * 2) if single else ((), ()))

@@ -52,11 +52,11 @@ def test_bins_of_decimal_numbers_hold_every_value(data: list[float]) -> None:
 
 
 def merged(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """4,900 moods of six authors with habits of their own on a slow swing, then 60 outliers; and which."""
+    """4,900 feelings of six authors with habits of their own on a slow swing, then 60 outliers; and which."""
     rng = np.random.default_rng(seed)
     habits = rng.uniform(0.5, 0.64, 6)
-    mood = habits[rng.integers(0, 6, 4900)] + 0.06 * np.sin(np.arange(4900) / 150) + rng.normal(0, 0.04, 4900)
-    data = np.clip(np.where(rng.random(4900) < 0.2, 0.5, mood), 0, 1)
+    feeling = habits[rng.integers(0, 6, 4900)] + 0.06 * np.sin(np.arange(4900) / 150) + rng.normal(0, 0.04, 4900)
+    data = np.clip(np.where(rng.random(4900) < 0.2, 0.5, feeling), 0, 1)
     out = np.zeros(len(data), dtype=bool)
     out[rng.choice(np.arange(100, 4900), 60, replace=False)] = True
     data[out] = np.where(rng.random(60) < 0.5, rng.uniform(0, 0.1, 60), rng.uniform(0.95, 1, 60))

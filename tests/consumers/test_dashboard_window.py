@@ -89,18 +89,18 @@ class Window:
         self.tool("key", "--clearmodifiers", key)
 
     def saved(self) -> Image.Image:
-        """The picture that the `s` key saves."""
+        """The image that the `s` key saves."""
         deadline_s = time.monotonic() + 40
         while time.monotonic() < deadline_s:  # without a window manager the first key can go astray
             self.press("s")
             with suppress(AssertionError):
                 wait_until(lambda: list(self.data.glob("dashboard-*.png")), timeout_s=4)
                 paths = sorted(self.data.glob("dashboard-*.png"))  # two, if the first key was only slow
-                picture = Image.open(paths[-1]).convert("RGB")
+                image = Image.open(paths[-1]).convert("RGB")
                 for path in paths:
                     path.unlink()
-                return picture
-        raise AssertionError("no picture was saved")
+                return image
+        raise AssertionError("no image was saved")
 
     def pause(self) -> None:
         """Press space until nothing changes any more, not even the clock."""
