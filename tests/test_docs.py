@@ -115,6 +115,16 @@ def test_documented_commands_and_options_exist(module: str, arguments: str) -> N
         assert re.search(rf"{option}\b", known), f"{module} has no {option}"
 
 
+@pytest.mark.parametrize(
+    ("name", "command"), [(name, each) for name in ENTRY_POINTS for each in ("", *COMMANDS.get(name, ()))]
+)
+def test_every_option_is_in_a_document(name: str, command: str) -> None:
+    documented = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
+    options = re.findall(r"^│ \*?\s*(--[a-z][a-z-]*)", run_help(name, command), re.MULTILINE)
+    assert "--data-dir" in options
+    assert [option for option in options if not re.search(rf"{option}\b(?!-)", documented)] == []
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_linked_files_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
