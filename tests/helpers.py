@@ -66,8 +66,8 @@ def open_duckdb(path: Path) -> duckdb.DuckDBPyConnection:
     while True:
         try:
             return duckdb.connect(str(path), read_only=True)
-        except duckdb.IOException as error:
-            if "lock" not in str(error) or time.monotonic() > deadline_s:
+        except duckdb.IOException:  # locked, or its end is being moved
+            if time.monotonic() > deadline_s:
                 raise
         time.sleep(0.01)
 
