@@ -264,13 +264,23 @@ def test_a_message_is_in_all_sinks_soon_after_it_is_acknowledged(settings: Setti
 
 
 def test_a_sink_is_subscribed_until_it_is_dropped(
-    settings: Settings, logged: list[str], capsys: pytest.CaptureFixture[str]
+    settings: Settings, logged: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from utils.emitters.sqlite_emitter import SqliteEmitter
+
+    emit = SqliteEmitter.emit
+
+    def emit_later(self: SqliteEmitter, batch: Batch) -> None:
+        wait_until(lambda: sum("producing to" in line for line in logged) == 3)  # what is pending was logged before
+        emit(self, batch)
+
     assert produce(settings, paced(10), sinks=("file", "sqlite")) == 0
     assert produce(settings, paced(10), sinks=("file",)) == 3
     assert "sqlite not in this run, 10 pending" in capsys.readouterr().out
     assert [line for line in logged if "sqlite is subscribed since" in line and "--drop sqlite" in line]
-    assert produce(settings, paced(1), sinks=("file", "sqlite")) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteEmitter, "emit", emit_later)
+        assert produce(settings, paced(1), sinks=("file", "sqlite")) == 0
     assert [line for line in logged if "10 records are pending for sqlite" in line]
     assert_complete(settings, sinks=["file", "sqlite"])
     assert produce(settings, paced(10), sinks=("file",), drop=("sqlite",)) == 0
