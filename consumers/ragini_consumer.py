@@ -9,12 +9,13 @@ from cyclopts import Parameter
 from loguru import logger
 
 from utils.app import cli, log, signals
-from utils.app.config import BUZZ, DEFAULTS, READING, Begin, Count, Json, Once, Reads, Settings, StreamName, positive
+from utils.app.config import BUZZ, DEFAULTS, READING, Begin, Count, Json, Once, Reads, Settings, StreamName
 from utils.reading.follow import follow
 from utils.reading.processing import wait_for_stream
 from utils.reading.progress import Progress
 from utils.reading.top import Top, TopView, check_top
 from utils.reading.tracker import Tracker
+from utils.reading.windows import window_s
 from utils.records.sentiment import label
 from utils.records.stream import Stream
 from utils.sinks import AUTO, ChosenSource, source
@@ -42,7 +43,7 @@ def main(
     count: Count = None,
     json: Json = False,
     top: Top = False,
-    every: Annotated[float, Parameter(name="--every", validator=positive, help="Seconds of a window of --top.")] = 60,
+    every: Annotated[float, Parameter(name="--every", validator=window_s, help="Seconds of a window of --top.")] = 60,
     settings: Annotated[Settings, Reads(*READING)] = DEFAULTS,
 ) -> int:
     """Show records of any source and follow: the last ten, then each new one.

@@ -76,7 +76,10 @@ OWN = {
         ("missing.jsonl --stream 9", "'9' cannot name a stream"),
     ],
     "producers.ragini_producer": [("--pattern zigzag", 'Invalid value "zigzag" for --pattern. Choose from: "steady"')],
-    "consumers.ragini_consumer": [("--source paper", 'Invalid value "paper" for --source. Choose from: "auto"')],
+    "consumers.ragini_consumer": [
+        ("--source paper", 'Invalid value "paper" for --source. Choose from: "auto"'),
+        ("--top --every 1e-9", "for --every. Must be 0.001 to 1000000000"),
+    ],
     "consumers.ragini_visual_consumer": [
         ("--source paper", 'Invalid value "paper" for --source. Choose from: "auto"'),
         ("--theme pink", 'Invalid value "pink" for --theme. Choose from: "light", "dark"'),

@@ -228,11 +228,12 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("name", "content", "place", "reason"),
         [
-            ("things.jsonl", b'{"n":1}\nbad\n{"n":2}', "byte 8", "malformed"),
+            ("things.jsonl", b'{"n":1}\nbad\n{"n":2}', "byte 8", "not a JSON object"),
             ("things.jsonl", b'{"n":1}\n{"n":2}\n{"n', "byte 16", "truncated"),
-            ("things.jsonl", b'{"n":1}\n[7]\n{"n":2}\n', "byte 8", "Expected `object`"),
-            ("things.jsonl", b'{"n":1}\n{"n":NaN}\n{"n":2}\n', "byte 8", ""),
-            ("things.jsonl", b'{"n":1}\n{"n":"\xff"}\n{"n":2}\n', "byte 8", "utf-8"),
+            ("things.jsonl", b'{"n":1}\n[7]\n{"n":2}\n', "byte 8", "not a JSON object"),
+            ("things.jsonl", b'{"n":1}\n{"n":NaN}\n{"n":2}\n', "byte 8", "NaN or Infinity"),
+            ("things.jsonl", b'{"n":1}\n{"n":"\\ud800"}\n{"n":2}\n', "byte 8", "a lone surrogate in a text"),
+            ("things.jsonl", b'{"n":1}\n{"n":"\xff"}\n{"n":2}\n', "byte 8", "not valid UTF-8"),
             ("things.jsonl", b'{"n":1}\n{"n":' + b"[" * 101 + b"]" * 101 + b'}\n{"n":2}\n', "byte 8", "nested"),
             ("things.jsonl", b'{"n":1}\n{"n":"' + b"x" * 300_000 + b'"}\n{"n":2}\n', "byte 8", "over the limit"),
             ("things.csv", b"n,m\n1,\n1,2,3\n2,\n", "line 3", "3 cells where the first line has 2"),

@@ -66,8 +66,8 @@ class LineCodec(Codec):
     def decode(self, line: bytes | str) -> FedLine:
         data = line.encode() if isinstance(line, str) else line
         data = self.line_of(self._parse(data)) if self._parse else data
+        stamp(data, "", 1, "")  # first, for its reasons are the better ones
         record = self._codec.decode(data)
-        stamp(data, "", 1, "")
         now = instant_text(int(self._clock() * 1000) * 1000)
         return FedLine(data, self._time(record, now), record)
 
