@@ -219,6 +219,7 @@ def test_without_damage_nothing_is_named(settings: Settings, sink: str) -> None:
     assert [(each.runs, each.count, each.pending) for each in report.judgements] == [(1, COUNT, 0)] * 3
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("sink", "change", "words"),
     [

@@ -225,6 +225,7 @@ def test_the_log_of_the_document_is_counted_by_level(feed: Feed, settings: Setti
 
 
 class TestDamage:
+    @pytest.mark.full
     @pytest.mark.parametrize(
         ("name", "content", "place", "reason"),
         [

@@ -75,6 +75,7 @@ def counts(settings: Settings, table: str = "streamed_messages") -> list[int]:
 
 
 class TestRecordings:
+    @pytest.mark.full
     @pytest.mark.parametrize("suffix", ["jsonl", "ndjson", "json", "array.json", "sqlite", "duckdb", "csv", "csv.gz"])
     def test_every_kind_arrives_as_new_records(self, suffix: str, run: Run, settings: Settings, tmp_path: Path) -> None:
         recording = tmp_path / f"old.{suffix}"

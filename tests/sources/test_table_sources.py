@@ -161,6 +161,7 @@ class TestReading:
         kind.emit(2)
         assert sequences(drain(source)) == [1, 2]
 
+    @pytest.mark.full
     @pytest.mark.parametrize(
         "position", ["rubbish", "99:1", "-5:3", "10:20:30", "1:", "²:1", f"{2**63}:1", f"{2**63 - 1}:1", "[3:0:5"]
     )
@@ -186,6 +187,7 @@ class TestReading:
         kind.execute("DELETE FROM streamed_messages WHERE sequence BETWEEN 3 AND 15")
         assert sequences(drain(kind.source())) == [1, 2, 16, 17, 18, 19, 20]
 
+    @pytest.mark.full
     @pytest.mark.parametrize("limit", ["BYTES", "CELLS"])
     def test_large_records_come_in_smaller_chunks(
         self, kind: Kind, limit: str, monkeypatch: pytest.MonkeyPatch
@@ -324,6 +326,7 @@ class TestTypes:
 
 
 class TestTablesOfOthers:
+    @pytest.mark.full
     @pytest.mark.parametrize("identity", ["id INTEGER PRIMARY KEY, ", "id BIGINT, ", ""])
     @pytest.mark.parametrize("timestamp", ["TEXT", "TIMESTAMP"])
     def test_buzzline_tables(self, kind: Kind, identity: str, timestamp: str) -> None:
