@@ -1,6 +1,7 @@
 """docs/your-own-stream.md, followed to the letter in a copy of the project."""
 
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -44,7 +45,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(project: Path, *arguments: str, code: int = 0) -> str:
     """Output of Python with these arguments, stdout before stderr."""
-    done = subprocess.run([sys.executable, *arguments], cwd=project, capture_output=True, text=True, check=False)
+    own = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # a file changed within a second would run as it was
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=project, env=own, capture_output=True, text=True, check=False
+    )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 

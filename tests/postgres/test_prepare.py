@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from scripts.kafka_broker import free_ports
-from scripts.postgres_server import Server
+from scripts.postgres_server import Server, programs
 from tests.reading.test_store import ann, chunk
 from utils.app.config import PROJECT_DIR, processed_store_url
 from utils.reading.store import ProcessedStore
@@ -25,7 +25,9 @@ pytestmark = [pytest.mark.full, pytest.mark.postgres, pytest.mark.skipif(os.name
 
 
 def prepare(target: Path, *arguments: str | int, **environment: str) -> "subprocess.CompletedProcess[str]":
-    own = {**os.environ, "POSTGRES_HOME": str(target), **environment}
+    found = programs()  # else each folder would fetch its own
+    path = os.pathsep.join([*([str(found)] if found else []), os.environ["PATH"]])
+    own = {**os.environ, "PATH": path, "POSTGRES_HOME": str(target), **environment}
     command = ["bash", str(SCRIPT), *map(str, arguments)]
     return subprocess.run(
         command, env=own, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=120
