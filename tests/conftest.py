@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -107,12 +108,17 @@ def measured(record_property: Callable[[str, object], None]) -> Callable[[str], 
 
 
 @pytest.fixture(autouse=True)
-def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable and no .env of the person who runs the tests counts, and nothing goes to their data folder."""
+def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No variable and no .env of the person who runs the tests counts, and nothing goes to their data folder.
+
+    Log lines go to what is stderr when they come: of a test that has ended it is closed, and a thread may outlive it.
+    """
     for variable in config.variables():
         monkeypatch.setenv(variable, "")  # so that what a test's .env sets is undone as well
         monkeypatch.delenv(variable)
     monkeypatch.setenv("BASE_DATA_DIR", str(tmp_path / "data"))
+    yield
+    logger.configure(handlers=[{"sink": lambda text: print(text, end="", file=sys.stderr)}], patcher=lambda _: None)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ class Acknowledging:
 
     def __init__(self, journal: Journal, delivery: Delivery, stop: threading.Event) -> None:
         self.journal, self.delivery, self._stop = journal, delivery, stop
-        self._logged_full = False
+        self._named: set[str] = set()  # sinks that were waited for since the journal was last half full
 
     def append(self, batch: Batch, positions: Mapping[str, str] | None = None) -> bool:
         """Whether the batch is acknowledged; False only when told to stop while waiting.
@@ -57,7 +57,7 @@ class Acknowledging:
         """
         journal, delivery = self.journal, self.delivery
         if journal.pending_bytes < journal.max_bytes // 2:
-            self._logged_full = False
+            self._named.clear()
         if journal.pending_bytes < journal.max_bytes:
             return True
         with suppress(Unavailable):  # a full disk is another reason to wait
@@ -71,9 +71,9 @@ class Acknowledging:
         if worker is None or worker.status.failure:
             reason = worker.status.reason if worker else "it is not in this run: name it in --sinks or --drop it"
             raise Unavailable(f"{full} and {slowest} takes nothing: {reason}")
-        if not self._logged_full:
+        if slowest not in self._named:
             logger.warning("{}: waiting for {}", full, slowest)
-            self._logged_full = True
+            self._named.add(slowest)
         return False
 
     def _wait_for_room(self) -> bool:
