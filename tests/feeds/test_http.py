@@ -2,6 +2,7 @@
 
 import json
 import re
+import secrets
 import socket
 import sqlite3
 import threading
@@ -213,7 +214,7 @@ def test_what_was_rejected_leaves_its_key_free(settings: Settings) -> None:
 def test_a_full_journal_is_answered_with_429_until_there_is_room(settings: Settings) -> None:
     """One sink is down, so nothing leaves the journal; the records that were acknowledged reach it afterwards."""
     small = Settings(data_dir=settings.data_dir, journal_max_mb=1)
-    large = json.dumps({"client": "x" * 200_000})
+    large = json.dumps({"client": secrets.token_hex(100_000)})  # the journal compresses it
     with running(small, sinks=("file", "sqlite")) as feed:
         post(feed.port, ONE)
         with closing(sqlite3.connect(settings.sqlite_path, isolation_level=None)) as other:
