@@ -164,7 +164,10 @@ def begin(command: list[str]) -> subprocess.Popen[bytes]:
 def ask_to_end(process: subprocess.Popen[bytes]) -> None:
     """Send what the process takes as Ctrl+C."""
     if sys.platform == "win32":
-        process.send_signal(signal.CTRL_BREAK_EVENT)
+        try:
+            process.send_signal(signal.CTRL_BREAK_EVENT)
+        except OSError:  # there is no console, as under pythonw
+            process.kill()
     else:
         process.terminate()
 

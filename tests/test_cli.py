@@ -1,5 +1,7 @@
 """What every command line shares: one line for any end, exit codes, variables, and threads left behind."""
 
+import errno
+import io
 import os
 import signal
 import subprocess
@@ -191,6 +193,30 @@ sys.exit(cli.run(main, name="producers.test"))
         process.stderr.close()
         process.stdin.close()
         assert process.wait(30) == expected
+
+
+class Left(io.RawIOBase):
+    """A pipe of Windows whose reader has gone."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: object) -> int:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    def fileno(self) -> int:
+        return os.open(os.devnull, os.O_WRONLY)
+
+
+def test_a_reader_that_leaves_is_no_failure_on_windows_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    def main() -> int:
+        print("x" * 100_000)
+        return 1
+
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(Left())))
+    assert cli.run(main, name="producers.test", arguments=[]) == 0
+    monkeypatch.undo()
+    assert run_raising(OSError(errno.EINVAL, "Invalid argument")) == 3
 
 
 @pytest.mark.full

@@ -1,5 +1,6 @@
 """Log lines: where they go, how much of them is kept, and what they never hold."""
 
+import os
 import threading
 from pathlib import Path
 
@@ -42,6 +43,25 @@ def test_the_log_is_bounded(settings: Settings, path: Path, monkeypatch: pytest.
     assert len(files) == 1 + log.BACKUPS
     assert all(file.stat().st_size <= 2_000 for file in files)
     assert "line 499" in path.read_text(encoding="utf-8")
+
+
+def test_a_log_that_another_process_has_open_loses_no_line(
+    settings: Settings, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows renames no file that is open elsewhere."""
+    monkeypatch.setattr(log, "MAX_BYTES", 2_000)
+
+    def rename(source: str, target: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "rename", rename)
+    log.set_up(settings, "test")
+    for number in range(500):
+        logger.info("line {} of many", number)
+    assert path.read_text(encoding="utf-8").count("of many") == 500
+    monkeypatch.undo()
+    while path.stat().st_size > 2_000:
+        logger.info("it is renamed once that is possible")
 
 
 def test_without_a_place_there_is_no_log_but_no_harm(

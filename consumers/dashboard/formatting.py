@@ -2,10 +2,10 @@
 
 import math
 import unicodedata
-from datetime import datetime
 from itertools import pairwise
 
 from consumers.dashboard.snapshot import Snapshot
+from utils.app import local_time
 
 SOURCES = {"file": "JSONL", "sqlite": "SQLite", "duckdb": "DuckDB", "kafka": "Kafka", "auto": "Auto"}
 _MARKS_PER_LETTER = 2
@@ -24,11 +24,11 @@ def span(seconds: float) -> str:
 
 def clock(epoch_s: float, now: float) -> str:
     """The local time, with its date if that is over a day away from `now`."""
-    return datetime.fromtimestamp(epoch_s).strftime("%H:%M:%S" if abs(now - epoch_s) < 86_400 else "%Y-%m-%d %H:%M")
+    return local_time.of(epoch_s).strftime("%H:%M:%S" if abs(now - epoch_s) < 86_400 else "%Y-%m-%d %H:%M")
 
 
 def moment(epoch_s: float) -> str:
-    return datetime.fromtimestamp(epoch_s).strftime("%Y-%m-%d  %H:%M:%S")
+    return local_time.of(epoch_s).strftime("%Y-%m-%d  %H:%M:%S")
 
 
 def rate(per_second: float, records: str) -> str:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -31,7 +31,7 @@ from utils.records.table import Table, quoted
 from utils.sources import duckdb_source, sqlite_source, table_source
 from utils.sources.base import Chunk, Resume
 from utils.sources.duckdb_source import DuckdbSource
-from utils.sources.sqlite_source import SqliteSource
+from utils.sources.sqlite_source import SqliteSource, database_uri
 from utils.sources.table_source import TableSource
 
 TIMESTAMP = "2026-11-23T19:04:05.123Z"
@@ -580,6 +580,17 @@ class TestFile:
         kind.emit(1, first=2)
         os.utime(kind.path, ns=times_ns)
         assert sequences(drain(source)) == [2]
+
+    @pytest.mark.parametrize(
+        ("path", "uri"),
+        [
+            (PurePosixPath("/data/a b.sqlite"), "file:///data/a%20b.sqlite"),
+            (PureWindowsPath("C:/data/b.sqlite"), "file:///C:/data/b.sqlite"),
+            (PureWindowsPath("//server/share/b.sqlite"), "file:////server/share/b.sqlite"),  # with no host
+        ],
+    )
+    def test_sqlite_finds_files_of_windows_shares(self, path: PurePath, uri: str) -> None:
+        assert database_uri(path) == uri
 
     @pytest.mark.skipif(sys.platform != "linux", reason="reads the process's locks from /proc")
     def test_looking_at_a_duckdb_file_leaves_the_locks_of_this_process_alone(self, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 a check failed; 2 usage, configuration, journal in use; 3 
 """
 
 import atexit
+import errno
 import os
 import re
 import sys
@@ -43,9 +44,7 @@ def run(
     Each function's typed signature is its command line and its docstring the help text. `load_env` brings
     `.env` into the environment (by default `load_env_file`).
     """
-    for stream_name in ("stdout", "stderr"):
-        if getattr(sys, stream_name) is None:  # closed by whoever started us
-            setattr(sys, stream_name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (as long as we live)
+    _prepare_output()
     functions = [narrowed(each) for each in (main, *others)]
     app = App(
         name=f"python -m {name}",
@@ -62,9 +61,6 @@ def run(
     try:
         early.begin()
         logger.remove()  # the library's own way of logging shows values, passwords among them
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, TextIOWrapper):
-                stream.reconfigure(errors="replace")  # a Windows code page has few letters
         (load_env or load_env_file)()
         tokens = _lists_last(sys.argv[1:] if arguments is None else arguments, functions)
         command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
@@ -81,6 +77,20 @@ def run(
     if stuck:
         atexit.register(_leave_behind, stuck, code)
     return code
+
+
+def _prepare_output() -> None:
+    """Make stdout and stderr take any text and, on Windows, the console follow escapes."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started us, or pythonw
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (as long as we live)
+        elif isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a Windows code page has few letters
+    if sys.platform == "win32":
+        import colorama  # loguru brings it there
+
+        colorama.just_fix_windows_console()
 
 
 def _leave_behind(threads: list[threading.Thread], code: int) -> None:
@@ -124,7 +134,7 @@ def _ended_by(error: BaseException, name: str, ready: bool) -> int:
         case ToolkitError():
             logger.opt(exception=error).debug("ended by {!r}", error)
             line, code = _one_line(error), error.exit_code
-        case BrokenPipeError():
+        case OSError() if _reader_left(error):
             _nobody_reads(sys.stdout)
             return 0
         case KeyboardInterrupt():
@@ -179,6 +189,17 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     with console.capture() as text:
         console.print(table)
     _write(text.get().rstrip("\n"), sys.stdout)
+
+
+def _reader_left(error: OSError) -> bool:
+    """Whether what failed was printing to someone who has gone; Windows calls that EINVAL, so it is tried again."""
+    if isinstance(error, BrokenPipeError) or error.errno != errno.EINVAL:
+        return isinstance(error, BrokenPipeError)
+    try:
+        print(flush=True)
+    except OSError:
+        return True
+    return False
 
 
 def _nobody_reads(stream: TextIO) -> None:

@@ -41,6 +41,13 @@ class _FileLog(logging.handlers.RotatingFileHandler):
             return
         super().emit(record)
 
+    def doRollover(self) -> None:  # noqa: N802 (the library's name)
+        """Begin a new file; Windows renames none that another process has open, so this one grows on meanwhile."""
+        try:
+            super().doRollover()
+        except OSError:
+            self.maxBytes += MAX_BYTES
+
     def close(self) -> None:
         with suppress(OSError):  # what a full disk did not take
             super().close()

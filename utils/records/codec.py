@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Raw
 from msgspec.json import Decoder
 
+from utils.app import local_time
 from utils.records.row_types import NONE, OWN, RESERVED, TYPES, attribute_of, row_type, without_none
 
 GROUP_LINES = 64
@@ -64,8 +65,8 @@ def microseconds(text: str) -> int | None:
     """Microseconds since 1970 UTC of a timestamp; local time where it has no zone; None if it is none."""
     try:
         instant = datetime.fromisoformat(text)
-        found = ((instant if instant.tzinfo else instant.astimezone(UTC)) - EPOCH) // MICROSECOND
-    except (ValueError, OverflowError, OSError):
+        found = ((instant if instant.tzinfo else local_time.in_utc(instant)) - EPOCH) // MICROSECOND
+    except (ValueError, OverflowError):
         return None
     return found if _FIRST_US <= found <= _LAST_US else None  # its day in UTC may be outside of the calendar
 

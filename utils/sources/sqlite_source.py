@@ -5,7 +5,7 @@ import sqlite3
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 import msgspec
@@ -100,13 +100,19 @@ def open_source(settings: Settings, stream: Stream, resume: Resume, finished: bo
     return SqliteSource(settings.sqlite_path, stream, resume)
 
 
+def database_uri(path: PurePath) -> str:
+    """The absolute path as SQLite takes it: a Windows share is part of the path there and no host."""
+    uri = path.as_uri()
+    return uri if uri.startswith("file:///") else uri.replace("file://", "file:////", 1)
+
+
 def open_read_only(path: Path) -> tuple[sqlite3.Connection, bool]:
     """A connection that never writes, and whether it sees what is added later.
 
     A database in WAL mode needs files beside it. Where this user may not write them it is read as it is now.
     Raises sqlite3.Error, or Unavailable if a log would have to be read as well.
     """
-    uri = path.resolve().as_uri()
+    uri = database_uri(path.resolve())
     connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, timeout=WAIT_S, check_same_thread=False)
     try:
         connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
