@@ -36,7 +36,7 @@ from utils.app.config import DEFAULTS, PROJECT_DIR, Seed, Settings
 from utils.app.errors import Unavailable
 from utils.checks.accounts import accounts
 from utils.checks.pages import pages
-from utils.clients.kafka_admin import delete_topic
+from utils.clients.kafka_admin import Admin
 from utils.reading.store_table import StoreTable
 from utils.records.codec import instant_text
 from utils.records.record import encode_records
@@ -300,7 +300,7 @@ def main(
             attacked.kill()
             if not all(SINKS[sink].embedded for sink in sinks):
                 with suppress(Unavailable):
-                    delete_topic(settings, settings.topic)
+                    Admin(settings).delete_topic(settings.topic)
 
 
 def _verdict(settings: Settings, sinks: Sequence[str], attacked: Attacked) -> int:

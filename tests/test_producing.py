@@ -251,7 +251,7 @@ def test_a_message_is_in_all_sinks_soon_after_it_is_acknowledged(settings: Setti
 
     stop = threading.Event()
     with producing.session(BUZZ, "ragini", settings, sinks=EMBEDDED, run=Run(), stop=stop) as run:
-        delivery = run.journal.delivery
+        delivery = run.delivery
         for number, (_, message) in enumerate(paced(6), 1):
             run.append(run.batch([message], Batch.of_records)[0])
             acknowledged.append(time.monotonic())
@@ -422,10 +422,10 @@ def test_at_its_limit_the_journal_waits_and_names_each_sink_once(small: Settings
         blocker.execute("BEGIN IMMEDIATE")
         stop = threading.Event()
         with producing.session(BUZZ, "ragini", small, sinks=("file", "sqlite"), run=Run(), stop=stop) as run:
-            while run.journal.has_room():
+            while run.has_room():
                 run.append(run.batch(make_messages(100), Batch.of_records)[0])
-            wait_until(lambda: not run.journal.has_room() and named())
-            assert not any(run.journal.has_room() for _ in range(100))
+            wait_until(lambda: not run.has_room() and named())
+            assert not any(run.has_room() for _ in range(100))
             assert len(named()) == 1
             blocker.rollback()
             assert run.append(run.batch(make_messages(600), Batch.of_records)[0])
@@ -604,10 +604,11 @@ sys.exit(cli.run(main, name="producers.test"))
 
 
 HIDDEN = """
-import os, sys
+import os, sys, types
 import cyclopts, duckdb, loguru, msgspec, numpy, rich.progress  # libraries know the real system
 import portalocker.portalocker  # has a Windows half of its own, chosen by the system's name
 sys.platform = "win32"
+sys.modules["colorama"] = types.SimpleNamespace(just_fix_windows_console=lambda: None)  # loguru brings it there
 class Hide:
     def find_spec(self, name, path=None, target=None):
         if name in {"fcntl", "pwd", "grp", "resource", "termios", "tty", "pty", "syslog", "posix_ipc"}:

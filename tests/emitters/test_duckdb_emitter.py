@@ -61,13 +61,13 @@ def lines(*records: str, stream: Stream = READINGS, first: int = 1) -> Batch:
 def counted(emitter: DuckdbEmitter, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows per window, from now on."""
     windows: list[int] = []
-    insert = emitter.insert
+    insert = emitter._insert
 
-    def noted(page: duckdb_emitter.Columns, first: tuple[str, int] | None = None) -> None:
+    def noted(page: duckdb_emitter.Columns, first: int) -> None:
         windows.append(len(page[0]))
         insert(page, first)
 
-    monkeypatch.setattr(emitter, "insert", noted)
+    monkeypatch.setattr(emitter, "_insert", noted)
     return windows
 
 
@@ -414,23 +414,6 @@ class TestWindows:
         DuckdbEmitter(path, BUZZ).close()
         with duck.connect(path), pytest.raises(Unavailable, match="already attached"):
             duck.connect(path, wait_s=0.0)
-
-    def test_windows_has_a_number_for_a_file_in_use(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Its words are in the language of its user."""
-        path.write_bytes(b"")
-        error = duckdb.IOException("Der Prozess kann nicht auf die Datei zugreifen")
-        denied = PermissionError(13, "Zugriff verweigert")
-        denied.winerror = 32  # type: ignore[attr-defined]
-
-        def deny(*arguments: object) -> None:
-            raise denied
-
-        assert not duck._is_busy(error, path, read_only=True)
-        monkeypatch.setattr("utils.clients.duck.os.name", "nt")
-        monkeypatch.setattr(type(path), "open", deny)
-        assert duck._is_busy(error, path, read_only=True)
-        denied.winerror = 5  # type: ignore[attr-defined]
-        assert not duck._is_busy(error, path, read_only=True)
 
 
 def test_emit_message_keeps_all_fields_and_returns_whether_it_is_stored(path: Path) -> None:

@@ -1,7 +1,5 @@
 """The processed store in PostgreSQL: what only it can do wrong."""
 
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -235,13 +233,8 @@ def tls(server: Server, folder: Path) -> Path:
     ):  # fmt: skip
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
     for name in ("server.key", "server.crt"):
-        path = Path(shutil.copy(folder / name, server.data))
-        owner = server.data.stat()
-        os.chown(path, owner.st_uid, owner.st_gid)
-        path.chmod(0o600)
+        server.place_file(name, (folder / name).read_bytes())
     server.configure("ssl = on")
-    server.stop()
-    server.start()
     return folder / "ca.pem"
 
 

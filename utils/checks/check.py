@@ -94,9 +94,9 @@ def _round_trip(sink: str, settings: Settings, stream: Stream) -> None:
 
 
 def _delete_topic(settings: Settings, topic: str) -> None:
-    from utils.clients.kafka_admin import delete_topic
+    from utils.clients.kafka_admin import Admin
 
     try:
-        delete_topic(settings, topic)
+        Admin(settings).delete_topic(topic)
     except Unavailable as error:
         logger.debug("{}", error)

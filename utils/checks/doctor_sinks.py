@@ -192,7 +192,7 @@ def kafka(settings: Settings) -> Iterator[Sign]:
     from kafka import KafkaConsumer
     from kafka.errors import KafkaError
 
-    from utils.clients.kafka_admin import kafka_python_options, topic_problem
+    from utils.clients.kafka_admin import Admin, kafka_python_options
 
     security = kafka_security()
     topics = [settings.topic_of(name) for name in stream_names(settings)]
@@ -208,7 +208,7 @@ def kafka(settings: Settings) -> Iterator[Sign]:
     yield Sign("kafka", "ok", f"{settings.kafka_broker} answers ({security.protocol}{user}), Kafka {version} or newer")
     for topic, found in partitions.items():
         yield Sign("kafka", "ok", f"topic {topic}" + (f" with {len(found)} partitions" if found else ": none yet"))
-        if found and (problem := topic_problem(settings, topic)):
+        if found and (problem := Admin(settings).problem(topic)):
             yield Sign("kafka", "problem", problem)
 
 

@@ -9,7 +9,7 @@ in between, its rows are overwritten. Four to eight busy writers lost about one 
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,7 +33,6 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
 # DuckDB's own words, in English on every system.
 _LOCKED = "Could not set lock"
 _FATAL = ("not a valid DuckDB database", "version number")
-_SHARING_VIOLATION = 32  # Windows' code for what it words in the language of its user
 
 
 def _mapped(path: Path, error: duckdb.Error) -> ToolkitError:
@@ -88,39 +87,8 @@ def _half_created(path: Path) -> bool:
     return not start or (start[8:12] == b"DUCK" and len(start) < _HEADER_BYTES)
 
 
-def _is_busy(error: duckdb.Error, path: Path, *, read_only: bool) -> bool:
-    """Whether another process, or this one with another connection, has the file."""
-    if isinstance(error, duckdb.ResourceInUseException) or _LOCKED in str(error):
-        return True
-    if os.name == "nt":
-        try:
-            path.open("rb" if read_only else "r+b").close()
-        except OSError as denied:
-            return getattr(denied, "winerror", 0) == _SHARING_VIOLATION
-    return False
-
-
-def _once_free(attempt: Callable[[], object], path: Path, *, read_only: bool, wait_s: float) -> None:
-    """Make the `attempt` until no other process (or this one, with another connection) has the file."""
-    deadline_s = time.monotonic() + wait_s
-    while True:
-        try:
-            attempt()
-            return
-        except duckdb.Error as error:
-            busy = _is_busy(error, path, read_only=read_only)
-            half_created = not busy and isinstance(error, duckdb.IOException) and _half_created(path)
-            late = time.monotonic() >= deadline_s
-            if not (busy or half_created) or (busy and late):
-                raise _mapped(path, error) from error
-            if half_created and late:
-                if read_only:
-                    raise Absent(f"{path} is empty, its database perhaps being created") from error
-                path.unlink(missing_ok=True)
-        time.sleep(_RETRY_S)
-
-
 def _attach(memory: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool, wait_s: float) -> None:
+    """Attach the file as `sink`, once no other process (or this one, with another connection) has it."""
     name = str(path.absolute())  # `:memory:` would be no file
     try:
         name.encode()
@@ -129,16 +97,26 @@ def _attach(memory: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool, w
     if "?" in name and not read_only and os.name != "nt":  # it would look for its log elsewhere
         raise ToolkitError(f"{path}: DuckDB cannot write where a name has a ? in it; use another name")
     quoted = name.replace("'", "''")
-
-    def attach() -> None:
+    deadline_s = time.monotonic() + wait_s
+    while True:
         how = "READ_ONLY" if read_only else f"ROW_GROUP_SIZE {_ROW_GROUP_SIZE}"
         if not read_only and not path.exists():
             how += f", STORAGE_VERSION '{_STORAGE_VERSION}'"
-        memory.execute(f"ATTACH '{quoted}' AS sink (TYPE duckdb, {how})")
-
-    _once_free(attach, path, read_only=read_only, wait_s=wait_s)
-    with errors(path):
-        memory.execute("USE sink")
+        try:
+            memory.execute(f"ATTACH '{quoted}' AS sink (TYPE duckdb, {how})")
+            memory.execute("USE sink")
+            return
+        except duckdb.Error as error:
+            is_late, mapped = time.monotonic() >= deadline_s, _mapped(path, error)
+            is_in_use = isinstance(error, duckdb.ResourceInUseException) or _LOCKED in str(error)
+            is_half_created = not is_in_use and _half_created(path)
+            if is_half_created and is_late and read_only:
+                raise Absent(f"{path} is empty, its database perhaps being created") from error
+            if is_half_created and is_late:
+                path.unlink(missing_ok=True)
+            elif not is_half_created and (is_late or not isinstance(mapped, Unavailable)):
+                raise mapped from error
+        time.sleep(_RETRY_S)
 
 
 def connect(path: Path, *, read_only: bool = False, wait_s: float = 1.0) -> duckdb.DuckDBPyConnection:

@@ -4,10 +4,20 @@ import errno
 import os
 import stat
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from utils.app.errors import SinkReplaced, ToolkitError, Unavailable
+
+
+@contextmanager
+def errors(path: Path) -> Iterator[None]:
+    """Map OSError to Unavailable."""
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"{path}: {error.strerror or error}") from error
 
 
 def sync(fd: int) -> None:
@@ -43,12 +53,11 @@ def sync_path(path: Path) -> None:
 
 def file_id(path: Path) -> tuple[int, int] | None:
     """Device and inode of the file now at `path`, None if there is none. Raises Unavailable if nobody can tell."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise Unavailable(f"{path}: {error.strerror or error}") from error
+    with errors(path):
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            return None
     return status.st_dev, status.st_ino
 
 

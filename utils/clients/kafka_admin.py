@@ -17,7 +17,6 @@ from utils.app.errors import ToolkitError, Unavailable
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaException
-    from confluent_kafka.admin import AdminClient
 
 ANSWER_S = 1.5
 REQUEST_S = 5.0
@@ -94,24 +93,19 @@ def kafka_python_options(settings: Settings) -> dict[str, Any]:
     return options
 
 
-def unreachable(settings: Settings, log: ClientLog) -> Unavailable:
-    """Why no broker answered, in one line."""
-    user, reason = kafka_security().username, f": {log.reason}" * bool(log.reason)
-    credentials = "check KAFKA_USERNAME, KAFKA_PASSWORD and KAFKA_SASL_MECHANISM"
-    if log.credentials_rejected:
-        return Unavailable(f"Kafka at {settings.kafka_broker} rejects user {user!r}, {credentials}{reason}")
-    if "SSL" in reason or "certificate" in reason:
-        return Unavailable(f"no trusted connection to {settings.kafka_broker}, check KAFKA_CA_FILE{reason}")
-    hint = f" (if it is up, {credentials})" if user and "connection refused" not in reason.lower() else ""
-    return Unavailable(f"no Kafka broker answers at {settings.kafka_broker}{hint}{reason}")
-
-
 def failed(error: "KafkaException", settings: Settings, log: ClientLog) -> Unavailable:
     """What a failed call means: no broker answers, or one answers with a reason."""
     reason = error.args[0]
-    if reason.name() in ("_TIMED_OUT", "_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE", "_SSL", "_AUTHENTICATION"):
-        return unreachable(settings, log)
-    return Unavailable(f"Kafka at {settings.kafka_broker}: {reason.str()}")
+    if reason.name() not in ("_TIMED_OUT", "_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE", "_SSL", "_AUTHENTICATION"):
+        return Unavailable(f"Kafka at {settings.kafka_broker}: {reason.str()}")
+    user, detail = kafka_security().username, f": {log.reason}" * bool(log.reason)
+    credentials = "check KAFKA_USERNAME, KAFKA_PASSWORD and KAFKA_SASL_MECHANISM"
+    if log.credentials_rejected:
+        return Unavailable(f"Kafka at {settings.kafka_broker} rejects user {user!r}, {credentials}{detail}")
+    if "SSL" in detail or "certificate" in detail:
+        return Unavailable(f"no trusted connection to {settings.kafka_broker}, check KAFKA_CA_FILE{detail}")
+    hint = f" (if it is up, {credentials})" if user and "connection refused" not in detail.lower() else ""
+    return Unavailable(f"no Kafka broker answers at {settings.kafka_broker}{hint}{detail}")
 
 
 @dataclass(frozen=True)
@@ -124,71 +118,106 @@ class Topic:
     max_bytes: int
 
 
-def open_topic(admin: "AdminClient", settings: Settings, name: str, log: ClientLog) -> Topic:
-    """The topic, which is created if it is missing.
+class Admin:
+    """Asks the brokers about topics, and makes and deletes them; `options` are those of every client."""
 
-    Raises Unavailable if no broker answers or the topic cannot be created now, ToolkitError if it never can or if it
-    breaks the promise.
-    """
-    found = described(admin, settings, name, log)
-    if found is None:
-        _create(admin, settings, name)
-        deadline_s = time.monotonic() + REQUEST_S
-        while (found := described(admin, settings, name, log)) is None:
-            if time.monotonic() > deadline_s:
-                raise Unavailable(f"topic {name} was created, but the brokers do not show it yet")
-            time.sleep(0.02)
-    options = topic_options(admin, settings, name, log)
-    if problem := _problem(name, options):
-        raise ToolkitError(problem)
-    return Topic(name, *found, int(options.get("max.message.bytes", DEFAULT_MAX_BYTES)))
+    def __init__(self, settings: Settings, log: ClientLog | None = None) -> None:
+        """Connect to nothing yet. Raises ToolkitError if the settings cannot be used."""
+        from confluent_kafka import KafkaException
+        from confluent_kafka.admin import AdminClient
 
+        self.settings, self.log = settings, log or ClientLog("kafka")
+        self.options = librdkafka_options(settings) | {"error_cb": self.log.on_error, "logger": self.log.logger}
+        try:
+            self.client: AdminClient = AdminClient(self.options)
+        except KafkaException as error:
+            raise ToolkitError(f"Kafka cannot be used with these settings: {error.args[0].str()}") from error
 
-def described(admin: "AdminClient", settings: Settings, name: str, log: ClientLog) -> tuple[str, int] | None:
-    """Id and number of partitions of a topic, None if there is none."""
-    from confluent_kafka import KafkaException, TopicCollection
+    def open_topic(self, name: str) -> Topic:
+        """The topic, which is created if it is missing.
 
-    try:
-        found = admin.describe_topics(TopicCollection([name]), request_timeout=ANSWER_S)[name].result()
-    except KafkaException as error:
-        admin.poll(0)
-        reason = error.args[0]
-        if reason.name() in ("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC"):
-            return None
-        if reason.name() in ("TOPIC_EXCEPTION", "_INVALID_ARG"):
-            raise ToolkitError(f"BUZZ_TOPIC is {name!r}: {reason.str()}") from error
-        if reason.name() == "TOPIC_AUTHORIZATION_FAILED":
-            raise Unavailable(f"topic {name} may not be described by this user: {reason.str()}") from error
-        raise failed(error, settings, log) from error
-    return str(found.topic_id), len(found.partitions)
+        Raises Unavailable if no broker answers or the topic cannot be created now, ToolkitError if it never can or if
+        it breaks the promise.
+        """
+        found = self.described(name)
+        if found is None:
+            self._create(name)
+            deadline_s = time.monotonic() + REQUEST_S
+            while (found := self.described(name)) is None:
+                if time.monotonic() > deadline_s:
+                    raise Unavailable(f"topic {name} was created, but the brokers do not show it yet")
+                time.sleep(0.02)
+        options = self._topic_options(name)
+        if problem := _problem(name, options):
+            raise ToolkitError(problem)
+        return Topic(name, *found, int(options.get("max.message.bytes", DEFAULT_MAX_BYTES)))
 
+    def described(self, name: str) -> tuple[str, int] | None:
+        """Id and number of partitions of a topic, None if there is none."""
+        from confluent_kafka import KafkaException, TopicCollection
 
-def topic_options(admin: "AdminClient", settings: Settings, name: str, log: ClientLog) -> dict[str, str]:
-    """The configuration of a topic, nothing if this user may not know it."""
-    from confluent_kafka import KafkaException
-    from confluent_kafka.admin import ConfigResource
+        try:
+            found = self.client.describe_topics(TopicCollection([name]), request_timeout=ANSWER_S)[name].result()
+        except KafkaException as error:
+            self.client.poll(0)
+            reason = error.args[0]
+            if reason.name() in ("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC"):
+                return None
+            if reason.name() in ("TOPIC_EXCEPTION", "_INVALID_ARG"):
+                raise ToolkitError(f"BUZZ_TOPIC is {name!r}: {reason.str()}") from error
+            if reason.name() == "TOPIC_AUTHORIZATION_FAILED":
+                raise Unavailable(f"topic {name} may not be described by this user: {reason.str()}") from error
+            raise failed(error, self.settings, self.log) from error
+        return str(found.topic_id), len(found.partitions)
 
-    topic = ConfigResource(ConfigResource.Type.TOPIC, name)
-    try:
-        found = admin.describe_configs([topic], request_timeout=REQUEST_S)[topic].result()
-    except KafkaException as error:
-        if "AUTHORIZATION" not in error.args[0].name():
-            raise failed(error, settings, log) from error
-        logger.warning("kafka: this user may not read the configuration of {}: is it compacted? what is its "
-                       "max.message.bytes?", name)  # fmt: skip
-        return {}
-    return {option: entry.value for option, entry in found.items()}
+    def problem(self, name: str) -> str:
+        """Why a topic would lose records; "" if it would not or does not exist. Raises like `described`."""
+        return "" if self.described(name) is None else _problem(name, self._topic_options(name))
 
+    def _topic_options(self, name: str) -> dict[str, str]:
+        """The configuration of a topic, nothing if this user may not know it."""
+        from confluent_kafka import KafkaException
+        from confluent_kafka.admin import ConfigResource
 
-def topic_problem(settings: Settings, name: str) -> str:
-    """Why a topic would lose records, "" if it would not or does not exist. Raises Unavailable if nobody answers."""
-    from confluent_kafka.admin import AdminClient
+        topic = ConfigResource(ConfigResource.Type.TOPIC, name)
+        try:
+            found = self.client.describe_configs([topic], request_timeout=REQUEST_S)[topic].result()
+        except KafkaException as error:
+            if "AUTHORIZATION" not in error.args[0].name():
+                raise failed(error, self.settings, self.log) from error
+            logger.warning("kafka: this user may not read the configuration of {}: is it compacted? what is its "
+                           "max.message.bytes?", name)  # fmt: skip
+            return {}
+        return {option: entry.value for option, entry in found.items()}
 
-    log = ClientLog("kafka")
-    admin: AdminClient = AdminClient(librdkafka_options(settings) | {"error_cb": log.on_error, "logger": log.logger})
-    if described(admin, settings, name, log) is None:
-        return ""
-    return _problem(name, topic_options(admin, settings, name, log))
+    def _create(self, name: str) -> None:
+        from confluent_kafka import KafkaException
+        from confluent_kafka.admin import NewTopic
+
+        partitions, copies = self.settings.kafka_partitions, self.settings.kafka_replication or -1
+        wanted = NewTopic(name, partitions, copies, config={"cleanup.policy": "delete"})
+        try:
+            self.client.create_topics([wanted], operation_timeout=REQUEST_S, request_timeout=REQUEST_S)[name].result()
+        except KafkaException as error:
+            reason = error.args[0]
+            if reason.name() == "TOPIC_ALREADY_EXISTS":
+                return
+            if reason.name() == "TOPIC_EXCEPTION":
+                raise ToolkitError(f"BUZZ_TOPIC is {name!r}: {reason.str()}") from error
+            raise Unavailable(
+                f"topic {name} is missing and cannot be created ({reason.str()}): "
+                "create it with kafka-topics.sh, or change KAFKA_PARTITIONS and KAFKA_REPLICATION"
+            ) from error
+        logger.info("kafka: topic {} created with {} partitions", name, partitions)
+
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic and what it contains. Raises Unavailable if that fails."""
+        from confluent_kafka import KafkaException
+
+        try:
+            self.client.delete_topics([name], operation_timeout=REQUEST_S, request_timeout=REQUEST_S)[name].result()
+        except KafkaException as error:
+            raise Unavailable(f"topic {name} cannot be deleted: {error.args[0].str()}") from error
 
 
 def _problem(name: str, options: Mapping[str, str]) -> str:
@@ -198,38 +227,3 @@ def _problem(name: str, options: Mapping[str, str]) -> str:
             "set its cleanup.policy to delete, or name another topic"
         )
     return ""
-
-
-def _create(admin: "AdminClient", settings: Settings, name: str) -> None:
-    from confluent_kafka import KafkaException
-    from confluent_kafka.admin import NewTopic
-
-    wanted = NewTopic(
-        name, settings.kafka_partitions, settings.kafka_replication or -1, config={"cleanup.policy": "delete"}
-    )
-    try:
-        admin.create_topics([wanted], operation_timeout=REQUEST_S, request_timeout=REQUEST_S)[name].result()
-    except KafkaException as error:
-        reason = error.args[0]
-        if reason.name() == "TOPIC_ALREADY_EXISTS":
-            return
-        if reason.name() == "TOPIC_EXCEPTION":
-            raise ToolkitError(f"BUZZ_TOPIC is {name!r}: {reason.str()}") from error
-        raise Unavailable(
-            f"topic {name} is missing and cannot be created ({reason.str()}): "
-            "create it with kafka-topics.sh, or change KAFKA_PARTITIONS and KAFKA_REPLICATION"
-        ) from error
-    logger.info("kafka: topic {} created with {} partitions", name, settings.kafka_partitions)
-
-
-def delete_topic(settings: Settings, name: str) -> None:
-    """Delete a topic and what it contains. Raises Unavailable if that fails."""
-    from confluent_kafka import KafkaException
-    from confluent_kafka.admin import AdminClient
-
-    log = ClientLog("kafka")
-    admin = AdminClient(librdkafka_options(settings), logger=log.logger)
-    try:
-        admin.delete_topics([name], operation_timeout=REQUEST_S, request_timeout=REQUEST_S)[name].result()
-    except KafkaException as error:
-        raise Unavailable(f"topic {name} cannot be deleted: {error.args[0].str()}") from error

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from utils.app.errors import ToolkitError, Unavailable
-from utils.clients.files import file_id, sync_path
+from utils.clients import files
 
 # For new files. Batches and rows in bulk go in 0.7 of the time that pages of 4 KiB take.
 PAGE_BYTES = 16_384
@@ -40,11 +40,8 @@ def connect(path: Path, *, wait_s: float = 1.0) -> sqlite3.Connection:
 
     `wait_s` is how long a statement waits for another writer. Raises like `errors`.
     """
-    with errors(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise Unavailable(f"{path.parent} cannot be used as a folder: {error.strerror}") from error
+    with errors(path), files.errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(path, timeout=wait_s, isolation_level=None, check_same_thread=False)
         try:
             connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
@@ -52,13 +49,10 @@ def connect(path: Path, *, wait_s: float = 1.0) -> sqlite3.Connection:
             connection.execute("PRAGMA synchronous=FULL")
             if sys.platform == "darwin":
                 connection.execute("PRAGMA fullfsync=ON")
-            sync_path(path.parent)  # the names of new files
-        except sqlite3.Error:
+            files.sync_path(path.parent)  # the names of new files
+        except (sqlite3.Error, OSError):
             connection.close()
             raise
-        except OSError as error:
-            connection.close()
-            raise Unavailable(f"{path.parent}: {error.strerror or error}") from error
     return connection
 
 
@@ -98,7 +92,7 @@ def checkpoint(connection: sqlite3.Connection) -> None:
 def close(connection: sqlite3.Connection, path: Path, opened: tuple[int, int] | None) -> None:
     """Close a connection; a file that was moved since it was `opened` gets everything first."""
     with suppress(Unavailable, sqlite3.Error):
-        if file_id(path) != opened:
+        if files.file_id(path) != opened:
             checkpoint(connection)
     connection.close()
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from loguru import logger
 
-from utils.app.errors import Rejected, ToolkitError, Unavailable
+from utils.app.errors import Rejected, ToolkitError
+from utils.clients.files import errors
 from utils.emitters.file_emitter import FileEmitter
 from utils.records.codec import encoder
 from utils.records.identity import identity_of
@@ -33,14 +34,10 @@ class DeadLetters:
             return
         with closing(FileEmitter(self._path)) as letters:
             letters.last([])
-        try:
-            with self._path.open("rb") as lines:
-                for line in lines:
-                    found = identity_of(line)
-                    if found and found[1] <= runs.get(found[0], 0):
-                        self._sequences.add(found[1])
-        except OSError as error:
-            raise Unavailable(f"{self._path}: {error.strerror}") from error
+        with errors(self._path), self._path.open("rb") as lines:
+            for found in filter(None, map(identity_of, lines)):
+                if found[1] <= runs.get(found[0], 0):
+                    self._sequences.add(found[1])
 
     def after(self, place: int) -> int:
         """The place behind the letters that follow directly on `place`: the sink is the cursor, letters only step."""

@@ -6,21 +6,24 @@ sequence counts the journal's records over all runs, so a place in the journal i
 
 import secrets
 import sqlite3
+import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
+from typing import NamedTuple
 
 import lz4.block
 
 from utils.app.errors import ToolkitError
 from utils.delivery.journal_file import JournalFile
-from utils.delivery.recent import Recent
 from utils.records.codec import instant_text
 from utils.records.record import Batch
 from utils.records.stream import Stream
 
 MAX_BATCH_BYTES = 16 << 20
+RECENT_RECORDS, RECENT_BYTES = 50_000, 32 << 20
 VERSION = 3  # of the schema
 
 _SCHEMA = (
@@ -35,11 +38,9 @@ _SCHEMA = (
 _NOTE = "UPDATE subscriptions SET reached = ?, mark = ? WHERE sink = ?"
 
 
-@dataclass(frozen=True)
-class Subscription:
+class Subscription(NamedTuple):
     """A sink that gets every record behind `after`, since `since`; `reached` and `mark` are what it had last."""
 
-    sink: str
     since: str
     after: int
     reached: int
@@ -52,15 +53,15 @@ class Journal:
     def __init__(self, path: Path, stream: Stream, *, max_bytes: int = 1 << 30) -> None:
         """Open or create the journal `path` (its stem names the producer) and begin a run.
 
-        Raises ToolkitError if another process uses it (the PID is named), if it is another stream's or of the first
-        edition, or if the folder cannot be used.
+        Raises ToolkitError if another process uses it (the PID is named), if it is another stream's or of another
+        version, or if the folder cannot be used.
         """
         self.max_bytes = max_bytes
         self._codec = stream.codec
-        self._recent = Recent()
+        self._recent = _Recent()
         self._file = JournalFile(path)
         try:
-            self._run, self.producer_id, self.last = self._begin_run(stream.name)
+            self.producer_id, self.last = self._begin_run(stream.name)
         except ToolkitError:
             self.close()
             raise
@@ -71,16 +72,12 @@ class Journal:
         """Everything up to here has left the journal."""
 
     @property
-    def path(self) -> Path:
-        return self._file.path
-
-    @property
     def key(self) -> str:
         """`<name>-<journal>`, the same in all runs."""
         return self.producer_id.rpartition("-")[0]
 
-    def _begin_run(self, stream: str) -> tuple[int, str, int]:
-        """Commit a new run; its number, its id and the last sequence assigned before it.
+    def _begin_run(self, stream: str) -> tuple[str, int]:
+        """Commit a new run; its id and the last sequence assigned before it.
 
         The commit also makes durable what a killed process left, before any of it is delivered.
         """
@@ -88,32 +85,23 @@ class Journal:
             execute = connection.execute
             ((version,),) = execute("PRAGMA user_version").fetchall()
             if version != VERSION:
-                self._check_new(connection, version)
+                if version or execute("SELECT 1 FROM sqlite_master").fetchall():
+                    raise ToolkitError(
+                        f"{self._file.path} is no journal of this version: "
+                        "deliver its rest with the version that wrote it, or move it away"
+                    )
                 for table in _SCHEMA:
                     execute(f"CREATE TABLE {table}")
                 execute(f"PRAGMA user_version = {VERSION}")
             execute("INSERT INTO facts VALUES ('stream', ?) ON CONFLICT DO NOTHING", (stream,))
             ((known,),) = execute("SELECT value FROM facts WHERE name = 'stream'").fetchall()
             if known != stream:
-                raise ToolkitError(f"{self.path} belongs to stream {known}, not {stream}: use another --data-dir")
+                raise ToolkitError(f"{self._file.path} belongs to stream {known}, not {stream}: use another --data-dir")
             rows = execute("SELECT producer_id, last FROM runs ORDER BY run DESC LIMIT 1").fetchall()
-            newest, last = rows[0] if rows else (f"{self.path.stem}-{secrets.token_hex(4)}-", 0)
+            newest, last = rows[0] if rows else (f"{self._file.path.stem}-{secrets.token_hex(4)}-", 0)
             producer_id = f"{newest.rpartition('-')[0]}-{secrets.token_hex(4)}"
-            insert = "INSERT INTO runs (producer_id, first, last) VALUES (?, ?, ?) RETURNING run"
-            ((number,),) = execute(insert, (producer_id, last + 1, last)).fetchall()
-        return number, producer_id, last
-
-    def _check_new(self, connection: sqlite3.Connection, version: int) -> None:
-        """Raise ToolkitError unless the file is empty."""
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master").fetchall()}
-        if "identities" in tables:
-            ((pending,),) = connection.execute("SELECT COALESCE(SUM(count), 0) FROM batches").fetchall()
-            raise ToolkitError(
-                f"{self.path} is a journal of the first edition with {pending:,} pending messages: deliver them "
-                "with the version that wrote it, or move the file away"
-            )
-        if tables or version:
-            raise ToolkitError(f"{self.path} is no journal of this version: move it away, or use another --data-dir")
+            execute("INSERT INTO runs (producer_id, first, last) VALUES (?, ?, ?)", (producer_id, last + 1, last))
+        return producer_id, last
 
     def append(
         self,
@@ -131,15 +119,16 @@ class Journal:
         """
         with self._file.transaction() as connection:
             advanced = connection.execute(
-                "UPDATE runs SET last = ? WHERE run = ? AND last = ? AND run = (SELECT MAX(run) FROM runs)",
-                (batch.last, self._run, batch.first - 1),
-            )
-            if advanced.rowcount != 1:
-                raise ToolkitError(f"another process writes to journal {self.path} by now; this one ends")
+                "UPDATE runs SET last = ? WHERE producer_id = ? AND last = ? AND run = (SELECT MAX(run) FROM runs) "
+                "RETURNING run",
+                (batch.last, self.producer_id, batch.first - 1),
+            ).fetchall()
+            if not advanced:
+                raise ToolkitError(f"another process writes to journal {self._file.path} by now; this one ends")
             # Compressed, because a fraction of the bytes is written and synced for less than that costs.
             stored = lz4.block.compress(batch.lines) if batch.count else b""
             if batch.count:
-                row = (batch.last, self._run, batch.count, stored)
+                row = (batch.last, advanced[0][0], batch.count, stored)
                 connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?)", row)
             for position in (positions or {}).items():
                 connection.execute("INSERT OR REPLACE INTO positions VALUES (?, ?)", position)
@@ -197,7 +186,7 @@ class Journal:
     def subscriptions(self) -> dict[str, Subscription]:
         """All subscribed sinks, in the order in which they were subscribed."""
         rows = self._file.query("SELECT sink, since, after, reached, mark FROM subscriptions ORDER BY rowid")
-        return {row[0]: Subscription(*row) for row in rows}
+        return {sink: Subscription(*rest) for sink, *rest in rows}
 
     def subscribe(self, sinks: Iterable[str]) -> None:
         """From now on these sinks get every record, in this run or another, until `drop`."""
@@ -246,3 +235,29 @@ def _joined(batches: Iterable[Batch], after: int, max_count: int) -> Batch | Non
         if count >= max_count:
             break
     return Batch.join(found) if found else None
+
+
+class _Recent:
+    """The latest batches, for workers that keep up to read from memory, whose columns so are made once."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._batches: deque[Batch] = deque()
+        self._bytes = 0
+
+    def add(self, batch: Batch) -> None:
+        """Keep a batch and let go of the oldest ones that are too many."""
+        with self._mutex:
+            self._batches.append(batch)
+            self._bytes += len(batch.lines)
+            while self._batches and (
+                batch.last - self._batches[0].first >= RECENT_RECORDS or self._bytes > RECENT_BYTES
+            ):
+                self._bytes -= len(self._batches.popleft().lines)
+
+    def after(self, sequence: int) -> list[Batch]:
+        """The batches with records behind a sequence if all of them are here, else none."""
+        with self._mutex:
+            if not self._batches or self._batches[0].first - 1 > sequence:
+                return []
+            return list(takewhile(lambda batch: batch.last > sequence, reversed(self._batches)))[::-1]

@@ -3,12 +3,11 @@
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import portalocker
-from loguru import logger
 
 from utils.app.errors import ToolkitError
 from utils.clients import sqlite
@@ -50,29 +49,26 @@ class JournalFile:
     def close(self) -> None:
         """Release file and lock; may be called twice."""
         with self._mutex:
-            try:
+            with suppress(sqlite3.Error):
                 # Shrink the file after an outage has made it large and all of it was delivered.
                 ((pages,),) = self._connection.execute("PRAGMA page_count").fetchall()
                 ((free,),) = self._connection.execute("PRAGMA freelist_count").fetchall()
                 if free > max(1000, pages // 2):
                     self._connection.execute("VACUUM")
-            except sqlite3.Error as error:
-                logger.debug("{}: its space is not freed: {}", self.path, error)
             sqlite.close(self._connection, self.path, self._opened)
             self._lock.release()
 
 
 def _locked(path: Path) -> portalocker.PidFileLock:
     """The lock of a journal. Raises ToolkitError naming the process that has it."""
+    lock = portalocker.PidFileLock(path.with_suffix(".pid"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = portalocker.PidFileLock(path.with_suffix(".pid"))
         lock.acquire()
     except portalocker.AlreadyLocked as error:
         user = lock.read_pid() or "unknown"
-        raise ToolkitError(
-            f"journal {path} is in use by process {user}: stop it first, or use another --data-dir"
-        ) from error
+        in_use = f"journal {path} is in use by process {user}"
+        raise ToolkitError(f"{in_use}: stop it first, or use another --data-dir") from error
     except OSError as error:
         raise ToolkitError(f"data folder cannot be used: {path.parent}: {error.strerror or error}") from error
     return lock

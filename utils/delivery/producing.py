@@ -1,24 +1,23 @@
-"""What all producers do with the records they make or read: acknowledge, deliver, drain, report; and pace."""
+"""What all producers do with the records they make or read: open, pace, drain, report."""
 
 import os
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from loguru import logger
 
-from utils.app import cli, early, signals
+from utils.app import cli, signals
 from utils.app.config import Settings
-from utils.app.errors import ToolkitError
-from utils.delivery.acknowledging import Acknowledging
+from utils.app.errors import ToolkitError, Unavailable
 from utils.delivery.journal import Journal
+from utils.delivery.session import MAX_SHOWN, MakeBatch, Session
 from utils.delivery.worker import Delivery
 from utils.records.codec import instant_text
 from utils.records.record import Batch
@@ -28,11 +27,7 @@ from utils.sinks import EMBEDDED, SINKS, WHOLE_RUN, Run
 
 MAX_APPEND = 10_000
 MAX_APPEND_BYTES = 2 << 20
-MAX_KEPT_NAMES = 1_000
-OTHERS = "(others)"
-MAX_SHOWN = 50  # names in a line, and characters of a name
 FIRST_LOOK_S = 2.0
-REPORT_EVERY_S = 5.0
 OWN_FOLDERS = ("journal", "dead_letter", "logs", "processed", "streams")
 # Below this interval single records are not logged, only the running total.
 SHOWN_INTERVAL_S = 0.1
@@ -40,86 +35,15 @@ SHOWN_INTERVAL_S = 0.1
 SWITCH_INTERVAL_S = 0.0005
 
 
-class Item(Protocol):
-    """What a producer makes: a Record, or a Line that another program made."""
-
-    timestamp: str
-
-
 Paced = Iterable[tuple[float, Any]]
-"""Pairs of a gap (in intervals) and the Item that comes after it; one without a timestamp gets the present time."""
-MakeBatch = Callable[[Sequence[Any], str, int, Any], Batch]
-
-
-class Session:
-    """What one run of a producer acknowledges and counts; `code` is its exit code, once it has ended.
-
-    One thread at a time makes a batch and appends it, for the batch has the sequences behind the last one.
-    """
-
-    def __init__(self, stream: Stream, journal: Acknowledging, stop: threading.Event) -> None:
-        self.stream, self.journal, self.stop = stream, journal, stop
-        self.counts: Counter[str] = Counter()
-        self.kept: Counter[str] = Counter()
-        self.code = early.UNFINISHED
-        self._started_s = self._reported_s = time.monotonic()
-
-    def batch(self, items: Sequence[Any], make: MakeBatch = Batch.of_lines) -> tuple[Batch, list[tuple[Any, str]]]:
-        """The next batch, and which of the items no sink can store, with the reasons."""
-        journal, codec = self.journal.journal, self.stream.codec
-        if not items:
-            return Batch(journal.producer_id, journal.last, 0, b"", codec), []
-        try:
-            batch = make(items, journal.producer_id, journal.last + 1, codec)
-            batch.columns  # noqa: B018  # made here, once for all sinks
-            return batch, []
-        except ValueError as error:
-            rejected = [(items[0], str(error))]
-        if len(items) > 1:  # find it in ever smaller halves
-            half = len(items) // 2
-            rejected = [each for part in (items[:half], items[half:]) for each in self.batch(part, make)[1]]
-        wrong = {id(item) for item, _ in rejected}
-        return self.batch([item for item in items if id(item) not in wrong], make)[0], rejected
-
-    def append(self, batch: Batch, positions: Mapping[str, str] | None = None, *, shown: bool = False) -> bool:
-        """Whether the batch, and the positions behind it, are acknowledged; False only when told to stop."""
-        self._note_kept(batch.kept)
-        if not self.journal.append(batch, positions):
-            return False
-        self.counts["acknowledged"] += batch.count
-        self._report(batch if shown else None)
-        return True
-
-    def _note_kept(self, kept: Counter[str]) -> None:
-        """Count the fields that went to `extra`, and log each once, so far as there are not endlessly many of them."""
-        news = [name for name, _ in kept.most_common() if name not in self.kept]
-        names = news[: max(0, MAX_KEPT_NAMES - len(self.kept))]
-        if names:
-            shown = ", ".join(repr(name[:MAX_SHOWN]) for name in names[:MAX_SHOWN])
-            more = f" and {len(names) - MAX_SHOWN:,} more" if len(names) > MAX_SHOWN else ""
-            logger.warning("no column for {}{}: in SQL it is in the column extra", shown, more)
-        self.kept.update(names)
-        for name, count in kept.items():
-            self.kept[name if name in self.kept else OTHERS] += count
-        self.kept.subtract(names)
-
-    def _report(self, shown: Batch | None) -> None:
-        """Log the records of a batch, or the running total now and then."""
-        now_s = time.monotonic()
-        if shown is not None:
-            for record in shown.records:
-                logger.info("{} {}", record.sequence, self.stream.describe(record))
-        elif now_s - self._reported_s >= REPORT_EVERY_S:
-            self._reported_s = now_s
-            done = self.counts["acknowledged"]
-            logger.info("{:,} acknowledged, {:,.0f}/s", done, done / (now_s - self._started_s))
+"""Pairs of a gap (in intervals) and the Record or Line after it; one without a timestamp gets the present time."""
 
 
 @contextmanager
 def session(
     stream: Stream, name: str, settings: Settings, *, sinks: Iterable[str], run: Run, stop: threading.Event
 ) -> Iterator[Session]:
-    """Open the journal `name` and the sinks; at the end deliver what is pending, print the summary and set the code.
+    """Open the journal `name` and the sinks; at the end deliver what is pending and print the summary.
 
     Raises ToolkitError for what only the user can fix.
     """
@@ -137,15 +61,14 @@ def session(
         delivery.start([sink for sink in wanted if sink in EMBEDDED], FIRST_LOOK_S)
         _log_pending(delivery)
         logger.info("{}: producing to {} as {}", name, ", ".join(wanted), journal.producer_id)
-        opened = Session(stream, Acknowledging(journal, delivery, stop), stop)
+        opened = Session(stream, journal, delivery, stop)
         try:
             yield opened
         finally:
             delivery.drain(run.drain)
-            opened.journal.prune()
-            cli.print_lines(_summary(name, opened, delivery))
-        failed = any(worker.status.failure for worker in delivery.workers.values())
-        opened.code = early.UNFINISHED if failed or delivery.low_watermark() < journal.last else 0
+            with suppress(Unavailable):  # on a full disk they go another time
+                journal.prune(delivery.reached())
+            cli.print_lines(_summary(name, opened))
 
 
 def produce(
@@ -183,12 +106,12 @@ class _Pacing:
 
     def run(self, items: Paced) -> None:
         """Append all items, the first at once, each other when it is due; those due together in one batch."""
-        due_s = time.monotonic()
+        due_s = 0.0
         stamped_ms, stamp = 0, ""
-        interval_s, made, stop, counts = self._interval_s, self._made, self._run.stop, self._run.counts
+        interval_s, made, stop = self._interval_s, self._made, self._run.stop
         for gap, item in items:
-            if interval_s and gap and (counts["made"] or made):  # the first one goes out at once
-                due_s += gap * interval_s
+            if interval_s:
+                due_s = due_s + gap * interval_s if due_s else time.monotonic()
                 if due_s > time.monotonic():
                     self.flush()
                     stop.wait(due_s - time.monotonic())
@@ -206,9 +129,8 @@ class _Pacing:
         """Append what has been made."""
         items = self._made[:]
         self._made.clear()
-        self._run.counts["made"] += len(items)
         batch, rejected = self._run.batch(items, self._make)
-        self._run.counts["rejected"] += len(rejected)
+        self._run.counts.update(made=len(items), rejected=len(rejected))
         for _, reason in rejected:
             logger.error("record rejected, no sink can store it: {}", reason)
         if batch.count:
@@ -242,20 +164,19 @@ def _log_pending(delivery: Delivery) -> None:
                 "{} is subscribed since {} but not in this run: {:,} records are pending for it (--drop {} ends that)",
                 sink, delivery.subscriptions[sink].since, pending, sink,
             )  # fmt: skip
-        elif worker.looked.is_set() and pending:
+        elif worker.status.asked and pending:
             logger.info("{:,} records are pending for {}", pending, sink)
 
 
-def _summary(name: str, run: Session, delivery: Delivery) -> str:
+def _summary(name: str, run: Session) -> str:
     """One line: what was made or read and acknowledged, and per sink what was delivered and what is pending."""
+    delivery, kept = run.delivery, run.kept
     first = "read" if "read" in run.counts else "made"
     words = [f"{name}: {first} {run.counts[first]:,}, acknowledged {run.counts['acknowledged']:,}"]
     if run.counts["rejected"]:
         words.append(f"rejected {run.counts['rejected']:,}")
-    if run.kept:
-        words.append(
-            "in extra: " + ", ".join(f"{field[:MAX_SHOWN]} {count:,}" for field, count in run.kept.most_common(10))
-        )
+    if kept:
+        words.append("in extra: " + ", ".join(f"{name[:MAX_SHOWN]} {count:,}" for name, count in kept.most_common(10)))
     for sink, pending in delivery.pending().items():
         worker = delivery.workers.get(sink)
         if worker is None:

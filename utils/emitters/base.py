@@ -1,9 +1,15 @@
 """What a sink's writer promises."""
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Protocol
 
-from utils.records.record import Batch
+from loguru import logger
+
+from utils.app.errors import ToolkitError
+from utils.records.record import Batch, without_ids
+from utils.records.stream import BUZZ
 
 
 class Emitter(Protocol):
@@ -42,3 +48,16 @@ class Emitter(Protocol):
 
 Connect = Callable[[str], Emitter]
 """Opens an emitter, given the mark that the one before left."""
+
+
+def emit_one(message: Mapping[str, Any], path: Path, open_emitter: Callable[[], Emitter]) -> bool:
+    """Store one record without ids, with all its fields; True once it is stored, else False with the reason logged."""
+    try:
+        batch = Batch("", 1, 1, without_ids(message), BUZZ.codec)
+        batch.columns = BUZZ.codec.columns_of([BUZZ.codec.decode_any(batch.lines)])
+        with closing(open_emitter()) as emitter:
+            emitter.emit(batch)
+    except (ValueError, ToolkitError) as error:
+        logger.error("{}: record not stored: {}", path, error)
+        return False
+    return True

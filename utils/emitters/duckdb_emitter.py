@@ -2,19 +2,18 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import duckdb
-from loguru import logger
 
 from utils.app.config import Settings
 from utils.app.errors import Rejected, ToolkitError, Unavailable
-from utils.clients import duck
-from utils.clients.files import check_one_name, check_same_file, file_id, sync_path
+from utils.clients import duck, files
+from utils.emitters.base import emit_one
 from utils.records.codec import microseconds
-from utils.records.record import Batch, without_ids
+from utils.records.record import Batch
 from utils.records.stream import BUZZ, Stream
 from utils.records.table import Table, quoted
 
@@ -44,20 +43,19 @@ class DuckdbEmitter:
         self._closed_at_s = 0.0
         self._opened: tuple[int, int] | None = None
         self._memory: duckdb.DuckDBPyConnection | None = None
-        check_one_name(path)
-        try:
+        files.check_one_name(path)
+        with files.errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             for each in (path.with_name(f"{path.name}.wal"), path, path.parent):
-                sync_path(each)  # what a killed process wrote is durable before it is believed
-            self._types = self._prepare()
-            sync_path(path.parent)  # the name of a new file, which DuckDB does not sync
-        except OSError as error:
-            raise Unavailable(f"{path}: {error.strerror or error}") from error
-        except Unavailable as error:
-            if isinstance(error.__cause__, _UNSUITABLE):
-                raise ToolkitError(f"{error}; its {self._table.name} cannot be used, name another file") from error
-            raise
-        self._opened = file_id(path)
+                files.sync_path(each)  # what a killed process wrote is durable before it is believed
+            try:
+                self._types = self._prepare()
+            except Unavailable as error:
+                if isinstance(error.__cause__, _UNSUITABLE):
+                    raise ToolkitError(f"{error}; its {self._table.name} cannot be used, name another file") from error
+                raise
+            files.sync_path(path.parent)  # the name of a new file, which DuckDB does not sync
+        self._opened = files.file_id(path)
 
     def _prepare(self) -> dict[str, str]:
         """Make the table, or bring it up to date; the types of its columns by their names in lower case."""
@@ -79,7 +77,7 @@ class DuckdbEmitter:
         time.sleep(max(0.0, self._closed_at_s + PAUSE_S - time.monotonic()))
         try:
             if self._opened is not None:
-                check_same_file(self._path, self._opened)
+                files.check_same_file(self._path, self._opened)
             with duck.attached(memory, self._path):
                 memory.execute("BEGIN")
                 yield memory
@@ -105,27 +103,31 @@ class DuckdbEmitter:
         """Insert the batch in windows. See Emitter."""
         step = max(1, min(MAX_ROWS, MAX_CELLS // len(self._table.columns)))
         for start in range(0, batch.count, step):
-            page = [column[start : start + step] for column in batch.columns]
-            first = batch.first + start
-            try:
-                self.insert(page, (batch.producer_id, first))
-            except _ROW_ERRORS:
-                self._reject(first, page)
-        check_same_file(self._path, self._opened)
+            self._store([column[start : start + step] for column in batch.columns], batch.first + start)
+        files.check_same_file(self._path, self._opened)
 
-    def insert(self, page: Columns, first: tuple[str, int] | None = None) -> None:
-        """Insert rows, given by the table's columns, in one window; raises DuckDB's error for a row it rejects.
+    def _store(self, page: Columns, first: int) -> None:
+        """Insert rows from sequence `first` on; around one that the table rejects in ever smaller halves."""
+        try:
+            self._insert(page, first)
+        except _ROW_ERRORS as error:
+            half = len(page[0]) // 2
+            if not half:
+                raise Rejected(first, str(error).splitlines()[0]) from error
+            self._store([column[:half] for column in page], first)
+            self._store([column[half:] for column in page], first + half)
 
-        `first` are the ids of the first row: nobody may have stored it or a later one of its run.
-        """
+    def _insert(self, page: Columns, first: int) -> None:
+        """Insert rows of one run, given by the table's columns, in one window, if nobody has stored any of them."""
         columns, values, table = self._table.row, "*", quoted(self._table.name)
         if self._id_needed:  # of buzzline: as a primary key without a default it takes no NULL
             columns, values = f"id, {columns}", f"(SELECT COALESCE(MAX(id), 0) FROM {table}) + row_number() OVER (), *"
         arrays = self._arrays(page)
         with self._window() as sink:
             stored = f"SELECT 1 FROM {table} WHERE producer_id = ? AND sequence >= ? LIMIT 1"
-            if first and sink.execute(stored, first).fetchall():
-                raise Unavailable(f"{self._path}: another process delivered {first[0]}, a copy of its journal?")
+            producer_id = page[-2][0]
+            if sink.execute(stored, (producer_id, first)).fetchall():
+                raise Unavailable(f"{self._path}: another process delivered {producer_id}, a copy of its journal?")
             sink.register(_PAGE, arrays)
             sink.execute(f"INSERT INTO {table} ({columns}) SELECT {values} FROM {_PAGE}")
             sink.unregister(_PAGE)
@@ -151,22 +153,6 @@ class DuckdbEmitter:
             arrays[f"c{number}"] = np.asanyarray(column, dtype=kind)
         return arrays
 
-    def _reject(self, first: int, page: Columns) -> NoReturn:
-        """Store the rows before the rejected one, in ever smaller halves, and name it."""
-        while True:
-            half = (len(page[0]) + 1) // 2
-            try:
-                self.insert([column[:half] for column in page], (page[-2][0], first))
-            except _ROW_ERRORS as error:
-                if half == 1:
-                    raise Rejected(first, str(error).splitlines()[0]) from error
-                page = [column[:half] for column in page]
-            else:
-                first += half
-                page = [column[half:] for column in page]
-                if not page[0]:
-                    raise Unavailable(f"{self._path}: a rejected row was taken at the second attempt")
-
     def close(self) -> None:
         """The file is open in windows only; this frees what is in memory."""
         if self._memory is not None:
@@ -185,11 +171,5 @@ def emit_message(message: Mapping[str, Any], *, db_path: Path | str) -> bool:
 
     Carries no ids, so it is outside the exactly-once promise.
     """
-    path, codec = Path(db_path), BUZZ.codec
-    try:
-        with closing(DuckdbEmitter(path, BUZZ)) as emitter:
-            emitter.insert(codec.columns_of([codec.decode_any(without_ids(message))]))
-    except (ValueError, ToolkitError, duckdb.Error) as error:
-        logger.error("{}: record not stored: {}", path, error)
-        return False
-    return True
+    path = Path(db_path)
+    return emit_one(message, path, lambda: DuckdbEmitter(path, BUZZ))

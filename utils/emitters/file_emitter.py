@@ -2,9 +2,8 @@
 
 import os
 import sys
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -15,15 +14,13 @@ from loguru import logger
 
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
-from utils.clients.files import check_same_file, sync, sync_path
+from utils.clients.files import check_same_file, errors, sync, sync_path
 from utils.clients.line_file import BLANK, has_zeros, is_whole, last_line, lines_backwards, read_at
+from utils.emitters.base import emit_one
 from utils.records.codec import encoder
 from utils.records.identity import identity_of
-from utils.records.record import Batch, without_ids
-from utils.records.stream import BUZZ, Stream
-
-if sys.platform != "win32":
-    import fcntl
+from utils.records.record import Batch
+from utils.records.stream import Stream
 
 LOCK_WAIT_S, LOCK_TRY_S = 2.0, 0.005
 _START_BYTES = _FINGERPRINT_BYTES = 256
@@ -41,11 +38,11 @@ class FileEmitter:
     def __init__(self, path: Path, mark: str = "") -> None:
         self._path, self.mark = path, mark
         self._closed = False
-        with self._errors():
+        with errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
         try:
-            with self._errors():
+            with errors(path):
                 sync_path(path.parent)  # makes the new file's name durable
                 if read_at(self._fd, 0, _START_BYTES).removeprefix(b"\xef\xbb\xbf").strip(BLANK)[:1] not in (b"", b"{"):
                     raise ToolkitError(f"{path} is not a JSON lines file; move it away or name another file")
@@ -57,34 +54,13 @@ class FileEmitter:
         self._end = status.st_size  # what comes behind it has not been seen here
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (portalocker.LockException, BlockingIOError) as error:
-            raise Unavailable(f"{self._path} is locked by another writer") from error
-        except OSError as error:
-            raise Unavailable(f"{self._path}: {error.strerror or error}") from error
-
-    @contextmanager
     def _locked(self) -> Iterator[None]:
-        with self._errors():
-            if sys.platform == "win32":
-                with portalocker.Lock(f"{self._path.resolve()}.lock", timeout=LOCK_WAIT_S, check_interval=LOCK_TRY_S):
-                    yield
-                return
-            deadline_s = time.monotonic() + LOCK_WAIT_S
-            while True:
-                try:
-                    fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline_s:
-                        raise
-                time.sleep(LOCK_TRY_S)
-            try:
+        name = self._path if sys.platform != "win32" else f"{self._path.resolve()}.lock"
+        try:
+            with errors(self._path), portalocker.Lock(name, "ab", timeout=LOCK_WAIT_S, check_interval=LOCK_TRY_S):
                 yield
-            finally:
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
+        except portalocker.LockException as error:
+            raise Unavailable(f"{self._path} is locked by another writer") from error
 
     def last(self, producer_ids: Sequence[str]) -> tuple[str, int] | None:
         """Scan backwards for the last whole line of these runs. See Emitter."""
@@ -240,11 +216,4 @@ def emit_message(message: Mapping[str, Any], *, path: Path | str) -> bool:
 
     Carries no ids, so it is outside the exactly-once promise.
     """
-    try:
-        line = without_ids(message)
-        with closing(FileEmitter(Path(path))) as emitter:
-            emitter.emit(Batch("", 1, 1, line, BUZZ.codec))
-    except (ValueError, ToolkitError) as error:
-        logger.error("{}: record not stored: {}", path, error)
-        return False
-    return True
+    return emit_one(message, Path(path), lambda: FileEmitter(Path(path)))

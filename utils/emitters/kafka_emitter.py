@@ -9,9 +9,9 @@ import msgspec
 from loguru import logger
 
 from utils.app.config import Settings
-from utils.app.errors import Rejected, SinkReplaced, ToolkitError, Unavailable
-from utils.clients.kafka_admin import REQUEST_S, ClientLog, failed, librdkafka_options, open_topic
-from utils.emitters.kafka_search import Partitions
+from utils.app.errors import Rejected, SinkReplaced, Unavailable
+from utils.clients.kafka_admin import REQUEST_S, Admin, failed
+from utils.emitters.kafka_search import Partition
 from utils.records.record import Batch, without_ids
 from utils.records.stream import Stream
 
@@ -34,20 +34,10 @@ class KafkaEmitter:
     max_records = 20_000
 
     def __init__(self, settings: Settings, stream: Stream, key: str, mark: str = "") -> None:
-        from confluent_kafka import KafkaException
-        from confluent_kafka.admin import AdminClient
-
-        self._settings = settings
-        self._log = ClientLog("kafka")
-        options = librdkafka_options(settings) | {"error_cb": self._log.on_error, "logger": self._log.logger}
+        self._admin = Admin(settings)
         self._producer: Producer | None = None
-        topic = settings.topic_of(stream.name)
-        try:
-            admin: AdminClient = AdminClient(options)
-        except KafkaException as error:
-            raise ToolkitError(f"Kafka cannot be used with these settings: {error.args[0].str()}") from error
-        self._topic = open_topic(admin, settings, topic, self._log)
-        self._partitions = Partitions(admin, options, topic, key)
+        self._topic = self._admin.open_topic(settings.topic_of(stream.name))
+        self._key = key
         self._place = self._place_of(mark)
         self._note(self._place[1])
 
@@ -57,7 +47,7 @@ class KafkaEmitter:
             topic_id, partition, offset = mark.rsplit("/", 2)
             if topic_id == self._topic.topic_id and int(partition) < self._topic.partitions:
                 return int(partition), int(offset)
-        return crc32(self._partitions.key.encode()) % self._topic.partitions, 0
+        return crc32(self._key.encode()) % self._topic.partitions, 0
 
     def _note(self, offset: int) -> None:
         self._offset = offset
@@ -65,13 +55,14 @@ class KafkaEmitter:
 
     def last(self, producer_ids: Sequence[str]) -> tuple[str, int] | None:
         """Read the partition backwards for the last committed record of these runs. See Emitter."""
-        partition, noted = self._place
+        number, noted = self._place
+        partition = Partition(self._admin, self._topic.name, number)
         with self._mapped():
             producer = self._fenced()
-            lowest, end = self._partitions.bounds(partition, lambda: self._end_own_transaction(producer))
+            lowest, end = partition.bounds(lambda: self._end_own_transaction(producer))
             # An end before what was noted: the topic was created again by brokers that know no ids of topics.
             start = max(lowest, noted) if noted <= end else lowest
-            offset, found = self._partitions.search(partition, start, end, producer_ids)
+            offset, found = partition.search(self._key, start, end, producer_ids)
         self._note(offset)
         return found
 
@@ -81,9 +72,9 @@ class KafkaEmitter:
 
         if self._producer is None:
             producer = Producer(
-                self._partitions.options
+                self._admin.options
                 | {
-                    "transactional.id": self._partitions.key,
+                    "transactional.id": self._key,
                     "transaction.timeout.ms": int(TRANSACTION_S * 1000),
                     "batch.size": max(1, min(1_000_000, self._topic.max_bytes - RECORD_BYTES)),
                     "message.max.bytes": min(max(1_000_000, self._topic.max_bytes), 1_000_000_000),
@@ -96,11 +87,11 @@ class KafkaEmitter:
                 if error.args[0].name() != "_TIMED_OUT":
                     raise
                 raise Unavailable(
-                    f"Kafka at {self._settings.kafka_broker} begins no transaction within {REQUEST_S:.0f} s: "
+                    f"Kafka at {self._admin.settings.kafka_broker} begins no transaction within {REQUEST_S:.0f} s: "
                     "are there as many brokers as its transaction.state.log.replication.factor asks for?"
                 ) from error
             producer.poll(0)
-            self._log.connected = True
+            self._admin.log.connected = True
             self._producer = producer
         return self._producer
 
@@ -108,7 +99,7 @@ class KafkaEmitter:
         """Store the batch in one transaction. See Emitter."""
         lines = batch.lines.splitlines()
         self._check_sizes(batch, lines)
-        records: list[dict[str, Any]] = [{"value": line, "key": self._partitions.key} for line in lines]
+        records: list[dict[str, Any]] = [{"value": line, "key": self._key} for line in lines]
         delivered: list[int] = []
         records[-1]["callback"] = lambda error, record: delivered.append(-1 if error else record.offset())
         with self._mapped():
@@ -128,7 +119,7 @@ class KafkaEmitter:
     def _check_sizes(self, batch: Batch, lines: Sequence[bytes]) -> None:
         """Raise Rejected for the first record that the topic never takes, once what comes before it is stored."""
         limit = self._topic.max_bytes
-        most = limit - RECORD_BYTES - len(self._partitions.key)
+        most = limit - RECORD_BYTES - len(self._key)
         if len(batch.lines) <= most:
             return
         for sequence, line in enumerate(lines, batch.first):
@@ -152,13 +143,13 @@ class KafkaEmitter:
         except SystemError as error:  # so some fatal errors come out of flush and poll, with the real one behind
             if isinstance(error.__cause__, KafkaException):
                 raise self._meaning(error.__cause__) from error
-            raise Unavailable(f"the Kafka client of {self._partitions.key} failed: {error}") from error
+            raise Unavailable(f"the Kafka client of {self._key} failed: {error}") from error
 
     def _meaning(self, error: "KafkaException") -> Unavailable:
         match error.args[0].name():
             case "_FENCED":
                 return Unavailable(
-                    f"another process writes as {self._partitions.key}: a copy of this journal? "
+                    f"another process writes as {self._key}: a copy of this journal? "
                     f"(or this one slept longer than {TRANSACTION_S:.0f} s)"
                 )
             case "MSG_SIZE_TOO_LARGE":
@@ -167,11 +158,11 @@ class KafkaEmitter:
                 )
             case "_TIMED_OUT":
                 return self._late()
-        return failed(error, self._settings, self._log)
+        return failed(error, self._admin.settings, self._admin.log)
 
     def _late(self) -> Unavailable:
-        reason = f": {self._log.reason}" * bool(self._log.reason)
-        return Unavailable(f"Kafka at {self._settings.kafka_broker} did not answer within {COMMIT_S:.0f} s{reason}")
+        broker, reason = self._admin.settings.kafka_broker, self._admin.log.reason
+        return Unavailable(f"Kafka at {broker} did not answer within {COMMIT_S:.0f} s" + f": {reason}" * bool(reason))
 
     def _end_own_transaction(self, producer: "Producer") -> None:
         """Commit what may still be open of this key in a partition, although it was fenced.
@@ -183,7 +174,7 @@ class KafkaEmitter:
         record without a value that it takes is no record of the stream.
         """
         producer.begin_transaction()
-        producer.produce(self._topic.name, None, key=self._partitions.key, partition=self._place[0])
+        producer.produce(self._topic.name, None, key=self._key, partition=self._place[0])
         producer.commit_transaction(COMMIT_S)
 
     def close(self) -> None:

@@ -2,18 +2,16 @@
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NoReturn
-
-from loguru import logger
 
 from utils.app.config import Settings
 from utils.app.errors import Rejected, ToolkitError, Unavailable
 from utils.clients import sqlite
 from utils.clients.files import check_one_name, check_same_file, file_id
-from utils.records.record import Batch, without_ids
+from utils.emitters.base import emit_one
+from utils.records.record import Batch
 from utils.records.stream import BUZZ, Stream
 from utils.records.table import Table, quoted
 
@@ -74,13 +72,13 @@ class SqliteEmitter:
         check_same_file(self._path, self._opened)
         with sqlite.errors(self._path):
             try:
-                self.insert(batch.columns)
+                self._insert(batch.columns)
             except sqlite3.IntegrityError:
                 self._reject(batch)
         check_same_file(self._path, self._opened)
 
-    def insert(self, columns: Sequence[Sequence[Any]]) -> None:
-        """Insert the rows of one run, given by the table's columns, in one transaction; raises SQLite's own errors."""
+    def _insert(self, columns: Sequence[Sequence[Any]]) -> None:
+        """Insert the rows of one run, given by the table's columns, in one transaction."""
         *fields, extra, producer_ids, sequences = columns
         varying = [*fields, sequences, extra] if any(extra) else [*fields, sequences]
         values = chain.from_iterable(zip(*varying, strict=True))
@@ -123,11 +121,5 @@ def emit_message(message: Mapping[str, Any], *, db_path: Path | str) -> bool:
 
     Carries no ids, so it is outside the exactly-once promise.
     """
-    path, codec = Path(db_path), BUZZ.codec
-    try:
-        with closing(SqliteEmitter(path, BUZZ)) as emitter, sqlite.errors(path):
-            emitter.insert(codec.columns_of([codec.decode_any(without_ids(message))]))
-    except (ValueError, ToolkitError, sqlite3.IntegrityError) as error:
-        logger.error("{}: record not stored: {}", path, error)
-        return False
-    return True
+    path = Path(db_path)
+    return emit_one(message, path, lambda: SqliteEmitter(path, BUZZ))

@@ -11,7 +11,8 @@ from loguru import logger
 from utils.app import cli, early
 from utils.app.config import Settings
 from utils.app.errors import Absent, ToolkitError
-from utils.delivery.producing import MAX_APPEND, Session, session
+from utils.delivery.producing import MAX_APPEND, session
+from utils.delivery.session import Session
 from utils.emitters.file_emitter import FileEmitter
 from utils.feeds.inputs import PIPE, TOPIC, Input
 from utils.reading.follow import IDLE_CAP_S, follow
@@ -94,7 +95,7 @@ class Feeding:
         """The position that is stored in the journal; with `again` only if this run has stored it."""
         if partition in self._reached or self._again:
             return self._reached.get(partition, "")
-        return self._run.journal.journal.position(self._key(partition))
+        return self._run.journal.position(self._key(partition))
 
     def handle(self, chunk: Chunk) -> int:
         """Acknowledge the lines of a chunk. See `follow`."""

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw
 from starlette.exceptions import HTTPException
 
-from utils.delivery.producing import Session
+from utils.delivery.session import Session
 from utils.records.codec import Codec, instant_text
 from utils.records.infer import event_time
 from utils.records.record import Batch, Line
@@ -113,7 +113,7 @@ class Group:
     def __init__(self, session: Session, stream: Stream) -> None:
         self._session, self._stream = session, stream
         self._batches: list[Batch] = []
-        self._last = session.journal.journal.last  # with those of the group
+        self._last = session.journal.last  # with those of the group
         self._answers: list[tuple[Posted, Answer]] = []
         self._keys: dict[str, str] = {}  # position -> count and fingerprint, of this group
         self._untrimmed = TRIM_EVERY  # keys; earlier runs may have ended before they trimmed theirs
@@ -121,11 +121,11 @@ class Group:
 
     def handle(self, requests: list[Posted]) -> None:
         """Acknowledge or reject the requests, and answer them. Raises ToolkitError if the feed cannot continue."""
-        self._is_full = bool(requests) and not self._session.journal.has_room()
+        self._is_full = bool(requests) and not self._session.has_room()
         for posted in requests:
-            if self._last - self._session.journal.journal.last >= MAX_GROUP_RECORDS:
+            if self._last - self._session.journal.last >= MAX_GROUP_RECORDS:
                 self._commit()
-                self._is_full = not self._session.journal.has_room()
+                self._is_full = not self._session.has_room()
             try:
                 self._answers.append((posted, self._add(posted)))
             except HTTPException as error:
@@ -134,7 +134,7 @@ class Group:
 
     def _add(self, posted: Posted) -> int:
         """How many records the request has, which are in the group from now on or were acknowledged before."""
-        journal = self._session.journal.journal
+        journal = self._session.journal
         position = fingerprint = ""
         if posted.key:
             position, fingerprint = _KEY + posted.key, blake2b(posted.body, digest_size=8).hexdigest()
@@ -169,7 +169,7 @@ class Group:
         self._untrimmed += len(keys)
         if keys and self._untrimmed >= TRIM_EVERY:
             self._untrimmed = 0
-            self._session.journal.journal.trim_positions(_KEY, KEYS)
+            self._session.journal.trim_positions(_KEY, KEYS)
 
 
 def stopping() -> HTTPException:

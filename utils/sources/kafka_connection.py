@@ -10,12 +10,11 @@ from zlib import crc32
 
 from utils.app.config import Settings
 from utils.app.errors import Absent, ToolkitError
-from utils.clients.kafka_admin import ClientLog, described, librdkafka_options
+from utils.clients.kafka_admin import Admin, ClientLog
 from utils.sources.base import Chunk, Resume
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, Message, TopicPartition
-    from confluent_kafka.admin import AdminClient
 
 STEP_S = 0.02
 ASK_EVERY_S = 1.0
@@ -66,9 +65,9 @@ class Fetched:
 class TopicWatch:
     """Whether a topic is still the same one; a consumer whose broker or topic is gone only stays silent."""
 
-    def __init__(self, admin: "AdminClient", settings: Settings, topic: str, log: ClientLog) -> None:
-        self._describe = partial(described, admin, settings, topic, log)
-        self._absent = f"topic {topic} does not exist (yet) at {settings.kafka_broker}"
+    def __init__(self, admin: Admin, topic: str) -> None:
+        self._describe = partial(admin.described, topic)
+        self._absent = f"topic {topic} does not exist (yet) at {admin.settings.kafka_broker}"
         self._asked_s = time.monotonic()
         self.topic_id, self.partitions = self._ask()
 
@@ -91,14 +90,12 @@ class Connection:
 
     def __init__(self, settings: Settings, topic: str, group: str | None, resume: Resume, log: ClientLog) -> None:
         from confluent_kafka import Consumer, KafkaException
-        from confluent_kafka.admin import AdminClient
 
-        options = librdkafka_options(settings) | {"error_cb": log.on_error, "logger": log.logger}
+        admin = Admin(settings, log)
+        self._watch = TopicWatch(admin, topic)
         try:
-            admin: AdminClient = AdminClient(options)
-            self._watch = TopicWatch(admin, settings, topic, log)
             self._consumer: Consumer = Consumer(
-                options
+                admin.options
                 | {
                     "group.id": group or "unused",
                     "isolation.level": "read_committed",
