@@ -118,7 +118,8 @@ def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         monkeypatch.delenv(variable)
     monkeypatch.setenv("BASE_DATA_DIR", str(tmp_path / "data"))
     yield
-    logger.configure(handlers=[{"sink": lambda text: print(text, end="", file=sys.stderr)}], patcher=lambda _: None)
+    logger.configure(handlers=[], patcher=lambda _: None)
+    logger.add(lambda text: print(text, end="", file=sys.stderr), level="INFO")
 
 
 @pytest.fixture

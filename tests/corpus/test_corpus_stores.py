@@ -235,7 +235,7 @@ JOURNALS: list[tuple[str, Make, str]] = [
     ("folder", lambda path: path.mkdir(), "journal cannot be opened: .*unable to open database file"),
     ("cut", cut_journal, "journal cannot be opened: .*is damaged"),
     ("first edition", sql("CREATE TABLE identities (a)", "CREATE TABLE batches (count)"), "no journal of this version"),
-    ("another database", sql("CREATE TABLE a (b)"), "is no journal of this version: move it away"),
+    ("another database", sql("CREATE TABLE a (b)"), "is no journal of this version: deliver its rest"),
     ("held", held_by_another, "is in use by process [0-9]+: stop it first, or use another --data-dir"),
 ]
 
