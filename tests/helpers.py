@@ -2,13 +2,15 @@
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -137,9 +139,48 @@ def producer_ids(settings: Settings, name: str = "ragini") -> list[str]:
     return [str(row[0]) for row in journal_query(settings, "SELECT producer_id FROM runs ORDER BY run", name)]
 
 
+class Process(subprocess.Popen[str]):
+    """A process with pipes for text. It does not outlive a test that fails while it waits for it."""
+
+    def __init__(self, command: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> None:
+        flags = 0
+        if sys.platform == "win32":  # only what has a group of its own can be interrupted alone there
+            flags = subprocess.CREATE_NEW_PROCESS_GROUP
+        super().__init__(
+            command,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            creationflags=flags,
+        )
+
+    def interrupt(self) -> None:
+        """Send what the process takes as Ctrl+C."""
+        if sys.platform == "win32":
+            self.send_signal(signal.CTRL_BREAK_EVENT)
+        else:
+            self.send_signal(signal.SIGINT)
+
+    def terminate(self) -> None:
+        """Send SIGTERM; Windows has only the other one."""
+        if sys.platform == "win32":
+            self.interrupt()
+        else:
+            super().terminate()
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        if kind:
+            self.kill()
+        super().__exit__(kind, *rest)
+
+
 def start_python(
     *arguments: str | Path, settings: Settings, code: str = "", environment: Mapping[str, str] | None = None
-) -> subprocess.Popen[str]:
+) -> Process:
     """Start Python on a module's command line (or on `code`) with pipes, away from anybody's .env and data."""
     command = [sys.executable, *(("-c", code) if code else ("-m",)), *map(str, arguments)]
     settings.data_path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,16 +191,7 @@ def start_python(
         "BASE_DATA_DIR": str(settings.data_path),
         **(environment or {}),
     }
-    return subprocess.Popen(
-        command,
-        cwd=settings.data_path.parent,
-        env=own,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-    )
+    return Process(command, settings.data_path.parent, own)
 
 
 def run_python(

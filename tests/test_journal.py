@@ -338,20 +338,21 @@ def test_the_newest_run_owns_the_journal(path: Path) -> None:
 
 
 HOLD = """
-import sys
+import os, sys
 from pathlib import Path
 from utils.delivery.journal import Journal
 from utils.records.stream import BUZZ
 journal = Journal(Path(sys.argv[1]), BUZZ)
-print("open", flush=True)
+print(os.getpid(), flush=True)
 sys.stdin.read()
 """
 
 
 def test_a_journal_in_use_names_the_process(path: Path, settings: Settings) -> None:
     with start_python(path, code=HOLD, settings=settings) as holder:
-        assert holder.stdout and holder.stdout.readline()
-        with pytest.raises(ToolkitError, match=rf"in use by process {holder.pid}\b") as error:
+        assert holder.stdout
+        number = int(holder.stdout.readline())
+        with pytest.raises(ToolkitError, match=rf"in use by process {number}\b") as error:
             Journal(path, BUZZ)
         assert error.value.exit_code == 2
         holder.kill()

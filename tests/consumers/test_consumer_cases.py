@@ -1,7 +1,6 @@
 """The embedded consumers as processes: killed, doubled, and pointed at what they cannot read."""
 
 import json
-import os
 import random
 import signal
 import sqlite3
@@ -24,8 +23,6 @@ from utils.records.record import Batch
 from utils.records.schema import declare, schema_path
 from utils.records.stream import BUZZ, Stream
 from utils.sinks import EMBEDDED, SINKS
-
-no_ctrl_c = pytest.mark.skipif(os.name == "nt", reason="Windows cannot send Ctrl+C to one process only")
 
 
 def emit(sink: str, settings: Settings, amount: int, first: int = 1) -> None:
@@ -118,14 +115,13 @@ class TestRunning:
         assert json.loads(done.stdout)["store"]["records"] == 3
 
     @pytest.mark.full
-    @no_ctrl_c
     def test_it_waits_for_what_does_not_exist_yet_and_stops_cleanly(self, sink: str, settings: Settings) -> None:
         with start_python(consumer(sink), settings=settings) as process:
             assert process.stderr is not None
             assert "does not exist yet; waiting" in process.stderr.readline()
             emit(sink, settings, 3)
             wait_until(lambda: stored(sink, settings) == 3)
-            process.send_signal(signal.SIGINT)
+            process.interrupt()
             out, err = process.communicate(timeout=30)
         assert process.returncode == 0
         assert "does not exist" not in err
@@ -284,7 +280,6 @@ class TestOtherStreams:
         found = ask(settings.processed_path("file", "ticks"), "SELECT price FROM records ORDER BY rowid")
         assert found == [(None,), (None,), (None,), (10.5,), (None,), (12.5,)]
 
-    @no_ctrl_c
     def test_one_that_appears_while_its_consumer_waits(self, settings: Settings) -> None:
         with start_python(consumer("file"), "--stream", "ticks", settings=settings) as process:
             assert process.stderr is not None
@@ -292,7 +287,7 @@ class TestOtherStreams:
             settings.data_path.mkdir(exist_ok=True)
             settings.file_path("ticks").write_bytes(TICKS)
             wait_until(lambda: stored("file", settings, "ticks") == 3)
-            process.send_signal(signal.SIGINT)
+            process.interrupt()
             out, _ = process.communicate(timeout=30)
         assert (process.returncode, "file: 3 records" in out) == (0, True)
 
@@ -324,7 +319,6 @@ def test_what_others_wrote_cannot_steer_the_terminal(settings: Settings, case: C
     full=4,
     long=100,
 )
-@no_ctrl_c
 def test_killed_at_any_moment_every_record_is_stored_once(
     settings: Settings, case: Case, times: int, long: bool
 ) -> None:
@@ -343,7 +337,7 @@ def test_killed_at_any_moment_every_record_is_stored_once(
             process.communicate()
         kills -= 1
     assert producer.poll() is None
-    producer.send_signal(signal.SIGINT)
+    producer.interrupt()
     _, err = producer.communicate(timeout=100)
     assert producer.returncode == 0, err
     ((total,),) = ask(settings.sqlite_path, "SELECT max(sequence) FROM sensors")

@@ -1,7 +1,7 @@
 """The dashboard's command line: options, one-line errors, exit codes, clean stops."""
 
-import signal
 import socket
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from consumers.ragini_visual_consumer import inches
-from tests.helpers import make_batch, run_python, start_python, wait_until
+from tests.helpers import Process, make_batch, run_python, start_python, wait_until
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError
 
@@ -37,11 +37,11 @@ def test_headless_run_leaves_an_image_and_one_summary(live: Settings) -> None:
     assert Image.open(live.data_path / "dashboard.png").size == (1280, 720)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_stops_cleanly_with_a_last_image(live: Settings, number: int) -> None:
+@pytest.mark.parametrize("ask", [Process.interrupt, Process.terminate])
+def test_signal_stops_cleanly_with_a_last_image(live: Settings, ask: Callable[[Process], None]) -> None:
     with start_python(MODULE, "--source", "file", settings=live, environment=HEADLESS) as process:
         wait_until((live.data_path / "dashboard.png").exists, timeout_s=30)
-        process.send_signal(number)
+        ask(process)
         out, err = process.communicate(timeout=20)
     assert (process.returncode, "Traceback" in err) == (0, False)
     assert out.startswith("60 messages")

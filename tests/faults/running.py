@@ -1,6 +1,5 @@
 """A producer that runs while a test spoils its sinks."""
 
-import signal
 import threading
 from collections.abc import Mapping
 
@@ -32,7 +31,7 @@ class Running:
 
     def stop(self) -> tuple[int, str]:
         """Ask it to stop; its exit code and what it printed."""
-        self.process.send_signal(signal.SIGTERM)
+        self.process.terminate()
         assert self.process.stdout
         out = self.process.stdout.read()
         self._reader.join()

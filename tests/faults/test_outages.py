@@ -1,6 +1,5 @@
 """Each sink is taken away while a producer runs: the others continue, it converges by itself, and it is logged once."""
 
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -136,7 +135,7 @@ def test_a_folder_that_cannot_be_written_to(settings: Settings) -> None:
         for line in process.stderr:
             if "delivering again" in line:
                 break
-        process.send_signal(signal.SIGTERM)
+        process.terminate()
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
         assert out.count(" 0 pending") == 3

@@ -397,7 +397,7 @@ class TestStandardInput:
             process.stdin.write('{"n":1}\n')
             process.stdin.flush()
             wait_until(lambda: lines(settings, "stdin"), 30)
-            process.send_signal(signal.SIGINT)
+            process.interrupt()
             assert process.wait(30) == 0
             assert process.stdout
             assert "read 1, acknowledged 1; file 1 delivered, 0 pending" in process.stdout.read()
@@ -418,6 +418,6 @@ def test_a_file_that_grows_is_followed_until_ctrl_c(settings: Settings, tmp_path
             with path.open("a") as file:
                 file.write(f'{{"n":{n}}}\n')
             wait_until(lambda: len(lines(settings, "things")) == n + 1, 30)  # noqa: B023
-        process.send_signal(signal.SIGINT)
+        process.interrupt()
         _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err

@@ -4,7 +4,6 @@ import json
 import re
 import socket
 import sqlite3
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -15,7 +14,7 @@ from http.client import HTTPException
 import pytest
 
 from tests.feeds.http_clients import JSON, THINGS, Answered, can_connect, free_port, post, thing
-from tests.helpers import open_duckdb, run_python, start_python, wait_until
+from tests.helpers import Process, open_duckdb, run_python, start_python, wait_until
 from utils.app.config import Settings
 from utils.records.schema import declare
 
@@ -67,7 +66,7 @@ class Clients:
             thread.join(60)
 
 
-def start(port: int, settings: Settings) -> "subprocess.Popen[str]":
+def start(port: int, settings: Settings) -> Process:
     arguments = (
         "producers.feed_producer",
         f"http:{port}",
@@ -81,7 +80,7 @@ def start(port: int, settings: Settings) -> "subprocess.Popen[str]":
     return start_python(*arguments, settings=settings)
 
 
-def kill(process: "subprocess.Popen[str]") -> None:
+def kill(process: Process) -> None:
     process.kill()
     process.communicate(timeout=30)
 

@@ -254,7 +254,7 @@ def test_an_interrupted_replay_is_unfinished(options: list[str], settings: Setti
     command: list[str | Path] = ["producers.replay_producer", recording, "--sinks", "file", *options]
     with start_python(*command, settings=settings) as process:
         wait_until(lambda: settings.live_path.exists() and len(stored(settings.live_path)) == 1)
-        process.send_signal(signal.SIGINT)
+        process.interrupt()
         out, err = process.communicate(timeout=60)
     assert process.returncode == 3, out + err
     assert len(stored(settings.live_path)) == 1

@@ -234,7 +234,7 @@ def test_what_was_not_delivered_is_by_the_next_run(tmp_path: Path, clock: Clock,
 def test_a_command_gets_the_alert_on_its_standard_input(tmp_path: Path, clock: Clock) -> None:
     copy = tmp_path / "copy of it.jsonl"
     code = "import sys; open(sys.argv[1], 'a').write(sys.stdin.read())"
-    with running(tmp_path, f"{python(code)} '{copy}'", clock) as run:
+    with running(tmp_path, f'{python(code)} "{copy}"', clock) as run:
         run.alert(1)
         run.alert(2)
         assert run.delivery.finish(20) == (2, 0)
@@ -246,7 +246,7 @@ def test_a_command_gets_the_alert_on_its_standard_input(tmp_path: Path, clock: C
     [
         (python("raise SystemExit(3)"), "ended with exit code 3"),
         (python("import time; time.sleep(60)"), "took over 0.5 s and was ended"),
-        ("/no/such/command", "cannot be started: .*No such file"),
+        ("/no/such/command", "/no/such/command cannot be started: "),
     ],
 )
 def test_a_command_that_fails(command: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +278,16 @@ def test_a_command_that_does_not_read_its_input() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "message"), [("  ", "neither"), ("sh -c 'open", "quotation"), ("http://", "no host")]
+    ("target", "message"),
+    [
+        ("  ", "neither"),
+        ("http://", "no host"),
+        pytest.param(
+            "sh -c 'open",
+            "quotation",
+            marks=pytest.mark.skipif(os.name == "nt", reason="programs take their command line apart there"),
+        ),
+    ],
 )
 def test_a_target_that_is_none(target: str, message: str) -> None:
     with pytest.raises(ToolkitError, match=message):

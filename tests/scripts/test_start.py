@@ -2,16 +2,15 @@
 
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from scripts import environment, start
-from tests.helpers import assert_complete, producer_ids, wait_until
+from tests.helpers import Process, assert_complete, producer_ids, wait_until
 from utils.app.config import PROJECT_DIR, Settings
 from utils.sinks import ALL
 
@@ -48,11 +47,8 @@ def child(mark: Path, code: int = 0, until: Path = Path("never"), obeys: bool = 
     return [sys.executable, "-c", CHILD, str(mark), str(until), str(code), "obeys" if obeys else "deaf"]
 
 
-def start_parent(*arguments: str, code: str = PARENT) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT_DIR)}
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], env=environment, stderr=subprocess.PIPE, text=True
-    )
+def start_parent(*arguments: str, code: str = PARENT) -> Process:
+    return Process([sys.executable, "-c", code, *arguments], PROJECT_DIR, os.environ)
 
 
 class Parent:
@@ -114,27 +110,25 @@ def test_duration_ends_both(marks: tuple[Path, Path]) -> None:
     assert [mark.read_text() for mark in marks] == ["asked", "asked"]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals of a terminal are sent otherwise there")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_both_and_keeps_unfinished(marks: tuple[Path, Path], number: signal.Signals) -> None:
+@pytest.mark.parametrize("ask", [Process.interrupt, Process.terminate])
+def test_a_signal_ends_both_and_keeps_unfinished(marks: tuple[Path, Path], ask: Callable[[Process], None]) -> None:
     parent = Parent(child(marks[0], code=3), child(marks[1]))
     wait_until(lambda: runs(*marks))
-    parent.process.send_signal(number)
+    ask(parent.process)
     assert parent.ends()[0] == 3
     assert [mark.read_text() for mark in marks] == ["asked", "asked"]
 
 
 @pytest.mark.full
-@pytest.mark.skipif(os.name == "nt", reason="signals of a terminal are sent otherwise there")
 @pytest.mark.parametrize("again", [False, True])
 def test_deaf_process_is_ended_at_last_or_by_a_second_ctrl_c(marks: tuple[Path, Path], again: bool) -> None:
     parent = Parent(child(marks[0], obeys=False), child(marks[1]), end_within_s=60.0 if again else 0.5)
     wait_until(lambda: runs(*marks))
     started_s = time.monotonic()
-    parent.process.send_signal(signal.SIGINT)
+    parent.process.interrupt()
     if again:
         wait_until(lambda: marks[1].read_text() == "asked")
-        parent.process.send_signal(signal.SIGINT)
+        parent.process.interrupt()
     code, logged = parent.ends()
     assert code == 3
     assert "safe in the journal" in logged
@@ -142,13 +136,12 @@ def test_deaf_process_is_ended_at_last_or_by_a_second_ctrl_c(marks: tuple[Path, 
 
 
 @pytest.mark.full
-@pytest.mark.skipif(os.name == "nt", reason="signals of a terminal are sent otherwise there")
 def test_producer_and_dashboard_run_until_ctrl_c(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPLBACKEND", "Agg")
     image = settings.data_path / "dashboard.png"
     process = start_parent(code=REAL)
     wait_until(lambda: image.exists() and len(settings.live_path.read_bytes().splitlines()) > 20, timeout_s=60)
-    process.send_signal(signal.SIGINT)
+    process.interrupt()
     _, logged = process.communicate(timeout=30)
     assert process.returncode == 0, logged
     assert str(image) in logged

@@ -51,13 +51,15 @@ def send_to(target: str) -> Send:
         if not urlsplit(target).hostname:
             raise ToolkitError(f"--then {target}: this address names no host")
         return lambda id, alert: _post(target, id, alert)
+    if not target.strip():
+        raise ToolkitError("--then names neither a command nor an address (http://...)")
+    if os.name == "nt":  # a program gets its command line as one text there and takes it apart itself
+        return lambda id, alert: _execute(target, target, alert)
     try:
-        words = shlex.split(target, posix=os.name == "posix")
+        words = shlex.split(target)
     except ValueError as error:
         raise ToolkitError(f"--then {target}: {error}") from error
-    if not words:
-        raise ToolkitError("--then names neither a command nor an address (http://...)")
-    return lambda id, alert: _execute(words, alert)
+    return lambda id, alert: _execute(words, words[0], alert)
 
 
 def _post(url: str, id: str, alert: bytes) -> None:
@@ -73,17 +75,17 @@ def _post(url: str, id: str, alert: bytes) -> None:
         raise Unavailable(f"the webhook at {host} does not answer: {getattr(error, 'reason', error)}") from error
 
 
-def _execute(words: Sequence[str], alert: bytes) -> None:
+def _execute(command: str | Sequence[str], name: str, alert: bytes) -> None:
     """Run a command with the alert on its standard input; what it prints goes to our standard error."""
     alone = os.name == "posix"  # a group of its own, so that its children end with it
     try:
-        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=2, start_new_session=alone)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=2, start_new_session=alone)
     except (OSError, ValueError) as error:
-        raise Unavailable(f"{words[0]} cannot be started: {error}") from error
+        raise Unavailable(f"{name} cannot be started: {error}") from error
     try:
         process.communicate(alert, timeout=ATTEMPT_S)
     except subprocess.TimeoutExpired as error:
-        raise Unavailable(f"{words[0]} took over {ATTEMPT_S:g} s and was ended") from error
+        raise Unavailable(f"{name} took over {ATTEMPT_S:g} s and was ended") from error
     finally:
         if process.poll() is None:
             if alone:
@@ -92,7 +94,7 @@ def _execute(words: Sequence[str], alert: bytes) -> None:
                 process.kill()
             process.wait()
     if process.returncode:
-        raise Unavailable(f"{words[0]} ended with exit code {process.returncode}")
+        raise Unavailable(f"{name} ended with exit code {process.returncode}")
 
 
 class AlertDelivery:
