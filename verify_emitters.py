@@ -92,12 +92,11 @@ def run(arguments: list[str] | None = None) -> int:
 
         Each line is ok, a note or a problem, with what to do about it. Exit code 1 if there is a problem.
         """
-        from consumers.dashboard.backends import choose
+        from consumers.dashboard.window import window_backend
         from utils.checks.doctor import examine
 
         def backend() -> str:
-            choice = choose(os.environ.get("MPLBACKEND"))
-            return f"{choice.backend or 'images without a window'}: {choice.reason}"
+            return window_backend(os.environ.get("MPLBACKEND")) or "images without a window"
 
         found.extend(examine(settings, backend))
         if json:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
@@ -131,8 +131,8 @@ def main(
     Draws in a window where there is one, else keeps data/dashboard.png up to date. In the window:
     space pauses drawing, t changes the theme, s saves an image, q quits; the mouse shows values.
     """
-    from consumers.dashboard import backends
-
+    if serve is not None and save:
+        raise ToolkitError("--serve and --save: give one of them; a second dashboard can do the other")
     sys.setswitchinterval(SWITCH_S)
     stop = signals.stop_on_signals()
     area, lengths = inches(size), buffers(points, window, rolling)
@@ -140,60 +140,40 @@ def main(
     if found is None:
         return 0
     found = charts.roles(sinks.with_chosen_roles(found, settings, source))
-    keep = Expression(found, charts.where) if charts.where else None
-    choice = backends.choose(backend) if serve is None and not save else backends.Choice(None, "as the options say")
-    os.environ["MPLBACKEND"] = choice.backend or "agg"  # what matplotlib reads while it is imported
+    keep = Expression(found, charts.where).matches if charts.where else None
+    os.environ.pop("MPLBACKEND", None)  # it is `backend`, and matplotlib would check it while it is imported
 
-    from consumers.dashboard import animation
+    from consumers.dashboard import outputs
     from consumers.dashboard.reader import Reader
     from consumers.dashboard.state import State
     from consumers.dashboard.theme import reset
+    from consumers.dashboard.window import run_window, window_backend
 
     reset()
     state = State(found, source, buffers=lengths, from_end=start == "end",
-                  keep=(lambda records: list(compress(records, keep.matches(records)))) if keep else list)  # fmt: skip
+                  keep=(lambda records: list(compress(records, keep(records)))) if keep else list)  # fmt: skip
     begin = "end" if start == "end" else ""
     # A source that is taken over later is read from its start: what was seen is known by its ids.
     reader = Reader(sinks.source(source, settings, found, lambda _: "" if state.begun else begin), state, stop)
-    plan = animation.Plan(area, theme or "light", refresh, frames, duration)
-    with ExitStack() as open_outputs:
-        outputs: list[Any] = []
-        if not choice.backend:
-            from consumers.dashboard.figure import Drawing
-
-            drawing = Drawing(plan.theme, size=area, refresh_s=refresh)
-            outputs = [_image(save, settings, drawing, stop)]
-            if serve is not None:
-                from consumers.dashboard.serve import DEFAULT_ADDRESS, Page
-
-                outputs.append(Page(serve[0] if serve else DEFAULT_ADDRESS, refresh, theme, allow_host, area))
-        for output in outputs:
-            open_outputs.enter_context(closing(output))
-        draws = f"in a window with {choice.backend}" if choice.backend else "without a window"
-        for line in (f"drawing {draws}: {choice.reason}", *(output.where for output in outputs)):
-            logger.info("{}", line)
+    plan = outputs.Plan(area, theme or "light", refresh, frames, duration)
+    if serve is None and not save and (name := window_backend(backend)):
+        logger.info("drawing in a window with {}", name)
         reader.start()
-        if choice.backend:
-            count = animation.run_window(state, plan, stop, settings.data_path)
+        count = run_window(state, plan, stop, settings.data_path)
+    else:
+        if serve is not None:
+            from consumers.dashboard.serve import DEFAULT_ADDRESS, Page
+
+            output: Any = Page(serve[0] if serve else DEFAULT_ADDRESS, refresh, theme, allow_host, area)
         else:
-            count = animation.run_headless(state, outputs, plan, stop)
+            output = outputs.opened(save, settings.data_path, plan, stop)
+        logger.info("drawing without a window: {}", output.where)
+        with closing(output):
+            reader.start()
+            count = outputs.run_headless(state, output, plan, stop)
     stop.set()
     reader.join(timeout=10.0)
     return _report(reader, state.snapshot(), count)
-
-
-def _image(save: Path | None, settings: Settings, drawing: Any, stop: Any) -> Any:
-    """Where images go without a window: --save, else data/dashboard.png."""
-    from consumers.dashboard import outputs
-
-    if save:
-        return outputs.saved_to(save, drawing, stop)
-    path = settings.data_path / "dashboard.png"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ToolkitError(f"{path.parent} cannot be made: {error.strerror}; choose another --data-dir") from error
-    return outputs.ImageFile(path, drawing)
 
 
 def _report(reader: Any, snapshot: Any, frames: int) -> int:

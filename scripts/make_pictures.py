@@ -124,7 +124,6 @@ def scenes() -> list[Scene]:
 def draw(scene: Scene, size: tuple[float, float] = DEFAULT_SIZE, *, narrow: bool = False) -> Drawing:
     """The scene on a figure of this size in inches, or in one column."""
     drawing = Drawing(scene.theme, size=size, narrow=narrow)
-    drawing.dashboard.frame_s = 0.07
     drawing.dashboard.update(scene.snapshot)
     return drawing
 

@@ -2,7 +2,6 @@
 
 import io
 import re
-import time
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -13,36 +12,28 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import FancyBboxPatch
 
-from consumers.dashboard.header import Header, HealthStrip
+from consumers.dashboard.header import Header, HealthStrip, strip_height
 from consumers.dashboard.panel import PAD, Panel
 from consumers.dashboard.panels import PANELS
 from consumers.dashboard.snapshot import Snapshot, ThemeName
-from consumers.dashboard.theme import DEFAULT_SIZE, FONTS, PALETTES, style
+from consumers.dashboard.theme import DEFAULT_SIZE, PALETTES, style
 
 DPI = 100
 NARROW_IN, NARROW_SCALE = 4.0625, 1.16  # 390 CSS pixels; no text under 11 of them
 NARROW_BELOW_IN = 6.0
 NARROW_CARD_IN = 2.9
+HEADER_IN, NARROW_HEADER_IN = 0.6, 0.95
 REACH_PX = 5.0  # how far from a point the mouse finds it
 
 
 class Dashboard:
     """All artists on one figure; `update(snapshot)` moves them and leaves drawing to the canvas.
 
-    For one thread at a time. Call it again after a change of `theme` or of the figure's size: `build()`.
+    For one thread at a time. Call `build()` again after a change of `theme` or of the figure's size.
     """
 
-    def __init__(
-        self,
-        figure: Figure,
-        theme: ThemeName,
-        refresh_s: float,
-        panels: Sequence[type[Panel]] = PANELS,
-        fonts: Sequence[str] = FONTS,
-    ) -> None:
-        self.figure, self.theme, self.refresh_s, self.kinds, self.fonts = figure, theme, refresh_s, panels, fonts
-        self.frame_s: float | None = None
-        self.paused, self._begun_s = False, 0.0
+    def __init__(self, figure: Figure, theme: ThemeName, panels: Sequence[type[Panel]] = PANELS) -> None:
+        self.figure, self.theme, self.kinds = figure, theme, panels
         self.build()
 
     def build(self) -> None:
@@ -50,11 +41,10 @@ class Dashboard:
         width, height = self.figure.get_size_inches()
         narrow, palette = width < NARROW_BELOW_IN, PALETTES[self.theme]
         k = NARROW_SCALE if narrow else min(max(min(width / DEFAULT_SIZE[0], height / DEFAULT_SIZE[1]), 0.8), 1.6)
-        self.rc = style(self.theme, k, self.fonts)
+        self.rc = style(self.theme, k)
         columns = 1 if narrow else 2 if len(self.kinds) <= 4 else 3
-        tile_columns = 2 if narrow else 6 if width / k > 9 else 3
         rows = -(-len(self.kinds) // columns)
-        heights = [(0.95 if narrow else 0.6) * k, (0.8 * (6 // tile_columns) + 0.22) * k]
+        heights = [(NARROW_HEADER_IN if narrow else HEADER_IN) * k, strip_height(narrow) * k]
         heights += [max(height - sum(heights), 0.1) / rows] * rows
         with mpl.rc_context(self.rc):
             self.figure.clear()
@@ -64,7 +54,7 @@ class Dashboard:
             parts: Any = self.figure.subfigures(2 + rows, 1, height_ratios=heights)
             header, strip, *bands = parts
             self.header = Header(header, palette, k, narrow=narrow)
-            self.strip = HealthStrip(as_card(strip, palette.card, k), palette, k, columns=tile_columns)
+            self.strip = HealthStrip(as_card(strip, palette.card, k), palette, k, narrow=narrow)
             self.panels = []
             for row, band in enumerate(bands):
                 kinds = self.kinds[row * columns : (row + 1) * columns]
@@ -73,19 +63,13 @@ class Dashboard:
                 self.panels += [kind(as_card(card, palette.card, k), palette, k)
                                 for kind, card in zip(kinds, cards, strict=True)]  # fmt: skip
 
-    def update(self, snapshot: Snapshot, keys: str = "") -> None:
-        """Move all artists to this snapshot; `keys` say what can be pressed."""
-        self._begun_s = time.perf_counter()
+    def update(self, snapshot: Snapshot, *, paused: bool = False) -> None:
+        """Move all artists to this snapshot."""
         with mpl.rc_context(self.rc):
-            self.header.update(snapshot, keys, paused=self.paused)
-            self.strip.update(snapshot, self.refresh_s, self.frame_s)
+            self.header.update(snapshot, paused=paused)
+            self.strip.update(snapshot)
             for panel in self.panels:
                 panel.update(snapshot)
-
-    def frame_done(self) -> None:
-        """Note how long the frame took since its update."""
-        if self._begun_s:
-            self.frame_s, self._begun_s = time.perf_counter() - self._begun_s, 0.0
 
     def point_at(self, x: float, y: float) -> bool:
         """Show the text of what is at these pixels, if anything is; whether that has changed."""
@@ -132,15 +116,12 @@ class Drawing:
         theme: ThemeName,
         narrow: bool = False,
         size: tuple[float, float] = DEFAULT_SIZE,
-        refresh_s: float = 2.0,
         panels: Sequence[type[Panel]] = PANELS,
-        *,
-        fonts: Sequence[str] = FONTS,
     ) -> None:
-        area = (NARROW_IN, NARROW_SCALE * (0.95 + 2.62 + NARROW_CARD_IN * len(panels))) if narrow else size
-        figure = Figure(figsize=area, dpi=DPI)
+        column = NARROW_HEADER_IN + strip_height(narrow=True) + NARROW_CARD_IN * len(panels)
+        figure = Figure(figsize=(NARROW_IN, NARROW_SCALE * column) if narrow else size, dpi=DPI)
         FigureCanvasAgg(figure)
-        self.dashboard = Dashboard(figure, theme, refresh_s, panels, fonts)
+        self.dashboard = Dashboard(figure, theme, panels)
 
     def png(self, snapshot: Snapshot) -> bytes:
         """The snapshot as a PNG file."""
@@ -165,5 +146,4 @@ class Drawing:
         with mpl.rc_context(dashboard.rc):
             metadata = {"Date": None} if kind == "svg" else None
             dashboard.figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
-        dashboard.frame_done()
         return buffer.getvalue()

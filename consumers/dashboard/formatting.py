@@ -60,9 +60,9 @@ def brief(count: int) -> str:
     return f"{count:,}"
 
 
-def counted(number: int, noun: str, nouns: str = "") -> str:
-    """`1 frame`, `2,000 frames`; `nouns` is a plural that is not the noun with an s."""
-    return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"
+def counted(number: int, noun: str) -> str:
+    """`1 frame`, `2,000 frames`, `2 anomalies`."""
+    return f"{number:,} {noun if number == 1 else plural(noun)}"
 
 
 def decimals(extent: float) -> int:

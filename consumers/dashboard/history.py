@@ -1,4 +1,4 @@
-"""The latest of everything: when records came, their event times, values and measures. Bounded."""
+"""What of the records is kept: counts, when they came, and the latest values. Bounded."""
 
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
@@ -10,11 +10,16 @@ import numpy as np
 from consumers.dashboard import stats
 from consumers.dashboard.charted import SENTIMENT_FLOOR, Charted
 from consumers.dashboard.snapshot import MISPLACED_S, Buffers, Series
-from consumers.dashboard.totals import Rates
+from utils.reading.tracker import Tracker
 
+TOP = 6
+MAX_KEYS = 10_000
+NAME_CHARS = 100
 MAX_LINES = 5
 POINT_SPACING_S = 1.0
 EARLIEST_S = 31_536_000.0  # 1971; what other languages call their zero time has no local time everywhere
+RATE_WINDOW_S = 60
+SPARK_WINDOW_S, SPARK_STEP_S = 300, 10
 
 
 class Point(NamedTuple):
@@ -23,6 +28,52 @@ class Point(NamedTuple):
     time: float
     value: float
     key: str
+
+
+class Counts:
+    """Records in all and per key; beyond 10,000 keys a new one is counted only in the total."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.keys: Counter[str] = Counter()
+
+    def add(self, keys: Sequence[str]) -> None:
+        self.total += len(keys)
+        for key, count in Counter(keys).items():
+            name = key[:NAME_CHARS]
+            if name in self.keys or len(self.keys) < MAX_KEYS:
+                self.keys[name] += count
+
+
+class Totals:
+    """What came in all. What has no ids counts on its own, because it would count again if it were read again."""
+
+    def __init__(self, *, from_end: bool) -> None:
+        self.tracker = Tracker(from_end=from_end)
+        self.identified, self.external = Counts(), Counts()
+        self.invalid = 0
+
+    def add(self, keys: Sequence[str], identified: Sequence[bool]) -> int:
+        """Count records by their keys and whether they have ids; the total."""
+        self.identified.add([key for key, has_ids in zip(keys, identified, strict=True) if has_ids])
+        self.external.add([key for key, has_ids in zip(keys, identified, strict=True) if not has_ids])
+        return self.total
+
+    def begin_again(self) -> bool:
+        """What was read may come again: let go of what has no ids; whether that was any record."""
+        self.tracker.begin_again()
+        had_any = self.external.total > 0
+        self.external, self.invalid = Counts(), 0
+        return had_any
+
+    @property
+    def total(self) -> int:
+        return self.identified.total + self.external.total
+
+    def busiest(self) -> tuple[tuple[tuple[str, int], ...], int, bool]:
+        """The six busiest keys with their counts, how many keys there are, and whether there are more."""
+        keys = self.identified.keys + self.external.keys
+        return tuple(keys.most_common(TOP)), len(keys), len(keys) >= MAX_KEYS
 
 
 class Arrivals:
@@ -38,11 +89,14 @@ class Arrivals:
         """Begin again, but for what is known of the newest record."""
         self._moments.clear()
         self.lags: deque[float] = deque(maxlen=stats.TRAILING)
-        self.rates = Rates()
+        self._seconds: Counter[int] = Counter()
 
     def add(self, times: Sequence[float], events: Sequence[float | None], now: float) -> None:
         came = [now] * len(times) if self.live else times
-        self.rates.add(came, now)
+        self._seconds.update(int(at) for at in came if at > now - SPARK_WINDOW_S)
+        if len(self._seconds) > 2 * SPARK_WINDOW_S:
+            known = self._seconds.items()
+            self._seconds = Counter({second: count for second, count in known if second >= now - SPARK_WINDOW_S - 1})
         for at in came:
             if not self._moments or at - self._moments[-1] >= POINT_SPACING_S:
                 self._moments.append(at)
@@ -50,6 +104,20 @@ class Arrivals:
         # What was written before the dashboard began waited for the dashboard, not for the stream.
         born = (event for event in events[-stats.TRAILING :] if event is not None and event >= self.started)
         self.lags.extend(now - event for event in born)
+
+    def rate(self, now: float) -> float:
+        """Records per second over the last minute, or since the first record if that is less."""
+        since = int(now) - RATE_WINDOW_S + 1
+        begin = max(since, min([int(self.started), *self._seconds]))
+        count = sum(count for second, count in self._seconds.items() if since <= second <= now)
+        return count / max(1.0, now - begin)
+
+    def sparkline(self, now: float) -> tuple[float, ...]:
+        """Records per second in steps of ten seconds, up to the last whole one."""
+        steps: Counter[int] = Counter()
+        for second, count in self._seconds.items():
+            steps[int(now) // SPARK_STEP_S - second // SPARK_STEP_S] += count
+        return tuple(steps[ago] / SPARK_STEP_S for ago in range(SPARK_WINDOW_S // SPARK_STEP_S, 0, -1))
 
     def usual_gap(self) -> float:
         """The 95th percentile of the pauses of at least a second, so that what comes in bursts is not stale."""

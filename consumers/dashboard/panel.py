@@ -7,13 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 from matplotlib.text import Text
 
-from consumers.dashboard.fitting import fit, fit_first
+from consumers.dashboard.fitting import fit
 from consumers.dashboard.formatting import heading
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.theme import Palette
 
 PAD = 0.1  # inches between a card and its subfigure's edge
-NARROW = 4.0  # inches; there the margin at the right is less
 
 
 class Hint(NamedTuple):
@@ -33,41 +32,39 @@ class Panel:
 
     title = ""
     empty = ""
-    margins: tuple[float, ...] = (0.85, 1.05, 0.5, 0.8)
+    margins: tuple[float, ...] = (0.85, 1.0, 0.5, 0.8)
 
     def __init__(self, card: SubFigure, palette: Palette, k: float) -> None:
         self.card, self.palette, self.k = card, palette, k
-        self.width, self.height = card.bbox.width / card.figure.dpi, card.bbox.height / card.figure.dpi
-        self.inch = k * card.figure.dpi  # pixels
-        left, right, bottom, top = self.margins
-        self.margins = (left, right * (1 if self.width > NARROW * k else 0.85), bottom, top)
         self.hints: list[Hint] = []
         self.heading = self.text(0.3, 0.33, size="x-large", weight="bold")
         self.subtitle = self.text(0.3, 0.57, color=palette.muted)
         self.notice = card.text(0.5, 0.42, "", color=palette.muted, ha="center", va="center")
         self.build()
 
+    @property
+    def inch(self) -> float:
+        """Pixels of an inch times `k`."""
+        return self.k * self.card.dpi
+
     def text(self, left: float, top: float, **style: Any) -> Text:
         """Text on the card, so many inches from its left and its top."""
-        x, y = left * self.k / self.width, 1 - top * self.k / self.height
+        box = self.card.bbox
+        x, y = left * self.inch / box.width, 1 - top * self.inch / box.height
         return self.card.text(x, y, "", va="center_baseline", **style)
 
     def subplots(self, rows: int = 1, **options: Any) -> Any:
         """Axes inside the margins."""
-        left, right, bottom, top = (margin * self.k for margin in self.margins)
-        x, y = left / self.width, bottom / self.height
-        ends = {"right": max(1 - right / self.width, x + 0.01), "top": max(1 - top / self.height, y + 0.01)}
-        grid = {"left": x, "bottom": y, **ends}
-        axes = self.card.subplots(rows, 1, gridspec_kw=grid | options.pop("gridspec_kw", {}), **options)
-        for each in self.card.axes:  # where labels are is not looked for in each frame
-            each.xaxis.set_label_coords(0.5, -0.28 * self.inch / each.bbox.height)
-            each.yaxis.set_label_coords(-0.1, 0.5)
-        return axes
-
-    @property
-    def room(self) -> float:
-        """Pixels for a line of text."""
-        return self.card.bbox.width - 0.6 * self.inch
+        box = self.card.bbox
+        left, right = (margin * self.inch / box.width for margin in self.margins[:2])
+        bottom, top = (margin * self.inch / box.height for margin in self.margins[2:])
+        ends = {
+            "left": left,
+            "bottom": bottom,
+            "right": max(1 - right, left + 0.01),
+            "top": max(1 - top, bottom + 0.01),
+        }
+        return self.card.subplots(rows, 1, gridspec_kw=ends, **options)
 
     def build(self) -> None:
         """Make the artists."""
@@ -83,17 +80,16 @@ class Panel:
     def named(self, text: str, snapshot: Snapshot) -> str:
         """A text with the names of the roles."""
         roles = snapshot.roles
-        names = {"records": roles.record, "by": roles.by, "value": roles.value,
-                 "histogram": roles.histogram}  # fmt: skip
+        names = {"record": roles.record, "by": roles.by, "value": roles.value, "histogram": roles.histogram}
         start = "\n\npython -m producers.ragini_producer" if snapshot.stream == "buzz" else ""
         return text.format(**{name: heading(word) for name, word in names.items()}, start=start)
 
     def update(self, snapshot: Snapshot) -> None:
         self.hints.clear()
-        filled = self.has_data(snapshot)
-        fit(self.heading, self.named(self.title, snapshot), self.room)
+        filled, room = self.has_data(snapshot), self.card.bbox.width - 0.6 * self.inch
+        fit(self.heading, room, self.named(self.title, snapshot))
         for axes in self.card.axes:
             axes.set_visible(filled)
-        fit(self.notice, "" if filled else self.named(self.empty, snapshot), self.room)
+        fit(self.notice, room, "" if filled else self.named(self.empty, snapshot))
         parts = self.draw(snapshot) if filled else [""]
-        fit_first(self.subtitle, ["  \u00b7  ".join(parts[:end]) for end in range(len(parts), 0, -1)], self.room)
+        fit(self.subtitle, room, *("  \u00b7  ".join(parts[:end]) for end in range(len(parts), 0, -1)))

@@ -2,23 +2,41 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
-from consumers.dashboard import formatting
-from consumers.dashboard.formatting import counted, plain
+from consumers.dashboard.formatting import SOURCES, brief, clock, counted, lag, plain, rate, source_line, span, status
 from consumers.dashboard.snapshot import Series, Snapshot
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_SUMMARY = {
-    "mean": "mean",
-    "median": "median",
-    "p95": "95th percentile",
-    "sigma": "standard deviation",
-    "low": "least",
-    "high": "greatest",
-}
+
+
+class Tile(NamedTuple):
+    """One statistic on the health of the stream: its value, in forms from the longest to the shortest, and a detail."""
+
+    name: str
+    values: tuple[str, ...]
+    detail: str
+    is_warning: bool = False
+
+
+def tiles(snapshot: Snapshot) -> list[Tile]:
+    """The six statistics of the health strip."""
+    source, last, delay = snapshot.source, snapshot.last, snapshot.lag
+    bad = (snapshot.invalid, snapshot.lost, snapshot.duplicate)
+    received = snapshot.total + snapshot.invalid + snapshot.duplicate
+    age = span(snapshot.idle_s)
+    return [
+        Tile("Source", (SOURCES.get(source.name, source.name),), source_line(snapshot), bool(source.trouble)),
+        Tile("Throughput", (rate(snapshot.rate, snapshot.roles.records),), "mean of 60 s"),
+        Tile("Lag", (lag(delay.median),), f"p95 {lag(delay.p95)}") if delay else Tile("Lag", ("\u2013",), ""),
+        Tile("Invalid / lost / dup", (" / ".join(f"{count:,}" for count in bad), "/".join(map(brief, bad))),
+             f"of {brief(received)} received", any(bad)),
+        Tile("Last record", (f"{age} ago", age), f"at {clock(last, snapshot.now)}", snapshot.status == "STALE")
+        if last else Tile("Last record", ("none yet",), ""),
+        Tile("Uptime", (span(snapshot.now - snapshot.started),), f"since {clock(snapshot.started, snapshot.now)}"),
+    ]  # fmt: skip
 
 
 def statistics(snapshot: Snapshot) -> str:
@@ -37,98 +55,59 @@ def _readable(value: Any) -> Any:
     return plain(value) if isinstance(value, str) else value
 
 
-def sentences(snapshot: Snapshot) -> list[tuple[str, str]]:
+def sentences(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     """The statistics as pairs of a heading and words with units."""
     roles, total = snapshot.roles, snapshot.total
-    last = (
-        f"{formatting.span(snapshot.idle_s)} ago, at {formatting.clock(snapshot.last, snapshot.now)}"
-        if snapshot.last
-        else "none yet"
-    )
-    lag = snapshot.lag
-    pairs = [
-        ("Status", formatting.status(snapshot)),
-        (roles.records.capitalize(), f"{total:,}; {snapshot.rate:,.3g} per second over the last minute"),
-        ("Lag", f"median {lag.median:,.3g} s, 95th percentile {lag.p95:,.3g} s" if lag else "not known yet"),
-        ("Errors", f"{snapshot.invalid:,} invalid, {snapshot.lost:,} lost, {snapshot.duplicate:,} duplicate"),
-        (f"Last {roles.record}", last),
-        ("Source", f"{plain(snapshot.source.name)}: {formatting.source_line(snapshot)}"),
-        ("Running for", formatting.span(snapshot.now - snapshot.started)),
-    ]
+    yield "Status", status(snapshot)
+    yield roles.records.capitalize(), f"{total:,}"
+    for tile in tiles(snapshot):
+        yield tile.name, f"{tile.values[0]}; {tile.detail}".removesuffix("; ")
     if snapshot.groups:
         named = [f"{plain(name) or '(no name)'} {count:,}" for name, count in snapshot.groups]
         if rest := snapshot.group_count - len(named):
             named.append(f"{rest:,} others {total - sum(count for _, count in snapshot.groups):,}")
-        pairs.append((f"{roles.records.capitalize()} by {plain(roles.by)}", ", ".join(named)))
-    pairs += [_trend(snapshot, series) for series in snapshot.series if series.values]
+        yield f"{roles.records.capitalize()} by {plain(roles.by)}", ", ".join(named)
+    for series in snapshot.series:
+        of = f" of {plain(series.name)}" if series.name else ""
+        yield f"{plain(roles.value)}{of}".capitalize(), ", ".join(_trend(snapshot, series))
     if measures := snapshot.measures:
-        words = ", ".join(f"{text} {_number(getattr(measures, name))}" for name, text in _SUMMARY.items())
-        unit = f" {roles.unit}" if roles.unit else ""
-        pairs.append((plain(roles.histogram).capitalize(), f"{words}{unit}; of the last {measures.count:,}"))
-    return pairs
+        words = f"mean {measures.mean:,.6g}, median {measures.median:,.6g}, 95th percentile {measures.p95:,.6g}"
+        words += f", standard deviation {measures.sigma:,.4g}, from {measures.low:,.6g} to {measures.high:,.6g}"
+        yield plain(roles.histogram).capitalize(), f"{words} {roles.unit}; of the last {measures.count:,}"
 
 
-def _trend(snapshot: Snapshot, series: Series) -> tuple[str, str]:
+def _trend(snapshot: Snapshot, series: Series) -> Iterator[str]:
     """Latest value, means and anomalies of one line."""
-    values, roles = series.values, snapshot.roles
-    parts = [f"latest {_number(values[-1])}", f"average {_number(series.average)}"]
+    yield f"latest {series.values[-1]:,.6g}"
+    yield f"average {series.average:,.4g}"
     if not math.isnan(series.rolling[-1]):
-        parts.append(f"rolling mean {_number(series.rolling[-1])}")
-    found = [index for index, marked in enumerate(series.anomalies) if marked]
-    parts.append(counted(len(found), "anomaly", "anomalies") if found else "no anomalies")
-    for index in found:
-        key = f" of {plain(series.keys[index])}" if series.keys else ""
-        parts.append(f"{_number(values[index])}{key} at {formatting.clock(series.times[index], snapshot.now)}")
-    name = f"{plain(roles.value)} of {plain(series.name)}" if series.name else plain(roles.value)
-    return name[:1].upper() + name[1:], ", ".join(parts) + f"; of the last {len(values):,}"
-
-
-def _number(number: float) -> str:
-    return f"{number:,.4g}" if abs(number) < 10_000 else f"{number:,.6g}"
+        yield f"rolling mean {series.rolling[-1]:,.4g}"
+    yield counted(sum(series.anomalies), "anomaly")
+    for value, key, at, odd in zip(series.values, series.keys, series.times, series.anomalies, strict=True):
+        if odd:
+            yield f"{value:,.6g} of {plain(key)} at {clock(at, snapshot.now)}"
 
 
 def metrics(snapshot: Snapshot) -> str:
     """The statistics in the text format of Prometheus."""
-    lines, before = [], ""
-    for name, text, labels, number in _samples(snapshot):
-        if number is None:
-            continue
-        if name != before:
+    delay = snapshot.lag
+    samples: dict[str, float | None] = {
+        "records_total": snapshot.total,
+        "invalid_total": snapshot.invalid,
+        "duplicate_total": snapshot.duplicate,
+        "lost": snapshot.lost,
+        "records_per_second": snapshot.rate,
+        "lag_median_seconds": delay.median if delay else None,
+        "lag_p95_seconds": delay.p95 if delay else None,
+        "stale": snapshot.status == "STALE",
+        "source_up": snapshot.source.trouble_since is None,
+        "last_record_timestamp_seconds": snapshot.last,
+        "start_timestamp_seconds": snapshot.started,
+    }
+    lines = []
+    for name, number in samples.items():
+        if number is not None:
             kind = "counter" if name.endswith("_total") else "gauge"
-            lines += [f"# HELP ragini_{name} {text}", f"# TYPE ragini_{name} {kind}"]
-            before = name
-        shown = ",".join(f'{label}="{_escaped(each)}"' for label, each in {"stream": snapshot.stream, **labels}.items())
-        lines.append(f"ragini_{name}{{{shown}}} {float(number)!r}")
+            sample = f'ragini_{name}{{stream="{snapshot.stream}"}} {float(number)!r}'
+            lines += [f"# TYPE ragini_{name} {kind}", sample]
     return "\n".join(lines) + "\n"
-
-
-def _samples(snapshot: Snapshot) -> Iterator[tuple[str, str, dict[str, str], float | None]]:
-    lag, by, value = snapshot.lag, plain(snapshot.roles.by), plain(snapshot.roles.value)
-    yield "records_total", "Records read.", {}, snapshot.total
-    yield "invalid_total", "Records that could not be read.", {}, snapshot.invalid
-    yield "lost", "Gaps in the sequences of the producers.", {}, snapshot.lost
-    yield "duplicate_total", "Records that came again.", {}, snapshot.duplicate
-    yield "records_per_second", "Mean of the last minute.", {}, snapshot.rate
-    yield "stale", "1 if no record came for too long.", {}, snapshot.status == "STALE"
-    yield "source_up", "0 while the source cannot be read.", {}, snapshot.source.trouble_since is None
-    yield "last_record_timestamp_seconds", "When the newest record came.", {}, snapshot.last
-    yield "start_timestamp_seconds", "When the dashboard started.", {}, snapshot.started
-    yield "lag_seconds", "From event time to reading.", {"quantile": "0.5"}, lag.median if lag else None
-    yield "lag_seconds", "From event time to reading.", {"quantile": "0.95"}, lag.p95 if lag else None
-    for name, count in _distinct(snapshot.groups):
-        yield "busiest_records", "Records of the busiest keys.", {"by": by, "key": name}, count
-    for name, values in _distinct((each.name, each.values) for each in snapshot.series if each.values):
-        yield "latest_value", "Newest value.", {"field": value, "key": name}, values[-1]
-
-
-def _distinct(pairs: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """Pairs whose names still differ when they are plain; one name twice would make all metrics unreadable."""
-    seen: set[str] = set()
-    for name, what in pairs:
-        if (shown := plain(name)) not in seen:
-            seen.add(shown)
-            yield shown, what
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

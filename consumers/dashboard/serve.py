@@ -1,13 +1,12 @@
 """The page: matplotlib's SVG for browsers, JSON and metrics for programs; view only."""
 
-import asyncio
 import base64
 import hashlib
 import json
 import re
 import socket
-import time
-from collections.abc import Awaitable, Callable, Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,14 +23,11 @@ from starlette.routing import Route
 from consumers.dashboard import report
 from consumers.dashboard.figure import Drawing
 from consumers.dashboard.snapshot import Snapshot, ThemeName
-from consumers.dashboard.theme import DEFAULT_SIZE, PAGE_FONTS
+from consumers.dashboard.theme import DEFAULT_SIZE
 from utils.app.errors import ToolkitError
 from utils.app.web import WebServer, is_loopback, parse_address
 
 DEFAULT_ADDRESS = "127.0.0.1:8765"
-WAIT_S = 10.0  # of a browser for its first image
-LOOK_EVERY_S = 0.05
-WANTED_S = 15.0  # a form that nobody asked for during this time and two refreshes is not drawn
 PAGE = Path(__file__).with_name("page.html")
 
 
@@ -42,17 +38,10 @@ class Form(NamedTuple):
     narrow: bool
 
 
-class Frame(NamedTuple):
-    """One snapshot and what was made of it."""
-
-    snapshot: Snapshot
-    bodies: dict[Form, bytes]
-
-
 class Page:
-    """Serves the latest snapshot, drawn in the forms that somebody looks at. An output of the headless loop.
+    """Serves the latest snapshot. An output of the headless loop.
 
-    `put` belongs to the thread that draws; the web server's thread only reads what it left.
+    A form is drawn when the first browser asks for it, once per snapshot, by a thread of the web server.
     """
 
     def __init__(
@@ -65,87 +54,82 @@ class Page:
     ) -> None:
         """Listen. `theme` None follows each browser. Raises ToolkitError if the address cannot be used."""
         host, port = parse_address(address, "--serve ")
-        self._refresh_s, self._theme, self._size = refresh_s, theme, size
-        self._frame: Frame | None = None
-        self._wanted: dict[Form, float] = {}
+        self._refresh_s, self._size = refresh_s, size
+        self._lock = threading.Lock()  # only one thread may draw
+        self._snapshot: Snapshot | None = None
         self._drawings: dict[Form, Drawing] = {}
+        self._drawn: dict[Form, tuple[Snapshot, bytes]] = {}
         html = PAGE.read_text("utf-8").encode()  # with line ends as the browser counts them for the script's hash
-        app = self._app(html, known_hosts(host, allow_hosts))
+        app = self._app(html, known_hosts(host, allow_hosts), theme)
         self._server = WebServer(app, host, port, "--serve", headers=headers(html))
-        self.where = f"the page is at {self.url}"
+        self.where = f"the page is at {self._server.url}"
         if not is_loopback(host):
-            logger.warning("the page at {} can be seen by everyone who reaches this machine", self.url)
+            logger.warning("the page at {} can be seen by everyone who reaches this machine", self._server.url)
 
     @property
     def url(self) -> str:
         return self._server.url
 
     def put(self, snapshot: Snapshot) -> None:
-        """Draw the snapshot in the forms that are looked at, and show it."""
-        oldest = time.monotonic() - WANTED_S - 2 * self._refresh_s
-        bodies = {form: self._body(form, snapshot) for form, asked in list(self._wanted.items()) if asked > oldest}
-        self._frame = Frame(snapshot, bodies)
+        """Show the snapshot from now on."""
+        self._snapshot = snapshot
 
     def close(self) -> None:
         self._server.close()
 
-    def _body(self, form: Form, snapshot: Snapshot) -> bytes:
-        if form not in self._drawings:
-            self._drawings[form] = Drawing(
-                form.theme, narrow=form.narrow, size=self._size, refresh_s=self._refresh_s, fonts=PAGE_FONTS
-            )
-        content = {
-            "svg": self._drawings[form].svg(snapshot).decode(),
-            "statistics": report.sentences(snapshot),
-            "status": snapshot.status,
-            "stream": snapshot.stream,
-            "refresh_s": self._refresh_s,
-            "theme": form.theme,
-        }
-        return json.dumps(content, ensure_ascii=False).encode()
+    def _app(self, html: bytes, hosts: list[str], theme: ThemeName | None) -> Starlette:
+        """The pages; those that are no coroutines run in the server's threads."""
 
-    def _app(self, html: bytes, hosts: list[str]) -> Starlette:
         async def page(request: Request) -> Response:
             return Response(html, media_type="text/html; charset=utf-8")
 
-        async def frame(request: Request) -> Response:
-            theme: ThemeName = "dark" if request.query_params.get("theme") == "dark" else "light"
-            form = Form(self._theme or theme, request.query_params.get("form") == "narrow")
-            body = await self._drawn(form)
-            return Response(body, media_type="application/json") if body else _not_yet()
+        def frame(request: Request, snapshot: Snapshot) -> Response:
+            asked: ThemeName = "dark" if request.query_params.get("theme") == "dark" else "light"
+            form = Form(theme or asked, request.query_params.get("form") == "narrow")
+            return Response(self._frame(form, snapshot), media_type="application/json")
 
-        def report_of(make: Callable[[Snapshot], str], kind: str) -> Callable[[Request], Awaitable[Response]]:
-            async def answer(request: Request) -> Response:
-                frame = self._frame
-                return Response(make(frame.snapshot), headers={"Content-Type": kind}) if frame else _not_yet()
+        def latest(make: Callable[[Request, Snapshot], Response]) -> Callable[[Request], Response]:
+            def answer(request: Request) -> Response:
+                if self._snapshot is None:
+                    return PlainTextResponse("Nothing yet", 503, {"Retry-After": "2"})
+                return make(request, self._snapshot)
 
             return answer
 
-        routes = {
-            "/": page,
-            "/frame.json": frame,
-            "/snapshot.json": report_of(report.statistics, "application/json"),
-            "/metrics": report_of(report.metrics, report.METRICS_TYPE),
-        }
+        def text(make: Callable[[Snapshot], str], kind: str) -> Callable[[Request], Response]:
+            return latest(lambda request, snapshot: Response(make(snapshot), headers={"Content-Type": kind}))
+
+        routes = [
+            Route("/", page),
+            Route("/frame.json", latest(frame)),
+            Route("/snapshot.json", text(report.statistics, "application/json")),
+            Route("/metrics", text(report.metrics, report.METRICS_TYPE)),
+        ]
         middleware = [
             Middleware(TrustedHostMiddleware, hosts, www_redirect=False),
             Middleware(GZipMiddleware, compresslevel=4),
         ]
-        return Starlette(routes=[Route(path, get) for path, get in routes.items()], middleware=middleware)
+        return Starlette(routes=routes, middleware=middleware)
 
-    async def _drawn(self, form: Form) -> bytes | None:
-        """The latest frame in this form; waits for the next refresh if nobody looked at it before."""
-        deadline_s = time.monotonic() + WAIT_S
-        while True:
-            self._wanted[form] = time.monotonic()
-            body = self._frame.bodies.get(form) if self._frame else None
-            if body or time.monotonic() > deadline_s:
+    def _frame(self, form: Form, snapshot: Snapshot) -> bytes:
+        """The snapshot in this form; drawn if it is not yet."""
+        with self._lock:
+            drawn, body = self._drawn.get(form, (None, b""))
+            if drawn is snapshot:
                 return body
-            await asyncio.sleep(LOOK_EVERY_S)
-
-
-def _not_yet() -> Response:
-    return PlainTextResponse("No image yet", 503, {"Retry-After": "2"})
+            if form not in self._drawings:
+                self._drawings[form] = Drawing(form.theme, form.narrow, self._size)
+            content = {
+                "svg": self._drawings[form].svg(snapshot).decode(),
+                "statistics": list(report.sentences(snapshot)),
+                "status": snapshot.status,
+                "stream": snapshot.stream,
+                "refresh_s": self._refresh_s,
+                "theme": form.theme,
+            }
+            body = json.dumps(content, ensure_ascii=False).encode()
+            self._drawn[form] = snapshot, body
+            return body
 
 
 def known_hosts(host: str, allowed: Sequence[str]) -> list[str]:

@@ -113,7 +113,6 @@ class Snapshot:
     invalid: int = 0
     lost: int = 0
     duplicate: int = 0
-    last_invalid: str = ""
     groups: tuple[tuple[str, int], ...] = ()
     group_count: int = 0
     more_groups: bool = False

@@ -8,13 +8,11 @@ from typing import Any
 
 from consumers.dashboard import history, stats
 from consumers.dashboard.charted import Charted
-from consumers.dashboard.history import Arrivals, Histories
+from consumers.dashboard.history import Arrivals, Histories, Totals
 from consumers.dashboard.snapshot import DEFAULT_BUFFERS, Buffers, Snapshot, Source
-from consumers.dashboard.totals import Totals
+from utils import sinks
 from utils.records.stream import Stream
 from utils.sources.base import Chunk
-
-AUTO = "auto"
 
 Keep = Callable[[list[Any]], list[Any]]
 """What --where leaves of records."""
@@ -51,19 +49,18 @@ class State:
         with self._lock:
             moved = before.moved
             if name != before.name:
-                if before.name != AUTO:
+                if before.name != sinks.AUTO:
                     moved = (before.name, self._clock(), before.trouble)
                 elif moved and moved[0] == name:
                     moved = None  # it was given up and found again
                 self._arrivals.live = False
-                self._drop(*self._totals.partitions)
                 if self.begun:  # the other sink brings once more what this one has brought
-                    self._totals.tracker.begin_again()
+                    self._begin_again()
             self._source = replace(before, name=name, detail=detail, moved=moved)
 
-    def _drop(self, *partitions: str) -> None:
-        """Let go of partitions; what they hold without ids is in the histories too, so those begin again."""
-        if self._totals.drop(partitions):
+    def _begin_again(self) -> None:
+        """What was read comes again; what of it has no ids is in the histories too, so those begin again."""
+        if self._totals.begin_again():
             self._histories = Histories(self._histories.charted, self._histories.buffers)
             self._arrivals.clear()
 
@@ -89,17 +86,16 @@ class State:
         """Take in one chunk. Never raises for what records may hold."""
         fresh = self._keep(self._totals.tracker.admit(chunk.records))
         with self._lock:
-            self._totals.note_invalid(chunk.partition, chunk.invalid)
+            self._totals.invalid += len(chunk.invalid)
             if fresh:
-                self._take(chunk.partition, fresh)
+                self._take(fresh)
             if chunk.begins_again:  # what it holds is the last of what was read before
-                self._drop(chunk.partition)
-                self._totals.tracker.begin_again()
+                self._begin_again()
 
-    def _take(self, partition: str, records: list[Any]) -> None:
+    def _take(self, records: list[Any]) -> None:
         charted, arrivals, now = self._histories.charted, self._arrivals, self._clock()
         keys = list(map(charted.key, records))
-        total = self._totals.add(partition, keys, [record.sequence is not None for record in records])
+        total = self._totals.add(keys, [record.sequence is not None for record in records])
         events = [None if (found := charted.event_us(record)) is None else found / 1e6 for record in records]
         times = self._histories.placed(events, now, live=arrivals.live)
         self._histories.add(records, keys, times, total)
@@ -122,14 +118,13 @@ class State:
                 invalid=totals.invalid,
                 lost=totals.tracker.counts.lost,
                 duplicate=totals.tracker.counts.duplicate,
-                last_invalid=totals.last_invalid,
                 groups=groups,
                 group_count=group_count,
                 more_groups=more_groups,
                 flow=tuple(histories.flow),
                 measured=measured,
-                rate=arrivals.rates.mean(now, arrivals.started),
-                sparkline=arrivals.rates.sparkline(now),
+                rate=arrivals.rate(now),
+                sparkline=arrivals.sparkline(now),
                 last=arrivals.last,
                 usual_gap=arrivals.usual_gap(),
                 buffers=histories.buffers,

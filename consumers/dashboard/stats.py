@@ -1,6 +1,4 @@
-"""The dashboard's arithmetic: rolling mean, summary, the anomaly rule, bins. NumPy only."""
-
-import math
+"""The dashboard's arithmetic: rolling mean, summary, the anomaly rule. NumPy only."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,7 +9,6 @@ Floats = NDArray[np.float64]
 
 TRAILING, TRAILING_LEAST = 100, 20
 FLOOR_OF_RANGE = 0.05  # of the interquartile range
-MAX_BINS = 16
 
 
 def rolling_mean(values: ArrayLike, window: int) -> Floats:
@@ -50,30 +47,3 @@ def summary(values: ArrayLike) -> Summary:
     sigma = data.std(ddof=1) if len(data) > 1 else 0.0
     mean, low, high = data.mean(), data.min(), data.max()
     return Summary(float(mean), float(middle), float(p95), float(sigma), float(low), float(high), len(data))
-
-
-def nice_step(least: float) -> float:
-    """The smallest of 1, 2, 2.5, 5 x 10^n that is not below `least`, which is above 0."""
-    power = 10.0 ** math.floor(math.log10(least))
-    return next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= least * (1 - 1e-9))
-
-
-def bins(values: ArrayLike, *, whole: bool) -> tuple[float, float, list[int]]:
-    """Left edge of the first bin, width and counts of at most 16 bins that hold every value.
-
-    Bins of `whole` numbers have whole widths and their edges between the numbers.
-    """
-    data = np.asarray(values, dtype=float)
-    low, high = float(data.min()), float(data.max())
-    if whole:
-        width = float((high - low) // MAX_BINS + 1)
-        first = low - low % width
-        if (high - first) // width >= MAX_BINS:
-            first = low
-        first -= 0.5
-    else:
-        least = max((high - low) / (MAX_BINS - 2), abs(high) * 1e-9)
-        width = nice_step(least) if least > 0 else 1.0
-        first = math.floor(low / width) * width
-    places = np.clip((data - first) // width, 0, MAX_BINS - 1).astype(int)
-    return first, width, np.bincount(places).tolist()

@@ -1,7 +1,6 @@
 """Light and dark: a matplotlib style sheet each, and the colours that carry a meaning."""
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,8 @@ from matplotlib import font_manager
 
 from consumers.dashboard.snapshot import ThemeName
 
-FONTS = ("Inter", "Segoe UI", "Helvetica Neue", "Roboto", "Noto Sans", "Liberation Sans", "Arial", "DejaVu Sans",
-         "Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC")  # fmt: skip
-PAGE_FONTS = ("DejaVu Sans", *FONTS[-3:])  # wider than those: texts have room in whatever font a browser shows them
+# matplotlib's own is wide: texts have room in whatever font a browser shows them. The others have more letters.
+FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC")
 _LINES = ("#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe and Ito
 MARKERS = "os^Dv"
 DEFAULT_SIZE = (12.8, 7.2)  # inches
@@ -61,15 +59,12 @@ PALETTES: dict[ThemeName, Palette] = {
 }  # fmt: skip
 
 
-def style(name: ThemeName, scale: float, fonts: Sequence[str] = FONTS) -> Any:
-    """Settings of matplotlib: the style sheet with sizes times `scale`, and those of `fonts` that are installed.
-
-    A font that is not installed would cost a look-up per text.
-    """
+def style(name: ThemeName, scale: float) -> Any:
+    """Settings of matplotlib: the style sheet with sizes times `scale`, and the fonts that are installed."""
     sheet: Any = dict(mpl.rc_params_from_file(Path(__file__).with_name(f"{name}.mplstyle"), False, False))
     installed = set(font_manager.get_font_names())
     sizes = {each: sheet[each] * scale for each in ("font.size", "lines.linewidth", "lines.markersize")}
-    return sheet | sizes | {"font.family": [font for font in fonts if font in installed] or ["DejaVu Sans"]}
+    return sheet | sizes | {"font.family": [font for font in FONTS if font in installed]}
 
 
 def reset() -> None:

@@ -1,4 +1,4 @@
-"""Backend choice, the loop without a window, where images go, and the reader beside it."""
+"""The loop without a window, where its images go, and the reader beside it."""
 
 import os
 import shutil
@@ -8,14 +8,13 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
-from consumers.dashboard import animation, backends, outputs
-from consumers.dashboard.animation import Plan
+from consumers.dashboard import outputs
 from consumers.dashboard.figure import Drawing
+from consumers.dashboard.outputs import Plan
 from consumers.dashboard.reader import Reader
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.state import State
@@ -28,48 +27,6 @@ from utils.sources.base import Chunk
 
 pytestmark = pytest.mark.full
 
-DISPLAY = {"DISPLAY": ":987"}
-
-
-def test_without_a_display_nothing_is_tried() -> None:
-    if sys.platform in ("darwin", "win32"):
-        pytest.skip("there a window needs no DISPLAY")
-    choice = backends.choose(None, {})
-    assert (choice.backend, "DISPLAY" in choice.reason) == (None, True)
-
-
-def child(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    monkeypatch.setattr(backends, "_PROBE", code)
-
-
-def test_backend_is_what_matplotlib_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
-    child(monkeypatch, "import os; print(os.environ.get('MPLBACKEND', 'QtAgg'), True)")
-    assert backends.choose(None, DISPLAY) == ("QtAgg", "matplotlib's own choice")
-    assert backends.choose("GTK4Agg", DISPLAY) == ("GTK4Agg", "asked for")
-    child(monkeypatch, "print('agg', False)")
-    assert backends.choose("agg", DISPLAY).backend is None
-
-
-def test_toolkit_that_would_abort_the_process_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    aborting = "import os; os.environ.get('MPLBACKEND') == 'TkAgg' or os.abort(); print('TkAgg', True)"
-    child(monkeypatch, aborting)
-    assert backends.choose(None, DISPLAY) == ("TkAgg", "it works here")
-
-
-@pytest.mark.parametrize(
-    ("code", "reason"),
-    [
-        ("import os; os.write(2, b'could not load the plugin\\n'); os.abort()", "could not load the plugin"),
-        ("import time; time.sleep(60)", "within 0.2 s"),
-    ],
-)
-def test_backend_that_was_asked_for_is_not_replaced(monkeypatch: pytest.MonkeyPatch, code: str, reason: str) -> None:
-    monkeypatch.setattr(backends, "PROBE_S", 0.2 if "sleep" in code else 20.0)
-    child(monkeypatch, code)
-    with pytest.raises(ToolkitError, match=rf"backend QtAgg .*{reason}; leave it out .* Agg to draw without"):
-        backends.choose("QtAgg", DISPLAY)
-    assert reason in backends.choose(None, DISPLAY).reason
-
 
 @pytest.fixture
 def state() -> State:
@@ -78,19 +35,24 @@ def state() -> State:
     return state
 
 
-@pytest.fixture
+def plan(refresh_s: float = 0.01, frames: int | None = None) -> Plan:
+    return Plan(size=(4, 3), refresh_s=refresh_s, frames=frames)
+
+
+@pytest.fixture(scope="module")
 def drawing() -> Drawing:
-    return Drawing("light", size=(8, 6), refresh_s=0.05)
+    return Drawing("light", size=(4, 3))
 
 
-def run(state: State, places: list[Any], plan: Plan, stop: threading.Event | None = None) -> int:
-    return animation.run_headless(state, places, plan, stop or threading.Event())
+def run(state: State, output: outputs.Output, plan: Plan, stop: threading.Event | None = None) -> int:
+    return outputs.run_headless(state, output, plan, stop or threading.Event())
 
 
-def test_image_is_replaced_whole_and_nothing_is_left_behind(state: State, drawing: Drawing, tmp_path: Path) -> None:
+def test_image_is_replaced_whole_and_nothing_is_left_behind(state: State, tmp_path: Path) -> None:
+    output = outputs.opened(None, tmp_path, plan(), threading.Event())
+    assert run(state, output, plan(frames=3)) == 3
     path = tmp_path / "dashboard.png"
-    assert run(state, [outputs.ImageFile(path, drawing)], Plan(refresh_s=0.01, frames=3)) == 3
-    assert Image.open(path).size == (800, 600)
+    assert Image.open(path).size == (400, 300)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -99,10 +61,10 @@ def test_image_that_cannot_be_written_is_logged_once_and_heals(
 ) -> None:
     folder = tmp_path / "images"
     output = outputs.ImageFile(folder / "dashboard.png", drawing)
-    run(state, [output], Plan(refresh_s=0.01, frames=3))
+    run(state, output, plan(frames=3))
     assert sum("cannot be written" in line for line in logged) == 1
     folder.mkdir()
-    run(state, [output], Plan(refresh_s=0.01, frames=1))
+    run(state, output, plan(frames=1))
     assert (folder / "dashboard.png").exists()
 
 
@@ -122,7 +84,7 @@ class Noting:
 
 def test_images_come_at_absolute_times_and_a_last_one_at_the_stop(state: State) -> None:
     stop, output = threading.Event(), Noting()
-    thread = threading.Thread(target=run, args=(state, [output], Plan(refresh_s=0.2), stop))
+    thread = threading.Thread(target=run, args=(state, output, plan(0.2), stop))
     thread.start()
     wait_until(lambda: len(output.times) >= 6)
     stop.set()
@@ -131,16 +93,16 @@ def test_images_come_at_absolute_times_and_a_last_one_at_the_stop(state: State) 
     assert output.times[-1] - output.times[-2] < 0.2
 
 
-def test_gif_holds_every_frame(state: State, drawing: Drawing, tmp_path: Path) -> None:
+def test_gif_holds_every_frame(state: State, tmp_path: Path) -> None:
     path = tmp_path / "out.gif"
-    recording = outputs.saved_to(path, drawing, threading.Event())
+    recording = outputs.opened(path, tmp_path, plan(0.05), threading.Event())
 
     class Growing(Noting):
         def put(self, snapshot: Snapshot) -> None:
             recording.put(snapshot)
             state.add(Chunk("f", "1", "1", make_messages(1, producer_id="ann-1", first=snapshot.total + 1)))
 
-    run(state, [Growing()], Plan(refresh_s=0.05, frames=5))
+    run(state, Growing(), plan(frames=5))
     recording.close()
     image = Image.open(path)
     assert (getattr(image, "n_frames", 1), image.info["duration"]) == (5, 50)
@@ -148,13 +110,13 @@ def test_gif_holds_every_frame(state: State, drawing: Drawing, tmp_path: Path) -
 
 
 def test_slowest_gif_is_as_slow_as_the_format_allows(state: State, tmp_path: Path) -> None:
-    output = outputs.saved_to(tmp_path / "out.gif", Drawing("dark", size=(8, 6), refresh_s=86_400.0), threading.Event())
-    run(state, [output], Plan(refresh_s=0.01, frames=1))
+    output = outputs.opened(tmp_path / "out.gif", tmp_path, plan(86_400.0), threading.Event())
+    run(state, output, plan(frames=1))
     output.close()
-    assert Image.open(tmp_path / "out.gif").size == (800, 600)
+    assert Image.open(tmp_path / "out.gif").size == (400, 300)
 
 
-def test_save_that_cannot_work_is_one_line(drawing: Drawing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_save_that_cannot_work_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     (tmp_path / "folder.gif").mkdir()
     for path, reason in (
@@ -164,7 +126,7 @@ def test_save_that_cannot_work_is_one_line(drawing: Drawing, tmp_path: Path, mon
         (tmp_path / "a.mp4", "ffmpeg"),
     ):
         with pytest.raises(ToolkitError, match=reason):
-            outputs.saved_to(path, drawing, threading.Event())
+            outputs.opened(path, tmp_path, plan(), threading.Event())
 
 
 def stand_in_for_ffmpeg(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
@@ -192,27 +154,27 @@ open(sys.argv[-1], "w").write(f"{size} {rate}")
 
 def test_film_gets_every_frame(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in_for_ffmpeg(tmp_path, monkeypatch, TAKES_ALL)
-    output = outputs.saved_to(tmp_path / "out.mp4", Drawing("light", size=(8, 6), refresh_s=0.5), threading.Event())
-    run(state, [output], Plan(refresh_s=0.01, frames=3))
+    output = outputs.opened(tmp_path / "out.mp4", tmp_path, plan(0.5), threading.Event())
+    run(state, output, plan(frames=3))
     output.close()
-    assert (tmp_path / "out.mp4").read_text() == f"{3 * 800 * 600 * 4} 2.0"
+    assert (tmp_path / "out.mp4").read_text() == f"{3 * 400 * 300 * 4} 2.0"
 
 
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is not installed")
-def test_film_is_a_film(state: State, drawing: Drawing, tmp_path: Path) -> None:
-    output = outputs.saved_to(tmp_path / "out.mp4", drawing, threading.Event())
-    run(state, [output], Plan(refresh_s=0.01, frames=3))
+def test_film_is_a_film(state: State, tmp_path: Path) -> None:
+    output = outputs.opened(tmp_path / "out.mp4", tmp_path, plan(), threading.Event())
+    run(state, output, plan(frames=3))
     output.close()
     assert b"ftyp" in (tmp_path / "out.mp4").read_bytes()[:32]
 
 
 def test_film_that_fails_is_one_line_with_the_reason(
-    state: State, drawing: Drawing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in_for_ffmpeg(tmp_path, monkeypatch, "sys.exit(1)")
-    output = outputs.saved_to(tmp_path / "out.mp4", drawing, threading.Event())
+    output = outputs.opened(tmp_path / "out.mp4", tmp_path, plan(), threading.Event())
     with pytest.raises(ToolkitError, match=r"out.mp4 cannot be written: "):
-        run(state, [output], Plan(refresh_s=0.01, frames=9))
+        run(state, output, plan(frames=9))
         output.close()
 
 
@@ -222,7 +184,7 @@ def test_film_survives_ctrl_c(settings: Settings, tmp_path: Path, monkeypatch: p
     stand_in_for_ffmpeg(tmp_path, monkeypatch, TAKES_ALL.replace("size = 0\n", ready))
     film = tmp_path / "out.mp4"
     command = ["-m", "consumers.ragini_visual_consumer", "--source", "file", "--backend", "agg"]
-    options = ["--save", str(film), "--refresh", "0.2", "--data-dir", str(settings.data_path)]
+    options = ["--save", str(film), "--refresh", "0.2", "--size", "4x3", "--data-dir", str(settings.data_path)]
     process = subprocess.Popen(
         [sys.executable, *command, *options],
         cwd=PROJECT_DIR,
@@ -231,7 +193,7 @@ def test_film_survives_ctrl_c(settings: Settings, tmp_path: Path, monkeypatch: p
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_until(lambda: list(tmp_path.glob(".out.*.mp4")), timeout_s=40)
+    wait_until(lambda: list(tmp_path.glob("out.mp4")), timeout_s=40)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert (process.returncode, "0 messages" in out) == (0, True), err
@@ -325,7 +287,7 @@ def test_flood_does_not_block_drawing_and_drawing_does_not_block_reading(tmp_pat
     """Frames keep coming while the reader takes in all it can, and it takes in records while frames are drawn."""
     stop = threading.Event()
     reader, state = read(Flood(), stop)
-    drawing, path = Drawing("light", refresh_s=0.2), tmp_path / "dashboard.png"
+    drawing, path = Drawing("light", size=(4, 3)), tmp_path / "dashboard.png"
     grown: list[int] = []
 
     class Watched(outputs.ImageFile):
@@ -335,7 +297,7 @@ def test_flood_does_not_block_drawing_and_drawing_does_not_block_reading(tmp_pat
             if len(grown) == 4:
                 stop.set()
 
-    run(state, [Watched(path, drawing)], Plan(refresh_s=0.2, duration_s=60.0), stop)
+    run(state, Watched(path, drawing), Plan(refresh_s=0.2, duration_s=60.0), stop)
     stop.set()
     reader.join(10)
     assert len(grown) >= 4

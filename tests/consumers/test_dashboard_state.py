@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from consumers.dashboard import totals
+from consumers.dashboard import history
 from consumers.dashboard.state import State
 from tests.helpers import make_messages
 from utils.reading.tracker import Tracker
@@ -281,7 +281,7 @@ def test_trouble_keeps_its_beginning_and_ends(state: State, clock: Clock) -> Non
 
 
 def test_authors_are_bounded_and_counted(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(totals, "MAX_KEYS", 1000)
+    monkeypatch.setattr(history, "MAX_KEYS", 1000)
     messages = make_messages(100_000)
     for number, message in enumerate(messages):
         message.author = f"author {number}" if number % 10 else "Ann"

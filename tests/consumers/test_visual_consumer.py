@@ -33,7 +33,7 @@ def test_headless_run_leaves_an_image_and_one_summary(live: Settings) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("60 messages, 1 invalid, 0 lost, 0 duplicate; ")
     assert done.stdout.count("\n") == 1
-    assert "drawing without a window: there is no display" in done.stderr
+    assert "drawing without a window: the image is" in done.stderr
     assert Image.open(live.data_path / "dashboard.png").size == (1280, 720)
 
 
@@ -75,7 +75,7 @@ def test_from_end_shows_only_what_comes(live: Settings) -> None:
         (["--save", "missing/out.gif"], "no folder"),
         (["--save", "out.bmp"], "must end in"),
         (["--serve", "nonsense"], "--serve nonsense"),
-        (["--save", "out.png", "--serve", "99999"], "--serve 99999"),
+        (["--save", "out.png", "--serve", "99999"], "give one of them"),
         (["--size", "1x1"], "--size 1x1"),
         (["--size", "big"], "--size big"),
         (["--frames", "0"], "more than 0"),
@@ -87,7 +87,8 @@ def test_from_end_shows_only_what_comes(live: Settings) -> None:
 def test_bad_input_is_one_line_and_exit_2(live: Settings, options: list[str], reason: str) -> None:
     done = run_python(MODULE, "--source", "file", *options, settings=live, environment=HEADLESS)
     assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
+    lines = [line for line in done.stderr.splitlines() if "XDG_RUNTIME_DIR" not in line]  # of Wayland's own library
+    assert len(lines) == 1
     assert reason in done.stderr
 
 
@@ -104,7 +105,7 @@ def test_display_that_does_not_answer_falls_back(live: Settings) -> None:
         MODULE, "--source", "file", "--frames", "1", settings=live, environment={**HEADLESS, "DISPLAY": ":987"}
     )
     assert (done.returncode, done.stdout.endswith("; 1 frame\n")) == (0, True)
-    assert "drawing without a window: matplotlib finds no window here" in done.stderr
+    assert "drawing without a window" in done.stderr
 
 
 def test_port_in_use_is_exit_2(live: Settings) -> None:
