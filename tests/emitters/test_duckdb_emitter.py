@@ -17,7 +17,7 @@ from loguru import logger
 
 from tests.helpers import make_batch
 from utils.app.errors import Rejected, SinkReplaced, ToolkitError, Unavailable
-from utils.clients import duck
+from utils.clients import duck, files
 from utils.emitters import duckdb_emitter
 from utils.emitters.duckdb_emitter import DuckdbEmitter, emit_message
 from utils.records.codec import Field
@@ -356,7 +356,7 @@ class TestFile:
             events.append("window")
             return attached(*arguments, **options)
 
-        monkeypatch.setattr(duckdb_emitter, "sync_path", lambda each: events.append(each.name))
+        monkeypatch.setattr(files, "sync_path", lambda each: events.append(each.name))
         monkeypatch.setattr(duck, "attached", noted)
         with closing(DuckdbEmitter(path, BUZZ)) as emitter:
             emitter.last(["ann-1"])

@@ -41,7 +41,10 @@ def connect(path: Path, *, wait_s: float = 1.0) -> sqlite3.Connection:
     `wait_s` is how long a statement waits for another writer. Raises like `errors`.
     """
     with errors(path), files.errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(f"{path.parent} cannot be used as a folder: {error.strerror}") from error
         connection = sqlite3.connect(path, timeout=wait_s, isolation_level=None, check_same_thread=False)
         try:
             connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
