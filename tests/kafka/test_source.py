@@ -399,7 +399,7 @@ def test_members_divide_the_partitions_and_hand_them_over(
             for name in names:
                 write(settings, 100, producer_id=name, first=101)
             wait_until(lambda: step(one, two) == 800, 30)
-            assert one._connection is not None and len(one._connection.reached) == 2
+            assert one._connection is not None and len(one._connection.positions or ()) == 2
         for name in names:
             write(settings, 100, producer_id=name, first=201)
         wait_until(lambda: step(one) == 1200, 30)
@@ -469,6 +469,19 @@ def test_what_retention_deleted_is_not_waited_for(settings: Settings, admin: Adm
         assert [record.sequence for record in records(chunks)] == list(range(51, 101))
         assert [chunk.begins_again for chunk in chunks].count(True) == begins_again
         positions(chunks)
+
+
+def test_a_position_whose_last_record_was_deleted_is_continued(settings: Settings, admin: AdminClient) -> None:
+    """By retention or compaction."""
+    write(replace(settings, kafka_partitions=1), 100)
+    with source(settings) as reader:
+        first = reader.poll(40) or pytest.fail("nothing to read")
+    place = TopicPartition(settings.topic, 0, int(first.end.partition(":")[0]))
+    admin.delete_records([place])[place].result(10)
+    with source(settings, lambda partition: first.end) as reader:
+        chunks = read_all(reader)
+    assert not any(chunk.begins_again for chunk in chunks)
+    assert [record.sequence for record in records([first, *chunks])] == list(range(1, 101))
 
 
 @pytest.mark.parametrize("kind", [ResourceType.GROUP, ResourceType.TOPIC])

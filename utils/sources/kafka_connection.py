@@ -3,10 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
-from zlib import crc32
 
 from utils.app.config import Settings
 from utils.app.errors import Absent, ToolkitError
@@ -29,52 +26,18 @@ class TopicChangedError(Exception):
     """The topic was created again or has more partitions: connect anew."""
 
 
-class Reached:
-    """How far one partition is read: the position as it was given, and what must be found there first."""
-
-    def __init__(self, position: str, *, again: bool = False) -> None:
-        self.position = position
-        self.again = again  # the consumer must be told so
-        offset, _, fingerprint = position.partition(":")
-        self.offset = int(offset or 0)  # the next one that is wanted
-        self.expected = (self.offset - 1, int(fingerprint)) if fingerprint else None
-        self.end: int | None = None  # where the partition ended when it was read to its end
-        # What is to be fetched next: the last handled record again, to compare it.
-        self.next = self.expected[0] if self.expected else BEGINNING if again else self.offset
-
-    def passed(self, record: "Message") -> None:
-        """A record was fetched."""
-        self.end, self.next = None, (record.offset() or 0) + 1
-
-    def advance(self, last: "Message") -> tuple[str, str]:
-        """Step behind a record that is handed out: the positions before and after."""
-        before, self.offset = self.position, (last.offset() or 0) + 1
-        self.position = f"{self.offset}:{crc32(last.value() or b'')}"
-        return before, self.position
-
-
-@dataclass
-class Fetched:
-    """Records of one partition, not decoded yet."""
-
-    partition: str
-    reached: Reached
-    records: "list[Message]"
-
-
 class TopicWatch:
     """Whether a topic is still the same one; a consumer whose broker or topic is gone only stays silent."""
 
     def __init__(self, admin: Admin, topic: str) -> None:
-        self._describe = partial(admin.described, topic)
-        self._absent = f"topic {topic} does not exist (yet) at {admin.settings.kafka_broker}"
+        self.topic, self._admin = topic, admin
         self._asked_s = time.monotonic()
         self.topic_id, self.partitions = self._ask()
 
     def _ask(self) -> tuple[str, int]:
-        found = self._describe()
+        found = self._admin.described(self.topic)
         if found is None:
-            raise Absent(self._absent)
+            raise Absent(f"topic {self.topic} does not exist (yet) at {self._admin.settings.kafka_broker}")
         return found
 
     def check(self, every_s: float) -> None:
@@ -113,135 +76,136 @@ class Connection:
             )
         except KafkaException as error:
             raise ToolkitError(f"Kafka cannot be used with these settings: {error.args[0].str()}") from error
-        self._topic, self._resume = topic, resume
-        self._in_group = group is not None
-        self.reached: dict[int, Reached] = {}
-        self.ready: deque[Chunk | Fetched] = deque()
-        self.joined = not self._in_group
-        self.settled = False
+        self._resume, self._in_group = resume, group is not None
+        self.positions: dict[int, str] | None = None  # behind what was fetched; None until the group gives partitions
+        self._ends: dict[int, int] = {}  # where a partition ended when it was read to its end
+        self._ready: deque[tuple[int, Chunk]] = deque()  # what was fetched, not decoded
+        self._handed_out: dict[int, str] = {}  # positions
 
     def begin(self) -> None:
         """Start to read. What it raises leaves a connection that must be closed."""
         if self._in_group:
             self._consumer.subscribe(
-                [self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
+                [self._watch.topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
             )
         else:
             self._take(range(self._watch.partitions))
 
     def _assigned(self, consumer: "Consumer", partitions: "list[TopicPartition]") -> None:
         self._take([each.partition for each in partitions])
-        self.joined = True
 
     def _revoked(self, consumer: "Consumer", partitions: "list[TopicPartition]") -> None:
-        self.joined = False
-        self.reached.clear()
-        self.ready.clear()
+        self.positions = None
+        for each in (self._ends, self._ready, self._handed_out):
+            each.clear()
         consumer.unassign()
 
     def _take(self, numbers: Iterable[int]) -> None:
         """Begin at the stored position of each partition."""
         from confluent_kafka import TopicPartition
 
-        reached: dict[int, Reached] = {}
-        ends: list[tuple[int, Chunk]] = []
+        positions: dict[int, str] = {}
+        news: list[tuple[int, int, Chunk]] = []
         for number in numbers:
-            position = self._resume(self._name(number))
-            if position == "end":
-                _, end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, number), ANSWER_S)
-                position = f"{end}:" if end else ""
-                ends.append((end, Chunk(self._name(number), "end", position, [])))
-            reached[number] = Reached(position)
-        self.reached = reached
-        self.ready.extend(chunk for _, chunk in sorted(ends, key=lambda each: -each[0]))  # those with data first
+            stored = position = self._resume(self._name(number))
+            offset, _, topic_id = stored.partition(":")
+            if stored == "end":
+                _, end = self._consumer.get_watermark_offsets(TopicPartition(self._watch.topic, number), ANSWER_S)
+                position = self._position(end) if end else ""
+                news.append((-end, number, Chunk(self._name(number), stored, position, [])))
+            elif stored and not (offset.isdecimal() and topic_id == self._watch.topic_id):
+                position = ""  # of another topic that had this name
+                news.append((0, number, Chunk(self._name(number), stored, position, [])))
+            positions[number] = position
+        self.positions = positions
+        self._ready.extend((number, chunk) for _, number, chunk in sorted(news, key=lambda each: each[0]))
         self._assign()
 
     def _assign(self) -> None:
         from confluent_kafka import TopicPartition
 
-        self._consumer.assign([TopicPartition(self._topic, number, each.next) for number, each in self.reached.items()])
-        for each in self.reached.values():
-            each.again = False
+        self._consumer.assign([
+            TopicPartition(self._watch.topic, number, _offset(position) if position else BEGINNING)
+            for number, position in (self.positions or {}).items()
+        ])  # fmt: skip
 
     def _name(self, number: int) -> str:
-        return f"{self._topic}-{number}"
+        return f"{self._watch.topic}-{number}"
+
+    def _position(self, offset: int) -> str:
+        return f"{offset}:{self._watch.topic_id}"
 
     @property
     def at_end(self) -> bool:
         """Whether all partitions of this reader are read to their present end."""
-        return self.joined and not self.ready and all(each.end is not None for each in self.reached.values())
+        return self.positions is not None and not self._ready and self._ends.keys() == self.positions.keys()
 
-    def fetch(self, max_records: int) -> Chunk | Fetched | None:
-        """What comes next: records of one partition, a chunk that only reports something, or nothing yet."""
-        if not self.ready:
+    @property
+    def settled(self) -> bool:
+        """Whether this connection has shown what it can read."""
+        return bool(self._handed_out) or self.at_end
+
+    def fetch(self, max_records: int) -> Chunk | None:
+        """What comes next: messages of one partition, a chunk that only reports something, or nothing yet."""
+        if not self._ready:
             fetched = self._consumer.consume(max_records, STEP_S)
             # Another topic of this name may have taken the place: then these records do not follow what was read.
             self._watch.check(ASK_NEWS_S if fetched else ASK_EVERY_S)
-            partitions: dict[int, list[Message]] = {}
-            for record in fetched:
-                partitions.setdefault(record.partition() or 0, []).append(record)
-            for number, records in partitions.items():
-                if wanted := self._wanted(number, records):
-                    self.ready.append(Fetched(self._name(number), self.reached[number], wanted))
-            if any(each.again for each in self.reached.values()):
+            messages: dict[int, list[Message]] = {}
+            begins_again = set[int]()
+            for message in fetched:
+                number = message.partition() or 0
+                if not message.error():
+                    self._ends.pop(number, None)
+                    messages.setdefault(number, []).append(message)
+                elif self._is_outside(message):
+                    begins_again.add(number)
+            for number in begins_again:
+                messages.pop(number, None)
+                self._add(number, "", [])
+            for number, found in messages.items():
+                self._add(number, self._position((found[-1].offset() or 0) + 1), found)
+            if begins_again:
                 self._assign()
-        return self.ready.popleft() if self.ready else None
+        if not self._ready:
+            return None
+        number, chunk = self._ready.popleft()
+        self._handed_out[number] = chunk.end
+        return chunk
 
-    def _wanted(self, number: int, records: "list[Message]") -> "list[Message]":
-        """The records without events, and without the last handled one if it is still there."""
+    def _add(self, number: int, end: str, messages: "list[Message]") -> None:
+        if self.positions is None or number not in self.positions:
+            return  # the group took the partition away just now
+        start, self.positions[number] = self.positions[number], end
+        self._ready.append((number, Chunk(self._name(number), start, end, messages)))
+
+    def _is_outside(self, event: "Message") -> bool:
+        """Whether an event says that a position is outside of what is there; the end of a partition is noted."""
         from confluent_kafka import KafkaError, KafkaException
 
-        events = [record for record in records if record.error()]
-        for event in events:
-            if event.topic() is None:  # of the group or a broker
-                raise KafkaException(event.error())
-        reached = self.reached.get(number)
-        if reached is None:  # the group took the partition away just now
-            return []
-        if reached.expected is None and not events:
-            reached.passed(records[-1])
-            return records
-        found: list[Message] = []
-        for record in records:
-            error = record.error()
-            if error is None:
-                reached.passed(record)
-                if reached.expected is None:
-                    found.append(record)
-                    continue
-                if (record.offset(), crc32(record.value() or b"")) == reached.expected:
-                    reached.expected = None
-                    continue
-            elif error.code() == KafkaError._PARTITION_EOF and reached.expected is None:
-                reached.end = record.offset()
-                continue
-            elif error.code() not in (
-                KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE
-            ):  # fmt: skip
-                raise KafkaException(error)
-            # Another record than the one that was handled last, or none, or no such offset.
-            self._begin_again(number)
-            return []
-        return found
-
-    def _begin_again(self, number: int) -> None:
-        """Read a partition from its beginning, because it is not what was read."""
-        before = self.reached[number].position
-        self.reached[number] = Reached("", again=True)
-        if before:
-            self.ready.append(Chunk(self._name(number), before, "", []))
+        error, number = event.error(), event.partition()
+        assert error is not None
+        if event.topic() is None or number is None:  # of the group or a broker
+            raise KafkaException(error)
+        if error.code() == KafkaError._PARTITION_EOF:
+            self._ends[number] = event.offset() or 0
+            return False
+        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            return True
+        raise KafkaException(error)
 
     def handled(self) -> None:
         """Tell the group sooner or later that everything that was handed out is handled: tools show its lag."""
         from confluent_kafka import TopicPartition
 
-        offsets = {
-            number: each.offset if each.end is None or self.ready else each.end  # behind marks of transactions
-            for number, each in self.reached.items()
-            if each.expected is None
-        }
-        places = [TopicPartition(self._topic, number, offset) for number, offset in offsets.items() if offset]
-        if self._in_group and places:
+        if not self._in_group or self.positions is None:
+            return
+        offsets = {number: _offset(position) for number, position in self._handed_out.items() if position}
+        if not self._ready:
+            offsets |= self._ends  # behind marks of transactions
+        if places := [
+            TopicPartition(self._watch.topic, number, offset) for number, offset in offsets.items() if offset
+        ]:
             self._consumer.store_offsets(offsets=places)
 
     def close(self) -> None:
@@ -252,3 +216,7 @@ class Connection:
             self._consumer.close()
         except (KafkaException, RuntimeError):
             return
+
+
+def _offset(position: str) -> int:
+    return int(position.partition(":")[0])

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from utils.app.config import Settings
@@ -10,7 +11,7 @@ from utils.clients.kafka_admin import ClientLog, failed
 from utils.records.codec import Codec
 from utils.records.stream import Stream
 from utils.sources.base import Chunk, Resume, decode_each
-from utils.sources.kafka_connection import Connection, Fetched, TopicChangedError
+from utils.sources.kafka_connection import Connection, TopicChangedError
 
 POLL_S = 0.1
 SETTLE_S = 1.0  # what the first answer may take, for readers that choose by whether there is data
@@ -20,11 +21,10 @@ FINISH_S = 20.0  # a member that was killed keeps its partitions until its sessi
 class KafkaSource:
     """Follows all partitions of the topic, or with `group` those that the group gives to this member.
 
-    A position is `offset:crc32`: the offset after the last handled record and that record's fingerprint.
-    If another record is there now, the partition begins again. "end" becomes `offset:` at once, without a record
-    to compare, so that nothing is passed over that comes before the first one is handled. Positions come from
-    `resume` alone; what was handled (which the next poll implies) is also committed to the group, for tools that
-    show its lag.
+    A position is `offset:topic id`, behind the last handled record. Where the topic has another id, or nothing at that
+    offset any more, the partition begins again. "end" becomes a position at once, so that nothing is passed over that
+    comes before the first record is handled. Positions come from `resume` alone; what was handled (which the next poll
+    implies) is also committed to the group, for tools that show its lag.
     With `finished`, `poll` returns None only at the end of all partitions, and waits for that up to 20 s.
     """
 
@@ -65,7 +65,6 @@ class KafkaSource:
                 if late and self._finished and not (chunk or at_end):
                     raise Unavailable(f"the end of {self.detail} was not reached within {FINISH_S:.0f} s; try again")
                 if chunk or late or (at_end and (self._finished or not settled)):
-                    connection.settled |= at_end or chunk is not None
                     if chunk is None:
                         connection.handled()
                     return chunk
@@ -87,27 +86,24 @@ class KafkaSource:
         return self._connection
 
     def _next(self, connection: Connection, max_records: int) -> Chunk | None:
-        found = connection.fetch(max_records)
-        chunk = self._decoded(found) if isinstance(found, Fetched) else found
-        if chunk is not None:
-            self._ends[chunk.partition] = chunk.end
-        return chunk
-
-    def _decoded(self, found: Fetched) -> Chunk:
-        start, end = found.reached.advance(found.records[-1])
-        values = [record.value() for record in found.records]
+        chunk = connection.fetch(max_records)
+        if chunk is None:
+            return None
+        self._ends[chunk.partition] = chunk.end
+        values = [message.value() for message in chunk.records]
         try:
-            lines = b"\n".join(values) + b"\n"  # type: ignore[arg-type]  # None is caught
+            lines = b"\n".join(values) + b"\n"
             if lines.count(b"\n") == len(values):  # a record that contains a line end could pass for two
                 records = self._codec.decode_lines(lines)
                 if len(records) == len(values):
-                    return Chunk(found.partition, start, end, records)
+                    return replace(chunk, records=records)
         except (ValueError, TypeError):
-            pass  # at least one record needs a closer look
+            pass  # at least one record needs a closer look; TypeError: None is no value
         # Without a value but with a key it only ends a transaction, or is what compaction knows as deleted.
-        real = [record for record in found.records if record.value() is not None or not record.key()]
-        pairs = ((f"{found.partition} offset {record.offset()}", record.value() or b"") for record in real)
-        return Chunk(found.partition, start, end, *decode_each(self._codec, pairs))
+        real = [message for message in chunk.records if message.value() is not None or not message.key()]
+        pairs = ((f"{chunk.partition} offset {message.offset()}", message.value() or b"") for message in real)
+        records, invalid = decode_each(self._codec, pairs)
+        return replace(chunk, records=records, invalid=invalid)
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
