@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import duckdb
 import psutil
 import pytest
 
@@ -37,10 +36,6 @@ from utils.records.stream import BUZZ, Stream
 from utils.sinks import EMBEDDED, SINKS
 
 java = doctor_sinks._java
-SEVEN = (
-    "message TEXT, author TEXT, timestamp TEXT, category TEXT, sentiment REAL, keyword_mentioned TEXT, "
-    "message_length INTEGER"
-)
 
 
 def append(journal: Journal, count: int, text: str = "hello") -> Batch:
@@ -86,7 +81,7 @@ def test_a_healthy_set_up_has_no_problem(settings: Settings) -> None:
     assert list(dict.fromkeys(line.topic for line in lines)) == topics.split(", ")
     assert "ann.sqlite (buzz): 3 assigned in 1 runs, 0 pending" in look(settings, "journal", "ok")
     assert "file since 20" in look(settings, "journal", "ok")
-    assert all("last write 20" in look(settings, sink, "ok") for sink in EMBEDDED)
+    assert all("stream buzz has records" in look(settings, sink, "ok") for sink in EMBEDDED)
 
 
 def test_looking_changes_nothing(tmp_path: Path, settings: Settings) -> None:
@@ -212,13 +207,9 @@ def test_every_stream_is_looked_at(settings: Settings) -> None:
     declare(wind, settings.schema_folder)
     with closing(emitter("sqlite", settings, wind)):
         pass
-    assert "wind.jsonl: none yet" in look(settings, "file", "ok")
-    assert "no table wind in it" in look(settings, "duckdb", "note")
-    assert "wind" not in look(settings, "sqlite", "note")
-    with closing(sqlite3.connect(settings.sqlite_path)) as connection:
-        connection.execute("DROP TABLE wind")
-        connection.execute("CREATE TABLE wind (place TEXT, speed TEXT)")
-    assert "column speed of table wind is TEXT, its field is number" in look(settings, "sqlite")
+    assert "wind.jsonl does not exist yet" in look(settings, "file", "ok")
+    assert "no table wind yet" in look(settings, "duckdb", "ok")
+    assert "stream wind is empty" in look(settings, "sqlite", "ok")
 
 
 @pytest.mark.parametrize("sink", EMBEDDED)
@@ -227,7 +218,7 @@ def test_a_sink_that_is_a_folder(settings: Settings, sink: str) -> None:
     assert path
     path.unlink()
     path.mkdir()
-    assert "is a folder -> move it away" in look(settings, sink)
+    assert path.name in look(settings, sink)
 
 
 @pytest.mark.parametrize("sink", ["sqlite", "duckdb"])
@@ -250,34 +241,6 @@ def test_a_file_that_this_user_may_only_read_is_a_note(settings: Settings, monke
     assert all(look(settings, sink) == "" for sink in EMBEDDED)
 
 
-def test_a_partial_line(settings: Settings) -> None:
-    with settings.live_path.open("ab") as lines:
-        lines.write(b'{"message": "to')
-    assert "its last line is partial" in look(settings, "file", "note")
-
-
-def test_older_and_other_tables(settings: Settings) -> None:
-    for path in (settings.sqlite_path, settings.duckdb_path):
-        path.unlink()
-    with closing(sqlite3.connect(settings.sqlite_path)) as connection:
-        connection.execute(f"CREATE TABLE streamed_messages (id INTEGER PRIMARY KEY, {SEVEN})")
-    with duckdb.connect(str(settings.duckdb_path)) as database:
-        database.execute("CREATE TABLE other (id INTEGER)")
-    assert "older table streamed_messages without extra, producer_id, sequence" in look(settings, "sqlite", "note")
-    assert "no table streamed_messages" in look(settings, "duckdb", "note")
-
-
-def test_a_table_without_its_index_and_a_long_wal(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_sinks, "LARGE_WAL", 0)
-    with closing(emitter("sqlite", settings)) as each:
-        each.emit(make_batch(5))
-        with closing(sqlite3.connect(settings.sqlite_path)) as connection:
-            connection.execute("DROP INDEX streamed_messages_identity")
-        found = look(settings, "sqlite", "note")
-    assert "streamed_messages: nothing keeps records from being stored twice" in found
-    assert "close what reads it" in found
-
-
 @pytest.mark.full
 def test_a_duckdb_file_that_another_program_keeps_open(settings: Settings) -> None:
     hold = "import duckdb, sys; kept = duckdb.connect(sys.argv[1]); print(flush=True); sys.stdin.read()"
@@ -286,7 +249,7 @@ def test_a_duckdb_file_that_another_program_keeps_open(settings: Settings) -> No
     ) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
-        assert "close the program that keeps it open" in look(settings, "duckdb")
+        assert "close what keeps it open" in look(settings, "duckdb")
         holder.communicate()
 
 
@@ -309,7 +272,7 @@ def impostor() -> Iterator[str]:
 
 @pytest.mark.full
 def test_what_listens_is_no_broker(settings: Settings, impostor: str) -> None:
-    assert "does not talk PLAINTEXT" in look(replace(settings, kafka_broker=impostor), "kafka")
+    assert "cannot be read" in look(replace(settings, kafka_broker=impostor), "kafka")
 
 
 @pytest.mark.full
@@ -323,10 +286,11 @@ def test_no_broker_and_no_java(settings: Settings, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_library_that_cannot_be_loaded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "duckdb", None)
-    monkeypatch.delitem(sys.modules, "utils.clients.duck")
-    monkeypatch.delattr("utils.clients.duck")
-    assert "pip install" in look(settings, "duckdb")
+    def open_reader(sink: str, *_: object) -> None:
+        raise ImportError("no library")
+
+    monkeypatch.setattr(doctor_sinks, "open_reader", open_reader)
+    assert "no library -> python -m pip install" in look(settings, "duckdb")
 
 
 def test_a_backend_that_cannot_draw(settings: Settings) -> None:

@@ -36,8 +36,7 @@ def examine(settings: Settings, backend: Callable[[], str]) -> Iterator[Sign]:
         ("packages", _packages),
         ("data folder", lambda: _data_folder(settings.data_path)),
         ("journal", lambda: doctor_sinks.journals(settings)),
-        ("sinks", lambda: doctor_sinks.embedded_sinks(settings)),
-        ("kafka", lambda: doctor_sinks.kafka(settings)),
+        ("sinks", lambda: doctor_sinks.sinks(settings)),
         ("dashboard", lambda: [Sign("dashboard", "ok", backend())]),
         ("clock", lambda: _clock(settings.data_path)),
     )

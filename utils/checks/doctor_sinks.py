@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +11,17 @@ from typing import Literal
 
 import portalocker
 
-from utils.app.config import Settings, kafka_security
-from utils.app.errors import ToolkitError, Unavailable
+from utils.app.config import Settings
+from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.checks.accounts import account_of, journal_paths, stream_names, stream_of
-from utils.clients import sqlite
-from utils.records.codec import instant_text
+from utils.checks.pages import open_reader
+from utils.clients.kafka_admin import Admin
 from utils.records.stream import Stream
-from utils.records.table import Table, quoted
-from utils.sinks import EMBEDDED, SINKS
+from utils.sinks import EMBEDDED, SINKS, Sink
 from utils.sources.auto_source import require_answer
-from utils.sources.sqlite_source import open_read_only
 
 INSTALL = "python -m pip install -r requirements.txt"
-LARGE_WAL = 256 << 20
+ADDRESS = "check KAFKA_BROKER_ADDRESS and the KAFKA_* security variables"
 
 
 @dataclass(frozen=True)
@@ -34,9 +32,6 @@ class Sign:
     state: Literal["ok", "note", "problem"]
     text: str
     remedy: str = ""
-
-
-Look = Callable[[Path, list[Stream]], Iterable[Sign]]
 
 
 def journals(settings: Settings) -> Iterator[Sign]:
@@ -85,131 +80,44 @@ def _user(path: Path) -> int | None:
     return pid if pid and pid < 1 << 31 and psutil.pid_exists(pid) else None
 
 
-def embedded_sinks(settings: Settings) -> Iterator[Sign]:
-    """Look at the file of each embedded sink, once, and at each stream in it."""
+def sinks(settings: Settings) -> Iterator[Sign]:
+    """Read each stream in each sink, as a consumer would; a sink that a broker serves only where one answers."""
     streams = [stream_of(name, settings, EMBEDDED) for name in stream_names(settings)]
-    looks: dict[str, Callable[[Path, list[Stream]], Iterable[Sign]]] = {
-        "file": _file,
-        "sqlite": _sqlite,
-        "duckdb": _duckdb,
-    }
-    for sink in EMBEDDED:
-        by_path: dict[Path, list[Stream]] = {}
-        for stream in streams:
-            if path := SINKS[sink].path(settings, stream):
-                by_path.setdefault(path, []).append(stream)
-        for path, inside in by_path.items():
+    for name, sink in SINKS.items():
+        if not sink.embedded:
             try:
-                yield from _sink(sink, path, inside, looks.get(sink, _other))
+                require_answer(settings.kafka_broker)
+            except Unavailable as error:
+                yield Sign(name, "note", f"{error}; the other sinks need none", "start one, or see the README")
+                yield _java()
+                continue
+        for stream in streams:
+            try:
+                yield from _read(sink, settings, stream)
             except ToolkitError as error:
-                yield Sign(sink, "problem", str(error))
+                remedy = "close what keeps it open" if isinstance(error, Unavailable) else ""
+                yield Sign(name, "problem", " ".join(str(error).split()), remedy if sink.embedded else ADDRESS)
             except ImportError as error:
-                yield Sign(sink, "problem", f"cannot be looked at: {error}", INSTALL)
+                yield Sign(name, "problem", f"cannot be looked at: {error}", INSTALL)
 
 
-def _written(path: Path) -> str:
-    logs = [path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}.wal")]
-    newest_s = max(each.stat().st_mtime for each in logs if each.exists() and (each == path or each.stat().st_size))
-    return f"{path.name}, {path.stat().st_size / 2**20:,.1f} MiB, last write {instant_text(int(newest_s * 1e6))}"
-
-
-def _sink(topic: str, path: Path, streams: list[Stream], look: Look) -> Iterator[Sign]:
-    if not path.exists():
-        yield Sign(topic, "ok", f"{path.name}: none yet")
-    elif path.is_dir() and look is not _other:
-        yield Sign(topic, "problem", f"{path} is a folder", "move it away or name another file")
-    elif not os.access(path, os.R_OK):
-        yield Sign(topic, "problem", f"{path} may not be read by this user", "change its permissions")
-    else:
-        if not os.access(path, os.W_OK):
-            yield Sign(topic, "note", f"{path} may not be written by this user", "fine for consumers")
-        yield from look(path, streams)
-
-
-def _other(path: Path, streams: list[Stream]) -> Iterator[Sign]:
-    yield Sign("sink", "ok", f"{path.name} exists")
-
-
-def _file(path: Path, streams: list[Stream]) -> Iterator[Sign]:
-    yield Sign("file", "ok", _written(path))
-    with path.open("rb") as lines:
-        if lines.seek(0, os.SEEK_END):
-            lines.seek(-1, os.SEEK_END)
-            if lines.read() != b"\n":
-                yield Sign("file", "note", "its last line is partial", "the next producer repairs it")
-
-
-def _sqlite(path: Path, streams: list[Stream]) -> Iterator[Sign]:
-    written = _written(path)  # before this look writes beside it
-    yield Sign("sqlite", "ok", written)
-    with sqlite.errors(path), closing(open_read_only(path)[0]) as connection:
-        for table in map(Table, streams):
-            columns = sqlite.columns(connection, table.name)
-            indexes = [row[1] for row in connection.execute(f"PRAGMA index_list({quoted(table.name)})")]
-            yield from _table("sqlite", table, columns)
-            if "sequence" in columns and f"{table.name}_identity" not in indexes:
-                text = f"{table.name}: nothing keeps records from being stored twice"
-                yield Sign("sqlite", "note", text, "the next producer adds the index")
-    log = path.with_name(f"{path.name}-wal")
-    if log.exists() and log.stat().st_size > LARGE_WAL:
-        text = f"{log.name} has {log.stat().st_size / 2**20:,.0f} MiB: a program keeps an old view of the database open"
-        yield Sign("sqlite", "note", text, "close what reads it")
-
-
-def _table(topic: str, table: Table, existing: Mapping[str, str]) -> Iterator[Sign]:
-    if not existing:
-        yield Sign(topic, "note", f"there is no table {table.name} in it", "the next producer makes it")
+def _read(sink: Sink, settings: Settings, stream: Stream) -> Iterator[Sign]:
+    path = sink.path(settings, stream)
+    if path and path.exists() and not os.access(path, os.R_OK):
+        yield Sign(sink.name, "problem", f"{path} may not be read by this user", "change its permissions")
         return
-    missing = set(table.columns) - set(existing)
-    table.upgrade("sqlite" if topic == "sqlite" else "duckdb", existing)
-    if missing:
-        text = f"older table {table.name} without {', '.join(sorted(missing))}"
-        yield Sign(topic, "note", text, "the next producer adds them")
-
-
-def _duckdb(path: Path, streams: list[Stream]) -> Iterator[Sign]:
-    from utils.clients import duck
-
     try:
-        connection = duck.connect(path, read_only=True)
-    except Unavailable as error:
-        yield Sign("duckdb", "problem", str(error), "close the program that keeps it open: until then this sink waits")
+        with closing(open_reader(sink.name, settings, stream)) as reader:
+            contents = "has records" if reader.poll(1) else "is empty"
+    except Absent as error:
+        yield Sign(sink.name, "ok", str(error))
         return
-    yield Sign("duckdb", "ok", _written(path))
-    with connection, duck.errors(path):
-        for table in map(Table, streams):
-            yield from _table("duckdb", table, duck.columns(connection, table.name))
-
-
-def kafka(settings: Settings) -> Iterator[Sign]:
-    """Look at broker and topics."""
-    try:
-        require_answer(settings.kafka_broker)
-    except Unavailable as error:
-        yield Sign("kafka", "note", f"{error}; the other sinks need none", "start one, or see the README")
-        yield _java()
-        return
-    from kafka import KafkaConsumer
-    from kafka.errors import KafkaError
-
-    from utils.clients.kafka_admin import Admin, kafka_python_options
-
-    security = kafka_security()
-    topics = [settings.topic_of(name) for name in stream_names(settings)]
-    try:
-        with closing(KafkaConsumer(**kafka_python_options(settings), request_timeout_ms=3_000)) as consumer:
-            version = ".".join(map(str, consumer.config["api_version"]))
-            partitions = {topic: consumer.partitions_for_topic(topic) for topic in topics}
-    except (KafkaError, OSError) as error:
-        text = f"something listens at {settings.kafka_broker} but does not talk {security.protocol} as asked: {error}"
-        yield Sign("kafka", "problem", text, "check KAFKA_BROKER_ADDRESS and the KAFKA_* security variables")
-        return
-    user = f" as {security.username}" if security.username else ""
-    yield Sign("kafka", "ok", f"{settings.kafka_broker} answers ({security.protocol}{user}), Kafka {version} or newer")
-    for topic, found in partitions.items():
-        yield Sign("kafka", "ok", f"topic {topic}" + (f" with {len(found)} partitions" if found else ": none yet"))
-        if found and (problem := Admin(settings).problem(topic)):
-            yield Sign("kafka", "problem", problem)
+    size = f", {path.stat().st_size / 2**20:,.1f} MiB" if path else ""
+    yield Sign(sink.name, "ok", f"{reader.detail}{size}: stream {stream.name} {contents}")
+    if path and not os.access(path, os.W_OK):
+        yield Sign(sink.name, "note", f"{path} may not be written by this user", "fine for consumers")
+    if not path and (problem := Admin(settings).problem(settings.topic_of(stream.name))):
+        yield Sign(sink.name, "problem", problem)
 
 
 def _java() -> Sign:
