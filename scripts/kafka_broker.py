@@ -1,13 +1,12 @@
 """Throwaway Kafka brokers on free ports in a temporary folder, for tests and benchmarks.
 
-They run from the Kafka that scripts/prepare_kafka.sh set up. A guard process ends them and deletes
-the folder when this process dies, however it dies.
+They run from the Kafka that scripts/prepare_kafka.sh set up. A guard process ends them and deletes the folder
+when this process dies, however it dies.
 """
 
 import contextlib
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,22 +15,25 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 START_S = 60.0
 
-# Reads "+PID" and "-PID" lines; when its input ends, it kills what is left and deletes the folder.
+# When its input ends, which it does with the process that starts it, it kills what runs from a folder and deletes it.
 GUARD = """
-import os, shutil, signal, sys
-pids = set()
-for line in sys.stdin:
-    (pids.add if line[0] == "+" else pids.discard)(int(line[1:]))
-for pid in pids:
-    try:
-        os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-    except OSError:
-        pass
+import contextlib, os, psutil, shutil, sys
+sys.stdin.read()
+for process in psutil.process_iter(["cmdline"]):
+    if sys.argv[1] in " ".join(process.info["cmdline"] or ()) and process.pid != os.getpid():
+        with contextlib.suppress(psutil.Error):
+            process.kill()
 shutil.rmtree(sys.argv[1], ignore_errors=True)
 """
+
+
+def guard(folder: Path) -> "subprocess.Popen[bytes]":
+    """A process that ends the servers of a folder and deletes it: with this process, or with `communicate`."""
+    return subprocess.Popen([sys.executable, "-c", GUARD, str(folder)], stdin=subprocess.PIPE, start_new_session=True)
 
 
 def kafka_home() -> Path | None:
@@ -58,11 +60,14 @@ def free_ports(count: int) -> list[int]:
 
 
 class Broker:
-    """One broker process that can be stopped, killed, frozen and started again on the same data."""
+    """A server process that can be stopped, killed, frozen and started again on the same data."""
 
-    def __init__(self, command: list[str], log: Path, port: int, guard: "subprocess.Popen[str]") -> None:
+    STOP = signal.SIGTERM
+
+    def __init__(self, command: list[str], log: Path, port: int, account: Mapping[str, Any] | None = None) -> None:
+        """`account` is what Popen needs to run it as another user."""
         self.port, self.address = port, f"127.0.0.1:{port}"
-        self._command, self._log, self._guard = command, log, guard
+        self._command, self._log, self._account = command, log, account or {}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, wait: bool = True) -> None:
@@ -70,20 +75,25 @@ class Broker:
         if self._process is not None:
             return
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True)
-        self._tell_guard(f"+{self._process.pid}")
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=log, start_new_session=True, **self._account
+            )
         if wait:
             self.wait_ready()
 
     def wait_ready(self) -> None:
-        """Wait until the broker takes connections. Raises RuntimeError with the end of its log if it does not."""
-        assert self._process is not None
+        """Wait until it takes connections. Raises RuntimeError with the end of its log if it does not."""
         deadline_s = time.monotonic() + START_S
-        while time.monotonic() < deadline_s and self._process.poll() is None:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0):
-                return
-            time.sleep(0.05)
-        raise RuntimeError(f"broker did not start: {self._log.read_text(errors='replace')[-2000:]}")
+        while not self._is_ready():
+            assert self._process is not None
+            if self._process.poll() is not None or time.monotonic() > deadline_s:
+                raise RuntimeError(f"the server did not start: {self._log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.02)
+
+    def _is_ready(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0):
+            return True
+        return False
 
     def signal(self, number: int) -> None:
         assert self._process is not None
@@ -100,20 +110,15 @@ class Broker:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            self._tell_guard(f"-{self._process.pid}")
             self._process = None
 
-    def stop(self) -> None:
-        """Clean stop; killed if that takes over 15 s."""
+    def stop(self, number: int | None = None) -> None:
+        """Clean stop, or with another signal; killed if that takes over 15 s."""
         if self._process is not None:
-            self._process.terminate()
+            self.signal(number or self.STOP)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(15)
             self.kill()
-
-    def _tell_guard(self, line: str) -> None:
-        assert self._guard.stdin is not None
-        print(line, file=self._guard.stdin, flush=True)
 
 
 class Cluster:
@@ -130,9 +135,7 @@ class Cluster:
     ) -> None:
         """`settings` are broker properties that replace ours; in them and `{port}` is the plain listener's port."""
         self.folder = Path(tempfile.mkdtemp(prefix="kafka-"))
-        self._guard = subprocess.Popen(
-            [sys.executable, "-c", GUARD, str(self.folder)], stdin=subprocess.PIPE, text=True, start_new_session=True
-        )
+        self._guard = guard(self.folder)
         self._java = [java(), *jvm, "-cp", f"{home}/libs/*"]
         ports = free_ports(2 * count)
         voters = ",".join(f"{each + 1}@127.0.0.1:{ports[2 * each + 1]}" for each in range(count))
@@ -168,7 +171,7 @@ class Cluster:
                           *format_arguments)  # fmt: skip
                 log = self.folder / f"broker-{node}.log"
                 command = [*self._java, "kafka.Kafka", str(config)]
-                self.brokers.append(Broker(command, log, port, self._guard))
+                self.brokers.append(Broker(command, log, port))
             for broker in self.brokers:
                 broker.start(wait=False)
             for broker in self.brokers:
@@ -189,10 +192,7 @@ class Cluster:
     def close(self) -> None:
         for broker in self.brokers:
             broker.kill()
-        assert self._guard.stdin is not None
-        self._guard.stdin.close()
-        self._guard.wait(10)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._guard.communicate(timeout=10)
 
     def __enter__(self) -> "Cluster":
         return self

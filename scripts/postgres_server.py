@@ -8,13 +8,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from scripts.kafka_broker import GUARD, START_S, Broker, free_ports
+from scripts.kafka_broker import START_S, Broker, free_ports, guard
 
 USER, PASSWORD, DATABASE = "ann", "a-very-secret-word", "postgres"
 
@@ -31,63 +31,48 @@ def programs() -> Path | None:
     return next((folder for folder in found if (folder / "postgres").exists() and (folder / "initdb").exists()), None)
 
 
-def _account() -> tuple[int, int] | None:
-    """User and group that the server runs as, where it is not this user: it does not run as root."""
+def _account() -> dict[str, Any]:
+    """What makes it run as another user where this one is root, as whom it does not run."""
     if os.geteuid() != 0:
-        return None
+        return {}
     import pwd
 
-    for name in ("postgres", "nobody"):
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return entry.pw_uid, entry.pw_gid
-    raise RuntimeError("no user postgres or nobody: PostgreSQL does not run as root")
+    users = {entry.pw_name: entry for entry in pwd.getpwall()}
+    entry = users.get("postgres") or users["nobody"]
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
 class Server(Broker):
-    """One server process that can be stopped, killed, frozen and started again on the same data."""
+    """A PostgreSQL that can be stopped, killed, frozen and started again on the same data."""
+
+    STOP = signal.SIGINT  # and the end of all connections; SIGQUIT is as if the power had failed
 
     def __init__(self, folder: Path, *, settings: Iterable[str] = ()) -> None:
         """`settings` are lines of postgresql.conf. Raises RuntimeError if there are no programs or they fail."""
         home = programs()
         if home is None:
             raise RuntimeError("no PostgreSQL: run scripts/prepare_postgres.sh")
-        guard = subprocess.Popen(
-            [sys.executable, "-c", GUARD, str(folder)], stdin=subprocess.PIPE, text=True, start_new_session=True
-        )
-        self.folder, account, data = folder, _account(), folder / "data"
-        self._data = data
-        prefix = []
+        self._guard = guard(folder)
+        account = _account()
+        self.data = folder / "data"
         if account:
-            os.chown(folder, *account)
-            prefix = ["setpriv", f"--reuid={account[0]}", f"--regid={account[1]}", "--clear-groups", "--"]
+            os.chown(folder, account["user"], account["group"])
         word = folder / "word"
         word.write_text(PASSWORD)
         word.chmod(0o644)
-        initdb = [*prefix, str(home / "initdb"), "--pgdata", str(data), "--username", USER, "--pwfile", str(word)]
+        initdb = [str(home / "initdb"), "--pgdata", str(self.data), "--username", USER, "--pwfile", str(word)]
         initdb += ["--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C", "--no-sync"]
-        done = subprocess.run(initdb, cwd="/", capture_output=True, text=True, check=False)
+        done = subprocess.run(initdb, cwd="/", capture_output=True, text=True, check=False, **account)
         if done.returncode:
             raise RuntimeError(f"initdb: {done.stdout}{done.stderr}")
         (port,) = free_ports(1)
-        lines = ["listen_addresses = '127.0.0.1'", f"port = {port}", "unix_socket_directories = ''", *settings]
-        with (data / "postgresql.conf").open("a") as config:
-            config.writelines(f"{line}\n" for line in lines)
-        super().__init__([*prefix, str(home / "postgres"), "-D", str(data)], folder / "server.log", port, guard)
+        super().__init__([str(home / "postgres"), "-D", str(self.data)], folder / "server.log", port, account)
+        self.configure("listen_addresses = '127.0.0.1'", f"port = {port}", "unix_socket_directories = ''", *settings)
 
     @property
     def url(self) -> str:
         """What a user would write into PROCESSED_STORE_URL."""
         return f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{self.port}/{DATABASE}"
-
-    def stop(self, number: int = signal.SIGINT) -> None:
-        """End it and all connections; with SIGQUIT as if the power had failed."""
-        if self._process is not None:
-            self.signal(number)
-            self._process.wait(30)
-            self.kill()
 
     def start_again(self) -> None:
         """Start after a stop or a kill; what a killed one left behind may still keep the data for a moment."""
@@ -101,39 +86,19 @@ class Server(Broker):
                     raise
                 self.kill()
 
-    def wait_ready(self) -> None:
-        """Wait until it takes connections and has recovered. Raises RuntimeError if it ends instead."""
-        super().wait_ready()
-        deadline_s = time.monotonic() + START_S
-        pid_file = self._data / "postmaster.pid"  # whose last line is its state
-        while not pid_file.exists() or "ready" not in pid_file.read_text():
-            assert self._process is not None
-            if self._process.poll() is not None or time.monotonic() > deadline_s:
-                raise RuntimeError(f"PostgreSQL did not start: {self._log.read_text(errors='replace')[-2000:]}")
-            time.sleep(0.01)
-
-    def place_file(self, name: str, content: bytes) -> None:
-        """Write a file into its folder that it alone may read."""
-        path = self._data / name
-        path.write_bytes(content)
-        owner = self._data.stat()
-        os.chown(path, owner.st_uid, owner.st_gid)
-        path.chmod(0o600)
+    def _is_ready(self) -> bool:
+        pid_file = self.data / "postmaster.pid"  # whose last line is its state
+        return super()._is_ready() and pid_file.exists() and "ready" in pid_file.read_text()
 
     def configure(self, *lines: str) -> None:
-        """Change its settings, for which it is started again."""
-        with (self._data / "postgresql.conf").open("a") as config:
+        """Add settings, which count from the next start on."""
+        with (self.data / "postgresql.conf").open("a") as config:
             config.writelines(f"{line}\n" for line in lines)
-        self.stop()
-        self.start()
 
     def close(self) -> None:
         """Leave nothing behind."""
         self.stop(signal.SIGQUIT)
-        assert self._guard.stdin is not None
-        self._guard.stdin.close()
-        self._guard.wait(10)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._guard.communicate(timeout=10)
 
 
 def throwaway(*, settings: Iterable[str] = ()) -> Server:

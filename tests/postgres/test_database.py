@@ -1,5 +1,7 @@
 """The processed store in PostgreSQL: what only it can do wrong."""
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -233,8 +235,13 @@ def tls(server: Server, folder: Path) -> Path:
     ):  # fmt: skip
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
     for name in ("server.key", "server.crt"):
-        server.place_file(name, (folder / name).read_bytes())
+        path = Path(shutil.copy(folder / name, server.data))
+        owner = server.data.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)
+        path.chmod(0o600)
     server.configure("ssl = on")
+    server.stop()
+    server.start()
     return folder / "ca.pem"
 
 
