@@ -22,7 +22,7 @@ format:
 	$(python) -m ruff format .
 
 bench:
-	$(python) -m scripts.bench
+	$(python) -m scripts.bench all --write
 
 pictures:
 	$(python) -m scripts.make_pictures

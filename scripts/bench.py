@@ -1,20 +1,18 @@
-"""Rates beside the bare libraries, as ratios measured in one run: python scripts/bench.py sinks --count 400000.
+"""Rates beside the bare libraries, as ratios measured in one run: python -m scripts.bench sinks --count 400000.
 
 Machines differ fourfold and their speed drifts: compare the ratios, not the rates. What is compared takes turns, and
-each number is the median of its rounds. Kafka and PostgreSQL need what scripts/prepare_kafka.sh and
-scripts/prepare_postgres.sh set up; without them their rows are left out.
+each number is the median of its rounds. It runs on Linux and macOS; Kafka and PostgreSQL need what
+scripts/prepare_kafka.sh and scripts/prepare_postgres.sh set up.
 """
 
 import os
 import platform
 import random
 import re
-import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -24,7 +22,7 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -34,55 +32,96 @@ from cyclopts import Parameter
 from msgspec.structs import asdict
 
 from producers.ragini_producer import messages
+from scripts import bench_peers as bare
 from scripts.kafka_broker import Cluster, kafka_home
 from scripts.postgres_server import programs, throwaway
 from utils.app import cli
 from utils.app.config import DEFAULTS, PROJECT_DIR, Settings, StoreUrl
+from utils.app.errors import ToolkitError
 from utils.delivery.journal import Journal
 from utils.delivery.worker import Delivery
-from utils.records.codec import Field, instant_text
+from utils.records.codec import instant_text
 from utils.records.record import Batch, Record, without_ids
-from utils.records.schema import declare
-from utils.records.stream import BUZZ, Stream
-from utils.records.table import Table
-from utils.sinks import ALL, EMBEDDED, SINKS, Run, source
-from utils.sources.base import Chunk
+from utils.records.stream import BUZZ
+from utils.sinks import ALL, EMBEDDED, SINKS, source
 
 KEY = "bench-0"
-SAMPLE_EVERY_S = 0.02
-PAGE_RECORDS = 10_000
 MAX_BATCH = 20_000
-MARKS = "<!-- measured: {} -->", "<!-- end of {} -->"
+PAGE = PROJECT_DIR / "docs" / "performance.md"
 
 Count = Annotated[int, Parameter(help="Records per run.")]
 Rounds = Annotated[int, Parameter(help="Runs of each kind, of which the median counts.")]
-Write = Annotated[Path | None, Parameter(help="Put the table between the marks of this file too.")]
+Write = Annotated[bool, Parameter(help="Put the table into docs/performance.md too.")]
+
+
+class Taken(NamedTuple):
+    """What a run took; the memory only of a process of its own."""
+
+    wall_s: float
+    cpu_s: float
+    peak_mib: float = 0.0
 
 
 @dataclass
-class Measured:
-    """One thing that is timed in every round: seconds of wall and of CPU, and the highest memory in MiB."""
+class Bench:
+    """Rows of one table, whose works take turns in folders of their own."""
 
-    name: str
-    work: Callable[[Path], tuple[float, float, float]]
-    bare: str = ""  # the row that its ratio compares it to
-    runs: list[tuple[float, float, float]] = field(default_factory=list)
+    folder: Path
+    rounds: int
+    count: int
+    peers: dict[str, str] = field(default_factory=dict)  # name of each row -> the row that its ratio compares it to
+    works: dict[str, Callable[[Path], Taken]] = field(default_factory=dict)
 
-    @property
-    def wall_s(self) -> float:
-        return median(run[0] for run in self.runs)
+    def add(self, name: str, peer: str, work: Callable[[Path], Taken]) -> None:
+        """A row: `work` is called with an empty folder."""
+        self.peers[name], self.works[name] = peer, work
+
+    def run(self, command: str, note: str, write: bool) -> int:
+        """Run all rows in turn, so that a machine whose speed drifts slows all of them, and report the medians."""
+        runs: dict[str, list[Taken]] = {name: [] for name in self.works}
+        for number in range(self.rounds):
+            for name, work in self.works.items():
+                place = self.folder / re.sub(r"\W+", "-", f"{name} {number}")  # topics are named like it
+                place.mkdir()
+                runs[name].append(work(place))
+        took = {name: Taken(*map(median, zip(*found, strict=True))) for name, found in runs.items()}
+        rows = [("what", "records/s", "ratio", "of", "CPU us/record", "peak MiB")]
+        for name, taken in took.items():
+            peer = self.peers[name]
+            ratio = f"{took[peer].wall_s / taken.wall_s:.2f}" if peer else ""
+            cpu_us, memory = taken.cpu_s / self.count * 1e6, f"{taken.peak_mib:,.0f}" if taken.peak_mib else ""
+            rows.append((name, f"{self.count / taken.wall_s:,.0f}", ratio, peer, f"{cpu_us:.1f}", memory))
+        report(command, f"{self.count:,} records each, median of {self.rounds} rounds.", rows, note, write)
+        return 0
+
+
+def report(command: str, title: str, rows: Sequence[Sequence[str]], note: str, write: bool) -> None:
+    """Print rows, the heading first, as a Markdown table; on the page it stands between the marks of `command`."""
+    ruled = [rows[0], ["---", *["---:"] * (len(rows[0]) - 1)], *rows[1:]]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in ruled)
+    text = "\n\n".join(filter(None, [f"{title} {machine()}.", table, note])) + "\n"
+    print(text)
+    if write:
+        begin, end = f"<!-- measured: {command} -->", f"<!-- end of {command} -->"
+        before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+        PAGE.write_text(f"{before}{begin}\n{text}{end}{rest.partition(end)[2]}", encoding="utf-8")
 
 
 def machine() -> str:
     """What was measured on."""
-    model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
-    if info.exists() and (found := re.search(r"model name\s*:\s*(.+)", info.read_text())):
-        model = found[1]
+    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
     return (
-        f"{psutil.cpu_count()} cores ({model}), {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.system()}, "
-        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, DuckDB {duckdb.__version__}"
+        f"{psutil.cpu_count()} cores ({found[1] if found else platform.machine()}), "
+        f"{psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.system()}, Python {platform.python_version()}, "
+        f"SQLite {sqlite3.sqlite_version}, DuckDB {duckdb.__version__}"
     )
+
+
+def begin(stack: ExitStack, rounds: int, count: int) -> Bench:
+    """A bench in a temporary folder."""
+    folder = tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True)
+    return Bench(Path(stack.enter_context(folder)), rounds, count)
 
 
 def made(count: int, seed: int = 1) -> Iterator[Record]:
@@ -103,52 +142,42 @@ def batches(count: int) -> list[Batch]:
     return found
 
 
-def bare_file(ready: list[Batch], folder: Path) -> None:
-    """One write and one fsync per batch."""
-    with (folder / "bare.jsonl").open("ab", buffering=0) as stream:
-        for batch in ready:
-            stream.write(batch.lines)
-            os.fsync(stream.fileno())
+def timed(work: Callable[[Path], object]) -> Callable[[Path], Taken]:
+    """Wall and CPU seconds of work in this process."""
+
+    def measured(place: Path) -> Taken:
+        wall_s, cpu_s = time.perf_counter(), time.process_time()
+        work(place)
+        return Taken(time.perf_counter() - wall_s, time.process_time() - cpu_s)
+
+    return measured
 
 
-def bare_sqlite(ready: list[Batch], folder: Path) -> None:
-    """executemany into the same table with the same index, a durable transaction per batch."""
-    table = Table(BUZZ)
-    with closing(sqlite3.connect(folder / "bare.sqlite", isolation_level=None)) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        for statement in (*table.create("sqlite"), table.identity_index()):
-            connection.execute(statement)
-        for batch in ready:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.executemany(table.insert(), batch.rows)
-            connection.execute("COMMIT")
+def at(place: Path, broker: str = DEFAULTS.kafka_broker) -> Settings:
+    return replace(DEFAULTS, data_dir=place, kafka_broker=broker, topic=place.name)
 
 
-def bare_duckdb(ready: list[Batch], folder: Path) -> None:
-    """The native appender on a connection that stays open, one flush per batch."""
-    table = Table(BUZZ)
-    with duckdb.connect(str(folder / "bare.duckdb")) as connection:
-        for statement in table.create("duckdb"):
-            connection.execute(statement)
-        appender = connection.appender(table.name, columns=list(table.columns))
-        for batch in ready:
-            appender.append_rows(batch.rows)
-            appender.flush()
+def run_producer(
+    module: str, settings: Settings, sinks: Sequence[str], *arguments: str, given: Path = Path(os.devnull)
+) -> Taken:
+    """Run a producer in a process of its own, start and clean end included, with a file as its standard input."""
+    command = [sys.executable, "-m", f"producers.{module}", *arguments, "--sinks", *sinks, "--drain", "600"]
+    command += ["--log-level", "ERROR", "--data-dir", str(settings.data_path), "--kafka-broker", settings.kafka_broker]
+    started_s = time.perf_counter()
+    with given.open("rb") as stream:
+        process = subprocess.Popen(command, cwd=PROJECT_DIR, stdin=stream, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise ToolkitError(f"{' '.join(command)} ended with code {process.returncode}")
+    peak_mib = used.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return Taken(time.perf_counter() - started_s, used.ru_utime + used.ru_stime, peak_mib)
 
 
-def bare_kafka(ready: list[Batch], folder: Path, broker: str) -> None:
-    """produce_batch and one transaction per batch."""
-    from confluent_kafka import Producer
-
-    producer = Producer({"bootstrap.servers": broker, "transactional.id": "bare", "batch.size": 1_000_000})
-    producer.init_transactions(10)
-    for batch in ready:
-        producer.begin_transaction()
-        producer.produce_batch(
-            f"bare-{folder.name}", [{"value": line, "key": KEY} for line in batch.lines.splitlines()], partition=0
-        )
-        producer.commit_transaction(30)
+def produce(sinks: Sequence[str], count: int, place: Path, broker: str = DEFAULTS.kafka_broker) -> Taken:
+    """The producer of buzz at full speed."""
+    arguments = ["--interval", "0", "--count", str(count), "--topic", place.name]
+    return run_producer("ragini_producer", at(place, broker), sinks, *arguments)
 
 
 def emit(sink: str, settings: Settings, ready: list[Batch]) -> None:
@@ -160,52 +189,16 @@ def emit(sink: str, settings: Settings, ready: list[Batch]) -> None:
             emitter.emit(Batch.join(ready[start : start + step]))
 
 
-def timed(work: Callable[[], object]) -> tuple[float, float, float]:
-    """Wall and CPU seconds of work in this process; its memory is not told apart."""
-    wall_s, cpu_s = time.perf_counter(), time.process_time()
-    work()
-    return time.perf_counter() - wall_s, time.process_time() - cpu_s, 0.0
-
-
-def produce(
-    settings: Settings, sinks: Sequence[str], count: int, fed: tuple[Path, str] | None = None
-) -> tuple[float, float, float]:
-    """Run the producer in a process of its own, start and clean end included: wall and CPU seconds, peak MiB.
-
-    With `fed`, a file of JSON lines and SOURCE, the feed instead; `-` is the file as standard input.
-    """
-    command = [sys.executable, "-m", "producers.ragini_producer", "--interval", "0", "--count", str(count)]
-    if fed:
-        command = [sys.executable, "-m", "producers.feed_producer", fed[1], "--once", "--stream", "fed"]
-    command += ["--sinks", *sinks, "--drain", "600", "--log-level", "ERROR", "--data-dir", str(settings.data_path)]
-    command += ["--kafka-broker", settings.kafka_broker, "--topic", settings.topic]
-    started_s = time.perf_counter()
-    with (fed[0] if fed else Path(os.devnull)).open("rb") as given:
-        process = subprocess.Popen(command, cwd=PROJECT_DIR, stdin=given, stdout=subprocess.DEVNULL)
-    watched = psutil.Process(process.pid)
-    cpu_s = peak = 0.0
-    while process.poll() is None:
-        try:
-            times = watched.cpu_times()
-            cpu_s, peak = times.user + times.system, max(peak, watched.memory_info().rss)
-        except psutil.NoSuchProcess:
-            break
-        time.sleep(SAMPLE_EVERY_S)
-    if process.wait():
-        raise RuntimeError(f"{' '.join(command)} ended with code {process.returncode}")
-    return time.perf_counter() - started_s, cpu_s, peak / 2**20
-
-
-def latencies_ms(settings: Settings, sinks: Sequence[str], count: int, gap_s: float = 0.1) -> tuple[float, float]:
-    """Median and 99th percentile from acknowledged to stored by all sinks, for single records with pauses."""
+def latencies_ms(settings: Settings, count: int, gap_s: float = 0.1) -> tuple[float, float]:
+    """Median and 99th percentile from acknowledged to stored by the embedded sinks, for single records with pauses."""
     taken_ms = []
     with closing(Journal(settings.journal_path("latency"), BUZZ)) as journal:
         delivery = Delivery(
             journal,
-            {sink: partial(SINKS[sink].emitter, settings, BUZZ, journal.key) for sink in sinks},
+            {sink: partial(SINKS[sink].emitter, settings, BUZZ, journal.key) for sink in EMBEDDED},
             settings.dead_letter_path,
         )
-        delivery.start(sinks, 10)
+        delivery.start(EMBEDDED, 10)
         for record in made(count, seed=2):
             journal.append(Batch.of_records([record], journal.producer_id, journal.last + 1, BUZZ.codec))
             started_s = time.perf_counter()
@@ -218,302 +211,123 @@ def latencies_ms(settings: Settings, sinks: Sequence[str], count: int, gap_s: fl
     return median(taken_ms), quantiles(taken_ms, n=100)[98]
 
 
-def run_rounds(rows: Sequence[Measured], rounds: int, folder: Path) -> None:
-    """Run all rows in turn, so that a machine whose speed drifts slows all of them."""
-    for number in range(rounds):
-        for row in rows:
-            place = folder / re.sub(r"\W+", "-", f"{row.name} {number}")  # topics are named like it
-            place.mkdir()
-            row.runs.append(row.work(place))
-
-
-def report(
-    title: str, rows: Sequence[Measured], count: int, notes: Sequence[str], write: Path | None, *, command: str = ""
-) -> None:
-    """Print the rows as a Markdown table, and write it between the marks of `command` where that is asked for."""
-    by_name = {row.name: row for row in rows}
-    head = ["what", "records/s", "ratio", "of", "CPU us/record", "peak MiB"]
-    lines = [head, ["---", "---:", "---:", "---", "---:", "---:"]]
-    for row in rows:
-        bare = by_name.get(row.bare)
-        cpu_us = median(run[1] for run in row.runs) / count * 1e6
-        memory = median(run[2] for run in row.runs)
-        compared = [f"{bare.wall_s / row.wall_s:.2f}", bare.name] if bare else ["", ""]
-        memory_text = f"{memory:,.0f}" if memory else ""
-        lines.append([row.name, f"{count / row.wall_s:,.0f}", *compared, f"{cpu_us:.1f}", memory_text])
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    text = "\n\n".join([f"{title} {machine()}.", table, *notes]) + "\n"
-    print(text)
-    if write:
-        begin, end = (mark.format(command) for mark in MARKS)
-        before, _, rest = write.read_text(encoding="utf-8").partition(begin)
-        after = rest.partition(end)[2]
-        write.write_text(f"{before}{begin}\n{text}{end}{after}", encoding="utf-8")
-
-
-def sinks(*, count: Count = 400_000, rounds: Rounds = 3, singles: int = 100, write: Write = None) -> int:
+def sinks(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = False) -> int:
     """Measure emitters and the whole producer beside the bare libraries, and the latency of single records."""
     ready = batches(count)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True)))
-        broker = DEFAULTS.kafka_broker
-        home = kafka_home()
-        if home:
-            broker = stack.enter_context(Cluster(home, jvm=("-Xmx512m",))).address
-
-        def at(place: Path) -> Settings:
-            return replace(DEFAULTS, data_dir=place, kafka_broker=broker, topic=place.name)
-
-        bare: dict[str, Callable[[list[Batch], Path], None]] = {
-            "file": bare_file,
-            "sqlite": bare_sqlite,
-            "duckdb": bare_duckdb,
-        }
-        together = {"producer, three sinks": EMBEDDED}
-        if home:
-            bare["kafka"] = partial(bare_kafka, broker=broker)
-            together["producer, four sinks"] = ALL
-        rows = []
-        for sink, work in bare.items():
-            rows.append(Measured(f"bare {sink}", lambda place, work=work: timed(partial(work, ready, place))))  # type: ignore[misc]
-            rows.append(
-                Measured(
-                    f"{sink} emitter",
-                    lambda place, sink=sink: timed(partial(emit, sink, at(place), ready)),  # type: ignore[misc]
-                    f"bare {sink}",
-                )
-            )
-        for name, wanted in together.items():
-            rows.append(
-                Measured(name, lambda place, wanted=wanted: produce(at(place), wanted, count), "bare sqlite")  # type: ignore[misc]
-            )
-        run_rounds(rows, rounds, folder)
-        p50_ms, p99_ms = latencies_ms(replace(DEFAULTS, data_dir=folder / "latency"), EMBEDDED, singles)
-    stored = f"{p50_ms:.1f} ms (p99 {p99_ms:.1f} ms)"
-    note = f"A single record is stored by the three embedded sinks {stored} after it was acknowledged."
-    report(f"{count:,} buzz messages each, median of {rounds} rounds.", rows, count, [note], write, command="sinks")
-    return 0
+        bench = begin(stack, rounds, count)
+        writers = {"file": bare.write_file, "sqlite": bare.write_sqlite, "duckdb": bare.write_duckdb}
+        for sink, writer in writers.items():
+            bench.add(f"bare {sink}", "", timed(partial(writer, ready)))
+            emitter = timed(lambda place, sink=sink: emit(sink, at(place), ready))  # type: ignore[misc]
+            bench.add(f"{sink} emitter", f"bare {sink}", emitter)
+        bench.add("producer, three sinks", "bare sqlite", partial(produce, EMBEDDED, count))
+        p50_ms, p99_ms = latencies_ms(at(bench.folder / "latency"), 100)
+        stored = f"{p50_ms:.1f} ms (p99 {p99_ms:.1f} ms)"
+        note = f"A single record is stored by the three embedded sinks {stored} after it was acknowledged."
+        return bench.run("sinks", note, write)
 
 
-def read_bare(sink: str, settings: Settings) -> None:
-    """All rows or lines, decoded where the library does not."""
-    match sink:
-        case "file":
-            with settings.live_path.open("rb") as stream:
-                while lines := stream.readlines(1 << 20):
-                    BUZZ.codec.decode_lines(b"".join(lines))
-        case "sqlite":
-            with closing(sqlite3.connect(settings.sqlite_path)) as connection:
-                found = connection.execute(f"SELECT * FROM {Table(BUZZ).name}")
-                while found.fetchmany(PAGE_RECORDS):
-                    pass
-        case "duckdb":
-            with duckdb.connect(str(settings.duckdb_path), read_only=True, config={"threads": 1}) as database:
-                rows = database.execute(f"SELECT * FROM {Table(BUZZ).name}")
-                while rows.fetchmany(PAGE_RECORDS):
-                    pass
-        case "kafka":
-            _read_topic(settings)
-
-
-def _read_topic(settings: Settings) -> None:
-    from confluent_kafka import Consumer, TopicPartition
-
-    options = {"bootstrap.servers": settings.kafka_broker, "group.id": "bare", "enable.partition.eof": True}
-    with closing(Consumer(options | {"isolation.level": "read_committed", "enable.auto.commit": False})) as reader:
-        partitions = reader.list_topics(settings.topic, timeout=10).topics[settings.topic].partitions
-        reader.assign([TopicPartition(settings.topic, each, 0) for each in partitions])
-        ended = 0
-        while ended < len(partitions):
-            found = reader.consume(PAGE_RECORDS, 1.0)
-            ended += sum(1 for each in found if each.error())
-            if values := [each.value() or b"" for each in found if not each.error()]:
-                BUZZ.codec.decode_lines(b"\n".join(values) + b"\n")
-
-
-def read_source(sink: str, settings: Settings, handle: Callable[[Chunk], object], resume: Callable[[str], str]) -> None:
-    """A source from its beginning to its present end."""
-    with closing(source(sink, settings, BUZZ, resume, finished=True)) as reader:
-        while (chunk := reader.poll(PAGE_RECORDS)) is not None:
-            handle(chunk)
-
-
-def sources(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = None) -> int:
-    """Measure each source beside a bare read of its sink, alone and into the processed store."""
+def read(name: str, settings: Settings, store: Callable[[Path], object] | None = None) -> Callable[[Path], Taken]:
+    """Read a source from its beginning to its present end, with `store` into a processed store that this opens."""
     from utils.reading.store import ProcessedStore
+
+    def work(place: Path) -> None:
+        with ExitStack() as stack:
+            kept = stack.enter_context(closing(ProcessedStore(store(place), BUZZ))) if store else None  # type: ignore[arg-type]
+            resume: Callable[[str], str] = kept.resume if kept else lambda partition: ""
+            reader = stack.enter_context(closing(source(name, settings, BUZZ, resume, finished=True)))
+            while (chunk := reader.poll(bare.PAGE_RECORDS)) is not None:
+                if kept:
+                    kept.add(chunk)
+
+    return timed(work)
+
+
+def add_reading(bench: Bench, name: str, settings: Settings, reader: Callable[[Settings], object]) -> None:
+    """The rows of a source: a bare read, the source, the source into the processed store."""
+    bench.add(f"bare {name} read", "", timed(lambda place: reader(settings)))
+    bench.add(f"{name} source", f"bare {name} read", read(name, settings))
+    stored = read(name, settings, lambda place: place / "store.sqlite")
+    bench.add(f"{name} source, processed store", f"bare {name} read", stored)
+
+
+def sources(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = False) -> int:
+    """Measure each source beside a bare read of its sink, alone and into the processed store."""
     from utils.reading.store_postgres import PostgresDatabase
 
     ready = batches(count)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True)))
-        settings = replace(DEFAULTS, data_dir=folder / "filled", topic="filled")
-        read = list(EMBEDDED)
-        if home := kafka_home():
-            settings = replace(settings, kafka_broker=stack.enter_context(Cluster(home, jvm=("-Xmx512m",))).address)
-            read = list(ALL)
-        for sink in read:
+        bench = begin(stack, rounds, count)
+        settings = at(bench.folder / "filled")
+        readers = {"file": bare.read_file, "sqlite": bare.read_sqlite, "duckdb": bare.read_duckdb}
+        for sink, reader in readers.items():
             emit(sink, settings, ready)
-
-        def stored(sink: str, place: Path) -> None:
-            with closing(ProcessedStore(place / "store.sqlite", BUZZ)) as store:
-                read_source(sink, settings, store.add, store.resume)
-
-        rows = []
-        for sink in read:
-            rows.append(
-                Measured(f"bare {sink} read", lambda place, sink=sink: timed(partial(read_bare, sink, settings)))  # type: ignore[misc]
-            )
-            rows.append(
-                Measured(
-                    f"{sink} source",
-                    lambda place, sink=sink: timed(  # type: ignore[misc]
-                        partial(read_source, sink, settings, lambda chunk: None, lambda partition: "")
-                    ),
-                    f"bare {sink} read",
-                )
-            )
-            rows.append(
-                Measured(
-                    f"{sink} source, processed store",
-                    lambda place, sink=sink: timed(partial(stored, sink, place)),  # type: ignore[misc]
-                    f"bare {sink} read",
-                )
-            )
+            add_reading(bench, sink, settings, reader)
         if programs() and find_spec("psycopg"):
             url = StoreUrl(stack.enter_context(closing(throwaway())).url, "PostgreSQL")
-
-            def shared(place: Path) -> None:
-                with closing(ProcessedStore(PostgresDatabase(url, place.name), BUZZ)) as store:
-                    read_source("file", settings, store.add, store.resume)
-
-            rows.append(
-                Measured(
-                    "file source, processed store in PostgreSQL",
-                    lambda place: timed(partial(shared, place)),
-                    "file source, processed store",
-                )
-            )
-        run_rounds(rows, rounds, folder)
-    report(f"{count:,} buzz messages each, median of {rounds} rounds.", rows, count, [], write, command="sources")
-    return 0
+            stored = read("file", settings, lambda place: PostgresDatabase(url, place.name))
+            bench.add("file source, processed store in PostgreSQL", "file source, processed store", stored)
+        return bench.run("sources", "", write)
 
 
-# Its seconds; each of the clients has one connection and one request at a time, with one record.
-POSTING = """
-import asyncio, sys, time
-port, clients, each = map(int, sys.argv[1:])
-HEAD = b"POST / HTTP/1.1\\r\\nHost: a\\r\\nContent-Type: application/json\\r\\nIdempotency-Key: %b\\r\\n"
-async def client(name):
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    for number in range(each):
-        body = b'{"device":"d%d","number":%d,"temperature_c":20.5}' % (name, number)
-        length = b"Content-Length: %d\\r\\n\\r\\n" % len(body)
-        writer.write(HEAD % (b"%d-%d" % (name, number)) + length + body)
-        head = await reader.readuntil(b"\\r\\n\\r\\n")
-        assert head.startswith(b"HTTP/1.1 200"), head
-        await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\\r")[0]))
-    writer.close()
-async def main():
-    await asyncio.gather(*map(client, range(clients)))
-started_s = time.perf_counter()
-asyncio.run(main())
-print(time.perf_counter() - started_s)
-"""
+def kafka(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = False) -> int:
+    """Measure emitter, producer and source of Kafka beside bare clients."""
+    home = kafka_home()
+    if not home:
+        raise ToolkitError("there is no Kafka: run scripts/prepare_kafka.sh")
+    ready = batches(count)
+    with ExitStack() as stack:
+        bench = begin(stack, rounds, count)
+        broker = stack.enter_context(Cluster(home, jvm=("-Xmx512m",))).address
+        bench.add("bare kafka", "", timed(partial(bare.write_kafka, ready, broker=broker)))
+        bench.add("kafka emitter", "bare kafka", timed(lambda place: emit("kafka", at(place, broker), ready)))
+        bench.add("producer, four sinks", "bare kafka", partial(produce, ALL, count, broker=broker))
+        settings = at(bench.folder / "filled", broker)
+        emit("kafka", settings, ready)
+        add_reading(bench, "kafka", settings, bare.read_kafka)
+        return bench.run("kafka", "", write)
 
 
-def listens(port: int) -> bool:
-    """Whether a server takes connections there."""
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
-def requests(*, count: Count = 20_000, rounds: Rounds = 3, clients: int = 50) -> int:
-    """Measure a feed over HTTP, single records with keys, beside the same server without journal and sinks."""
-    from utils.app.web import WebServer
-    from utils.feeds.http import Inbox, feed_http
-    from utils.feeds.requests import batch_of, respond
-
-    types = {"device": "text", "number": "number", "temperature_c": "number", "timestamp": "timestamp"}
-    stream = Stream("things", fields=tuple(Field(name, kind) for name, kind in types.items()))
-    each = count // clients
-
-    def post(port: int, work: Callable[[], object], end: Callable[[], object]) -> tuple[float, float, float]:
-        thread = threading.Thread(target=work)
-        thread.start()
-        while not listens(port):
-            time.sleep(SAMPLE_EVERY_S)
-        cpu_s = time.process_time()
-        command = [sys.executable, "-c", POSTING, *map(str, (port, clients, each))]
-        seconds = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        cpu_s = time.process_time() - cpu_s
-        end()
-        thread.join()
-        return seconds, cpu_s, 0.0
-
-    def bare(place: Path) -> tuple[float, float, float]:
-        inbox, ended = Inbox(""), threading.Event()
-
-        def work() -> None:
-            while not ended.is_set():
-                found = inbox.take(0.1)
-                respond([(posted, batch_of(posted.body, stream, "bare", 1).count) for posted in found])
-
-        with closing(WebServer(inbox.app(), "127.0.0.1", 0, "bench")) as server:
-            return post(int(server.url.rpartition(":")[2].strip("/")), work, ended.set)
-
-    def fed(place: Path, sinks: tuple[str, ...]) -> tuple[float, float, float]:
-        declare(stream, (settings := replace(DEFAULTS, data_dir=place)).schema_folder)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        ended = threading.Event()
-        work = partial(feed_http, str(port), "things", settings, sinks=sinks, run=Run(drain=60), stop=ended)
-        return post(port, work, ended.set)
-
-    rows = [
-        Measured("server without journal", bare),
-        Measured("feed, file sink", lambda place: fed(place, ("file",)), "server without journal"),
-        Measured("feed, three sinks", lambda place: fed(place, EMBEDDED), "server without journal"),
-    ]
-    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
-        run_rounds(rows, rounds, Path(folder))
-    report(
-        f"{each * clients:,} requests of {clients} clients, median of {rounds} rounds.", rows, each * clients, [], None
-    )
-    return 0
-
-
-def feeds(*, count: Count = 400_000, rounds: Rounds = 3) -> int:
+def feed(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = False) -> int:
     """Measure feeds of standard input and of a file beside the producer of buzz; lines of the same size."""
-    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
-        lines = Path(folder) / "lines.jsonl"
+    with ExitStack() as stack:
+        bench = begin(stack, rounds, count)
+        lines = bench.folder / "lines.jsonl"
         lines.write_bytes(b"".join(without_ids(asdict(record)) for record in made(count)))
-        rows = []
+
+        def fed(sinks: Sequence[str], origin: str, place: Path) -> Taken:
+            return run_producer("feed_producer", at(place), sinks, origin, "--once", "--stream", "fed", given=lines)
+
         for name, wanted in (("file", ("file",)), ("three sinks", EMBEDDED)):
-            rows.append(Measured(f"producer, {name}", partial(run_feed, wanted, count, None)))
-            for source, label in (("-", "standard input"), (str(lines), "file that grows")):
-                rows.append(
-                    Measured(f"{label}, {name}", partial(run_feed, wanted, count, (lines, source)), f"producer, {name}")
-                )
-        run_rounds(rows, rounds, Path(folder))
-    report(f"{count:,} records each, median of {rounds} rounds.", rows, count, [], None)
+            bench.add(f"producer, {name}", "", partial(produce, wanted, count))
+            bench.add(f"standard input, {name}", f"producer, {name}", partial(fed, wanted, "-"))
+            bench.add(f"file that grows, {name}", f"producer, {name}", partial(fed, wanted, str(lines)))
+        return bench.run("feed", "", write)
+
+
+def dashboard(*, write: Write = False) -> int:
+    """Measure frames beside clear-and-replot of the same data, and SVG beside PNG."""
+    from scripts.bench_dashboard import compare_formats, compare_frames
+
+    rows = [("what", "CPU ms", "ratio", "of")]
+    for width, height in ((12.8, 7.2), (8.0, 6.0), (19.2, 10.8)):
+        ours, theirs = compare_frames((width, height))
+        size = f"{width:g} x {height:g} inches"
+        rows += [(f"clear and replot, {size}", f"{theirs:.1f}", "", "")]
+        rows += [(f"frame, {size}", f"{ours:.1f}", f"{ours / theirs:.2f}", "clear and replot")]
+    svg, png = compare_formats()
+    rows += [("PNG", f"{png:.1f}", "", ""), ("SVG", f"{svg:.1f}", f"{svg / png:.2f}", "PNG")]
+    report("dashboard", "Median of 40 frames, each with new data.", rows, "", write)
     return 0
 
 
-def run_feed(sinks: Sequence[str], count: int, fed: tuple[Path, str] | None, place: Path) -> tuple[float, float, float]:
-    return produce(replace(DEFAULTS, data_dir=place), sinks, count, fed)
-
-
-def main() -> int:
-    """Measure the toolkit beside the bare libraries: `sinks`, `sources`, `feeds` or `requests`."""
-    sinks()
-    sources()
-    feeds()
-    return requests()
+def all_(*, write: Write = False) -> int:
+    """Measure all, with Kafka where there is one: `sinks`, `sources`, `kafka`, `feed` and `dashboard`."""
+    for each in (sinks, sources, *([kafka] if kafka_home() else []), feed, dashboard):
+        each(write=write)
+    return 0
 
 
 if __name__ == "__main__":
-    threading.stack_size(0)
-    sys.exit(cli.run(main, sinks, sources, feeds, requests, name="scripts.bench"))
+    sys.exit(cli.run(all_, sinks, sources, kafka, feed, dashboard, all_, name="scripts.bench"))

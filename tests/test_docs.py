@@ -21,7 +21,10 @@ EXAMPLE = PROJECT_DIR / ".env.example"
 README = PROJECT_DIR / "README.md"
 PAGES = sorted((PROJECT_DIR / "docs").glob("*.md"))
 DOCUMENTS = [README, PROJECT_DIR / "CONTRIBUTING.md", PROJECT_DIR / "SECURITY.md", *PAGES]
-COMMANDS = {"verify_emitters": ("check", "audit", "doctor"), "scripts.bench": ("sinks", "sources", "requests")}
+COMMANDS = {
+    "verify_emitters": ("check", "audit", "doctor"),
+    "scripts.bench": ("all", "sinks", "sources", "kafka", "feed", "dashboard"),
+}
 ENTRY_POINTS = [name for name in MODULES if name.split(".")[0] != "utils" and "dashboard" not in name]
 SCRIPTS = [f"scripts.{path.stem}" for path in (PROJECT_DIR / "scripts").glob("*.py")]
 
