@@ -40,12 +40,12 @@ def errors(url: StoreUrl) -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
-        where, reason, state = f"PostgreSQL at {url.place}", _reason(error), error.sqlstate or ""
-        if not state and not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
-            raise ToolkitError(f"{where}: {reason}") from None
-        if state[:2] in _LASTING_CLASSES or (not state and any(word in reason for word in _LASTING)):
-            raise ToolkitError(f"{where}: {reason}") from None
-        raise StoreUnavailable(f"{where}: {reason}") from None
+        reason, state = _reason(error), error.sqlstate or ""
+        of_connection = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+        lasts = (
+            state[:2] in _LASTING_CLASSES if state else not of_connection or any(each in reason for each in _LASTING)
+        )
+        raise (ToolkitError if lasts else StoreUnavailable)(f"PostgreSQL at {url.place}: {reason}") from None
 
 
 def _reason(error: Exception) -> str:

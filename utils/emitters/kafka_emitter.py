@@ -138,11 +138,11 @@ class KafkaEmitter:
 
         try:
             yield
-        except KafkaException as error:
-            raise self._meaning(error) from error
-        except SystemError as error:  # so some fatal errors come out of flush and poll, with the real one behind
-            if isinstance(error.__cause__, KafkaException):
-                raise self._meaning(error.__cause__) from error
+        except (KafkaException, SystemError) as error:
+            # Some fatal errors come out of flush and poll as SystemError, with the real one behind.
+            real = error if isinstance(error, KafkaException) else error.__cause__
+            if isinstance(real, KafkaException):
+                raise self._meaning(real) from error
             raise Unavailable(f"the Kafka client of {self._key} failed: {error}") from error
 
     def _meaning(self, error: "KafkaException") -> Unavailable:

@@ -155,8 +155,6 @@ class DuckdbSource(TableSource):
         try:
             with duck.attached(self._memory, self._path, read_only=True, wait_s=WAIT_S):
                 yield self._memory
-        except Absent:
-            raise
         except ToolkitError:
             self.close()
             raise
