@@ -15,7 +15,10 @@ from utils.app import config
 from utils.app.config import PROJECT_DIR, Settings
 
 # The library takes a command line from sys.argv under pytest for a mistake.
-pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Cyclopts application invoked"),
+    pytest.mark.xdist_group("help"),  # each help is made once
+]
 
 EXAMPLE = PROJECT_DIR / ".env.example"
 README = PROJECT_DIR / "README.md"

@@ -322,7 +322,8 @@ def test_a_clock_that_went_back(settings: Settings) -> None:
 )
 def test_env_file(settings: Settings, text: str, state: str, words: str) -> None:
     Path(".env").write_text(f"{text}\n")
-    assert words in look(settings, ".env", state)
+    found = [f"{each.text} -> {each.remedy}" for each in doctor.environment() if each.state == state]
+    assert words in "\n".join(found)
 
 
 @pytest.mark.full
