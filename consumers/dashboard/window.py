@@ -81,16 +81,24 @@ class Window:
     def draw(self, snapshot: Snapshot) -> None:
         """Show a snapshot."""
         self.shown, self.frames = snapshot, self.frames + 1
-        self.dashboard.update(snapshot)
+        if self.is_open:
+            self.dashboard.update(snapshot)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something to draw on: events still come while the window closes."""
+        figure: Any = self.dashboard.figure
+        return plt.fignum_exists(figure.number)
 
     def again(self) -> None:
         """Show once more what is shown, with what has changed about it."""
-        self.dashboard.update(self.shown, paused=self.paused)
-        self.dashboard.figure.canvas.draw_idle()
+        if self.is_open:
+            self.dashboard.update(self.shown, paused=self.paused)
+            self.dashboard.figure.canvas.draw_idle()
 
     def rebuild(self, event: Any = None) -> None:
         """Make everything anew, in another size or theme."""
-        if not self._stop.is_set():  # events still come while the window closes
+        if self.is_open:
             self.dashboard.build()
             mpl.rcParams.update(self.dashboard.rc)  # the toolkit draws when it likes
             self.again()
@@ -112,7 +120,7 @@ class Window:
 
     def hover(self, event: Any) -> None:
         """Write value, time and key of what the mouse is on."""
-        if self.dashboard.point_at(event.x, event.y):
+        if self.is_open and self.dashboard.point_at(event.x, event.y):
             self.dashboard.figure.canvas.draw_idle()
 
     def save(self) -> None:

@@ -1,5 +1,6 @@
 """The dashboard's command line: options, one-line errors, exit codes, clean stops."""
 
+import json
 import socket
 from collections.abc import Callable
 from contextlib import closing
@@ -67,29 +68,37 @@ def test_from_end_shows_only_what_comes(live: Settings) -> None:
     assert done.stdout.startswith("0 messages"), done.stderr
 
 
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        (["--backend", "bananas"], "backend bananas"),
-        (["--backend", "TkAgg"], "backend TkAgg"),
-        (["--save", "missing/out.gif"], "no folder"),
-        (["--save", "out.bmp"], "must end in"),
-        (["--serve", "nonsense"], "--serve nonsense"),
-        (["--save", "out.png", "--serve", "99999"], "give one of them"),
-        (["--size", "1x1"], "--size 1x1"),
-        (["--size", "big"], "--size big"),
-        (["--frames", "0"], "more than 0"),
-        (["--frames", "1.5"], 'unable to convert "1.5" into int'),
-        (["--refresh", "nan"], "more than 0"),
-        (["--theme", "pink"], "pink"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_2(live: Settings, options: list[str], reason: str) -> None:
-    done = run_python(MODULE, "--source", "file", *options, settings=live, environment=HEADLESS)
-    assert done.returncode == 2
-    lines = [line for line in done.stderr.splitlines() if "XDG_RUNTIME_DIR" not in line]  # of Wayland's own library
-    assert len(lines) == 1
-    assert reason in done.stderr
+BAD_INPUT: list[tuple[list[str], str]] = [
+    (["--backend", "bananas"], "backend bananas"),
+    (["--backend", "TkAgg"], "backend TkAgg"),
+    (["--save", "missing/out.gif"], "no folder"),
+    (["--save", "out.bmp"], "must end in"),
+    (["--serve", "nonsense"], "--serve nonsense"),
+    (["--save", "out.png", "--serve", "99999"], "give one of them"),
+    (["--size", "1x1"], "--size 1x1"),
+    (["--size", "big"], "--size big"),
+    (["--frames", "0"], "more than 0"),
+    (["--frames", "1.5"], 'unable to convert "1.5" into int'),
+    (["--refresh", "nan"], "more than 0"),
+    (["--theme", "pink"], "pink"),
+]
+RUN_ALL = f"""
+import contextlib, io, json
+from consumers.ragini_visual_consumer import main
+from utils.app import cli
+for options, _ in {BAD_INPUT!r}:
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+        code = cli.run(main, name="{MODULE}", arguments=["--source", "file", *options])
+    print(json.dumps([code, errors.getvalue()]))
+"""
+
+
+def test_bad_input_is_one_line_and_exit_2(live: Settings) -> None:
+    done = run_python(code=RUN_ALL, settings=live, environment=HEADLESS)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    for (_, reason), (code, errors) in zip(BAD_INPUT, answers, strict=True):
+        assert (code, len(errors.splitlines())) == (2, 1), errors
+        assert reason in errors
 
 
 def test_nonsense_in_mplbackend_is_one_line_and_exit_2(live: Settings) -> None:
