@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import signal
+import socket
 import sqlite3
 import subprocess
 from collections import Counter
@@ -304,6 +305,13 @@ class TestDamage:
         assert "lines end in CR alone" in letters(settings, "things")[0]["reason"]
 
 
+def database_with_a_view() -> bytes:
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.execute("CREATE VIEW v AS SELECT 1 AS n")
+        return database.serialize()
+
+
+VIEW = database_with_a_view()
 BAD: dict[str, tuple[str, bytes | None, list[str], str]] = {
     "missing": ("no.csv", None, [], "there is no file no.csv"),
     "folder": (".", None, [], ". is a folder"),
@@ -321,7 +329,9 @@ BAD: dict[str, tuple[str, bytes | None, list[str], str]] = {
     "no table named": ("a.sqlite", b"", [], "name one of its tables with --table"),
     "missing table": ("a.sqlite", b"", ["--table", "t"], "has no table t"),
     "no Parquet": ("a.parquet", b"x" * 50, [], "is no Parquet file"),
-    "empty": ("a.csv", b"", [], "no readable record"),
+    "empty": ("a.jsonl", b"", [], "no readable record, so that no stream is known: it is empty"),
+    "names only": ("a.csv", b"n,m\n,\n", [], "there is nothing behind the line of names"),
+    "a view": ("a.sqlite", VIEW, ["--table", "v"], "has no row numbers to follow (a view has none)"),
     "all damaged": ("a.csv", b"n,m\n1\n", [], "1 cells where"),
     "incomplete array": ("a.json", b'[{"n":1},', [], "is not a complete one"),
     "same column twice": ("a.csv", b"n,n\n1,2\n", [], "names 'n' twice"),
@@ -348,6 +358,25 @@ def test_a_bad_source_is_one_line(case: str, feed: Feed, tmp_path: Path) -> None
         (tmp_path / name).write_bytes(content)
     done = feed(name, *options, "--once", "--log-level", "ERROR", code=2)
     assert reason in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("http:{port}", "--stream", "things"), "http:{port}: cannot listen on port {port} of 127.0.0.1"),
+        (("http:0.0.0.0:{port}", "--stream", "things"), "set FEED_TOKEN"),
+        (("http:nowhere:x", "--stream", "things"), "give PORT or ADDRESS:PORT"),
+        (("http:{port}",), "name --stream"),
+        (("http:{port}", "--stream", "things", "--once"), "do not apply"),
+        (("http:{port}", "--stream", "Things"), "cannot name a stream"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line(feed: Feed, arguments: tuple[str, ...], line: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = feed(*(each.format(port=port) for each in arguments), "--log-level", "ERROR", code=2)
+    assert line.format(port=port) in done.stderr
     assert done.stderr.count("\n") == 1
 
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 import sqlite3
 import threading
 import time
@@ -14,7 +13,7 @@ from http.client import HTTPException
 import pytest
 
 from tests.feeds.http_clients import JSON, THINGS, Answered, can_connect, free_port, post, thing
-from tests.helpers import Process, open_duckdb, run_python, start_python, wait_until
+from tests.helpers import Process, open_duckdb, start_python, wait_until
 from utils.app.config import Settings
 from utils.records.schema import declare
 
@@ -183,23 +182,3 @@ def test_a_request_that_was_committed_but_not_answered_is_not_taken_again(settin
     finally:
         kill(process)
     assert all(things == [("a", 1), ("a", 2)] for _, things in stored(settings))
-
-
-@pytest.mark.full
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (("http:{port}", "--stream", "things"), "http:{port}: cannot listen on port {port} of 127.0.0.1"),
-        (("http:0.0.0.0:{port}", "--stream", "things"), "set FEED_TOKEN"),
-        (("http:nowhere:x", "--stream", "things"), "give PORT or ADDRESS:PORT"),
-        (("http:{port}",), "name --stream"),
-        (("http:{port}", "--stream", "things", "--once"), "do not apply"),
-        (("http:{port}", "--stream", "Things"), "cannot name a stream"),
-    ],
-)
-def test_what_cannot_be_served_is_one_line(settings: Settings, arguments: tuple[str, ...], line: str) -> None:
-    port = free_port()
-    with socket.create_server(("127.0.0.1", port)):
-        done = run_python("producers.feed_producer", *(each.format(port=port) for each in arguments), settings=settings)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert line.format(port=port) in done.stderr

@@ -27,7 +27,8 @@ def read(data: bytes) -> tuple[list[list[str]], list[int]]:
 
 @given(st.lists(st.lists(cells, min_size=3, max_size=3)))
 def test_what_is_written_is_read_back(table: list[list[str]]) -> None:
-    assert read(written([["a", "b", "c"], *table])) == (table, [])
+    """But for rows without any value."""
+    assert read(written([["a", "b", "c"], *table])) == ([row for row in table if any(row)], [])
 
 
 @given(st.integers(0, 600), st.integers(1, 600))

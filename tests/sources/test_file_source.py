@@ -112,9 +112,12 @@ class TestLines:
 
     @pytest.mark.parametrize("size", [MAX_LINE_BYTES + 1, 3 * MAX_LINE_BYTES])
     def test_a_longer_line_is_one_invalid_record(self, live: Path, size: int) -> None:
-        live.write_bytes(line("a") + line("x" * (size - len(line("")) + 1)) + line("b"))
+        long = line("x" * (size - len(line("")) + 1))
+        live.write_bytes(line("a") + long + line("b"))
         chunks = drain(from_start(live))
         assert (texts(chunks), wrong(chunks)) == (["a", "b"], [f"live.json byte {len(line('a'))}"])
+        (invalid,) = [each for chunk in chunks for each in chunk.invalid]
+        assert invalid.line == long[:MAX_LINE_BYTES], "as much of it as a letter may hold"
 
     def test_a_longer_line_waits_for_its_newline_too(self, live: Path) -> None:
         live.write_bytes(b"x" * (2 * MAX_LINE_BYTES))

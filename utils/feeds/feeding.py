@@ -63,7 +63,7 @@ def first_lines(source: Input, stop: threading.Event, *, wanted: int, wait: bool
     """
     logged = False
     with closing(source.sample(Stream("sample"))) as reader:
-        reason = "it is empty"
+        reason = "there is nothing behind the line of names" if source.has_cells and source.ends else "it is empty"
         while not stop.is_set():
             try:
                 chunk = reader.poll(max(wanted, 1))

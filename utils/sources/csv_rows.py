@@ -33,71 +33,46 @@ class FedRow(msgspec.Struct, gc=False):
     reason: str = ""
 
 
-class _Lines:
-    """The lines of a text, counted; those of the row that is being read can be read again."""
-
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
-        self._again: deque[str] = deque()
-        self.row: list[str] = []
-        self.done = 0  # lines before the row that is being read
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        if len(self.row) > MAX_LINES:
-            raise csv.Error("unclosed quote")
-        line = self._again.popleft() if self._again else next(self._file)
-        self.row.append(line)
-        return line
-
-    def begin_row(self) -> None:
-        self.done += len(self.row)
-        self.row = []
-
-    def give_up_row(self, *, lines: int = 1) -> None:
-        """Continue behind the first line of the row, or with it."""
-        self._again.extendleft(reversed(self.row[lines:]))
-        del self.row[lines:]
-
-
 def csv_rows(text: TextIO, name: str) -> Iterator[FedRow]:
     """The rows of a CSV text that was opened with `newline=""`; the first line names the columns.
 
-    Raises ToolkitError, beginning with `name`, if two columns have one name.
+    A row without any value is none. Raises ToolkitError, beginning with `name`, if two columns have one name.
     """
     csv.field_size_limit(MAX_CELL_BYTES)
-    lines = _Lines(text)
-    first_line = next(lines, "")
+    first_line = next(text, "")
     delimiter = max(DELIMITERS, key=first_line.count)
-    lines.give_up_row(lines=0)
+    ahead, taken = deque([first_line] if first_line else []), list[str]()
 
-    def read() -> Iterator[list[str]]:
-        return csv.reader(lines, delimiter=delimiter, strict=True)
+    def lines() -> Iterator[str]:
+        """The lines of one row."""
+        while line := ahead.popleft() if ahead else next(text, ""):
+            taken.append(line)
+            yield line
+            if len(taken) > MAX_LINES:
+                raise csv.Error("unclosed quote")
 
-    reader, names = read(), list[str]()
+    names, number = list[str](), 1
     while True:
-        lines.begin_row()
-        number = lines.done + 1
+        taken.clear()
         try:
-            cells = next(reader)
+            cells = next(csv.reader(lines(), delimiter=delimiter, strict=True))
         except StopIteration:
             return
-        except csv.Error as error:
-            lines.give_up_row()
-            reader = read()
-            yield FedRow(number, _data(lines.row[0]), reason=str(error))
-            continue
-        if not cells:
-            continue
-        if not names:
-            names = _names(cells, name)
-        elif len(cells) != len(names):
-            reason = f"{len(cells)} cells where the first line has {len(names)}"
-            yield FedRow(number, _data(*lines.row), reason=reason)
+        except csv.Error as error:  # it is continued behind the first line
+            ahead.extendleft(reversed(taken[1:]))
+            del taken[1:]
+            yield FedRow(number, _data(taken[0]), reason=str(error))
         else:
-            yield FedRow(number, _data(*lines.row), dict(zip(names, cells, strict=True)))
+            if not any(cells):
+                pass
+            elif not names:
+                names = _names(cells, name)
+            elif len(cells) != len(names):
+                reason = f"{len(cells)} cells where the first line has {len(names)}"
+                yield FedRow(number, _data(*taken), reason=reason)
+            else:
+                yield FedRow(number, _data(*taken), dict(zip(names, cells, strict=True)))
+        number += len(taken)
 
 
 def _data(*lines: str) -> bytes:

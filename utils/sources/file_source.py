@@ -215,13 +215,14 @@ class FileSource:
     def _skip_line(self, file: FileIO, replaced: bool) -> Chunk | None:
         """Pass over a line that is too long, block by block, once its end is there."""
         begin = offset = self._place.offset
-        found = None
+        found, line = None, b""
         file.seek(begin)
         while not found and (data := file.read(MAX_LINE_BYTES)):
             found = _LINE_END.search(data)
+            line = line or data[: found.start() if found else None]
             offset += found.end() if found else len(data)
         reason = f"a line of {offset - begin} bytes is over the limit of {MAX_LINE_BYTES}"
-        invalid = [Invalid(f"{self._path.name} byte {begin}", reason)]
+        invalid = [Invalid(f"{self._path.name} byte {begin}", reason, line)]
         if not found:
             return self._end([], invalid, replaced)
         file.seek(offset - FINGERPRINT_BYTES)
