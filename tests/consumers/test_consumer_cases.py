@@ -204,7 +204,7 @@ def test_a_column_of_the_wrong_type(settings: Settings, case: Case) -> None:
     emit("sqlite", settings, 3)
     with closing(sqlite3.connect(settings.sqlite_path)) as connection:
         connection.execute("UPDATE streamed_messages SET message = 5.5 WHERE sequence = 2")
-        connection.execute("UPDATE streamed_messages SET message = x'00' WHERE sequence = 2")
+        connection.execute("UPDATE streamed_messages SET message = CAST(x'ff' AS TEXT) WHERE sequence = 2")
         connection.commit()
     done = case("sqlite", "--once")
     assert done.returncode == 0

@@ -1,146 +1,78 @@
 """Reads a stream's table in a DuckDB database that others write.
 
-DuckDB lets one process write or many read, so the file is open only while a page of rows is copied
-into memory (about 20 ms for 100,000 rows), at most every 200 ms, and only if the file has changed.
+DuckDB lets one process write or many read, so the file is open only while a chunk of rows is fetched (about 15 ms for
+10,000 rows). After the end was reached it is opened at most every 200 ms, and only if it has changed.
 """
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 import duckdb
 
 from utils.app.config import Settings
 from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.clients import duck
+from utils.records.codec import Field
 from utils.records.stream import Stream
 from utils.records.table import as_double, quoted
-from utils.sources.base import Resume
-from utils.sources.table_source import Row, Selection, TableSource
+from utils.sources.base import Chunk, Resume
+from utils.sources.table_source import Row, TableSource, fetched
 
-PAGE_ROWS = 100_000
-PAGE_CELLS = 2_000_000
-PAGE_BYTES = 32 * 1024 * 1024  # where records are wide or large, a page has fewer rows
-_FEW_ROWS = 64
 POLL_S = 0.2
 WAIT_S = 1.2
+_TABLES = "SELECT table_name FROM duckdb_tables() WHERE database_name = 'sink'"
 _COARSE_S = 2.0  # the times of files have steps up to this
 
 
-@dataclass(frozen=True)
-class Page:
-    """Rows that were copied: all with numbers from `first` to `last`.
-
-    `end` is None, or the state of the file if there was nothing behind; `end_rows` is then row `last`.
-    """
-
-    first: int = 0
-    last: int = -1
-    end: object | None = None
-    end_rows: Sequence[Row] = ()
-
-
 class DuckdbSource(TableSource):
-    """Copies pages of the table into memory; instants come back as microseconds since 1970.
+    """Reads with the file attached to a database in memory; instants come as RFC 3339 text.
 
-    Waits up to 1.2 s for a writer's window to end before it raises Unavailable. After the end was
-    reached, polls within 200 ms return None without a look at the file. One thread at a time.
+    Waits up to 1.2 s for a writer's window to end before it raises Unavailable. One thread at a time.
     """
 
     name = "duckdb"
     _memory: duckdb.DuckDBPyConnection | None = None
-    _page = Page()
+    _end: object | None = None  # the state of the file when its end was reached
     _next_look_s = 0.0
 
-    def fetch(self, first: int, count: int) -> Sequence[Row]:
-        first = max(first, 0)
-        if not self._page.first <= first < self._page.last:
-            self._look(first)
-            if self._page.end is not None and self._page.last == first:
-                return self._page.end_rows
-        assert self._memory is not None
-        return self._memory.execute(f"SELECT * FROM temp.page WHERE number >= {first} LIMIT {count}").fetchall()
+    def poll(self, max_records: int) -> Chunk | None:
+        """The next rows. See Source."""
+        state = None
+        if self._end is None or time.monotonic() >= self._next_look_s:
+            state = self._file_state()
+        if self._end is not None and state in (None, self._end):
+            return None
+        self._end = None
+        chunk = super().poll(max_records)
+        if chunk is None:
+            self._end, self._next_look_s = state, time.monotonic() + POLL_S
+        return chunk
 
-    def fetch_last(self) -> Sequence[Row]:
+    def fetch(self, first: int | None, count: int) -> tuple[Sequence[Field], Sequence[Row]]:
+        table = self._table.name
         with self._attached() as memory:
-            last = f"WHERE rowid = (SELECT max(rowid) FROM {self._name})"
-            select, _ = self._select(memory)
-            return memory.execute(f"{select} {last}").fetchall()
+            existing = duck.columns(memory, table)
+            if not existing:
+                raise self._missing(name for (name,) in memory.execute(_TABLES).fetchall())
+            if "rowid" in map(str.lower, existing) or duck.is_view(memory, table):
+                raise self._unnumbered()
+            columns = self._columns(existing)
+            known = {field.name for field in self._table.fields}
+            selected = ", ".join(
+                readable(name, existing[name], field.type if field.name in known else "") for name, field in columns
+            )
+            rows = f"sink.{quoted(table)}"
+            last = f"(SELECT max(rowid) FROM {rows})" if first is None else first
+            # DuckDB scans in the order of the row numbers, and begins where the condition says.
+            query = f"SELECT rowid, {selected} FROM {rows} WHERE rowid >= {last} LIMIT {count}"
+            return [field for _, field in columns], fetched(memory.execute(query).fetchmany, count)
 
     def close(self) -> None:
         if self._memory is not None:
             self._memory.close()
-            self._memory, self._page = None, Page()
-
-    def _look(self, first: int) -> None:
-        """Copy the rows from `first` on into memory, unless the file is as it was when its end was reached."""
-        pause_s = self._next_look_s - time.monotonic()
-        at_end = self._page.end is not None and self._page.last == first
-        if at_end and pause_s > 0:
-            return
-        state = self._file_state()
-        if at_end and state == self._page.end:
-            return
-        time.sleep(max(0.0, pause_s))
-        with self._attached() as memory:
-            last = self._copy(memory, first, first)
-            later = self._later(memory, last)
-            if last == first and later is not None:
-                last = self._copy(memory, first, later)  # deleted rows left a gap that is wider than a page
-                later = self._later(memory, last)
-            self._page = Page(first, last)
-            if later is None:
-                rows = memory.execute(f"SELECT * FROM temp.page WHERE number >= {last}").fetchall()
-                self._page = Page(first, last, state, rows)
-
-    def _copy(self, memory: duckdb.DuckDBPyConnection, first: int, start: int) -> int:
-        """Copy row `first`, which tells whether the table is still the same, and a page from `start` on.
-
-        The highest row number that was copied, at least `first`.
-        """
-        select, columns = self._select(memory)
-        page = f"rowid = {first} OR rowid BETWEEN {start} AND {start + self._page_rows(memory, start, columns)}"
-        memory.execute(f"CREATE OR REPLACE TEMP TABLE page AS {select} WHERE {page}")
-        ((last,),) = memory.execute("SELECT max(number) FROM temp.page").fetchall()
-        return first if last is None else int(last)
-
-    def _page_rows(self, memory: duckdb.DuckDBPyConnection, start: int, columns: Mapping[str, str]) -> int:
-        """How many rows from `start` on make a page: twice as many as long as their texts are small enough."""
-        most = min(PAGE_ROWS, max(_FEW_ROWS, PAGE_CELLS // len(columns)))
-        rows, counted, size = _FEW_ROWS, 0, 0
-        texts = [quoted(name) for name, kind in columns.items() if kind in ("VARCHAR", "JSON", "BLOB")]
-        length = " + ".join(f"coalesce(strlen({name}::VARCHAR), 0)" for name in texts) or "0"
-        while rows < most:
-            among = f"rowid BETWEEN {start + counted} AND {start + 2 * rows - 1}"
-            query = f"SELECT sum({length}) FROM {self._name} WHERE {among}"
-            ((more,),) = memory.execute(query).fetchall()
-            size += more or 0
-            if size > PAGE_BYTES:
-                break
-            counted = rows = 2 * rows
-        return min(rows, most)
-
-    def _later(self, memory: duckdb.DuckDBPyConnection, last: int) -> int | None:
-        ((later,),) = memory.execute(f"SELECT min(rowid) FROM {self._name} WHERE rowid > {last}").fetchall()
-        return None if later is None else int(later)
-
-    @property
-    def _name(self) -> str:
-        return f"sink.{quoted(self._table.name)}"
-
-    def _select(self, memory: duckdb.DuckDBPyConnection) -> tuple[str, Mapping[str, str]]:
-        """The query without its condition, and the table's columns with their types."""
-        table = self._table.name
-        existing = duck.columns(memory, table)
-        if not existing:
-            raise Absent(f"{self._path} has no table {table} yet")
-        if "rowid" in map(str.lower, existing) or duck.is_view(memory, table):
-            raise ToolkitError(f"{table} in {self._path} has no row numbers to follow; name another file")
-        selection = Selection(self._table, existing, readable)
-        self.others = selection.others
-        return f"SELECT rowid AS number, {selection.sql} FROM {self._name}", existing
+            self._memory = None
 
     @contextmanager
     def _attached(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -161,8 +93,6 @@ class DuckdbSource(TableSource):
         except duckdb.Error as error:
             self.close()
             raise ToolkitError(f"{self._path}: {str(error).splitlines()[0]}") from error
-        finally:
-            self._next_look_s = time.monotonic() + POLL_S
 
     def _file_state(self) -> object:
         """Changes with every write to the file and to the log beside it.

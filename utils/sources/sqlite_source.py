@@ -6,22 +6,19 @@ import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
-from typing import Literal
-
-import msgspec
 
 from utils.app.config import Settings
 from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.clients import sqlite
 from utils.clients.sqlite import errors
+from utils.records.codec import Field
 from utils.records.stream import Stream
 from utils.records.table import quoted
 from utils.sources.base import Resume
-from utils.sources.table_source import Row, Selection, TableSource
+from utils.sources.table_source import Row, TableSource, fetched
 
 WAIT_S = 0.25
-CHUNK_BYTES = 8 * 1024 * 1024  # where records are large, fewer than were asked for
-_STEP_ROWS = 64
+_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
 _UNNUMBERED = (
     "SELECT 1 FROM sqlite_master WHERE name = ? COLLATE NOCASE AND (type = 'view' OR sql LIKE '%WITHOUT ROWID%')"
 )
@@ -35,46 +32,39 @@ class SqliteSource(TableSource):
     """
 
     name = "sqlite"
-    booleans = Literal[0, 1] | None
     _connection: sqlite3.Connection | None = None
     _opened = (0, 0)
 
-    def fetch(self, first: int, count: int) -> Sequence[Row]:
-        return self._query("WHERE {0} >= ? ORDER BY {0} LIMIT ?", (first, count))
-
-    def fetch_last(self) -> Sequence[Row]:
-        return self._query("ORDER BY {0} DESC LIMIT 1", ())
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _query(self, clause: str, values: tuple[int, ...]) -> Sequence[Row]:
+    def fetch(self, first: int | None, count: int) -> tuple[Sequence[Field], Sequence[Row]]:
         table = self._table.name
         with errors(self._path):
             connection = self._connect()
             existing = sqlite.columns(connection, table)
             if not existing:
-                raise Absent(f"{self._path} has no table {table} yet")
+                raise self._missing(name for (name,) in connection.execute(_TABLES))
             taken = set(map(str.lower, existing))
             number = next((name for name in ("_rowid_", "rowid", "oid") if name not in taken), None)
             if number is None or connection.execute(_UNNUMBERED, (table,)).fetchall():
-                raise ToolkitError(f"{table} in {self._path} has no row numbers to follow; name another file")
-            selection = Selection(self._table, existing)
-            self.others = selection.others
-            query = f"SELECT {number}, {selection.sql} FROM {quoted(table)} {clause.format(number)}"
+                raise self._unnumbered()
+            columns, fields = zip(*self._columns(existing), strict=True)
+            where = f"ORDER BY {number} DESC" if first is None else f"WHERE {number} >= {first} ORDER BY {number}"
+            query = f"SELECT {number}, {', '.join(map(quoted, columns))} FROM {quoted(table)} {where} LIMIT {count}"
             try:
-                return _fetched(connection.execute(query, values))
+                return fields, fetched(connection.execute(query).fetchmany, count)
             except sqlite3.OperationalError as error:
                 if "UTF-8" not in str(error):
                     self.close()
                     raise
-            connection.text_factory = _text_or_bytes
+            connection.text_factory = _with_surrogates
             try:
-                return _fetched(connection.execute(query, values))
+                return fields, fetched(connection.execute(query).fetchmany, count)
             finally:
                 connection.text_factory = str
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def _connect(self) -> sqlite3.Connection:
         """The connection to the file that the path names now."""
@@ -128,20 +118,6 @@ def open_read_only(path: Path) -> tuple[sqlite3.Connection, bool]:
     return sqlite3.connect(f"{uri}?immutable=1", uri=True, timeout=WAIT_S, check_same_thread=False), False
 
 
-def _fetched(cursor: sqlite3.Cursor) -> list[Row]:
-    """The rows, or as many of the first as make a chunk."""
-    rows: list[Row] = []
-    size = 0
-    while size < CHUNK_BYTES and (step := cursor.fetchmany(_STEP_ROWS)):
-        rows += step
-        size += len(msgspec.msgpack.encode(step))  # a twentieth of the time that a sum over all values takes
-    cursor.close()
-    return rows
-
-
-def _text_or_bytes(data: bytes) -> str | bytes:
-    """Text that is no UTF-8 stays bytes, which makes its row invalid instead of failing the page."""
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return data
+def _with_surrogates(data: bytes) -> str:
+    """Text that is no UTF-8 makes its row invalid, instead of failing the page."""
+    return data.decode("utf-8", "surrogateescape")

@@ -1,220 +1,77 @@
-"""What the SQL sources share: paging a table by row number, and turning rows into records."""
+"""What the SQL sources share: paging a table by row number, and the lines of its rows."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import pickle
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 from zlib import crc32
 
 import msgspec
-from msgspec import Meta, Raw
-from msgspec.json import Decoder
+from msgspec import Raw
 
-from utils.app.errors import Absent
-from utils.records.codec import GROUP_LINES, Codec, Field, encoder, microseconds
+from utils.app.errors import Absent, ToolkitError
+from utils.records.codec import Codec, Field, encoder
 from utils.records.record import Invalid
-from utils.records.row_types import MAX_EXACT, OWN, TYPES
 from utils.records.stream import Stream
-from utils.records.table import Table, quoted
-from utils.sources.base import Chunk, Resume, decode_each
+from utils.records.table import Table
+from utils.sources.base import Chunk, Resume
 
 Row = tuple[Any, ...]
-"""Row number, then the values in the order of the selected columns."""
+"""Row number, then the values of the selected columns."""
 
 FIRST, LAST = -(2**63), 2**63 - 1
-MAX_FLOAT = 1.7976931348623157e308
-_FINITE = Annotated[float, Meta(ge=-MAX_FLOAT, le=MAX_FLOAT)]
+CHUNK_BYTES = 8 * 1024 * 1024  # where records are large, fewer than were asked for
+_STEP_ROWS = 64
 _KNOWN = {"JSON": "json", "BOOLEAN": "boolean"}  # types of columns whose values need them to be understood
-_NUMBER: Any = Annotated[int, Meta(ge=-MAX_EXACT, le=MAX_EXACT)] | _FINITE | None
 
-_json = Decoder(Raw)
-_object = Decoder(dict[str, Raw])
+_ABSENT = {type(None)}
+_TEXTS, _NUMBERS = {str, *_ABSENT}, {int, float, *_ABSENT}
 
-
-class Selection:
-    """What is read of a table: the stream's columns, NULL where it has none, then those that the stream does not know.
-
-    `expression(name, type, field type)` reads one column; the field type is "" where the stream has no such field.
-    """
-
-    def __init__(
-        self, table: Table, existing: Mapping[str, str], expression: Callable[[str, str, str], str] | None = None
-    ) -> None:
-        expression = expression or (lambda name, kind, field_type: quoted(name))
-        by_name = {name.lower(): name for name in existing}
-        columns = []
-        for field in table.fields:
-            name = by_name.pop(field.name.lower(), None)
-            columns.append("NULL" if name is None else expression(name, existing[name], field.type))
-        if table.has_id:
-            by_name.pop("id", None)
-        self.others = tuple(Field(name, _KNOWN.get(existing[name].upper(), "text")) for name in by_name.values())
-        self.sql = ", ".join([*columns, *(expression(name, existing[name], "") for name in by_name.values())])
-
-
-class RowDecoder:
-    """Turns rows into the records of a stream, with `lines` into what it makes of the lines of these records."""
-
-    def __init__(self, stream: Stream, booleans: Any, lines: Codec | None = None) -> None:
-        self._lines = lines
-        self._codec, self._fields = stream.codec, Table(stream).fields
-        self._names = frozenset(field.name for field in stream.codec.fields)
-        own = {TYPES["number"]: _NUMBER, TYPES["boolean"]: booleans, TYPES["json"]: str | None}
-        types = [own.get(kind, kind) for kind in self._codec.types]
-        row: Any = tuple.__class_getitem__((int, *types, str | None, OWN["producer_id"], OWN["sequence"]))
-        self._rows: Any = list.__class_getitem__(row)
-
-    def decode(self, rows: Sequence[Row], others: Sequence[Field], where: str) -> tuple[list[Any], list[Invalid]]:
-        """The records of rows, and the rows that are none; `others` are the columns behind the stream's."""
-        records, invalid = self._records(rows, others, where)
-        if self._lines:
-            named = ((f"{where} near row {rows[-1][0]}", self._codec.encode(record)) for record in records)
-            records, more = decode_each(self._lines, named)
-            invalid += more
-        return records, invalid
-
-    def _records(self, rows: Sequence[Row], others: Sequence[Field], where: str) -> tuple[list[Any], list[Invalid]]:
-        """All at once where all fit, else in groups, else one by one."""
-        records: list[Any] = []
-        invalid: list[Invalid] = []
-        if not others:
-            with suppress(ValueError):
-                return self._together(rows), invalid
-        for start in range(0, len(rows), GROUP_LINES):
-            group = rows[start : start + GROUP_LINES]
-            if not others:
-                with suppress(ValueError):
-                    records += self._together(group)
-                    continue
-            for row in group:
-                try:
-                    records.append(self._by_member(row, others))
-                except ValueError as error:
-                    invalid.append(Invalid(f"{where} row {row[0]}", str(error)))
-        return records, invalid
-
-    def _together(self, rows: Sequence[Row]) -> list[Any]:
-        """The records of rows whose values all fit the stream. Raises ValueError if any does not."""
-        _, *columns = map(list, zip(*msgspec.convert(rows, self._rows), strict=True))
-        for number, field in enumerate(self._fields):
-            column = columns[number]
-            if field.type == "timestamp":
-                if any(text is not None and microseconds(text) is None for text in set(column)):
-                    raise ValueError(f"{field.name} is no timestamp")
-            elif field.type == "boolean":
-                columns[number] = [None if value is None else bool(value) for value in column]
-            elif field.type == "json":
-                _check_json(column, *((_object, self._names) if field.name == "extra" else (_json, frozenset())))
-        *_, names, sequences = columns
-        if (None in names or None in sequences) and [each is None for each in names] != [
-            each is None for each in sequences
-        ]:
-            raise ValueError("half of the ids")
-        return self._codec.from_columns(columns)
-
-    def _by_member(self, row: Row, others: Sequence[Field]) -> Any:
-        """The record of one row as its line would be read. Raises ValueError with the reason."""
-        members = {
-            field.name: _member(field, value)
-            for field, value in zip(self._fields, row[1:], strict=False)
-            if value is not None
-        }
-        ids = {name: members.pop(name) for name in ("producer_id", "sequence") if name in members}
-        extra = _object.decode(members.pop("extra", Raw(b"{}")))
-        unknown = zip(others, row[1 + len(self._fields) :], strict=True)
-        members |= {
-            field.name: value if isinstance(value, bytes) else _member(field, value)
-            for field, value in unknown
-            if value is not None
-        }
-        try:
-            return self._codec.decode(encoder.encode(members | extra | ids))
-        except (TypeError, OverflowError) as error:
-            raise ValueError(str(error)) from error
-
-
-def _check_json(texts: Sequence[str | None], decoder: Decoder[Any], names: frozenset[str]) -> None:
-    """Raise ValueError if a text is no JSON, or null, which stands for a value that is absent.
-
-    Also if an object has one of `names`: what was in `extra` may have a field since.
-    """
-    for text in set(texts):
-        if text is not None:
-            found = decoder.decode(text)
-            if text.strip() == "null":
-                raise ValueError("null")
-            if names and not names.isdisjoint(found):
-                raise ValueError("extra has a field of the stream")
-
-
-def _member(field: Field, value: object) -> Any:
-    """The value of a column as a JSON member. Raises ValueError if it can be none."""
-    if isinstance(value, bytes | bytearray | memoryview):
-        raise ValueError(f"column {field.name} holds a BLOB")
-    if field.type == "boolean" and type(value) is int and value in (0, 1):
-        return bool(value)
-    if field.type == "json":
-        try:
-            return _json.decode(value)  # type: ignore[arg-type]  # what is no text is a TypeError
-        except (TypeError, msgspec.DecodeError) as error:
-            raise ValueError(f"column {field.name} holds no JSON") from error
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        return Raw(str(value).encode())
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+_json = msgspec.json.Decoder(Raw)
+_object = msgspec.json.Decoder(dict[str, Raw])
 
 
 class TableSource:
     """Reads a stream's table, or the one that is named, in the order of its row numbers; subclasses fetch.
 
-    A position is `row:crc` of the last handled row. If that row is gone or differs, the table was
-    rebuilt and the partition begins again. A column that was added since changes nothing.
+    A position is `row:crc` of the last handled row. If that row is gone or differs, the table was rebuilt and the
+    partition begins again. A column that was added since changes nothing. A row is read as its JSON line would be.
     """
 
-    booleans: Any = bool | None  # what a boolean column gives
-
     def __init__(self, path: Path, stream: Stream, resume: Resume, table: str = "", lines: Codec | None = None) -> None:
+        """`lines` decodes instead of the stream's codec."""
         self._path, self._resume = path, resume
-        self._table, self._decoder = Table(stream), RowDecoder(stream, self.booleans, lines)
+        self._table, self._codec, self._is_fed = Table(stream), lines or stream.codec, lines is not None
         self._table.name = table or self._table.name
-        self.others: tuple[Field, ...] = ()
         self._position: str | None = None  # as it was given to or by the loop
-        self._row, self._crc = FIRST, 0
 
     @property
     def detail(self) -> str:
         """What exactly is read, for people."""
         return str(self._path)
 
-    def fetch(self, first: int, count: int) -> Sequence[Row]:
-        """At most `count` rows with numbers from `first` on, in order. Raises Absent, Unavailable, ToolkitError.
+    def fetch(self, first: int | None, count: int) -> tuple[Sequence[Field], Sequence[Row]]:
+        """The columns, and at most `count` rows with numbers from `first` on, in order; None = only the last row.
 
-        Sets `others`, the columns behind the stream's.
+        Raises Absent, Unavailable, ToolkitError.
         """
-        raise NotImplementedError
-
-    def fetch_last(self) -> Sequence[Row]:
-        """The row with the highest number, or nothing. Raises like `fetch`."""
         raise NotImplementedError
 
     def poll(self, max_records: int) -> Chunk | None:
         """The next rows. See Source."""
         if self._position is None:
             self._position = self._resume(self._partition)
-            self._seek(self._position)
         if self._position == "end":
             return self._go_to_end()
-        resumed = self._row > FIRST or self._crc != 0
-        rows = self.fetch(self._row, max_records + resumed)
-        if resumed:
-            if not rows or _fingerprint(rows[0]) != (self._row, self._crc):
-                self._seek("")
+        if not self._position:
+            fields, rows = self.fetch(FIRST, max_records)
+        else:
+            fields, rows = self.fetch(_number(self._position), max_records + 1)
+            if not rows or _place(rows[0]) != self._position:
                 return self._chunk("", [], [])
             rows = rows[1:]
-        if not rows:
-            return None
-        records, invalid = self._decoder.decode(rows, self.others, self._partition)
-        return self._chunk(self._after(rows[-1]), records, invalid)
+        return self._chunk(_place(rows[-1]), *self._decode(fields, rows)) if rows else None
 
     def close(self) -> None:
         """Nothing is open between polls."""
@@ -223,17 +80,47 @@ class TableSource:
     def _partition(self) -> str:
         return self._path.name if self._table.has_id else f"{self._path.name}/{self._table.name}"
 
-    def _seek(self, position: str) -> None:
-        """Take a stored position; one that cannot be understood never matches, so the partition begins again."""
-        self._row, self._crc = FIRST, -1 if position else 0
-        row, _, crc = position.partition(":")
-        with suppress(ValueError):
-            if FIRST <= int(row) <= LAST:
-                self._row, self._crc = int(row), int(crc)
+    def _columns(self, existing: Mapping[str, str]) -> list[tuple[str, Field]]:
+        """The columns that a table has, by name and type, as fields: those of the stream, and others as they are."""
+        known = {field.name.lower(): field for field in self._table.fields}
+        return [
+            (name, known.get(name.lower()) or Field(name, _KNOWN.get(kind.upper(), "text")))
+            for name, kind in existing.items()
+            if not (self._table.has_id and name.lower() == "id")
+        ]
 
-    def _after(self, row: Row) -> str:
-        self._row, self._crc = _fingerprint(row)
-        return f"{self._row}:{self._crc}"
+    def _missing(self, tables: Iterable[str]) -> Absent:
+        found = ", ".join(tables)
+        return Absent(f"{self._path} has no table {self._table.name} yet" + f" (it has {found})" * bool(found))
+
+    def _unnumbered(self) -> ToolkitError:
+        return ToolkitError(
+            f"{self._table.name} in {self._path} has no row numbers to follow (a view has none): name a table"
+        )
+
+    def _decode(self, fields: Sequence[Field], rows: Sequence[Row]) -> tuple[list[Any], list[Invalid]]:
+        """The records of rows, and the rows that are none: all at once where all fit, else one by one."""
+        objects = _objects(fields, rows)
+        if not self._is_fed:
+            for members in objects:
+                if ("producer_id" in members) != ("sequence" in members):  # half of the ids is none
+                    members.pop("producer_id", None)
+                    members.pop("sequence", None)
+        try:
+            return self._codec.decode_lines(encoder.encode_lines(objects)), []
+        except ValueError:
+            pass  # at least one row is no record
+        records: list[Any] = []
+        invalid: list[Invalid] = []
+        for row, members in zip(rows, objects, strict=True):
+            line = repr(row[1:]).encode("utf-8", "backslashreplace")
+            try:
+                line = encoder.encode(members)
+                records.append(self._codec.decode(line))
+            except ValueError as error:
+                reason = "text that is not UTF-8" if isinstance(error, UnicodeEncodeError) else str(error)
+                invalid.append(Invalid(f"{self._partition} row {row[0]}", reason, line))
+        return records, invalid
 
     def _chunk(self, end: str, records: list[Any], invalid: list[Invalid]) -> Chunk:
         start, self._position = self._position, end
@@ -242,15 +129,73 @@ class TableSource:
 
     def _go_to_end(self) -> Chunk:
         try:
-            last = self.fetch_last()
+            _, rows = self.fetch(None, 1)
         except Absent:
-            last = []
-        end = self._after(last[0]) if last else ""
-        if not last:
-            self._seek("")
-        return self._chunk(end, [], [])
+            rows = []
+        return self._chunk(_place(rows[0]) if rows else "", [], [])
 
 
-def _fingerprint(row: Row) -> tuple[int, int]:
+def fetched(fetch_many: Callable[[int], Sequence[Row]], count: int) -> list[Row]:
+    """At most `count` rows of a query, or as many of the first as make a chunk."""
+    rows: list[Row] = []
+    size = 0
+    while size < CHUNK_BYTES and (step := fetch_many(min(_STEP_ROWS, count - len(rows)))):
+        rows += step
+        size += len(pickle.dumps(step))  # much faster than a sum over all values
+        if len(rows) == count:
+            break
+    return rows
+
+
+def _number(position: str) -> int:
+    """The row of a stored position; 0 of one that cannot be understood, which no row matches."""
+    try:
+        number = int(position.partition(":")[0])
+    except ValueError:
+        return 0
+    return number if FIRST <= number <= LAST else 0
+
+
+def _place(row: Row) -> str:
+    """The position behind a row."""
     values = [value for value in row if value is not None]
-    return row[0], crc32(repr(values).encode("utf-8", "backslashreplace"))
+    return f"{row[0]}:{crc32(repr(values).encode('utf-8', 'backslashreplace'))}"
+
+
+def _objects(fields: Sequence[Field], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows as JSON objects, in which an object in `extra` is spread out."""
+    columns: dict[str, Sequence[Any]] = {}
+    for field, column in zip(fields, list(zip(*rows, strict=True))[1:], strict=True):
+        types = set(map(type, column))
+        if types == _ABSENT:
+            continue
+        is_plain = field.type not in ("json", "boolean") and (
+            types <= _TEXTS or (types <= _NUMBERS and all(abs(value) < LAST for value in column if value))
+        )
+        columns[field.name] = column if is_plain else [_member(field.type, value) for value in column]
+    if not columns:
+        return [{} for _ in rows]
+    objects = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    if any(None in column for column in columns.values()):
+        objects = [{name: value for name, value in each.items() if value is not None} for each in objects]
+    if "extra" in columns:
+        for members in objects:
+            extra = members.get("extra")
+            if isinstance(extra, Raw) and bytes(extra)[:1] == b"{":
+                del members["extra"]
+                members.update(_object.decode(extra))
+    return objects
+
+
+def _member(kind: str, value: object) -> Any:
+    """The value of a column as a JSON member; bytes become base64."""
+    if kind == "json" and isinstance(value, str):
+        try:
+            return _json.decode(value)
+        except ValueError:
+            return value  # a text
+    if kind == "boolean" and type(value) is int and value in (0, 1):
+        return bool(value)
+    if isinstance(value, int) and not FIRST <= value <= LAST:
+        return Raw(str(value).encode())
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
