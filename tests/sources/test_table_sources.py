@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import timedelta, timezone
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -703,18 +704,19 @@ class TestReadOnlyFolder:
 
 # What hypothesis makes comes back from the table as its line is read.
 
+ZONES = [timezone(timedelta(minutes=minutes)) for minutes in (0, 330, -720)]
 SCALARS = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-(2**70), 2**70),
     st.floats(allow_nan=False, allow_infinity=False),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=6),
-    st.datetimes(timezones=st.timezones()).map(lambda moment: moment.isoformat()),
+    st.datetimes(timezones=st.sampled_from(ZONES)).map(lambda moment: moment.isoformat()),
     st.datetimes().map(str),
 )
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab"), inner))
 NAMES = st.sampled_from([*(field.name for field in READINGS.fields), "rowid", "A TEXT", "extra", 'q"', "more"])
-OBJECTS = st.lists(st.dictionaries(NAMES, VALUES, max_size=9), min_size=1, max_size=20)
+OBJECTS = st.lists(st.dictionaries(NAMES, VALUES, max_size=9), min_size=1, max_size=9)
 
 
 @pytest.mark.proof(
