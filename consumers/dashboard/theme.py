@@ -24,7 +24,6 @@ class Palette:
     card: str
     text: str
     muted: str
-    grid: str
     raw: str
     accent: str
     area: str
@@ -45,13 +44,13 @@ class Palette:
 
 PALETTES: dict[ThemeName, Palette] = {
     "light": Palette(
-        card="#FFFFFF", text="#17202B", muted="#5B6775", grid="#E6EAEF", raw="#9AA5B1", accent="#0072B2",
+        card="#FFFFFF", text="#17202B", muted="#5B6775", raw="#9AA5B1", accent="#0072B2",
         area="#DCEBF5", other="#B4BDC8", positive=("#007A5A", "#E9F5F1"), negative=("#B84A00", "#FCEFE6"),
         p95="#8F3F76", sigma="#EAF2F8", live=("#00694D", "#DDF3EB"), stale=("#8A5A00", "#FFF1CC"),
         waiting=("#4A5563", "#E6EAEF"),
     ),
     "dark": Palette(
-        card="#171E27", text="#E8EDF3", muted="#A3AFBD", grid="#283241", raw="#65727F", accent="#56B4E9",
+        card="#171E27", text="#E8EDF3", muted="#A3AFBD", raw="#65727F", accent="#56B4E9",
         area="#1D3547", other="#4C5866", positive=("#3CCFA4", "#16302C"), negative=("#FF9B66", "#352318"),
         p95="#E596C7", sigma="#1B2C3A", live=("#5FE0B8", "#12382F"), stale=("#FFCF66", "#40330F"),
         waiting=("#C3CCD6", "#2B3543"),
