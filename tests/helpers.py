@@ -7,17 +7,34 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pytest
 
 from utils.app.config import PROJECT_DIR, Settings
 from utils.records.record import Batch, Message
 from utils.records.stream import BUZZ
 from utils.sinks import EMBEDDED
+
+open_files_stay = pytest.mark.skipif(
+    sys.platform == "win32", reason="Windows keeps a file that is open from being renamed or deleted"
+)
+
+
+@contextmanager
+def moving_open_files() -> Iterator[None]:
+    """Skip the test where the system keeps files that are open from being renamed or deleted, which is Windows."""
+    try:
+        yield
+    except PermissionError:
+        if sys.platform == "win32":
+            pytest.skip(open_files_stay.kwargs["reason"])
+        raise
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 10.0, what: str = "") -> None:
@@ -188,6 +205,7 @@ def start_python(
     own = {
         **os.environ,
         "PYTHONPATH": str(PROJECT_DIR),
+        "PYTHONIOENCODING": "utf-8",
         "BASE_DATA_DIR": str(settings.data_path),
         **(environment or {}),
     }

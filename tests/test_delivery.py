@@ -14,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from loguru import logger
 
-from tests.helpers import make_messages, wait_until
+from tests.helpers import make_messages, open_files_stay, wait_until
 from utils.app.backoff import Backoff
 from utils.app.errors import Rejected, ToolkitError, Unavailable
 from utils.delivery import journal as journal_module
@@ -521,6 +521,7 @@ def test_a_sink_that_is_ahead_of_its_run_is_clamped_with_one_warning(machine: Ma
     assert warning.endswith("the journal assigned 10: was the journal restored?")
 
 
+@open_files_stay
 def test_an_older_process_delivers_only_what_it_acknowledged(machine: Machine) -> None:
     """Its PID file was removed under it; the newer one pruned what both had delivered: nothing is lost or doubled."""
     sink = Sink()

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.helpers import make_messages, run_python, start_python
+from tests.helpers import make_messages, open_files_stay, run_python, start_python
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.clients import sqlite
@@ -317,6 +317,7 @@ def test_a_journal_from_a_backup_repeats_sequences_under_a_new_id(path: Path) ->
         assert not lost & set(read_all(journal))
 
 
+@open_files_stay
 def test_the_newest_run_owns_the_journal(path: Path) -> None:
     """The PID file of a running producer was removed; a second one prunes only what the first had acknowledged."""
     with closing(Journal(path, BUZZ)) as older:

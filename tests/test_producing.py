@@ -218,6 +218,8 @@ def test_two_that_would_share_a_file_are_one_line(
     (settings.data_path / "sub").mkdir()
     if "link" in names.values():
         (settings.data_path / "link").symlink_to(settings.data_path / "one")
+        if not (settings.data_path / "link").is_symlink():
+            pytest.skip("Wine has no symbolic links")
     shared = replace(settings, **{name: Path(each) for name, each in names.items()})  # type: ignore[arg-type]
     with pytest.raises(ToolkitError, match=r"same file|for other files") as error:
         produce(shared, paced(5), sinks=sinks)

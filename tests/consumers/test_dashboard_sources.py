@@ -11,7 +11,7 @@ from consumers.dashboard import formatting
 from consumers.dashboard.reader import Reader
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.state import State
-from tests.helpers import make_batch, wait_until
+from tests.helpers import make_batch, moving_open_files, open_files_stay, wait_until
 from utils import sinks
 from utils.app.config import Settings
 from utils.app.errors import Unavailable
@@ -82,13 +82,15 @@ def test_sink_that_is_deleted_and_made_again_counts_nothing_twice(watched: Watch
     watched.snapshot(lambda snapshot: snapshot.total == 30)
     for path in watched.settings.data_path.glob("*"):
         if path.is_file():
-            path.unlink()
+            with moving_open_files():
+                path.unlink()
     watched.write(1, 45)  # rebuilt from a backup or by the journal, with what it contained before
     snapshot = watched.snapshot(lambda snapshot: snapshot.total >= 45)
     assert (snapshot.total, snapshot.lost, snapshot.duplicate, snapshot.source.trouble_since) == (45, 0, 0, None)
     end(watched)
 
 
+@open_files_stay
 def test_rotated_file_is_read_on(settings: Settings) -> None:
     watched = run(Watched("file", "file", settings))
     watched.write(1, 30)

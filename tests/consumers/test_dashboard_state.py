@@ -1,6 +1,7 @@
 """What the dashboard counts, against pandas; sources that move, restart and repeat; memory that stays bounded."""
 
 import random
+import sys
 import time
 from itertools import pairwise
 
@@ -309,6 +310,7 @@ def test_flood_is_bounded_but_in_the_totals(state: State, clock: Clock) -> None:
     assert snapshot.flow[-1][0] - snapshot.flow[0][0] == pytest.approx(49)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows counts processor time in steps of 16 ms")
 def test_state_takes_300_000_messages_a_second() -> None:
     messages = stream(random.Random(1), 60_000)
     best = 0.0

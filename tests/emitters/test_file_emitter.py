@@ -347,6 +347,7 @@ class TestAppend:
             emitter.emit(make_batch(1))
         assert ids(path)[-1] == ("ann-1", 1)
 
+    @pytest.mark.skipif(sys.platform == "win32", reason="Windows syncs no folders")
     def test_what_cannot_be_opened_stays_not_open(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         opened: list[int] = []
         real_open, real_fsync = os.open, os.fsync
@@ -393,6 +394,7 @@ class TestLock:
             emitter.emit(make_batch(1))
         assert list(path.parent.iterdir()) == [path]
 
+    @posix_only
     @pytest.mark.parametrize("link", [os.symlink, os.link], ids=["symlink", "hard link"])
     def test_many_writers_under_many_names_never_mix_their_lines(
         self, link: Callable[[Path, Path], None], path: Path

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.emitters.test_contract import HARD_TEXTS, lock_sqlite
-from tests.helpers import make_batch
+from tests.helpers import make_batch, open_files_stay
 from utils.app.errors import Rejected, SinkReplaced, ToolkitError, Unavailable
 from utils.clients import sqlite
 from utils.emitters.sqlite_emitter import SqliteEmitter, emit_message
@@ -175,6 +175,7 @@ class TestRejected:
         assert stored(path) == ann(8)
 
 
+@open_files_stay
 class TestMoved:
     """SQLite writes no checkpoint into a file that was moved, and leaves its log at the old name."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from utils.records import sentiment
@@ -366,6 +366,7 @@ def test_values_beyond_python_stay_text_in_extra_and_json() -> None:
     assert record.extra == '{"x":1e400,"y":1e-400,"z":12345678901234567890123.0}'
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=200) | st.text().map(str.encode) | objects.map(lambda each: json.dumps(each).encode()[:-1]))
 def test_no_bytes_can_do_more_than_be_invalid(data: bytes) -> None:
     for read in (CODEC.decode, BUZZ.codec.decode, lambda data: stamp(data, "p", 1, READ_AT)):
@@ -434,7 +435,8 @@ def test_a_stream_without_fields_keeps_everything() -> None:
 def test_timestamps() -> None:
     assert epoch_s("2026-11-23T19:04:05.123Z") == 1795460645.123
     assert epoch_s("2026-11-23T19:04:05.123+05:30") == 1795460645.123 - 19_800
-    assert epoch_s("2026-11-23 19:04:05") == 1795460645 + 5 * 3_600  # local time
+    if hasattr(time, "tzset"):  # by which the time zone is set here
+        assert epoch_s("2026-11-23 19:04:05") == 1795460645 + 5 * 3_600  # local time
     assert epoch_s("yesterday") is epoch_s(None) is epoch_s("") is None
     assert instant_text(1795460645123000) == "2026-11-23T19:04:05.123Z"
     assert instant_text(1795460645123456) == "2026-11-23T19:04:05.123456Z"

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 import portalocker
 
+from utils.app import whole_file
 from utils.app.errors import ToolkitError, Unavailable
 from utils.records.codec import Field
 from utils.records.row_types import OWN
@@ -157,4 +158,4 @@ def _write(path: Path, data: bytes) -> None:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
-    draft.replace(path)
+    whole_file.replace(draft, path)
