@@ -15,7 +15,7 @@ from consumers.dashboard.figure import DPI, Drawing
 from consumers.dashboard.snapshot import Snapshot, ThemeName
 from consumers.dashboard.state import State
 from consumers.dashboard.theme import DEFAULT_SIZE
-from utils.app import whole_file
+from utils.app import in_turn
 from utils.app.errors import ToolkitError
 
 WRITERS = {".gif": "pillow", ".mp4": "ffmpeg"}
@@ -72,7 +72,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         draft.write_bytes(data)
-        whole_file.replace(draft, path)
+        in_turn.replace(draft, path)
     except OSError:
         draft.unlink(missing_ok=True)
         raise

@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 import portalocker
 
-from utils.app import whole_file
+from utils.app import in_turn
 from utils.app.errors import ToolkitError, Unavailable
 from utils.records.codec import Field
 from utils.records.row_types import OWN
@@ -158,4 +158,4 @@ def _write(path: Path, data: bytes) -> None:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
-    whole_file.replace(draft, path)
+    in_turn.replace(draft, path)
