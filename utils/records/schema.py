@@ -58,7 +58,7 @@ def known(name: str, folder: Path) -> Stream | None:
     if name == BUZZ.name:
         return BUZZ
     try:
-        found = _decoder.decode(path.read_bytes())
+        found = _decoder.decode(in_turn.in_turn(path.read_bytes))
     except FileNotFoundError:
         return None
     except OSError as error:
