@@ -249,13 +249,13 @@ def compare_store(sink: str, settings: Settings) -> str:
     sunk: dict[bytes, str] = {}
     for records, _ in pages(sink, settings, BUZZ):
         own = [record for record in records if record.sequence is not None]
-        sunk |= zip(map(_digest, codec.canonical_lines(own)), (record.producer_id for record in own), strict=True)
+        sunk |= zip(map(_digest, codec.canonical(codec.rows(own))), (record.producer_id for record in own), strict=True)
     stored: dict[bytes, str] = {}
     columns = StoreTable(BUZZ).columns[: len(codec.columns)]
     with closing(sqlite3.connect(path)) as connection:
         rows = connection.execute(f"SELECT {', '.join(columns)} FROM records WHERE sequence IS NOT NULL")
         for row in rows:
-            stored[_digest(codec.canonical(row))] = row[-2]
+            stored[_digest(codec.canonical([row])[0])] = row[-2]
         twice = "SELECT 1 FROM records WHERE sequence IS NOT NULL GROUP BY producer_id, sequence HAVING count(*) > 1"
         doubled = len(connection.execute(twice).fetchall())
     different = sorted({sunk.get(digest) or stored[digest] for digest in sunk.keys() ^ stored.keys()})

@@ -28,7 +28,7 @@ NOW = 1_800_000_000.0
 
 
 def records_of(stream: Stream, values: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> list[Any]:
-    return [stream.codec.decode(json.dumps(each)) for each in values]
+    return [stream.codec.decode(json.dumps(each).encode()) for each in values]
 
 
 def snapshot_of(stream: Stream, values: list[dict[str, Any]], **options: Any) -> Snapshot:

@@ -193,7 +193,7 @@ def test_a_terminal_gets_colours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_json_on_a_terminal_cannot_steer_it(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal(monkeypatch)
-    ragini_consumer.JsonView(BUZZ).show([BUZZ.codec.decode('{"message":"\x9b2J\u202e"}')])
+    ragini_consumer.JsonView(BUZZ).show([BUZZ.codec.decode(b'{"message":"\xc2\x9b2J\xe2\x80\xae"}')])
     assert not set("\x9b\u202e") & set(terminal.text)
     assert terminal.text.endswith("\n")
 

@@ -131,7 +131,8 @@ class Rig:
 def canonical_row(codec: Codec, row: tuple[Any, ...]) -> bytes:
     """The canonical form, but for the order of the members of `extra`, which no sink promises."""
     extra = json.loads(row[-3] or "null", parse_float=str, parse_int=str)
-    return codec.canonical((*row[:-3], json.dumps(extra, sort_keys=True), *row[-2:]))
+    (found,) = codec.canonical([(*row[:-3], json.dumps(extra, sort_keys=True), *row[-2:])])
+    return found
 
 
 def canonical(batch: Batch) -> list[bytes]:

@@ -101,7 +101,7 @@ def test_what_no_sink_could_store_is_rejected_before_it_is_acknowledged(more: ob
 def test_numbers_are_checked_also_beside_values_of_another_type() -> None:
     wrong: Any = "hot"
     for value in (math.nan, math.inf):
-        with pytest.raises(ValueError, match="temperature_c is not a finite number"):
+        with pytest.raises(ValueError, match="temperature_c holds a number that is not finite"):
             encode_records([Reading("a", wrong), Reading("a", value), Reading("a", None)])
 
 

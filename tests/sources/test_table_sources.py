@@ -118,7 +118,7 @@ def sequences(chunks: list[Chunk]) -> list[int | None]:
 
 
 def canonical(stream: Stream, found: list[Any]) -> list[bytes]:
-    return [stream.codec.canonical(row) for row in stream.codec.rows(found)]
+    return stream.codec.canonical(stream.codec.rows(found))
 
 
 class TestReading:

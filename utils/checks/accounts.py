@@ -8,7 +8,7 @@ from pathlib import Path
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.clients import sqlite
-from utils.records.identity import identity_of
+from utils.records.external import identity_of
 from utils.records.stream import BUZZ, Stream
 from utils.sinks import ALL, EMBEDDED, SINKS, find_stream
 from utils.sources.sqlite_source import open_read_only

@@ -185,7 +185,7 @@ class _Audit:
         page = {  # noqa: F841 (DuckDB finds it by its name)
             "run": np.array([codes[name] for name in names], dtype=np.int32),
             "sequence": np.array([record.sequence for record in records], dtype=np.int64),
-            "line": np.array(self._stream.codec.canonical_lines(records), dtype=object),
+            "line": np.array(self._stream.codec.canonical(self._stream.codec.rows(records)), dtype=object),
             "place": np.arange(place, place + len(records)),
         }
         self._database.execute(f"INSERT INTO stored SELECT {number}, run, sequence, hash(line), place FROM page")

@@ -79,14 +79,14 @@ def _round_trip(sink: str, settings: Settings, stream: Stream) -> None:
         emitter.emit(batch)
         if emitter.last([producer_id]) != (producer_id, 1):
             raise ToolkitError("the sink does not know the record that it has just stored")
-    wanted = stream.codec.canonical_lines(batch.records)
+    wanted = stream.codec.canonical(batch.rows)
     deadline_s = time.monotonic() + READ_BACK_S
     while time.monotonic() < deadline_s:
         with closing(open_reader(sink, settings, stream)) as reader:
             chunk = reader.poll(10)
         if chunk is None or not (chunk.records or chunk.invalid):
             time.sleep(0.02)
-        elif stream.codec.canonical_lines(chunk.records) == wanted:
+        elif stream.codec.canonical(stream.codec.rows(chunk.records)) == wanted:
             return
         else:
             raise ToolkitError(f"read back something else: {chunk.records or chunk.invalid}")

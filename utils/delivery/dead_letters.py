@@ -10,7 +10,7 @@ from utils.app.errors import Rejected, ToolkitError
 from utils.clients.files import errors
 from utils.emitters.file_emitter import FileEmitter
 from utils.records.codec import encoder
-from utils.records.identity import identity_of
+from utils.records.external import identity_of
 from utils.records.record import Batch
 
 MAX_REJECTED = 10  # one after another, with nothing stored between: the table is the fault

@@ -18,7 +18,7 @@ from utils.clients.files import check_same_file, errors, sync, sync_path
 from utils.clients.line_file import BLANK, has_zeros, is_whole, last_line, lines_backwards, read_at
 from utils.emitters.base import emit_one
 from utils.records.codec import encoder
-from utils.records.identity import identity_of
+from utils.records.external import identity_of
 from utils.records.record import Batch
 from utils.records.stream import Stream
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.app.errors import Unavailable
 from utils.clients.kafka_admin import REQUEST_S, Admin
-from utils.records.identity import identity_of
+from utils.records.external import identity_of
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, Message

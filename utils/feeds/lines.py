@@ -47,11 +47,11 @@ class LineCodec(Codec):
         """The line of named cells. Raises ValueError like `json_line`."""
         return json_line(cells, self._types)
 
-    def decode_lines(self, data: bytes, *, trusted: bool = False) -> list[Any]:
+    def decode_lines(self, data: bytes) -> list[Any]:
         if self._parse:
             lines = data.removesuffix(b"\n").split(b"\n")
             data = b"".join(self.line_of(self._parse(line)) + b"\n" for line in lines)
-        records = self._codec.decode_lines(data, trusted=trusted)
+        records = self._codec.decode_lines(data)
         lines = data.split(b"\n")
         brackets = data.count(b"{") + data.count(b"[")
         # Each line has one bracket at least, so that no line can have more than the rest.
@@ -63,9 +63,8 @@ class LineCodec(Codec):
             return list(map(FedLine, lines, repeat(now), records))
         return [FedLine(line, self._time(record, now), record) for line, record in zip(lines, records, strict=False)]
 
-    def decode(self, line: bytes | str) -> FedLine:
-        data = line.encode() if isinstance(line, str) else line
-        data = self.line_of(self._parse(data)) if self._parse else data
+    def decode(self, line: bytes) -> FedLine:
+        data = self.line_of(self._parse(line)) if self._parse else line
         stamp(data, "", 1, "")  # first, for its reasons are the better ones
         record = self._codec.decode(data)
         now = instant_text(int(self._clock() * 1000) * 1000)

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import Meta, Raw
 from msgspec.json import Decoder
 
 from utils.app import local_time
-from utils.records.row_types import NONE, OWN, RESERVED, TYPES, attribute_of, row_type, without_none
+from utils.records.row_types import NONE, OWN, RESERVED, TYPES, attribute_of, row_type
 
 GROUP_LINES = 64
 
 EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _FIRST_US = (datetime.min.replace(tzinfo=UTC) - EPOCH) // MICROSECOND
 _LAST_US = (datetime.max.replace(tzinfo=UTC) - EPOCH) // MICROSECOND
+
+_WithZone = list[Annotated[datetime, Meta(tz=True)]]
 
 _FLOATS, _BOOLEANS = frozenset((float, type(None))), frozenset((bool, type(None)))
 
@@ -39,17 +42,6 @@ class Field(msgspec.Struct, frozen=True):
     type: str
 
 
-class Rules(msgspec.Struct, frozen=True):
-    """What one stream asks beyond its types: narrower `types`, `required` fields and what fills in the others.
-
-    `fill` changes a record in place; it raises ValueError if the record cannot be one of this stream.
-    """
-
-    types: Mapping[str, Any] = {}
-    required: frozenset[str] = frozenset()
-    fill: Callable[[Any], None] | None = None
-
-
 def with_columns(fields: Iterable[Field]) -> Iterator[Field]:
     """The fields that have a column; the others live in `extra`, on the wire they are like any other."""
     seen = set(RESERVED)
@@ -60,15 +52,25 @@ def with_columns(fields: Iterable[Field]) -> Iterator[Field]:
             yield field
 
 
-@lru_cache(maxsize=8_192)
+@lru_cache(maxsize=16_384)  # more than the records of a chunk
 def microseconds(text: str) -> int | None:
     """Microseconds since 1970 UTC of a timestamp; local time where it has no zone; None if it is none."""
     try:
-        instant = datetime.fromisoformat(text)
+        instant = datetime.fromisoformat(text.replace("z", "Z"))
         found = ((instant if instant.tzinfo else local_time.in_utc(instant)) - EPOCH) // MICROSECOND
     except (ValueError, OverflowError):
         return None
     return found if _FIRST_US <= found <= _LAST_US else None  # its day in UTC may be outside of the calendar
+
+
+def are_instants(texts: Iterable[str | None]) -> bool:
+    """Whether each of the texts is a timestamp, or None."""
+    several = {text for text in texts if text is not None}
+    with suppress(msgspec.ValidationError):  # most are RFC 3339 of a year that has its first and last day in UTC too
+        if several and min(several) > "0002" and max(several) < "9999":
+            msgspec.convert(several, _WithZone)
+            return True
+    return all(microseconds(text) is not None for text in several)
 
 
 def epoch_s(text: str | None) -> float | None:
@@ -89,124 +91,110 @@ def instant_text(instant_us: int) -> str:
 
 
 class Codec:
-    """Translates the lines of one stream. It keeps no state of what it has read, so all threads may share it."""
+    """Translates the lines of one stream. It keeps no state of what it has read, so all threads may share it.
 
-    def __init__(self, fields: Iterable[Field], rules: Rules | None = None) -> None:
+    `types` narrows the types of some fields. One that cannot be None is a field that every record has: `fill` sets it
+    in a record where it is missing, and raises ValueError if that cannot be a record of the stream.
+    """
+
+    def __init__(
+        self, fields: Iterable[Field], types: Mapping[str, Any] | None = None, fill: Callable[[Any], None] | None = None
+    ) -> None:
         self.fields = tuple(with_columns(fields))
-        self.columns: tuple[str, ...] = (*(field.name for field in self.fields), *OWN)
-        rules = rules or Rules()
-        self._fill = rules.fill
-        self.types = tuple(rules.types.get(field.name, TYPES[field.type]) for field in self.fields)
-        needed = [field.name in rules.required for field in self.fields]
-        self._required = [number for number, each in enumerate(needed) if each]
-        self.read_types = tuple(without_none(t) if each else t for t, each in zip(self.types, needed, strict=True))
+        self.types = tuple((types or {}).get(field.name, TYPES[field.type]) for field in self.fields)
+        self._fill = fill
+        names = [*(field.name for field in self.fields), *OWN]
         attributes = [attribute_of(field.name, number) for number, field in enumerate(self.fields)] + list(OWN)
-        types = [*self.types, *OWN.values()]
-        self._attributes = attributes
-        columns = list(zip(attributes, types, self.columns, strict=True))
-        self.type = row_type(columns, frozenset(), strict=True)
-        self._strict = Decoder(row_type(columns, rules.required, strict=True))
-        self._lenient = Decoder(row_type(columns, frozenset(), strict=False))
-        self._known = {name: (attribute, Decoder(kind)) for attribute, kind, name in columns if attribute != "extra"}
-        self._json_names = frozenset(field.name for field in self.fields if field.type == "json")
-        self._json = [each for each, field in zip(attributes, self.fields, strict=False) if field.type == "json"]
-        self._instants = [
-            (each, field.name)
-            for each, field in zip(attributes, self.fields, strict=False)
-            if field.type == "timestamp"
-        ]
+        kinds = [*self.types, *OWN.values()]
+        self.type = row_type(attributes, kinds, names)
+        self._decoder = Decoder(self.type)
+        self._known = {
+            name: (attribute, Decoder(kind)) for name, attribute, kind in zip(names, attributes, kinds, strict=True)
+        }
+        by_type = [(field.type, name, field.name) for name, field in zip(attributes, self.fields, strict=False)]
+        self._json = [attribute for kind, attribute, _ in by_type if kind == "json"]
+        self._instants = {attribute: name for kind, attribute, name in by_type if kind == "timestamp"}
 
-    def decode_lines(self, data: bytes, *, trusted: bool = False) -> list[Any]:
-        """Records of JSON lines that each hold one object, at C speed where all fit the stream.
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the stream's columns: its fields, then those that every stream has."""
+        return tuple(self._known)
 
-        `trusted` says that each line does hold one. Raises ValueError with the reason if a line holds anything else.
+    def decode_lines(self, data: bytes) -> list[Any]:
+        """Records of JSON lines, at C speed where all fit the stream.
+
+        Raises ValueError with the reason if a line holds anything but one object.
         """
-        records = self._decode_group(data, trusted)
+        records = self._decode_group(data)
         if records is None:
-            lines = data.split(b"\n")
-            if not lines[-1]:
-                lines.pop()
+            lines = data.removesuffix(b"\n").split(b"\n")
             records = []
             for start in range(0, len(lines), GROUP_LINES):
                 group = lines[start : start + GROUP_LINES]
                 records += self._decode_group(b"\n".join(group) + b"\n") or map(self.decode, group)
         return records
 
-    def _decode_group(self, data: bytes, trusted: bool = False) -> list[Any] | None:
+    def _decode_group(self, data: bytes) -> list[Any] | None:
         """Records of lines that all fit; None if at least one needs a closer look."""
         try:
-            records = self._strict.decode_lines(data)
+            records = self._decoder.decode_lines(data)
         except (ValueError, RecursionError):
             return None
         # The fast decoder does not look at line ends. Inside of JSON no "}" is followed by "{".
-        if not (trusted or len(records) == data.count(b"\n") == data.count(b"}\n{") + 1):
+        if not len(records) == data.count(b"\n") == data.count(b"}\n{") + 1:
             return None
-        for attribute, _ in self._instants:
-            for text in set(map(attrgetter(attribute), records)):
-                if text is not None and microseconds(text) is None:
-                    return None
-        for attribute in self._json:
-            if any(bytes(value) == b"null" for value in map(attrgetter(attribute), records)):
-                return None
+        if not all(are_instants(map(attrgetter(attribute), records)) for attribute in self._instants):
+            return None
+        if any(bytes(value) == b"null" for attribute in self._json for value in map(attrgetter(attribute), records)):
+            return None
         return records if not self._json or _is_utf8(data) else None
 
-    def decode(self, line: bytes | str) -> Any:
+    def decode(self, line: bytes) -> Any:
         """The record of one JSON object; what does not fit goes to `extra`. Raises ValueError with the reason."""
-        return self._filled(self.decode_any(line))
+        record = self.decode_any(line)
+        if self._fill is not None:
+            self._fill(record)
+        return record
 
-    def decode_any(self, line: bytes | str) -> Any:
+    def decode_any(self, line: bytes) -> Any:
         """`decode` for any JSON object, also one without what every record of this stream must have."""
-        data = line.encode() if isinstance(line, str) else line
         try:
-            data.decode()  # the decoder does not check what it leaves as it is
+            line.decode()  # the decoder does not check what it leaves as it is
             try:
-                return self._checked(self._strict.decode(data), [])
+                record, left = self._decoder.decode(line), dict[str, Any]()
             except msgspec.ValidationError:
-                members = _object.decode(data)
-            left = [(name, raw) for name, raw in members.items() if name not in self._known]
-            try:
-                record = self._lenient.decode(data)
-            except msgspec.ValidationError:  # some value does not fit
-                record, left = self._by_member(members)
+                record, left = self._by_member(line)
         except RecursionError:
             raise ValueError("nested too deeply") from None
-        return self._checked(record, left)
-
-    def _by_member(self, members: Mapping[str, Raw]) -> tuple[Any, list[tuple[str, Raw]]]:
-        """A record of the members that fit, and the others in their order."""
-        record, left = self.type(), []
-        for name, raw in members.items():
-            attribute, decoder = self._known.get(name, ("", None))
-            if decoder is None:
-                left.append((name, raw))
-                continue
-            try:
-                setattr(record, attribute, decoder.decode(raw))
-            except msgspec.ValidationError:
-                left.append((name, raw))
-        return record, left
-
-    def _checked(self, record: Any, left: Sequence[tuple[str, Any]]) -> Any:
-        """The record with absent values in one form and everything `left` in its `extra`."""
         for attribute in self._json:
             if bytes(getattr(record, attribute)) == b"null":
                 setattr(record, attribute, NONE)
-        for attribute, name in self._instants:
+        for attribute, name in self._instants.items():
             text = getattr(record, attribute)
             if text is not None and microseconds(text) is None:
-                left = [*left, (name, encoder.encode(text))]
+                left[name] = text
                 setattr(record, attribute, None)
-        members = [encoder.encode(name) + b":" + bytes(raw) for name, raw in left if bytes(raw) != b"null"]
-        if members:
-            record.extra = (b"{" + b",".join(members) + b"}").decode()
+        if left:
+            record.extra = encoder.encode(left).decode()
         if (record.producer_id is None) != (record.sequence is None):
             record.producer_id = record.sequence = None
         return record
 
-    def _filled(self, record: Any) -> Any:
-        if self._fill is not None:
-            self._fill(record)
-        return record
+    def _by_member(self, line: bytes) -> tuple[Any, dict[str, Raw]]:
+        """A record of the members that fit, and the others in their order."""
+        values: dict[str, Any] = dict.fromkeys(self.type.__struct_fields__) | dict.fromkeys(self._json, NONE)
+        left = {}
+        for name, raw in _object.decode(line).items():
+            attribute, decoder = self._known.get(name, ("", None))
+            try:
+                if decoder is not None:
+                    values[attribute] = decoder.decode(raw)
+                    continue
+            except msgspec.ValidationError:
+                pass
+            if bytes(raw) != b"null":
+                left[name] = raw
+        return self.type(**values), left
 
     def value(self, record: Any, name: str) -> Any:
         """A field of a record by its name, which need not be an attribute's; None if the stream has no such column."""
@@ -215,12 +203,10 @@ class Codec:
 
     def row(self, record: Any) -> tuple[Any, ...]:
         """The record's values in the order of `columns`, JSON as text, None where a value is absent."""
+        values = msgspec.structs.astuple(record)
         if not self._json:
-            return msgspec.structs.astuple(record)
-        return tuple(
-            (bytes(value).decode() or None) if isinstance(value, Raw) else value
-            for value in msgspec.structs.astuple(record)
-        )
+            return values
+        return tuple((bytes(value).decode() or None) if isinstance(value, Raw) else value for value in values)
 
     def rows(self, records: Iterable[Any]) -> list[tuple[Any, ...]]:
         """`row` of each record."""
@@ -228,47 +214,33 @@ class Codec:
 
     def columns_of(self, records: Sequence[Any]) -> list[Sequence[Any]]:
         """The values of records that were read, in the order of `columns`; JSON as text, None where one is absent."""
-        found: list[Sequence[Any]] = [list(map(attrgetter(each), records)) for each in self._attributes]
+        found: list[Sequence[Any]] = [list(map(attrgetter(each), records)) for each in self.type.__struct_fields__]
         for number, field in enumerate(self.fields):
             if field.type == "json":
                 found[number] = [bytes(value).decode() or None for value in found[number]]
         return found
 
     def from_columns(self, columns: Sequence[Sequence[Any]]) -> list[Any]:
-        """The records of a table's columns, in the order of `columns`, whose values have the fields' types.
-
-        JSON comes as text. Raises ValueError if a record cannot be one of this stream.
-        """
+        """The records of a table's columns, in the order of `columns`, whose values have the `types`; JSON as text."""
         values = [
             [NONE if each is None else Raw(each) for each in column] if field.type == "json" else column
             for field, column in zip(self.fields, columns, strict=False)
         ]
-        records = list(map(self.type, *values, *columns[len(values) :]))
-        if any(None in columns[number] for number in self._required):
-            return list(map(self._filled, records))
-        return records
+        return list(map(self.type, *values, *columns[len(values) :]))
 
     def encode(self, record: Any) -> bytes:
         """The record as one JSON object without line end: the fields that have a value, then those of `extra`."""
         extra = _object.decode(record.extra.encode()) if record.extra else {}
-        values = zip(self.columns, self.row(record), strict=True)
         members: dict[str, Any] = {
-            name: Raw(value) if name in self._json_names else value
-            for name, value in values
-            if value is not None and name not in OWN and name not in extra
+            field.name: value
+            for field, value in zip(self.fields, msgspec.structs.astuple(record), strict=False)
+            if value is not None and value is not NONE and field.name not in extra
         }
         ids = {} if record.sequence is None else {"producer_id": record.producer_id, "sequence": record.sequence}
         return encoder.encode(members | extra | ids)
 
-    def canonical(self, row: Sequence[Any]) -> bytes:
+    def canonical(self, rows: Iterable[Sequence[Any]]) -> list[bytes]:
         """The same bytes for the same record from every sink; `hash` is no substitute, for hash(-1) == hash(-2)."""
-        return self._canonical([row])[0]
-
-    def canonical_lines(self, records: Iterable[Any]) -> list[bytes]:
-        """`canonical` of the rows of records."""
-        return self._canonical(self.rows(records))
-
-    def _canonical(self, rows: Sequence[Sequence[Any]]) -> list[bytes]:
         columns = list(zip(*rows, strict=True))
         for number, field in enumerate(self.fields):
             column = columns[number]

@@ -1,6 +1,7 @@
-"""Lines of other programs: what no sink could store is rejected, all else gets ids and stays as it came."""
+"""Lines as they are: those of other programs get ids and stay as they came, unless no sink could store them."""
 
 import re
+from itertools import accumulate
 
 import msgspec
 from msgspec import Raw
@@ -23,6 +24,7 @@ class _Peek(msgspec.Struct, gc=False):
 
 _PLACE = re.compile(r"\(byte (\d+)\)")
 _NOT_FINITE = re.compile(rb"NaN|-?Inf")
+_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 
 _peek = Decoder(_Peek)
@@ -92,18 +94,24 @@ def _reason(error: msgspec.DecodeError, line: bytes) -> str:
 
 def _depth(line: bytes) -> int:
     """How deeply the arrays and objects of a line are nested."""
-    depth = deepest = 0
-    in_text = escaped = False
-    for each in line:
-        if escaped:
-            escaped = False
-        elif in_text:
-            escaped, in_text = each == 0x5C, each != 0x22
-        elif each == 0x22:
-            in_text = True
-        elif each in b"{[":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif each in b"}]":
-            depth -= 1
-    return deepest
+    brackets = _TEXT.sub(b"", line)
+    return max(accumulate((each in b"{[") - (each in b"}]") for each in brackets))
+
+
+class _Identity(msgspec.Struct):
+    """Only what distinguishes one record from another."""
+
+    producer_id: str | None = None
+    sequence: int | None = None
+
+
+_identity = Decoder(_Identity)
+
+
+def identity_of(line: bytes) -> tuple[str, int] | None:
+    """The producer_id and sequence of a line; None if it has none, is partial or no JSON object."""
+    try:
+        found = _identity.decode(line)
+    except (ValueError, RecursionError):
+        return None
+    return (found.producer_id, found.sequence) if found.producer_id and found.sequence else None

@@ -5,16 +5,29 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import chain
 from operator import attrgetter
-from typing import Any, get_type_hints
+from types import NoneType
+from typing import Any
 
 import msgspec
 
-from utils.records.codec import Codec, encoder, kept_fields
+from utils.records.codec import Codec, are_instants, encoder, kept_fields
 from utils.records.external import MAX_RECORD_BYTES, check_size, stamp
-from utils.records.made import columns_of_made
+from utils.records.row_types import TYPES
+
+# What JSON gives back as it is. A subclass of these (an enumeration, say) or a Decimal is written in its own way.
+_AS_JSON: dict[str, set[type]] = {
+    "text": {str, NoneType},
+    "timestamp": {str, NoneType},
+    "integer": {int, NoneType},
+    "number": {int, float, NoneType},
+    "boolean": {bool, NoneType},
+    "json": {NoneType},
+}
+_NUMBERS = _AS_JSON["number"]
+_NEVER_NAN = {str, int, bool, NoneType}
 
 
 class Record(msgspec.Struct, kw_only=True, gc=False):
@@ -57,13 +70,6 @@ class Line(msgspec.Struct):
 
 def encode_records(records: Sequence[Record]) -> bytes:
     """JSON lines of records, each ending in a newline. Raises ValueError for what no sink could store."""
-    lines = _lines_of(records)
-    _check_finite(records)
-    return lines
-
-
-def _lines_of(records: Sequence[Record]) -> bytes:
-    """The lines, in which a number that is not finite has become null."""
     try:
         lines = encoder.encode_lines(records)
     except UnicodeEncodeError as error:
@@ -76,31 +82,23 @@ def _lines_of(records: Sequence[Record]) -> bytes:
         if end < 0:
             check_size(lines.find(b"\n", start) - start)
         start = end + 1
+    if b"null" in lines:  # which a number that is not finite has become
+        _check_finite(records)
     return lines
 
 
 def _check_finite(records: Sequence[Record]) -> None:
-    numbers, others = _checked_fields(type(records[0]))
-    for name in numbers:
-        column = list(map(attrgetter(name), records))
-        try:
-            finite = all(map(math.isfinite, filter(None, column)))
-        except TypeError:  # not what its class declares; it will be in `extra`
-            finite = all(map(_finite, column))
-        if not finite:
-            raise ValueError(f"{name} is not a finite number")
-    for name in others:
-        if not all(map(_finite, map(attrgetter(name), records))):
-            raise ValueError(f"{name} holds a number that is not finite")
-
-
-@cache
-def _checked_fields(kind: type[Record]) -> tuple[list[str], list[str]]:
-    """The fields of a class that may hold numbers that are not finite: numbers, and whatever else is no simple type."""
-    hints = get_type_hints(kind)
-    numbers = [name for name in kind.__struct_fields__ if hints[name] in (float, float | None, int, int | None)]
-    simple = (float, float | None, str, int, bool, str | None, int | None, bool | None)
-    return numbers, [name for name in kind.__struct_fields__ if hints[name] not in simple]
+    for one_class in {type(record): record for record in records}.values():
+        alike = [record for record in records if type(record) is type(one_class)]
+        for name in one_class.__struct_fields__:
+            column = list(map(attrgetter(name), alike))
+            kinds = set(map(type, column))
+            if kinds <= _NUMBERS:
+                finite = all(map(math.isfinite, filter(None, column)))
+            else:
+                finite = kinds <= _NEVER_NAN or all(map(_finite, column))
+            if not finite:
+                raise ValueError(f"{name} holds a number that is not finite")
 
 
 def _finite(value: object) -> bool:
@@ -126,6 +124,33 @@ def without_ids(record: Mapping[str, Any]) -> bytes:
     return line + b"\n"
 
 
+def columns_of_made(records: Sequence[Any], codec: Codec) -> list[Sequence[Any]] | None:
+    """What `Codec.columns_of` gives for the lines of records that a producer made, without reading these lines.
+
+    None if they must be read to know it.
+    """
+    kind, size = type(records[0]), len(records)
+    config = kind.__struct_config__
+    attributes = dict(zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True))
+    unknown = attributes.keys() - {field.name for field in codec.fields} - {"producer_id", "sequence"}
+    if unknown or config.omit_defaults or config.tag is not None or {kind} != set(map(type, records)):
+        return None
+    columns: list[Sequence[Any]] = []
+    for field, values in zip(codec.fields, codec.types, strict=True):
+        known = field.name in attributes
+        column = list(map(attrgetter(attributes[field.name]), records)) if known else [None] * size
+        kinds = set(map(type, column))
+        if not kinds <= _AS_JSON[field.type] or (field.type == "timestamp" and not are_instants(column)):
+            return None
+        if int in kinds or values is not TYPES[field.type]:  # there are limits
+            try:
+                msgspec.convert(column, list.__class_getitem__(values))
+            except msgspec.ValidationError:
+                return None
+        columns.append(column)
+    return [*columns, [None] * size, *(list(map(attrgetter(each), records)) for each in ("producer_id", "sequence"))]
+
+
 class Batch:
     """Consecutive records of one run on their way from the journal to a sink.
 
@@ -145,11 +170,9 @@ class Batch:
         """Batch of records that a producer made; gives them their ids. Raises ValueError like `encode_records`."""
         for sequence, record in enumerate(records, first):
             record.producer_id, record.sequence = producer_id, sequence
-        batch = cls(producer_id, first + len(records) - 1, len(records), _lines_of(records), codec)
+        batch = cls(producer_id, first + len(records) - 1, len(records), encode_records(records), codec)
         if columns := columns_of_made(records, codec):
             batch.columns = columns
-        else:
-            _check_finite(records)
         return batch
 
     @classmethod
@@ -165,7 +188,7 @@ class Batch:
     @cached_property
     def records(self) -> list[Any]:
         """The records as a reader of the lines sees them."""
-        return self.codec.decode_lines(self.lines, trusted=True)
+        return self.codec.decode_lines(self.lines)
 
     @cached_property
     def columns(self) -> list[Sequence[Any]]:

@@ -1,7 +1,7 @@
 """The types of fields in Python, and the row-structs that are generated from them."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 from msgspec import Meta, Raw
@@ -36,25 +36,16 @@ def attribute_of(name: str, number: int) -> str:
     return name if usable else f"field_{number}"
 
 
-def row_type(columns: Sequence[tuple[str, Any, str]], required: frozenset[str], *, strict: bool) -> Any:
-    """A row-struct type: all fields optional, but for those that a line must have to be read in one call."""
-    shape: list[Any] = []
-    for attribute, kind, name in columns:
-        if name in required:
-            shape.append((attribute, without_none(kind)))
-        else:
-            shape.append((attribute, kind, NONE if kind is Raw else None))
-    return msgspec.defstruct(
-        "Row",
-        shape,
-        kw_only=bool(required),
-        gc=False,
-        forbid_unknown_fields=strict,
-        rename={attribute: name for attribute, _, name in columns},
-    )
+def row_type(attributes: Sequence[str], kinds: Sequence[Any], names: Sequence[str]) -> Any:
+    """A row-struct type. Every field is optional, but for those up to the last one whose type knows no None."""
+    needed = max((number for number, kind in enumerate(kinds) if not _may_be_absent(kind)), default=-1)
+    shape: list[Any] = [
+        (attribute, kind) if number <= needed else (attribute, kind, NONE if kind is Raw else None)
+        for number, (attribute, kind) in enumerate(zip(attributes, kinds, strict=True))
+    ]
+    rename = dict(zip(attributes, names, strict=True))
+    return msgspec.defstruct("Row", shape, gc=False, forbid_unknown_fields=True, rename=rename)
 
 
-def without_none(kind: Any) -> Any:
-    """A type without its None, if it has one."""
-    found = [each for each in getattr(kind, "__args__", ()) if each is not type(None)]
-    return found[0] if len(found) == 1 else kind
+def _may_be_absent(kind: Any) -> bool:
+    return kind is None or kind is Raw or type(None) in get_args(kind)

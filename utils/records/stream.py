@@ -14,7 +14,7 @@ from msgspec import Meta
 from utils.app.config import BUZZ as DEFAULT_STREAM
 from utils.app.errors import ToolkitError
 from utils.records import sentiment
-from utils.records.codec import Codec, Field, Rules
+from utils.records.codec import Codec, Field
 from utils.records.record import Message, Record
 from utils.records.row_types import MAX_INT64, OWN
 
@@ -66,7 +66,7 @@ class Stream:
     @cached_property
     def codec(self) -> Codec:
         """What reads and writes the lines of this stream."""
-        return Codec(self.fields, _BUZZ_RULES if self.name == DEFAULT_STREAM else None)
+        return Codec(self.fields, _BUZZ_TYPES, _fill_buzz) if self.name == DEFAULT_STREAM else Codec(self.fields)
 
     def describe(self, record: Any) -> str:
         """A record in one line for people: `by`, then the other fields that have a value."""
@@ -112,13 +112,11 @@ def _fill_buzz(record: Any) -> None:
         record.message_length = len(record.message)
 
 
-_BUZZ_RULES = Rules(
-    types={
-        "sentiment": Annotated[float, Meta(ge=0, le=1)] | None,
-        "message_length": Annotated[int, Meta(ge=0, le=MAX_INT64)] | None,
-    },
-    required=frozenset({"message", "author", "sentiment", "message_length"}),
-    fill=_fill_buzz,
-)
+_BUZZ_TYPES = {
+    "message": str,
+    "author": str,
+    "sentiment": Annotated[float, Meta(ge=0, le=1)],
+    "message_length": Annotated[int, Meta(ge=0, le=MAX_INT64)],
+}
 
 BUZZ = Stream(DEFAULT_STREAM, Message, by="author", value="sentiment", histogram="message_length", zones=(0.3, 0.7))
