@@ -23,8 +23,7 @@ from utils.app.errors import PositionMoved, StoreUnavailable, ToolkitError
 from utils.clients import postgres as client
 from utils.reading.database import Database
 from utils.reading.store import ProcessedStore
-from utils.reading.store_postgres import COPIED_ROWS, PostgresDatabase
-from utils.reading.store_tables import VERSION
+from utils.reading.store_postgres import PostgresDatabase
 from utils.reading.tracker import Counts
 from utils.records.codec import Field
 from utils.records.stream import BUZZ, Stream
@@ -51,16 +50,14 @@ def own_server() -> Iterator[Server]:
 
 
 class TestValues:
-    @pytest.mark.parametrize("amount", [1, COPIED_ROWS + 1])
-    def test_u0000_is_replaced_and_counted(
+    @pytest.mark.parametrize("amount", [1, 100])
+    def test_u0000_is_replaced_and_logged_once(
         self, store: ProcessedStore, place: PostgresPlace, logged: list[str], amount: int
     ) -> None:
         read = buzz(*((ANN, n) for n in range(1, amount + 1)), message="a\0b", author="c\0")
         assert store.add(chunk("", "1", read)) == amount
         assert place.ask("SELECT DISTINCT message, author FROM records") == [("a\ufffdb", "c\ufffd")]
-        assert store.changed() == 2 * amount
         store.add(chunk("1", "2", buzz(("odd\0-1", 1), (ANN, amount + 1))))
-        assert store.changed() == 2 * amount + 1
         assert len([line for line in logged if "U+FFFD" in line]) == 1
 
     def test_names_that_cannot_be_columns(self, place: PostgresPlace) -> None:
@@ -69,7 +66,7 @@ class TestValues:
         stream = Stream("odd", by=long, value="xmax", fields=tuple(Field(name, "integer") for name in names))
         line = ",".join(f'"{name}":{number}' for number, name in enumerate(names)).encode()
         with closing(open_store(place, stream)) as store:
-            for start, amount in (("", 1), ("1", COPIED_ROWS)):
+            for start, amount in (("", 1), ("1", 100)):
                 store.add(chunk(start, "1", lines(store.stream, *[b"{" + line + b"}"] * amount)))
             assert store.summary() == {"minute": []}
         query = 'SELECT DISTINCT "CTID", "100%", "why?", "%s", extra FROM records'
@@ -156,9 +153,9 @@ class TestSharing:
 
     def test_another_version(self, store: ProcessedStore, place: PostgresPlace) -> None:
         with psycopg.connect(place.url.text) as connection:
-            update = f"UPDATE \"{place.schema}\".facts SET value = '{VERSION + 1}' WHERE name = 'version'"
+            update = f"UPDATE \"{place.schema}\".facts SET value = '99' WHERE name = 'version'"
             connection.execute(update.encode())
-        with pytest.raises(ToolkitError, match="written by a newer version") as raised:
+        with pytest.raises(ToolkitError, match="written by another version") as raised:
             open_store(place, BUZZ)
         assert raised.value.exit_code == 2
 

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.app.errors import ToolkitError
-from utils.reading import expression
 from utils.reading.expression import Expression
 from utils.records.codec import Field
 from utils.records.stream import BUZZ, Stream
@@ -129,6 +128,7 @@ def test_the_fields_of_a_wide_stream_stay_one_line() -> None:
         "readfile('{path}')",
         "writefile('{path}', 'x')",
         "rowid = 1",
+        "CURRENT_TIMESTAMP > '2026'",
         "random() > 0",
         "1) UNION SELECT (1",
         "randomblob(10) > 0",
@@ -148,16 +148,6 @@ def test_what_reaches_farther_than_a_record_is_rejected(text: str, tmp_path: Pat
 def test_what_is_too_large_is_rejected(text: str) -> None:
     with pytest.raises(ToolkitError, match=r"is no expression|cannot be evaluated"):
         Expression(SENSORS, text).matches([HOT])
-
-
-@pytest.mark.full
-def test_what_takes_too_long_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(expression, "MAX_CPU_S", 0.2)
-    slow = Expression(
-        SENSORS, " AND ".join(["length(replace(hex(zeroblob(400000 + temperature_c)), '0', 'a')) > 1"] * 50)
-    )
-    with pytest.raises(ToolkitError, match=r"takes over 0.2 s for one chunk: simplify it"):
-        slow.matches([HOT] * 1_000)
 
 
 def test_a_record_that_cannot_be_evaluated_does_not_match_and_spoils_no_other(logged: list[str]) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 CONNECT_S, LOCK_S, IDLE_S = 5, 5, 10
-MOST_NAME_BYTES, MOST_VALUES = 63, 65_535
+MOST_NAME_BYTES = 63
 SYSTEM_COLUMNS = frozenset(("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"))
 
 # What a server or the library answers where only a user can help; a server may answer in another language, then the

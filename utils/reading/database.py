@@ -55,14 +55,8 @@ class SqliteDatabase:
         """Execute one statement for each row of values."""
         self._connection.executemany(statement, rows)
 
-    def version(self) -> int:
-        """The version of the tables, 0 where there are none; until the transaction's end nobody else makes any."""
-        ((version,),) = self.execute("PRAGMA user_version").fetchall()
-        return int(version)
-
-    def set_version(self, version: int) -> None:
-        """Note the version of tables that were made."""
-        self.execute(f"PRAGMA user_version = {version}")
+    def lock_tables(self) -> None:
+        """Keep others from making tables until the end of the transaction, which does that here."""
 
     def columns(self, table: str) -> dict[str, str]:
         """Column -> type of a table, nothing if there is none."""
@@ -72,23 +66,17 @@ class SqliteDatabase:
         """Whether a column can have this name."""
         return True
 
-    def storable(self, rows: list[Row]) -> tuple[list[Row], int]:
-        """The rows as they can be stored, and how many values had to be changed for it."""
-        return rows, 0
-
     def insert(self, table: StoreTable, rows: list[Row]) -> Sequence[int]:
         """Insert the rows that no unique index knows, in a transaction; the numbers of those, in order."""
-        step, new = max(1, min(ROWS_PER_STATEMENT, MAX_VALUES // len(table.columns))), list[int]()
+        ((last,),) = self.execute("SELECT COALESCE(MAX(rowid), 0) FROM records").fetchall()
+        step, inserted = max(1, min(ROWS_PER_STATEMENT, MAX_VALUES // len(table.columns))), 0
         for start in range(0, len(rows), step):
             page = rows[start : start + step]
-            ((last,),) = self.execute("SELECT MAX(rowid) FROM records").fetchall()
             statement = f"{table.insert(len(page))} ON CONFLICT DO NOTHING"
-            if self.execute(statement, *chain.from_iterable(page)).rowcount == len(page):
-                new += range(start, start + len(page))
-                continue
-            query = f"SELECT {table.identity} FROM records WHERE rowid > {last or 0}"
-            new += [start + number for number in table.numbers_of(self.execute(query).fetchall(), page)]
-        return new
+            inserted += self.execute(statement, *chain.from_iterable(page)).rowcount
+        if inserted == len(rows):
+            return range(inserted)
+        return table.numbers_of(self.execute(f"SELECT {table.identity} FROM records WHERE rowid > {last}"), rows)
 
     def close(self) -> None:
         """Release the file; one that was moved gets everything first, as its log stays at the old name."""

@@ -139,7 +139,7 @@ def process(
         if reading.json:
             totals = {"run": store.run.items(), "store": store.counts().items()}
             found_too = {"windows": windows.report(database, WINDOWS_SHOWN)} if windows else {}
-            report = {"source": sink, "stream": stream.name, **totals, "changed": store.changed(), "summary": summary}
+            report = {"source": sink, "stream": stream.name, **totals, "summary": summary}
             cli.print_json(report | found_too)
         else:
             if windows:
@@ -150,9 +150,7 @@ def process(
 
 def _print_summary(line: str, store: ProcessedStore, summary: dict[str, list[tuple[Any, ...]]], stream: Stream) -> None:
     totals = ", ".join(f"{name} {value:,}" for name, value in store.counts().items().items())
-    changed = store.changed()
-    more = f", texts with U+FFFD in the place of U+0000 {changed:,}" if changed else ""
-    cli.print_lines(line, f"in the store: {totals}{more}")
+    cli.print_lines(line, f"in the store: {totals}")
     rows = [
         (kind, str(name), f"{count:,}", "" if mean is None else f"{mean:.2f}", str(last or ""))
         for kind, found in summary.items()

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import msgspec
-from loguru import logger
 from msgspec.structs import astuple
 
 from utils.app.errors import PositionMoved
@@ -110,10 +109,7 @@ class ProcessedStore:
 
     def _insert(self, chunk: Chunk, memory: Memory, found: Counts) -> Sequence[Any]:
         """Insert what is not there yet, and correct what the tracker has `found`; the new records."""
-        rows, changed = self._database.storable(list(memory.rows(chunk, self.stream)))
-        if changed and not memory.changed:
-            logger.warning("{} stores U+0000 as U+FFFD: the summary says how many texts that were", chunk.partition)
-        memory.changed += changed
+        rows = list(memory.rows(chunk, self.stream))
         numbers, without_ids, new = self._database.insert(self._table, rows), found.external, chunk.records
         if len(numbers) < len(rows):
             new = [chunk.records[number] for number in numbers]
@@ -149,12 +145,6 @@ class ProcessedStore:
             sums = ", ".join(map("CAST(COALESCE(SUM({}), 0) AS BIGINT)".format, TOTALS))
             ((*totals,),) = self._execute(f"SELECT {sums} FROM partitions").fetchall()
             return Counts(*totals)
-
-    def changed(self) -> int:
-        """How many texts were not stored as they came, since the store began."""
-        with self._database.errors():
-            memories = self._execute("SELECT memory FROM partitions").fetchall()
-        return sum(msgspec.json.decode(memory, type=Memory).changed for (memory,) in memories)
 
     def summary(self, limit: int = 5) -> dict[str, list[tuple[Any, ...]]]:
         """Rows (name, count, mean of `value`, newest event time) by the stream's `by` and by minute."""

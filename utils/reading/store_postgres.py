@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import chain
 from typing import TYPE_CHECKING, Any
+
+from loguru import logger
 
 from utils.app.config import StoreUrl
 from utils.app.errors import StoreUnavailable, ToolkitError
@@ -14,10 +15,8 @@ from utils.records.table import Dialect
 if TYPE_CHECKING:
     from psycopg import Connection, Cursor
 
-COPIED_ROWS = 100  # from here on COPY is faster than a statement with all values
 _COLUMNS = """SELECT column_name, data_type FROM information_schema.columns
     WHERE table_schema = current_schema() AND table_name = ? ORDER BY ordinal_position"""
-_REMEMBER = "INSERT INTO facts VALUES ('version', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 
 
 class PostgresDatabase:
@@ -35,7 +34,7 @@ class PostgresDatabase:
             raise ToolkitError(f"{schema!r} cannot name a schema of PostgreSQL: choose a shorter name for the group")
         self.place, self._url, self._schema = f"PostgreSQL at {url.place}, schema {schema}", url, schema
         self._connection: Connection[Any] | None = None
-        self._has_page = False
+        self._has_page = self._has_changed = False
         self._outage = ""
 
     @contextmanager
@@ -80,15 +79,8 @@ class PostgresDatabase:
         with self._connected().cursor() as cursor:
             cursor.executemany(_with_marks(statement), [tuple(map(_storable, row)) for row in rows])
 
-    def version(self) -> int:
+    def lock_tables(self) -> None:
         self.execute("SELECT pg_advisory_xact_lock(hashtext(current_schema()))")
-        if not self.columns("facts"):
-            return 0
-        found = self.execute("SELECT value FROM facts WHERE name = 'version'").fetchall()
-        return int(found[0][0]) if found else 0
-
-    def set_version(self, version: int) -> None:
-        self.execute(_REMEMBER, str(version))
 
     def columns(self, table: str) -> dict[str, str]:
         found = self.execute(_COLUMNS, table).fetchall()
@@ -97,29 +89,20 @@ class PostgresDatabase:
     def takes(self, column: str) -> bool:
         return len(column.encode()) <= postgres.MOST_NAME_BYTES and column not in postgres.SYSTEM_COLUMNS
 
-    def storable(self, rows: list[Row]) -> tuple[list[Row], int]:
-        changed = sum(type(value) is str and "\0" in value for row in rows for value in row)
-        return ([tuple(map(_storable, row)) for row in rows] if changed else rows), changed
-
     def insert(self, table: StoreTable, rows: list[Row]) -> Sequence[int]:
-        into = f"INSERT INTO records ({table.row})"
-        ending = f"ON CONFLICT DO NOTHING RETURNING {table.identity}"
+        if any(type(value) is str and "\0" in value for row in rows for value in row):
+            if not self._has_changed:
+                logger.warning("{} cannot store U+0000: U+FFFD takes its place in texts", self.place)
+            self._has_changed, rows = True, [tuple(map(_storable, row)) for row in rows]
         connection = self._connected()
-        if not rows:
-            return []
-        if len(rows) < COPIED_ROWS and len(rows) * len(table.columns) <= postgres.MOST_VALUES:
-            marks = ", ".join([f"({', '.join(['%s'] * len(table.columns))})"] * len(rows))
-            names = f"{into} VALUES ", f" {ending}"
-            statement = f"{names[0].replace('%', '%%')}{marks}{names[1].replace('%', '%%')}".encode()
-            stored = connection.execute(statement, list(chain.from_iterable(rows))).fetchall()
-        else:
-            if not self._has_page:  # it lives as long as the connection
-                connection.execute("CREATE TEMPORARY TABLE IF NOT EXISTS page (LIKE records) ON COMMIT DELETE ROWS")
-                self._has_page = True
-            with connection.cursor().copy(f"COPY page ({table.row}) FROM STDIN".encode()) as copy:
-                for row in rows:
-                    copy.write_row(row)
-            stored = connection.execute(f"{into} SELECT {table.row} FROM page {ending}".encode()).fetchall()
+        if not self._has_page:  # it lives as long as the connection
+            connection.execute("CREATE TEMPORARY TABLE IF NOT EXISTS page (LIKE records) ON COMMIT DELETE ROWS")
+            self._has_page = True
+        with connection.cursor().copy(f"COPY page ({table.row}) FROM STDIN".encode()) as copy:
+            for row in rows:
+                copy.write_row(row)
+        statement = f"INSERT INTO records ({table.row}) SELECT {table.row} FROM page ON CONFLICT DO NOTHING RETURNING "
+        stored = connection.execute((statement + table.identity).encode()).fetchall()
         return range(len(rows)) if len(stored) == len(rows) else table.numbers_of(stored, rows)
 
     def close(self) -> None:

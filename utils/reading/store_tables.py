@@ -17,21 +17,21 @@ from utils.records.stream import Stream
 from utils.records.table import quoted
 from utils.sources.base import Chunk
 
-VERSION, LATE_AFTER_US = 2, 60_000_000
+VERSION, LATE_AFTER_US = "2", 60_000_000
 TOTALS = Counts.__struct_fields__
 _SCHEMA = (
-    "CREATE TABLE partitions (partition TEXT PRIMARY KEY, position TEXT NOT NULL, memory TEXT NOT NULL, "
+    "CREATE TABLE IF NOT EXISTS partitions (partition TEXT PRIMARY KEY, position TEXT NOT NULL, memory TEXT NOT NULL, "
     f"{', '.join(f'{name} BIGINT NOT NULL DEFAULT 0' for name in TOTALS)})",
-    "CREATE TABLE runs (partition TEXT, producer_id TEXT, journal TEXT NOT NULL, first BIGINT NOT NULL, "
+    "CREATE TABLE IF NOT EXISTS runs (partition TEXT, producer_id TEXT, journal TEXT NOT NULL, first BIGINT NOT NULL, "
     "high BIGINT NOT NULL, again BIGINT NOT NULL, jumped BOOLEAN NOT NULL, gaps TEXT NOT NULL, "
     "PRIMARY KEY (partition, producer_id))",
-    "CREATE INDEX runs_journal ON runs (journal, high)",
-    "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS runs_journal ON runs (journal, high)",
+    "CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
 )
 _gaps = msgspec.json.Decoder(list[tuple[int, int]])
 _FIND_RUNS = "SELECT producer_id, first, high, again, jumped, gaps FROM runs WHERE partition = ? AND producer_id IN"
 _FIND_HIGHS = "SELECT journal, MAX(high) FROM runs WHERE NOT jumped AND journal IN"
-_SAVE_FIELDS = "INSERT INTO facts VALUES ('fields', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+_SAVE_FACT = "INSERT INTO facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 _SAVE_RUN = """INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (partition, producer_id) DO UPDATE SET
     first = excluded.first, high = excluded.high, again = excluded.again, jumped = excluded.jumped,
     gaps = excluded.gaps"""
@@ -41,8 +41,7 @@ class Memory(msgspec.Struct):
     """What is known of a partition beside position and totals.
 
     `rotations`, `jump` and `ordinal` say where the last record without ids stood: how often the partition began
-    again, after which of the `jumps` to its end (0: none) it was read, and its number from there. `changed` counts the
-    values that the database could not store as they are.
+    again, after which of the `jumps` to its end (0: none) it was read, and its number from there.
     """
 
     open_ended: bool = False
@@ -51,7 +50,6 @@ class Memory(msgspec.Struct):
     jumps: int = 0
     jump: int = 0
     ordinal: int = 0
-    changed: int = 0
 
     def rows(self, chunk: Chunk, stream: Stream) -> Iterator[tuple[Any, ...]]:
         """The rows of a chunk's records in the order of the StoreTable's columns."""
@@ -74,18 +72,16 @@ def prepare(database: Database, stream: Stream) -> Stream:
 
     What does not fit a type is then in `extra`, as anywhere else. Raises ToolkitError if another version wrote it.
     """
-    execute, version = database.execute, database.version()
-    if version not in (0, VERSION):
-        age = "a newer" if version > VERSION else "an older"
+    execute = database.execute
+    database.lock_tables()
+    for statement in _SCHEMA:
+        execute(statement)
+    facts = dict(execute("SELECT name, value FROM facts").fetchall())
+    if (version := facts.setdefault("version", VERSION)) != VERSION:
         raise ToolkitError(
-            f"{database.place} was written by {age} version ({version}, this one is {VERSION}): move it away"
+            f"{database.place} was written by another version ({version}, this one is {VERSION}): move it away"
         )
-    if not version:
-        for statement in _SCHEMA:
-            execute(statement)
-        database.set_version(VERSION)
-    stored = execute("SELECT value FROM facts WHERE name = 'fields'").fetchall()
-    before = {field.name: field for (text,) in stored for field in msgspec.json.decode(text, type=list[Field])}
+    before = {field.name: field for field in msgspec.json.decode(facts.get("fields", "[]"), type=list[Field])}
     fields = dict(before)
     for field in filter(lambda each: database.takes(each.name), stream.fields):
         if {fields.setdefault(field.name, field).type, field.type} == {"integer", "number"}:
@@ -97,7 +93,8 @@ def prepare(database: Database, stream: Stream) -> Stream:
     for statement in (*missing, *table.indexes()) if missing else ():
         execute(statement)
     if fields != before:
-        execute(_SAVE_FIELDS, msgspec.json.encode(stream.fields).decode())
+        facts["fields"] = msgspec.json.encode(stream.fields).decode()
+        database.execute_many(_SAVE_FACT, sorted(facts.items()))
     return stream
 
 

@@ -127,7 +127,9 @@ class Codec:
         """
         records = self._decode_group(data)
         if records is None:
-            lines = data.removesuffix(b"\n").split(b"\n")
+            lines = data.split(b"\n")
+            if not lines[-1]:
+                lines.pop()
             records = []
             for start in range(0, len(lines), GROUP_LINES):
                 group = lines[start : start + GROUP_LINES]

@@ -144,7 +144,7 @@ def columns_of_made(records: Sequence[Any], codec: Codec) -> list[Sequence[Any]]
             return None
         if int in kinds or values is not TYPES[field.type]:  # there are limits
             try:
-                msgspec.convert(column, list.__class_getitem__(values))
+                column = msgspec.convert(column, list.__class_getitem__(values))
             except msgspec.ValidationError:
                 return None
         columns.append(column)
