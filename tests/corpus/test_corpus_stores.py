@@ -180,7 +180,7 @@ ROWS: list[tuple[tuple[object, ...], str | None]] = [
     (("hi", 0.5, 2, "p", None), ""),
     (("hi", 0.5, 2, None, 4), ""),
     ((None, 0.5, 2, "p", 2), None),
-    ((b"\xff\xfe", 0.5, 2, None, None), None),
+    ((b"\xff\xfe", 0.5, 2, None, None), ""),  # as base64
     (("hi", 1.5, 2, None, None), '{"sentiment":1.5}'),
     (("hi", -1, 2, None, None), '{"sentiment":-1}'),
     (("hi", "good", 2, None, None), '{"sentiment":"good"}'),
