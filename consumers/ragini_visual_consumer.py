@@ -88,9 +88,9 @@ def main(
     source: sinks.ChosenSource = sinks.AUTO,
     start: Begin = "start",
     charts: Charts = AS_READ,
-    points: Annotated[Length, Parameter(name="--points", help="Points of the flow.")] = DEFAULT_BUFFERS.points,
+    points: Annotated[Length, Parameter(name="--points", help="Points in the flow panel.")] = DEFAULT_BUFFERS.points,
     window: Annotated[
-        Length, Parameter(name="--window", help="Latest values of trend and histogram.")
+        Length, Parameter(name="--window", help="How many latest values trend and histogram show.")
     ] = DEFAULT_BUFFERS.window,
     rolling: Annotated[Length, Parameter(name="--rolling", help="Values in a rolling mean.")] = DEFAULT_BUFFERS.rolling,
     theme: Annotated[
@@ -111,7 +111,8 @@ def main(
         ),
     ] = None,
     allow_host: Annotated[
-        tuple[str, ...], Parameter(name="--allow-host", help="Further host name under which browsers may ask.")
+        tuple[str, ...],
+        Parameter(name="--allow-host", show_default=False, help="Further host name under which browsers may ask."),
     ] = (),
     save: Annotated[
         Path | None, Parameter(name="--save", help="Record to this .gif or .mp4, or keep the image in this .png.")

@@ -23,13 +23,17 @@ def main(
     ],
     /,
     *,
-    stream: Annotated[str, Parameter(name="--stream", show_default=False, help="Which stream; else its name.")] = "",
+    stream: Annotated[
+        str,
+        Parameter(name="--stream", show_default=False, help="Which stream; else the name of SOURCE without suffix."),
+    ] = "",
     time: Annotated[
-        str | None, Parameter(name="--time", show_default=False, help="Field of the event time, if it is not found.")
+        str | None,
+        Parameter(name="--time", show_default=False, help="Field with the event time, instead of the one found."),
     ] = None,
     once: Once = False,
     again: Annotated[
-        bool, Parameter(name="--again", show_default=False, help="From the beginning, also what was fed before.")
+        bool, Parameter(name="--again", show_default=False, help="Read from the beginning, also what was fed before.")
     ] = False,
     options: InputOptions = PLAIN,
     sinks: Sinks = EMBEDDED,

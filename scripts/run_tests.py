@@ -1,7 +1,11 @@
-"""Run the tests in the project's own environment: python scripts/run_tests.py [--all | --long] [pytest arguments].
+"""Run the tests in the project's own environment.
 
-Without an option: the quick tests, in about a minute. --all: everything, with Kafka and the checks of the code, as
-CI does. --long: attacks that take hours. What follows goes to pytest: -k journal, tests/records, -x, -n 0.
+usage: python scripts/run_tests.py [--all | --long] [pytest arguments]
+
+Without an option: the quick tests, in one to two minutes.
+--all: everything, with Kafka and the checks of the code, as CI does.
+--long: attacks that take hours.
+What follows goes to pytest: -k journal, tests/records, -x, -n 0.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ PREPARE_KAFKA = environment.PROJECT_DIR / "scripts" / "prepare_kafka.sh"
 PREPARE_POSTGRES = environment.PROJECT_DIR / "scripts" / "prepare_postgres.sh"
 CHECKS = {"ruff check": ["ruff", "check", "."], "ruff format": ["ruff", "format", "--check", "."], "mypy": ["mypy"]}
 ABOUT = {
-    "quick": "Quick tests, about a minute; everything with Kafka and checks: --all, hours of attacks: --long",
+    "quick": "Quick tests, one to two minutes; everything with Kafka and checks: --all, hours of attacks: --long",
     "all": "All tests and checks, as CI runs them, some minutes; the quick ones: without --all",
     "long": "The long settings, some hours",
 }

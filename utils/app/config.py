@@ -215,7 +215,7 @@ Seed = Annotated[
 ]
 Drain = Annotated[
     float,
-    Parameter(name="--drain", validator=not_negative, help="Seconds to wait at the end for sinks that are behind."),
+    Parameter(name="--drain", validator=not_negative, help="Seconds to wait at the end for pending deliveries."),
 ]
 Speed = Annotated[
     float, Parameter(name="--speed", validator=not_negative, help="Times the original speed; 0 = full speed.")

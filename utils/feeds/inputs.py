@@ -55,7 +55,8 @@ class InputOptions:
     """How a SOURCE is read."""
 
     format: Annotated[
-        Format | None, Parameter(name="--format", show_default=False, help="What SOURCE holds, for want of a suffix.")
+        Format | None,
+        Parameter(name="--format", show_default=False, help="What it contains, if its suffix does not say."),
     ] = None
     pattern: Annotated[
         str,

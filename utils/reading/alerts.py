@@ -58,17 +58,19 @@ class Rule:
         str, Parameter(name="--anomaly", show_default=False, help="Number field whose unlikely values give an alert.")
     ] = ""
     silent_s: Annotated[
-        float | None, Parameter(name="--silent", validator=positive, help="Seconds without any record.")
+        float | None,
+        Parameter(name="--silent", validator=positive, help="Alert after so many seconds without a record."),
     ] = None
     by: Annotated[
         str | None,
-        Parameter(name="--by", help="Field whose values have alerts of their own, '' = none; as the stream names it."),
+        Parameter(name="--by", help="Field whose values have alerts of their own, '' = none; else the stream's by."),
     ] = None
     times: Annotated[
         int, Parameter(name="--for", converter=whole, validator=positive, help="Records in a row until the alert.")
     ] = 1
     cooldown_s: Annotated[
-        float | None, Parameter(name="--cooldown", validator=positive, help="Seconds of event time to the next alert.")
+        float | None,
+        Parameter(name="--cooldown", validator=positive, help="Seconds of event time from an alert to the next."),
     ] = None
 
     @property
