@@ -78,6 +78,7 @@ def test_what_could_not_be_delivered_is_exit_code_3(settings: Settings) -> None:
         (("--silent", "5"), "--silent waits for what does not come"),
         (("--when", "1", "--for", "0"), "Must be more than 0"),
         (("--when", "1", "--then", "sh -c 'open"), "No closing quotation"),
+        (("--when", "1", "--then", "ftp://example.org/x"), "neither a command nor an address"),
     ],
 )
 def test_what_cannot_be_is_one_line(options: tuple[str, ...], words: str, settings: Settings) -> None:
