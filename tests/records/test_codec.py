@@ -287,6 +287,7 @@ def test_databases_give_back_the_same_record_and_nothing_is_lost(
     canonical = CODEC.canonical(rows)
     assert canonical == CODEC.canonical(_through_sqlite(sqlite, rows))
     assert canonical == CODEC.canonical(_through_duckdb(duck, rows))
+    assert CODEC.rows(CODEC.from_columns(list(zip(*rows, strict=True)))) == rows
     for given_object, record, row in zip(given_objects, records, rows, strict=True):
         wanted = {name: value for name, value in moved(given_object).items() if value is not None}
         columns = {

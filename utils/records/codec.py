@@ -222,6 +222,14 @@ class Codec:
                 found[number] = [bytes(value).decode() or None for value in found[number]]
         return found
 
+    def from_columns(self, columns: Sequence[Sequence[Any]]) -> list[Any]:
+        """The records of a table's columns, in the order of `columns`, whose values have the `types`; JSON as text."""
+        values = [
+            [NONE if each is None else Raw(each) for each in column] if field.type == "json" else column
+            for field, column in zip(self.fields, columns, strict=False)
+        ]
+        return list(map(self.type, *values, *columns[len(values) :]))
+
     def encode(self, record: Any) -> bytes:
         """The record as one JSON object without line end: the fields that have a value, then those of `extra`."""
         extra = _object.decode(record.extra.encode()) if record.extra else {}
