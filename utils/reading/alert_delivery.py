@@ -51,7 +51,7 @@ def send_to(target: str) -> Send:
         if not urlsplit(target).hostname:
             raise ToolkitError(f"--then {target}: this address names no host")
         return lambda id, alert: _post(target, id, alert)
-    if not target.strip() or "://" in target.split()[0]:
+    if not target.strip() or "://" in target.split(maxsplit=1)[0]:
         raise ToolkitError(f"--then {target}: this is neither a command nor an address (http://..., https://...)")
     if os.name == "nt":  # a program gets its command line as one text there and takes it apart itself
         return lambda id, alert: _execute(target, target, alert)
