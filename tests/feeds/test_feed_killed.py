@@ -52,8 +52,8 @@ def attack(arguments: list[str], writer: Writer, kills: int, settings: Settings,
     for _ in range(kills):
         before = fed_bytes(settings, stream)
         with start_python("producers.feed_producer", *arguments, settings=settings) as process:
-            wait_until(lambda: fed_bytes(settings, stream) > before, 60, "nothing was fed")  # noqa: B023
-            time.sleep(rng.random() * 0.3)  # somewhere in its work
+            killed_at = before + rng.randrange(20_000)  # somewhere in its work
+            wait_until(lambda: fed_bytes(settings, stream) > killed_at, 60, "nothing was fed")  # noqa: B023
             process.kill()
             process.communicate()
     writer.stop()
@@ -68,6 +68,7 @@ class RotatedLog:
     def __init__(self, path: Path, known: Callable[[], object]) -> None:
         self.path, self._known = path, known
         self._rng = random.Random(3)
+        self._rotated_s = 0.0
         path.touch()
 
     def write(self, first: int, amount: int) -> None:
@@ -76,8 +77,10 @@ class RotatedLog:
         for part in (data[:cut], data[cut:]):
             with self.path.open("ab") as file:
                 file.write(part)
-        if self._rng.random() < 0.05 and self._known():
+        is_due = time.monotonic() - self._rotated_s > 0.5  # a feed that runs sees each rotation
+        if is_due and self._rng.random() < 0.05 and self._known():
             self._rotate()
+            self._rotated_s = time.monotonic()
 
     def _rotate(self) -> None:
         for number in range(30, 0, -1):
@@ -91,7 +94,6 @@ class RotatedLog:
         else:
             shutil.copy(self.path, first)
             os.truncate(self.path, 0)
-        time.sleep(0.5)  # a feed that runs sees each rotation
 
 
 @pytest.mark.proof(
@@ -144,9 +146,8 @@ def test_a_complete_file(times: int, settings: Settings, tmp_path: Path, measure
     rng = random.Random(5)
     for _ in range(times):
         with start_python("producers.feed_producer", path, "--drain", "0", settings=settings) as process:
-            before = fed_bytes(settings)
-            wait_until(lambda: fed_bytes(settings) > before or process.poll() is not None, 60)  # noqa: B023
-            time.sleep(rng.random() * 0.2)
+            killed_at = fed_bytes(settings) + rng.randrange(1_000_000)
+            wait_until(lambda: fed_bytes(settings) > killed_at or process.poll() is not None, 60)  # noqa: B023
             process.kill()
             process.communicate()
     feed(path, "--drain", 120, settings=settings)

@@ -4,7 +4,6 @@ import json
 import re
 import sqlite3
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -54,7 +53,7 @@ class Clients:
             assert answer.status in (0, 503), answer
             with self._lock:
                 self.again += 1
-            time.sleep(WAIT_S)
+            self._given_up.wait(WAIT_S)
 
     def is_done(self) -> bool:
         return not any(thread.is_alive() for thread in self._threads)

@@ -30,12 +30,16 @@ class RotatedFile:
     def __init__(
         self, path: Path, codec: LineCodec, resume: Resume, *, finished: bool = False, linger_s: float = LINGER_S
     ) -> None:
-        self.detail = str(path)
         self._path, self._codec, self._finished, self._linger_s = path, codec, finished, linger_s
         self._sources = [self._open(path, resume)]  # of rotated files, the oldest first, and of the file itself
         self._ready: Chunk | None = None  # of the first source
         self._behind = ""  # where the rotated files end, until something of the file itself has been read
         self._beside: list[tuple[str, int]] = []  # the rotated files then
+
+    @property
+    def detail(self) -> str:
+        """What exactly is read, for people."""
+        return str(self._path)
 
     def poll(self, max_records: int) -> Chunk | None:
         """The next lines of a rotated file, else of the file. See Source."""

@@ -50,20 +50,23 @@ class FileSource:
     def __init__(
         self, path: Path, codec: Codec, resume: Resume, *, finished: bool = False, linger_s: float = 0.0
     ) -> None:
-        self.detail = str(path)
         self._path, self._codec, self._resume, self._finished, self._linger_s = path, codec, resume, finished, linger_s
         self._file: FileIO | None = None
         self._position: str | None = None  # as it was given to or by the loop
-        self._seek("")
+        self._counted = -1  # offset of the unfinished line that was counted as invalid
+
+    @property
+    def detail(self) -> str:
+        """What exactly is read, for people."""
+        return str(self._path)
 
     def poll(self, max_records: int) -> Chunk | None:
         """The next records. See Source."""
         if self._position is None:
             self._position = self._resume(self._path.name)
-            self._seek(self._position)
         try:
             if self._position == "end" and not self._path.exists():
-                return self._moved("")  # stored: whatever appears later is new
+                return self._begin_again()  # stored: whatever appears later is new
             file = self._file = self._file or self._open()
             if self._position == "end":
                 return self._go_to_end(file)
@@ -113,9 +116,9 @@ class FileSource:
 
     # Positions
 
-    def _seek(self, position: str) -> None:
-        self._place = FilePlace.parse(position)
-        self._counted = -1  # offset of the unfinished line that was counted as invalid
+    @property
+    def _place(self) -> FilePlace:
+        return FilePlace.parse(self._position or "")
 
     def _chunk(self, end: str, records: list[Any], invalid: list[Invalid]) -> Chunk:
         start, self._position = self._position, end
@@ -123,17 +126,16 @@ class FileSource:
         return Chunk(self._path.name, start, end, records, invalid)
 
     def _advance(self, place: FilePlace, records: list[Any], invalid: list[Invalid]) -> Chunk:
-        self._place = place
         return self._chunk(str(place), records, invalid)
 
-    def _moved(self, end: str) -> Chunk:
-        self._seek(end)
-        return self._chunk(end, [], [])
+    def _begin_again(self) -> Chunk:
+        self._counted = -1
+        return self._chunk("", [], [])
 
     def _leave(self, records: list[Any], invalid: list[Invalid]) -> Chunk:
         """The last of a file that was replaced; next the new one is opened."""
         self.close()
-        self._seek("")
+        self._counted = -1
         return self._chunk("", records, invalid)
 
     def _go_to_end(self, file: FileIO) -> Chunk:
@@ -146,7 +148,7 @@ class FileSource:
             if end := data.rfind(b"\n") + 1:
                 return self._advance(FilePlace.after(begin + end, data[:end]), [], [])
             offset = begin
-        return self._moved("")
+        return self._begin_again()
 
     # Lines
 
@@ -157,7 +159,7 @@ class FileSource:
         data = file.read(place.length + wanted)
         before, data = data[: place.length], data[place.length :]
         if not place.is_after(before):
-            return self._moved("")
+            return self._begin_again()
         full = len(data) == wanted
         if full and not _LINE_END.search(data):
             data += file.read(MAX_LINE_BYTES + 1 - wanted)
