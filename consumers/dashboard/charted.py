@@ -3,11 +3,11 @@
 from typing import Any
 
 from consumers.dashboard.snapshot import Roles
+from utils.reading.anomaly import floor_of
 from utils.records.infer import event_time
 from utils.records.stream import BUZZ, Stream
 
 MAX_VALUE = 1e100  # beyond it is no measurement
-SENTIMENT_FLOOR = 0.05
 
 
 class Charted:
@@ -24,6 +24,7 @@ class Charted:
         self._text = next((name for name in texts if name != stream.by), next(iter(texts), None))
         is_buzz = stream.name == BUZZ.name
         self.is_sentiment = is_buzz and stream.value == BUZZ.value
+        self.floor = floor_of(stream, stream.value)
         self.has_lines = stream.by is not None and not is_buzz
         types = {field.name: field.type for field in stream.fields}
         lengths = stream.histogram is None and self._text is not None

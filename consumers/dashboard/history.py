@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from consumers.dashboard import stats
-from consumers.dashboard.charted import SENTIMENT_FLOOR, Charted
+from consumers.dashboard.charted import Charted
 from consumers.dashboard.snapshot import MISPLACED_S, Buffers, Series
+from utils.reading.anomaly import TRAILING, anomalies
 from utils.reading.tracker import Tracker
 
 TOP = 6
@@ -88,7 +89,7 @@ class Arrivals:
     def clear(self) -> None:
         """Begin again, but for what is known of the newest record."""
         self._moments.clear()
-        self.lags: deque[float] = deque(maxlen=stats.TRAILING)
+        self.lags: deque[float] = deque(maxlen=TRAILING)
         self._seconds: Counter[int] = Counter()
 
     def add(self, times: Sequence[float], events: Sequence[float | None], now: float) -> None:
@@ -102,7 +103,7 @@ class Arrivals:
                 self._moments.append(at)
         self.last = came[-1]
         # What was written before the dashboard began waited for the dashboard, not for the stream.
-        born = (event for event in events[-stats.TRAILING :] if event is not None and event >= self.started)
+        born = (event for event in events[-TRAILING:] if event is not None and event >= self.started)
         self.lags.extend(now - event for event in born)
 
     def rate(self, now: float) -> float:
@@ -131,7 +132,7 @@ class Histories:
     def __init__(self, charted: Charted, buffers: Buffers) -> None:
         self.charted, self.buffers = charted, buffers
         self.flow: deque[tuple[float, int]] = deque(maxlen=buffers.points)
-        self.points: deque[Point] = deque(maxlen=(MAX_LINES + 1) * (buffers.window + stats.TRAILING))
+        self.points: deque[Point] = deque(maxlen=(MAX_LINES + 1) * (buffers.window + TRAILING))
         self.measures: deque[float] = deque(maxlen=buffers.window)
 
     def add(self, records: Sequence[Any], keys: Sequence[str], times: Sequence[float], total: int) -> None:
@@ -172,16 +173,16 @@ def series(points: Sequence[Point], charted: Charted, buffers: Buffers) -> tuple
 
 
 def _one(name: str, points: Sequence[Point], charted: Charted, buffers: Buffers) -> Series:
-    latest, known = slice(-buffers.window, None), points[-buffers.window - stats.TRAILING :]
+    latest, known = slice(-buffers.window, None), points[-buffers.window - TRAILING :]
     values = [point.value for point in known]
     rolling = stats.rolling_mean(values, buffers.rolling)
-    odd = stats.anomalies(values, buffers.window, SENTIMENT_FLOOR if charted.is_sentiment else None)
+    odd = anomalies(values, buffers.window, charted.floor)
     shown = known[latest]
     return Series(
         name=name,
         times=tuple(point.time for point in shown),
         values=tuple(values[latest]),
         rolling=tuple(rolling[latest].tolist()),
-        anomalies=tuple(odd.tolist()),
+        anomalies=tuple(odd),
         keys=tuple(point.key for point in shown),
     )

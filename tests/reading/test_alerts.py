@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.app.errors import PositionMoved, ToolkitError
-from utils.reading.alerts import TRAILING, TRAILING_LEAST, Alerts, Rule, State
+from utils.reading.alerts import Alerts, Rule, State
+from utils.reading.anomaly import TRAILING, TRAILING_LEAST, anomalies
 from utils.reading.database import SqliteDatabase
 from utils.reading.store import ProcessedStore
 from utils.records.codec import Field, instant_text
@@ -160,17 +161,11 @@ def test_another_copy_that_was_faster_has_given_the_alert(tmp_path: Path) -> Non
 
 
 class TestAnomalies:
-    def test_equal_numpy_over_restarts(self, tmp_path: Path) -> None:
+    def test_are_those_of_the_dashboard_over_restarts(self, tmp_path: Path) -> None:
         rng = np.random.default_rng(7)
         data = rng.normal(20, 1, 400)
         data[[15, 60, 200, 201, 350]] += [9, 9, -8, -8, 30]
-        expected = []
-        for index in range(TRAILING_LEAST, len(data)):
-            before, value = data[max(0, index - TRAILING) : index], data[index]
-            middle = np.median(before)
-            robust = 1.4826 * np.median(np.abs(before - middle))
-            if abs(value - before.mean()) > 3 * before.std(ddof=1) and abs(value - middle) > 3.5 * robust:
-                expected.append(index + 1)
+        expected = [place for place, odd in enumerate(anomalies(data.tolist(), len(data)), 1) if odd]
         assert {61, 201, 351} <= set(expected)
         made = values(*map(float, data))
         begun = [each for each in expected if each - 1 not in expected]  # one alert per crossing
@@ -179,9 +174,9 @@ class TestAnomalies:
 
     def test_an_absent_value_is_none(self) -> None:
         state = State()
-        assert not any(state.stands_out(value) for value in [20.0, 20.5] * TRAILING_LEAST)
-        assert not state.stands_out(None)
-        assert state.stands_out(40.0)
+        assert not any(state.stands_out(value, None) for value in [20.0, 20.5] * TRAILING_LEAST)
+        assert not state.stands_out(None, None)
+        assert state.stands_out(40.0, None)
         assert len(state.trail) <= TRAILING
 
 

@@ -4,8 +4,6 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import fsum, sqrt
-from statistics import median
 from typing import Annotated, Any
 from zlib import crc32
 
@@ -14,6 +12,7 @@ from cyclopts import Parameter
 
 from utils.app.config import positive, whole
 from utils.app.errors import ToolkitError
+from utils.reading.anomaly import TRAILING, floor_of, stands_out
 from utils.reading.database import Database
 from utils.reading.expression import Expression
 from utils.reading.windows import namer
@@ -21,7 +20,6 @@ from utils.records.infer import event_time
 from utils.records.stream import Stream
 from utils.sources.base import Chunk
 
-TRAILING, TRAILING_LEAST = 100, 20  # values that an anomaly is judged by
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS alerts (id TEXT PRIMARY KEY, alert TEXT NOT NULL, name TEXT NOT NULL, event_us BIGINT, "
     "stored_us BIGINT NOT NULL, record TEXT NOT NULL, attempts BIGINT NOT NULL DEFAULT 0, "
@@ -124,19 +122,12 @@ class State(msgspec.Struct, array_like=True):
         self.active, self.alert_us = True, self.alert_us if at_us is None else at_us
         return True
 
-    def stands_out(self, value: float | None) -> bool:
-        """Whether a value is no likely next one: 3 deviations from the mean and 3.5 robust ones from the median."""
+    def stands_out(self, value: float | None, floor: float | None) -> bool:
+        """Whether a value is an anomaly; then remember it for the next ones."""
         if value is None:
             return False
-        trail, unlikely = self.trail, False
-        if len(trail) >= TRAILING_LEAST:
-            mean = fsum(trail) / len(trail)
-            deviation = sqrt(fsum((each - mean) ** 2 for each in trail) / (len(trail) - 1))
-            if abs(value - mean) > 3 * deviation:
-                middle = median(trail)
-                unlikely = abs(value - middle) > 3.5 * 1.4826 * median(abs(each - middle) for each in trail)
-        self.trail = [*trail[1 - TRAILING :], float(value)]
-        return unlikely
+        trail, self.trail = self.trail, [*self.trail[1 - TRAILING :], float(value)]
+        return stands_out(value, trail, floor)
 
 
 class Alerts:
@@ -165,10 +156,10 @@ class Alerts:
         names = list(map(namer(self._stream, rule.by), new))
         states, event_us = self._states(database, chunk.partition, names), event_time(self._stream)
         matches = self._when.matches(new) if self._when else [False] * len(new)
-        alerts, now_us = [], round(self._clock() * 1e6)
+        alerts, now_us, floor = [], round(self._clock() * 1e6), floor_of(self._stream, rule.anomaly)
         for record, name, match in zip(new, names, matches, strict=True):
             state, at_us = states[name], event_us(record)
-            hit = state.stands_out(value(record, rule.anomaly)) if rule.anomaly else match
+            hit = state.stands_out(value(record, rule.anomaly), floor) if rule.anomaly else match
             if rule.silent_s is None and state.gives_alert(hit, at_us, rule):
                 line = self._stream.codec.encode(record).decode()
                 alerts.append((uuid.uuid4().hex, rule.text, name, at_us, now_us, line))
