@@ -10,6 +10,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Literal
 
+import hypothesis
 import pytest
 from loguru import logger
 
@@ -29,6 +30,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="without what takes seconds or a broker")
     parser.addoption("--long", action="store_true", help="the long settings: more kills, more crash points, more rows")
     parser.addoption("--proof", metavar="FILE", help="write what the tests that prove a guarantee measured to FILE")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if setting(config) == "quick":
+        hypothesis.settings.register_profile("quick", max_examples=25)
+        hypothesis.settings.load_profile("quick")
 
 
 def setting(config: pytest.Config) -> Setting:
@@ -107,19 +114,28 @@ def measured(record_property: Callable[[str, object], None]) -> Callable[[str], 
     return lambda text: record_property("measured", text)
 
 
+def reset_log() -> None:
+    """Log lines go to what is stderr when they come: of a test that has ended it is closed, a thread may outlive it."""
+    logger.configure(handlers=[], patcher=lambda _: None)
+    logger.add(lambda text: print(text, end="", file=sys.stderr), level="INFO")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_log() -> None:
+    reset_log()
+
+
 @pytest.fixture(autouse=True)
 def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No variable and no .env of the person who runs the tests counts, and nothing goes to their data folder.
-
-    Log lines go to what is stderr when they come: of a test that has ended it is closed, and a thread may outlive it.
-    """
+    """No variable and no .env of the person who runs the tests counts, and nothing goes to their data folder."""
     for variable in config.variables():
         monkeypatch.setenv(variable, "")  # so that what a test's .env sets is undone as well
         monkeypatch.delenv(variable)
     monkeypatch.setenv("BASE_DATA_DIR", str(tmp_path / "data"))
+    log = repr(logger)  # names its handlers
     yield
-    logger.configure(handlers=[], patcher=lambda _: None)
-    logger.add(lambda text: print(text, end="", file=sys.stderr), level="INFO")
+    if repr(logger) != log:  # to set it costs as much as a small test
+        reset_log()
 
 
 @pytest.fixture

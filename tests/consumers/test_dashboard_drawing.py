@@ -4,6 +4,7 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache, partial
 from itertools import combinations
 from typing import Any
 from xml.etree import ElementTree
@@ -94,13 +95,23 @@ def assert_tidy(drawing: Drawing) -> None:
         assert not overlap, f"{one.get_text()!r} is over {other.get_text()!r}"
 
 
-SCENES = {scene.name: scene for scene in (*scenes(), *examples()[1:]) if scene.name != "dark"}  # as light is
+SCENES = ("light", "anomalies", "empty", "stale-dark", "sensors", "ticks", "parts")  # dark is as light
+
+
+@cache
+def all_scenes() -> dict[str, Scene]:
+    """Made by the first test that needs one, not when the tests are collected."""
+    return {scene.name: scene for scene in (*scenes(), *examples()[1:]) if scene.name != "dark"}
+
+
+def test_every_scene_is_drawn() -> None:
+    assert set(all_scenes()) == set(SCENES)
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", SCENES)
 def test_scene_is_tidy(name: str, size: str) -> None:
-    scene = SCENES[name]
+    scene = all_scenes()[name]
     drawing = draw(scene, **SIZES[size])
     assert_tidy(drawing)
     seen = shown(drawing)
@@ -119,14 +130,14 @@ def test_examples_are_charted_by_their_fields() -> None:
         "parts": ["Records by Line", "Measure mm Trends", "Measure mm Analysis"],
     }
     for name, expected in titles.items():
-        seen = shown(draw(SCENES[name]))
+        seen = shown(draw(all_scenes()[name]))
         assert set(expected) <= set(seen)
         assert f"Streaming Dashboard \u00b7 {name}" in seen
-    assert {"ABOVE 24", "BELOW 18"} <= set(shown(draw(SCENES["sensors"])))
+    assert {"ABOVE 24", "BELOW 18"} <= set(shown(draw(all_scenes()["sensors"])))
 
 
 def test_each_line_has_its_colour_marker_and_name() -> None:
-    trend: Any = draw(SCENES["sensors"]).dashboard.panels[2]
+    trend: Any = draw(all_scenes()["sensors"]).dashboard.panels[2]
     legend = trend.axes.get_legend()
     names = [text.get_text().split()[1] for text in legend.texts]
     assert sorted(names) == ["bedroom", "cellar", "kitchen", "office", "roof"]
@@ -134,13 +145,13 @@ def test_each_line_has_its_colour_marker_and_name() -> None:
     assert means == sorted(means, reverse=True)  # as the lines end
     looks = {(line.get_color(), line.get_marker()) for line in trend.raw}
     assert len(looks) == len({color for color, _ in looks}) == len({marker for _, marker in looks}) == 5
-    for series, line in zip(SCENES["sensors"].snapshot.series, trend.raw, strict=True):
+    for series, line in zip(all_scenes()["sensors"].snapshot.series, trend.raw, strict=True):
         assert list(line.get_ydata()) == list(series.values)
 
 
 def test_bars_lines_and_labels_stand_where_the_data_is() -> None:
-    snapshot = SCENES["anomalies"].snapshot
-    panels: list[Any] = list(draw(SCENES["anomalies"]).dashboard.panels)
+    snapshot = all_scenes()["anomalies"].snapshot
+    panels: list[Any] = list(draw(all_scenes()["anomalies"]).dashboard.panels)
     flow, groups, trend, histogram = panels[:4]
     assert list(flow.line.get_ydata()[:-1]) == [total for _, total in snapshot.flow]
     assert flow.line.get_ydata()[-1] == snapshot.total
@@ -153,7 +164,7 @@ def test_bars_lines_and_labels_stand_where_the_data_is() -> None:
     assert sum(bar.get_height() for bar in histogram.bars) == len(snapshot.measured)
     assert snapshot.measures is not None
     assert histogram.lines[0].get_xdata()[0] == snapshot.measures.mean
-    seen = shown(draw(SCENES["anomalies"]))
+    seen = shown(draw(all_scenes()["anomalies"]))
     assert any("2 anomalies marked" in text for text in seen)
     assert {"Other (4)", "POSITIVE", "NEUTRAL", "NEGATIVE"} <= set(seen)
 
@@ -175,26 +186,31 @@ def snapshot_of(count: int, *, idle_s: float = 0.0, seed: int = 1, **fields: Any
 
 
 HARD = {
-    "hard names": snapshot_of(400, author=lambda rng: rng.choice(HARD_NAMES)),
-    "one message": snapshot_of(1, message_length=0),
-    "huge lengths": snapshot_of(60, message_length=lambda rng: rng.choice([0, 10**6, 2**63 - 1])),
-    "same length": snapshot_of(60, message_length=40),
-    "sentiment 0 and 1": snapshot_of(60, sentiment=lambda rng: float(rng.randint(0, 1))),
-    "no timestamps": snapshot_of(60, timestamp="missing"),
-    "far past": snapshot_of(60, timestamp=lambda rng: f"19{rng.randint(10, 99)}-01-01T00:00:00Z"),
-    "far future": snapshot_of(60, timestamp="9999-12-31T00:00:00Z"),
-    "the zero time of other languages": snapshot_of(60, timestamp="0001-01-01T00:00:00Z"),
-    "stale for weeks": snapshot_of(200, idle_s=3_000_000.0),
-    "many authors": snapshot_of(100_000, author=lambda rng: f"author {rng.random()}"),
+    "hard names": partial(snapshot_of, 400, author=lambda rng: rng.choice(HARD_NAMES)),
+    "one message": partial(snapshot_of, 1, message_length=0),
+    "huge lengths": partial(snapshot_of, 60, message_length=lambda rng: rng.choice([0, 10**6, 2**63 - 1])),
+    "same length": partial(snapshot_of, 60, message_length=40),
+    "sentiment 0 and 1": partial(snapshot_of, 60, sentiment=lambda rng: float(rng.randint(0, 1))),
+    "no timestamps": partial(snapshot_of, 60, timestamp="missing"),
+    "far past": partial(snapshot_of, 60, timestamp=lambda rng: f"19{rng.randint(10, 99)}-01-01T00:00:00Z"),
+    "far future": partial(snapshot_of, 60, timestamp="9999-12-31T00:00:00Z"),
+    "the zero time of other languages": partial(snapshot_of, 60, timestamp="0001-01-01T00:00:00Z"),
+    "stale for weeks": partial(snapshot_of, 200, idle_s=3_000_000.0),
+    "many authors": partial(snapshot_of, 100_000, author=lambda rng: f"author {rng.random()}"),
 }
+
+
+@cache
+def hard(name: str) -> Snapshot:
+    return HARD[name]()
 
 
 @pytest.mark.parametrize("size", ["small", "column"])  # where there is least room
 @pytest.mark.parametrize("name", HARD)
 def test_hostile_data_is_drawn_tidily(name: str, size: str) -> None:
-    drawing = draw(Scene(name, "dark", HARD[name]), **SIZES[size])
+    drawing = draw(Scene(name, "dark", hard(name)), **SIZES[size])
     assert_tidy(drawing)
-    assert formatting.brief(HARD[name].total) in shown(drawing)
+    assert formatting.brief(hard(name).total) in shown(drawing)
 
 
 HOSTILE = Stream(
@@ -243,7 +259,7 @@ def test_hostile_fields_and_numbers_are_drawn_tidily(values: list[float], size: 
 
 @pytest.mark.parametrize("narrow", [False, True])
 def test_svg_is_well_formed_and_names_are_text(narrow: bool) -> None:
-    for snapshot in (HARD["hard names"], hostile([1.0, 2.0, 30.0] * 20)):
+    for snapshot in (hard("hard names"), hostile([1.0, 2.0, 30.0] * 20)):
         svg = Drawing("light", narrow=narrow).svg(snapshot)
         tree = ElementTree.fromstring(svg)
         assert svg.startswith(b"<svg ")
@@ -257,7 +273,7 @@ def test_svg_is_well_formed_and_names_are_text(narrow: bool) -> None:
 
 
 def test_svg_has_a_title_for_each_point_bar_and_anomaly() -> None:
-    snapshot = SCENES["anomalies"].snapshot
+    snapshot = all_scenes()["anomalies"].snapshot
     tree = ElementTree.fromstring(Drawing("light").svg(snapshot))
     titles = [title.text or "" for title in tree.iter("{http://www.w3.org/2000/svg}title")]
     (series,) = snapshot.series
@@ -269,7 +285,7 @@ def test_svg_has_a_title_for_each_point_bar_and_anomaly() -> None:
 
 
 def test_mouse_finds_what_is_under_it() -> None:
-    dashboard = draw(SCENES["anomalies"]).dashboard
+    dashboard = draw(all_scenes()["anomalies"]).dashboard
     hints = dashboard.hints()
     x0, y0, x1, y1, text = next(hint for hint in hints if hint[4].startswith("anomaly"))
     assert dashboard.point_at((x0 + x1) / 2, (y0 + y1) / 2)
@@ -310,7 +326,7 @@ def test_one_quantity_has_one_value() -> None:
 
 
 def test_nothing_of_a_matplotlibrc_reaches_the_image(tmp_path: Any) -> None:
-    clean = Drawing("light").png(SCENES["anomalies"].snapshot)
+    clean = Drawing("light").png(all_scenes()["anomalies"].snapshot)
     hostile_rc: Any = {
         "text.usetex": True, "axes.grid": False, "font.size": 30, "lines.linewidth": 9, "savefig.dpi": 20,
         "axes.titlecolor": "red", "figure.autolayout": True, "savefig.bbox": "tight", "timezone": "Asia/Tokyo",
@@ -318,12 +334,12 @@ def test_nothing_of_a_matplotlibrc_reaches_the_image(tmp_path: Any) -> None:
     }  # fmt: skip
     mpl.rcParams.update(hostile_rc)
     theme.reset()
-    assert Drawing("light").png(SCENES["anomalies"].snapshot) == clean
+    assert Drawing("light").png(all_scenes()["anomalies"].snapshot) == clean
 
 
 def test_trouble_is_written_with_time_and_reason() -> None:
     source = Source("sqlite", "data/buzz.sqlite", "database is locked", NOW)
-    snapshot = replace(SCENES["light"].snapshot, source=source, now=NOW)
+    snapshot = replace(all_scenes()["light"].snapshot, source=source, now=NOW)
     for size in SIZES.values():
         assert any("down since" in text for text in shown(draw(Scene("", "light", snapshot), **size)))
 
@@ -331,7 +347,7 @@ def test_trouble_is_written_with_time_and_reason() -> None:
 @pytest.mark.parametrize("size", [(4.0, 3.0), (30.0, 3.0), (4.0, 30.0)])
 def test_any_size_is_drawn(size: tuple[float, float]) -> None:
     for name in ("anomalies", "empty", "sensors"):
-        assert draw(SCENES[name], size).png(SCENES[name].snapshot)
+        assert draw(all_scenes()[name], size).png(all_scenes()[name].snapshot)
 
 
 @pytest.mark.parametrize("count", [1, 3, 6])
@@ -339,7 +355,7 @@ def test_any_number_of_panels_is_drawn_tidily(count: int) -> None:
     kinds = [PANELS[number % len(PANELS)] for number in range(count)]
     for options in ({}, {"narrow": True}, {"size": (19.2, 10.8)}):
         drawing = Drawing("light", panels=kinds, **options)
-        drawing.dashboard.update(SCENES["anomalies"].snapshot)
+        drawing.dashboard.update(all_scenes()["anomalies"].snapshot)
         assert len(drawing.dashboard.panels) == count
         assert_tidy(drawing)
 
