@@ -304,18 +304,28 @@ def test_a_command_takes_and_shows_only_the_settings_that_it_reads(
     assert "--topic" not in shown
 
 
-def test_a_list_of_choices_ends_at_the_first_word_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_list_of_choices_takes_no_other_word(capsys: pytest.CaptureFixture[str]) -> None:
     got: list[tuple[str, tuple[str, ...]]] = []
 
     def main(place: str, /, *, sinks: Sinks = (), settings: Settings = DEFAULTS) -> int:
         got.append((place, sinks))
         return 0
 
-    assert cli.run(main, name="producers.test", arguments=["--sinks", "file", "sqlite", "a.csv"]) == 0
     assert cli.run(main, name="producers.test", arguments=["a.csv", "--sinks", "file", "sqlite"]) == 0
-    assert got == [("a.csv", ("file", "sqlite"))] * 2
-    assert cli.run(main, name="producers.test", arguments=["a.csv", "--sinks", "fil"]) == 2
-    assert "fil" in capsys.readouterr().err
+    assert got == [("a.csv", ("file", "sqlite"))]
+    assert cli.run(main, name="producers.test", arguments=["--sinks", "file", "a.csv"]) == 2
+    assert "PLACE requires an argument: give it first, before the options" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("columns", "widest"), [(None, cli.PIPE_COLUMNS), ("70", 70)])
+def test_a_table_in_a_pipe_is_wide_or_as_its_reader_asks(
+    columns: str | None, widest: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", columns)
+    cli.print_table(("name", "text"), [("a", "word " * 100)])
+    assert widest - 5 <= max(map(len, capsys.readouterr().out.splitlines())) <= widest
 
 
 def test_an_env_file_is_expanded_as_its_library_does(

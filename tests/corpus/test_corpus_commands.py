@@ -71,7 +71,7 @@ OWN = {
     "producers.replay_producer": [
         ("", "Parameter RECORDING requires an argument"),
         ("missing.jsonl", "there is no file missing.jsonl"),
-        ("--sinks paper missing.jsonl", 'Invalid value "paper" for --sinks'),
+        ("missing.jsonl --sinks paper", 'Invalid value "paper" for --sinks'),
         ("--speed -1 missing.jsonl", "for --speed. Must be a number of 0 or more"),
         ("missing.jsonl --stream 9", "'9' cannot name a stream"),
     ],

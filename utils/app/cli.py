@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from io import TextIOWrapper
+from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
@@ -29,7 +29,7 @@ from utils.app.errors import ToolkitError
 
 CHECK_FAILED = 1
 PROGRESS_EVERY_S = 5.0
-_NAME = re.compile(r"(export\s+)?[A-Za-z_]\w*")
+PIPE_COLUMNS = 160
 
 
 def run(
@@ -45,7 +45,6 @@ def run(
     `.env` into the environment (by default `load_env_file`).
     """
     _prepare_output()
-    functions = [narrowed(each) for each in (main, *others)]
     app = App(
         name=f"python -m {name}",
         help=main.__doc__,
@@ -53,16 +52,16 @@ def run(
         default_parameter=Parameter(negative=()),  # no --no-once, no --empty-sinks
         result_action="return_value",
     )
-    app.default(functions[0])
-    for command in functions[1:]:
-        app.command(command)
+    app.default(narrowed(main))
+    for command in others:
+        app.command(narrowed(command))
     before = set(threading.enumerate())
     code, ready = 0, False
     try:
         early.begin()
         logger.remove()  # the library's own way of logging shows values, passwords among them
         (load_env or load_env_file)()
-        tokens = _lists_last(sys.argv[1:] if arguments is None else arguments, functions)
+        tokens = sys.argv[1:] if arguments is None else arguments
         command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
         log.set_up(full(bound.arguments.get("settings", DEFAULTS)), name.rpartition(".")[2], secrets=_secrets())
         ready = True
@@ -101,46 +100,26 @@ def _leave_behind(threads: list[threading.Thread], code: int) -> None:
         os._exit(code)
 
 
-def _lists_last(tokens: Sequence[str], functions: Iterable[Callable[..., int]]) -> list[str]:
-    """`--sinks a b REST` as `REST --sinks a b`: such a list ends at the first word that is no choice."""
-    choices: dict[str, tuple[str, ...]] = {}
-    for function in functions:
-        app = App()
-        app.default(function)
-        for argument in app.assemble_argument_collection():
-            if argument.parameter.consume_multiple and (found := argument.get_choices()):
-                choices |= dict.fromkeys(argument.names, tuple(found))
-    others: list[str] = []
-    lists: list[str] = []
-    option = ""
-    for token in tokens:
-        if token in choices or (option and token in choices[option]):
-            lists.append(token)
-        else:
-            # What follows an option is its value, even if it is no choice: the parser names it then.
-            is_value = lists and lists[-1] == option and not token.startswith("-")
-            (lists if is_value else others).append(token)
-        option = token if token in choices else option if token in choices.get(option, ()) else ""
-    return others + lists
-
-
 def _ended_by(error: BaseException, name: str, ready: bool) -> int:
     """Turn whatever ended a command into one line on stderr and an exit code; tracebacks go to the log file."""
+    line, code = " ".join(str(error).split()), 2
     match error:
         case cyclopts.UnusedCliTokensError():
-            line, code = f"unknown argument {' '.join(error.unused_tokens or [])!r} (python -m {name} --help)", 2
+            line = f"unknown argument {' '.join(error.unused_tokens or [])!r} (python -m {name} --help)"
+        case cyclopts.MissingArgumentError() if "--" not in line:
+            line = f"{line.rstrip('.')}: give it first, before the options (python -m {name} --help)"
         case cyclopts.CycloptsError():
-            line, code = f"{_one_line(error)} (python -m {name} --help)", 2
+            line = f"{line} (python -m {name} --help)"
         case ToolkitError():
             logger.opt(exception=error).debug("ended by {!r}", error)
-            line, code = _one_line(error), error.exit_code
+            code = error.exit_code
         case OSError() if _reader_left(error):
             _nobody_reads(sys.stdout)
             return 0
         case KeyboardInterrupt():
             line, code = "interrupted before it began", UNFINISHED
         case _:
-            line, code = f"unexpected {type(error).__name__}: {_one_line(error)}", UNFINISHED
+            line, code = f"unexpected {type(error).__name__}: {line}", UNFINISHED
             if ready:
                 logger.opt(exception=error).error("{} (traceback in logs/)", line)
                 return code
@@ -149,46 +128,7 @@ def _ended_by(error: BaseException, name: str, ready: bool) -> int:
 
 
 def _secrets() -> tuple[str, ...]:
-    named = tuple(os.environ.get(name, "") for name in ("KAFKA_PASSWORD", TOKEN_VARIABLE))
-    return (*named, *store_passwords())
-
-
-def print_lines(*lines: str, to: TextIO | None = None) -> None:
-    """Print lines, on stdout unless told otherwise; what others wrote in them cannot steer the terminal."""
-    _write("\n".join(map(log.plain, lines)), to or sys.stdout)
-
-
-def print_json(report: object) -> None:
-    """Print a report for programs."""
-    import msgspec
-
-    _write(msgspec.json.format(msgspec.json.encode(report)).decode(), sys.stdout)
-
-
-def _write(text: str, stream: TextIO) -> None:
-    """A reader that has left or a full disk changes nothing else."""
-    try:
-        print(text, file=stream, flush=True)
-    except OSError:
-        _nobody_reads(stream)
-
-
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table for people, as wide as it needs to be where no terminal limits it."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for number, column in enumerate(columns, 1):
-        table.add_column(column, no_wrap=number == 1, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(log.plain(cell)) for cell in row))
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    with console.capture() as text:
-        console.print(table)
-    _write(text.get().rstrip("\n"), sys.stdout)
+    return (*(os.environ.get(name, "") for name in ("KAFKA_PASSWORD", TOKEN_VARIABLE)), *store_passwords())
 
 
 def _reader_left(error: OSError) -> bool:
@@ -207,8 +147,39 @@ def _nobody_reads(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def print_lines(*lines: str, to: TextIO | None = None) -> None:
+    """Print lines, on stdout unless `to` is another; what others wrote in them cannot steer the terminal."""
+    stream = to or sys.stdout
+    try:
+        print("\n".join(map(log.plain, lines)), file=stream, flush=True)
+    except OSError:  # a reader that has left or a full disk changes nothing else
+        _nobody_reads(stream)
+
+
+def print_json(report: object) -> None:
+    """Print a report for programs."""
+    import msgspec
+
+    print_lines(*msgspec.json.format(msgspec.json.encode(report)).decode().split("\n"))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table for people, as wide as the terminal, as COLUMNS says, or in a pipe as PIPE_COLUMNS."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, no_wrap=number == 0, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(log.plain(cell)) for cell in row))
+    known = sys.stdout.isatty() or os.environ.get("COLUMNS")
+    console = Console(width=None if known else PIPE_COLUMNS, color_system=None)
+    with console.capture() as text:
+        console.print(table)
+    print_lines(*text.get().rstrip("\n").split("\n"))
 
 
 def read_env_file() -> tuple[Path | None, dict[str, str]]:
@@ -217,30 +188,23 @@ def read_env_file() -> tuple[Path | None, dict[str, str]]:
     Raises ToolkitError naming file and line if it cannot be read or parsed.
     """
     try:
-        here = Path.cwd() / ".env"
+        path = next((path for path in (Path.cwd() / ".env", PROJECT_DIR / ".env") if path.exists()), None)
+        text = path.read_text(encoding="utf-8-sig") if path else ""
     except FileNotFoundError as error:
         raise ToolkitError("the current folder was deleted: change to another one") from error
-    path = here if here.exists() else PROJECT_DIR / ".env"
-    if not path.exists():
-        return None, {}
-    try:
-        with path.open(encoding="utf-8-sig") as stream:
-            bindings = list(parse_stream(stream))
-    except UnicodeDecodeError as error:
-        raise ToolkitError(f"{path} cannot be read: it is not UTF-8 text; save it as UTF-8") from error
-    except OSError as error:
-        raise ToolkitError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text; save it as UTF-8"
+        raise ToolkitError(f".env cannot be read: {reason}") from error
+    bindings = list(parse_stream(StringIO(text)))
     for binding in bindings:
         if binding.error or (binding.key and binding.value is None) or "\0" in binding.original.string:
             whole = binding.original.string
-            text = whole.strip()
-            line = binding.original.line + whole[: whole.index(text)].count("\n")
-            # The line may hold a password, so only the name is shown.
-            known = _NAME.match(text)
+            line = binding.original.line + whole[: len(whole) - len(whole.lstrip())].count("\n")
+            # The line may contain a password, so only the name is shown.
+            known = re.match(r"(export\s+)?[A-Za-z_]\w*", whole.strip())
             shown = known[0] if known else "what stands there"
             raise ToolkitError(f"{path} line {line}: {shown} is not NAME=VALUE on one line; correct or remove it")
-    pairs = [(binding.key, binding.value) for binding in bindings if binding.key]
-    values = resolve_variables(pairs, override=False)
+    values = resolve_variables([(each.key, each.value) for each in bindings if each.key], override=False)
     return path, {name: value for name, value in values.items() if value}
 
 
@@ -258,7 +222,7 @@ def load_env_file() -> None:
 
 @contextmanager
 def progress(total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
-    """Shows how far long finite work has come; the function it gives is told how many `unit` more are done.
+    """Show how far long finite work has come; the function it gives is called with how many `unit` more are done.
 
     A bar on a terminal, a log line every few seconds elsewhere. `total` None: nobody knows the end.
     """

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 from urllib.parse import unquote
 
 from cyclopts import Group, Parameter, Token
@@ -20,9 +20,6 @@ PROJECT_DIR = Path(__file__).resolve().parents[2]
 
 BUZZ = "buzz"
 """The stream of the course: the default everywhere, with names of its own for file, table and topic."""
-
-_SHARED = Group("Shared options", sort_key=1)
-_SINKS = Group("Where the sinks are", sort_key=2)
 
 
 def not_negative(_: Any, value: float | None) -> None:
@@ -43,17 +40,37 @@ def whole(_: Any, tokens: Sequence[Token]) -> int:
         raise ValueError(f'unable to convert "{tokens[0].value}" into int') from error
 
 
-def _from_home(path: Path) -> Path:
+def _from_home(path: Path | str) -> Path:
     """`path` with its leading `~` replaced: in `.env` and after `--data-dir=` no shell does it."""
-    try:
-        return path.expanduser()
-    except RuntimeError:  # nobody of that name
-        return path
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (that of pathlib raises for a name that nobody has)
 
 
-def _setting(variable: str, help: str, group: Group = _SINKS, least: Callable[..., None] | None = None) -> Parameter:
+_SHARED = Group("Shared options", sort_key=1)
+_SINKS = Group("Where the sinks are", sort_key=2)
+
+
+def _option(variable: str, help: str, group: Group = _SINKS, least: Callable[..., None] | None = None) -> Parameter:
     """An option that `.env` may set too; with `least` a whole number."""
     return Parameter(env_var=variable, group=group, help=help, converter=least and whole, validator=least)
+
+
+_DATA_DIR = _option("BASE_DATA_DIR", "Folder of all data; inside the project if relative.", _SHARED)
+_LOG_LEVEL = _option("LOG_LEVEL", "Least severe lines to show and to keep in logs/.", _SHARED)
+_LIVE_FILE = _option("LIVE_DATA_FILE_NAME", "JSON lines file of the file sink.")
+_SQLITE_FILE = _option("SQLITE_DB_FILE_NAME", "Database of the SQLite sink.")
+_DUCKDB_FILE = _option("DUCKDB_DB_FILE_NAME", "Database of the DuckDB sink.")
+_BROKER = _option("KAFKA_BROKER_ADDRESS", "host:port of the brokers, comma separated.")
+_TOPIC = _option("BUZZ_TOPIC", "Kafka topic.")
+_GROUP = _option("BUZZ_CONSUMER_GROUP_ID", "Kafka consumer group.")
+_PARTITIONS = _option(
+    "KAFKA_PARTITIONS", "Partitions of a topic that is created because it is missing.", least=positive
+)
+_REPLICATION = _option(
+    "KAFKA_REPLICATION",
+    "Copies of each partition of such a topic; 0 = what the brokers do by default.",
+    least=not_negative,
+)
+_JOURNAL_MAX = _option("JOURNAL_MAX_MB", "MiB a journal holds before the producer waits.", _SHARED, positive)
 
 
 @Parameter(name="*")
@@ -61,43 +78,21 @@ def _setting(variable: str, help: str, group: Group = _SINKS, least: Callable[..
 class Settings:
     """What every command shares. Relative folders are inside the project, relative files inside `data_dir`."""
 
-    data_dir: Annotated[
-        Path, _setting("BASE_DATA_DIR", "Folder of all data; inside the project if relative.", group=_SHARED)
-    ] = Path("data")
-    log_level: Annotated[
-        Literal["DEBUG", "INFO", "WARNING", "ERROR"],
-        _setting("LOG_LEVEL", "Least severe lines to show and to keep in logs/.", group=_SHARED),
-    ] = "INFO"
-    live_file: Annotated[Path, _setting("LIVE_DATA_FILE_NAME", "JSON lines file of the file sink.")] = Path(
-        "project_live.json"
-    )
-    sqlite_file: Annotated[Path, _setting("SQLITE_DB_FILE_NAME", "Database of the SQLite sink.")] = Path("buzz.sqlite")
-    duckdb_file: Annotated[Path, _setting("DUCKDB_DB_FILE_NAME", "Database of the DuckDB sink.")] = Path("buzz.duckdb")
-    kafka_broker: Annotated[str, _setting("KAFKA_BROKER_ADDRESS", "host:port of the brokers, comma separated.")] = (
-        "localhost:9092"
-    )
-    topic: Annotated[str, _setting("BUZZ_TOPIC", "Kafka topic.")] = "buzzline_db"
-    group: Annotated[str, _setting("BUZZ_CONSUMER_GROUP_ID", "Kafka consumer group.")] = "buzz_group_db"
-    kafka_partitions: Annotated[
-        int,
-        _setting("KAFKA_PARTITIONS", "Partitions of a topic that is created because it is missing.", least=positive),
-    ] = 4
-    kafka_replication: Annotated[
-        int,
-        _setting(
-            "KAFKA_REPLICATION",
-            "Copies of each partition of such a topic; 0 = what the brokers do by default.",
-            least=not_negative,
-        ),
-    ] = 0
-    journal_max_mb: Annotated[
-        int, _setting("JOURNAL_MAX_MB", "MiB a journal holds before the producer waits.", group=_SHARED, least=positive)
-    ] = 1024
+    data_dir: Annotated[Path, _DATA_DIR] = Path("data")
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], _LOG_LEVEL] = "INFO"
+    live_file: Annotated[Path, _LIVE_FILE] = Path("project_live.json")
+    sqlite_file: Annotated[Path, _SQLITE_FILE] = Path("buzz.sqlite")
+    duckdb_file: Annotated[Path, _DUCKDB_FILE] = Path("buzz.duckdb")
+    kafka_broker: Annotated[str, _BROKER] = "localhost:9092"
+    topic: Annotated[str, _TOPIC] = "buzzline_db"
+    group: Annotated[str, _GROUP] = "buzz_group_db"
+    kafka_partitions: Annotated[int, _PARTITIONS] = 4
+    kafka_replication: Annotated[int, _REPLICATION] = 0
+    journal_max_mb: Annotated[int, _JOURNAL_MAX] = 1024
 
     def elsewhere(self, folder: Path, topic: str) -> "Settings":
         """The same with all data in `folder` and this topic, wherever the user's own sinks are."""
-        names = {name: getattr(DEFAULTS, name) for name in ("live_file", "sqlite_file", "duckdb_file")}
-        return replace(self, data_dir=folder, topic=topic, **names)
+        return replace(self, data_dir=folder, topic=topic, **{name: getattr(DEFAULTS, name) for name in FILES})
 
     @property
     def data_path(self) -> Path:
@@ -146,7 +141,6 @@ class Settings:
 
 DEFAULTS = Settings()
 
-ALWAYS = ("data_dir", "log_level")
 FILES = ("live_file", "sqlite_file", "duckdb_file")
 KAFKA = ("kafka_broker", "topic")
 READING = (*FILES, *KAFKA)
@@ -161,7 +155,7 @@ class Reads:
     """
 
     def __init__(self, *names: str) -> None:
-        self.names = (*ALWAYS, *names)
+        self.names = ("data_dir", "log_level", *names)
 
 
 def narrowed(command: Callable[..., int]) -> Callable[..., int]:
@@ -170,10 +164,8 @@ def narrowed(command: Callable[..., int]) -> Callable[..., int]:
     reads = [each for each in getattr(hints.get("settings"), "__metadata__", ()) if isinstance(each, Reads)]
     if not reads:
         return command
-    all_hints = get_type_hints(Settings, include_extras=True)
-    wanted = [
-        (each.name, all_hints[each.name], each.default) for each in fields(Settings) if each.name in reads[0].names
-    ]
+    types = get_type_hints(Settings, include_extras=True)
+    wanted = [(each.name, types[each.name], each.default) for each in fields(Settings) if each.name in reads[0].names]
     made = make_dataclass("Settings", wanted, frozen=True, namespace={"__module__": __name__})
     view = Parameter(name="*")(made)
 
@@ -196,46 +188,37 @@ def full(settings: Any) -> Settings:
     return settings if isinstance(settings, Settings) else Settings(**vars(settings))
 
 
+def _whole(name: str, help: str, least: Callable[..., None] | None = None) -> Parameter:
+    return Parameter(name=name, converter=whole, validator=least, help=help)
+
+
+def _seconds(name: str, help: str, variable: str | None = None) -> Parameter:
+    return Parameter(name=name, env_var=variable, validator=not_negative, help=help)
+
+
+def _flag(name: str, help: str) -> Parameter:
+    return Parameter(name=name, show_default=False, help=help)
+
+
 Interval = Annotated[
-    float,
-    Parameter(
-        name="--interval",
-        env_var="MESSAGE_INTERVAL_SECONDS",
-        validator=not_negative,
-        help="Seconds between records; 0 = full speed.",
-    ),
+    float, _seconds("--interval", "Seconds between records; 0 = full speed.", "MESSAGE_INTERVAL_SECONDS")
 ]
-Count = Annotated[
-    int | None,
-    Parameter(name="--count", converter=whole, validator=positive, help="Stop after this many records."),
-]
-Seed = Annotated[
-    int | None,
-    Parameter(name="--seed", converter=whole, help="The same seed gives the same records, timestamps aside."),
-]
-Drain = Annotated[
-    float,
-    Parameter(name="--drain", validator=not_negative, help="Seconds to wait at the end for pending deliveries."),
-]
-Speed = Annotated[
-    float, Parameter(name="--speed", validator=not_negative, help="Times the original speed; 0 = full speed.")
-]
+Count = Annotated[int | None, _whole("--count", "Stop after this many records.", positive)]
+Seed = Annotated[int | None, _whole("--seed", "The same seed gives the same records, timestamps aside.")]
+Drain = Annotated[float, _seconds("--drain", "Seconds to wait at the end for pending deliveries.")]
+Speed = Annotated[float, _seconds("--speed", "Times the original speed; 0 = full speed.")]
 Start = Annotated[
     Literal["stored", "start", "end"],
     Parameter(name="--from", help="Where to begin: the stored position, the first record, or only new ones."),
 ]
 Begin = Annotated[
-    Literal["start", "end"],
-    Parameter(name="--from", help="Where to begin: the first record, or only new ones."),
+    Literal["start", "end"], Parameter(name="--from", help="Where to begin: the first record, or only new ones.")
 ]
-Once = Annotated[
-    bool,
-    Parameter(name="--once", show_default=False, help="Stop at the present end instead of following."),
-]
+Once = Annotated[bool, _flag("--once", "Stop at the present end instead of following.")]
 StreamName = Annotated[
     str, Parameter(name="--stream", help="Which stream: its file, tables and topic are named after it.")
 ]
-Json = Annotated[bool, Parameter(name="--json", show_default=False, help="Print JSON for programs.")]
+Json = Annotated[bool, _flag("--json", "Print JSON for programs.")]
 
 
 @Parameter(name="*")
@@ -256,14 +239,11 @@ FOLLOWING = Reading()
 class KafkaSecurity:
     """How to reach a protected cluster; only from the environment or .env, never from options."""
 
-    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = ""
+    protocol: str = "PLAINTEXT"
+    sasl_mechanism: str = ""
     username: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     ca_file: str = ""
-
-    def __repr__(self) -> str:
-        return f"KafkaSecurity(protocol={self.protocol!r}, username={self.username!r})"
 
 
 _SECURITY_VARIABLES = {
@@ -273,15 +253,17 @@ _SECURITY_VARIABLES = {
     "password": "KAFKA_PASSWORD",
     "ca_file": "KAFKA_CA_FILE",
 }
+_SECURITY_CHOICES = {
+    "protocol": ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
+    "sasl_mechanism": ("", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"),
+}
 
 
 def kafka_security(environment: Mapping[str, str] = os.environ) -> KafkaSecurity:
     """Read the KAFKA_* security variables. Raises ToolkitError naming the variable, its value and what is allowed."""
     values = {name: environment.get(variable, "") for name, variable in _SECURITY_VARIABLES.items()}
     values["protocol"] = values["protocol"] or "PLAINTEXT"
-    hints = get_type_hints(KafkaSecurity)
-    for name in ("protocol", "sasl_mechanism"):
-        allowed = get_args(hints[name])
+    for name, allowed in _SECURITY_CHOICES.items():
         if values[name] not in allowed:
             choices = ", ".join(choice or "nothing" for choice in allowed)
             raise ToolkitError(f"{_SECURITY_VARIABLES[name]} is {values[name]!r}: use one of {choices}")
@@ -290,10 +272,10 @@ def kafka_security(environment: Mapping[str, str] = os.environ) -> KafkaSecurity
             f"KAFKA_SECURITY_PROTOCOL is {values['protocol']}: set KAFKA_USERNAME and KAFKA_PASSWORD as well"
         )
     if values["ca_file"]:
-        values["ca_file"] = str(_from_home(Path(values["ca_file"])))
-    if values["ca_file"] and not Path(values["ca_file"]).is_file():
-        raise ToolkitError(f"KAFKA_CA_FILE is {values['ca_file']!r}: there is no such file")
-    return KafkaSecurity(**values)  # type: ignore[arg-type]  # checked against the same Literals above
+        values["ca_file"] = str(_from_home(values["ca_file"]))
+        if not Path(values["ca_file"]).is_file():
+            raise ToolkitError(f"KAFKA_CA_FILE is {values['ca_file']!r}: there is no such file")
+    return KafkaSecurity(**values)
 
 
 TOKEN_VARIABLE = "FEED_TOKEN"
@@ -352,12 +334,8 @@ def store_passwords(environment: Mapping[str, str] = os.environ) -> tuple[str, .
 
 def variables() -> dict[str, str]:
     """Every variable and its default as text, in the order of .env.example."""
+    options = get_type_hints(Settings, include_extras=True)
     found = {"MESSAGE_INTERVAL_SECONDS": "5"}
-    hints = get_type_hints(Settings, include_extras=True)
-    for setting in fields(Settings):
-        parameter = hints[setting.name].__metadata__[0]
-        found[parameter.env_var[0]] = str(setting.default)
-    found.update({variable: "" for variable in _SECURITY_VARIABLES.values()})
-    found["KAFKA_SECURITY_PROTOCOL"] = "PLAINTEXT"
-    found[TOKEN_VARIABLE] = found[STORE_VARIABLE] = ""
-    return found
+    found |= {options[each.name].__metadata__[0].env_var[0]: str(each.default) for each in fields(Settings)}
+    found |= dict.fromkeys([*_SECURITY_VARIABLES.values(), TOKEN_VARIABLE, STORE_VARIABLE], "")
+    return found | {"KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"}
