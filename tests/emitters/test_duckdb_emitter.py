@@ -19,6 +19,7 @@ from tests.helpers import make_batch
 from utils.app.errors import Rejected, SinkReplaced, ToolkitError, Unavailable
 from utils.clients import duck, files
 from utils.emitters import duckdb_emitter
+from utils.emitters.base import STEP
 from utils.emitters.duckdb_emitter import DuckdbEmitter, emit_message
 from utils.records.codec import Field
 from utils.records.record import Batch, Line
@@ -387,6 +388,10 @@ class TestFile:
 
 
 class TestWindows:
+    def test_long_batches_fill_row_groups(self) -> None:
+        """Else closing the file merges them: nearly twice the work."""
+        assert STEP % duck._ROW_GROUP_SIZE == 0
+
     def test_anybody_can_query_between_batches(self, path: Path) -> None:
         with closing(DuckdbEmitter(path, BUZZ)) as emitter:
             for first in (1, 11):

@@ -22,8 +22,8 @@ from utils.records.codec import instant_text
 from utils.records.record import Batch
 from utils.records.stream import Stream
 
-MAX_BATCH_BYTES = 16 << 20
-RECENT_RECORDS, RECENT_BYTES = 50_000, 32 << 20
+MAX_BATCH_BYTES = 32 << 20
+RECENT_RECORDS, RECENT_BYTES = 100_000, 40 << 20
 VERSION = 3  # of the schema
 
 _SCHEMA = (
@@ -231,7 +231,7 @@ def _joined(batches: Iterable[Batch], after: int, max_count: int) -> Batch | Non
         first = max(batch.first, after + 1)
         found.append(batch.between(first, first + max_count - count - 1))
         count += found[-1].count
-        size += len(found[-1].lines)
+        size += len(batch.lines)
         if count >= max_count:
             break
     return Batch.join(found) if found else None

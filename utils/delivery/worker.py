@@ -14,7 +14,7 @@ from utils.app.backoff import Backoff
 from utils.app.errors import Rejected, ToolkitError, Unavailable
 from utils.delivery.dead_letters import DeadLetters
 from utils.delivery.journal import Journal
-from utils.emitters.base import Connect, Emitter
+from utils.emitters.base import STEP, Connect, Emitter
 from utils.records.record import Batch
 
 # A worker stuck in a library call is left behind: it is a daemon thread, and the journal keeps what it had.
@@ -109,7 +109,8 @@ class Worker(threading.Thread):
             self._delivery.changed.wait_for(lambda: self._until or journal.last > reached)
         if self._until == "closed" or reached >= journal.last:
             return None
-        batch = journal.read(reached, max_records)
+        wanted = min(journal.last - reached, max_records)
+        batch = journal.read(reached, wanted // STEP * STEP or wanted)
         if batch is None or batch.first != reached + 1:
             raise Unavailable("it was replaced just when what it had before left the journal")
         return batch

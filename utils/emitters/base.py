@@ -11,6 +11,9 @@ from utils.app.errors import ToolkitError
 from utils.records.record import Batch, without_ids
 from utils.records.stream import BUZZ
 
+STEP = 20_480
+"""Longer batches have a multiple of so many records: DuckDB's row groups. One that is not full, it writes again."""
+
 
 class Emitter(Protocol):
     """Writes batches to one sink. Constructing opens; after any error it is closed and discarded.

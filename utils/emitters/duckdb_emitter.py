@@ -11,7 +11,7 @@ import duckdb
 from utils.app.config import Settings
 from utils.app.errors import Rejected, ToolkitError, Unavailable
 from utils.clients import duck, files
-from utils.emitters.base import emit_one
+from utils.emitters.base import STEP, emit_one
 from utils.records.codec import microseconds
 from utils.records.record import Batch
 from utils.records.stream import BUZZ, Stream
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PAUSE_S = 0.05
 _PAGE = "_page"  # no stream's name begins with _
-MAX_ROWS, MAX_CELLS = 100_000, 2_000_000  # of a window, which so takes less than a second
+MAX_ROWS, MAX_CELLS = 4 * STEP, 2_000_000  # of a window, which so takes less than a second
 _UNSUITABLE = (duckdb.CatalogException, duckdb.BinderException, duckdb.DependencyException)
 _ROW_ERRORS = (duckdb.ConversionException, duckdb.ConstraintException)
 

@@ -16,7 +16,7 @@ from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.clients.files import check_same_file, errors, sync, sync_path
 from utils.clients.line_file import BLANK, has_zeros, is_whole, last_line, lines_backwards, read_at
-from utils.emitters.base import emit_one
+from utils.emitters.base import STEP, emit_one
 from utils.records.codec import encoder
 from utils.records.external import identity_of
 from utils.records.record import Batch
@@ -33,7 +33,7 @@ class FileEmitter:
     lock would keep readers out, it is on a file beside the resolved path. Readers need no lock.
     """
 
-    max_records = 20_000
+    max_records = STEP
 
     def __init__(self, path: Path, mark: str = "") -> None:
         self._path, self.mark = path, mark

@@ -11,6 +11,7 @@ from loguru import logger
 from utils.app.config import Settings
 from utils.app.errors import Rejected, SinkReplaced, Unavailable
 from utils.clients.kafka_admin import REQUEST_S, Admin, failed
+from utils.emitters.base import STEP
 from utils.emitters.kafka_search import Partition
 from utils.records.record import Batch, without_ids
 from utils.records.stream import Stream
@@ -31,7 +32,7 @@ class KafkaEmitter:
     of the partition back to that offset. Every call has a deadline.
     """
 
-    max_records = 20_000
+    max_records = STEP
 
     def __init__(self, settings: Settings, stream: Stream, key: str, mark: str = "") -> None:
         self._admin = Admin(settings)

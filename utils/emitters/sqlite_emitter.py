@@ -10,7 +10,7 @@ from utils.app.config import Settings
 from utils.app.errors import Rejected, ToolkitError, Unavailable
 from utils.clients import sqlite
 from utils.clients.files import check_one_name, check_same_file, file_id
-from utils.emitters.base import emit_one
+from utils.emitters.base import STEP, emit_one
 from utils.records.record import Batch
 from utils.records.stream import BUZZ, Stream
 from utils.records.table import Table, quoted
@@ -22,7 +22,7 @@ class SqliteEmitter:
     """Inserts each batch in one durable transaction."""
 
     mark = ""
-    max_records = 20_000
+    max_records = STEP
 
     def __init__(self, path: Path, stream: Stream) -> None:
         self._path, self._table = path, Table(stream)

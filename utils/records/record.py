@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from operator import attrgetter
@@ -154,16 +154,18 @@ def columns_of_made(records: Sequence[Any], codec: Codec) -> list[Sequence[Any]]
 class Batch:
     """Consecutive records of one run on their way from the journal to a sink.
 
-    `first` and `last` are sequences, `lines` the records as JSON lines. `records`, `columns` and `rows` are made on
-    demand and shared by all sinks: do not change them.
+    `first` and `last` are sequences. `lines`, `records`, `columns` and `rows` are made on demand and shared by all
+    sinks: do not change them.
     """
 
-    def __init__(self, producer_id: str, last: int, count: int, lines: bytes, codec: Codec) -> None:
+    def __init__(
+        self, producer_id: str, last: int, count: int, lines: bytes | Callable[[], bytes], codec: Codec
+    ) -> None:
         self.producer_id = producer_id
         self.last = last
         self.count = count
-        self.lines = lines
         self.codec = codec
+        self._lines = lines
 
     @classmethod
     def of_records(cls, records: Sequence[Record], producer_id: str, first: int, codec: Codec) -> Batch:
@@ -184,6 +186,14 @@ class Batch:
     @property
     def first(self) -> int:
         return self.last - self.count + 1
+
+    @property
+    def lines(self) -> bytes:
+        """The records as JSON lines; those of a part or a whole of batches are made when a sink asks for them."""
+        lines = self._lines
+        if callable(lines):
+            lines = self._lines = lines()
+        return lines
 
     @cached_property
     def records(self) -> list[Any]:
@@ -211,7 +221,10 @@ class Batch:
             return self
         first, last = max(first, self.first), min(last, self.last)
         wanted = slice(first - self.first, last - self.first + 1)
-        lines = b"".join(self.lines.splitlines(keepends=True)[wanted])
+
+        def lines() -> bytes:
+            return b"".join(self.lines.splitlines(keepends=True)[wanted])
+
         batch = Batch(self.producer_id, last, last - first + 1, lines, self.codec)
         if "columns" in self.__dict__:
             batch.columns = [column[wanted] for column in self.columns]
@@ -224,7 +237,10 @@ class Batch:
         if len(several) == 1:
             return several[0]
         first, last = several[0], several[-1]
-        lines = b"".join(each.lines for each in several)
+
+        def lines() -> bytes:
+            return b"".join(each.lines for each in several)
+
         joined = Batch(first.producer_id, last.last, sum(each.count for each in several), lines, first.codec)
         if all("columns" in each.__dict__ for each in several):
             parts = zip(*(each.columns for each in several), strict=True)
