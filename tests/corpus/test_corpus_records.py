@@ -18,8 +18,8 @@ from utils.app.errors import ToolkitError
 from utils.emitters.file_emitter import FileEmitter
 from utils.feeds.rows import array_rows
 from utils.records import sentiment
+from utils.records.codec import MAX_INT64
 from utils.records.record import Batch, Message, encode_records
-from utils.records.row_types import MAX_INT64
 from utils.records.stream import BUZZ
 from utils.sources.file_source import FileSource
 
@@ -232,7 +232,7 @@ def read_or_reject(data: bytes) -> None:
     line = codec.encode(record)
     assert b"\n" not in line
     (again,) = codec.decode_lines(line + b"\n")
-    assert codec.canonical([codec.row(again)]) == codec.canonical([codec.row(record)])
+    assert codec.canonical(codec.rows([again])) == codec.canonical(codec.rows([record]))
 
 
 messages = st.builds(

@@ -101,7 +101,7 @@ class Rig:
         with closing(self.sink.source(self.settings, self.stream, lambda partition: "", True, False)) as source:
             while (chunk := source.poll(10_000)) is not None:
                 assert not chunk.invalid
-                found += [canonical_row(codec, codec.row(record)) for record in chunk.records]
+                found += [canonical_row(codec, row) for row in codec.rows(chunk.records)]
         return found
 
     def sequences(self, producer_id: str = "ann-1") -> list[int]:

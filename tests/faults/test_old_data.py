@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers import held, make_batch
 from utils.app.config import Settings
-from utils.records.codec import epoch_s
+from utils.records.codec import microseconds
 from utils.records.stream import BUZZ
 from utils.sinks import SINKS, source
 
@@ -79,7 +79,9 @@ def test_an_old_table_takes_new_rows(
     records = read(settings, sink)
     assert [record.sequence for record in records] == [None, *range(1, 61)]
     assert (records[0].message, records[0].sentiment, records[0].message_length) == (OLD_ROW[0], 0.87, 32)
-    assert epoch_s(records[0].timestamp) == epoch_s(OLD_ROW[2] + "Z" * (timestamp == "TIMESTAMP" and sink == "duckdb"))
+    assert microseconds(records[0].timestamp) == microseconds(
+        OLD_ROW[2] + "Z" * (timestamp == "TIMESTAMP" and sink == "duckdb")
+    )
     if "KEY" in id_column and (sink == "duckdb" or "AUTO" in id_column):
         ids = [row[0] for row in rows(settings, sink, "id")]
         assert row_id is not None

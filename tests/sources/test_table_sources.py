@@ -840,7 +840,7 @@ class Model:
         for record in chunk.records:
             ids = record.producer_id, record.sequence
             if record.sequence is None or ids not in self.seen:
-                self.got.append(self.stream.codec.row(record)[0])
+                self.got.append(self.stream.codec.rows([record])[0][0])
             else:
                 assert self.began_again, f"{ids} twice"
             self.seen.add(ids)

@@ -12,24 +12,52 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from operator import attrgetter
-from typing import Annotated, Any
+from types import NoneType
+from typing import Annotated, Any, get_args
 
 import msgspec
 from msgspec import Meta, Raw
 from msgspec.json import Decoder
 
 from utils.app import local_time
-from utils.records.row_types import NONE, OWN, RESERVED, TYPES, attribute_of, row_type
 
+MAX_INT64 = 2**63 - 1
+MAX_EXACT = 2**53  # what a column of 64-bit floats gives back unchanged
 GROUP_LINES = 64
-
 EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+
+NONE = Raw()  # this one instance: it stands for a value that is absent
+
+_Int64 = Annotated[int, Meta(ge=-(2**63), le=MAX_INT64)]
+_Exact = Annotated[int, Meta(ge=-MAX_EXACT, le=MAX_EXACT)]
+TYPES: dict[str, Any] = {
+    "text": str | None,
+    "integer": _Int64 | None,
+    "number": _Exact | float | None,
+    "boolean": bool | None,
+    "timestamp": str | None,
+    "json": Raw,
+}
+OWN = {
+    "extra": None,
+    "producer_id": Annotated[str, Meta(min_length=1)] | None,
+    "sequence": Annotated[int, Meta(ge=1, le=MAX_INT64)] | None,
+}
+"""The columns that every stream has behind its fields. No JSON value but null fits `extra`: only the codec sets it."""
+RESERVED = (*OWN, "rowid", "_rowid_", "oid")
+
+# The types of values that JSON gives back as they are. A subclass (an enumeration, say) is written in its own way.
+_AS_JSON: dict[str, set[type]] = {
+    "text": {str, NoneType},
+    "timestamp": {str, NoneType},
+    "integer": {int, NoneType},
+    "number": {int, float, NoneType},
+    "boolean": {bool, NoneType},
+    "json": {NoneType},
+}
 _FIRST_US = (datetime.min.replace(tzinfo=UTC) - EPOCH) // MICROSECOND
 _LAST_US = (datetime.max.replace(tzinfo=UTC) - EPOCH) // MICROSECOND
-
 _WithZone = list[Annotated[datetime, Meta(tz=True)]]
-
-_FLOATS, _BOOLEANS = frozenset((float, type(None))), frozenset((bool, type(None)))
 
 encoder = msgspec.json.Encoder()
 _object = Decoder(dict[str, Raw])
@@ -73,12 +101,6 @@ def are_instants(texts: Iterable[str | None]) -> bool:
     return all(microseconds(text) is not None for text in several)
 
 
-def epoch_s(text: str | None) -> float | None:
-    """Seconds since 1970 of a timestamp; None if it is none."""
-    found = None if text is None else microseconds(text)
-    return None if found is None else found / 1e6
-
-
 def instant_text(instant_us: int) -> str:
     """RFC 3339 UTC text of microseconds since 1970, with milliseconds, or with microseconds where it has some.
 
@@ -103,15 +125,14 @@ class Codec:
         self.fields = tuple(with_columns(fields))
         self.types = tuple((types or {}).get(field.name, TYPES[field.type]) for field in self.fields)
         self._fill = fill
-        names = [*(field.name for field in self.fields), *OWN]
-        attributes = [attribute_of(field.name, number) for number, field in enumerate(self.fields)] + list(OWN)
-        kinds = [*self.types, *OWN.values()]
-        self.type = row_type(attributes, kinds, names)
+        attributes = [_attribute(field.name, number) for number, field in enumerate(self.fields)] + list(OWN)
+        names, kinds = [*(field.name for field in self.fields), *OWN], [*self.types, *OWN.values()]
+        self.type = _row_type(attributes, kinds, names)
         self._decoder = Decoder(self.type)
         self._known = {
             name: (attribute, Decoder(kind)) for name, attribute, kind in zip(names, attributes, kinds, strict=True)
         }
-        by_type = [(field.type, name, field.name) for name, field in zip(attributes, self.fields, strict=False)]
+        by_type = [(field.type, self._known[field.name][0], field.name) for field in self.fields]
         self._json = [attribute for kind, attribute, _ in by_type if kind == "json"]
         self._instants = {attribute: name for kind, attribute, name in by_type if kind == "timestamp"}
 
@@ -140,6 +161,8 @@ class Codec:
         """Records of lines that all fit; None if at least one needs a closer look."""
         try:
             records = self._decoder.decode_lines(data)
+            if self._json:
+                data.decode()  # the decoder does not check what it leaves as it is
         except (ValueError, RecursionError):
             return None
         # The fast decoder does not look at line ends. Inside of JSON no "}" is followed by "{".
@@ -149,7 +172,7 @@ class Codec:
             return None
         if any(bytes(value) == b"null" for attribute in self._json for value in map(attrgetter(attribute), records)):
             return None
-        return records if not self._json or _is_utf8(data) else None
+        return records
 
     def decode(self, line: bytes) -> Any:
         """The record of one JSON object; what does not fit goes to `extra`. Raises ValueError with the reason."""
@@ -161,7 +184,7 @@ class Codec:
     def decode_any(self, line: bytes) -> Any:
         """`decode` for any JSON object, also one without what every record of this stream must have."""
         try:
-            line.decode()  # the decoder does not check what it leaves as it is
+            line.decode()
             try:
                 record, left = self._decoder.decode(line), dict[str, Any]()
             except msgspec.ValidationError:
@@ -203,17 +226,6 @@ class Codec:
         known = self._known.get(name)
         return getattr(record, known[0]) if known else None
 
-    def row(self, record: Any) -> tuple[Any, ...]:
-        """The record's values in the order of `columns`, JSON as text, None where a value is absent."""
-        values = msgspec.structs.astuple(record)
-        if not self._json:
-            return values
-        return tuple((bytes(value).decode() or None) if isinstance(value, Raw) else value for value in values)
-
-    def rows(self, records: Iterable[Any]) -> list[tuple[Any, ...]]:
-        """`row` of each record."""
-        return list(map(self.row if self._json else msgspec.structs.astuple, records))
-
     def columns_of(self, records: Sequence[Any]) -> list[Sequence[Any]]:
         """The values of records that were read, in the order of `columns`; JSON as text, None where one is absent."""
         found: list[Sequence[Any]] = [list(map(attrgetter(each), records)) for each in self.type.__struct_fields__]
@@ -222,17 +234,42 @@ class Codec:
                 found[number] = [bytes(value).decode() or None for value in found[number]]
         return found
 
+    def rows(self, records: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """`columns_of` as tuples, one per record."""
+        return list(zip(*self.columns_of(records), strict=True))
+
+    def fitting(self, members: Mapping[str, Sequence[Any]], size: int) -> list[Sequence[Any]] | None:
+        """The columns of the fields, given the values that `size` records have by name, their ids left out.
+
+        None if only their lines show them: a name has no column, or a value may not fit its column.
+        """
+        if members.keys() - {field.name for field in self.fields}:
+            return None
+        found: list[Sequence[Any]] = []
+        for field, values in zip(self.fields, self.types, strict=True):
+            column = members.get(field.name) or [None] * size
+            kinds = set(map(type, column))
+            if not kinds <= _AS_JSON[field.type] or (field.type == "timestamp" and not are_instants(column)):
+                return None
+            if int in kinds or values is not TYPES[field.type]:  # there are limits
+                try:
+                    column = msgspec.convert(column, list.__class_getitem__(values))
+                except msgspec.ValidationError:
+                    return None
+            found.append(column)
+        return found
+
     def from_columns(self, columns: Sequence[Sequence[Any]]) -> list[Any]:
-        """The records of a table's columns, in the order of `columns`, whose values have the `types`; JSON as text."""
-        values = [
-            [NONE if each is None else Raw(each) for each in column] if field.type == "json" else column
-            for field, column in zip(self.fields, columns, strict=False)
-        ]
-        return list(map(self.type, *values, *columns[len(values) :]))
+        """The records of columns as `columns_of` gives them."""
+        values = list(columns)
+        for number, field in enumerate(self.fields):
+            if field.type == "json":
+                values[number] = [NONE if each is None else Raw(each) for each in columns[number]]
+        return list(map(self.type, *values))
 
     def encode(self, record: Any) -> bytes:
         """The record as one JSON object without line end: the fields that have a value, then those of `extra`."""
-        extra = _object.decode(record.extra.encode()) if record.extra else {}
+        extra = _object.decode(record.extra) if record.extra else {}
         members: dict[str, Any] = {
             field.name: value
             for field, value in zip(self.fields, msgspec.structs.astuple(record), strict=False)
@@ -249,22 +286,32 @@ class Codec:
             if field.type == "timestamp":
                 instants = {v: microseconds(v) if isinstance(v, str) else v for v in set(column)}
                 columns[number] = tuple(map(instants.__getitem__, column))
-            elif field.type == "number" and (0.0 in column or not _FLOATS.issuperset(map(type, column))):
+            elif field.type == "number" and (0.0 in column or not set(map(type, column)) <= {float, NoneType}):
                 # 1 is 1.0, and -0.0 is 0.0: SQLite keeps no sign
                 columns[number] = tuple(v + 0.0 if isinstance(v, int | float) else v for v in column)
-            elif field.type == "boolean" and not _BOOLEANS.issuperset(map(type, column)):
+            elif field.type == "boolean" and not set(map(type, column)) <= {bool, NoneType}:
                 columns[number] = tuple(bool(v) if v in (0, 1) else v for v in column)
         return encoder.encode_lines(list(zip(*columns, strict=True))).split(b"\n")[:-1]
 
 
 def kept_fields(extras: Iterable[str | None]) -> Counter[str]:
     """How often each field went to `extra`, given that column."""
-    return Counter(name for extra in extras if extra is not None for name in _object.decode(extra.encode()))
+    return Counter(name for extra in extras if extra is not None for name in _object.decode(extra))
 
 
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def _attribute(name: str, number: int) -> str:
+    """The attribute that holds a field: its name where that can be one."""
+    usable = name.isidentifier() and name.isascii() and not name.startswith(("_", "field_")) and name not in OWN
+    return name if usable else f"field_{number}"
+
+
+def _row_type(attributes: Sequence[str], kinds: Sequence[Any], names: Sequence[str]) -> Any:
+    """A row-struct type. Every field is optional, but for those up to the last one whose type knows no None."""
+    optional = [kind is None or kind is Raw or NoneType in get_args(kind) for kind in kinds]
+    needed = max((number for number, may_be_absent in enumerate(optional) if not may_be_absent), default=-1)
+    shape: list[Any] = [
+        (attribute, kind) if number <= needed else (attribute, kind, NONE if kind is Raw else None)
+        for number, (attribute, kind) in enumerate(zip(attributes, kinds, strict=True))
+    ]
+    rename = dict(zip(attributes, names, strict=True))
+    return msgspec.defstruct("Row", shape, gc=False, forbid_unknown_fields=True, rename=rename)

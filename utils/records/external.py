@@ -7,8 +7,7 @@ import msgspec
 from msgspec import Raw
 from msgspec.json import Decoder
 
-from utils.records.codec import encoder
-from utils.records.row_types import NONE
+from utils.records.codec import NONE, encoder
 
 MAX_RECORD_BYTES = 256 * 1024
 MAX_DEPTH = 100

@@ -13,8 +13,7 @@ import msgspec
 from msgspec import Raw
 from msgspec.json import Decoder
 
-from utils.records.codec import Field, microseconds
-from utils.records.row_types import MAX_EXACT, MAX_INT64, OWN
+from utils.records.codec import MAX_EXACT, MAX_INT64, OWN, Field, microseconds
 from utils.records.stream import Stream
 
 ENOUGH = 0.9  # of the values make a type
@@ -60,17 +59,16 @@ def fields(records: Iterable[Values]) -> tuple[Field, ...]:
 
 
 def _kind(value: Any) -> str:
-    kind = "json"
-    if isinstance(value, bool):
-        kind = "boolean"
-    elif isinstance(value, float):
-        kind = "number"
-    elif isinstance(value, int):
-        if abs(value) <= MAX_INT64:
-            kind = "whole" if abs(value) <= MAX_EXACT else "integer"
-    elif isinstance(value, str):
-        kind = "timestamp" if len(value) >= SHORTEST_INSTANT and microseconds(value) is not None else "text"
-    return kind
+    match value:
+        case bool():
+            return "boolean"
+        case float():
+            return "number"
+        case int() if abs(value) <= MAX_INT64:
+            return "whole" if abs(value) <= MAX_EXACT else "integer"
+        case str():
+            return "timestamp" if len(value) >= SHORTEST_INSTANT and microseconds(value) is not None else "text"
+    return "json"
 
 
 def _type_of(kinds: Counter[str]) -> str:

@@ -13,20 +13,9 @@ from typing import Any
 
 import msgspec
 
-from utils.records.codec import Codec, are_instants, encoder, kept_fields
+from utils.records.codec import Codec, encoder, kept_fields
 from utils.records.external import MAX_RECORD_BYTES, check_size, stamp
-from utils.records.row_types import TYPES
 
-# What JSON gives back as it is. A subclass of these (an enumeration, say) or a Decimal is written in its own way.
-_AS_JSON: dict[str, set[type]] = {
-    "text": {str, NoneType},
-    "timestamp": {str, NoneType},
-    "integer": {int, NoneType},
-    "number": {int, float, NoneType},
-    "boolean": {bool, NoneType},
-    "json": {NoneType},
-}
-_NUMBERS = _AS_JSON["number"]
 _NEVER_NAN = {str, int, bool, NoneType}
 
 
@@ -88,16 +77,9 @@ def encode_records(records: Sequence[Record]) -> bytes:
 
 
 def _check_finite(records: Sequence[Record]) -> None:
-    for one_class in {type(record): record for record in records}.values():
-        alike = [record for record in records if type(record) is type(one_class)]
-        for name in one_class.__struct_fields__:
-            column = list(map(attrgetter(name), alike))
-            kinds = set(map(type, column))
-            if kinds <= _NUMBERS:
-                finite = all(map(math.isfinite, filter(None, column)))
-            else:
-                finite = kinds <= _NEVER_NAN or all(map(_finite, column))
-            if not finite:
+    for record in records:
+        for name, value in zip(record.__struct_fields__, msgspec.structs.astuple(record), strict=True):
+            if type(value) not in _NEVER_NAN and not _finite(value):
                 raise ValueError(f"{name} holds a number that is not finite")
 
 
@@ -131,24 +113,13 @@ def columns_of_made(records: Sequence[Any], codec: Codec) -> list[Sequence[Any]]
     """
     kind, size = type(records[0]), len(records)
     config = kind.__struct_config__
-    attributes = dict(zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True))
-    unknown = attributes.keys() - {field.name for field in codec.fields} - {"producer_id", "sequence"}
-    if unknown or config.omit_defaults or config.tag is not None or {kind} != set(map(type, records)):
+    if config.omit_defaults or config.tag is not None or {kind} != set(map(type, records)):
         return None
-    columns: list[Sequence[Any]] = []
-    for field, values in zip(codec.fields, codec.types, strict=True):
-        known = field.name in attributes
-        column = list(map(attrgetter(attributes[field.name]), records)) if known else [None] * size
-        kinds = set(map(type, column))
-        if not kinds <= _AS_JSON[field.type] or (field.type == "timestamp" and not are_instants(column)):
-            return None
-        if int in kinds or values is not TYPES[field.type]:  # there are limits
-            try:
-                column = msgspec.convert(column, list.__class_getitem__(values))
-            except msgspec.ValidationError:
-                return None
-        columns.append(column)
-    return [*columns, [None] * size, *(list(map(attrgetter(each), records)) for each in ("producer_id", "sequence"))]
+    names = zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True)
+    members = {name: list(map(attrgetter(attribute), records)) for name, attribute in names}
+    ids = [members.pop(name, []) for name in ("producer_id", "sequence")]
+    fields = codec.fitting(members, size)
+    return None if fields is None else [*fields, [None] * size, *ids]
 
 
 class Batch:

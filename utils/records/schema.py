@@ -8,40 +8,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import portalocker
 
 from utils.app import in_turn
 from utils.app.errors import ToolkitError, Unavailable
-from utils.records.codec import Field
-from utils.records.row_types import OWN
+from utils.records.codec import OWN, Field
 from utils.records.stream import BUZZ, Stream, checked_name
 
 LOCK_WAIT_S = 10.0
 
-_Type = Literal["text", "integer", "number", "boolean", "timestamp", "json"]
-_ROLES = {  # and the types that a field in this role may have
-    "by": ("text",),
-    "value": ("number", "integer"),
-    "histogram": ("number", "integer"),
-    "time": ("timestamp", "number", "integer"),
-}
+_NUMBERS = ("number", "integer")
+_ROLES = {"by": ("text",), "value": _NUMBERS, "histogram": _NUMBERS, "time": ("timestamp", *_NUMBERS)}
+"""The types that a field in this role may have."""
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """What a schema file holds."""
 
-    fields: dict[str, _Type]
+    fields: dict[str, Literal["text", "integer", "number", "boolean", "timestamp", "json"]]
     by: str | None = None
     value: str | None = None
     histogram: str | None = None
     zones: tuple[float, float] | None = None
     time: str | None = None
-
-
-_decoder = msgspec.json.Decoder(_File)
 
 
 def schema_path(name: str, folder: Path) -> Path:
@@ -58,23 +50,15 @@ def known(name: str, folder: Path) -> Stream | None:
     if name == BUZZ.name:
         return BUZZ
     try:
-        found = _decoder.decode(in_turn.in_turn(path.read_bytes))
+        found = msgspec.json.decode(in_turn.in_turn(path.read_bytes), type=_File)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise ToolkitError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise ToolkitError(f"{path} is no schema of a stream: {error}; correct it or delete it") from error
-    fields = tuple(Field(field, kind) for field, kind in found.fields.items())
-    stream = Stream(
-        name,
-        by=found.by,
-        value=found.value,
-        histogram=found.histogram,
-        zones=found.zones,
-        time=found.time,
-        fields=fields,
-    )
+    fields = tuple(Field(*each) for each in found.fields.items())
+    stream = Stream(name, fields=fields, **_roles(found))
     check_roles(stream, f"{path}")
     return stream
 
@@ -93,12 +77,15 @@ def declare(stream: Stream, folder: Path) -> Stream:
     check_roles(stream, f"stream {stream.name}")
     before = known(stream.name, folder)
     merged = _merged(before, stream, path)
-    if _as_file(merged) == (before and _as_file(before)):
-        return merged
-    with _locked(folder, stream.name):  # another producer may declare at the same time
-        merged = _merged(known(stream.name, folder), stream, path)
-        _write(path, msgspec.json.format(msgspec.json.encode(_as_file(merged)), indent=2) + b"\n")
+    if before is None or (before.fields, _roles(before)) != (merged.fields, _roles(merged)):
+        with _locked(folder, stream.name):  # another producer may declare at the same time
+            merged = _merged(known(stream.name, folder), stream, path)
+            _write(merged, path)
     return merged
+
+
+def _roles(described: Stream | _File) -> dict[str, Any]:
+    return {role: getattr(described, role) for role in (*_ROLES, "zones")}
 
 
 def _merged(before: Stream | None, stream: Stream, path: Path) -> Stream:
@@ -108,18 +95,15 @@ def _merged(before: Stream | None, stream: Stream, path: Path) -> Stream:
     types = {field.name: field.type for field in before.fields}
     for field in stream.fields:
         kind = types.setdefault(field.name, field.type)
-        if {kind, field.type} == {"integer", "number"}:
+        if {kind, field.type} == set(_NUMBERS):
             types[field.name] = "number"
         elif kind != field.type:
             raise ToolkitError(
                 f"field {field.name} of stream {stream.name} is {field.type}, but {kind} in {path}: "
                 "give it its old type or another name"
             )
-    return replace(
-        stream,
-        fields=tuple(Field(name, kind) for name, kind in types.items()),
-        **{role: getattr(before, role) or getattr(stream, role) for role in (*_ROLES, "zones")},
-    )
+    named = {role: value for role, value in _roles(before).items() if value is not None}
+    return replace(stream, fields=tuple(Field(*each) for each in types.items()), **named)
 
 
 def check_roles(stream: Stream, where: str) -> None:
@@ -134,11 +118,6 @@ def check_roles(stream: Stream, where: str) -> None:
         raise ToolkitError(f"{where}: zones are {list(stream.zones)}; give two limits, the lower first")
 
 
-def _as_file(stream: Stream) -> _File:
-    fields: dict[str, _Type] = {field.name: field.type for field in stream.fields}  # type: ignore[misc]
-    return _File(fields, stream.by, stream.value, stream.histogram, stream.zones, stream.time)
-
-
 @contextmanager
 def _locked(folder: Path, name: str) -> Iterator[None]:
     try:
@@ -151,11 +130,13 @@ def _locked(folder: Path, name: str) -> Iterator[None]:
         raise ToolkitError(f"{folder} cannot be written: {error.strerror}") from error
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(stream: Stream, path: Path) -> None:
     """Replace a file at once: a reader sees the old or the new one, never a part."""
+    fields: dict[str, Any] = {field.name: field.type for field in stream.fields}
+    text = msgspec.json.format(msgspec.json.encode(_File(fields, **_roles(stream))), indent=2) + b"\n"
     draft = path.with_suffix(".new")
-    with draft.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
+    with draft.open("wb") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     in_turn.replace(draft, path)

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import datetime
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any
 
-from msgspec import Meta
+from msgspec import Meta, inspect
 
 from utils.app.config import BUZZ as DEFAULT_STREAM
 from utils.app.errors import ToolkitError
 from utils.records import sentiment
-from utils.records.codec import Codec, Field
+from utils.records.codec import MAX_INT64, OWN, Codec, Field
 from utils.records.record import Message, Record
-from utils.records.row_types import MAX_INT64, OWN
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,59}")
 _TAKEN = re.compile(r"sqlite.*|pragma_.*|json_each|json_tree|streamed_messages|buzzline_db")  # by SQLite and by buzz
-_SIMPLE: dict[Any, str] = {
-    str: "text",
-    int: "integer",
-    float: "number",
-    bool: "boolean",
-    datetime.datetime: "timestamp",
+_SIMPLE: dict[type, str] = {
+    inspect.StrType: "text",
+    inspect.IntType: "integer",
+    inspect.FloatType: "number",
+    inspect.BoolType: "boolean",
+    inspect.DateTimeType: "timestamp",
 }
 
 
@@ -72,7 +69,8 @@ class Stream:
         """A record in one line for people: `by`, then the other fields that have a value."""
         if self.name == DEFAULT_STREAM:
             return f"{record.author}: {record.message} ({record.sentiment:.2f})"
-        values = dict(zip(self.codec.columns, self.codec.row(record), strict=True))
+        (row,) = self.codec.rows([record])
+        values = dict(zip(self.codec.columns, row, strict=True))
         shown = [values.pop(self.by)] if self.by and values.get(self.by) is not None else []
         hidden = ("timestamp", *OWN)
         shown += [f"{name}={value}" for name, value in values.items() if value is not None and name not in hidden]
@@ -81,23 +79,21 @@ class Stream:
 
 def declared_fields(record: type[Record]) -> tuple[Field, ...]:
     """The fields of a class and their types, `timestamp` last."""
-    hints = get_type_hints(record, include_extras=True)
-    names = [name for name in record.__struct_fields__ if name not in OWN and name != "timestamp"]
-    return (*(Field(name, _type_of(hints[name])) for name in names), Field("timestamp", "timestamp"))
+    found = inspect.type_info(record)
+    assert isinstance(found, inspect.StructType)
+    declared = [field for field in found.fields if field.name not in (*OWN, "timestamp")]
+    return (*(Field(field.name, _type_of(field.type)) for field in declared), Field("timestamp", "timestamp"))
 
 
-def _type_of(hint: Any) -> str:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return _type_of(arguments[0])
-    if origin is Literal:
-        return "text" if all(isinstance(each, str) for each in arguments) else "json"
-    if origin in (Union, UnionType):
-        kinds = {_type_of(each) for each in arguments if each is not type(None)}
+def _type_of(declared: inspect.Type) -> str:
+    if isinstance(declared, inspect.LiteralType):
+        return "text" if all(isinstance(each, str) for each in declared.values) else "json"
+    if isinstance(declared, inspect.UnionType):
+        kinds = {_type_of(each) for each in declared.types if not isinstance(each, inspect.NoneType)}
         if kinds == {"integer", "number"}:
             return "number"
         return kinds.pop() if len(kinds) == 1 else "json"
-    return _SIMPLE.get(hint, "json")
+    return _SIMPLE.get(type(declared), "json")
 
 
 def _fill_buzz(record: Any) -> None:

@@ -1,5 +1,6 @@
 """The table of a stream in the words of SQLite, DuckDB and PostgreSQL."""
 
+import re
 from collections.abc import Mapping
 from typing import Literal
 
@@ -13,7 +14,7 @@ BUZZ_TABLE = "streamed_messages"
 Dialect = Literal["sqlite", "duckdb", "postgres"]
 
 _OWN = (Field("extra", "json"), Field("producer_id", "text"), Field("sequence", "integer"))
-_TYPES: dict[str, dict[str, str]] = {
+_TYPES: dict[Dialect, dict[str, str]] = {
     "sqlite": {
         "text": "TEXT",
         "integer": "INTEGER",
@@ -21,7 +22,6 @@ _TYPES: dict[str, dict[str, str]] = {
         "boolean": "BOOLEAN",
         "timestamp": "TEXT",
         "json": "TEXT",
-        "id": "INTEGER PRIMARY KEY AUTOINCREMENT",
     },
     "duckdb": {
         "text": "VARCHAR",
@@ -30,61 +30,32 @@ _TYPES: dict[str, dict[str, str]] = {
         "boolean": "BOOLEAN",
         "timestamp": "TIMESTAMP",
         "json": "JSON",
-        "id": f"BIGINT DEFAULT nextval('{BUZZ_TABLE}_id')",
     },
     "postgres": {
-        "text": "TEXT",
-        "integer": "BIGINT",
-        "number": "DOUBLE PRECISION",
-        "boolean": "BOOLEAN",
-        "timestamp": "TEXT",
-        "json": "TEXT",
+        "text": "text",
+        "integer": "bigint",
+        "number": "double precision",
+        "boolean": "boolean",
+        "timestamp": "text",
+        "json": "text",
     },
 }
-# The types of existing columns that give back unchanged what a field puts in; SQLite's are affinities.
-_SUITABLE: dict[str, dict[str, tuple[str, ...]]] = {
+_IDS = {"sqlite": "INTEGER PRIMARY KEY AUTOINCREMENT", "duckdb": f"BIGINT DEFAULT nextval('{BUZZ_TABLE}_id')"}
+# Patterns of other types of existing columns that give back unchanged what a field puts in; SQLite's are affinities.
+_WHOLE = "U?(HUGE|BIG|SMALL|TINY)INT|U?INTEGER"
+_SUITABLE: dict[Dialect, dict[str, str]] = {
     "sqlite": {
-        "text": ("TEXT", "BLOB"),
-        "integer": ("INTEGER", "NUMERIC", "BLOB"),
-        "number": ("REAL", "INTEGER", "NUMERIC", "BLOB"),
-        "boolean": ("INTEGER", "NUMERIC", "BLOB"),
-        "timestamp": ("TEXT", "NUMERIC", "BLOB"),
-        "json": ("TEXT", "BLOB"),
+        "text": "BLOB",
+        "integer": "NUMERIC|BLOB",
+        "number": "INTEGER|NUMERIC|BLOB",
+        "boolean": "INTEGER|NUMERIC|BLOB",
+        "timestamp": "NUMERIC|BLOB",
+        "json": "BLOB",
     },
-    "duckdb": {
-        "text": ("VARCHAR",),
-        "integer": (
-            "BIGINT",
-            "INTEGER",
-            "SMALLINT",
-            "TINYINT",
-            "HUGEINT",
-            "UBIGINT",
-            "UINTEGER",
-            "USMALLINT",
-            "UTINYINT",
-            "UHUGEINT",
-        ),
-        "number": ("DOUBLE",),
-        "boolean": ("BOOLEAN",),
-        "timestamp": ("TIMESTAMP", "VARCHAR"),
-        "json": ("JSON", "VARCHAR"),
-    },
-    "postgres": {
-        "text": ("text",),
-        "integer": ("bigint",),
-        "number": ("double precision",),
-        "boolean": ("boolean",),
-        "timestamp": ("text",),
-        "json": ("text",),
-    },
+    "duckdb": {"integer": _WHOLE, "timestamp": "VARCHAR", "json": "VARCHAR"},
+    "postgres": {},
 }
-_AFFINITIES = (
-    ("INTEGER", ("INT",)),
-    ("TEXT", ("CHAR", "CLOB", "TEXT")),
-    ("BLOB", ("BLOB",)),
-    ("REAL", ("REAL", "FLOA", "DOUB")),
-)
+_AFFINITIES = {"INTEGER": "INT", "TEXT": "CHAR|CLOB|TEXT", "BLOB": "BLOB|^$", "REAL": "REAL|FLOA|DOUB"}
 
 
 def quoted(name: str) -> str:
@@ -94,18 +65,15 @@ def quoted(name: str) -> str:
 
 def _affinity(declared: str) -> str:
     """How SQLite converts what is stored in a column of this declared type; BLOB means that it does not."""
-    for affinity, words in _AFFINITIES:
-        if any(word in declared.upper() for word in words):
-            return affinity
-    return "NUMERIC" if declared else "BLOB"
+    found = (name for name, words in _AFFINITIES.items() if re.search(words, declared, re.IGNORECASE))
+    return next(found, "NUMERIC")
 
 
 def as_double(column: str, found: str) -> str | None:
     """The expression that makes a DuckDB column of numbers one of 64-bit floats; None if it holds no numbers."""
     if found == "FLOAT":  # 0.3 of 32 bits is not 0.3
         return f"round({column}::DOUBLE, 6)"
-    is_number = found in _SUITABLE["duckdb"]["integer"] or found.startswith("DECIMAL")
-    return f"{column}::DOUBLE" if is_number else None
+    return f"{column}::DOUBLE" if re.fullmatch(_WHOLE, found) or found.startswith("DECIMAL") else None
 
 
 class Table:
@@ -127,37 +95,34 @@ class Table:
 
     def create(self, dialect: Dialect) -> list[str]:
         """Statements that make the table where there is none."""
-        types = _TYPES[dialect]
-        columns = [f"{quoted(field.name)} {types[field.type]}" for field in self.fields]
-        statements = []
-        if self.has_id:
-            columns.insert(0, f"id {types['id']}")
-            if dialect == "duckdb":
-                statements.append(f"CREATE SEQUENCE IF NOT EXISTS {self.name}_id")
-        statements.append(f"CREATE TABLE IF NOT EXISTS {quoted(self.name)} ({', '.join(columns)})")
-        return statements
+        columns = [("id", _IDS[dialect])] if self.has_id else []
+        names = ", ".join(f"{quoted(name)} {kind}" for name, kind in [*columns, *self.typed(dialect)])
+        sequence = [f"CREATE SEQUENCE IF NOT EXISTS {self.name}_id"] if self.has_id and dialect == "duckdb" else []
+        return [*sequence, f"CREATE TABLE IF NOT EXISTS {quoted(self.name)} ({names})"]
 
     def upgrade(self, dialect: Dialect, existing: Mapping[str, str]) -> list[str]:
         """Statements that give a table with the columns `existing` (name -> type) what is missing.
 
         Raises ToolkitError that names the column if one has a type that cannot hold its field.
         """
-        types, statements = _TYPES[dialect], []
+        statements = []
         alter = f"ALTER TABLE {quoted(self.name)}"
         by_name = {name.lower(): kind for name, kind in existing.items()}
-        for field in self.fields:
-            column, found = quoted(field.name), by_name.get(field.name.lower())
+        for field, (name, wanted) in zip(self.fields, self.typed(dialect), strict=True):
+            column, found = quoted(name), by_name.get(name.lower())
             if found is None:
-                statements.append(f"{alter} ADD COLUMN {column} {types[field.type]}")
-            elif (_affinity(found) if dialect == "sqlite" else found) in _SUITABLE[dialect][field.type]:
+                statements.append(f"{alter} ADD COLUMN {column} {wanted}")
                 continue
-            elif dialect == "duckdb" and field.type == "number" and (expression := as_double(column, found)):
+            kind = _affinity(found) if dialect == "sqlite" else found
+            if wanted in (found, kind) or re.fullmatch(_SUITABLE[dialect].get(field.type, ""), kind):
+                continue
+            if dialect == "duckdb" and field.type == "number" and (expression := as_double(column, found)):
                 statements.append(f"{alter} ALTER {column} TYPE DOUBLE USING {expression}")
             elif dialect == "postgres" and (field.type, found) == ("number", "bigint"):
-                statements.append(f"{alter} ALTER {column} TYPE DOUBLE PRECISION")
+                statements.append(f"{alter} ALTER {column} TYPE {wanted}")
             else:
                 raise ToolkitError(
-                    f"column {field.name} of table {self.name} is {found}, its field is {field.type}: "
+                    f"column {name} of table {self.name} is {found}, its field is {field.type}: "
                     "change the field's type or name another file"
                 )
         return statements
