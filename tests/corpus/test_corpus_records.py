@@ -16,7 +16,7 @@ from tests.helpers import make_batch
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError
 from utils.emitters.file_emitter import FileEmitter
-from utils.feeds.rows import array_rows
+from utils.feeds.rows import array_pages
 from utils.records import sentiment
 from utils.records.codec import MAX_INT64
 from utils.records.record import Batch, Message, encode_records
@@ -185,7 +185,7 @@ def test_a_deeply_nested_end_of_the_file_sink_stops_nobody(settings: Settings) -
     array = settings.live_path.with_suffix(".json")
     array.write_bytes(b"[" * 100_000)
     with pytest.raises(ToolkitError, match="array"):
-        next(array_rows(array))
+        next(array_pages(array))
 
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)

@@ -20,7 +20,7 @@ from utils.app.errors import ToolkitError
 from utils.delivery.journal import Journal
 from utils.emitters.sqlite_emitter import SqliteEmitter
 from utils.feeds.lines import LineCodec
-from utils.feeds.rows import RowSource, array_rows, take_from
+from utils.feeds.rows import RowSource, array_pages
 from utils.reading.store import ProcessedStore
 from utils.records.record import Batch
 from utils.records.stream import BUZZ
@@ -313,7 +313,7 @@ ARRAYS: list[tuple[bytes, int, int]] = [
 def test_files_that_are_one_array(content: bytes, readable: int, invalid: int, tmp_path: Path) -> None:
     path = tmp_path / "recording.json"
     path.write_bytes(content)
-    with closing(RowSource(path.name, take_from(array_rows(path)), LineCodec(BUZZ), lambda partition: "")) as reader:
+    with closing(RowSource(path.name, array_pages(path), LineCodec(BUZZ), lambda partition: "")) as reader:
         if readable < 0:
             with pytest.raises(
                 ToolkitError, match=r"recording\.json begins like a JSON array but is not a complete one"

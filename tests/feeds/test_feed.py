@@ -241,7 +241,7 @@ class TestDamage:
             ("things.jsonl", b'{"n":1}\n{"n":"' + b"x" * 300_000 + b'"}\n{"n":2}\n', "byte 8", "over the limit"),
             ("things.csv", b"n,m\n1,\n1,2,3\n2,\n", "line 3", "3 cells where the first line has 2"),
             ("things.csv", b'n,m\n1,\n"unclosed,\n2,\n', "line 3", "unexpected end of data"),
-            ("things.csv", b"n,m\n1,\n3,J\xf6rg\n2,\n", "line 3", "not UTF-8 in column m"),
+            ("things.csv", b"n,m\n1,\n3,J\xf6rg\n2,\n", "line 3", "not utf-8; --encoding"),
             ("things.csv", b"n,m\n1,\n" + b"x" * 300_000 + b",\n2,\n", "line 3", "field limit"),
             ("things.tsv", b"n\tm\n1\t\n3\n2\t\n", "line 3", "1 cells where the first line has 2"),
         ],
@@ -264,7 +264,7 @@ class TestDamage:
         self, tail: bytes, feed: Feed, settings: Settings, tmp_path: Path
     ) -> None:
         (tmp_path / "things.txt.gz").write_bytes(
-            gzip.compress(b"first\n" + b"x" * (rows.MAX_LINE_BYTES + rows.BLOCK_BYTES) + tail + b"\nlast\n")
+            gzip.compress(b"first\n" + b"x" * (rows.MAX_LINE + rows.BLOCK_BYTES) + tail + b"\nlast\n")
         )
         assert "read 3, acknowledged 2; rejected 1;" in feed("things.txt.gz").stdout
         assert column(settings, "things", "line")["file"] == ["first", "last"]

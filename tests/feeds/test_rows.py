@@ -7,7 +7,7 @@ import pytest
 
 from utils.app.errors import ToolkitError
 from utils.feeds.lines import LineCodec
-from utils.feeds.rows import RowSource, array_rows, parquet_rows, take_from
+from utils.feeds.rows import RowSource, array_pages, parquet_pages
 from utils.records.stream import BUZZ
 from utils.sources.base import Chunk
 
@@ -15,7 +15,7 @@ ITEMS = [{"message": "a"}, {"message": "b"}, {"message": "c"}]
 
 
 def read(path: Path, position: str = "", max_records: int = 2) -> list[Chunk]:
-    source = RowSource(path.name, take_from(array_rows(path)), LineCodec(BUZZ), lambda partition: position, "item")
+    source = RowSource(path.name, array_pages(path), LineCodec(BUZZ), lambda partition: position, "item")
     with closing(source):
         return list(iter(lambda: source.poll(max_records), None))
 
@@ -66,5 +66,5 @@ def test_numbers_of_a_parquet_file_keep_all_their_digits(tmp_path: Path) -> None
     with duckdb.connect() as memory:
         price = "12345678901234567890.123456789::DECIMAL(38, 9) AS price"
         memory.execute(f"COPY (SELECT {price}, 'nan'::DOUBLE AS nothing) TO '{path}' (FORMAT parquet)")
-    ((row,),) = parquet_rows(path)
+    ((row,),) = parquet_pages(path)
     assert row.data == b'{"price":12345678901234567890.123456789}'

@@ -62,7 +62,7 @@ def first_lines(source: Input, stop: threading.Event, *, wanted: int, wait: bool
     Raises ToolkitError if the input cannot be read, or holds no record.
     """
     logged = False
-    with closing(source.sample(Stream("sample"))) as reader:
+    with closing(source.sample(Stream("sample"), lambda partition: "", False)) as reader:
         reason = "there is nothing behind the line of names" if source.has_cells and source.ends else "it is empty"
         while not stop.is_set():
             try:

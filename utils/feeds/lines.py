@@ -2,20 +2,20 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import repeat
 from typing import Any
 
 from utils.app.errors import ToolkitError
-from utils.records.codec import Codec, instant_text
+from utils.feeds.csv_pages import json_lines
+from utils.records.codec import Codec, encoder, instant_text
 from utils.records.external import MAX_DEPTH, MAX_RECORD_BYTES, stamp
 from utils.records.infer import event_time
 from utils.records.record import Line
 from utils.records.stream import Stream
-from utils.sources.csv_rows import json_line
 
-Parse = Callable[[bytes], Mapping[str, str]]
-"""The cells of a line of text, by field. Raises ValueError with the reason if it has none."""
+Parse = Callable[[bytes, Mapping[str, str]], bytes]
+"""The JSON line of a line of text, given the types of fields. Raises ValueError with the reason if there is none."""
 
 
 class FedLine(Line):
@@ -30,27 +30,15 @@ class FedLine(Line):
 class LineCodec(Codec):
     """Decodes as the codec of a stream does, to see that it can, and gives the lines."""
 
-    def __init__(
-        self,
-        stream: Stream,
-        parse: Parse | None = None,
-        texts: Sequence[str] = (),
-        *,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        """`parse` reads lines that are no JSON; its fields `texts` are texts whatever they look like."""
-        self._codec, self._parse, self._clock = stream.codec, parse, clock
+    def __init__(self, stream: Stream, parse: Parse | None = None) -> None:
+        """`parse` reads lines that are no JSON."""
+        self._codec, self._parse = stream.codec, parse
         self._event_us = event_time(stream) if stream.time not in (None, "timestamp") else None
-        self._types = {field.name: field.type for field in stream.fields} | dict.fromkeys(texts, "text")
-
-    def line_of(self, cells: Mapping[str, str]) -> bytes:
-        """The line of named cells. Raises ValueError like `json_line`."""
-        return json_line(cells, self._types)
+        self._types = {field.name: field.type for field in stream.fields}
 
     def decode_lines(self, data: bytes) -> list[Any]:
         if self._parse:
-            lines = data.removesuffix(b"\n").split(b"\n")
-            data = b"".join(self.line_of(self._parse(line)) + b"\n" for line in lines)
+            data = b"".join(self._parse(line, self._types) + b"\n" for line in data.removesuffix(b"\n").split(b"\n"))
         records = self._codec.decode_lines(data)
         lines = data.split(b"\n")
         brackets = data.count(b"{") + data.count(b"[")
@@ -58,21 +46,25 @@ class LineCodec(Codec):
         if brackets - len(records) >= MAX_DEPTH or len(max(lines, key=len)) > MAX_RECORD_BYTES:
             for line in filter(None, lines):
                 stamp(line, "", 1, "")  # raises the reason, if there is one
-        now = instant_text(int(self._clock() * 1000) * 1000)
+        now = present()
         if not self._event_us:
             return list(map(FedLine, lines, repeat(now), records))
         return [FedLine(line, self._time(record, now), record) for line, record in zip(lines, records, strict=False)]
 
     def decode(self, line: bytes) -> FedLine:
-        data = self.line_of(self._parse(line)) if self._parse else line
+        data = self._parse(line, self._types) if self._parse else line
         stamp(data, "", 1, "")  # first, for its reasons are the better ones
         record = self._codec.decode(data)
-        now = instant_text(int(self._clock() * 1000) * 1000)
-        return FedLine(data, self._time(record, now), record)
+        return FedLine(data, self._time(record, present()), record)
 
     def _time(self, record: Any, now: str) -> str:
         at_us = self._event_us(record) if self._event_us else None
         return now if at_us is None else instant_text(at_us)
+
+
+def present() -> str:
+    """The time of reading, in milliseconds."""
+    return instant_text(time.time_ns() // 1_000_000 * 1_000)
 
 
 def text_parser(pattern: str, encoding: str) -> Parse:
@@ -87,7 +79,7 @@ def text_parser(pattern: str, encoding: str) -> Parse:
     if not expression.groupindex:
         raise ToolkitError(f"--pattern {pattern} names no field: write a group as (?P<level>[A-Z]+)")
 
-    def parse(line: bytes) -> Mapping[str, str]:
+    def parse(line: bytes, types: Mapping[str, str]) -> bytes:
         try:
             text = line.decode(encoding).strip()
         except UnicodeDecodeError as error:
@@ -95,6 +87,8 @@ def text_parser(pattern: str, encoding: str) -> Parse:
         found = expression.search(text)
         if not found:
             raise ValueError("does not match --pattern" if text else "no text")
-        return {name: value or "" for name, value in found.groupdict().items()}
+        if not pattern:
+            return encoder.encode({"line": text})
+        return json_lines([*found.groupdict()], [[*found.groupdict("").values()]], types)[0]
 
     return parse

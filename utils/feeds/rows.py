@@ -1,71 +1,71 @@
 """Sources that give one row after another and cannot be read from the middle: complete files and standard input."""
 
+import codecs
 import gzip
 import threading
 import zlib
-from codecs import BOM_UTF8
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from glob import escape
-from io import TextIOWrapper
-from itertools import chain
+from io import StringIO
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from queue import Empty, Queue
+from typing import Any, BinaryIO, Protocol
 from zlib import crc32
 
 import msgspec
 
 from utils.app.errors import ToolkitError
+from utils.feeds.csv_pages import Row
 from utils.feeds.lines import LineCodec
 from utils.records.record import Invalid
 from utils.records.table import quoted
 from utils.sources.base import Chunk, Resume, decode_each
-from utils.sources.csv_rows import FedRow, csv_rows
 
-_T = TypeVar("_T")
-
-MAX_LINE_BYTES = 1 << 20
-BLOCK_BYTES = 1 << 16
+MAX_LINE = 1 << 20  # characters
+BLOCK_BYTES = 1 << 20
+AHEAD_BLOCKS, AHEAD_BYTES = 32, 1 << 16
 PARQUET_ROWS = 1_000
-MAX_TAKE_BYTES = 2 << 20
-MAX_AHEAD_ROWS, MAX_AHEAD_BYTES = 10_000, 8 << 20
 STOP_S = 0.1
 
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 _exact = msgspec.json.Encoder(decimal_format="number")  # with all digits
 
+Pages = Iterator[list[Row]]
+"""Rows as they come, some at a time."""
 
-Take = Callable[[int], list[FedRow]]
-"""At most so many of the next rows; none at the end."""
-Pages = Iterator[list[FedRow]]
-"""Rows as they come."""
+
+class Readable(Protocol):
+    """What gives the next bytes, once there are any; b"" at the end, None when told to stop."""
+
+    def read1(self, size: int, /) -> bytes | None: ...
 
 
 class RowSource:
-    """Hands out rows as lines. A position is `rows:crc` of all that was handled; a pipe has none.
+    """Hands out rows as lines. A position is `rows:crc` of all that was handled.
 
     If the rows before a stored position are other ones, the chunk says that the partition begins again.
     """
 
     name = "file"
 
-    def __init__(self, name: str, take: Take, codec: LineCodec, resume: Resume | None, row: str = "line") -> None:
-        self.detail, self._row = name, row
-        self._take, self._codec, self._resume = take, codec, resume
+    def __init__(self, name: str, pages: Pages, codec: LineCodec, resume: Resume, row: str = "line") -> None:
+        self.detail, self._row, self._codec, self._resume = name, row, codec, resume
+        self._pages = pages
+        self._page: list[Row] = []  # the rest of one
         self._rows = self._crc = 0
-        self._position: str | None = None if resume else ""
+        self._position: str | None = None
 
     def poll(self, max_records: int) -> Chunk | None:
         """The next rows; None at the end. Waits for a pipe. See Source."""
-        if self._position is None and self._resume:
+        if self._position is None:
             self._position = self._resume(self.detail)
             if self._position and not self._skip(self._position):
                 return Chunk(self.detail, self._position, "", [])
         rows = self._take(max_records)
         if not rows:
             return None
-        start = self._position or ""
-        self._position = self._after(rows) if self._resume else ""
+        start, self._position = self._position, self._after(rows)
         return Chunk(self.detail, start, self._position, *self._decode(rows))
 
     def close(self) -> None:
@@ -75,161 +75,121 @@ class RowSource:
         """Whether the rows before the stored position are those that were handled."""
         count = position.partition(":")[0]
         wanted = int(count) if count.isdecimal() else 0
-        while self._rows < wanted and (skipped := self._take(min(MAX_AHEAD_ROWS, wanted - self._rows))):
+        while self._rows < wanted and (skipped := self._take(wanted - self._rows)):
             self._after(skipped)
         return f"{self._rows}:{self._crc}" == position
 
-    def _after(self, rows: list[FedRow]) -> str:
+    def _take(self, max_rows: int) -> list[Row]:
+        page = self._page or next(self._pages, [])
+        self._page = page[max_rows:]
+        return page[:max_rows]
+
+    def _after(self, rows: list[Row]) -> str:
         self._rows += len(rows)
         self._crc = crc32(b"\n".join(row.data for row in rows) + b"\n", self._crc)
         return f"{self._rows}:{self._crc}"
 
-    def _decode(self, rows: list[FedRow]) -> tuple[list[Any], list[Invalid]]:
-        found: list[tuple[FedRow, bytes]] = []
-        invalid: list[Invalid] = []
-        for row in rows:
-            try:
-                if row.reason:
-                    raise ValueError(row.reason)
-                found.append((row, self._codec.line_of(row.cells) if row.cells else row.data))
-            except ValueError as error:
-                invalid.append(Invalid(self._where(row), str(error), row.data))
+    def _decode(self, rows: list[Row]) -> tuple[list[Any], list[Invalid]]:
+        invalid = [Invalid(self._where(row), row.reason, row.data) for row in rows if row.reason]
+        whole = [row for row in rows if not row.reason]
         try:
-            return self._codec.decode_lines(b"".join([line + b"\n" for _, line in found])), invalid
+            return self._codec.decode_lines(b"".join(row.line + b"\n" for row in whole)), invalid
         except ValueError:
-            records, more = decode_each(self._codec, ((self._where(row), line) for row, line in found))
+            records, more = decode_each(self._codec, ((self._where(row), row.line) for row in whole))
             return records, invalid + more
 
-    def _where(self, row: FedRow) -> str:
+    def _where(self, row: Row) -> str:
         return f"{self.detail} {self._row} {row.number}"
 
 
-def take_from(pages: Pages) -> Take:
-    """What takes rows that are there. An error of the rows is raised once all rows before it have been taken."""
-    rows = chain.from_iterable(pages)
-    failed: list[Exception] = []
-
-    def take(max_rows: int) -> list[FedRow]:
-        if failed:
-            raise failed[0]
-        taken: list[FedRow] = []
-        size = 0
-        try:
-            while len(taken) < max_rows and size < MAX_TAKE_BYTES and (row := next(rows, None)):
-                taken.append(row)
-                size += len(row.data)
-        except ToolkitError as error:
-            if not taken:
-                raise
-            failed.append(error)
-        return taken
-
-    return take
-
-
 class Pipe:
-    """Reads rows in a thread, a little ahead, so that whoever takes them can be told to stop."""
+    """Reads a pipe in a thread, a little ahead, so that whoever waits for it can be told to stop."""
 
-    def __init__(self, pages: Pages, stop: threading.Event) -> None:
-        self._pages, self._stop = pages, stop
-        self._changed = threading.Condition()
-        self._read: deque[FedRow] = deque()
-        self._size = 0
-        self._shown: list[FedRow] = []
-        self._end: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="standard input", daemon=True)
+    def __init__(self, file: BinaryIO, stop: threading.Event) -> None:
+        self._file, self._stop = file, stop
+        self._blocks: Queue[bytes] = Queue(AHEAD_BLOCKS)
+        self._error: OSError | None = None
+        threading.Thread(target=self._run, name="standard input", daemon=True).start()
 
     def _run(self) -> None:
-        end: Exception = StopIteration()
         try:
-            for rows in self._pages:
-                size = sum(len(row.data) for row in rows)
-                with self._changed:
-                    self._changed.wait_for(lambda: len(self._read) < MAX_AHEAD_ROWS and self._size < MAX_AHEAD_BYTES)
-                    self._read.extend(rows)
-                    self._size += size
-                    self._changed.notify()
-        except (OSError, ToolkitError) as error:
-            end = error
-        with self._changed:
-            self._end = end
-            self._changed.notify()
+            while block := self._file.read1(AHEAD_BYTES):  # type: ignore[attr-defined]  # as all buffered
+                self._blocks.put(block)
+        except OSError as error:
+            self._error = error
+        self._blocks.put(b"")
 
-    def show(self, max_rows: int) -> list[FedRow]:
-        """`take`, but the rows stay to be taken."""
-        rows = self._next(max_rows)
-        self._shown += rows
-        return rows
-
-    def take(self, max_rows: int) -> list[FedRow]:
-        """The next rows, once there are any; none at the end or when told to stop. Raises what ended the reading."""
-        rows, self._shown = self._shown[:max_rows], self._shown[max_rows:]
-        return rows or self._next(max_rows)
-
-    def _next(self, max_rows: int) -> list[FedRow]:
-        if self._thread.ident is None:
-            self._thread.start()
-        with self._changed:
-            while not (self._read or self._end or self._stop.is_set()):
-                self._changed.wait(STOP_S)
-            rows = [self._read.popleft() for _ in range(min(max_rows, len(self._read)))]
-            self._size -= sum(len(row.data) for row in rows)
-            self._changed.notify()
-        if not rows and isinstance(self._end, OSError | ToolkitError):
-            raise ToolkitError(f"standard input: {self._end}") from self._end
-        return rows
+    def read1(self, _size: int) -> bytes | None:
+        """All that has come, once there is anything. See Readable."""
+        found: list[bytes] = []
+        while not found:
+            if self._stop.is_set():
+                return None
+            with suppress(Empty):
+                found.append(self._blocks.get(timeout=STOP_S))
+                while found[-1]:
+                    found.append(self._blocks.get_nowait())
+        if not found[-1]:
+            self._blocks.put(b"")  # it is the end for whoever asks again, too
+            if self._error and len(found) == 1:
+                raise ToolkitError(f"standard input: {self._error}") from self._error
+        return b"".join(found)
 
 
-def opened(path: Path) -> BinaryIO:
-    """A file, unpacked if it is compressed."""
-    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
+def text_lines(file: Readable, name: str, encoding: str) -> Iterator[list[str]]:
+    """The lines of a file as they come, with their ends; one that is too long is cut.
 
-
-def line_rows(file: BinaryIO, name: str) -> Pages:
-    """The lines of a file, but blank ones, as they come. One that is too long is one row, cut, with the reason."""
-    number, rest, is_cut = 1, b"", False
+    UTF-16 with a byte order mark is read whatever `encoding` says. What cannot be decoded becomes surrogates, so that
+    it damages its line only. Raises ToolkitError where a file is damaged.
+    """
+    decoder: codecs.IncrementalDecoder | None = None
+    rest, number = "", 0
     while True:
-        data = _read(lambda: file.read1(BLOCK_BYTES), name, number - 1)  # type: ignore[attr-defined]  # as all buffered
-        lines = (rest + data).split(b"\n")
-        if is_cut:
-            lines[0], is_cut = b"", len(lines) == 1
-        rest = lines.pop() if data else b""
-        if number == 1:
-            lines = [line.removeprefix(BOM_UTF8) for line in lines[:1]] + lines[1:]
-        rows = [FedRow(n, stripped) for n, line in enumerate(lines, number) if (stripped := line.strip())]
+        try:
+            data = file.read1(BLOCK_BYTES)
+            if data is None:
+                return
+            if not decoder:
+                is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+                known = "utf-16" if is_utf16 else codecs.lookup(encoding).name
+                decoder = codecs.getincrementaldecoder("utf-8-sig" if known == "utf-8" else known)("surrogateescape")
+            text = rest + decoder.decode(data, final=not data)
+        except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeError) as error:
+            raise ToolkitError(f"{name} is damaged behind line {number}: {error}") from error
+        lines = StringIO(text, newline="").readlines()
+        rest = lines.pop()[: MAX_LINE + 1] if data and lines and not lines[-1].endswith("\n") else ""
         number += len(lines)
-        if len(rest) > MAX_LINE_BYTES:
-            rows.append(FedRow(number, rest, reason=f"a line over the limit of {MAX_LINE_BYTES} bytes"))
-            rest, is_cut = b"", True
-        if rows:
-            yield rows
+        if lines:
+            yield lines
         if not data:
             return
 
 
-def table_rows(file: BinaryIO, name: str, encoding: str) -> Pages:
-    """The rows of a CSV file; UTF-16 with a byte order mark is read whatever `encoding` says."""
-    start = _read(lambda: file.peek(2)[:2], name, 0)  # type: ignore[attr-defined]  # of all buffered readers
-    encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else encoding
-    encoding = "utf-8-sig" if encoding == "utf-8" else encoding
-    # What cannot be decoded becomes surrogates, so that it damages its row only.
-    found = csv_rows(TextIOWrapper(file, encoding=encoding, errors="surrogateescape", newline=""), name)
+def line_pages(lines: Iterator[list[str]]) -> Pages:
+    """The lines that are not blank."""
     number = 0
-    while (row := _read(lambda: next(found, None), name, number)) is not None:
-        number = row.number
-        yield [row]
+    for page in lines:
+        rows = []
+        for number, line in enumerate(page, number + 1):  # noqa: B020
+            if text := line.strip():
+                data = text.encode("utf-8", "surrogateescape")
+                is_long = len(line) > MAX_LINE
+                rows.append(Row(number, data, data, f"a line over the limit of {MAX_LINE} characters" * is_long))
+        if rows:
+            yield rows
 
 
-def array_rows(path: Path) -> Pages:
+def array_pages(path: Path) -> Pages:
     """The items of a file that is one JSON array."""
     try:
-        items = _array.decode(path.read_bytes().removeprefix(BOM_UTF8))
+        items = _array.decode(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except (ValueError, RecursionError) as error:
         raise ToolkitError(f"{path} begins like a JSON array but is not a complete one: {error}") from error
-    yield [FedRow(number, bytes(item).replace(b"\n", b" ")) for number, item in enumerate(items, 1)]
+    lines = [bytes(item).replace(b"\n", b" ") for item in items]
+    yield [Row(number, line, line) for number, line in enumerate(lines, 1)]
 
 
-def parquet_rows(path: Path) -> Pages:
+def parquet_pages(path: Path) -> Pages:
     """The rows of a Parquet file as JSON objects: instants in UTC, NULL and NaN absent."""
     import duckdb
 
@@ -238,9 +198,8 @@ def parquet_rows(path: Path) -> Pages:
 
     try:
         with duckdb.connect(config=duck.CONFIG) as memory:
-            table = "read_parquet(?)"
             pattern = [escape(str(path))]
-            columns = memory.execute(f"DESCRIBE FROM {table}", pattern).fetchall()
+            columns = memory.execute("DESCRIBE FROM read_parquet(?)", pattern).fetchall()
             selected = ", ".join(
                 quoted(name) if kind.startswith("DECIMAL")
                 else f"nullif({quoted(name)}, 'nan')" if kind in ("FLOAT", "DOUBLE")
@@ -248,21 +207,13 @@ def parquet_rows(path: Path) -> Pages:
                 for name, kind, *_ in columns
             )  # fmt: skip
             names = [name for name, *_ in columns]
-            rows = memory.execute(f"SELECT {selected} FROM {table}", pattern)
+            rows = memory.execute(f"SELECT {selected} FROM read_parquet(?)", pattern)
             number = 0
             while page := rows.fetchmany(PARQUET_ROWS):
-                cells = (
-                    {name: cell for name, cell in zip(names, row, strict=True) if cell is not None} for row in page
-                )
-                yield [FedRow(number, _exact.encode(each)) for number, each in enumerate(cells, number + 1)]
+                pairs = (zip(names, row, strict=True) for row in page)
+                objects = ({name: cell for name, cell in each if cell is not None} for each in pairs)
+                lines = map(_exact.encode, objects)
+                yield [Row(number, line, line) for number, line in enumerate(lines, number + 1)]
                 number += len(page)
     except duckdb.Error as error:
         raise ToolkitError(f"{path} is no Parquet file: {str(error).splitlines()[0]}") from error
-
-
-def _read(step: Callable[[], _T], name: str, done: int) -> _T:
-    """What a step of reading gives. Raises ToolkitError where a file is damaged."""
-    try:
-        return step()
-    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeError) as error:
-        raise ToolkitError(f"{name} is damaged behind line {done}: {error}") from error

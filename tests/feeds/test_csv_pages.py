@@ -1,0 +1,118 @@
+"""CSV files: every row that csv.writer wrote comes back, and a damaged line costs as little as it can."""
+
+import csv
+import io
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from utils.app.errors import ToolkitError
+from utils.feeds.csv_pages import MAX_LINES, Row, csv_pages, json_lines
+from utils.feeds.rows import text_lines
+
+cells = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(['"', ",", "\r\n", "a\nb", "7"])
+
+
+def written(table: list[list[str]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(table)
+    return text.getvalue().encode()
+
+
+class Pieces(io.BytesIO):
+    """Bytes that come some at a time."""
+
+    def __init__(self, data: bytes, size: int) -> None:
+        super().__init__(data)
+        self._size = size
+
+    def read1(self, size: int | None = -1, /) -> bytes:
+        return self.read(self._size)
+
+
+def rows_of(data: bytes, size: int = 1 << 20, encoding: str = "utf-8") -> list[Row]:
+    lines = text_lines(Pieces(data, size), "table.csv", encoding)
+    return [row for page in csv_pages(lines, "table.csv", encoding, {}) for row in page]
+
+
+def read(data: bytes, size: int = 1 << 20) -> tuple[list[list[str]], list[int]]:
+    """The cells of each row that is whole, and the lines of those that are not."""
+    found = rows_of(data, size)
+    return [list(row.cells) for row in found if not row.reason], [row.number for row in found if row.reason]
+
+
+@given(st.lists(st.lists(cells, min_size=3, max_size=3)), st.integers(1, 50))
+def test_what_is_written_is_read_back(table: list[list[str]], size: int) -> None:
+    """But for rows without any value, and in whatever pieces it comes."""
+    assert read(written([["a", "b", "c"], *table]), size) == ([row for row in table if any(row)], [])
+
+
+@given(st.integers(0, 600), st.integers(1, 600))
+def test_an_unclosed_quote_costs_its_line_only(before: int, after: int) -> None:
+    first = [[str(number), "x"] for number in range(before)]
+    rest = [[str(number), "y"] for number in range(after)]
+    data = written([["a", "b"], *first]) + b'"open,x\r\n' + written(rest)
+    assert read(data) == (first + rest, [before + 2])
+
+
+def test_a_text_of_many_lines_is_a_row_up_to_a_limit() -> None:
+    text = "line\n" * (MAX_LINES - 1)
+    assert read(written([["a", "b"], [text, "x"], ["1", "2"]])) == ([[text, "x"], ["1", "2"]], [])
+
+
+def test_blank_lines_are_no_rows_and_columns_without_a_name_get_one() -> None:
+    assert [row.line for row in rows_of(b",b\n\n1,2\n\n")] == [b'{"column_1":1,"b":2}']
+
+
+@pytest.mark.parametrize(
+    ("cell", "kind", "value"),
+    [
+        ("12", "", 12),
+        ("1.50", "number", 1.5),
+        ("1e3", "json", 1000.0),
+        ("007", "", "007"),
+        ("+1", "", "+1"),
+        ("12", "text", "12"),
+        ("True", "boolean", True),
+        ("false", "text", "false"),
+        ("NaN", "number", "NaN"),
+        ("12", "timestamp", "12"),
+        (" 1", "", " 1"),
+    ],
+)
+def test_cells_by_type(cell: str, kind: str, value: object) -> None:
+    assert list(map(msgspec.json.decode, json_lines(["a"], [[cell]], {"a": kind}))) == [{"a": value}]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_the_delimiter_is_what_the_first_line_has_most(delimiter: str) -> None:
+    text = f'a{delimiter}b\n"x{delimiter}y"{delimiter}1\n'
+    assert [(row.data, row.cells) for row in rows_of(text.encode())] == [
+        (text.split("\n")[1].encode(), [f"x{delimiter}y", "1"])
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-8"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_encodings_and_line_ends(encoding: str, end: str, size: int) -> None:
+    text = end.join(["Größe,Straße", "1,Übel", "", "2,Öl", ""])
+    if encoding == "utf-16" and size == 1:
+        return  # no byte order mark can be seen in one byte
+    rows = rows_of(text.encode(encoding), size, "utf-8" if encoding == "utf-16" else encoding)
+    assert [(row.number, row.cells) for row in rows] == [(2, ["1", "Übel"]), (4, ["2", "Öl"])]
+
+
+def test_names_that_cannot_be_read_are_one_error() -> None:
+    with pytest.raises(ToolkitError, match=r"the first line of table\.csv cannot name the columns: not utf-8"):
+        rows_of("Größe,b\n1,2\n".encode("latin-1"))
+
+
+def test_empty_cells_are_absent() -> None:
+    assert json_lines(["a", "b"], [["", "x"]], {}) == [b'{"b":"x"}']
+
+
+def test_digits_stay_as_they_are() -> None:
+    assert json_lines(["a"], [["1.50000000000000000001"]], {"a": "number"}) == [b'{"a":1.50000000000000000001}']
