@@ -23,7 +23,7 @@ from utils.records.record import Batch
 from utils.records.schema import known
 from utils.records.stream import Stream
 from utils.records.table import Table
-from utils.sinks import EMBEDDED, INFERRED_FROM, WHOLE_RUN, Run, Sinks
+from utils.sinks import EMBEDDED, WHOLE_RUN, Run, Sinks
 from utils.sources.base import Source
 
 
@@ -42,44 +42,41 @@ def main(
     options = replace(options, table=options.table or Table(Stream(stream)).name)
     found = find_input(recording, options, settings, Event())
     is_known = known(stream, settings.schema_folder) is not None
-    samples = first_lines(found, Event(), wanted=0 if is_known else INFERRED_FROM, wait=False)
+    samples = first_lines(found, Event(), needed=not is_known, wait=False)
     declared = fed_stream(stream, samples, settings, cells=found.has_cells)
     name = "replay" if stream == BUZZ else f"replay-{stream}"
-    with cli.progress(None, "records") as done:
-        replay = Replay(found.open(declared, lambda partition: "", True), event_time(declared), done)
-        paced, run = replay.paced(run.count), replace(run, count=None)
-        code = producing.produce(
-            declared, name, paced, settings, interval_s=1 / speed if speed else 0.0, sinks=sinks, run=run,
-            make=replay.make,
-        )  # fmt: skip
+    replay = Replay(found.open(declared, lambda partition: "", True), event_time(declared), run.count)
+    code = producing.produce(
+        declared, name, replay.paced(), settings, interval_s=1 / speed if speed else 0.0, sinks=sinks,
+        run=replace(run, count=None), make=replay.make,
+    )  # fmt: skip
     cli.print_lines(f"{recording}: {replay.valid:,} records read, {replay.invalid:,} invalid")
     return code if replay.ended else code or UNFINISHED
 
 
 class Replay:
-    """Paces recorded lines by their event times and counts them; invalid ones are logged.
+    """Paces recorded lines by their event times, at most `count`, and counts them; invalid ones are logged.
 
     `ended` says that each line that was asked for has been handed on.
     """
 
-    def __init__(self, source: Source, event_us: Callable[[Any], int | None], done: Callable[[int], None]) -> None:
-        self._source, self._event_us, self._done = source, event_us, done
+    def __init__(self, source: Source, event_us: Callable[[Any], int | None], count: int | None = None) -> None:
+        self._source, self._event_us, self._count = source, event_us, count
         self._producer_id = ""  # of this run, once it has sent something
         self.ended = False
         self.valid = self.invalid = 0
 
-    def paced(self, count: int | None = None) -> Iterator[tuple[float, FedLine]]:
-        """Pairs of the seconds since the line before, 0 where they are not known, and the line; at most `count`."""
+    def paced(self) -> Iterator[tuple[float, FedLine]]:
+        """Pairs of the seconds since the line before, 0 where they are not known, and the line."""
         before_us: int | None = None
         for line in self._lines():
             if self._producer_id and line.record.producer_id == self._producer_id:
                 break  # the recording is one of the sinks of this run
             self.valid += 1
-            self._done(1)
             at_us = self._event_us(line.record)
             yield 0.0 if at_us is None or before_us is None else max(0.0, (at_us - before_us) / 1e6), line
             before_us = before_us if at_us is None else at_us
-            if self.valid == count:
+            if self.valid == self._count:
                 break
         self.ended = True  # whoever asks for more has taken over the last one
 

@@ -144,6 +144,15 @@ class TestInputs:
         for sink, codes in column(settings, "things", "code").items():
             assert codes == ["A1", "B2", "12"], sink
 
+    @pytest.mark.parametrize(("name", "kind"), [("things.csv", "text"), ("things.jsonl", "json")])
+    def test_a_field_of_numbers_that_is_none_is_named(self, name: str, kind: str, feed: Feed, tmp_path: Path) -> None:
+        values = [*range(7), "n/a", "n/a", "-"]
+        is_csv = name.endswith("csv")
+        rows = [str(value) if is_csv else json.dumps({"t": value}) for value in values]
+        (tmp_path / name).write_text("\n".join(["t"] * is_csv + rows) + "\n")
+        line = f"t is {kind}, though most of its values are numbers: 3 of 10 are not, such as 'n/a'\n"
+        assert line in feed(name, "--once", "--sinks", "file").stdout
+
     def test_text_with_a_pattern(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
         (tmp_path / "app.log").write_bytes(
             b"2026-11-23 19:04:05 WARN slow 12.5ms\r\n\nat line 7\n2026-11-23 19:04:06 INFO J\xf6rg\n"

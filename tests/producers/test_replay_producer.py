@@ -266,6 +266,6 @@ def test_gaps_are_those_of_the_recording(tmp_path: Path) -> None:
     recording = tmp_path / "old.jsonl"
     recording.write_text("\n".join([*lines[:2], "bad", *lines[2:]]))
     source = FileSource(recording, LineCodec(BUZZ), lambda _: "", finished=True)
-    replay = Replay(source, event_time(BUZZ), lambda _: None)
+    replay = Replay(source, event_time(BUZZ))
     assert [gap for gap, _ in replay.paced()] == [0.0, 2.5, 0.0, 0.0, 60.0]
     assert (replay.valid, replay.invalid) == (5, 1)

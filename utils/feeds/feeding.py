@@ -1,10 +1,11 @@
 """From an input to the journal: the stream that it holds, its positions, and what of it is rejected."""
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from loguru import logger
 
@@ -12,7 +13,7 @@ from utils.app import cli, early
 from utils.app.config import Settings
 from utils.app.errors import Absent, ToolkitError
 from utils.delivery.producing import MAX_APPEND, session
-from utils.delivery.session import Session
+from utils.delivery.session import MAX_SHOWN, Session
 from utils.emitters.file_emitter import FileEmitter
 from utils.feeds.inputs import PIPE, TOPIC, Input
 from utils.reading.follow import IDLE_CAP_S, follow
@@ -49,29 +50,39 @@ def fed_stream(
         if values and all(instant_us(value) is None for value in values):
             raise ToolkitError(f"--time names {time}, whose values are no times, such as {values[0]!r}")
     if found is None:
-        roles = {getattr(stream, role): role for role in ("histogram", "value", "by", "time")}
         logger.info("stream {}: inferred from the first {:,} records, kept in its schema file", name, len(records))
+        roles = {getattr(stream, role): role for role in ("histogram", "value", "by", "time")}
         rows = [(field.name, field.type, roles.get(field.name, "")) for field in stream.fields]
         cli.print_table(("field", "type", "role"), rows[:MAX_SHOWN_FIELDS])
+        for field in stream.fields:
+            _note_numbers(field, [record[field.name] for record in records if record.get(field.name) is not None])
     return stream
 
 
-def first_lines(source: Input, stop: threading.Event, *, wanted: int, wait: bool) -> list[bytes]:
-    """The first lines of an input, at most `wanted`; they stay to be fed. Waits for them if told to, else for none.
+def _note_numbers(field: Field, values: Sequence[Any]) -> None:
+    """Print that a field has another type although most of its values are numbers."""
+    others = [value for value in values if type(value) not in (int, float)]
+    if field.type in ("text", "json") and 0 < 2 * len(others) < len(values):
+        shown = f"{len(others):,} of {len(values):,} are not, such as {str(others[0])[:MAX_SHOWN]!r}"
+        cli.print_lines(f"{field.name} is {field.type}, though most of its values are numbers: {shown}")
 
-    Raises ToolkitError if the input cannot be read, or holds no record.
+
+def first_lines(source: Input, stop: threading.Event, *, needed: bool, wait: bool) -> list[bytes]:
+    """The first lines of an input, which stay to be fed; if they are `needed`, waits for one where told to.
+
+    Raises ToolkitError if the input cannot be read, or holds no record though one is needed.
     """
     logged = False
     with closing(source.sample(Stream("sample"), lambda partition: "", False)) as reader:
         reason = "there is nothing behind the line of names" if source.has_cells and source.ends else "it is empty"
         while not stop.is_set():
             try:
-                chunk = reader.poll(max(wanted, 1))
+                chunk = reader.poll(INFERRED_FROM)
             except Absent as error:  # the user named it, so it should be there
                 raise ToolkitError(str(error)) from error
-            if not wanted or (chunk is not None and chunk.records):
-                return [line.line for line in chunk.records] if chunk and wanted else []
-            if chunk is not None:
+            if not needed or (chunk and chunk.records):
+                return [line.line for line in chunk.records] if chunk else []
+            if chunk:
                 reason = chunk.invalid[0].reason if chunk.invalid else reason
             elif not wait:
                 raise ToolkitError(f"{reader.detail} has no readable record, so that no stream is known: {reason}")
@@ -93,7 +104,7 @@ class Feeding:
 
     def resume(self, partition: str) -> str:
         """The position that is stored in the journal; with `again` only if this run has stored it."""
-        if partition in self._reached or self._again:
+        if self._again:
             return self._reached.get(partition, "")
         return self._run.journal.position(self._key(partition))
 
@@ -107,8 +118,14 @@ class Feeding:
         batch, rejected = self._run.batch(chunk.records)
         place = f"{chunk.partition} before {chunk.end}"
         invalid = [*chunk.invalid, *(Invalid(place, reason, line.line) for line, reason in rejected)]
-        if invalid:
-            self._keep(invalid)
+        if invalid:  # stored before what comes behind it is acknowledged
+            letters = [
+                {"place": each.where, "reason": each.reason, "input": each.line.decode("utf-8", "backslashreplace")}
+                for each in invalid
+            ]
+            lines = encoder.encode_lines(letters)
+            with closing(FileEmitter(self._letters)) as emitter:
+                emitter.emit(Batch("", len(letters), len(letters), lines, self._run.stream.codec))
         if not self._run.append(batch, {self._key(chunk.partition): chunk.end}):
             return 0
         self._reached[chunk.partition] = chunk.end
@@ -117,26 +134,6 @@ class Feeding:
 
     def _key(self, partition: str) -> str:
         return f"{self._source.place} {partition}"
-
-    def _keep(self, invalid: Sequence[Invalid]) -> None:
-        """Store rejected input before what comes behind it is acknowledged."""
-        letters = [
-            {"place": each.where, "reason": each.reason, "input": each.line.decode("utf-8", "backslashreplace")}
-            for each in invalid
-        ]
-        lines = encoder.encode_lines(letters)
-        with closing(FileEmitter(self._letters)) as emitter:
-            emitter.emit(Batch("", len(letters), len(letters), lines, self._run.stream.codec))
-
-
-def check_circle(source: Input, name: str, sinks: Iterable[str], settings: Settings) -> None:
-    """Raise ToolkitError if the input is a sink of its own feed."""
-    stream = Stream(name)
-    for sink in sinks:
-        path = SINKS[sink].path(settings, stream)
-        own = f"{TOPIC}{settings.topic_of(name)}" if path is None else f"{path.resolve()}"
-        if source.place in (own, f"{own}/{Table(stream).name}"):
-            raise ToolkitError(f"{source.place} is the {sink} sink of stream {name}: name another --stream")
 
 
 def feed(
@@ -155,12 +152,16 @@ def feed(
 
     Raises ToolkitError for what only the user can fix.
     """
-    check_circle(source, name, sinks, settings)
+    for sink in sinks:
+        path = SINKS[sink].path(settings, Stream(name))
+        own = f"{TOPIC}{settings.topic_of(name)}" if path is None else f"{path.resolve()}"
+        if source.place in (own, f"{own}/{Table(Stream(name)).name}"):
+            raise ToolkitError(f"{source.place} is the {sink} sink of stream {name}: name another --stream")
     once = once or source.ends
     is_new = known(name, settings.schema_folder) is None
-    samples: list[bytes] = []
+    samples = list[bytes]()
     if is_new or source.place != PIPE:
-        samples = first_lines(source, stop, wanted=INFERRED_FROM if is_new or time else 0, wait=not once)
+        samples = first_lines(source, stop, needed=is_new, wait=not once)
     if is_new and not samples:
         return 0  # stopped before there was anything
     stream = fed_stream(name, samples, settings, time, cells=source.has_cells)
