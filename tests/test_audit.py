@@ -76,16 +76,16 @@ def append(
         journal.subscribe(subscribed)
         batch = Batch.of_records(made, journal.producer_id, journal.last + 1, stream.codec)
         journal.append(batch)
-        reached = {}
         for sink in subscribed:
             last = (contains or {}).get(sink, batch.last)
-            reached[sink] = last, ""
             if last >= batch.first:
                 with closing(SINKS[sink].emitter(settings, stream, journal.key, "")) as emitter:
                     emitter.last(list(journal.runs()))
                     emitter.emit(batch.between(batch.first, last))
+            if prune:
+                journal.note(sink, last, "")
         if prune:
-            journal.prune(reached)
+            journal.prune()
         return journal.producer_id
 
 

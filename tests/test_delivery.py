@@ -18,9 +18,8 @@ from tests.helpers import make_messages, open_files_stay, wait_until
 from utils.app.backoff import Backoff
 from utils.app.errors import Rejected, ToolkitError, Unavailable
 from utils.delivery import journal as journal_module
-from utils.delivery.dead_letters import MAX_REJECTED
 from utils.delivery.journal import Journal
-from utils.delivery.worker import Delivery
+from utils.delivery.worker import MAX_REJECTED, Delivery
 from utils.emitters.base import Connect, Emitter
 from utils.emitters.file_emitter import FileEmitter
 from utils.records.record import Batch
@@ -128,7 +127,7 @@ class Machine:
         delivery = delivery or self.delivery
         journal = self.journal
         batch = Batch.of_records(make_messages(amount), journal.producer_id, journal.last + 1, BUZZ.codec)
-        journal.append(batch, reached=delivery.reached() if delivery else {})
+        journal.append(batch)
         if delivery:
             delivery.wake()
         return [(batch.producer_id, sequence) for sequence in range(batch.first, batch.last + 1)]
@@ -137,7 +136,7 @@ class Machine:
         """End the run as a producer does."""
         if self.delivery:
             self.delivery.drain(drain_s)
-            self.journal.prune(self.delivery.reached())
+            self.journal.prune()
         self.delivery = None
         self.journal.close()
 
@@ -189,6 +188,11 @@ def fails(times: int, *, store: int = 0, when: str = "emit") -> Plan:
     return plan
 
 
+def low_watermark(delivery: Delivery) -> int:
+    """The place up to which every subscribed sink stores everything."""
+    return delivery.journal.last - max(delivery.journal.pending().values())
+
+
 def is_down(sink: Sink, batch: Batch | None) -> None:
     raise Unavailable("nobody home")
 
@@ -203,7 +207,7 @@ def test_every_sink_gets_everything_in_order(machine: Machine) -> None:
     made = [row for _ in range(20) for row in machine.append(7)]
     delivery.drain(5)
     assert one.rows == two.rows == made
-    assert delivery.low_watermark() == 140
+    assert low_watermark(delivery) == 140
     assert one.open_now == two.open_now == 0
     assert not any(worker.is_alive() for worker in delivery.workers.values())
 
@@ -252,7 +256,7 @@ def test_a_stalled_sink_stops_no_other(machine: Machine) -> None:
         machine.append(5)
     wait_until(lambda: len(fast.rows) == 50)
     assert slow.rows == []
-    assert delivery.low_watermark() == 0
+    assert low_watermark(delivery) == 0
     hold.set()
     delivery.drain(5)
     assert slow.rows == fast.rows
@@ -299,7 +303,7 @@ def test_a_sink_never_reached_gets_one_more_attempt_at_the_end(machine: Machine)
     machine.append(1)
     delivery.drain(30)  # returns long before
     assert not delivery.workers["one"].is_alive()
-    assert delivery.pending() == {"one": 1}
+    assert machine.journal.pending() == {"one": 1}
 
 
 def test_a_sink_that_only_answered_is_waited_for_at_the_end(machine: Machine) -> None:
@@ -316,7 +320,7 @@ def test_a_sink_that_only_answered_is_waited_for_at_the_end(machine: Machine) ->
     machine.journal.subscribe(["one"])
     made = machine.append(5)
     delivery = machine.deliver(one=sink)
-    delivery.workers["one"].stop("drained")
+    delivery.until = "drained"
     draining.set()
     delivery.drain(5)
     assert sink.rows == made
@@ -365,7 +369,7 @@ def test_what_only_the_user_can_fix_ends_one_worker_later(machine: Machine, look
     assert other.rows == made
     assert str(delivery.workers["spoilt"].status.failure) == "that is no database"
     assert logged == ["ERROR spoilt: given up: that is no database"]
-    assert delivery.pending() == {"spoilt": 5, "other": 0}
+    assert machine.journal.pending() == {"spoilt": 5, "other": 0}
 
 
 # Runs
@@ -464,7 +468,7 @@ def test_two_copies_of_a_folder_that_run_at_once_deliver_what_is_pending_once(ma
         made = [row for _ in range(30) for each in (machine, copy) for row in each.append(7)]
         for delivery in deliveries:
             delivery.drain(20)
-            assert delivery.low_watermark() == 10 + 4_000 + 30 * 7
+            assert low_watermark(delivery) == 10 + 4_000 + 30 * 7
     for sink in sinks.values():
         assert len(sink.rows) == len(set(sink.rows))
         assert set(sink.rows[10:]) == set(pending) | set(made)
@@ -569,12 +573,12 @@ def test_rows_that_leave_the_journal_while_a_sink_is_asked_again_are_named(
     sink = Sink()
     delivery = machine.deliver(one=sink)
     machine.append(10)
-    wait_until(lambda: delivery.low_watermark() == 10)
+    wait_until(lambda: low_watermark(delivery) == 10)
     journal, real = machine.journal, machine.journal.note
 
-    def then_pruned(name: str, reached: int, mark: str) -> None:
-        real(name, reached, mark)
-        journal.prune({"one": (10, "")})
+    def then_pruned(name: str, reached: int, mark: str, *, durable: bool) -> None:
+        real(name, 10, mark, durable=durable)
+        journal.prune()
 
     def replaced(sink: Sink, batch: Batch | None) -> None:
         if batch:
@@ -598,7 +602,7 @@ def test_a_worker_does_not_end_when_all_it_would_read_has_left_the_journal(
     sink = Sink()
     delivery = machine.deliver(one=sink)
     machine.append(10)
-    wait_until(lambda: delivery.low_watermark() == 10)
+    wait_until(lambda: low_watermark(delivery) == 10)
     read = machine.journal.read
     monkeypatch.setattr(machine.journal, "read", lambda after, most: monkeypatch.undo())  # once
     made = machine.append(5)
@@ -624,7 +628,7 @@ def test_a_sink_not_in_this_run_stays_subscribed(machine: Machine) -> None:
     machine.deliver(one=one)
     made += machine.append(10)
     wait_until(lambda: len(one.rows) == 20)
-    assert machine.delivery and machine.delivery.pending() == {"one": 0, "two": 10}
+    assert machine.journal.pending() == {"one": 0, "two": 10}
     machine.end()
     machine.begin()
     assert machine.journal.pruned == 10
@@ -637,7 +641,7 @@ def test_a_dropped_sink_holds_nothing_back(machine: Machine) -> None:
     one, two = Sink(), Sink()
     machine.run(10, one=one, two=two)
     machine.run(10, one=one)
-    machine.journal.drop(["two"])
+    machine.journal.subscribe((), drop=["two"])
     machine.run(1, one=one)
     assert machine.journal.pruned == 21
     assert len(two.rows) == 10
@@ -672,7 +676,7 @@ def test_what_a_sink_rejects_goes_to_the_dead_letters_with_its_reason(machine: M
     line = machine.letter_path("picky").read_bytes().splitlines()[0]
     assert BUZZ.codec.decode(line).message == "hello 1"
     assert delivery.workers["picky"].status.dead_letters == 4
-    assert delivery.low_watermark() == 20
+    assert low_watermark(delivery) == 20
     assert len(lines_with(logged, "went to", "ERROR")) == 4
 
 
@@ -693,7 +697,7 @@ def test_a_dead_letter_counts_for_the_cursor(machine: Machine) -> None:
     picky = Sink(rejects(3))
     made = machine.run(3, picky=picky)
     machine.deliver(picky=picky)
-    assert machine.delivery and machine.delivery.low_watermark() == 3
+    assert machine.journal.pending() == {"picky": 0}
     machine.end()
     machine.begin()
     assert machine.letters("picky") == [(3, "no 3 here")]
@@ -759,7 +763,7 @@ def test_a_table_that_rejects_everything_is_the_fault_itself(machine: Machine, l
     assert "rejected: no 11 here" in str(delivery.workers["picky"].status.failure)
     assert [sequence for sequence, _ in machine.letters("picky")] == list(range(1, MAX_REJECTED + 1))
     delivery.drain(5)
-    assert delivery.pending() == {"picky": 40, "other": 0}
+    assert machine.journal.pending() == {"picky": 40, "other": 0}
     assert len(lines_with(logged, "given up", "ERROR")) == 1
 
 
@@ -783,7 +787,7 @@ def test_a_dead_letter_that_cannot_be_written_is_pending(machine: Machine, monke
         patch.setattr(FileEmitter, "emit", full)
         made = machine.append(2)
         wait_until(lambda: len(tries) > MAX_REJECTED + 5)
-        assert delivery.pending() == {"picky": 2}
+        assert machine.journal.pending() == {"picky": 2}
     delivery.drain(5)
     assert delivery.workers["picky"].status.failure is None
     assert machine.letters("picky") == [(1, "no 1 here")]
@@ -847,7 +851,7 @@ def test_whatever_fails_each_record_is_stored_once_and_in_order(
                 machine.deliver(one=sink)
         delivery = machine.delivery
         assert delivery
-        wait_until(lambda: delivery.low_watermark() == len(made))
+        wait_until(lambda: low_watermark(delivery) == len(made))
         delivery.drain(5)
         assert sink.rows == without(made, *rejected)
         assert sink.open_now == 0

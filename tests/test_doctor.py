@@ -64,7 +64,9 @@ def settings(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             with closing(emitter(sink, settings)) as each:
                 each.last([])
                 each.emit(batch)
-        journal.prune(dict.fromkeys(EMBEDDED, (3, "")))
+        for sink in EMBEDDED:
+            journal.note(sink, 3, "")
+        journal.prune()
     return settings
 
 

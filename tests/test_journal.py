@@ -49,8 +49,19 @@ def append(
     journal: Journal, amount: int, reached: dict[str, tuple[int, str]] | None = None, text: str = "hello"
 ) -> Batch:
     batch = batch_for(journal, amount, text)
-    journal.append(batch, reached=reached)
+    note(journal, reached or {})
+    journal.append(batch)
     return batch
+
+
+def note(journal: Journal, reached: dict[str, tuple[int, str]]) -> None:
+    for sink, (place, mark) in reached.items():
+        journal.note(sink, place, mark)
+
+
+def prune(journal: Journal, **reached: int) -> None:
+    note(journal, {sink: (place, "") for sink, place in reached.items()})
+    journal.prune()
 
 
 def stored(path: Path, query: str) -> list[tuple[object, ...]]:
@@ -78,7 +89,7 @@ def test_each_run_has_an_id_of_its_own_and_sequences_continue(path: Path) -> Non
             batch = append(journal, 5)
             assert (batch.first, batch.last, journal.last) == (5 * run + 1, 5 * run + 5, 5 * run + 5)
             if run % 2:
-                journal.prune({})
+                journal.prune()
     (key,) = keys
     assert key.startswith("ann-")
     assert len(set(ids)) == 4
@@ -163,8 +174,8 @@ def test_memory_of_recent_batches_is_bounded_in_bytes(journal: Journal, monkeypa
     journal.subscribe(["file"])
     for _ in range(20):
         append(journal, 1, text="x" * 1000)
-    assert not journal._recent.after(0)
-    assert journal._recent.after(19)
+    assert [batch.last for batch in journal._recent][-1] == 20
+    assert sum(len(batch.lines) for batch in journal._recent) <= 5_000
     assert [sequence for _, sequence in read_all(journal)] == list(range(1, 21))
 
 
@@ -174,27 +185,27 @@ def test_subscribed_until_dropped(path: Path) -> None:
         append(journal, 4)
         journal.subscribe(["file", "duckdb"])
     with closing(Journal(path, BUZZ)) as journal:
-        found = journal.subscriptions()
+        found = journal.subscriptions
         assert {sink: each.after for sink, each in found.items()} == {"file": 0, "sqlite": 0, "duckdb": 4}
         assert found["file"].since.endswith("Z")
-        journal.drop(["sqlite"])
+        journal.subscribe((), drop=["sqlite"])
     with closing(Journal(path, BUZZ)) as journal:
-        assert list(journal.subscriptions()) == ["file", "duckdb"]
+        assert list(journal.subscriptions) == ["file", "duckdb"]
         journal.subscribe(["sqlite"])
-        assert journal.subscriptions()["sqlite"].after == 4
+        assert journal.subscriptions["sqlite"].after == 4
 
 
 def test_what_a_sink_reached_and_its_mark_are_kept(path: Path) -> None:
     with closing(Journal(path, BUZZ)) as journal:
         journal.subscribe(["file", "kafka"])
-        journal.note("kafka", 0, "topic/1/17")
+        journal.note("kafka", 0, "topic/1/17", durable=True)
         assert stored(path, "SELECT mark FROM subscriptions WHERE sink = 'kafka'") == [("topic/1/17",)]
         append(journal, 5)
         append(journal, 5, {"file": (5, ""), "kafka": (3, "topic/1/20")})
-        found = journal.subscriptions()
+        found = journal.subscriptions
         assert (found["file"].reached, found["kafka"].reached, found["kafka"].mark) == (5, 3, "topic/1/20")
     with closing(Journal(path, BUZZ)) as journal:
-        assert journal.subscriptions() == found
+        assert journal.subscriptions == found
 
 
 def test_rows_that_every_subscribed_sink_has_go_with_an_append_or_a_prune(journal: Journal, path: Path) -> None:
@@ -204,9 +215,9 @@ def test_rows_that_every_subscribed_sink_has_go_with_an_append_or_a_prune(journa
     append(journal, 10, {"file": (40, ""), "sqlite": (25, "")})
     assert stored(path, "SELECT MIN(last) FROM batches") == [(30,)]  # a batch goes as a whole
     pending_bytes = journal.pending_bytes
-    journal.prune({"file": (50, "")})  # sqlite is not in this run
+    prune(journal, file=50)  # sqlite is not in this run
     assert stored(path, "SELECT COUNT(*) FROM batches") == [(3,)]
-    journal.prune({"file": (50, ""), "sqlite": (50, "")})
+    prune(journal, file=50, sqlite=50)
     assert stored(path, "SELECT COUNT(*) FROM batches") == [(0,)]
     assert pending_bytes > 0
     assert (journal.pending_bytes, journal.pruned) == (0, 50)
@@ -228,7 +239,7 @@ def test_what_has_left_the_journal_is_known_after_a_restart(path: Path) -> None:
         append(journal, 10, {"file": (10, "")})
     with closing(Journal(path, BUZZ)) as journal:
         assert journal.pruned == 10
-        journal.prune({"file": (20, "")})
+        prune(journal, file=20)
     with closing(Journal(path, BUZZ)) as journal:
         assert (journal.pruned, journal.last, journal.pending_bytes) == (20, 20, 0)
 
@@ -241,10 +252,10 @@ def test_a_prune_that_failed_is_made_up_for(path: Path, impatient: None) -> None
         with pytest.raises(Unavailable):
             append(journal, 3, {"file": (3, "")})
         with pytest.raises(Unavailable):
-            journal.prune({"file": (3, "")})
+            prune(journal, file=3)
         assert journal.pruned == 0
         other.execute("ROLLBACK")
-        journal.prune({"file": (3, "")})
+        prune(journal, file=3)
         assert (journal.pruned, journal.pending_bytes) == (3, 0)
 
 
@@ -253,7 +264,7 @@ def test_space_is_freed_after_an_outage(path: Path) -> None:
         journal.subscribe(["file"])
         for _ in range(30):
             append(journal, 10, text="x" * 100_000)
-        journal.prune({"file": (300, "")})
+        prune(journal, file=300)
     assert path.stat().st_size < 1_000_000
     with closing(Journal(path, BUZZ)) as journal:
         assert append(journal, 1).first == 301
@@ -300,7 +311,7 @@ def test_a_copied_folder_needs_nothing_and_no_pair_of_ids_comes_twice(path: Path
             assert (pending.producer_id, pending.last) == (original, 5)
             assert append(copy, 3).first == 6
             assert not set(read_all(copy, 5)) & set(read_all(journal))
-            assert copy.subscriptions()["file"].after == 0
+            assert copy.subscriptions["file"].after == 0
 
 
 def test_a_journal_from_a_backup_repeats_sequences_under_a_new_id(path: Path) -> None:
@@ -332,7 +343,7 @@ def test_the_newest_run_owns_the_journal(path: Path) -> None:
             assert append(newer, 3).first == 11
             with pytest.raises(ToolkitError, match="another process"):
                 append(older, 7)
-            newer.prune({"file": (13, "")})
+            prune(newer, file=13)
             assert newer.pruned == 13
             assert append(newer, 2).last == 15
             assert read_all(newer, 13) == [(newer.producer_id, 14), (newer.producer_id, 15)]
@@ -377,7 +388,7 @@ def test_a_journal_that_was_moved_while_in_use_is_whole(path: Path, noticed: str
         shutil.copy(away, path)  # the same bytes, but another file
     if noticed != "close":
         with pytest.raises(ToolkitError, match="deleted, moved or replaced") as error:
-            append(journal, 10) if noticed == "append" else journal.prune({"file": (200, "")})
+            append(journal, 10) if noticed == "append" else prune(journal, file=200)
         assert not isinstance(error.value, Unavailable)
         assert (error.value.exit_code, str(error.value).count("\n")) == (2, 0)
         # A second Ctrl+C ends without closing anything.
@@ -515,7 +526,7 @@ def test_any_history_loses_nothing_pending_and_no_ids_come_twice(
                 ever += made
             case "prune":
                 reached = min(len(model), reached + number)
-                journal.prune({"file": (reached, "")})
+                prune(journal, file=reached)
             case "run":
                 journal.close()
                 journal = Journal(path, BUZZ)

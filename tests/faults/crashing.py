@@ -34,16 +34,15 @@ def run(settings: Settings, report: Callable[[int], None]) -> None:
                 made = Batch.of_records(make_messages(MESSAGES), journal.producer_id, journal.last + 1, BUZZ.codec)
                 journal.append(made)
                 report(made.last)
-                reached = {}
                 for sink in EMBEDDED:
-                    mark = journal.subscriptions()[sink].mark
+                    mark = journal.subscriptions[sink].mark
                     with closing(SINKS[sink].emitter(settings, BUZZ, journal.key, mark)) as emitter:
                         last = emitter.last(list(journal.runs()))
                         batch = journal.read(last[1] if last else 0, 1000)
                         assert batch
                         emitter.emit(batch)
-                        reached[sink] = batch.last, emitter.mark
-                journal.prune(reached)
+                        journal.note(sink, batch.last, emitter.mark)
+                journal.prune()
 
 
 def in_child(work: Callable[[Callable[[int], None]], int]) -> tuple[int, list[int]]:

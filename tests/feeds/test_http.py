@@ -35,7 +35,7 @@ from utils.app.config import Settings, feed_token
 from utils.app.errors import ToolkitError
 from utils.app.web import WebServer
 from utils.delivery.journal import Journal
-from utils.delivery.session import Session
+from utils.delivery.producing import Session
 from utils.delivery.worker import Delivery
 from utils.feeds import http, requests
 from utils.feeds.http import Inbox, feed_http
@@ -487,7 +487,7 @@ def test_any_sequence_of_requests_leaves_what_was_answered(
     with pytest.MonkeyPatch.context() as patched, closing(Journal(folder / "feed.sqlite", THINGS)) as journal:
         patched.setattr(requests, "MAX_GROUP_RECORDS", limit)
         stop = threading.Event()
-        group = Group(Session(THINGS, journal, Delivery(journal, {}, lambda _: Path()), stop), THINGS)
+        group = Group(Session(Delivery(journal, {}, lambda _: Path()), stop), THINGS)
         for each in groups:
             posted = [Posted(body.encode(), key, Answers()) for key, body in each]  # type: ignore[arg-type]
             group.handle(posted)

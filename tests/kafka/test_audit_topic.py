@@ -44,7 +44,9 @@ def problems(settings: Settings, written: Callable[[list[bytes]], Sequence[bytes
         for line in written(batch.lines.splitlines()):
             producer.produce(settings.topic, value=line, key=journal.key, partition=0)
         producer.flush(10)
-        journal.prune(dict.fromkeys(CHOSEN, (30, "")))
+        for sink in CHOSEN:
+            journal.note(sink, 30, "")
+        journal.prune()
         producer_id = journal.producer_id
     found = [(each.sink, str(finding)) for each in audited(settings).judgements for finding in each.findings]
     return [f"{sink}: {text.removesuffix(f' of {producer_id}')}" for sink, text in found]
@@ -106,7 +108,9 @@ def test_the_emitter_passes_the_audit_and_the_check(settings: Settings) -> None:
                     with closing(SINKS[sink].emitter(settings, stream.BUZZ, journal.key, "")) as each:
                         each.last(list(journal.runs()))
                         each.emit(batch)
-            journal.prune(dict.fromkeys(CHOSEN, (journal.last, "")))
+            for sink in CHOSEN:
+                journal.note(sink, journal.last, "")
+            journal.prune()
     report = audited(settings)
     assert [(each.runs, each.count, each.pending) for each in report.judgements] == [(2, 4200, 0)] * 2
     assert not report.broken

@@ -2,10 +2,12 @@
 
 import sqlite3
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from utils.app.errors import ToolkitError, Unavailable
 from utils.clients import files
@@ -110,3 +112,34 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+
+
+class Database:
+    """A SQLite file that this process writes: one connection, which its threads share."""
+
+    def __init__(self, path: Path, *, wait_s: float = 1.0) -> None:
+        """Open or create it. Raises like `errors`, and ToolkitError if the file has several names."""
+        files.check_one_name(path)
+        self.path = path
+        self._mutex = threading.RLock()
+        self._connection = connect(path, wait_s=wait_s)
+        self._opened = files.file_id(path)
+
+    def query(self, statement: str, *values: object) -> list[Any]:
+        """All rows of a statement. Raises like `errors`."""
+        with self._mutex, errors(self.path):
+            return self._connection.execute(statement, values).fetchall()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One durable transaction. Raises like `errors`, and ToolkitError if the path names another file by now."""
+        with self._mutex, errors(self.path):
+            if files.file_id(self.path) != self._opened:
+                checkpoint(self._connection)
+                raise ToolkitError(f"{self.path} was deleted, moved or replaced while in use; start again")
+            with transaction(self._connection):
+                yield self._connection
+
+    def close(self) -> None:
+        """Release the file; one that was moved gets everything first. May be called twice."""
+        close(self._connection, self.path, self._opened)

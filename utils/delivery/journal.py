@@ -6,24 +6,23 @@ sequence counts the journal's records over all runs, so a place in the journal i
 
 import secrets
 import sqlite3
-import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import takewhile
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import lz4.block
+import portalocker
 
 from utils.app.errors import ToolkitError
-from utils.delivery.journal_file import JournalFile
+from utils.clients import sqlite
 from utils.records.codec import instant_text
 from utils.records.record import Batch
 from utils.records.stream import Stream
 
 MAX_BATCH_BYTES = 32 << 20
-RECENT_RECORDS, RECENT_BYTES = 100_000, 40 << 20
+RECENT_BATCHES, RECENT_RECORDS, RECENT_BYTES = 500, 100_000, 40 << 20
 VERSION = 3  # of the schema
 
 _SCHEMA = (
@@ -34,7 +33,6 @@ _SCHEMA = (
     "positions (partition TEXT PRIMARY KEY, position TEXT NOT NULL)",
     "facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
 )
-
 _NOTE = "UPDATE subscriptions SET reached = ?, mark = ? WHERE sink = ?"
 
 
@@ -46,48 +44,47 @@ class Subscription(NamedTuple):
     reached: int
     mark: str
 
+    @property
+    def place(self) -> int:
+        """What the sink has of all that it gets."""
+        return max(self.after, self.reached)
+
 
 class Journal:
-    """The queue of one producer. One process appends at a time; any thread of it may call any method."""
+    """The queue of one producer. One thread at a time appends; any thread may call the other methods."""
 
-    def __init__(self, path: Path, stream: Stream, *, max_bytes: int = 1 << 30) -> None:
+    def __init__(self, path: Path, stream: Stream) -> None:
         """Open or create the journal `path` (its stem names the producer) and begin a run.
 
         Raises ToolkitError if another process uses it (the PID is named), if it is another stream's or of another
         version, or if the folder cannot be used.
         """
-        self.max_bytes = max_bytes
-        self._codec = stream.codec
-        self._recent = _Recent()
-        self._file = JournalFile(path)
-        try:
-            self.producer_id, self.last = self._begin_run(stream.name)
-        except ToolkitError:
-            self.close()
-            raise
-        ((self.pending_bytes, oldest),) = self._file.query(
-            "SELECT COALESCE(SUM(LENGTH(lines)), 0), MIN(last - count) FROM batches"
-        )
-        self.pruned: int = self.last if oldest is None else oldest
-        """Everything up to here has left the journal."""
+        self.stream = stream
+        self._recent: list[Batch] = []  # replaced and never changed, so that reading it takes no lock
+        with ExitStack() as opened:
+            opened.callback(_locked(path).release)
+            try:
+                self._file = opened.enter_context(closing(sqlite.Database(path, wait_s=5.0)))
+            except ToolkitError as error:
+                raise ToolkitError(f"journal cannot be opened: {error}") from error
+            self.producer_id, self.last = self._begin_run()
+            ((self.pending_bytes,),) = self._file.query("SELECT COALESCE(SUM(LENGTH(lines)), 0) FROM batches")
+            self.subscribe(())
+            self._opened = opened.pop_all()
 
-    @property
-    def key(self) -> str:
-        """`<name>-<journal>`, the same in all runs."""
-        return self.producer_id.rpartition("-")[0]
-
-    def _begin_run(self, stream: str) -> tuple[str, int]:
+    def _begin_run(self) -> tuple[str, int]:
         """Commit a new run; its id and the last sequence assigned before it.
 
         The commit also makes durable what a killed process left, before any of it is delivered.
         """
+        path, stream = self._file.path, self.stream.name
         with self._file.transaction() as connection:
             execute = connection.execute
             ((version,),) = execute("PRAGMA user_version").fetchall()
             if version != VERSION:
                 if version or execute("SELECT 1 FROM sqlite_master").fetchall():
                     raise ToolkitError(
-                        f"{self._file.path} is no journal of this version: "
+                        f"{path} is no journal of this version: "
                         "deliver its rest with the version that wrote it, or move it away"
                     )
                 for table in _SCHEMA:
@@ -96,26 +93,25 @@ class Journal:
             execute("INSERT INTO facts VALUES ('stream', ?) ON CONFLICT DO NOTHING", (stream,))
             ((known,),) = execute("SELECT value FROM facts WHERE name = 'stream'").fetchall()
             if known != stream:
-                raise ToolkitError(f"{self._file.path} belongs to stream {known}, not {stream}: use another --data-dir")
+                raise ToolkitError(f"{path} belongs to stream {known}, not {stream}: use another --data-dir")
             rows = execute("SELECT producer_id, last FROM runs ORDER BY run DESC LIMIT 1").fetchall()
-            newest, last = rows[0] if rows else (f"{self._file.path.stem}-{secrets.token_hex(4)}-", 0)
+            newest, last = rows[0] if rows else (f"{path.stem}-{secrets.token_hex(4)}-", 0)
             producer_id = f"{newest.rpartition('-')[0]}-{secrets.token_hex(4)}"
             execute("INSERT INTO runs (producer_id, first, last) VALUES (?, ?, ?)", (producer_id, last + 1, last))
         return producer_id, last
 
-    def append(
-        self,
-        batch: Batch,
-        *,
-        reached: Mapping[str, tuple[int, str]] | None = None,
-        positions: Mapping[str, str] | None = None,
-    ) -> None:
+    @property
+    def key(self) -> str:
+        """`<name>-<journal>`, the same in all runs."""
+        return self.producer_id.rpartition("-")[0]
+
+    def append(self, batch: Batch, positions: Mapping[str, str] | None = None) -> None:
         """Store the batch, whose sequences follow `last`; on return its records are acknowledged.
 
-        An empty one brings positions only. In the same transaction go what each sink has `reached` (and its mark), the
-        rows that all of them have, and the `positions` of the source that the records were read from. Raises
-        Unavailable if the disk is full or the file locked (append the same batch again), ToolkitError if the file was
-        taken away or another process has begun a run.
+        An empty one brings only `positions`, of the source that the records were read from. In the same transaction
+        go what each sink has reached, and the rows that all of them have. Raises Unavailable if the disk is full or
+        the file locked (append the same batch again), ToolkitError if the file was taken away or another process has
+        begun a run.
         """
         with self._file.transaction() as connection:
             advanced = connection.execute(
@@ -132,36 +128,60 @@ class Journal:
                 connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?)", row)
             for position in (positions or {}).items():
                 connection.execute("INSERT OR REPLACE INTO positions VALUES (?, ?)", position)
-            pruned, removed = self._note(connection, reached or {})
+            removed = self._remove_delivered(connection)
         if batch.count:
-            self._recent.add(batch)
-        self.pruned = pruned
+            self._remember(batch)
         self.pending_bytes += len(stored) - removed
         self.last = batch.last
 
-    def note(self, sink: str, reached: int, mark: str) -> None:
-        """Store what a sink has reached, and its mark, before anything more is delivered to it."""
-        with self._file.transaction() as connection:
-            connection.execute(_NOTE, (reached, mark, sink))
-
-    def prune(self, reached: Mapping[str, tuple[int, str]]) -> None:
+    def prune(self) -> None:
         """Store what each sink has reached, and delete the rows that every subscribed sink has."""
         with self._file.transaction() as connection:
-            pruned, removed = self._note(connection, reached)
-        self.pruned = pruned
+            removed = self._remove_delivered(connection)
         self.pending_bytes -= removed
 
-    def _note(self, connection: sqlite3.Connection, reached: Mapping[str, tuple[int, str]]) -> tuple[int, int]:
-        """The place that every subscribed sink has, and how many bytes went."""
-        execute = connection.execute
-        for sink, (place, mark) in reached.items():
-            execute(_NOTE, (place, mark, sink))
-        ((low,),) = execute("SELECT COALESCE(MIN(MAX(after, reached)), ?) FROM subscriptions", (self.last,)).fetchall()
-        if low <= self.pruned:
-            return self.pruned, 0
-        rows = execute("SELECT COALESCE(SUM(LENGTH(lines)), 0) FROM batches WHERE last <= ?", (low,)).fetchall()
-        execute("DELETE FROM batches WHERE last <= ?", (low,))
-        return low, rows[0][0]
+    def _remove_delivered(self, connection: sqlite3.Connection) -> int:
+        """Delete the rows up to the place that every subscribed sink has reached; how many bytes that were."""
+        noted = [(each.reached, each.mark, sink) for sink, each in self.subscriptions.items()]
+        connection.executemany(_NOTE, noted)
+        rows = connection.execute(
+            "DELETE FROM batches WHERE last <= (SELECT MIN(MAX(after, reached)) FROM subscriptions) "
+            "RETURNING LENGTH(lines)"
+        )
+        return sum(size for (size,) in rows.fetchall())
+
+    def note(self, sink: str, reached: int, mark: str, *, durable: bool = False) -> None:
+        """Note what a sink has reached, and its emitter's mark; stored with the next append, unless `durable` now."""
+        if durable:
+            with self._file.transaction() as connection:
+                connection.execute(_NOTE, (reached, mark, sink))
+        self.subscriptions[sink] = self.subscriptions[sink]._replace(reached=reached, mark=mark)
+
+    def pending(self) -> dict[str, int]:
+        """Subscribed sink -> how many records are pending for it, at most."""
+        return {sink: self.last - each.place for sink, each in self.subscriptions.items()}
+
+    @property
+    def pruned(self) -> int:
+        """Everything up to here has left the journal."""
+        ((oldest,),) = self._file.query("SELECT MIN(last - count) FROM batches")
+        return self.last if oldest is None else int(oldest)
+
+    def subscribe(self, sinks: Iterable[str], *, drop: Iterable[str] = ()) -> None:
+        """From now on these sinks get every record, in this run or another, until one is to `drop`.
+
+        What was pending for that one alone is deleted with the next rows.
+        """
+        now = instant_text(time.time_ns() // 1_000_000 * 1_000)
+        with self._file.transaction() as connection:
+            connection.executemany("DELETE FROM subscriptions WHERE sink = ?", [(sink,) for sink in drop])
+            connection.executemany(
+                "INSERT INTO subscriptions VALUES (?, ?, ?, 0, '') ON CONFLICT DO NOTHING",
+                [(sink, now, self.last) for sink in sinks],
+            )
+            rows = connection.execute("SELECT sink, since, after, reached, mark FROM subscriptions ORDER BY rowid")
+            self.subscriptions = {sink: Subscription(*rest) for sink, *rest in rows.fetchall()}
+            """In the order in which they were subscribed."""
 
     def runs(self) -> dict[str, int]:
         """producer_id -> last sequence of all runs that appended anything, in order."""
@@ -169,38 +189,40 @@ class Journal:
 
     def read(self, after: int, max_count: int) -> Batch | None:
         """The records right behind `after`, at most `max_count`, of one run; None if there are none."""
-        if after >= self.last:
-            return None
-        return _joined(self._recent.after(after) or self._stored(after), after, max_count)
+        found: list[Batch] = []
+        count = size = 0
+        for batch in self._behind(after) if after < self.last else ():
+            if found and (batch.producer_id != found[0].producer_id or size + len(batch.lines) > MAX_BATCH_BYTES):
+                break
+            first = max(batch.first, after + 1)
+            found.append(batch.between(first, first + max_count - count - 1))
+            count += found[-1].count
+            size += len(batch.lines)
+            if count >= max_count:
+                break
+        return Batch.join(found) if found else None
 
-    def _stored(self, after: int) -> Iterator[Batch]:
-        """The stored batches behind `after`, each with its own query: other threads may append meanwhile."""
-        query = (
+    def _behind(self, after: int) -> Iterator[Batch]:
+        """The batches with records behind a place: from memory if all are there, so that columns are made once."""
+        recent = self._recent
+        if recent and recent[0].first <= after + 1:
+            yield from (batch for batch in recent if batch.last > after)
+            return
+        query = (  # one for each batch, as other threads may append meanwhile
             "SELECT producer_id, batches.last, count, lines FROM batches JOIN runs USING (run) "
             "WHERE batches.last > ? ORDER BY batches.last LIMIT 1"
         )
         while rows := self._file.query(query, after):
             ((producer_id, after, count, lines),) = rows
-            yield Batch(producer_id, after, count, lz4.block.decompress(lines), self._codec)
+            yield Batch(producer_id, after, count, lz4.block.decompress(lines), self.stream.codec)
 
-    def subscriptions(self) -> dict[str, Subscription]:
-        """All subscribed sinks, in the order in which they were subscribed."""
-        rows = self._file.query("SELECT sink, since, after, reached, mark FROM subscriptions ORDER BY rowid")
-        return {sink: Subscription(*rest) for sink, *rest in rows}
-
-    def subscribe(self, sinks: Iterable[str]) -> None:
-        """From now on these sinks get every record, in this run or another, until `drop`."""
-        now = instant_text(time.time_ns() // 1_000_000 * 1_000)
-        with self._file.transaction() as connection:
-            connection.executemany(
-                "INSERT INTO subscriptions VALUES (?, ?, ?, 0, '') ON CONFLICT DO NOTHING",
-                [(sink, now, self.last) for sink in sinks],
-            )
-
-    def drop(self, sinks: Iterable[str]) -> None:
-        """End subscriptions; what was pending for them alone is deleted with the next rows."""
-        with self._file.transaction() as connection:
-            connection.executemany("DELETE FROM subscriptions WHERE sink = ?", [(sink,) for sink in sinks])
+    def _remember(self, batch: Batch) -> None:
+        """Keep a batch in memory, for workers that keep up, and let go of the oldest ones that are too many."""
+        recent = [*self._recent[1 - RECENT_BATCHES :], batch]
+        size = sum(len(each.lines) for each in recent)
+        while recent and (batch.last - recent[0].first >= RECENT_RECORDS or size > RECENT_BYTES):
+            size -= len(recent.pop(0).lines)
+        self._recent = recent
 
     def position(self, partition: str) -> str:
         """The position of a source that was stored with its last records, "" if there is none."""
@@ -217,47 +239,23 @@ class Journal:
             )
 
     def close(self) -> None:
-        """Release file and lock; may be called twice."""
-        self._file.close()
+        """Release file and lock, and the space that an outage took; may be called twice."""
+        with suppress(ToolkitError):
+            ((pages,),), ((free,),) = (self._file.query(f"PRAGMA {each}_count") for each in ("page", "freelist"))
+            if free > max(1000, pages // 2):
+                self._file.query("VACUUM")
+        self._opened.close()
 
 
-def _joined(batches: Iterable[Batch], after: int, max_count: int) -> Batch | None:
-    """One batch of what is behind `after` in batches of one run."""
-    found: list[Batch] = []
-    count = size = 0
-    for batch in batches:
-        if found and (batch.producer_id != found[0].producer_id or size + len(batch.lines) > MAX_BATCH_BYTES):
-            break
-        first = max(batch.first, after + 1)
-        found.append(batch.between(first, first + max_count - count - 1))
-        count += found[-1].count
-        size += len(batch.lines)
-        if count >= max_count:
-            break
-    return Batch.join(found) if found else None
-
-
-class _Recent:
-    """The latest batches, for workers that keep up to read from memory, whose columns so are made once."""
-
-    def __init__(self) -> None:
-        self._mutex = threading.Lock()
-        self._batches: deque[Batch] = deque()
-        self._bytes = 0
-
-    def add(self, batch: Batch) -> None:
-        """Keep a batch and let go of the oldest ones that are too many."""
-        with self._mutex:
-            self._batches.append(batch)
-            self._bytes += len(batch.lines)
-            while self._batches and (
-                batch.last - self._batches[0].first >= RECENT_RECORDS or self._bytes > RECENT_BYTES
-            ):
-                self._bytes -= len(self._batches.popleft().lines)
-
-    def after(self, sequence: int) -> list[Batch]:
-        """The batches with records behind a sequence if all of them are here, else none."""
-        with self._mutex:
-            if not self._batches or self._batches[0].first - 1 > sequence:
-                return []
-            return list(takewhile(lambda batch: batch.last > sequence, reversed(self._batches)))[::-1]
+def _locked(path: Path) -> portalocker.PidFileLock:
+    """The lock of a journal. Raises ToolkitError naming the process that has it."""
+    lock = portalocker.PidFileLock(path.with_suffix(".pid"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except portalocker.AlreadyLocked as error:
+        in_use = f"journal {path} is in use by process {lock.read_pid() or 'unknown'}"
+        raise ToolkitError(f"{in_use}: stop it first, or use another --data-dir") from error
+    except OSError as error:
+        raise ToolkitError(f"data folder cannot be used: {path.parent}: {error.strerror or error}") from error
+    return lock

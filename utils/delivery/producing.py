@@ -1,23 +1,22 @@
-"""What all producers do with the records they make or read: open, pace, drain, report."""
+"""What all producers do with the records they make or read: open, pace, acknowledge, drain, report."""
 
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from loguru import logger
 
-from utils.app import cli, signals
+from utils.app import cli, early, signals
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.delivery.journal import Journal
-from utils.delivery.session import MAX_SHOWN, MakeBatch, Session
 from utils.delivery.worker import Delivery
 from utils.records.codec import instant_text
 from utils.records.record import Batch
@@ -25,18 +24,155 @@ from utils.records.schema import declare
 from utils.records.stream import Stream
 from utils.sinks import EMBEDDED, SINKS, WHOLE_RUN, Run
 
-MAX_APPEND = 10_000
-MAX_APPEND_BYTES = 2 << 20
+MAX_APPEND, MAX_APPEND_BYTES = 10_000, 2 << 20
 FIRST_LOOK_S = 2.0
+REPORT_EVERY_S = 5.0
 OWN_FOLDERS = ("journal", "dead_letter", "logs", "processed", "streams")
-# Below this interval single records are not logged, only the running total.
-SHOWN_INTERVAL_S = 0.1
+OF_A_DATABASE = ("", "-wal", "-shm", "-journal", ".wal", ".lock")
+SHOWN_INTERVAL_S = 0.1  # below it single records are not logged, only the running total
 # Workers and producer share the interpreter; with the default of 5 ms a busy producer starves them.
 SWITCH_INTERVAL_S = 0.0005
+MAX_NAMES, OTHERS = 100, "(others)"  # so many fields without a column are named and counted, the others together
+MAX_SHOWN = 50  # characters of a name
 
+MakeBatch = Callable[[Sequence[Any], str, int, Any], Batch]
 
 Paced = Iterable[tuple[float, Any]]
 """Pairs of a gap (in intervals) and the Record or Line after it; one without a timestamp gets the present time."""
+
+
+class Session:
+    """What one run of a producer acknowledges and counts.
+
+    One thread at a time makes a batch and appends it, for the batch has the sequences behind the last one.
+    """
+
+    def __init__(self, delivery: Delivery, stop: threading.Event, max_bytes: int = 1 << 30) -> None:
+        self.delivery, self.journal, self.stop = delivery, delivery.journal, stop
+        self.counts: Counter[str] = Counter()
+        self.kept: Counter[str] = Counter()  # fields that went to `extra`
+        self.max_bytes = max_bytes  # of the journal
+        self._logged: set[str] = set()  # why the journal takes no records, until it takes them again
+        self._reported = time.monotonic(), 0  # when the running total was logged, and what it was
+
+    @property
+    def stream(self) -> Stream:
+        return self.journal.stream
+
+    @property
+    def code(self) -> int:
+        """The exit code, if it ended now."""
+        failed = any(worker.status.failure for worker in self.delivery.workers.values())
+        return early.UNFINISHED if failed or any(self.journal.pending().values()) else 0
+
+    def batch(self, items: Sequence[Any], make: MakeBatch = Batch.of_lines) -> tuple[Batch, list[tuple[Any, str]]]:
+        """The next batch, and which of the items no sink can store, with the reasons."""
+        try:
+            return self._batch(items, make), []
+        except ValueError:
+            fit, rejected = list[Any](), list[tuple[Any, str]]()
+        for item in items:
+            try:
+                self._batch([item], make)
+                fit.append(item)
+            except ValueError as error:
+                rejected.append((item, str(error)))
+        return self._batch(fit, make), rejected
+
+    def _batch(self, items: Sequence[Any], make: MakeBatch) -> Batch:
+        journal, codec = self.journal, self.stream.codec
+        if not items:
+            return Batch(journal.producer_id, journal.last, 0, b"", codec)
+        batch = make(items, journal.producer_id, journal.last + 1, codec)
+        batch.columns  # noqa: B018  # made here, once for all sinks
+        return batch
+
+    def append(self, batch: Batch, positions: Mapping[str, str] | None = None, *, shown: bool = False) -> bool:
+        """Whether the batch, and the positions behind it, are acknowledged; False only when told to stop while waiting.
+
+        Waits while the journal is at its limit or its disk is full. Raises ToolkitError with exit code 3 if it would
+        wait for a sink that has failed.
+        """
+        self._note_kept(batch.kept)
+        while not self.has_room() or not self._is_appended(batch, positions):
+            with self.delivery.changed:
+                self.delivery.changed.wait(0.2)
+            if self.stop.is_set():
+                return False
+        if self._logged and self.journal.pending_bytes < self.max_bytes // 2:
+            logger.info("journal takes records again")
+            self._logged.clear()
+        self.delivery.wake()
+        self.counts["acknowledged"] += batch.count
+        (then_s, before), now_s, done = self._reported, time.monotonic(), self.counts["acknowledged"]
+        for record in batch.records if shown else ():
+            logger.info("{} {}", record.sequence, self.stream.describe(record))
+        if not shown and now_s - then_s >= REPORT_EVERY_S:
+            self._reported = now_s, done
+            logger.info("{:,} acknowledged, {:,.0f}/s", done, (done - before) / (now_s - then_s))
+        return True
+
+    def _is_appended(self, batch: Batch, positions: Mapping[str, str] | None) -> bool:
+        try:
+            self.journal.append(batch, positions)
+        except Unavailable as error:
+            self._log_once(f"journal cannot take records, waiting: {error}")
+            return False
+        return True
+
+    def has_room(self) -> bool:
+        """Whether the journal is below its limit, once what all sinks store has left it.
+
+        Raises ToolkitError with exit code 3 if it is full because of a sink that has failed.
+        """
+        journal = self.journal
+        if journal.pending_bytes >= self.max_bytes:
+            with suppress(Unavailable):  # a full disk is another reason to wait
+                journal.prune()
+        if journal.pending_bytes < self.max_bytes:
+            return True
+        pending = journal.pending()
+        slowest = max(pending, key=lambda sink: pending[sink])
+        full = f"journal is full ({self.max_bytes >> 20} MiB, JOURNAL_MAX_MB)"
+        worker = self.delivery.workers.get(slowest)
+        if worker is None or worker.status.failure:
+            reason = worker.status.reason if worker else "it is not in this run: name it in --sinks or --drop it"
+            raise Unavailable(f"{full} and {slowest} takes nothing: {reason}")
+        self._log_once(f"{full}: waiting for {slowest}")
+        return False
+
+    def _log_once(self, text: str) -> None:
+        if text not in self._logged:
+            logger.warning("{}", text)
+        self._logged.add(text)
+
+    def _note_kept(self, kept: Counter[str]) -> None:
+        """Count the fields, and log each once, so far as there are not endlessly many of them."""
+        news = [name for name, _ in kept.most_common() if name not in self.kept][: max(0, MAX_NAMES - len(self.kept))]
+        if news:
+            names = ", ".join(repr(name[:MAX_SHOWN]) for name in news)
+            logger.warning("no column for {}: in SQL it is in the column extra", names)
+        for name, count in kept.items():
+            self.kept[name if name in self.kept or name in news else OTHERS] += count
+
+    def summary(self, name: str) -> str:
+        """One line: what was made or read and acknowledged, and per sink what was delivered and what is pending."""
+        counts, first = self.counts, "read" if "read" in self.counts else "made"
+        words = [f"{name}: {first} {counts[first]:,}, acknowledged {counts['acknowledged']:,}"]
+        if counts["rejected"]:
+            words.append(f"rejected {counts['rejected']:,}")
+        if self.kept:
+            most = (f"{field[:MAX_SHOWN]} {count:,}" for field, count in self.kept.most_common(10))
+            words.append("in extra: " + ", ".join(most))
+        for sink, pending in self.journal.pending().items():
+            if worker := self.delivery.workers.get(sink):
+                status = worker.status
+                text = f"{sink} {status.delivered:,} delivered, {pending:,} pending"
+                text += f", {status.dead_letters:,} dead letters" if status.dead_letters else ""
+                words.append(text + (f" ({status.reason})" if pending and status.reason else ""))
+            else:
+                words.append(f"{sink} not in this run, {pending:,} pending")
+        return "; ".join(words)
 
 
 @contextmanager
@@ -50,25 +186,28 @@ def session(
     wanted = [sink for sink in dict.fromkeys(sinks) if sink not in run.drop]
     if not wanted:
         raise ToolkitError("no sink is left to produce to: name at least one with --sinks")
-    journal_path = settings.journal_path(name)
-    check_places(settings, stream, wanted, journal_path)
+    check_places(settings, stream, wanted)
     stream = declare(stream, settings.schema_folder)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    with closing(Journal(journal_path, stream, max_bytes=settings.journal_max_mb << 20)) as journal:
-        journal.drop(run.drop)
+    with closing(Journal(settings.journal_path(name), stream)) as journal:
+        journal.subscribe(wanted, drop=run.drop)
         connects = {sink: partial(SINKS[sink].emitter, settings, stream, journal.key) for sink in wanted}
         delivery = Delivery(journal, connects, settings.dead_letter_path)
         delivery.start([sink for sink in wanted if sink in EMBEDDED], FIRST_LOOK_S)
-        _log_pending(delivery)
+        for sink, pending in journal.pending().items():
+            if pending or sink not in wanted:
+                hint = "" if sink in wanted else f": it is not in this run, --drop {sink} ends that"
+                since = journal.subscriptions[sink].since
+                logger.info("{} is subscribed since {}, {:,} records are pending{}", sink, since, pending, hint)
         logger.info("{}: producing to {} as {}", name, ", ".join(wanted), journal.producer_id)
-        opened = Session(stream, journal, delivery, stop)
+        opened = Session(delivery, stop, settings.journal_max_mb << 20)
         try:
             yield opened
         finally:
             delivery.drain(run.drain)
             with suppress(Unavailable):  # on a full disk they go another time
-                journal.prune(delivery.reached())
-            cli.print_lines(_summary(name, opened))
+                journal.prune()
+            cli.print_lines(opened.summary(name))
 
 
 def produce(
@@ -88,104 +227,59 @@ def produce(
     ToolkitError for what only the user can fix.
     """
     with session(stream, name, settings, sinks=sinks, run=run, stop=signals.stop_on_signals()) as opened:
-        pacing = _Pacing(opened, interval_s, make)
-        try:
-            pacing.run(islice(items, run.count and min(run.count, sys.maxsize)))
-        finally:  # a recording may turn out to be broken
-            pacing.flush()
+        _pace(opened, islice(items, run.count and min(run.count, sys.maxsize)), interval_s, make)
     return opened.code
 
 
-class _Pacing:
-    """Hands items on in batches, each item when it is due."""
+def _pace(run: Session, items: Paced, interval_s: float, make: MakeBatch) -> None:
+    """Append all items, the first at once, each other when it is due; those due together in one batch."""
+    made: list[Any] = []  # and not appended yet
+    limit = 64  # of a batch; grows where records are small
 
-    def __init__(self, run: Session, interval_s: float, make: MakeBatch) -> None:
-        self._run, self._interval_s, self._make = run, interval_s, make
-        self._made: list[Any] = []  # and not appended yet
-        self._limit = 64  # of a batch; grows where records are small
+    def flush() -> None:
+        nonlocal limit
+        batch, rejected = run.batch(made, make)
+        run.counts.update(made=len(made), rejected=len(rejected))
+        made.clear()
+        for _, reason in rejected:
+            logger.error("record rejected, no sink can store it: {}", reason)
+        if batch.count:
+            limit = max(1, min(MAX_APPEND, 4 * limit, MAX_APPEND_BYTES * batch.count // len(batch.lines)))
+            run.append(batch, shown=interval_s >= SHOWN_INTERVAL_S)
 
-    def run(self, items: Paced) -> None:
-        """Append all items, the first at once, each other when it is due; those due together in one batch."""
-        due_s = 0.0
-        stamped_ms, stamp = 0, ""
-        interval_s, made, stop = self._interval_s, self._made, self._run.stop
+    due_s = 0.0
+    stamped_ms, stamp = 0, ""
+    try:
         for gap, item in items:
             if interval_s:
                 due_s = due_s + gap * interval_s if due_s else time.monotonic()
                 if due_s > time.monotonic():
-                    self.flush()
-                    stop.wait(due_s - time.monotonic())
-            if stop.is_set():
+                    flush()
+                    run.stop.wait(due_s - time.monotonic())
+            if run.stop.is_set():
                 break
             now_ms = int(time.time() * 1000)
             if now_ms != stamped_ms:
                 stamped_ms, stamp = now_ms, instant_text(now_ms * 1000)
             item.timestamp = item.timestamp or stamp
             made.append(item)
-            if len(made) >= self._limit:
-                self.flush()
-
-    def flush(self) -> None:
-        """Append what has been made."""
-        items = self._made[:]
-        self._made.clear()
-        batch, rejected = self._run.batch(items, self._make)
-        self._run.counts.update(made=len(items), rejected=len(rejected))
-        for _, reason in rejected:
-            logger.error("record rejected, no sink can store it: {}", reason)
-        if batch.count:
-            self._limit = max(1, min(MAX_APPEND, 4 * self._limit, MAX_APPEND_BYTES * batch.count // len(batch.lines)))
-            self._run.append(batch, shown=self._interval_s >= SHOWN_INTERVAL_S)
+            if len(made) >= limit:
+                flush()
+    finally:  # a recording may turn out to be broken
+        flush()
 
 
-def check_places(settings: Settings, stream: Stream, sinks: Iterable[str], journal_path: Path) -> None:
-    """Raise ToolkitError if two of sinks and journal use the same file, by whatever name, or a sink one of ours."""
+def check_places(settings: Settings, stream: Stream, sinks: Iterable[str]) -> None:
+    """Raise ToolkitError if two sinks would use the same file, by whatever name, or one a folder of ours."""
     own = [(settings.data_path / folder).resolve() for folder in OWN_FOLDERS]
     owners: dict[str, str] = {}
-    for owner in ("the journal", *sinks):
-        path = journal_path if owner == "the journal" else SINKS[owner].path(settings, stream)
+    for sink in sinks:
+        path = SINKS[sink].path(settings, stream)
         if path is None:
             continue
-        place = os.path.normcase(path.resolve())
-        if owner in SINKS and path.resolve().parent in own:
-            raise ToolkitError(f"{owner} cannot be {path}: this folder is for other files; name one elsewhere")
-        for name in (place, *(f"{place}{suffix}" for suffix in ("-wal", "-shm", "-journal", ".wal", ".lock"))):
-            other = owners.setdefault(name, owner)
-            if other != owner:
-                raise ToolkitError(f"{other} and {owner} have the same file {name}: give each one of its own")
-
-
-def _log_pending(delivery: Delivery) -> None:
-    """What is pending from earlier runs; sinks that were not asked yet report for themselves later."""
-    for sink, pending in delivery.pending().items():
-        worker = delivery.workers.get(sink)
-        if worker is None:
-            logger.info(
-                "{} is subscribed since {} but not in this run: {:,} records are pending for it (--drop {} ends that)",
-                sink, delivery.subscriptions[sink].since, pending, sink,
-            )  # fmt: skip
-        elif worker.status.asked and pending:
-            logger.info("{:,} records are pending for {}", pending, sink)
-
-
-def _summary(name: str, run: Session) -> str:
-    """One line: what was made or read and acknowledged, and per sink what was delivered and what is pending."""
-    delivery, kept = run.delivery, run.kept
-    first = "read" if "read" in run.counts else "made"
-    words = [f"{name}: {first} {run.counts[first]:,}, acknowledged {run.counts['acknowledged']:,}"]
-    if run.counts["rejected"]:
-        words.append(f"rejected {run.counts['rejected']:,}")
-    if kept:
-        words.append("in extra: " + ", ".join(f"{name[:MAX_SHOWN]} {count:,}" for name, count in kept.most_common(10)))
-    for sink, pending in delivery.pending().items():
-        worker = delivery.workers.get(sink)
-        if worker is None:
-            words.append(f"{sink} not in this run, {pending:,} pending")
-            continue
-        text = f"{sink} {worker.status.delivered:,} delivered, {pending:,} pending"
-        if worker.status.dead_letters:
-            text += f", {worker.status.dead_letters:,} dead letters"
-        if pending and worker.status.reason:
-            text += f" ({worker.status.reason})"
-        words.append(text)
-    return "; ".join(words)
+        if path.resolve().parent in own:
+            raise ToolkitError(f"{sink} cannot be {path}: this folder is for other files; name one elsewhere")
+        for suffix in OF_A_DATABASE:
+            name = f"{os.path.normcase(path.resolve())}{suffix}"
+            if owners.setdefault(name, sink) != sink:
+                raise ToolkitError(f"{owners[name]} and {sink} have the same file {name}: give each one of its own")

@@ -12,21 +12,23 @@ from loguru import logger
 
 from utils.app.backoff import Backoff
 from utils.app.errors import Rejected, ToolkitError, Unavailable
-from utils.delivery.dead_letters import DeadLetters
+from utils.clients.files import errors
 from utils.delivery.journal import Journal
 from utils.emitters.base import STEP, Connect, Emitter
+from utils.emitters.file_emitter import FileEmitter
+from utils.records.codec import encoder
+from utils.records.external import identity_of
 from utils.records.record import Batch
 
+MAX_REJECTED = 10  # one after another, with nothing stored between: the table is the fault
 # A worker stuck in a library call is left behind: it is a daemon thread, and the journal keeps what it had.
 CLOSE_S = 0.5
 
 
 @dataclass
 class Status:
-    """What a worker reports. The sink stores everything up to `reached`; `mark` is its emitter's."""
+    """What a worker reports."""
 
-    reached: int
-    mark: str
     asked: bool = False  # whether the sink answered or not
     answered: bool = False
     delivered: int = 0
@@ -43,71 +45,59 @@ class Worker(threading.Thread):
     whose acknowledgement was lost had arrived.
     """
 
-    def __init__(self, sink: str, connect: Connect, letters: DeadLetters, delivery: "Delivery", status: Status) -> None:
+    def __init__(self, sink: str, connect: Connect, letters: Path, delivery: "Delivery") -> None:
         super().__init__(name=sink, daemon=True)
-        self.status = status
+        self.status = Status()
         self._connect, self._letters, self._delivery = connect, letters, delivery
         self._backoff = Backoff()
-        self._until: Literal["", "drained", "closed"] = ""
         self._down_since_s: float | None = None
-        self._logged: set[object] = set()
+        self._rejected = 0  # in a row
+        self._warned: set[str] = set()  # each new connection may find the same again
 
     def run(self) -> None:
-        while self._until != "closed":
+        is_over = False
+        while not is_over:
             try:
-                self._deliver()
+                is_over = self._deliver()
             except Unavailable as error:
-                self._down(str(error))
+                is_over = self._down(str(error))
             except ToolkitError as error:
-                self._give_up(error)
+                is_over = self._give_up(error)
             except Exception as error:  # noqa: BLE001 (of libraries: whatever it is, asking the sink again settles it)
-                if self._is_news(repr(error)):
+                if self.status.reason != repr(error):
                     logger.opt(exception=error).error("{}: unexpected {!r} (traceback in logs/)", self.name, error)
-                self._down(repr(error))
+                is_over = self._down(repr(error))
 
-    def stop(self, until: Literal["drained", "closed"]) -> None:
-        """Stop once everything is delivered (if the sink has answered), or after the batch in hand."""
-        if self._until != "closed":
-            self._until = until
-        self._delivery.wake()
-
-    def _is_news(self, what: object) -> bool:
-        """Whether this is the first time; each new connection may find the same again."""
-        is_news = what not in self._logged
-        self._logged.add(what)
-        return is_news
-
-    def _deliver(self) -> None:
-        """Connect and deliver until it is time to stop; ends by raising when something is wrong."""
+    def _deliver(self) -> bool:
+        """Connect, and deliver until it is time to stop (True) or a record is rejected."""
         journal, status = self._delivery.journal, self.status
-        with closing(self._connect(status.mark)) as emitter:
-            status.reached, status.mark = self._ask(emitter), emitter.mark
-            journal.note(self.name, status.reached, status.mark)
+        with closing(self._connect(journal.subscriptions[self.name].mark)) as emitter:
+            reached = self._ask(emitter)
+            journal.note(self.name, reached, emitter.mark, durable=True)
             status.asked = status.answered = True
             self._delivery.wake()
-            while batch := self._next(emitter.max_records):
+            while batch := self._next(reached, emitter.max_records):
                 try:
                     emitter.emit(batch)
                 except Rejected as error:
-                    self._letters.add(self.name, batch, error)
-                    status.delivered += error.sequence - batch.first
-                    status.dead_letters += 1
-                    return
+                    self._dead_letter(batch, error)
+                    return False
+                reached = batch.last
+                journal.note(self.name, reached, emitter.mark)
                 status.delivered += batch.count
-                self._letters.in_a_row = 0
-                status.reached, status.mark = batch.last, emitter.mark
+                self._rejected = 0
                 self._delivery.wake()
                 self._up()
-            self._until = "closed"
+        return True
 
-    def _next(self, max_records: int) -> Batch | None:
+    def _next(self, reached: int, max_records: int) -> Batch | None:
         """The next batch, waiting for one to be appended; None when it is time to stop."""
-        reached, journal = self.status.reached, self._delivery.journal
+        delivery, journal = self._delivery, self._delivery.journal
         if reached >= journal.last:
             self._up()
-        with self._delivery.changed:
-            self._delivery.changed.wait_for(lambda: self._until or journal.last > reached)
-        if self._until == "closed" or reached >= journal.last:
+        with delivery.changed:
+            delivery.changed.wait_for(lambda: delivery.until or journal.last > reached)
+        if delivery.until == "closed" or reached >= journal.last:
             return None
         wanted = min(journal.last - reached, max_records)
         batch = journal.read(reached, wanted // STEP * STEP or wanted)
@@ -118,27 +108,43 @@ class Worker(threading.Thread):
     def _ask(self, emitter: Emitter) -> int:
         """The place up to which the sink has everything; the sink itself, and the letters behind it, tell it."""
         journal = self._delivery.journal
-        runs = journal.runs()
-        subscription = journal.subscriptions()[self.name]
-        last = emitter.last(list(runs))
-        self._letters.load(runs)
-        place = 0
-        if last is not None:
-            place = min(last[1], runs[last[0]])
-            if last[1] > place:
-                ahead = f"contains sequence {last[1]} of {last[0]}, the journal assigned {place}"
-                self._warn(last[1], f"{ahead}: was the journal restored?")
-        place = self._letters.after(max(place, subscription.after))
-        if place < subscription.reached:
-            pruned = journal.pruned
+        runs, known, pruned = journal.runs(), journal.subscriptions[self.name], journal.pruned
+        last = emitter.last(list(runs)) or ("", 0)
+        place = min(last[1], runs.get(last[0], 0))
+        if last[1] > place:
+            ahead = f"the journal assigned {place}: was the journal restored?"
+            self._warn(f"contains sequence {last[1]} of {last[0]}", ahead)
+        place = _behind_letters(self._letters, max(place, known.after), runs)
+        if place < known.reached:
             rest = f"{place + 1} to {pruned} have left the journal" if place < pruned else "the journal has the others"
-            less = f"contains sequences up to {place}, but had {subscription.reached}"
-            self._warn(place, f"{less}: it was replaced by an older copy; {rest}")
-        return self._letters.after(max(place, journal.pruned))
+            less = f"but had {known.reached}: it was replaced by an older copy; {rest}"
+            self._warn(f"contains sequences up to {place}", less)
+        return max(place, pruned)
 
-    def _warn(self, place: int, text: str) -> None:
-        if self._is_news(place):
-            logger.warning("{}: {}", self.name, text)
+    def _warn(self, what: str, about_it: str) -> None:
+        if what not in self._warned:
+            logger.warning("{}: {}, {}", self.name, what, about_it)
+        self._warned.add(what)
+
+    def _dead_letter(self, batch: Batch, rejected: Rejected) -> None:
+        """Keep one record with the reason, where `replay_producer` can read it; what comes before it is stored.
+
+        Raises ToolkitError where the table is the fault, not the record.
+        """
+        before = rejected.sequence - batch.first
+        in_a_row = 1 if before else self._rejected + 1
+        if in_a_row > MAX_REJECTED:
+            raise ToolkitError(f"{in_a_row} records in a row were rejected: {rejected.reason}")
+        only = batch.between(rejected.sequence, rejected.sequence)
+        # First, so that a record's own field of this name counts for a reader.
+        line = b'{"reason":' + encoder.encode(rejected.reason) + b"," + only.lines[1:]
+        with closing(FileEmitter(self._letters)) as letters:
+            letters.emit(Batch(batch.producer_id, rejected.sequence, 1, line, batch.codec))
+        self._rejected = in_a_row
+        self.status.delivered += before
+        self.status.dead_letters += 1
+        logger.error("{}: sequence {} of {} went to {}: {}", self.name, rejected.sequence, batch.producer_id,
+                     self._letters, rejected.reason)  # fmt: skip
 
     def _up(self) -> None:
         """Note that the sink takes records: it has all there is, or has just stored a batch."""
@@ -148,30 +154,32 @@ class Worker(threading.Thread):
             self.status.reason = ""
             self._backoff.reset()
 
-    def _down(self, reason: str) -> None:
-        """Wait before the next attempt; there is none at the end for a sink that never answered."""
+    def _down(self, reason: str) -> bool:
+        """Wait before the next attempt; True if there is none: at the end, for a sink that never answered."""
+        delivery, status = self._delivery, self.status
         if self._down_since_s is None:
             self._down_since_s = time.monotonic()
             logger.warning("{}: unavailable, records are pending in the journal: {}", self.name, reason)
-        elif reason != self.status.reason:
+        elif reason != status.reason:
             logger.debug("{}: still unavailable: {}", self.name, reason)
-        with self._delivery.changed:
-            self.status.reason, self.status.asked = reason, True
-            self._delivery.changed.notify_all()
-            if self._until == "closed" or (self._until and not self.status.answered):
-                self._until = "closed"
-                return
-            until = self._until
-            self._delivery.changed.wait_for(lambda: self._until != until, self._backoff.next_s())
+        with delivery.changed:
+            status.reason, status.asked = reason, True
+            delivery.changed.notify_all()
+            until = delivery.until
+            if not until or (until == "drained" and status.answered):
+                delivery.changed.wait_for(lambda: delivery.until != until, self._backoff.next_s())
+                return delivery.until == "closed"
+        return True
 
-    def _give_up(self, error: ToolkitError) -> None:
+    def _give_up(self, error: ToolkitError) -> bool:
         """End with what only the user can fix."""
-        with self._delivery.changed:
-            self.status.reason, self.status.failure, self.status.asked = str(error), error, True
-            if not self._delivery.is_starting and self._until != "closed":  # it may have found the journal closed
+        delivery, status = self._delivery, self.status
+        with delivery.changed:
+            status.reason, status.failure, status.asked = str(error), error, True
+            if not delivery.is_starting and delivery.until != "closed":  # it may have found the journal closed
                 logger.error("{}: given up: {}", self.name, error)
-            self._until = "closed"
-            self._delivery.changed.notify_all()
+            delivery.changed.notify_all()
+        return True
 
 
 class Delivery:
@@ -183,24 +191,21 @@ class Delivery:
         self.journal = journal
         self.changed = threading.Condition()
         self.is_starting = True  # then a failure is raised by `start` instead of logged
+        self.until: Literal["", "drained", "closed"] = ""  # workers stop once all is delivered, or after their batch
         journal.subscribe(connects)
-        self.subscriptions = journal.subscriptions()
-        self.workers: dict[str, Worker] = {}
-        for sink, connect in connects.items():
-            # Before it was asked it certainly has what left the journal, or came before it subscribed.
-            status = Status(max(self.subscriptions[sink].after, journal.pruned), self.subscriptions[sink].mark)
-            self.workers[sink] = Worker(sink, connect, DeadLetters(dead_letter_path(sink)), self, status)
+        self.workers = {sink: Worker(sink, connect, dead_letter_path(sink), self) for sink, connect in connects.items()}
 
     def start(self, wait_for: Collection[str], wait_s: float) -> None:
         """Start all workers and give those of `wait_for` up to `wait_s` to reach their sinks.
 
         Raises the ToolkitError of a sink that cannot be used at all (not a database, say).
         """
-        for worker in self.workers.values():
+        workers = self.workers.values()
+        for worker in workers:
             worker.start()
         with self.changed:
             self.changed.wait_for(lambda: all(self.workers[sink].status.asked for sink in wait_for), wait_s)
-            failures = [worker.status.failure for worker in self.workers.values() if worker.status.failure]
+            failures = [worker.status.failure for worker in workers if worker.status.failure]
             self.is_starting = bool(failures)
         if failures:
             self.drain(0)
@@ -211,26 +216,27 @@ class Delivery:
         with self.changed:
             self.changed.notify_all()
 
-    def reached(self) -> dict[str, tuple[int, str]]:
-        """Sink of this run -> the place up to which it stores everything, and its emitter's mark."""
-        return {sink: (worker.status.reached, worker.status.mark) for sink, worker in self.workers.items()}
-
-    def pending(self) -> dict[str, int]:
-        """Subscribed sink -> how many records are pending for it, at most."""
-        places = {sink: max(each.after, each.reached, self.journal.pruned) for sink, each in self.subscriptions.items()}
-        places |= {sink: worker.status.reached for sink, worker in self.workers.items()}
-        return {sink: self.journal.last - place for sink, place in places.items()}
-
-    def low_watermark(self) -> int:
-        """The place up to which every subscribed sink stores everything."""
-        return self.journal.last - max(self.pending().values(), default=0)
-
     def drain(self, timeout_s: float) -> None:
         """Let the workers deliver what is pending for up to `timeout_s`, then stop them."""
         bounds: dict[Literal["drained", "closed"], float] = {"drained": timeout_s, "closed": CLOSE_S}
         for until, bound_s in bounds.items():
-            for worker in self.workers.values():
-                worker.stop(until)
+            self.until = until
+            self.wake()
             deadline_s = time.monotonic() + min(bound_s, threading.TIMEOUT_MAX)
             for worker in self.workers.values():
                 worker.join(max(0.0, deadline_s - time.monotonic()))
+
+
+def _behind_letters(path: Path, place: int, runs: Mapping[str, int]) -> int:
+    """The place behind the dead letters that follow directly on `place`: the sink is the cursor, letters only step.
+
+    A letter behind the last sequence of its run is of a journal that was restored since: not of these records.
+    """
+    if path.exists():
+        with closing(FileEmitter(path)) as letters:
+            letters.last([])  # makes durable what a killed process left
+        with errors(path), path.open("rb") as lines:
+            found = {each[1] for each in filter(None, map(identity_of, lines)) if each[1] <= runs.get(each[0], 0)}
+        while place + 1 in found:
+            place += 1
+    return place

@@ -12,8 +12,7 @@ from loguru import logger
 from utils.app import cli, early
 from utils.app.config import Settings
 from utils.app.errors import Absent, ToolkitError
-from utils.delivery.producing import MAX_APPEND, session
-from utils.delivery.session import MAX_SHOWN, Session
+from utils.delivery.producing import MAX_APPEND, MAX_SHOWN, Session, session
 from utils.emitters.file_emitter import FileEmitter
 from utils.feeds.inputs import PIPE, TOPIC, Input
 from utils.reading.follow import IDLE_CAP_S, follow

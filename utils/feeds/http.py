@@ -22,8 +22,7 @@ from starlette.routing import Route
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.app.web import WebServer, is_loopback, parse_address
-from utils.delivery.producing import session
-from utils.delivery.session import REPORT_EVERY_S, Session
+from utils.delivery.producing import REPORT_EVERY_S, Session, session
 from utils.feeds.feeding import fed_stream
 from utils.feeds.inputs import HTTP
 from utils.feeds.requests import LATER, Answer, Group, Posted, batch_of, json_texts, respond, stopping

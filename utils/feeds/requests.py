@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw
 from starlette.exceptions import HTTPException
 
-from utils.delivery.session import Session
+from utils.delivery.producing import Session
 from utils.records.codec import Codec, instant_text
 from utils.records.infer import event_time
 from utils.records.record import Batch, Line
