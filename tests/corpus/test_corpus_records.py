@@ -19,7 +19,7 @@ from utils.emitters.file_emitter import FileEmitter
 from utils.feeds.rows import array_pages
 from utils.records import sentiment
 from utils.records.codec import MAX_INT64
-from utils.records.record import Batch, Message, encode_records
+from utils.records.record import Batch, Message
 from utils.records.stream import BUZZ
 from utils.sources.file_source import FileSource
 
@@ -172,7 +172,7 @@ REJECTED = [
 @pytest.mark.parametrize(("record", "words"), REJECTED)
 def test_what_no_sink_can_store_is_rejected_before_it_is_acknowledged(record: Message, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        encode_records([record])
+        Batch.of_records([record], "p-1", 1, BUZZ.codec)
 
 
 def test_a_deeply_nested_end_of_the_file_sink_stops_nobody(settings: Settings) -> None:

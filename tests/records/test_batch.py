@@ -102,7 +102,7 @@ def test_numbers_are_checked_also_beside_values_of_another_type() -> None:
     wrong: Any = "hot"
     for value in (math.nan, math.inf):
         with pytest.raises(ValueError, match="temperature_c holds a number that is not finite"):
-            encode_records([Reading("a", wrong), Reading("a", value), Reading("a", None)])
+            Batch.of_records([Reading("a", wrong), Reading("a", value), Reading("a", None)], "p-1", 1, READINGS.codec)
 
 
 @pytest.mark.parametrize("more", [Place(1.5), {"null": [None]}, "null", 2**64 - 1, [Place(0.0)], b"x", {1, 2}])

@@ -6,6 +6,7 @@ object with everything that has no column or does not fit its column), `producer
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -250,6 +251,8 @@ class Codec:
             column = members.get(field.name) or [None] * size
             kinds = set(map(type, column))
             if not kinds <= _AS_JSON[field.type] or (field.type == "timestamp" and not are_instants(column)):
+                return None
+            if float in kinds and not all(map(math.isfinite, filter(None, column))):
                 return None
             if int in kinds or values is not TYPES[field.type]:  # there are limits
                 try:

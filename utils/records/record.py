@@ -58,7 +58,10 @@ class Line(msgspec.Struct):
 
 
 def encode_records(records: Sequence[Record]) -> bytes:
-    """JSON lines of records, each ending in a newline. Raises ValueError for what no sink could store."""
+    """JSON lines of records, each ending in a newline; a number that is not finite becomes null.
+
+    Raises ValueError for what no sink could store.
+    """
     try:
         lines = encoder.encode_lines(records)
     except UnicodeEncodeError as error:
@@ -71,8 +74,6 @@ def encode_records(records: Sequence[Record]) -> bytes:
         if end < 0:
             check_size(lines.find(b"\n", start) - start)
         start = end + 1
-    if b"null" in lines:  # which a number that is not finite has become
-        _check_finite(records)
     return lines
 
 
@@ -140,12 +141,14 @@ class Batch:
 
     @classmethod
     def of_records(cls, records: Sequence[Record], producer_id: str, first: int, codec: Codec) -> Batch:
-        """Batch of records that a producer made; gives them their ids. Raises ValueError like `encode_records`."""
+        """Batch of records that a producer made; gives them their ids. Raises ValueError for what none can store."""
         for sequence, record in enumerate(records, first):
             record.producer_id, record.sequence = producer_id, sequence
         batch = cls(producer_id, first + len(records) - 1, len(records), encode_records(records), codec)
         if columns := columns_of_made(records, codec):
             batch.columns = columns
+        elif b"null" in batch.lines:  # which a number that is not finite has become
+            _check_finite(records)
         return batch
 
     @classmethod
