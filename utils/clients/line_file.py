@@ -68,7 +68,13 @@ def lines_backwards(fd: int, needle: bytes, start: int, low: int) -> Iterator[tu
         tail, tail_end = data[: max(0, begin - 1)], start + begin
 
 
-def has_zeros(fd: int, start: int, end: int) -> bool:
-    """Whether there is a zero between two offsets."""
-    blocks = (read_at(fd, each, min(SCAN_BYTES, end - each)) for each in range(start, end, SCAN_BYTES))
-    return any(b"\0" in block for block in blocks)
+def first_hole(fd: int, start: int, end: int) -> int:
+    """Where the first line that has a zero begins, from the beginning of a line up to `end`; `end` if none has."""
+    found = start
+    for offset in range(start, end, SCAN_BYTES):
+        before, zero, _ = read_at(fd, offset, min(SCAN_BYTES, end - offset)).partition(b"\0")
+        if newline := before.rfind(b"\n") + 1:
+            found = offset + newline
+        if zero:
+            return found
+    return end

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from loguru import logger
 
-from utils.app.errors import ToolkitError
+from utils.app.errors import ToolkitError, Unavailable
 from utils.records.record import Batch, without_ids
 from utils.records.stream import BUZZ
 
@@ -51,6 +51,11 @@ class Emitter(Protocol):
 
 Connect = Callable[[str], Emitter]
 """Opens an emitter, given the mark that the one before left."""
+
+
+def delivered_by_another(path: Path, batch: Batch) -> Unavailable:
+    """What an emitter raises that finds records of the batch in its sink, which `last` did not find."""
+    return Unavailable(f"{path}: another process delivered {batch.producer_id}: a copy of its journal?")
 
 
 def emit_one(message: Mapping[str, Any], path: Path, open_emitter: Callable[[], Emitter]) -> bool:

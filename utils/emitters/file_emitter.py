@@ -15,8 +15,8 @@ from loguru import logger
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.clients.files import check_same_file, errors, sync, sync_path
-from utils.clients.line_file import BLANK, has_zeros, is_whole, last_line, lines_backwards, read_at
-from utils.emitters.base import STEP, emit_one
+from utils.clients.line_file import BLANK, first_hole, is_whole, last_line, lines_backwards, read_at
+from utils.emitters.base import STEP, delivered_by_another, emit_one
 from utils.records.codec import encoder
 from utils.records.external import identity_of
 from utils.records.record import Batch
@@ -31,16 +31,19 @@ class FileEmitter:
 
     The lock is on the file itself, so that it holds whatever name the file is opened by; on Windows, where such a
     lock would keep readers out, it is on a file beside the resolved path. Readers need no lock.
+
+    Each append is synced before the lock is released, so a power cut leaves zeros in the last append only, behind the
+    mark: an offset up to which the file was synced, with a checksum of what comes before it.
     """
 
     max_records = STEP
 
     def __init__(self, path: Path, mark: str = "") -> None:
         self._path, self.mark = path, mark
-        self._closed = False
         with errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
+            self._file = path.open("a+b", buffering=0)
+        self._fd = self._file.fileno()
         try:
             with errors(path):
                 sync_path(path.parent)  # makes the new file's name durable
@@ -63,60 +66,38 @@ class FileEmitter:
             raise Unavailable(f"{self._path} is locked by another writer") from error
 
     def last(self, producer_ids: Sequence[str]) -> tuple[str, int] | None:
-        """Scan backwards for the last whole line of these runs. See Emitter."""
+        """Scan backwards for the last whole line of these runs that is before any hole. See Emitter."""
         with self._locked():
             self._end = self._repair_tail()
-            common = os.path.commonprefix(list(producer_ids))  # noqa: RUF071 (of texts, not of paths)
-            known = frozenset(producer_ids)
-            found, end = self._newest(known, encoder.encode(common).removesuffix(b'"'))
-            if end < self._end:
-                self._remove_behind_hole(end, known)
+            hole = first_hole(self._fd, self._marked(), self._end)
+            own = self._own_backwards(producer_ids)
+            found, end = next(own, (None, 0))
+            if end > hole:
+                found, _ = next((each for each in own if each[1] <= hole), (None, 0))
+                self._remove_behind(hole, producer_ids)
             sync(self._fd)  # what a killed process wrote is durable before it is believed
             self.mark = self._mark_at(self._end)
         return found
 
-    def _newest(self, known: Collection[str], needle: bytes) -> tuple[tuple[str, int] | None, int]:
-        """The last record of these runs before which none is missing, and the offset behind which some are.
+    def _own_backwards(self, producer_ids: Sequence[str]) -> Iterator[tuple[tuple[str, int], int]]:
+        """The ids of the records of these runs, the last first, and the offsets behind them."""
+        common = os.path.commonprefix(list(producer_ids))  # noqa: RUF071 (of texts, not of paths)
+        needle = encoder.encode(common).removesuffix(b'"')
+        known = frozenset(producer_ids)
+        for line, end in lines_backwards(self._fd, needle, self._end, 0) if known else ():
+            if place := _place(line, known):
+                yield place, end
 
-        A power cut may leave zeros in the middle of the last append, and only there: each append is synced before the
-        next begins. What the mark covers was synced, so the search for holes ends there. Behind it sequences fall by
-        one; where it was made they may leap, as when an older copy of the file was put back.
-        """
-        marked = self._marked()
-        newest: tuple[str, int] | None = None
-        end, later, later_end = self._end, 0, 0
-        own = 0
-        for line, line_end in lines_backwards(self._fd, needle, self._end, 0) if known else ():
-            place = _place(line, known)
-            if place is None:
-                continue
-            if newest is None:
-                newest = place
-            elif later > place[1] + 1 and line_end > marked:
-                newest, end = place, line_end
-            if line_end <= marked:
-                if later > place[1] + 1 and has_zeros(self._fd, marked, later_end):
-                    newest, end = place, marked
-                return newest, end
-            later, later_end, own = place[1], line_end, own + 1
-            if own > self.max_records:
-                return newest, end
-        if later and has_zeros(self._fd, marked, later_end):  # before the first record of all
-            newest, end = None, marked
-        return newest, end
-
-    def _remove_behind_hole(self, end: int, known: Collection[str]) -> None:
+    def _remove_behind(self, hole: int, known: Collection[str]) -> None:
         """Cut what follows a hole, to be delivered again; behind lines of others ours come a second time."""
-        others = any(_is_others(line, known) for line, _ in lines_backwards(self._fd, b"{", self._end, end))
-        if not others and self._truncate(end):
-            logger.warning("{}: cut {} bytes behind a hole that a power cut left", self._path, self._end - end)
-            self._end = end
+        size = self._end - hole
+        others = any(_is_others(line, known) for line, _ in lines_backwards(self._fd, b"{", self._end, hole))
+        if not others and self._truncate(hole):
+            logger.warning("{}: cut {} bytes behind a hole that a power cut left", self._path, size)
+            self._end = hole
         else:
-            logger.warning(
-                "{}: a power cut left a hole in {} bytes that may not be cut; their records are delivered again",
-                self._path,
-                self._end - end,
-            )
+            what = f"a power cut left a hole in {size} bytes that may not be cut"
+            logger.warning("{}: {}; their records are delivered again", self._path, what)
 
     def emit(self, batch: Batch) -> None:
         """Append the batch and sync it. See Emitter."""
@@ -125,9 +106,7 @@ class FileEmitter:
             end = self._repair_tail()
             since = lines_backwards(self._fd, encoder.encode(batch.producer_id), end, self._end)
             if any(_place(line, (batch.producer_id,)) for line, _ in since):
-                raise Unavailable(
-                    f"{self._path}: another process delivered {batch.producer_id}: a copy of its journal?"
-                )
+                raise delivered_by_another(self._path, batch)
             try:
                 self._write(batch.lines)
                 sync(self._fd)
@@ -138,12 +117,11 @@ class FileEmitter:
             size = os.fstat(self._fd).st_size
             if size < end + len(batch.lines):
                 raise Unavailable(f"{self._path} was shortened by another program while it was written")
-            self._end = size
-            self.mark = self._mark_at(size)
+            self._end, self.mark = size, self._mark_at(size)
         check_same_file(self._path, self._opened)
 
     def _mark_at(self, end: int) -> str:
-        """An offset and a fingerprint of what comes before it."""
+        """An offset and a checksum of what comes before it."""
         start = max(0, end - _FINGERPRINT_BYTES)
         return f"{end}:{crc32(read_at(self._fd, start, end - start)):08x}"
 
@@ -154,9 +132,8 @@ class FileEmitter:
         return int(offset) if known else self._end
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            os.close(self._fd)
+        """Close the file. See Emitter."""
+        self._file.close()
 
     def _write(self, data: bytes) -> None:
         """All of `data`, at the end: on a full disk a write takes a part and reports success."""
