@@ -61,9 +61,11 @@ def why_not(item: pytest.Item, now: Setting) -> str:
     return ""
 
 
-@pytest.hookimpl(trylast=True)  # after the conftest of tests/kafka has named its own
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
+        if "kafka" in item.path.parts:
+            item.add_marker(pytest.mark.kafka)
         if reason := why_not(item, setting(config)):
             item.add_marker(pytest.mark.skip(reason=reason))
         if item.get_closest_marker("postgres") and not item.get_closest_marker("kafka"):

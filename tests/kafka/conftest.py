@@ -22,13 +22,6 @@ USER, PASSWORD = "ann", "a-very-secret-word"
 _LISTENERS = "PLAINTEXT://127.0.0.1:{{port}},SASL_PLAINTEXT://127.0.0.1:{},SSL://127.0.0.1:{},SASL_SSL://127.0.0.1:{}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.kafka)
-
-
 @pytest.fixture(scope="session")
 def home() -> Path:
     """The prepared Kafka; without one the tests are skipped, or fail where CI=true says that it must be there."""
