@@ -40,7 +40,7 @@ class Stream:
     def __init__(self, seed: int = 1) -> None:
         self.now = datetime(2026, 1, 5, 8).timestamp()
         self.state = State(BUZZ, "file", clock=lambda: self.now)
-        self.state.healthy(caught_up=True)
+        self.state.go_live()
         self._rng = random.Random(seed)
         self._sequence = 0
 

@@ -67,7 +67,7 @@ def _snapshot(authors: dict[str, int], *, calm: bool = False, now: float = NOW) 
     time = BEGIN
     state = State(BUZZ, "file", clock=lambda: time)
     state.using("file", "data/project_live.json")
-    state.healthy(caught_up=True)
+    state.go_live()
     messages = list(_stream(authors, calm))
     if calm:
         messages[-19][1].sentiment, messages[-7][1].sentiment = 0.97, 0.06
@@ -84,7 +84,7 @@ def _example(stream: Stream, records: Iterator[tuple[float, Record]]) -> Snapsho
     time = NOW - 1200
     state = State(stream, "sqlite", clock=lambda: time)
     state.using("sqlite", "data/buzz.sqlite")
-    state.healthy(caught_up=True)
+    state.go_live()
     for sequence, (pause, record) in enumerate(records, 1):
         time += 0.7 * pause
         if time > NOW:

@@ -1,13 +1,16 @@
 """Which fields of a stream are charted, and how a record gives them."""
 
+from functools import lru_cache
 from typing import Any
 
+from consumers.dashboard.formatting import plain
 from consumers.dashboard.snapshot import Roles
 from utils.reading.anomaly import floor_of
 from utils.records.infer import event_time
 from utils.records.stream import BUZZ, Stream
 
 MAX_VALUE = 1e100  # beyond it is no measurement
+NAME_CHARS, NAMES_KEPT = 100, 10_000
 
 
 class Charted:
@@ -18,53 +21,48 @@ class Charted:
     """
 
     def __init__(self, stream: Stream) -> None:
-        self.stream = stream
-        self._value, self.event_us = stream.codec.value, event_time(stream)
-        texts = [field.name for field in stream.fields if field.type == "text"]
-        self._text = next((name for name in texts if name != stream.by), next(iter(texts), None))
-        is_buzz = stream.name == BUZZ.name
-        self.is_sentiment = is_buzz and stream.value == BUZZ.value
-        self.floor = floor_of(stream, stream.value)
-        self.has_lines = stream.by is not None and not is_buzz
+        self.stream, self._field, self._event_us = stream, stream.codec.value, event_time(stream)
+        self._name = lru_cache(NAMES_KEPT)(lambda text: plain(text) or "(no name)")
         types = {field.name: field.type for field in stream.fields}
-        lengths = stream.histogram is None and self._text is not None
-        histogram = f"{self._text} length" if lengths else stream.histogram or "pause_s"
+        texts = sorted((name for name in types if types[name] == "text"), key=lambda name: name == stream.by)
+        self._text = texts[0] if texts and not stream.histogram else None
+        is_buzz = stream.name == BUZZ.name
+        self.has_lines = stream.by is not None and not is_buzz
+        self.floor = floor_of(stream, stream.value)
+        histogram = f"{self._text} length" if self._text else stream.histogram or "pause_s"
         self.roles = Roles(
-            by=_words(stream.by or "producer"),
-            value=_words(stream.value or "pause_s"),
-            histogram=_words(histogram),
+            by=plain((stream.by or "producer").replace("_", " ")),
+            value=plain((stream.value or "pause_s").replace("_", " ")),
+            histogram=plain(histogram.replace("_", " ")),
             records="messages" if is_buzz else "records",
             zones=stream.zones,
-            scale=(0.0, 1.0) if self.is_sentiment else None,
-            whole=lengths or types.get(histogram) == "integer",
-            unit="characters" if lengths or (is_buzz and histogram == BUZZ.histogram) else "",
+            scale=(0.0, 1.0) if is_buzz and stream.value == BUZZ.value else None,
+            whole=self._text is not None or types.get(histogram) == "integer",
+            unit="characters" if self._text or (is_buzz and histogram == BUZZ.histogram) else "",
         )
 
     def key(self, record: Any) -> str:
-        """What the record counts for."""
-        if self.stream.by is not None:
-            found = self._value(record, self.stream.by)
-            return found if isinstance(found, str) else "(none)"
-        return record.producer_id.rsplit("-", 2)[0] if record.producer_id else "(none)"
+        """What the record counts for, as it is shown."""
+        by, run = self.stream.by, record.producer_id
+        found = self._field(record, by) if by else run and run.rsplit("-", 2)[0]
+        return self._name(found[:NAME_CHARS]) if isinstance(found, str) else "(none)"
+
+    def event_s(self, record: Any) -> float | None:
+        """The event time in seconds since 1970."""
+        found = self._event_us(record)
+        return None if found is None else found / 1e6
 
     def value(self, record: Any, pause_s: float) -> float | None:
         """The value, None where it has none that can be drawn."""
-        return self._number(record, self.stream.value, pause_s)
+        found = self._field(record, self.stream.value) if self.stream.value else pause_s
+        return _number(found, *self.roles.scale or (-MAX_VALUE, MAX_VALUE))
 
     def measure(self, record: Any, pause_s: float) -> float | None:
         """The number for the histogram, None where there is none."""
-        if self.stream.histogram is None and self._text is not None:
-            text = self._value(record, self._text)
-            return float(len(text)) if isinstance(text, str) else None
-        return self._number(record, self.stream.histogram, pause_s)
-
-    def _number(self, record: Any, name: str | None, pause_s: float) -> float | None:
-        found = pause_s if name is None else self._value(record, name)
-        low, high = self.roles.scale if name == self.stream.value and self.roles.scale else (-MAX_VALUE, MAX_VALUE)
-        if isinstance(found, int | float) and low <= found <= high:  # a NaN is nowhere
-            return float(found)
-        return None
+        name = self._text or self.stream.histogram
+        found = self._field(record, name) if name else pause_s
+        return _number(len(found) if self._text and isinstance(found, str) else found, -MAX_VALUE, MAX_VALUE)
 
 
-def _words(name: str) -> str:
-    return name.replace("_", " ")
+def _number(found: Any, low: float, high: float) -> float | None:
+    return float(found) if isinstance(found, int | float) and low <= found <= high else None  # a NaN is nowhere

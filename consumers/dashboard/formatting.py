@@ -100,14 +100,11 @@ def plural(noun: str) -> str:
 
 
 def source_line(snapshot: Snapshot) -> str:
-    """Where the data comes from, since when and why not from where it came before, or why it does not come."""
+    """Where the data comes from, or since when and why it does not come."""
     source = snapshot.source
     if source.trouble_since is not None:
-        return f"down since {clock(source.trouble_since, snapshot.now)}: {plain(source.trouble)}"
-    if not source.moved:
-        return plain(source.detail)
-    left, at, why = source.moved
-    return f"since {clock(at, snapshot.now)} instead of {SOURCES.get(left, left)}{f': {plain(why)}' if why else ''}"
+        return f"down since {clock(source.trouble_since, snapshot.now)}: {source.trouble}"
+    return source.detail
 
 
 def status(snapshot: Snapshot) -> str:

@@ -28,7 +28,7 @@ class Reader(threading.Thread):
 
     def run(self) -> None:
         try:
-            follow(lambda: self._source, self.handle, self._stop_event, on_wait=self.wait, chunk_records=CHUNK_RECORDS)
+            follow(lambda: self._source, self._take, self._stop_event, on_wait=self._wait, chunk_records=CHUNK_RECORDS)
             self.alive_to_the_end = True
         except ToolkitError as error:
             self.failure = error
@@ -36,27 +36,17 @@ class Reader(threading.Thread):
             self._source.close()  # also if it was stopped before it began
             self._stop_event.set()
 
-    def handle(self, chunk: Chunk) -> int:
-        """Take in a chunk; the number of its records."""
+    def _take(self, chunk: Chunk) -> int:
         self._name_source()
-        self._state.healthy()
         self._state.add(chunk)
         return len(chunk.records)
 
-    def wait(self, error: Unavailable | None) -> None:
-        """Note that all was read, or why it cannot be."""
-        self._name_source()
+    def _wait(self, error: Unavailable | None) -> None:
+        has_only_to_appear = isinstance(error, Absent) and not self._state.begun
+        self._name_source("" if error is None or has_only_to_appear else str(error))
         if error is None:
-            self._state.healthy(caught_up=True)
-        elif isinstance(error, Absent) and not self._state.begun:
-            self._state.healthy()  # it has only to appear
-        else:
-            self._state.troubled(short(str(error)))
+            self._state.go_live()
 
-    def _name_source(self) -> None:
-        self._state.using(self._source.name, short(self._source.detail))
-
-
-def short(text: str) -> str:
-    """The text without the project's folder in its paths."""
-    return text.replace(f"{PROJECT_DIR}{os.sep}", "")
+    def _name_source(self, trouble: str = "") -> None:
+        detail, trouble = (text.replace(f"{PROJECT_DIR}{os.sep}", "") for text in (self._source.detail, trouble))
+        self._state.using(self._source.name, detail, trouble)

@@ -1,13 +1,13 @@
 """What an image shows, without the image: JSON and metrics for programs, words for people who cannot see it."""
 
-import json
-import math
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from consumers.dashboard.formatting import SOURCES, brief, clock, counted, lag, plain, rate, source_line, span, status
-from consumers.dashboard.snapshot import Series, Snapshot
+import msgspec
+
+from consumers.dashboard.formatting import SOURCES, brief, clock, counted, heading, lag, rate, source_line, span, status
+from consumers.dashboard.snapshot import Snapshot
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -17,42 +17,30 @@ class Tile(NamedTuple):
 
     name: str
     values: tuple[str, ...]
-    detail: str
+    detail: str = ""
     is_warning: bool = False
 
 
 def tiles(snapshot: Snapshot) -> list[Tile]:
     """The six statistics of the health strip."""
-    source, last, delay = snapshot.source, snapshot.last, snapshot.lag
+    source, last, delay, age = snapshot.source, snapshot.last, snapshot.lag, span(snapshot.idle_s)
     bad = (snapshot.invalid, snapshot.lost, snapshot.duplicate)
     received = snapshot.total + snapshot.invalid + snapshot.duplicate
-    age = span(snapshot.idle_s)
     return [
         Tile("Source", (SOURCES.get(source.name, source.name),), source_line(snapshot), bool(source.trouble)),
         Tile("Throughput", (rate(snapshot.rate, snapshot.roles.records),), "mean of 60 s"),
-        Tile("Lag", (lag(delay.median),), f"p95 {lag(delay.p95)}") if delay else Tile("Lag", ("\u2013",), ""),
+        Tile("Lag", (lag(delay.median),), f"p95 {lag(delay.p95)}") if delay else Tile("Lag", ("\u2013",)),
         Tile("Invalid / lost / dup", (" / ".join(f"{count:,}" for count in bad), "/".join(map(brief, bad))),
              f"of {brief(received)} received", any(bad)),
         Tile("Last record", (f"{age} ago", age), f"at {clock(last, snapshot.now)}", snapshot.status == "STALE")
-        if last else Tile("Last record", ("none yet",), ""),
+        if last else Tile("Last record", ("none yet",)),
         Tile("Uptime", (span(snapshot.now - snapshot.started),), f"since {clock(snapshot.started, snapshot.now)}"),
     ]  # fmt: skip
 
 
 def statistics(snapshot: Snapshot) -> str:
-    """The snapshot as JSON, with its own names and units; what is not known yet is null, texts are plain."""
-    everything = asdict(snapshot) | {"status": snapshot.status, "idle_s": snapshot.idle_s}
-    return json.dumps(_readable(everything), ensure_ascii=False)
-
-
-def _readable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _readable(each) for name, each in value.items()}
-    if isinstance(value, tuple):
-        return [_readable(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return plain(value) if isinstance(value, str) else value
+    """The snapshot as JSON, with its own names and units; what is not known yet is null."""
+    return msgspec.json.encode(asdict(snapshot) | {"status": snapshot.status, "idle_s": snapshot.idle_s}).decode()
 
 
 def sentences(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
@@ -61,37 +49,29 @@ def sentences(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     yield "Status", status(snapshot)
     yield roles.records.capitalize(), f"{total:,}"
     for tile in tiles(snapshot):
-        yield tile.name, f"{tile.values[0]}; {tile.detail}".removesuffix("; ")
-    if snapshot.groups:
-        named = [f"{plain(name) or '(no name)'} {count:,}" for name, count in snapshot.groups]
-        if rest := snapshot.group_count - len(named):
-            named.append(f"{rest:,} others {total - sum(count for _, count in snapshot.groups):,}")
-        yield f"{roles.records.capitalize()} by {plain(roles.by)}", ", ".join(named)
+        yield tile.name, "; ".join(filter(None, (tile.values[0], tile.detail)))
+    others = total - sum(count for _, count in snapshot.groups)
+    groups = (*snapshot.groups, (f"{snapshot.group_count - len(snapshot.groups):,} others", others))
+    yield (
+        f"{roles.records} by {roles.by}".capitalize(),
+        ", ".join(f"{name} {count:,}" for name, count in groups if count),
+    )
     for series in snapshot.series:
-        of = f" of {plain(series.name)}" if series.name else ""
-        yield f"{plain(roles.value)}{of}".capitalize(), ", ".join(_trend(snapshot, series))
-    if measures := snapshot.measures:
-        words = f"mean {measures.mean:,.6g}, median {measures.median:,.6g}, 95th percentile {measures.p95:,.6g}"
-        words += f", standard deviation {measures.sigma:,.4g}, from {measures.low:,.6g} to {measures.high:,.6g}"
-        yield plain(roles.histogram).capitalize(), f"{words} {roles.unit}; of the last {measures.count:,}"
-
-
-def _trend(snapshot: Snapshot, series: Series) -> Iterator[str]:
-    """Latest value, means and anomalies of one line."""
-    yield f"latest {series.values[-1]:,.6g}"
-    yield f"average {series.average:,.4g}"
-    if not math.isnan(series.rolling[-1]):
-        yield f"rolling mean {series.rolling[-1]:,.4g}"
-    yield counted(sum(series.anomalies), "anomaly")
-    for value, key, at, odd in zip(series.values, series.keys, series.times, series.anomalies, strict=True):
-        if odd:
-            yield f"{value:,.6g} of {plain(key)} at {clock(at, snapshot.now)}"
+        words = f"latest {series.values[-1]:,.6g}, average {series.average:,.4g}"
+        words += f", rolling mean {series.rolling[-1]:,.4g}, {counted(sum(series.anomalies), 'anomaly')}"
+        for value, key, at, odd in zip(series.values, series.keys, series.times, series.anomalies, strict=True):
+            words += f", {value:,.6g} of {key} at {clock(at, snapshot.now)}" if odd else ""
+        yield f"{heading(roles.value)} {series.name}".strip(), words.replace("rolling mean nan, ", "")
+    if found := snapshot.measures:
+        words = f"mean {found.mean:,.6g}, median {found.median:,.6g}, 95th percentile {found.p95:,.6g}"
+        words += f", standard deviation {found.sigma:,.4g}, from {found.low:,.6g} to {found.high:,.6g} {roles.unit}"
+        yield heading(roles.histogram), f"{words}; of the last {found.count:,}"
 
 
 def metrics(snapshot: Snapshot) -> str:
     """The statistics in the text format of Prometheus."""
     delay = snapshot.lag
-    samples: dict[str, float | None] = {
+    samples = {
         "records_total": snapshot.total,
         "invalid_total": snapshot.invalid,
         "duplicate_total": snapshot.duplicate,
@@ -100,14 +80,13 @@ def metrics(snapshot: Snapshot) -> str:
         "lag_median_seconds": delay.median if delay else None,
         "lag_p95_seconds": delay.p95 if delay else None,
         "stale": snapshot.status == "STALE",
-        "source_up": snapshot.source.trouble_since is None,
+        "source_up": not snapshot.source.trouble,
         "last_record_timestamp_seconds": snapshot.last,
         "start_timestamp_seconds": snapshot.started,
     }
-    lines = []
-    for name, number in samples.items():
-        if number is not None:
-            kind = "counter" if name.endswith("_total") else "gauge"
-            sample = f'ragini_{name}{{stream="{snapshot.stream}"}} {float(number)!r}'
-            lines += [f"# TYPE ragini_{name} {kind}", sample]
-    return "\n".join(lines) + "\n"
+    return "".join(
+        f"# TYPE ragini_{name} {'counter' if name.endswith('_total') else 'gauge'}\n"
+        f'ragini_{name}{{stream="{snapshot.stream}"}} {float(number)!r}\n'
+        for name, number in samples.items()
+        if number is not None
+    )

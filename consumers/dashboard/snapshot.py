@@ -1,6 +1,6 @@
 """What one frame shows: each quantity once, so that image, page, JSON and metrics cannot differ."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 ThemeName = Literal["light", "dark"]
@@ -23,21 +23,16 @@ DEFAULT_BUFFERS = Buffers()
 
 @dataclass(frozen=True)
 class Roles:
-    """What is charted, as texts for people, and how.
-
-    `by`, `value` and `histogram` are names such as "device", "temperature c", "humidity pct". `records` is "messages"
-    for buzz, else "records". `zones` are two limits of the value, `scale` its fixed range or None: from the data.
-    `whole` says that the histogram counts whole numbers, in `unit` ("characters" for lengths of texts, else "").
-    """
+    """What is charted, as texts for people, and how."""
 
     by: str = "author"
     value: str = "sentiment"
     histogram: str = "message length"
-    records: str = "messages"
-    zones: tuple[float, float] | None = None
-    scale: tuple[float, float] | None = None
-    whole: bool = True
-    unit: str = ""
+    records: str = "messages"  # of buzz, else "records"
+    zones: tuple[float, float] | None = None  # two limits of the value
+    scale: tuple[float, float] | None = None  # its fixed range; None: from the data
+    whole: bool = True  # the histogram counts whole numbers
+    unit: str = ""  # of the histogram: "characters" for lengths of texts
 
     @property
     def record(self) -> str:
@@ -47,10 +42,9 @@ class Roles:
 
 @dataclass(frozen=True)
 class Series:
-    """The latest values of one `by` value, or of all records where `name` is "".
+    """The latest values of one `by` value, or of all records where `name` is ""; the tuples have one entry per value.
 
-    The five tuples have one entry per value: event time in seconds since 1970, value, rolling mean (NaN at first), and
-    whether the value is an anomaly. `keys` are their `by` values.
+    Times are those of the events, a rolling mean is NaN at first, and `keys` are the `by` values.
     """
 
     name: str
@@ -83,48 +77,43 @@ class Summary:
 class Source:
     """Where records come from: `name` (file, sqlite, duckdb, kafka, auto) and `detail`, for people.
 
-    `trouble` is why it cannot be read since `trouble_since`. `moved` is the source before, when it was left and why.
+    `trouble` is why it cannot be read since `trouble_since`.
     """
 
     name: str
     detail: str = ""
     trouble: str = ""
     trouble_since: float | None = None
-    moved: tuple[str, float, str] | None = None
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything that is known at time `now`; times are seconds since 1970, lags and gaps seconds.
+    """Everything that is known at time `now`. Times are seconds since 1970, lags and gaps seconds.
 
-    `stream` is its name. `groups` are the six busiest `by` values with their counts, `group_count` how many there are
-    (at least that many if `more_groups`). `flow` holds (event time, true total) of the latest points, `measured` the
-    latest values of the histogram and `measures` their summary, `rate` is per second over the last minute,
-    `sparkline` per second in steps of 10 s over 5 minutes. `last` is when the newest record came, None before it;
-    `usual_gap` the 95th percentile of the pauses between the latest ones.
+    No text in it can disturb an image or a terminal.
     """
 
     stream: str
     now: float
     started: float
     source: Source
-    roles: Roles = field(default_factory=Roles)
+    roles: Roles = Roles()
     total: int = 0
     invalid: int = 0
     lost: int = 0
     duplicate: int = 0
-    groups: tuple[tuple[str, int], ...] = ()
-    group_count: int = 0
+    groups: tuple[tuple[str, int], ...] = ()  # the six busiest `by` values and their counts
+    group_count: int = 0  # how many there are, at least that many with `more_groups`
     more_groups: bool = False
-    flow: tuple[tuple[float, int], ...] = ()
+    flow: tuple[tuple[float, int], ...] = ()  # event time and true total of the latest points
     series: tuple[Series, ...] = ()
-    measured: tuple[float, ...] = ()
+    measured: tuple[float, ...] = ()  # the latest values of the histogram, and their summary
     measures: Summary | None = None
-    rate: float = 0.0
-    sparkline: tuple[float, ...] = ()
+    rate: float = 0.0  # per second over the last minute
+    sparkline: tuple[float, ...] = ()  # per second in steps of 10 s over 5 minutes
     lag: Summary | None = None
-    last: float | None = None
-    usual_gap: float = 0.0
+    last: float | None = None  # when the newest record came
+    usual_gap: float = 0.0  # the 95th percentile of the latest pauses of a second or more
     buffers: Buffers = DEFAULT_BUFFERS
 
     @property

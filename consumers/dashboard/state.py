@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from consumers.dashboard import history, stats
+from consumers.dashboard import stats
 from consumers.dashboard.charted import Charted
-from consumers.dashboard.history import Arrivals, Histories, Totals
+from consumers.dashboard.formatting import plain
+from consumers.dashboard.history import TOP, History
 from consumers.dashboard.snapshot import DEFAULT_BUFFERS, Buffers, Snapshot, Source
 from utils import sinks
+from utils.reading.tracker import Tracker
 from utils.records.stream import Stream
 from utils.sources.base import Chunk
 
@@ -21,8 +23,8 @@ Keep = Callable[[list[Any]], list[Any]]
 class State:
     """Collects chunks in the reader thread and gives snapshots to the drawing one.
 
-    `clock` gives seconds since 1970; `from_end` says that reading begins at the end of the source. Only one thread may
-    call `add`; `snapshot` may come from any.
+    `clock` gives seconds since 1970; `from_end` says that reading begins at the end of the source. `snapshot` may be
+    called by any thread, all else by one.
     """
 
     def __init__(
@@ -36,102 +38,69 @@ class State:
         from_end: bool = False,
     ) -> None:
         self._lock, self._clock, self._keep = threading.Lock(), clock, keep
-        self._source = Source(source)
-        self._totals = Totals(from_end=from_end)
-        self._arrivals = Arrivals(clock(), buffers.points)
-        self._histories = Histories(Charted(stream), buffers)
+        self._charted, now = Charted(stream), clock()
+        self._known = Snapshot(stream.name, now, now, Source(source), self._charted.roles, buffers=buffers)
+        self._begin(from_end=from_end)
 
-    def using(self, name: str, detail: str) -> None:
-        """Name the source in use; records without ids count only from there."""
-        before = self._source
-        if (name, detail) == (before.name, before.detail):
-            return
-        with self._lock:
-            moved = before.moved
-            if name != before.name:
-                if before.name != sinks.AUTO:
-                    moved = (before.name, self._clock(), before.trouble)
-                elif moved and moved[0] == name:
-                    moved = None  # it was given up and found again
-                self._arrivals.live = False
-                if self.begun:  # the other sink brings once more what this one has brought
-                    self._begin_again()
-            self._source = replace(before, name=name, detail=detail, moved=moved)
-
-    def _begin_again(self) -> None:
-        """What was read comes again; what of it has no ids is in the histories too, so those begin again."""
-        if self._totals.begin_again():
-            self._histories = Histories(self._histories.charted, self._histories.buffers)
-            self._arrivals.clear()
+    def _begin(self, *, from_end: bool) -> None:
+        self._tracker = Tracker(from_end=from_end)
+        self._history = History(self._charted, self._known.buffers, self._known.started)
 
     @property
     def begun(self) -> bool:
         """Whether any record has come."""
-        return self._arrivals.last is not None
+        return self._known.last is not None
 
-    def troubled(self, reason: str) -> None:
-        """The source cannot be read, for this reason; the first call since it worked sets the time."""
+    def using(self, name: str, detail: str, trouble: str = "") -> None:
+        """Note the source in use, and if it cannot be read, why; the first trouble since it could sets the time.
+
+        Another source is read from its start and contains the same records, so everything begins again.
+        """
         with self._lock:
-            since = self._source.trouble_since or self._clock()
-            self._source = replace(self._source, trouble=reason, trouble_since=since)
+            before = self._known.source
+            if name not in (before.name, sinks.AUTO):
+                self._begin(from_end=self._tracker.open_ended and not self.begun)
+            since = (before.trouble_since or self._clock()) if trouble else None
+            self._known = replace(self._known, source=Source(name, plain(detail), plain(trouble), since))
 
-    def healthy(self, *, caught_up: bool = False) -> None:
-        """The source answers; `caught_up` once it has nothing more: from then on records count when they come."""
-        self._arrivals.live = self._arrivals.live or caught_up
-        if self._source.trouble_since is not None:
-            with self._lock:
-                self._source = replace(self._source, trouble="", trouble_since=None)
+    def go_live(self) -> None:
+        """All that was there is read: from now on records count when they come."""
+        self._history.live = True
 
     def add(self, chunk: Chunk) -> None:
         """Take in one chunk. Never raises for what records may hold."""
-        fresh = self._keep(self._totals.tracker.admit(chunk.records))
+        tracker = self._tracker
+        fresh = self._keep(tracker.admit(chunk.records))
         with self._lock:
-            self._totals.invalid += len(chunk.invalid)
+            tracker.counts.invalid += len(chunk.invalid)
             if fresh:
-                self._take(fresh)
+                self._known = replace(self._known, last=self._history.add(fresh, self._clock()))
             if chunk.begins_again:  # what it holds is the last of what was read before
-                self._begin_again()
-
-    def _take(self, records: list[Any]) -> None:
-        charted, arrivals, now = self._histories.charted, self._arrivals, self._clock()
-        keys = list(map(charted.key, records))
-        total = self._totals.add(keys, [record.sequence is not None for record in records])
-        events = [None if (found := charted.event_us(record)) is None else found / 1e6 for record in records]
-        times = self._histories.placed(events, now, live=arrivals.live)
-        self._histories.add(records, keys, times, total)
-        arrivals.add(times, events, now)
+                tracker.begin_again()
 
     def snapshot(self) -> Snapshot:
-        """What is known now; costs a few milliseconds whatever went through."""
+        """What is known now; costs some milliseconds whatever went through."""
         with self._lock:
-            now, source, charted = self._clock(), self._source, self._histories.charted
-            totals, arrivals, histories = self._totals, self._arrivals, self._histories
-            groups, group_count, more_groups = totals.busiest()
-            points, measured, lags = list(histories.points), tuple(histories.measures), list(arrivals.lags)
-            known = Snapshot(
-                stream=charted.stream.name,
-                now=now,
-                started=arrivals.started,
-                source=source,
-                roles=charted.roles,
-                total=totals.total,
-                invalid=totals.invalid,
-                lost=totals.tracker.counts.lost,
-                duplicate=totals.tracker.counts.duplicate,
-                groups=groups,
-                group_count=group_count,
-                more_groups=more_groups,
-                flow=tuple(histories.flow),
-                measured=measured,
-                rate=arrivals.rate(now),
-                sparkline=arrivals.sparkline(now),
-                last=arrivals.last,
-                usual_gap=arrivals.usual_gap(),
-                buffers=histories.buffers,
-            )
+            known, history, counts, now = self._known, self._history, self._tracker.counts, self._clock()
+            keys, seconds, flow = history.keys.copy(), history.seconds.copy(), tuple(history.flow)
+            points, measured, lags = list(history.points), tuple(history.measures), list(history.lags)
+        total, others = keys.total(), keys.pop("", 0)
         return replace(
             known,
-            series=history.series(points, charted, histories.buffers),
-            measures=stats.summary(measured) if measured else None,
-            lag=stats.summary(lags) if lags else None,
+            now=now,
+            total=total,
+            invalid=counts.invalid,
+            lost=counts.lost,
+            duplicate=counts.duplicate,
+            groups=tuple(keys.most_common(TOP)),
+            group_count=len(keys),
+            more_groups=others > 0,
+            flow=flow,
+            series=stats.all_series(points, known.buffers, self._charted.floor, lines=self._charted.has_lines),
+            measured=measured,
+            measures=stats.summary(measured),
+            rate=stats.rate(seconds, now, known.started),
+            sparkline=stats.sparkline(seconds, now),
+            lag=stats.summary(lags),
+            usual_gap=stats.usual_gap(seconds),
         )

@@ -1,26 +1,71 @@
-"""The dashboard's arithmetic: rolling mean and summary. NumPy only."""
+"""The dashboard's arithmetic, by pandas."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+import pandas as pd
 
-from consumers.dashboard.snapshot import Summary
+from consumers.dashboard.snapshot import Buffers, Series, Summary
+from utils.reading.anomaly import TRAILING, anomalies
 
-Floats = NDArray[np.float64]
-
-
-def rolling_mean(values: ArrayLike, window: int) -> Floats:
-    """Mean of each value and the `window` - 1 before it; NaN where there are fewer."""
-    data = np.asarray(values, dtype=float)
-    means = np.full(len(data), np.nan)
-    if len(data) >= window:
-        means[window - 1 :] = np.lib.stride_tricks.sliding_window_view(data, window).mean(axis=1)
-    return means
+MAX_LINES = 5
+RATE_WINDOW_S, SPARK_STEP_S, SPARK_STEPS, GAPS = 60, 10, 30, 50
+SECONDS = SPARK_STEP_S * (SPARK_STEPS + 1)  # that are to be known for these
 
 
-def summary(values: ArrayLike) -> Summary:
-    """Mean, median, 95th percentile (linear) and the other measures of one or more numbers."""
-    data = np.asarray(values, dtype=float)
-    middle, p95 = np.percentile(data, (50, 95))
-    sigma = data.std(ddof=1) if len(data) > 1 else 0.0
-    mean, low, high = data.mean(), data.min(), data.max()
-    return Summary(float(mean), float(middle), float(p95), float(sigma), float(low), float(high), len(data))
+class Point(NamedTuple):
+    """A value, its event time in seconds since 1970 and its key."""
+
+    time: float
+    value: float
+    key: str
+
+
+def summary(values: Sequence[float]) -> Summary | None:
+    """Mean, percentiles (linear) and the other measures of numbers; None if there is none."""
+    if not values:
+        return None
+    data = pd.Series(values, dtype=float)
+    sigma = data.std() if len(values) > 1 else 0.0
+    return Summary(data.mean(), data.median(), float(data.quantile(0.95)), sigma, data.min(), data.max(), len(values))
+
+
+def rate(seconds: Counter[int], now: float, started: float) -> float:
+    """Records per second over the last minute, or since the first record if that is less."""
+    since = int(now) - RATE_WINDOW_S + 1
+    count = sum(count for second, count in seconds.items() if since <= second <= now)
+    return count / max(1.0, now - max(since, min([int(started), *seconds])))
+
+
+def sparkline(seconds: Counter[int], now: float) -> tuple[float, ...]:
+    """Records per second in steps of ten seconds, up to the last whole one."""
+    steps: Counter[int] = Counter()
+    for second, count in seconds.items():
+        steps[int(now) // SPARK_STEP_S - second // SPARK_STEP_S] += count
+    return tuple(steps[ago] / SPARK_STEP_S for ago in range(SPARK_STEPS, 0, -1))
+
+
+def usual_gap(seconds: Counter[int]) -> float:
+    """The 95th percentile of the latest pauses of a second or more, so that what comes in bursts is not stale."""
+    return float(pd.Series(sorted(seconds)[-GAPS:]).diff().quantile(0.95)) if len(seconds) > 1 else 0.0
+
+
+def all_series(points: Sequence[Point], buffers: Buffers, floor: float | None, *, lines: bool) -> tuple[Series, ...]:
+    """A series of each key, the busiest five, by name; or one of all without `lines` or if nearly all keys differ."""
+    counts = Counter(point.key for point in points)
+    if not lines or (len(counts) > MAX_LINES and 2 * len(counts) > len(points)):
+        return (_series("", points, buffers, floor),) if points else ()
+    busiest = sorted(key for key, _ in counts.most_common(MAX_LINES))
+    return tuple(_series(name, [each for each in points if each.key == name], buffers, floor) for name in busiest)
+
+
+def _series(name: str, points: Sequence[Point], buffers: Buffers, floor: float | None) -> Series:
+    known = pd.DataFrame(points[-buffers.window - TRAILING :], columns=list(Point._fields))
+    # Each window for itself: a sum that is carried on would never recover from a value of 1e30.
+    known["rolling"] = known["value"].rolling(buffers.rolling).apply(np.mean, raw=True)
+    shown = known.tail(buffers.window)
+    odd = anomalies(known["value"].tolist(), len(shown), floor)
+    times, values, rolling, keys = (tuple(shown[each].tolist()) for each in ("time", "value", "rolling", "key"))
+    return Series(name, times, values, rolling, tuple(odd), keys)

@@ -299,7 +299,7 @@ def test_one_quantity_has_one_value() -> None:
     """The same rate, total and average stand wherever they are written, and nothing is older than the clock."""
     now = NOW
     state = State(BUZZ, "file", clock=lambda: now)
-    state.healthy(caught_up=True)
+    state.go_live()
     drawing = Drawing("light")
     rng = random.Random(3)
     for frame in range(1, 12):

@@ -233,9 +233,10 @@ def test_reader_shows_trouble_and_recovers(logged: list[str]) -> None:
     troubles: list[str] = []
 
     class Watched(State):
-        def troubled(self, reason: str) -> None:
-            super().troubled(reason)
-            troubles.append(self.snapshot().source.trouble)
+        def using(self, name: str, detail: str, trouble: str = "") -> None:
+            super().using(name, detail, trouble)
+            if trouble:
+                troubles.append(self.snapshot().source.trouble)
 
     state, stop = Watched(BUZZ, "auto"), threading.Event()
     reader = Reader(Script(first, locked, locked, again), state, stop)

@@ -161,7 +161,7 @@ def test_options_name_roles_and_errors_name_the_fields() -> None:
 def test_regular_bursts_are_live(every_s: int, burst: int, burst_s: int) -> None:
     now = NOW
     state = State(BUZZ, "file", clock=lambda: now)
-    state.healthy(caught_up=True)
+    state.go_live()
     sequence, states = 0, []
     for second in range(every_s * 12):
         now = NOW + second

@@ -131,15 +131,3 @@ def test_source_that_fails_is_named_even_before_the_first_message(settings: Sett
     assert "buzz.sqlite is not a SQLite database" in reason
     assert "yet" not in reason
     end(watched)
-
-
-def test_move_of_source_is_named() -> None:
-    state = State(BUZZ, "auto", clock=lambda: 1_800_000_000.0)
-    state.using("kafka", "buzz at localhost:9092")
-    assert formatting.source_line(state.snapshot()) == "buzz at localhost:9092"
-    state.troubled("kafka does not answer")
-    state.using("file", "data/project_live.json")
-    state.healthy()
-    line = formatting.source_line(state.snapshot())
-    assert line.startswith("since ")
-    assert line.endswith("instead of Kafka: kafka does not answer")

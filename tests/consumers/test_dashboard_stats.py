@@ -1,29 +1,37 @@
-"""The dashboard's arithmetic against pandas."""
+"""The dashboard's arithmetic against NumPy."""
+
+from dataclasses import astuple
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from consumers.dashboard import stats
 from consumers.dashboard.panels import bins
+from consumers.dashboard.snapshot import Buffers
+from consumers.dashboard.stats import Point
 
-values = st.lists(st.floats(0, 1), min_size=1, max_size=60)
+values = st.lists(st.floats(0, 1) | st.sampled_from([1e30, -1e100]), min_size=1, max_size=60)
 lengths = st.lists(st.integers(0, 2**63 - 1) | st.integers(0, 300), min_size=1, max_size=30)
 
 
 @given(values, st.integers(1, 20))
-def test_rolling_mean_is_pandas(data: list[float], window: int) -> None:
-    expected = pd.Series(data).rolling(window).mean().to_numpy()
-    np.testing.assert_allclose(stats.rolling_mean(data, window), expected, atol=1e-12)
+def test_rolling_mean_is_that_of_each_window(data: list[float], window: int) -> None:
+    points = [Point(float(at), value, "a") for at, value in enumerate(data)]
+    (series,) = stats.all_series(points, Buffers(window=60, rolling=window), None, lines=False)
+    means = [np.mean(data[end - window : end]) if end >= window else np.nan for end in range(1, len(data) + 1)]
+    np.testing.assert_allclose(np.array(series.rolling), np.array(means), rtol=1e-12)
+    assert series.values == tuple(data)
 
 
 @given(st.lists(st.integers(0, 10_000), min_size=1, max_size=30))
-def test_summary_is_pandas(data: list[int]) -> None:
-    series, found = pd.Series(data), stats.summary(data)
-    expected = (series.mean(), series.median(), series.quantile(0.95), series.std() if len(data) > 1 else 0.0)
-    assert (found.mean, found.median, found.p95, found.sigma) == pytest.approx(expected)
+def test_summary_is_that_of_numpy(data: list[int]) -> None:
+    found = stats.summary(data)
+    sigma = np.std(data, ddof=1) if len(data) > 1 else 0.0
+    expected = (np.mean(data), *np.percentile(data, (50, 95)), sigma, min(data), max(data), len(data))
+    assert found is not None
+    assert astuple(found) == pytest.approx(expected)
 
 
 def held(data: list[float], *, whole: bool) -> np.ndarray:
