@@ -29,7 +29,9 @@ def summary(values: Sequence[float]) -> Summary | None:
         return None
     data = pd.Series(values, dtype=float)
     sigma = data.std() if len(values) > 1 else 0.0
-    return Summary(data.mean(), data.median(), float(data.quantile(0.95)), sigma, data.min(), data.max(), len(values))
+    found = pd.Series([data.mean(), data.median(), data.quantile(0.95), sigma, data.min(), data.max()])
+    mean, median, p95, sigma, low, high = found.tolist()  # as numbers of Python
+    return Summary(mean, median, p95, sigma, low, high, len(values))
 
 
 def rate(seconds: Counter[int], now: float, started: float) -> float:

@@ -1,5 +1,6 @@
 """What the dashboard counts, against pandas; sources that move, restart and repeat; memory that stays bounded."""
 
+import json
 import random
 from itertools import pairwise
 
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from consumers.dashboard import history
+from consumers.dashboard import history, report
 from consumers.dashboard.state import State
 from tests.helpers import make_messages
 from utils.reading.tracker import Tracker
@@ -77,7 +78,7 @@ def test_statistics_are_those_of_pandas(seed: int, state: State, clock: Clock) -
     while place < len(messages):
         count = rng.randint(1, 9)
         batch = messages[place : place + count]
-        clock.now = table["event"][place + len(batch) - 1] + rng.uniform(0.1, 2.0)
+        clock.now = float(table["event"][place + len(batch) - 1]) + rng.uniform(0.1, 2.0)
         arrivals += [clock.now] * len(batch)
         state.add(chunk(batch))
         place += count
@@ -107,6 +108,8 @@ def test_statistics_are_those_of_pandas(seed: int, state: State, clock: Clock) -
     for at, total in snapshot.flow:
         assert placed[total - 1] == pytest.approx(at, abs=2e-3)
     assert snapshot.flow[-1][1] == len(table)
+    read = json.loads(report.statistics(snapshot))
+    assert (read["lag"]["p95"], read["rate"]) == (snapshot.lag.p95, snapshot.rate)
 
 
 @pytest.mark.parametrize("from_end", [False, True])
