@@ -3,6 +3,7 @@
 import sys
 from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -13,10 +14,8 @@ from utils.app.early import UNFINISHED
 from utils.app.errors import ToolkitError, Unavailable
 from utils.reading.alert_delivery import AlertDelivery, send_to
 from utils.reading.alerts import Alerts, Rule
-from utils.reading.database import Database
-from utils.reading.processing import read_into, store_database, wait_for, wait_for_stream
+from utils.reading.processing import open_store, read_into, store_database, wait_for_stream
 from utils.reading.progress import Progress
-from utils.reading.store import ProcessedStore
 from utils.records.stream import Stream
 from utils.sinks import AUTO, ChosenSource, source
 from utils.sources.base import Chunk
@@ -47,22 +46,39 @@ def main(
     found = wait_for_stream(stream, settings, source_name, stop, once=reading.once)
     if found is None:
         return 0
-    name, alerts, chosen = f"alerts-{rule.key}", Alerts(rule.on(found)), settled(source_name, settings, found)
+    name, rule, chosen = f"alerts-{rule.key}", rule.on(found), settled(source_name, settings, found)
     own = replace(settings, group=f"{settings.group}-{name}")
-
-    def open_store() -> tuple[Database, ProcessedStore]:
-        database = store_database(chosen, found, own, name)
-        return database, ProcessedStore(database, found, reading.start, [alerts])
-
-    opened = wait_for(open_store, stop, once=reading.once)
-    if opened is None:
+    open_database = partial(store_database, chosen, found, own, name)
+    store = open_store(open_database, found, reading, stop)
+    if store is None:
         return 0
-    database, store = opened
+    about = {"stream": found.name, "by": rule.by or ""}
     with closing(store):
-        about = {"stream": found.name, "by": alerts.rule.by or ""}
-        runner = Runner(store, alerts, AlertDelivery(database, about, settings.data_path / "alerts.jsonl", send))
-        read_into(store, chosen, own, reading, stop, handle=runner.handle, on_wait=runner.wait)
-        return runner.end(drain, as_json=reading.json)
+        alerts, progress = Alerts(store, rule), Progress("alerts", store.stream)
+
+        def handle(chunk: Chunk) -> int:
+            new = store.add(chunk, alerts.add).new
+            progress.saw(chunk.records, store.run)
+            progress.show()
+            return len(new)
+
+        def on_wait(error: Unavailable | None) -> None:
+            if error is None:  # a source that cannot be read is not silent
+                with suppress(Unavailable):  # asked again in a moment
+                    alerts.check_silence()
+            progress.show()
+
+        with closing(AlertDelivery(open_database(), about, settings.data_path / "alerts.jsonl", send)) as delivery:
+            delivery.start()
+            read_into(store, chosen, own, reading, stop, handle=handle, on_wait=on_wait)
+            stored, left = delivery.finish(store.database, drain)
+        if reading.json:
+            totals = {"alerts": stored, "delivered": stored - left}
+            cli.print_json({"stream": found.name, "run": store.run.items(), **totals})
+        else:
+            rest = f", {left:,} not yet delivered: run it again" if left else ""
+            cli.print_lines(progress.end(), f"in the store: {stored:,} alert{'s' * (stored != 1)}{rest}")
+    return UNFINISHED if left else 0
 
 
 def settled(source_name: str, settings: Settings, stream: Stream) -> str:
@@ -76,42 +92,6 @@ def settled(source_name: str, settings: Settings, stream: Stream) -> str:
         reader.poll(1)
         return reader.name
     return AUTO
-
-
-class Runner:
-    """Hands chunks to the store, and takes care of silence and delivery in between."""
-
-    def __init__(self, store: ProcessedStore, alerts: Alerts, delivery: AlertDelivery) -> None:
-        self._store, self._alerts, self._delivery = store, alerts, delivery
-        self._progress = Progress("alerts", store.stream)
-
-    def handle(self, chunk: Chunk) -> int:
-        new = self._store.add(chunk)
-        self._progress.saw(chunk.records, self._store.run)
-        self._step()
-        return new
-
-    def wait(self, error: Unavailable | None) -> None:
-        """Notice silence, unless the source cannot be read; see `OnWait`."""
-        if error is None:
-            with suppress(Unavailable):  # asked again in a moment, and the delivery logs it
-                self._alerts.check_silence(self._delivery.database)
-        self._step()
-
-    def _step(self) -> None:
-        self._progress.show()
-        self._delivery.step()
-
-    def end(self, drain_s: float, *, as_json: bool) -> int:
-        """Deliver what is left and print the totals; the exit code."""
-        stored, left = self._delivery.finish(drain_s)
-        totals = {"alerts": stored, "delivered": stored - left}
-        if as_json:
-            cli.print_json({"stream": self._store.stream.name, "run": self._store.run.items(), **totals})
-        else:
-            rest = f", {left:,} not yet delivered: run it again" if left else ""
-            cli.print_lines(self._progress.end(), f"in the store: {stored:,} alert{'s' * (stored != 1)}{rest}")
-        return UNFINISHED if left else 0
 
 
 if __name__ == "__main__":

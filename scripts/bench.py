@@ -259,7 +259,7 @@ def add_reading(bench: Bench, name: str, settings: Settings, reader: Callable[[S
 
 def sources(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = False) -> int:
     """Measure each source beside a bare read of its sink, alone and into the processed store."""
-    from utils.reading.store_postgres import PostgresDatabase
+    from utils.reading.database import PostgresDatabase
 
     ready = batches(count)
     with ExitStack() as stack:

@@ -37,7 +37,7 @@ from utils.app.errors import Unavailable
 from utils.checks.accounts import accounts
 from utils.checks.pages import pages
 from utils.clients.kafka_admin import Admin
-from utils.reading.store_table import StoreTable
+from utils.reading.store import StoreTable
 from utils.records.codec import instant_text
 from utils.records.record import encode_records
 from utils.records.stream import BUZZ

@@ -2,16 +2,14 @@
 
 import secrets
 import sqlite3
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from scripts.postgres_server import Server
 from utils.app.config import StoreUrl
-from utils.reading.database import Database, SqliteDatabase
-from utils.reading.store import Part, ProcessedStore
-from utils.reading.store_postgres import PostgresDatabase
+from utils.reading.database import Database, PostgresDatabase, SqliteDatabase
+from utils.reading.store import ProcessedStore
 from utils.records.stream import Stream
 
 
@@ -56,8 +54,6 @@ class PostgresPlace:
             return connection.execute(query.replace("rowid", "ctid").encode()).fetchall()
 
 
-def open_store(
-    place: Place, stream: Stream, start: Literal["stored", "start", "end"] = "stored", parts: Sequence[Part] = ()
-) -> ProcessedStore:
+def open_store(place: Place, stream: Stream, start: Literal["stored", "start", "end"] = "stored") -> ProcessedStore:
     """The store at this place, with a connection of its own."""
-    return ProcessedStore(place.database(), stream, start, parts)
+    return ProcessedStore(place.database(), stream, start)

@@ -59,7 +59,7 @@ class State:
         with self._lock:
             before = self._known.source
             if name not in (before.name, sinks.AUTO):
-                self._begin(from_end=self._tracker.open_ended and not self.begun)
+                self._begin(from_end=self._tracker.from_end and not self.begun)
             since = (before.trouble_since or self._clock()) if trouble else None
             self._known = replace(self._known, source=Source(name, plain(detail), plain(trouble), since))
 

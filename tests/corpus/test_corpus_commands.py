@@ -60,12 +60,12 @@ CONSUMING = [
 OWN = {
     "consumers.file_consumer_case": [
         ("--topic x", "Unknown option: --topic"),
-        ("--every 0", "for --every. Must be 0.001 to 1000000000"),
-        ("--every 1e-9", "for --every. Must be 0.001 to 1000000000"),
-        ("--every 1e18", "for --every. Must be 0.001 to 1000000000"),
-        ("--every nan", "for --every. Must be 0.001 to 1000000000"),
-        ("--every 60 --lateness -1", "for --lateness. Must be 0 to 1000000000"),
-        ("--every 60 --lateness 1e18", "for --lateness. Must be 0 to 1000000000"),
+        ("--every 0", "for --every. Must be"),
+        ("--every 1e-9", "for --every. Must be"),
+        ("--every 1e18", "for --every. Must be"),
+        ("--every nan", "for --every. Must be"),
+        ("--every 60 --lateness -1", "for --lateness. Must be"),
+        ("--every 60 --lateness 1e18", "for --lateness. Must be"),
     ],
     "consumers.kafka_consumer_case": [("--group", "Parameter --group requires an argument")],
     "producers.replay_producer": [
@@ -78,7 +78,7 @@ OWN = {
     "producers.ragini_producer": [("--pattern zigzag", 'Invalid value "zigzag" for --pattern. Choose from: "steady"')],
     "consumers.ragini_consumer": [
         ("--source paper", 'Invalid value "paper" for --source. Choose from: "auto"'),
-        ("--top --every 1e-9", "for --every. Must be 0.001 to 1000000000"),
+        ("--top --every 1e-9", "for --every. Must be"),
     ],
     "consumers.ragini_visual_consumer": [
         ("--source paper", 'Invalid value "paper" for --source. Choose from: "auto"'),

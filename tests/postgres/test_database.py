@@ -21,9 +21,8 @@ from tests.stores import PostgresPlace, open_store
 from utils.app.config import StoreUrl, processed_store_url
 from utils.app.errors import PositionMoved, StoreUnavailable, ToolkitError
 from utils.clients import postgres as client
-from utils.reading.database import Database
-from utils.reading.store import ProcessedStore
-from utils.reading.store_postgres import PostgresDatabase
+from utils.reading.database import PostgresDatabase
+from utils.reading.store import ProcessedStore, Stored
 from utils.reading.tracker import Counts
 from utils.records.codec import Field
 from utils.records.stream import BUZZ, Stream
@@ -51,14 +50,12 @@ def own_server() -> Iterator[Server]:
 
 class TestValues:
     @pytest.mark.parametrize("amount", [1, 100])
-    def test_u0000_is_replaced_and_logged_once(
-        self, store: ProcessedStore, place: PostgresPlace, logged: list[str], amount: int
-    ) -> None:
+    def test_u0000_is_replaced_and_counted(self, store: ProcessedStore, place: PostgresPlace, amount: int) -> None:
         read = buzz(*((ANN, n) for n in range(1, amount + 1)), message="a\0b", author="c\0")
-        assert store.add(chunk("", "1", read)) == amount
+        assert len(store.add(chunk("", "1", read)).new) == amount
         assert place.ask("SELECT DISTINCT message, author FROM records") == [("a\ufffdb", "c\ufffd")]
-        store.add(chunk("1", "2", buzz(("odd\0-1", 1), (ANN, amount + 1))))
-        assert len([line for line in logged if "U+FFFD" in line]) == 1
+        store.add(chunk("1", "2", buzz(("odd\0-1", 1), (ANN, 1), (ANN, amount + 1))))
+        assert store.counts() == store.run == Counts(records=amount + 2, duplicate=1, replaced=amount + 1)
 
     def test_names_that_cannot_be_columns(self, place: PostgresPlace) -> None:
         long = "n" * 64
@@ -115,35 +112,32 @@ class TestSharing:
             with pytest.raises(StoreUnavailable, match="lock timeout"):
                 other.add(chunk("1", "2", ann(2, 2)))
             holder.rollback()
-            assert other.add(chunk("1", "2", ann(2, 2))) == 1
+            assert len(other.add(chunk("1", "2", ann(2, 2))).new) == 1
 
     def test_who_froze_in_a_transaction_gives_the_partition_away(
         self, store: ProcessedStore, place: PostgresPlace, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """And stores nothing when it continues."""
 
-        class Frozen:
-            def prepare(self, database: Database, stream: Stream) -> None: ...
-
-            def add(self, database: Database, chunk: object, new: object) -> None:
-                held.set()
-                assert done.wait(20)
+        def freeze(stored: Stored) -> None:
+            held.set()
+            assert done.wait(20)
 
         held, done = threading.Event(), threading.Event()
         monkeypatch.setattr(client, "IDLE_S", 1)
         found: list[BaseException] = []
-        with closing(open_store(place, BUZZ, parts=[Frozen()])) as frozen:
+        with closing(open_store(place, BUZZ)) as frozen:
 
             def add() -> None:
                 try:
-                    frozen.add(chunk("", "1", ann(1, 3)))
+                    frozen.add(chunk("", "1", ann(1, 3)), freeze)
                 except StoreUnavailable as error:
                     found.append(error)
 
             thread = threading.Thread(target=add)
             thread.start()
             assert held.wait(10)
-            assert store.add(chunk("", "1", ann(1, 2))) == 2
+            assert len(store.add(chunk("", "1", ann(1, 2))).new) == 2
             done.set()
             thread.join()
             assert len(found) == 1
@@ -182,7 +176,7 @@ class TestAway:
                 reasons.add(str(raised.value))
             assert len(reasons) == 1  # so it is logged once
             own_server.start_again()
-            assert store.add(chunk("1", "2", ann(201, 400))) == 200
+            assert len(store.add(chunk("1", "2", ann(201, 400))).new) == 200
             assert store.counts() == Counts(records=400)
 
     @pytest.mark.parametrize("statement", ["INSERT INTO records", "COMMIT"])
@@ -268,7 +262,7 @@ class TestConnecting:
         ca = tls(own_server, tmp_path)
         place.url = StoreUrl(f"{text}?sslmode=verify-full&sslrootcert={ca}", "here")
         with closing(open_store(place, BUZZ)) as store:
-            assert store.add(chunk("", "1", ann(1, 1))) == 1
+            assert len(store.add(chunk("", "1", ann(1, 1))).new) == 1
         other = tmp_path / "server.crt"
         for bad, word in ((other, "certificate verify failed"), (tmp_path / "none.pem", "does not exist")):
             place.url = StoreUrl(f"{text}?sslmode=verify-full&sslrootcert={bad}", "here")

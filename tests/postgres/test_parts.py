@@ -28,16 +28,19 @@ def found_in(place: Place, rule: Rule, folder: Path) -> tuple[list[tuple[Any, ..
     read, positions = records(made), {"one": "", "two": ""}
     for start in range(0, len(read), 40):
         partition = rng.choice(["one", "two"])
-        database, alerts, windows = place.database(), Alerts(rule.on(SENSORS)), Windows(Tumbling(60))
-        with closing(ProcessedStore(database, SENSORS, parts=[alerts, windows])) as store:
-            store.add(Chunk(partition, positions[partition], str(start + 40), read[start : start + 40]))
+        with closing(ProcessedStore(place.database(), SENSORS)) as store:
+            alerts, windows = Alerts(store, rule.on(SENSORS)), Windows(store, Tumbling(60))
+            chunk = Chunk(partition, positions[partition], str(start + 40), read[start : start + 40])
+            store.add(chunk, alerts.add, windows.add)
             positions[partition] = str(start + 40)
-            delivery = AlertDelivery(database, {}, folder / "alerts.jsonl", lambda id, line: sent.append(line))
-            assert delivery.finish(10)[1] == 0
+            send = AlertDelivery(place.database(), {}, folder / "alerts.jsonl", lambda id, line: sent.append(line))
+            with closing(send) as delivery:
+                while delivery.step():
+                    pass
             reported = [
-                sorted(map(repr, windows.report(database, 1_000))),
-                sorted(windows.by_name(database).items()),
-                sorted(map(repr, windows.open(database))),
+                sorted(map(repr, windows.report(1_000))),
+                sorted(windows.by_name().items()),
+                sorted(map(repr, windows.open())),
             ]
     return sorted(place.ask("SELECT name, event_us, due_us FROM alerts")), reported, sent
 
@@ -55,11 +58,11 @@ def test_alerts_and_windows_are_those_of_sqlite(rule: Rule, postgres: Server, tm
 
 def test_a_silence_is_stored_once_by_two_machines(postgres: Server, tmp_path: Path) -> None:
     place, now_s = PostgresPlace(postgres), 1_000.0
-    machines = [(place.database(), Alerts(Rule(silent_s=5).on(SENSORS), lambda: now_s)) for _ in range(2)]
-    stores = [ProcessedStore(database, SENSORS, parts=[alerts]) for database, alerts in machines]
+    stores = [ProcessedStore(place.database(), SENSORS) for _ in range(2)]
+    machines = [Alerts(store, Rule(silent_s=5).on(SENSORS), lambda: now_s) for store in stores]
     now_s += 5
-    for database, alerts in machines:
-        alerts.check_silence(database)
+    for alerts in machines:
+        alerts.check_silence()
     assert place.ask("SELECT name, event_us FROM alerts") == [("", 1_000_000_000)]
     for store in stores:
         store.close()

@@ -15,8 +15,8 @@ from scripts.kafka_broker import free_ports
 from scripts.postgres_server import Server, programs
 from tests.reading.test_store import ann, chunk
 from utils.app.config import PROJECT_DIR, processed_store_url
+from utils.reading.database import PostgresDatabase
 from utils.reading.store import ProcessedStore
-from utils.reading.store_postgres import PostgresDatabase
 from utils.records.stream import BUZZ
 
 SCRIPT = PROJECT_DIR / "scripts" / "prepare_postgres.sh"

@@ -70,32 +70,28 @@ class Run:
     """A run of the consumer of one rule."""
 
     def __init__(self, path: Path, then: str, clock: Callable[[], float]) -> None:
-        self.database = SqliteDatabase(path)
-        alerts = Alerts(Rule(when=HOT, by="").on(SENSORS), clock)
-        self.store = ProcessedStore(self.database, SENSORS, parts=[alerts])
+        self.store = ProcessedStore(path, SENSORS)
+        self.alerts = Alerts(self.store, Rule(when=HOT, by="").on(SENSORS), clock)
         send = send_to(then) if then else None
         self.jsonl = path.parent / "alerts.jsonl"
-        self.delivery = AlertDelivery(self.database, {"stream": "sensors", "by": ""}, self.jsonl, send, clock)
+        about = {"stream": "sensors", "by": ""}
+        self.delivery = AlertDelivery(SqliteDatabase(path), about, self.jsonl, send, clock)
 
     def alert(self, number: int) -> None:
         """Read a record that gives an alert, and one that ends it."""
         read = records([(number, "a", 30.0), (number, "a", 1.0)], 2 * number - 1)
-        self.store.add(Chunk("live", self.store.resume("live"), str(number), read))
+        self.store.add(Chunk("live", self.store.resume("live"), str(number), read), self.alerts.add)
+
+    def finish(self, timeout_s: float) -> tuple[int, int]:
+        self.delivery.start()
+        return self.delivery.finish(self.store.database, timeout_s)
 
     def attempts(self) -> list[int]:
-        found = self.database.execute("SELECT attempts FROM alerts ORDER BY event_us").fetchall()
-        return [attempts for (attempts,) in found]
+        return [attempts for (attempts,) in self.store.database.ask("SELECT attempts FROM alerts ORDER BY event_us")]
 
     def left(self) -> int:
-        ((left,),) = self.database.execute("SELECT COUNT(due_us) FROM alerts").fetchall()
+        ((left,),) = self.store.database.ask("SELECT COUNT(due_us) FROM alerts")
         return int(left)
-
-    def step_until(self, condition: Callable[[], object]) -> None:
-        def stepped() -> bool:
-            self.delivery.step()
-            return bool(condition())
-
-        wait_until(stepped)
 
 
 @pytest.fixture
@@ -106,7 +102,7 @@ def clock() -> Clock:
 @contextmanager
 def running(path: Path, then: str, clock: Callable[[], float]) -> Iterator[Run]:
     run = Run(path / "file.sqlite", then, clock)
-    with closing(run.store):
+    with closing(run.store), closing(run.delivery):
         yield run
 
 
@@ -121,7 +117,7 @@ def python(code: str) -> str:
 def test_log_and_file_without_a_receiver(tmp_path: Path, clock: Clock, logged: list[str]) -> None:
     with running(tmp_path, "", clock) as run:
         run.alert(1)
-        assert run.delivery.finish(5) == (1, 0)
+        assert run.finish(5) == (1, 0)
         (alert,) = lines(run.jsonl)
     record = alert.pop("record")
     assert (record["device"], record["temperature_c"], record["sequence"]) == ("a", 30, 1)
@@ -135,7 +131,7 @@ def test_a_webhook_gets_each_alert_with_its_id(tmp_path: Path, clock: Clock, web
     with running(tmp_path, webhook.url, clock) as run:
         for number in (1, 2, 3):
             run.alert(number)
-        assert run.delivery.finish(5) == (3, 0)
+        assert run.finish(5) == (3, 0)
         assert [body for _, body in webhook.received] == lines(run.jsonl)
     assert [id for id, _ in webhook.received] == [body["id"] for _, body in webhook.received]
 
@@ -172,12 +168,14 @@ def test_a_webhook_that_fails_is_tried_again(
     webhook.answer, well = answer, webhook.answer
     with running(tmp_path, webhook.url, clock) as run:
         run.alert(1)
-        run.step_until(lambda: any(message in line for line in logged))
-        run.delivery.step()
+        assert run.delivery.step()
+        assert any(message in line for line in logged)
+        assert not run.delivery.step()
         assert (run.attempts(), run.left()) == ([1], 1)
         webhook.answer = well
         clock.now_s += 1
-        run.step_until(lambda: run.left() == 0)
+        assert run.delivery.step()
+        assert run.left() == 0
         assert len(lines(run.jsonl)) == 1
     assert len({id for id, _ in webhook.received}) == 1
     assert "secret" not in "".join(logged)
@@ -189,18 +187,18 @@ def test_waits_double_up_to_five_minutes_and_end_after_a_day(tmp_path: Path, clo
         run.alert(1)
         waits = []
         for attempt in range(1, 13):
-            run.step_until(lambda: run.attempts() == [attempt] and run.delivery._sending is None)  # noqa: B023 (at once)
-            ((due_us,),) = run.database.execute("SELECT due_us FROM alerts").fetchall()
+            assert run.delivery.step()
+            assert run.attempts() == [attempt]
+            ((due_us,),) = run.store.database.ask("SELECT due_us FROM alerts")
             waits.append(due_us / 1e6 - clock.now_s)
             clock.now_s = due_us / 1e6
         assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
-        with run.database.transaction():
-            run.database.execute("UPDATE alerts SET attempts = ?", alert_delivery.MAX_ATTEMPTS)
+        with run.store.database.transaction():
+            run.store.database.execute("UPDATE alerts SET attempts = ?", alert_delivery.MAX_ATTEMPTS)
         clock.now_s += 1_000
-        run.delivery.step()
-        assert run.attempts() == [alert_delivery.MAX_ATTEMPTS]
+        assert not run.delivery.step()
     with running(tmp_path, "", clock) as run:
-        assert run.delivery.finish(5) == (1, 0)
+        assert run.finish(5) == (1, 0)
 
 
 def test_a_receiver_that_hangs_delays_neither_reading_nor_the_end(
@@ -211,22 +209,22 @@ def test_a_receiver_that_hangs_delays_neither_reading_nor_the_end(
     with running(tmp_path, webhook.url, clock) as run:
         began_s = time.monotonic()
         run.alert(1)
-        run.step_until(lambda: webhook.received)
+        run.delivery.start()
+        wait_until(lambda: webhook.received)
         for number in range(2, 100):
             run.alert(number)
-            run.delivery.step()
-        assert run.delivery.finish(0.1) == (99, 99)
+        assert run.delivery.finish(run.store.database, 0.1) == (99, 99)
         assert time.monotonic() - began_s < 10
-    release.set()
+        release.set()
 
 
 def test_what_was_not_delivered_is_by_the_next_run(tmp_path: Path, clock: Clock, webhook: Webhook) -> None:
     with running(tmp_path, "http://127.0.0.1:9/", clock) as run:
         run.alert(1)
         run.alert(2)
-        assert run.delivery.finish(0.2) == (2, 2)
+        assert run.finish(0.2) == (2, 2)
     with running(tmp_path, webhook.url, clock) as run:
-        assert run.delivery.finish(5) == (2, 0)
+        assert run.finish(5) == (2, 0)
         assert {id for id, _ in webhook.received} == {each["id"] for each in lines(run.jsonl)}
         assert len(lines(run.jsonl)) == 2
 
@@ -237,7 +235,7 @@ def test_a_command_gets_the_alert_on_its_standard_input(tmp_path: Path, clock: C
     with running(tmp_path, f'{python(code)} "{copy}"', clock) as run:
         run.alert(1)
         run.alert(2)
-        assert run.delivery.finish(20) == (2, 0)
+        assert run.finish(20) == (2, 0)
         assert lines(copy) == lines(run.jsonl)
 
 
@@ -246,7 +244,6 @@ def test_a_command_gets_the_alert_on_its_standard_input(tmp_path: Path, clock: C
     [
         (python("raise SystemExit(3)"), "ended with exit code 3"),
         (python("import time; time.sleep(60)"), "took over 0.5 s and was ended"),
-        ("/no/such/command", "/no/such/command cannot be started: "),
     ],
 )
 def test_a_command_that_fails(command: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,6 +279,7 @@ def test_a_command_that_does_not_read_its_input() -> None:
     [
         ("  ", "neither"),
         ("http://", "no host"),
+        ("/no/such/command 1", "there is no command /no/such/command"),
         pytest.param(
             "sh -c 'open",
             "quotation",
@@ -294,15 +292,25 @@ def test_a_target_that_is_none(target: str, message: str) -> None:
         send_to(target)
 
 
+def test_a_command_that_vanished_is_tried_again(tmp_path: Path) -> None:
+    script = tmp_path / "notify.exe"
+    script.write_text("no program")
+    script.chmod(0o755)
+    send = send_to(f'"{script}"')
+    script.unlink()
+    with pytest.raises(Unavailable, match="cannot be started: "):
+        send("1", b"{}\n")
+
+
 def test_a_file_that_cannot_be_written_delays_the_alert(tmp_path: Path, clock: Clock, logged: list[str]) -> None:
     with running(tmp_path, "", clock) as run:
         run.jsonl.mkdir()
         run.alert(1)
-        run.delivery.step()
+        assert not run.delivery.step()
         assert any("alerts wait: " in line and "alerts.jsonl" in line for line in logged)
         assert run.attempts() == [0]
         run.jsonl.rmdir()
-        assert run.delivery.finish(5) == (1, 0)
+        assert run.finish(5) == (1, 0)
         assert len(lines(run.jsonl)) == 1
 
 
@@ -310,21 +318,18 @@ def test_two_copies_share_the_alerts(tmp_path: Path, clock: Clock, webhook: Webh
     with running(tmp_path, webhook.url, clock) as one, running(tmp_path, webhook.url, clock) as two:
         for number in range(1, 41):
             one.alert(number)
-
-        def both_done() -> bool:
-            two.delivery.step()
-            return one.left() == 0
-
-        one.step_until(both_done)
+        two.delivery.start()
+        assert one.finish(20) == (40, 0)
         assert len(webhook.received) == len(lines(one.jsonl)) == 40
 
 
-def test_an_alert_of_a_killed_copy_is_taken_over_after_a_minute(tmp_path: Path, clock: Clock, webhook: Webhook) -> None:
+def test_an_alert_of_a_killed_copy_is_taken_over_after_a_while(tmp_path: Path, clock: Clock, webhook: Webhook) -> None:
     with running(tmp_path, webhook.url, clock) as other, running(tmp_path, webhook.url, clock) as killed:
         killed.alert(1)
         assert killed.delivery._claim() != []  # and then it was killed
-        clock.now_s += 59
-        other.delivery.step()
+        clock.now_s += alert_delivery.LEASE_S - 1
+        assert not other.delivery.step()
         assert webhook.received == []
         clock.now_s += 1
-        assert other.delivery.finish(5) == (1, 0)
+        assert other.delivery.step()
+        assert other.left() == 0

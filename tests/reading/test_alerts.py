@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from utils.app.errors import PositionMoved, ToolkitError
 from utils.reading.alerts import Alerts, Rule, State
 from utils.reading.anomaly import TRAILING, TRAILING_LEAST, anomalies
-from utils.reading.database import SqliteDatabase
 from utils.reading.store import ProcessedStore
 from utils.records.codec import Field, instant_text
 from utils.records.stream import Stream
@@ -63,8 +62,9 @@ def given_by(rule: Rule, made: Sequence[Made], path: Path, size: int = 1_000) ->
     """The sequences of the records that gave an alert; a new process reads each chunk of `size`."""
     read = records(made)
     for start in range(0, len(read), size):
-        with closing(ProcessedStore(path, SENSORS, parts=[Alerts(rule.on(SENSORS))])) as store:
-            store.add(Chunk("live", str(start or ""), str(start + size), read[start : start + size]))
+        with closing(ProcessedStore(path, SENSORS)) as store:
+            part = Alerts(store, rule.on(SENSORS)).add
+            store.add(Chunk("live", str(start or ""), str(start + size), read[start : start + size]), part)
     return stored(path)
 
 
@@ -144,17 +144,19 @@ def test_the_whole_stream_instead_of_each_device(tmp_path: Path) -> None:
 
 def test_a_record_that_comes_twice_counts_once(tmp_path: Path) -> None:
     path, read = tmp_path / "file.sqlite", records(values(25, 25, 1))
-    with closing(ProcessedStore(path, SENSORS, parts=[Alerts(Rule(when=HOT, times=3).on(SENSORS))])) as store:
-        store.add(Chunk("live", "", "1", [*read[:2], *read[:2], read[2]]))
+    with closing(ProcessedStore(path, SENSORS)) as store:
+        alerts = Alerts(store, Rule(when=HOT, times=3).on(SENSORS))
+        store.add(Chunk("live", "", "1", [*read[:2], *read[:2], read[2]]), alerts.add)
     assert stored(path) == []
 
 
 def test_another_copy_that_was_faster_has_given_the_alert(tmp_path: Path) -> None:
     path, read = tmp_path / "file.sqlite", records(values(25, 1))
-    opened = [ProcessedStore(path, SENSORS, parts=[Alerts(Rule(when=HOT).on(SENSORS))]) for _ in range(2)]
-    opened[0].add(Chunk("live", "", "1", read))
+    opened = [ProcessedStore(path, SENSORS) for _ in range(2)]
+    copies = [Alerts(store, Rule(when=HOT).on(SENSORS)) for store in opened]
+    opened[0].add(Chunk("live", "", "1", read), copies[0].add)
     with pytest.raises(PositionMoved):
-        opened[1].add(Chunk("live", "", "1", read))
+        opened[1].add(Chunk("live", "", "1", read), copies[1].add)
     for store in opened:
         store.close()
     assert stored(path) == [1]
@@ -187,18 +189,18 @@ class TestSilence:
 
     def read(self, path: Path, rule: Rule, now: list[float], steps: list[list[Made] | float]) -> list[tuple[str, int]]:
         """A run that reads records or lets seconds pass; name and time (s) of each alert in the store."""
-        alerts, database = Alerts(rule.on(SENSORS), clock=lambda: now[0]), SqliteDatabase(path)
-        with closing(ProcessedStore(database, SENSORS, parts=[alerts])) as store:
+        with closing(ProcessedStore(path, SENSORS)) as store:
+            alerts = Alerts(store, rule.on(SENSORS), clock=lambda: now[0])
             for step in steps:
-                alerts.check_silence(database)
+                alerts.check_silence()
                 if isinstance(step, float):
                     now[0] += step
                 else:
                     position = store.resume("live")
-                    store.add(Chunk("live", position, str(now[0]), records(step, round(now[0]))))
+                    store.add(Chunk("live", position, str(now[0]), records(step, round(now[0]))), alerts.add)
             for _ in range(2):
-                alerts.check_silence(database)
-            found = database.execute("SELECT name, event_us FROM alerts ORDER BY stored_us, name").fetchall()
+                alerts.check_silence()
+            found = store.database.ask("SELECT name, event_us FROM alerts ORDER BY stored_us, name")
             return [(name, at_us // 1_000_000) for name, at_us in found]
 
     def test_one_alert_per_silence(self, now: list[float], tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from msgspec.structs import asdict
 
 from utils.app.errors import PositionMoved
-from utils.reading.database import SqliteDatabase
 from utils.reading.store import ProcessedStore
 from utils.reading.windows import Tumbling, Windows
 from utils.records.codec import Field, instant_text
@@ -53,21 +52,18 @@ class Opened:
         self.closed: list[tuple[int, str, dict[str, Any]]] = []
 
     def add(self, read: list[Any], start: str, end: str) -> None:
-        windows = Windows(self.tumbling)
-        with closing(ProcessedStore(self.path, SENSORS, parts=[windows])) as store:
-            store.add(Chunk(self.partition, start, end, read))
+        with closing(ProcessedStore(self.path, SENSORS)) as store:
+            windows = Windows(store, self.tumbling)
+            store.add(Chunk(self.partition, start, end, read), windows.add)
         self.closed += [(start_us, name, asdict(window)) for start_us, name, window in windows.closed]
 
     def report(self) -> Any:
-        return self._ask(lambda windows, database: windows.report(database, 10_000))
+        with closing(ProcessedStore(self.path, SENSORS)) as store:
+            return Windows(store, self.tumbling).report(10_000)
 
     def open(self) -> Any:
-        return self._ask(lambda windows, database: [each[:2] for each in windows.open(database)])
-
-    def _ask(self, question: Any) -> Any:
-        windows, database = Windows(self.tumbling), SqliteDatabase(self.path)
-        with closing(ProcessedStore(database, SENSORS, parts=[windows])):
-            return question(windows, database)
+        with closing(ProcessedStore(self.path, SENSORS)) as store:
+            return [each[:2] for each in Windows(store, self.tumbling).open()]
 
 
 def by_pandas(read: list[Any], every_s: int, lateness_s: int) -> Any:
@@ -181,10 +177,10 @@ def test_records_without_event_time_and_names_of_any_kind(tmp_path: Path) -> Non
         "odd", by="who", value="n", time="t", fields=tuple(map(Field, ("who", "n", "t"), ("text", "number", "number")))
     )
     read = stream.codec.decode_lines(b'{"who":"x\\u0000y","n":1,"t":1700000000}\n{"who":"z","n":2}\n{"t":1700000001}\n')
-    windows, database = Windows(Tumbling(86_400 * 7)), SqliteDatabase(tmp_path / "file.sqlite")
-    with closing(ProcessedStore(database, stream, parts=[windows])) as store:
-        store.add(Chunk("live", "", "1", read))
-        assert [(each["name"], each["records"]) for each in windows.report(database, 9)] == [("", 1), ("x\ufffdy", 1)]
+    with closing(ProcessedStore(tmp_path / "file.sqlite", stream)) as store:
+        windows = Windows(store, Tumbling(86_400 * 7))
+        store.add(Chunk("live", "", "1", read), windows.add)
+        assert [(each["name"], each["records"]) for each in windows.report(9)] == [("", 1), ("x\ufffdy", 1)]
 
 
 def test_windows_of_another_size_begin_with_the_next_records(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
-"""When a stream gives an alert, as part of a processed store: alerts and positions change in one transaction."""
+"""When a stream gives an alert; alerts are stored with the position, in one transaction of a processed store."""
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated
 from zlib import crc32
 
 import msgspec
@@ -13,32 +13,29 @@ from cyclopts import Parameter
 from utils.app.config import positive, whole
 from utils.app.errors import ToolkitError
 from utils.reading.anomaly import TRAILING, floor_of, stands_out
-from utils.reading.database import Database
+from utils.reading.database import upsert
 from utils.reading.expression import Expression
+from utils.reading.store import ProcessedStore, Stored
 from utils.reading.windows import namer
-from utils.records.infer import event_time
 from utils.records.stream import Stream
-from utils.sources.base import Chunk
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS alerts (id TEXT PRIMARY KEY, alert TEXT NOT NULL, name TEXT NOT NULL, event_us BIGINT, "
     "stored_us BIGINT NOT NULL, record TEXT NOT NULL, attempts BIGINT NOT NULL DEFAULT 0, "
     "due_us BIGINT DEFAULT 0)",  # NULL once it is delivered
     "CREATE INDEX IF NOT EXISTS alerts_due ON alerts (due_us) WHERE due_us IS NOT NULL",
-    "CREATE TABLE IF NOT EXISTS alert_states (partition TEXT, name TEXT, seen_us BIGINT NOT NULL, "
-    "matches BIGINT NOT NULL, active BOOLEAN NOT NULL, alert_us BIGINT, trail TEXT NOT NULL, "
+    "CREATE TABLE IF NOT EXISTS alert_states (partition TEXT, name TEXT, seen_us BIGINT NOT NULL, state TEXT NOT NULL, "
     "PRIMARY KEY (partition, name))",
 )
 _STORE = (
     "INSERT INTO alerts (id, alert, name, event_us, stored_us, record) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 )
-_FIND = "SELECT name, matches, active, alert_us, trail FROM alert_states WHERE partition = ? AND name IN"
-_SAVE = """INSERT INTO alert_states VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (partition, name) DO UPDATE SET
-    seen_us = excluded.seen_us, matches = excluded.matches, active = excluded.active, alert_us = excluded.alert_us,
-    trail = excluded.trail"""
-_SILENT = "SELECT name, MAX(seen_us) FROM alert_states GROUP BY name HAVING MAX(seen_us) <= ?"
+_FIND = "SELECT name, state FROM alert_states WHERE partition = ? AND name IN"
+_SAVE = upsert("alert_states", "partition, name", "seen_us, state")
+_BEGIN = "INSERT INTO alert_states VALUES ('', '', ?, '[]') ON CONFLICT DO NOTHING"
+_SILENT = """SELECT name, MAX(seen_us) FROM alert_states GROUP BY name HAVING MAX(seen_us) <= ?
+    EXCEPT SELECT name, event_us FROM alerts"""
 _ALL_DUE = "UPDATE alerts SET due_us = 0, attempts = CASE attempts WHEN 0 THEN 0 ELSE 1 END WHERE due_us IS NOT NULL"
-_trail = msgspec.json.Decoder(list[float])
 
 
 @Parameter(name="*")
@@ -130,54 +127,46 @@ class State(msgspec.Struct, array_like=True):
         return stands_out(value, trail, floor)
 
 
+_state = msgspec.json.Decoder(State)
+
+
 class Alerts:
-    """The alerts of a rule and what is to be remembered for the next ones, per partition. See Part.
+    """The alerts of a rule and what is to be remembered for the next ones, per partition.
 
     Nothing is remembered outside of the store, so a restart or another copy continues exactly.
     """
 
-    def __init__(self, rule: Rule, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: ProcessedStore, rule: Rule, clock: Callable[[], float] = time.time) -> None:
         self.rule, self._clock, self._began_s = rule, clock, clock()
-        self._stream: Stream
-        self._when: Expression | None = None
-        self._known: set[tuple[str, int]] = set()  # silences that have their alert
+        self._database, self._stream = store.database, store.stream
+        self._when = Expression(store.stream, rule.when) if rule.when else None
+        store.make_tables(*_SCHEMA)
+        with self._database.transaction():
+            self._database.execute(_ALL_DUE)  # what was not delivered is tried again by every run
+            if rule.silent_s is not None and not rule.by:  # a stream may be silent from the beginning
+                self._database.execute(_BEGIN, round(self._began_s * 1e6))
 
-    def prepare(self, database: Database, stream: Stream) -> None:
-        for statement in _SCHEMA:
-            database.execute(statement)
-        database.execute(_ALL_DUE)  # what was not delivered is tried again by every run
-        self._stream, self._when = stream, Expression(stream, self.rule.when) if self.rule.when else None
-        if self.rule.silent_s is not None and not self.rule.by:  # a stream may be silent from the beginning
-            nothing = ("", "", round(self._began_s * 1e6), 0, False, None, "[]")
-            database.execute(_SAVE.partition("DO UPDATE")[0] + "DO NOTHING", *nothing)
-
-    def add(self, database: Database, chunk: Chunk, new: Sequence[Any]) -> None:
-        rule, value = self.rule, self._stream.codec.value
-        names = list(map(namer(self._stream, rule.by), new))
-        states, event_us = self._states(database, chunk.partition, names), event_time(self._stream)
-        matches = self._when.matches(new) if self._when else [False] * len(new)
+    def add(self, stored: Stored) -> None:
+        """Store what follows from what a store has stored, in the same transaction. See ProcessedStore.add."""
+        rule, database, value = self.rule, self._database, self._stream.codec.value
+        records = [each.record for each in stored.new]
+        names = list(map(namer(self._stream, rule.by), records))
+        matches = self._when.matches(records) if self._when else [False] * len(records)
+        states = {name: State() for name in names}
+        query = f"{_FIND} ({', '.join('?' * len(states))})"
+        found = database.execute(query, stored.partition, *states).fetchall()
+        states |= {name: _state.decode(state) for name, state in found}
         alerts, now_us, floor = [], round(self._clock() * 1e6), floor_of(self._stream, rule.anomaly)
-        for record, name, match in zip(new, names, matches, strict=True):
-            state, at_us = states[name], event_us(record)
-            hit = state.stands_out(value(record, rule.anomaly), floor) if rule.anomaly else match
-            if rule.silent_s is None and state.gives_alert(hit, at_us, rule):
+        for (record, at_us, _), name, match in zip(stored.new, names, matches, strict=True):
+            hit = states[name].stands_out(value(record, rule.anomaly), floor) if rule.anomaly else match
+            if states[name].gives_alert(hit, at_us, rule):
                 line = self._stream.codec.encode(record).decode()
                 alerts.append((uuid.uuid4().hex, rule.text, name, at_us, now_us, line))
         database.execute_many(_STORE, alerts)
-        rows = [
-            (chunk.partition, name, now_us, each.matches, each.active, each.alert_us, str(each.trail))
-            for name, each in sorted(states.items())
-        ]
+        rows = [(stored.partition, name, now_us, msgspec.json.encode(states[name]).decode()) for name in sorted(states)]
         database.execute_many(_SAVE, rows)
 
-    def _states(self, database: Database, partition: str, names: Sequence[str]) -> dict[str, State]:
-        states = {name: State() for name in names}
-        query = f"{_FIND} ({', '.join('?' * len(states))})"
-        for name, matches, active, alert_us, trail in database.execute(query, partition, *states).fetchall():
-            states[name] = State(matches, bool(active), alert_us, _trail.decode(trail))
-        return states
-
-    def check_silence(self, database: Database) -> None:
+    def check_silence(self) -> None:
         """Store an alert for each silence that has lasted long enough; call it when everything that came was read.
 
         A silence counts from what came last, but not before this run has waited as long itself.
@@ -185,15 +174,11 @@ class Alerts:
         silent_s, now_s = self.rule.silent_s, self._clock()
         if silent_s is None or now_s - self._began_s < silent_s:
             return
-        latest_us = round((now_s - silent_s) * 1e6)
-        with database.errors():
-            silent = database.execute(_SILENT, latest_us).fetchall()
-        if found := set(silent) - self._known:
+        if silent := self._database.ask(_SILENT, round((now_s - silent_s) * 1e6)):
             text, now_us = self.rule.text, round(now_s * 1e6)
-            rows = [(self._silence_id(*each), text, each[0], each[1], now_us, "null") for each in sorted(found)]
-            with database.transaction():
-                database.execute_many(_STORE, rows)
-            self._known = set(silent)
+            rows = [(self._silence_id(*each), text, *each, now_us, "null") for each in sorted(silent)]
+            with self._database.transaction():
+                self._database.execute_many(_STORE, rows)
 
     def _silence_id(self, name: str, seen_us: int) -> str:
         """The same for all copies and runs that notice this silence."""

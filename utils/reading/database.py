@@ -3,22 +3,29 @@
 Statements are written with `?` for values. One that has values contains no names of a user's: they may contain `?`.
 """
 
-import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from utils.app.errors import ToolkitError
-from utils.clients import sqlite
+from utils.app.config import StoreUrl
+from utils.app.errors import StoreUnavailable, ToolkitError
+from utils.clients import postgres, sqlite
 from utils.clients.files import check_one_name, file_id
-from utils.reading.store_postgres import PostgresDatabase
-from utils.reading.store_table import Row, StoreTable
-from utils.records.table import Dialect
+from utils.records.table import Dialect, Table
 
 WAIT_S = 5.0
 ROWS_PER_STATEMENT, MAX_VALUES = 500, 32_766
+
+Row = tuple[Any, ...]
+
+
+def upsert(table: str, keys: str, values: str) -> str:
+    """The statement that stores a row of `keys` and `values` (names with commas), or replaces its values."""
+    changes = ", ".join(f"{name} = excluded.{name}" for name in values.split(", "))
+    marks = ", ".join("?" * len(f"{keys}, {values}".split(", ")))
+    return f"INSERT INTO {table} ({keys}, {values}) VALUES ({marks}) ON CONFLICT ({keys}) DO UPDATE SET {changes}"
 
 
 class SqliteDatabase:
@@ -28,6 +35,9 @@ class SqliteDatabase:
     """
 
     dialect: Dialect = "sqlite"
+    lock_tables = "SELECT 1"  # whoever makes tables waits for others, as in every transaction here
+    list_columns = "SELECT name, type FROM pragma_table_info(?)"
+    replaced = 0  # records of the last `insert` with U+0000 in a text, where that cannot be stored
 
     def __init__(self, path: Path) -> None:
         check_one_name(path)
@@ -38,49 +48,136 @@ class SqliteDatabase:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing, and durable at its end."""
-        with self.errors(), sqlite.transaction(self._connection):
+        with sqlite.errors(self._path), sqlite.transaction(self._connection):
             if file_id(self._path) != self._opened:  # what is stored now would be gone with the file
                 raise ToolkitError(f"processed store {self._path} was deleted, moved or replaced in use; start again")
             yield
 
-    def errors(self) -> AbstractContextManager[None]:
-        """What statements outside of a transaction need."""
-        return sqlite.errors(self._path)
-
-    def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
-        """Execute one statement."""
+    def execute(self, statement: str, *values: Any) -> Any:
+        """Execute one statement in a transaction; its cursor."""
         return self._connection.execute(statement, values)
 
     def execute_many(self, statement: str, rows: Sequence[Row]) -> None:
-        """Execute one statement for each row of values."""
+        """Execute one statement for each row of values, in a transaction."""
         self._connection.executemany(statement, rows)
 
-    def lock_tables(self) -> None:
-        """Keep others from making tables until the end of the transaction, which does that here."""
-
-    def columns(self, table: str) -> dict[str, str]:
-        """Column -> type of a table, nothing if there is none."""
-        return sqlite.columns(self._connection, table)
+    def ask(self, statement: str, *values: Any) -> list[Row]:
+        """The rows that a statement finds, outside of a transaction."""
+        with sqlite.errors(self._path):
+            return self._connection.execute(statement, values).fetchall()
 
     def takes(self, column: str) -> bool:
         """Whether a column can have this name."""
         return True
 
-    def insert(self, table: StoreTable, rows: list[Row]) -> Sequence[int]:
-        """Insert the rows that no unique index knows, in a transaction; the numbers of those, in order."""
+    def insert(self, table: Table, identity: str, rows: Sequence[Row]) -> list[Row] | None:
+        """Insert the rows that no unique index knows, in a transaction; None if all, else their `identity` columns."""
         ((last,),) = self.execute("SELECT COALESCE(MAX(rowid), 0) FROM records").fetchall()
         step, inserted = max(1, min(ROWS_PER_STATEMENT, MAX_VALUES // len(table.columns))), 0
         for start in range(0, len(rows), step):
             page = rows[start : start + step]
             statement = f"{table.insert(len(page))} ON CONFLICT DO NOTHING"
             inserted += self.execute(statement, *chain.from_iterable(page)).rowcount
-        if inserted == len(rows):
-            return range(inserted)
-        return table.numbers_of(self.execute(f"SELECT {table.identity} FROM records WHERE rowid > {last}"), rows)
+        query = f"SELECT {identity} FROM records WHERE rowid > ?"
+        return None if inserted == len(rows) else self.execute(query, last).fetchall()
 
     def close(self) -> None:
         """Release the file; one that was moved gets everything first, as its log stays at the old name."""
         sqlite.close(self._connection, self._path, self._opened)
 
 
+class PostgresDatabase:
+    """The schema of a consumer group on several machines; what is not said here is as in SqliteDatabase.
+
+    A lost connection is replaced at the next transaction. A text cannot contain U+0000: U+FFFD takes its place. A name
+    that is longer than 63 bytes, or that PostgreSQL uses, has no column.
+    """
+
+    dialect: Dialect = "postgres"
+    lock_tables = "SELECT pg_advisory_xact_lock(hashtext(current_schema()))"
+    list_columns = """SELECT column_name, data_type FROM information_schema.columns
+        WHERE table_schema = current_schema() AND table_name = ? ORDER BY ordinal_position"""
+
+    def __init__(self, url: StoreUrl, schema: str) -> None:
+        if len(schema.encode()) > postgres.MOST_NAME_BYTES or schema.startswith("pg_") or not schema:
+            raise ToolkitError(f"{schema!r} cannot name a schema of PostgreSQL: choose a shorter name for the group")
+        self.place, self._url, self._schema = f"PostgreSQL at {url.place}, schema {schema}", url, schema
+        self._connection: Any = None
+        self._outage, self.replaced = "", 0
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        with self._errors():
+            connection = self._connected()
+            connection.execute("BEGIN")
+            try:
+                yield
+                connection.execute("COMMIT")
+            finally:
+                if connection.info.transaction_status:  # what went wrong is being raised
+                    with suppress(postgres.library().Error):
+                        connection.execute("ROLLBACK")
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """The first reason of an outage is the reason until the database is there again: it is logged once."""
+        try:
+            with postgres.errors(self._url):
+                yield
+        except StoreUnavailable as error:
+            if self._connection is not None and not self._connection.closed:
+                raise
+            self._outage = self._outage or str(error)
+            raise StoreUnavailable(self._outage) from None
+
+    def _connected(self) -> Any:
+        if self._connection is None or self._connection.closed:
+            self._connection = postgres.connect(self._url, self._schema)
+            self._outage = ""
+        return self._connection
+
+    def execute(self, statement: str, *values: Any) -> Any:
+        if not values:
+            return self._connected().execute(statement)
+        return self._connected().execute(_with_marks(statement), without_nul(values))
+
+    def execute_many(self, statement: str, rows: Sequence[Row]) -> None:
+        self._connected().cursor().executemany(_with_marks(statement), list(map(without_nul, rows)))
+
+    def ask(self, statement: str, *values: Any) -> list[Row]:
+        with self._errors():
+            found: list[Row] = self.execute(statement, *values).fetchall()
+            return found
+
+    def takes(self, column: str) -> bool:
+        return len(column.encode()) <= postgres.MOST_NAME_BYTES and column not in postgres.SYSTEM_COLUMNS
+
+    def insert(self, table: Table, identity: str, rows: Sequence[Row]) -> list[Row] | None:
+        connection = self._connected()
+        connection.execute("CREATE TEMPORARY TABLE IF NOT EXISTS page (LIKE records) ON COMMIT DELETE ROWS")
+        self.replaced = 0
+        with connection.cursor().copy(f"COPY page ({table.row}) FROM STDIN") as copy:
+            for row in rows:
+                storable = without_nul(row)
+                self.replaced += storable != row
+                copy.write_row(storable)
+        statement = f"INSERT INTO records ({table.row}) SELECT {table.row} FROM page ON CONFLICT DO NOTHING RETURNING "
+        found: list[Row] = connection.execute(statement + identity).fetchall()
+        return found
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+
 Database = SqliteDatabase | PostgresDatabase
+
+
+def _with_marks(statement: str) -> str:
+    """psycopg's placeholders; names of a user's are not in a statement with values."""
+    return statement.replace("%", "%%").replace("?", "%s")
+
+
+def without_nul(values: Sequence[Any]) -> Row:
+    """The values as PostgreSQL can store them."""
+    return tuple(value.replace("\0", "\ufffd") if type(value) is str else value for value in values)

@@ -25,16 +25,16 @@ Handler = Callable[[Chunk], int]
 
 
 class StateLog:
-    """Logs a state once until it changes."""
+    """Logs why it is waited, once until that changes."""
 
     def __init__(self) -> None:
         self._logged = ""
 
-    def trouble(self, line: str, level: str = "WARNING") -> None:
+    def trouble(self, error: Unavailable) -> None:
         """Something is wrong, perhaps still."""
-        if line != self._logged:
-            logger.log(level, "{}", line)
-        self._logged = line
+        if str(error) != self._logged:
+            logger.log("INFO" if isinstance(error, Absent) else "WARNING", "{}; waiting", error)
+        self._logged = str(error)
 
     def healthy(self, detail: str) -> None:
         """All is well, perhaps again."""
@@ -78,10 +78,9 @@ def follow(
     while not stop.is_set() and (count is None or done < count):
         with closing(open_source()) as source:
             while not stop.is_set() and (count is None or done < count):
-                handling = False
+                chunk = None
                 try:
                     chunk = source.poll(chunk_records if count is None else min(chunk_records, count - done))
-                    handling = chunk is not None
                     new = 0 if chunk is None else handle(chunk)
                 except PositionMoved as error:
                     if not moved:  # logged once, for two copies take turns
@@ -92,10 +91,10 @@ def follow(
                 except Unavailable as error:
                     if once:
                         raise
-                    states.trouble(f"{error}; waiting", "INFO" if isinstance(error, Absent) else "WARNING")
+                    states.trouble(error)
                     on_wait(error)
                     stop.wait(backoff.next_s())
-                    if handling or isinstance(error, StoreUnavailable):
+                    if chunk is not None or isinstance(error, StoreUnavailable):
                         break
                     continue
                 states.healthy(source.detail)

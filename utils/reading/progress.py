@@ -12,35 +12,16 @@ from utils.reading.tracker import Counts
 from utils.records.infer import event_time
 from utils.records.stream import Stream
 
-REPORT_EVERY_S = 10.0
-REDRAW_EVERY_S = 0.2
-
-
-class Rate:
-    """Records per second: of the last second or more, and of the whole run."""
-
-    def __init__(self) -> None:
-        self._started_s = self._measured_s = time.monotonic()
-        self._measured, self._rate = 0, 0.0
-
-    def latest(self, done: int) -> float:
-        now_s = time.monotonic()
-        if now_s - self._measured_s >= 1:
-            self._rate = (done - self._measured) / (now_s - self._measured_s)
-            self._measured, self._measured_s = done, now_s
-        return self._rate
-
-    def mean(self, done: int) -> float:
-        return done / max(1e-9, time.monotonic() - self._started_s)
+REPORT_EVERY_S, REDRAW_EVERY_S = 10.0, 0.2
 
 
 class Progress:
     """Shows how many records were handled, how fast, and how old the newest one is."""
 
     def __init__(self, name: str, stream: Stream) -> None:
-        self.name, self.counts = name, Counts()
-        self._event_time, self._rate = event_time(stream), Rate()
-        self._shown_s, self._logged = time.monotonic(), 0
+        self.name, self.counts, self._event_time = name, Counts(), event_time(stream)
+        self._started_s = self._shown_s = time.monotonic()
+        self._measured = (self._started_s, 0, 0.0)  # when, how many records there were, and their rate then
         self._lag_s: float | None = None
 
     def saw(self, records: Sequence[Any], counts: Counts) -> None:
@@ -55,28 +36,30 @@ class Progress:
         now_s, live = time.monotonic(), sys.stderr.isatty()
         if now_s - self._shown_s < (REDRAW_EVERY_S if live else REPORT_EVERY_S):
             return
-        self._shown_s = now_s
+        self._shown_s, before = now_s, self._measured[1]
         line = self.measured()
         if live:
             # Ends at the line's beginning, so that a log line writes over it.
             shown = line[: shutil.get_terminal_size().columns - 1]
             print(f"{shown}\x1b[K\r", end="", file=sys.stderr, flush=True)
-        elif self._logged != self.counts.records:
-            self._logged = self.counts.records
+        elif self.counts.records != before:
             logger.info("{}", line)
 
     def measured(self) -> str:
         """The line with the rate of the last second or more."""
-        return self.line(self._rate.latest(self.counts.records))
+        now_s, (then_s, before, rate) = time.monotonic(), self._measured
+        if now_s - then_s >= 1:
+            rate = (self.counts.records - before) / (now_s - then_s)
+            self._measured = now_s, self.counts.records, rate
+        return self._line(rate)
 
     def end(self) -> str:
         """Close the running line; the same with the mean rate of the run."""
         if sys.stderr.isatty():
             print("\x1b[K", end="", file=sys.stderr, flush=True)
-        return self.line(self._rate.mean(self.counts.records))
+        return self._line(self.counts.records / max(1e-9, time.monotonic() - self._started_s))
 
-    def line(self, rate: float) -> str:
-        """The line with this rate."""
+    def _line(self, rate: float) -> str:
         counts = self.counts
         more = f", seen again {counts.again:,}" if counts.again else ""
         more += "" if self._lag_s is None else f", lag {self._lag_s:,.1f} s"

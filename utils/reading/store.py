@@ -2,42 +2,99 @@
 
 A chunk is stored once or not at all, whatever is killed, started twice or fenced: `add` compares the chunk's `start`
 with the stored position of its partition and sets `end` in the transaction that stores the records. The unique
-indexes of `records` decide what is new; `partitions` has positions and totals, `runs` what the tracker knows.
+indexes of `records` decide what is new; `partitions` has positions and what the tracker knows.
 """
 
-from collections.abc import Sequence
+import secrets
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple
+from zlib import crc32
 
 import msgspec
-from msgspec.structs import astuple
 
-from utils.app.errors import PositionMoved
-from utils.reading.database import Database, SqliteDatabase
-from utils.reading.store_table import StoreTable
-from utils.reading.store_tables import TOTALS, Memory, prepare, summarize, track
-from utils.reading.tracker import Counts
+from utils.app.errors import PositionMoved, ToolkitError
+from utils.reading.database import Database, Row, SqliteDatabase, upsert, without_nul
+from utils.reading.tracker import Counts, Tracker, journal_of
+from utils.records.codec import Field, instant_text
+from utils.records.infer import event_time
 from utils.records.stream import Stream
+from utils.records.table import Table, quoted
 from utils.sources.base import Chunk
 
+VERSION, LATE_AFTER_US = "3", 60_000_000
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS partitions (partition TEXT PRIMARY KEY, position TEXT NOT NULL, newest_us BIGINT, "
+    "memory TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+)
 _ENTER = "INSERT INTO partitions (partition, position, memory) VALUES (?, '', '{}') ON CONFLICT DO NOTHING"
 _LOCK = "UPDATE partitions SET position = position WHERE partition = ?"
 _COMPARE_AND_SET = "UPDATE partitions SET position = ? WHERE partition = ? AND position = ?"
-_FIND = "SELECT position, memory FROM partitions WHERE partition = ?"
-_BEGIN_AGAIN = "UPDATE runs SET again = high WHERE partition = ?"
+_FIND = "SELECT position, newest_us, memory FROM partitions WHERE partition = ?"
+_OTHERS = "SELECT memory FROM partitions WHERE partition <> ?"
+_SAVE = "UPDATE partitions SET position = ?, newest_us = ?, memory = ? WHERE partition = ?"
+_SAVE_FACT = upsert("facts", "name", "value")
 
 
-class Part(Protocol):
-    """What else a store contains. Both methods are called in a transaction, and with the database only."""
+class Arrival(NamedTuple):
+    """A record that is new to a store, its event time, and the newest one in its partition before it came."""
 
-    def prepare(self, database: Database, stream: Stream) -> None:
-        """Make the tables where they are missing; the stream has the types of the store."""
-        ...
+    record: Any
+    at_us: int | None
+    newest_us: int | None
 
-    def add(self, database: Database, chunk: Chunk, new: Sequence[Any]) -> None:
-        """Store what follows from the chunk, of whose records these are `new` to the store."""
-        ...
+
+class Stored(NamedTuple):
+    """What a chunk brought: the newest event time before and after it, and what was new."""
+
+    partition: str
+    before_us: int | None
+    newest_us: int | None
+    new: Sequence[Arrival]
+
+
+class Memory(msgspec.Struct, omit_defaults=True):
+    """What is known of a partition beside its position.
+
+    Records without ids are known by their number in a `section`: what was read since the partition began (`origin`
+    then), began again, or was read from its end on.
+    """
+
+    tracker: Tracker = msgspec.field(default_factory=Tracker)
+    origin: str = ""
+    section: str = ""
+    number: int = 0
+
+    def begin(self, section: str) -> None:
+        self.section, self.number = section, 0
+
+    def place(self, partition: str, row: Row) -> str:
+        """What tells a record without ids from all others."""
+        self.number += 1
+        return f"{partition}:{self.section}:{self.number}:{crc32(repr(row).encode('utf-8', 'backslashreplace')):x}"
+
+
+_memory = msgspec.json.Decoder(Memory)
+
+
+class StoreTable(Table):
+    """The stream's columns, then event time in microseconds, whether it was late, and the place of what has no ids."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__(stream)
+        self.has_id, self.name = False, "records"
+        taken = {name.lower() for name in self.columns}
+        added = [("_" * (name in taken) + name) for name in ("event_us", "late", "place")]
+        self.fields += tuple(map(Field, added, ("integer", "boolean", "text")))
+        self.columns = tuple(field.name for field in self.fields)
+        self.row = ", ".join(map(quoted, self.columns))
+        self.event_us, _, place = map(quoted, added)
+        self.identity = f"producer_id, sequence, {place}"
+        unique = f"CREATE UNIQUE INDEX IF NOT EXISTS records_place ON records ({place}) WHERE {place} IS NOT NULL"
+        self.indexes = [self.identity_index(), unique]
 
 
 class ProcessedStore:
@@ -49,108 +106,168 @@ class ProcessedStore:
     """
 
     def __init__(
-        self,
-        database: Database | Path,
-        stream: Stream,
-        start: Literal["stored", "start", "end"] = "stored",
-        parts: Sequence[Part] = (),
+        self, database: Database | Path, stream: Stream, start: Literal["stored", "start", "end"] = "stored"
     ) -> None:
-        self._database: Database = SqliteDatabase(database) if isinstance(database, Path) else database
-        self._start, self._parts, self.run = start, parts, Counts()
+        self.database: Database = SqliteDatabase(database) if isinstance(database, Path) else database
+        self._start, self.run = start, Counts()
         self._before: dict[str, str | None]  # the positions when this run began, None once a partition was resumed
         with ExitStack() as undo:
             undo.callback(self.close)
-            with self._database.transaction():
-                self.stream = prepare(self._database, stream)
-                for part in parts:
-                    part.prepare(self._database, self.stream)
+            with self.database.transaction():
+                self.stream = _prepared(self.database, stream)
                 self._before = dict(self._execute("SELECT partition, position FROM partitions").fetchall())
             undo.pop_all()
-        self._table = StoreTable(self.stream)
+        self._table, self._event_us = StoreTable(self.stream), event_time(self.stream)
 
     def resume(self, partition: str) -> str:
         """The stored position of a partition, which `start` may change. See Resume."""
-        with self._database.transaction():
+        with self.database.transaction():
             self._execute(_ENTER, partition)
             self._execute(_LOCK, partition)
-            position, memory = self._partition(partition)
+            position, newest_us, memory = self._partition(partition)
             before = self._before.get(partition, "")
             if self._start == "start" and before is not None:
-                position, memory.jump, memory.ordinal = "", 0, 0
-                self._execute(_BEGIN_AGAIN, partition)
+                position = ""
+                memory.tracker.begin_again(rotated=False)
+                memory.begin(memory.origin)
             elif self._start == "end" and before == position:
-                memory.jumps += 1
-                position, memory.jump, memory.ordinal, memory.open_ended = "end", memory.jumps, 0, True
-                self._execute("UPDATE runs SET jumped = TRUE WHERE partition = ?", partition)
-            self._save(partition, position, memory, Counts())
+                position = "end"
+                memory.tracker.jump()
+                memory.begin(secrets.token_hex(4))
+            self._save(partition, position, newest_us, memory)
         self._before[partition] = None
         return position
 
-    def add(self, chunk: Chunk) -> int:
-        """Store what is new in the chunk, with its position; how many records that were.
+    def add(self, chunk: Chunk, *parts: Callable[[Stored], None]) -> Stored:
+        """Store what is new in the chunk, with its position, and what `parts` make of it, in one transaction.
 
         Raises PositionMoved if another copy of this consumer has advanced the partition.
         """
-        with self._database.transaction():
+        with self.database.transaction():
             self._execute(_ENTER, chunk.partition)
             if self._execute(_COMPARE_AND_SET, chunk.end, chunk.partition, chunk.start).rowcount != 1:
                 raise PositionMoved(f"another copy of this consumer has advanced {chunk.partition}")
-            _, memory = self._partition(chunk.partition)  # after the update, which keeps others away from it
-            found = track(self._database, chunk, memory.open_ended)
-            new = self._insert(chunk, memory, found)
-            for part in self._parts:
-                part.add(self._database, chunk, new)
+            _, before_us, memory = self._partition(chunk.partition)  # after the update, which keeps others away
+            stored = self._insert(chunk, before_us, memory)
+            found = self._count(chunk, memory.tracker, stored.new)
+            for part in parts:
+                part(stored)
             if chunk.begins_again:  # its records are the last ones of the file before
-                memory.rotations, memory.jump, memory.ordinal, memory.open_ended = memory.rotations + 1, 0, 0, True
-                self._execute(_BEGIN_AGAIN, chunk.partition)
-            self._save(chunk.partition, chunk.end, memory, found)
-        self.run = Counts(*map(sum, zip(astuple(self.run), astuple(found), strict=True)))
-        return found.records
+                memory.tracker.begin_again()
+                memory.origin = secrets.token_hex(4)
+                memory.begin(memory.origin)
+            self._save(chunk.partition, chunk.end, stored.newest_us, memory)
+        self.run += found
+        return stored
 
-    def _insert(self, chunk: Chunk, memory: Memory, found: Counts) -> Sequence[Any]:
-        """Insert what is not there yet, and correct what the tracker has `found`; the new records."""
-        rows = list(memory.rows(chunk, self.stream))
-        numbers, without_ids, new = self._database.insert(self._table, rows), found.external, chunk.records
-        if len(numbers) < len(rows):
-            new = [chunk.records[number] for number in numbers]
-            found.external = sum(record.producer_id is None for record in new)
-        known = len(rows) - without_ids - (len(new) - found.external)  # the index knows all, the tracker is bounded
-        found.again = min(found.again, known)
-        found.duplicate = known - found.again
-        found.again += without_ids - found.external
-        found.records, found.invalid = len(new), len(chunk.invalid)
-        return new
+    def _insert(self, chunk: Chunk, before_us: int | None, memory: Memory) -> Stored:
+        """Insert what is not there yet."""
+        arrivals, rows, newest_us = list[Arrival](), list[Row](), before_us
+        for record, row in zip(chunk.records, self.stream.codec.rows(chunk.records), strict=True):
+            at_us = self._event_us(record)
+            late = at_us is not None and newest_us is not None and at_us < newest_us - LATE_AFTER_US
+            rows.append((*row, at_us, late, memory.place(chunk.partition, row) if record.sequence is None else None))
+            arrivals.append(Arrival(record, at_us, newest_us))
+            if at_us is not None:
+                newest_us = at_us if newest_us is None else max(newest_us, at_us)
+        inserted = self.database.insert(self._table, self._table.identity, rows)
+        if inserted is not None:
+            left, new = set(map(without_nul, inserted)), list[Arrival]()
+            for arrival, row in zip(arrivals, rows, strict=True):
+                identity = without_nul((row[-5], row[-4], row[-1]))
+                if identity in left:  # of equal rows the first was inserted
+                    left.discard(identity)
+                    new.append(arrival)
+            arrivals = new
+        return Stored(chunk.partition, before_us, newest_us, arrivals)
+
+    def _count(self, chunk: Chunk, tracker: Tracker, new: Sequence[Arrival]) -> Counts:
+        """Let the tracker see the chunk; what that added to its counts. The index knows all, the tracker is bounded."""
+        met = set(map(journal_of, {each.producer_id for each in chunk.records if each.producer_id is not None}))
+        if unknown := met - set(map(journal_of, tracker.tracks)):  # unless in another partition
+            for (memory,) in self._execute(_OTHERS, chunk.partition).fetchall():
+                tracker.learn(_memory.decode(memory).tracker, unknown)
+        before, tracker.counts = tracker.counts, Counts()
+        tracker.admit(chunk.records)
+        found, external = tracker.counts, sum(each.record.sequence is None for each in new)
+        known = len(chunk.records) - found.external - (len(new) - external)
+        again = min(found.again, known)
+        found = Counts(
+            records=len(new), external=external, invalid=len(chunk.invalid), lost=found.lost, duplicate=known - again,
+            again=again + found.external - external, replaced=self.database.replaced,
+        )  # fmt: skip
+        tracker.counts = before + found
+        return found
+
+    def make_tables(self, *statements: str) -> None:
+        """Make tables of others' where they are missing."""
+        with self.database.transaction():
+            for statement in (self.database.lock_tables, *statements):
+                self.database.execute(statement)
 
     def _execute(self, statement: str, *values: Any) -> Any:
-        return self._database.execute(statement, *values)
+        return self.database.execute(statement, *values)
 
-    def _partition(self, partition: str) -> tuple[str, Memory]:
-        """Position and memory of a partition, in a transaction."""
-        ((position, memory),) = self._execute(_FIND, partition).fetchall()
-        return position, msgspec.json.decode(memory, type=Memory)
+    def _partition(self, partition: str) -> tuple[str, int | None, Memory]:
+        """Position, newest event time and memory of a partition, in a transaction."""
+        ((position, newest_us, memory),) = self._execute(_FIND, partition).fetchall()
+        return position, newest_us, _memory.decode(memory)
 
-    def _save(self, partition: str, position: str, memory: Memory, found: Counts) -> None:
-        added = ", ".join(f"{name} = {name} + ?" for name in TOTALS)
-        update = f"UPDATE partitions SET position = ?, memory = ?, {added} WHERE partition = ?"
-        self._execute(update, position, msgspec.json.encode(memory).decode(), *astuple(found), partition)
-
-    def check(self) -> None:
-        """Raise StoreUnavailable or another ToolkitError if nothing could be stored now."""
-        with self._database.transaction():
-            self._execute("SELECT 1")
+    def _save(self, partition: str, position: str, newest_us: int | None, memory: Memory) -> None:
+        self._execute(_SAVE, position, newest_us, msgspec.json.encode(memory).decode(), partition)
 
     def counts(self) -> Counts:
         """The totals since the store began; `run` holds those of this run."""
-        with self._database.errors():
-            sums = ", ".join(map("CAST(COALESCE(SUM({}), 0) AS BIGINT)".format, TOTALS))
-            ((*totals,),) = self._execute(f"SELECT {sums} FROM partitions").fetchall()
-            return Counts(*totals)
+        found = self.database.ask("SELECT memory FROM partitions")
+        return sum((_memory.decode(memory).tracker.counts for (memory,) in found), Counts())
 
-    def summary(self, limit: int = 5) -> dict[str, list[tuple[Any, ...]]]:
-        """Rows (name, count, mean of `value`, newest event time) by the stream's `by` and by minute."""
-        with self._database.errors():
-            return summarize(self._database, self.stream, limit)
+    def summary(self, limit: int = 5) -> dict[str, list[Row]]:
+        """Rows (name, count, mean of `value`, newest event time): the most frequent by `by`, the latest minutes."""
+        at, by, types = self._table.event_us, self.stream.by, {field.name: field.type for field in self._table.fields}
+        groups = {by: (quoted(by), "2 DESC, 1")} if by in types else {}
+        groups["minute"] = f"{at} - {at} % 60000000", "1 DESC"
+        has_value = types.get(self.stream.value or "") in ("integer", "number")
+        mean = f"CAST(AVG({quoted(self.stream.value or '')}) AS DOUBLE PRECISION)" if has_value else "NULL"
+        found = {}
+        for kind, (group, order) in groups.items():
+            query = f"SELECT {group}, COUNT(*), {mean}, MAX({at}) FROM records WHERE {group} IS NOT NULL "
+            rows = self.database.ask(f"{query}GROUP BY 1 ORDER BY {order} LIMIT {int(limit)}")
+            found[kind] = [
+                (name if kind == by else instant_text(name), count, each_mean, last and instant_text(last))
+                for name, count, each_mean, last in rows
+            ]
+        return found
 
     def close(self) -> None:
         """Release the database."""
-        self._database.close()
+        self.database.close()
+
+
+def _prepared(database: Database, stream: Stream) -> Stream:
+    """Make the tables, or add what is missing, in a transaction; the stream with the types that the store began with.
+
+    What does not fit a type is then in `extra`, as anywhere else. Raises ToolkitError if another version wrote it.
+    """
+    database.execute(database.lock_tables)
+    for statement in _SCHEMA:
+        database.execute(statement)
+    facts = dict(database.execute("SELECT name, value FROM facts").fetchall())
+    if (version := facts.setdefault("version", VERSION)) != VERSION:
+        raise ToolkitError(
+            f"{database.place} was written by another version ({version}, this one is {VERSION}): move it away"
+        )
+    before = {field.name: field for field in msgspec.json.decode(facts.get("fields", "[]"), type=list[Field])}
+    fields = dict(before)
+    for field in filter(lambda each: database.takes(each.name), stream.fields):
+        if {fields.setdefault(field.name, field).type, field.type} == {"integer", "number"}:
+            fields[field.name] = Field(field.name, "number")
+    if tuple(fields.values()) != stream.fields:
+        stream = replace(stream, fields=tuple(fields.values()))
+    table, existing = StoreTable(stream), dict(database.execute(database.list_columns, "records").fetchall())
+    missing = table.upgrade(database.dialect, existing) if existing else table.create(database.dialect)
+    for statement in (*missing, *table.indexes) if missing else ():
+        database.execute(statement)
+    if fields != before:
+        facts["fields"] = msgspec.json.encode(stream.fields).decode()
+        database.execute_many(_SAVE_FACT, sorted(facts.items()))
+    return stream
