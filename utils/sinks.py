@@ -1,6 +1,7 @@
 """The registry: one object per sink. Every list of sinks anywhere derives from it."""
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from utils.app.config import Count, Drain, Settings
-from utils.app.errors import Absent, Unavailable
+from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.emitters.base import Emitter
 from utils.records.stream import BUZZ, Stream, checked_name
 from utils.sources.base import Resume, Source
 
 AUTO = "auto"
+OWN_FOLDERS = ("journal", "dead_letter", "logs", "processed", "streams")
+OF_A_DATABASE = ("", "-wal", "-shm", "-journal", ".wal", ".lock")
 INFERRED_FROM = 2_000  # records
 
 
@@ -112,6 +115,22 @@ def source(
         return SINKS[sink].source(settings, stream, resume, finished, False)
 
     return AutoSource({sink: partial(open_one, sink) for sink in BY_PREFERENCE})
+
+
+def check_places(settings: Settings, stream: Stream, sinks: Iterable[str]) -> None:
+    """Raise ToolkitError if two sinks would use the same file, by whatever name, or one a folder of ours."""
+    own = [(settings.data_path / folder).resolve() for folder in OWN_FOLDERS]
+    owners: dict[str, str] = {}
+    for sink in sinks:
+        path = SINKS[sink].path(settings, stream)
+        if path is None:
+            continue
+        if path.resolve().parent in own:
+            raise ToolkitError(f"{sink} cannot be {path}: this folder is for other files; name one elsewhere")
+        for suffix in OF_A_DATABASE:
+            name = f"{os.path.normcase(path.resolve())}{suffix}"
+            if owners.setdefault(name, sink) != sink:
+                raise ToolkitError(f"{owners[name]} and {sink} have the same file {name}: give each one of its own")
 
 
 def find_stream(name: str, settings: Settings, source_name: str = AUTO) -> Stream:

@@ -1,7 +1,6 @@
-"""The producer's durable queue: what `append` returned from is acknowledged and reaches every subscribed sink.
+"""The producer's durable queue, a SQLite file: what `append` returned from is acknowledged and reaches every sink.
 
-One SQLite file per producer, one row per appended batch. Each process is a run with a producer_id of its own; the
-sequence counts the journal's records over all runs, so a place in the journal is one integer.
+Each process is a run with a producer_id of its own. The sequence counts the records of all runs: a place is an integer.
 """
 
 import secrets
@@ -15,7 +14,7 @@ from typing import NamedTuple
 import lz4.block
 import portalocker
 
-from utils.app.errors import ToolkitError
+from utils.app.errors import ToolkitError, Unavailable
 from utils.clients import sqlite
 from utils.records.codec import instant_text
 from utils.records.record import Batch
@@ -37,27 +36,21 @@ _NOTE = "UPDATE subscriptions SET reached = ?, mark = ? WHERE sink = ?"
 
 
 class Subscription(NamedTuple):
-    """A sink that gets every record behind `after`, since `since`; `reached` and `mark` are what it had last."""
+    """A sink that gets every record behind `after`, since `since`; it had all up to `reached`, where its mark was."""
 
     since: str
     after: int
     reached: int
     mark: str
 
-    @property
-    def place(self) -> int:
-        """What the sink has of all that it gets."""
-        return max(self.after, self.reached)
-
 
 class Journal:
     """The queue of one producer. One thread at a time appends; any thread may call the other methods."""
 
     def __init__(self, path: Path, stream: Stream) -> None:
-        """Open or create the journal `path` (its stem names the producer) and begin a run.
+        """Open or create the journal `path`, whose stem names the producer, and begin a run.
 
-        Raises ToolkitError if another process uses it (the PID is named), if it is another stream's or of another
-        version, or if the folder cannot be used.
+        Raises ToolkitError if it cannot be used, or if another process uses it (the PID is named).
         """
         self.stream = stream
         self._recent: list[Batch] = []  # replaced and never changed, so that reading it takes no lock
@@ -65,28 +58,23 @@ class Journal:
             opened.callback(_locked(path).release)
             try:
                 self._file = opened.enter_context(closing(sqlite.Database(path, wait_s=5.0)))
-            except ToolkitError as error:
-                raise ToolkitError(f"journal cannot be opened: {error}") from error
+            except Unavailable as error:
+                raise ToolkitError(str(error)) from error
             self.producer_id, self.last = self._begin_run()
             ((self.pending_bytes,),) = self._file.query("SELECT COALESCE(SUM(LENGTH(lines)), 0) FROM batches")
             self.subscribe(())
             self._opened = opened.pop_all()
 
     def _begin_run(self) -> tuple[str, int]:
-        """Commit a new run; its id and the last sequence assigned before it.
-
-        The commit also makes durable what a killed process left, before any of it is delivered.
-        """
+        """Commit a new run, and so what a killed process left; its id and the last sequence assigned before it."""
         path, stream = self._file.path, self.stream.name
         with self._file.transaction() as connection:
             execute = connection.execute
             ((version,),) = execute("PRAGMA user_version").fetchall()
             if version != VERSION:
                 if version or execute("SELECT 1 FROM sqlite_master").fetchall():
-                    raise ToolkitError(
-                        f"{path} is no journal of this version: "
-                        "deliver its rest with the version that wrote it, or move it away"
-                    )
+                    remedy = "deliver its rest with the version that wrote it, or move it away"
+                    raise ToolkitError(f"{path} is no journal of this version: {remedy}")
                 for table in _SCHEMA:
                     execute(f"CREATE TABLE {table}")
                 execute(f"PRAGMA user_version = {VERSION}")
@@ -108,10 +96,9 @@ class Journal:
     def append(self, batch: Batch, positions: Mapping[str, str] | None = None) -> None:
         """Store the batch, whose sequences follow `last`; on return its records are acknowledged.
 
-        An empty one brings only `positions`, of the source that the records were read from. In the same transaction
-        go what each sink has reached, and the rows that all of them have. Raises Unavailable if the disk is full or
-        the file locked (append the same batch again), ToolkitError if the file was taken away or another process has
-        begun a run.
+        In the same transaction go the `positions` of the source that they were read from (an empty batch brings only
+        these), what each sink has reached, and the rows that all of them have. Raises Unavailable if the disk is full
+        or the file locked (append it again), ToolkitError if the file or the journal is another process's by now.
         """
         with self._file.transaction() as connection:
             advanced = connection.execute(
@@ -159,7 +146,7 @@ class Journal:
 
     def pending(self) -> dict[str, int]:
         """Subscribed sink -> how many records are pending for it, at most."""
-        return {sink: self.last - each.place for sink, each in self.subscriptions.items()}
+        return {sink: self.last - each.reached for sink, each in self.subscriptions.items()}
 
     @property
     def pruned(self) -> int:
@@ -168,20 +155,18 @@ class Journal:
         return self.last if oldest is None else int(oldest)
 
     def subscribe(self, sinks: Iterable[str], *, drop: Iterable[str] = ()) -> None:
-        """From now on these sinks get every record, in this run or another, until one is to `drop`.
-
-        What was pending for that one alone is deleted with the next rows.
-        """
+        """From now on these sinks get every record, in any run, until one is to `drop` with what is pending for it."""
         now = instant_text(time.time_ns() // 1_000_000 * 1_000)
         with self._file.transaction() as connection:
             connection.executemany("DELETE FROM subscriptions WHERE sink = ?", [(sink,) for sink in drop])
             connection.executemany(
-                "INSERT INTO subscriptions VALUES (?, ?, ?, 0, '') ON CONFLICT DO NOTHING",
-                [(sink, now, self.last) for sink in sinks],
+                "INSERT INTO subscriptions VALUES (?, ?, ?, ?, '') ON CONFLICT DO NOTHING",
+                [(sink, now, self.last, self.last) for sink in sinks],
             )
-            rows = connection.execute("SELECT sink, since, after, reached, mark FROM subscriptions ORDER BY rowid")
-            self.subscriptions = {sink: Subscription(*rest) for sink, *rest in rows.fetchall()}
-            """In the order in which they were subscribed."""
+        rows = self._file.query(
+            "SELECT sink, since, after, MAX(after, reached), mark FROM subscriptions ORDER BY rowid"
+        )
+        self.subscriptions = {sink: Subscription(*rest) for sink, *rest in rows}
 
     def runs(self) -> dict[str, int]:
         """producer_id -> last sequence of all runs that appended anything, in order."""
@@ -231,12 +216,9 @@ class Journal:
 
     def trim_positions(self, prefix: str, keep: int) -> None:
         """Delete positions of partitions that begin with `prefix`, unless they are among the last `keep` of all."""
+        older = "rowid <= (SELECT MAX(rowid) FROM positions) - ? AND substr(partition, 1, ?) = ?"
         with self._file.transaction() as connection:
-            connection.execute(
-                "DELETE FROM positions WHERE rowid <= (SELECT MAX(rowid) FROM positions) - ? "
-                "AND substr(partition, 1, ?) = ?",
-                (keep, len(prefix), prefix),
-            )
+            connection.execute(f"DELETE FROM positions WHERE {older}", (keep, len(prefix), prefix))
 
     def close(self) -> None:
         """Release file and lock, and the space that an outage took; may be called twice."""
@@ -254,8 +236,8 @@ def _locked(path: Path) -> portalocker.PidFileLock:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except portalocker.AlreadyLocked as error:
-        in_use = f"journal {path} is in use by process {lock.read_pid() or 'unknown'}"
-        raise ToolkitError(f"{in_use}: stop it first, or use another --data-dir") from error
+        user = f"process {lock.read_pid() or 'unknown'}: stop it first, or use another --data-dir"
+        raise ToolkitError(f"journal {path} is in use by {user}") from error
     except OSError as error:
         raise ToolkitError(f"data folder cannot be used: {path.parent}: {error.strerror or error}") from error
     return lock

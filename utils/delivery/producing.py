@@ -1,6 +1,5 @@
 """What all producers do with the records they make or read: open, pace, acknowledge, drain, report."""
 
-import os
 import sys
 import threading
 import time
@@ -17,18 +16,16 @@ from utils.app import cli, early, signals
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.delivery.journal import Journal
-from utils.delivery.worker import Delivery
+from utils.delivery.worker import Delivery, Status
 from utils.records.codec import instant_text
 from utils.records.record import Batch
 from utils.records.schema import declare
 from utils.records.stream import Stream
-from utils.sinks import EMBEDDED, SINKS, WHOLE_RUN, Run
+from utils.sinks import EMBEDDED, SINKS, WHOLE_RUN, Run, check_places
 
 MAX_APPEND, MAX_APPEND_BYTES = 10_000, 2 << 20
 FIRST_LOOK_S = 2.0
 REPORT_EVERY_S = 5.0
-OWN_FOLDERS = ("journal", "dead_letter", "logs", "processed", "streams")
-OF_A_DATABASE = ("", "-wal", "-shm", "-journal", ".wal", ".lock")
 SHOWN_INTERVAL_S = 0.1  # below it single records are not logged, only the running total
 # Workers and producer share the interpreter; with the default of 5 ms a busy producer starves them.
 SWITCH_INTERVAL_S = 0.0005
@@ -42,10 +39,7 @@ Paced = Iterable[tuple[float, Any]]
 
 
 class Session:
-    """What one run of a producer acknowledges and counts.
-
-    One thread at a time makes a batch and appends it, for the batch has the sequences behind the last one.
-    """
+    """What one run of a producer acknowledges and counts; one thread at a time makes a batch and appends it."""
 
     def __init__(self, delivery: Delivery, stop: threading.Event, max_bytes: int = 1 << 30) -> None:
         self.delivery, self.journal, self.stop = delivery, delivery.journal, stop
@@ -54,10 +48,6 @@ class Session:
         self.max_bytes = max_bytes  # of the journal
         self._logged: set[str] = set()  # why the journal takes no records, until it takes them again
         self._reported = time.monotonic(), 0  # when the running total was logged, and what it was
-
-    @property
-    def stream(self) -> Stream:
-        return self.journal.stream
 
     @property
     def code(self) -> int:
@@ -80,19 +70,12 @@ class Session:
         return self._batch(fit, make), rejected
 
     def _batch(self, items: Sequence[Any], make: MakeBatch) -> Batch:
-        journal, codec = self.journal, self.stream.codec
-        if not items:
-            return Batch(journal.producer_id, journal.last, 0, b"", codec)
-        batch = make(items, journal.producer_id, journal.last + 1, codec)
+        batch = make(items, self.journal.producer_id, self.journal.last + 1, self.journal.stream.codec)
         batch.columns  # noqa: B018  # made here, once for all sinks
         return batch
 
     def append(self, batch: Batch, positions: Mapping[str, str] | None = None, *, shown: bool = False) -> bool:
-        """Whether the batch, and the positions behind it, are acknowledged; False only when told to stop while waiting.
-
-        Waits while the journal is at its limit or its disk is full. Raises ToolkitError with exit code 3 if it would
-        wait for a sink that has failed.
-        """
+        """Acknowledge the batch and the positions behind it, once there is room; False if told to stop before that."""
         self._note_kept(batch.kept)
         while not self.has_room() or not self._is_appended(batch, positions):
             with self.delivery.changed:
@@ -104,9 +87,9 @@ class Session:
             self._logged.clear()
         self.delivery.wake()
         self.counts["acknowledged"] += batch.count
-        (then_s, before), now_s, done = self._reported, time.monotonic(), self.counts["acknowledged"]
         for record in batch.records if shown else ():
-            logger.info("{} {}", record.sequence, self.stream.describe(record))
+            logger.info("{} {}", record.sequence, self.journal.stream.describe(record))
+        (then_s, before), now_s, done = self._reported, time.monotonic(), self.counts["acknowledged"]
         if not shown and now_s - then_s >= REPORT_EVERY_S:
             self._reported = now_s, done
             logger.info("{:,} acknowledged, {:,.0f}/s", done, (done - before) / (now_s - then_s))
@@ -121,10 +104,7 @@ class Session:
         return True
 
     def has_room(self) -> bool:
-        """Whether the journal is below its limit, once what all sinks store has left it.
-
-        Raises ToolkitError with exit code 3 if it is full because of a sink that has failed.
-        """
+        """Whether the journal is below its limit; raises Unavailable where that waits for a sink that takes nothing."""
         journal = self.journal
         if journal.pending_bytes >= self.max_bytes:
             with suppress(Unavailable):  # a full disk is another reason to wait
@@ -161,17 +141,14 @@ class Session:
         words = [f"{name}: {first} {counts[first]:,}, acknowledged {counts['acknowledged']:,}"]
         if counts["rejected"]:
             words.append(f"rejected {counts['rejected']:,}")
-        if self.kept:
-            most = (f"{field[:MAX_SHOWN]} {count:,}" for field, count in self.kept.most_common(10))
-            words.append("in extra: " + ", ".join(most))
+        if most := [f"{field[:MAX_SHOWN]} {count:,}" for field, count in self.kept.most_common(10)]:
+            words.append(f"in extra: {', '.join(most)}")
         for sink, pending in self.journal.pending().items():
-            if worker := self.delivery.workers.get(sink):
-                status = worker.status
-                text = f"{sink} {status.delivered:,} delivered, {pending:,} pending"
-                text += f", {status.dead_letters:,} dead letters" if status.dead_letters else ""
-                words.append(text + (f" ({status.reason})" if pending and status.reason else ""))
-            else:
-                words.append(f"{sink} not in this run, {pending:,} pending")
+            worker = self.delivery.workers.get(sink)
+            status = worker.status if worker else Status(reason="not in this run")
+            text = f"{sink} {status.delivered:,} delivered, {pending:,} pending"
+            text += f", {status.dead_letters:,} dead letters" if status.dead_letters else ""
+            words.append(text + (f" ({status.reason})" if pending and status.reason else ""))
         return "; ".join(words)
 
 
@@ -179,10 +156,7 @@ class Session:
 def session(
     stream: Stream, name: str, settings: Settings, *, sinks: Iterable[str], run: Run, stop: threading.Event
 ) -> Iterator[Session]:
-    """Open the journal `name` and the sinks; at the end deliver what is pending and print the summary.
-
-    Raises ToolkitError for what only the user can fix.
-    """
+    """Open the journal `name` and the sinks; at the end deliver what is pending and print the summary."""
     wanted = [sink for sink in dict.fromkeys(sinks) if sink not in run.drop]
     if not wanted:
         raise ToolkitError("no sink is left to produce to: name at least one with --sinks")
@@ -221,11 +195,7 @@ def produce(
     run: Run = WHOLE_RUN,
     make: MakeBatch = Batch.of_records,
 ) -> int:
-    """Run a producer until its items, `run.count` or the user ends it; the exit code.
-
-    `name` is the journal's and the beginning of the producer_id. `make` turns items into a batch. Raises
-    ToolkitError for what only the user can fix.
-    """
+    """Run the producer `name` until its items, `run.count` or the user ends it; the exit code. Raises ToolkitError."""
     with session(stream, name, settings, sinks=sinks, run=run, stop=signals.stop_on_signals()) as opened:
         _pace(opened, islice(items, run.count and min(run.count, sys.maxsize)), interval_s, make)
     return opened.code
@@ -267,19 +237,3 @@ def _pace(run: Session, items: Paced, interval_s: float, make: MakeBatch) -> Non
                 flush()
     finally:  # a recording may turn out to be broken
         flush()
-
-
-def check_places(settings: Settings, stream: Stream, sinks: Iterable[str]) -> None:
-    """Raise ToolkitError if two sinks would use the same file, by whatever name, or one a folder of ours."""
-    own = [(settings.data_path / folder).resolve() for folder in OWN_FOLDERS]
-    owners: dict[str, str] = {}
-    for sink in sinks:
-        path = SINKS[sink].path(settings, stream)
-        if path is None:
-            continue
-        if path.resolve().parent in own:
-            raise ToolkitError(f"{sink} cannot be {path}: this folder is for other files; name one elsewhere")
-        for suffix in OF_A_DATABASE:
-            name = f"{os.path.normcase(path.resolve())}{suffix}"
-            if owners.setdefault(name, sink) != sink:
-                raise ToolkitError(f"{owners[name]} and {sink} have the same file {name}: give each one of its own")

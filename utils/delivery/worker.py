@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from loguru import logger
 
@@ -21,16 +20,14 @@ from utils.records.external import identity_of
 from utils.records.record import Batch
 
 MAX_REJECTED = 10  # one after another, with nothing stored between: the table is the fault
-# A worker stuck in a library call is left behind: it is a daemon thread, and the journal keeps what it had.
-CLOSE_S = 0.5
+CLOSE_S = 0.5  # a worker stuck in a library call is left behind, a daemon thread; the journal keeps what it had
 
 
 @dataclass
 class Status:
     """What a worker reports."""
 
-    asked: bool = False  # whether the sink answered or not
-    answered: bool = False
+    answered: bool | None = None  # None before its first answer or error
     delivered: int = 0
     dead_letters: int = 0
     reason: str = ""  # why it is down
@@ -40,9 +37,8 @@ class Status:
 class Worker(threading.Thread):
     """Delivers the journal to one sink, in order; the thread has the sink's name.
 
-    After any error that can heal it discards the emitter, backs off, constructs a new one, asks it `last` and
-    continues from there; the batch in hand is never simply sent again. That one rule also settles whether a batch
-    whose acknowledgement was lost had arrived.
+    After any error that can heal it opens another emitter, asks it `last` and continues from there; the batch in hand
+    is never simply sent again. That also settles whether a batch had arrived whose acknowledgement was lost.
     """
 
     def __init__(self, sink: str, connect: Connect, letters: Path, delivery: "Delivery") -> None:
@@ -59,14 +55,8 @@ class Worker(threading.Thread):
         while not is_over:
             try:
                 is_over = self._deliver()
-            except Unavailable as error:
-                is_over = self._down(str(error))
-            except ToolkitError as error:
-                is_over = self._give_up(error)
             except Exception as error:  # noqa: BLE001 (of libraries: whatever it is, asking the sink again settles it)
-                if self.status.reason != repr(error):
-                    logger.opt(exception=error).error("{}: unexpected {!r} (traceback in logs/)", self.name, error)
-                is_over = self._down(repr(error))
+                is_over = self._failed(error)
 
     def _deliver(self) -> bool:
         """Connect, and deliver until it is time to stop (True) or a record is rejected."""
@@ -74,7 +64,7 @@ class Worker(threading.Thread):
         with closing(self._connect(journal.subscriptions[self.name].mark)) as emitter:
             reached = self._ask(emitter)
             journal.note(self.name, reached, emitter.mark, durable=True)
-            status.asked = status.answered = True
+            status.answered = True
             self._delivery.wake()
             while batch := self._next(reached, emitter.max_records):
                 try:
@@ -123,14 +113,11 @@ class Worker(threading.Thread):
 
     def _warn(self, what: str, about_it: str) -> None:
         if what not in self._warned:
+            self._warned.add(what)
             logger.warning("{}: {}, {}", self.name, what, about_it)
-        self._warned.add(what)
 
     def _dead_letter(self, batch: Batch, rejected: Rejected) -> None:
-        """Keep one record with the reason, where `replay_producer` can read it; what comes before it is stored.
-
-        Raises ToolkitError where the table is the fault, not the record.
-        """
+        """Keep one record with the reason, as what comes before it is stored; raise if the table is the fault."""
         before = rejected.sequence - batch.first
         in_a_row = 1 if before else self._rejected + 1
         if in_a_row > MAX_REJECTED:
@@ -154,32 +141,27 @@ class Worker(threading.Thread):
             self.status.reason = ""
             self._backoff.reset()
 
-    def _down(self, reason: str) -> bool:
-        """Wait before the next attempt; True if there is none: at the end, for a sink that never answered."""
+    def _failed(self, error: Exception) -> bool:
+        """Log it and wait; True without a next attempt: what only the user can fix, or a silent sink at the end."""
         delivery, status = self._delivery, self.status
-        if self._down_since_s is None:
+        reason = str(error) if isinstance(error, ToolkitError) else repr(error)
+        failure = error if isinstance(error, ToolkitError) and not isinstance(error, Unavailable) else None
+        if failure:
+            if not delivery.is_starting and delivery.until != "closed":  # it may have found the journal closed
+                logger.error("{}: given up: {}", self.name, reason)
+        elif self._down_since_s is None:
             self._down_since_s = time.monotonic()
             logger.warning("{}: unavailable, records are pending in the journal: {}", self.name, reason)
-        elif reason != status.reason:
-            logger.debug("{}: still unavailable: {}", self.name, reason)
+        if not isinstance(error, ToolkitError) and reason != status.reason:
+            logger.opt(exception=error).error("{}: unexpected {} (traceback in logs/)", self.name, reason)
         with delivery.changed:
-            status.reason, status.asked = reason, True
+            status.reason, status.failure, status.answered = reason, failure, bool(status.answered)
             delivery.changed.notify_all()
             until = delivery.until
-            if not until or (until == "drained" and status.answered):
-                delivery.changed.wait_for(lambda: delivery.until != until, self._backoff.next_s())
-                return delivery.until == "closed"
-        return True
-
-    def _give_up(self, error: ToolkitError) -> bool:
-        """End with what only the user can fix."""
-        delivery, status = self._delivery, self.status
-        with delivery.changed:
-            status.reason, status.failure, status.asked = str(error), error, True
-            if not delivery.is_starting and delivery.until != "closed":  # it may have found the journal closed
-                logger.error("{}: given up: {}", self.name, error)
-            delivery.changed.notify_all()
-        return True
+            if failure or until == "closed" or (until and not status.answered):
+                return True
+            delivery.changed.wait_for(lambda: delivery.until != until, self._backoff.next_s())
+            return delivery.until == "closed"
 
 
 class Delivery:
@@ -191,21 +173,19 @@ class Delivery:
         self.journal = journal
         self.changed = threading.Condition()
         self.is_starting = True  # then a failure is raised by `start` instead of logged
-        self.until: Literal["", "drained", "closed"] = ""  # workers stop once all is delivered, or after their batch
+        self.until = ""  # "drained": workers stop once all is delivered; "closed": after the batch in hand
         journal.subscribe(connects)
         self.workers = {sink: Worker(sink, connect, dead_letter_path(sink), self) for sink, connect in connects.items()}
 
     def start(self, wait_for: Collection[str], wait_s: float) -> None:
-        """Start all workers and give those of `wait_for` up to `wait_s` to reach their sinks.
-
-        Raises the ToolkitError of a sink that cannot be used at all (not a database, say).
-        """
-        workers = self.workers.values()
-        for worker in workers:
+        """Start all workers, and give those of `wait_for` up to `wait_s` to raise what only the user can fix."""
+        for worker in self.workers.values():
             worker.start()
         with self.changed:
-            self.changed.wait_for(lambda: all(self.workers[sink].status.asked for sink in wait_for), wait_s)
-            failures = [worker.status.failure for worker in workers if worker.status.failure]
+            self.changed.wait_for(
+                lambda: all(self.workers[sink].status.answered is not None for sink in wait_for), wait_s
+            )
+            failures = [worker.status.failure for worker in self.workers.values() if worker.status.failure]
             self.is_starting = bool(failures)
         if failures:
             self.drain(0)
@@ -218,8 +198,7 @@ class Delivery:
 
     def drain(self, timeout_s: float) -> None:
         """Let the workers deliver what is pending for up to `timeout_s`, then stop them."""
-        bounds: dict[Literal["drained", "closed"], float] = {"drained": timeout_s, "closed": CLOSE_S}
-        for until, bound_s in bounds.items():
+        for until, bound_s in {"drained": timeout_s, "closed": CLOSE_S}.items():
             self.until = until
             self.wake()
             deadline_s = time.monotonic() + min(bound_s, threading.TIMEOUT_MAX)
@@ -228,10 +207,7 @@ class Delivery:
 
 
 def _behind_letters(path: Path, place: int, runs: Mapping[str, int]) -> int:
-    """The place behind the dead letters that follow directly on `place`: the sink is the cursor, letters only step.
-
-    A letter behind the last sequence of its run is of a journal that was restored since: not of these records.
-    """
+    """The place behind the dead letters directly behind `place`; those behind their run are of a restored journal."""
     if path.exists():
         with closing(FileEmitter(path)) as letters:
             letters.last([])  # makes durable what a killed process left

@@ -124,7 +124,7 @@ class Feeding:
             ]
             lines = encoder.encode_lines(letters)
             with closing(FileEmitter(self._letters)) as emitter:
-                emitter.emit(Batch("", len(letters), len(letters), lines, self._run.stream.codec))
+                emitter.emit(Batch("", len(letters), len(letters), lines, self._run.journal.stream.codec))
         if not self._run.append(batch, {self._key(chunk.partition): chunk.end}):
             return 0
         self._reached[chunk.partition] = chunk.end
@@ -169,7 +169,7 @@ def feed(
         letters = settings.dead_letter_path(f"{name}-input")
         feeding = Feeding(source, opened, letters, again=again)
         follow(
-            lambda: source.open(replace(opened.stream, time=stream.time), feeding.resume, once),
+            lambda: source.open(replace(opened.journal.stream, time=stream.time), feeding.resume, once),
             feeding.handle, stop, once=once, count=run.count, chunk_records=MAX_APPEND,
         )  # fmt: skip
     if opened.counts["rejected"]:

@@ -181,7 +181,7 @@ def feed_http(
             stream = fed_stream(name, texts, settings, time)
             with session(stream, f"feed-{name}-http", settings, sinks=sinks, run=run, stop=stop) as opened:
                 opened.counts["read"] = 0
-                group = Group(opened, replace(opened.stream, time=stream.time))
+                group = Group(opened, replace(opened.journal.stream, time=stream.time))
                 _run(group, inbox, waiting, lambda: _ends(opened, stop, run.count), server)
                 opened.counts["rejected"] = inbox.rejected
         finally:

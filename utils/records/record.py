@@ -145,7 +145,7 @@ class Batch:
         for sequence, record in enumerate(records, first):
             record.producer_id, record.sequence = producer_id, sequence
         batch = cls(producer_id, first + len(records) - 1, len(records), encode_records(records), codec)
-        if columns := columns_of_made(records, codec):
+        if records and (columns := columns_of_made(records, codec)):
             batch.columns = columns
         elif b"null" in batch.lines:  # which a number that is not finite has become
             _check_finite(records)
