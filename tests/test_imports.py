@@ -29,7 +29,7 @@ LAYERS: tuple[dict[str, tuple[str, ...]], ...] = (
 # Within these groups every module is on its own, apart from what the group shares.
 APART = {
     "producers": (),
-    "emitters": ("base", "kafka_search"),
+    "emitters": ("base",),
     "sources": ("base", "table_source", "file_place", "kafka_connection"),
     "consumers": (),
 }

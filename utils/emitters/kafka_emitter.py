@@ -1,7 +1,8 @@
-"""Kafka: one transaction per batch, one partition per journal, the topic itself is the cursor."""
+"""The Kafka sink: one transaction per batch, one partition per journal, the topic itself is the cursor."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -12,15 +13,17 @@ from utils.app.config import Settings
 from utils.app.errors import Rejected, SinkReplaced, Unavailable
 from utils.clients.kafka_admin import REQUEST_S, Admin, failed
 from utils.emitters.base import STEP
-from utils.emitters.kafka_search import Partition
+from utils.records.external import identity_of
 from utils.records.record import Batch, without_ids
 from utils.records.stream import Stream
 
 if TYPE_CHECKING:
-    from confluent_kafka import KafkaException, Producer
+    from confluent_kafka import Consumer, Producer
 
 TRANSACTION_S = 10.0  # how long a dead producer may hide later rows from read_committed readers
 COMMIT_S = 12.0  # a broker that dies costs about 9 s until another one leads
+HELD_UP_S = 1.0  # longer than a transaction of a living producer usually hides rows
+SCAN_S, SCAN_RECORDS = 15.0, 5_000
 RECORD_BYTES = 100  # what surrounds a record that is alone in its batch, generously
 
 
@@ -28,8 +31,8 @@ class KafkaEmitter:
     """Writes to the topic of a stream with transactions that a killed predecessor cannot disturb.
 
     `key` is `<name>-<journal>`: the transactional id, so that `last` fences whoever wrote with it before, and the key
-    of all records, which share one partition. The mark is `topic id/partition/offset`: `last` searches from the end
-    of the partition back to that offset. Every call has a deadline.
+    of all records, which share one partition. The mark is `topic id/partition/offset`: `last` searches the partition
+    from that offset on. Every call has a deadline.
     """
 
     max_records = STEP
@@ -39,37 +42,31 @@ class KafkaEmitter:
         self._producer: Producer | None = None
         self._topic = self._admin.open_topic(settings.topic_of(stream.name))
         self._key = key
-        self._place = self._place_of(mark)
-        self._note(self._place[1])
-
-    def _place_of(self, mark: str) -> tuple[int, int]:
-        """The partition of this key, and the offset before which nothing of it can be of interest."""
+        self._partition, self._start = crc32(key.encode()) % self._topic.partitions, 0
         if mark:
-            topic_id, partition, offset = mark.rsplit("/", 2)
+            topic_id, partition, noted = mark.rsplit("/", 2)
             if topic_id == self._topic.topic_id and int(partition) < self._topic.partitions:
-                return int(partition), int(offset)
-        return crc32(self._key.encode()) % self._topic.partitions, 0
+                self._partition, self._start = int(partition), int(noted)
+        self._note(self._start)
 
     def _note(self, offset: int) -> None:
+        """Keep the offset before which nothing of this key can be of interest."""
         self._offset = offset
-        self.mark = f"{self._topic.topic_id}/{self._place[0]}/{offset}"
+        self.mark = f"{self._topic.topic_id}/{self._partition}/{offset}"
 
     def last(self, producer_ids: Sequence[str]) -> tuple[str, int] | None:
-        """Read the partition backwards for the last committed record of these runs. See Emitter."""
-        number, noted = self._place
-        partition = Partition(self._admin, self._topic.name, number)
+        """Read the partition for the last committed record of these runs. See Emitter."""
         with self._mapped():
-            producer = self._fenced()
-            lowest, end = partition.bounds(lambda: self._end_own_transaction(producer))
+            lowest, end = self._bounds(self._fenced())
             # An end before what was noted: the topic was created again by brokers that know no ids of topics.
-            start = max(lowest, noted) if noted <= end else lowest
-            offset, found = partition.search(self._key, start, end, producer_ids)
+            start = max(lowest, self._start) if self._start <= end else lowest
+            offset, found = self._search(start, end, producer_ids) if start < end and producer_ids else (end, None)
         self._note(offset)
         return found
 
     def _fenced(self) -> "Producer":
         """The producer of this key, once whoever had it before can write no more."""
-        from confluent_kafka import KafkaException, Producer
+        from confluent_kafka import Producer
 
         if self._producer is None:
             producer = Producer(
@@ -82,22 +79,96 @@ class KafkaEmitter:
                     "batch.num.messages": 100_000,
                 }
             )
-            try:
-                producer.init_transactions(REQUEST_S)
-            except KafkaException as error:
-                if error.args[0].name() != "_TIMED_OUT":
-                    raise
-                raise Unavailable(
-                    f"Kafka at {self._admin.settings.kafka_broker} begins no transaction within {REQUEST_S:.0f} s: "
-                    "are there as many brokers as its transaction.state.log.replication.factor asks for?"
-                ) from error
+            producer.init_transactions(REQUEST_S)
             producer.poll(0)
             self._admin.log.connected = True
             self._producer = producer
         return self._producer
 
+    def _bounds(self, producer: "Producer") -> tuple[int, int]:
+        """First offset and end of the partition, once no open transaction hides anything before this end."""
+        from confluent_kafka import IsolationLevel
+        from confluent_kafka.admin import OffsetSpec
+
+        lowest = self._offset_of(OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED)
+        end = self._offset_of(OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)
+        began_s, is_ended = time.monotonic(), False
+        while self._offset_of(OffsetSpec.latest(), IsolationLevel.READ_COMMITTED) < end:
+            waited_s = time.monotonic() - began_s
+            if waited_s > SCAN_S:
+                held_up = f"partition {self._partition} of {self._topic.name}"
+                raise Unavailable(f"{held_up} waits for another producer's transaction")
+            if waited_s > HELD_UP_S and not is_ended:
+                self._end_own_transaction(producer)
+                is_ended = True
+            time.sleep(0.05)
+        return lowest, end
+
+    def _offset_of(self, what: Any, isolation: Any) -> int:
+        """One offset of the partition, as an OffsetSpec names it."""
+        from confluent_kafka import TopicPartition
+
+        place = TopicPartition(self._topic.name, self._partition)
+        asked = self._admin.client.list_offsets({place: what}, isolation_level=isolation, request_timeout=REQUEST_S)
+        return int(asked[place].result().offset)
+
+    def _end_own_transaction(self, producer: "Producer") -> None:
+        """Commit what may still be open of this key in the partition, although it was fenced.
+
+        A broker fails to end a transaction in a partition that has no leader at that moment, as while it
+        starts again after a crash (seen with Kafka 4.3.1), and no timeout ends it later. Only the end of another
+        transaction of the same producer there does. It must be a commit: the one that was left open may have been
+        acknowledged, and rows that nobody acknowledged are counted by the cursor, which is asked only then. The
+        record without a value that it takes is no record of the stream.
+        """
+        producer.begin_transaction()
+        producer.produce(self._topic.name, None, key=self._key, partition=self._partition)
+        producer.commit_transaction(COMMIT_S)
+
+    def _search(self, start: int, end: int, known: Collection[str]) -> tuple[int, tuple[str, int] | None]:
+        """The last committed record of these runs from `start` to `end`: its offset and ids, else `end`, None."""
+        from confluent_kafka import KafkaError, TopicPartition
+
+        offset, found, is_done = end, None, False
+        with closing(self._reader()) as consumer:
+            consumer.assign([TopicPartition(self._topic.name, self._partition, start)])
+            deadline_s = time.monotonic() + SCAN_S
+            while not is_done:
+                records = consumer.consume(SCAN_RECORDS, 0.05)
+                deadline_s = time.monotonic() + SCAN_S if records else deadline_s
+                for record in records:
+                    place, error = record.offset() or 0, record.error()
+                    is_done |= place >= end - 1 or error is not None
+                    if error and error.code() != KafkaError._PARTITION_EOF:  # what was not seen may be there
+                        raise Unavailable(f"topic {self._topic.name} cannot be read back: {error.str()}")
+                    if not error and place < end and record.key() == self._key.encode():
+                        ids = identity_of(record.value() or b"{}")
+                        offset, found = (place, ids) if ids and ids[0] in known else (offset, found)
+                if time.monotonic() > deadline_s:
+                    late = f"partition {self._partition} of {self._topic.name}"
+                    raise Unavailable(f"{late} cannot be read back within {SCAN_S:.0f} s")
+        return offset, found
+
+    def _reader(self) -> "Consumer":
+        from confluent_kafka import Consumer
+
+        return Consumer(
+            self._admin.options
+            | {
+                "group.id": "unused",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 10,
+                "fetch.queue.backoff.ms": 10,
+            }
+        )
+
     def emit(self, batch: Batch) -> None:
         """Store the batch in one transaction. See Emitter."""
+        from confluent_kafka import KafkaError, KafkaException
+
         lines = batch.lines.splitlines()
         self._check_sizes(batch, lines)
         records: list[dict[str, Any]] = [{"value": line, "key": self._key} for line in lines]
@@ -106,11 +177,11 @@ class KafkaEmitter:
         with self._mapped():
             producer = self._fenced()
             producer.begin_transaction()
-            queued = producer.produce_batch(self._topic.name, records, partition=self._place[0])
+            queued = producer.produce_batch(self._topic.name, records, partition=self._partition)
             if queued < len(records):
                 raise Unavailable(f"only {queued} of {len(records)} records could be queued")
             if producer.flush(COMMIT_S):
-                raise self._late()
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
             if 0 <= delivered[0] < self._offset:
                 # Not committed, or the cursor would pass over what came before and is still pending.
                 raise SinkReplaced(f"topic {self._topic.name} was deleted and created again")
@@ -127,10 +198,8 @@ class KafkaEmitter:
             if len(line) > most:
                 if sequence > batch.first:
                     self.emit(batch.between(batch.first, sequence - 1))
-                raise Rejected(
-                    sequence,
-                    f"{len(line)} bytes are more than topic {self._topic.name} takes (max.message.bytes {limit})",
-                )
+                takes = f"topic {self._topic.name} takes (max.message.bytes {limit})"
+                raise Rejected(sequence, f"{len(line)} bytes are more than {takes}")
 
     @contextmanager
     def _mapped(self) -> Iterator[None]:
@@ -142,44 +211,25 @@ class KafkaEmitter:
         except (KafkaException, SystemError) as error:
             # Some fatal errors come out of flush and poll as SystemError, with the real one behind.
             real = error if isinstance(error, KafkaException) else error.__cause__
-            if isinstance(real, KafkaException):
-                raise self._meaning(real) from error
-            raise Unavailable(f"the Kafka client of {self._key} failed: {error}") from error
-
-    def _meaning(self, error: "KafkaException") -> Unavailable:
-        match error.args[0].name():
-            case "_FENCED":
-                return Unavailable(
-                    f"another process writes as {self._key}: a copy of this journal? "
-                    f"(or this one slept longer than {TRANSACTION_S:.0f} s)"
-                )
-            case "MSG_SIZE_TOO_LARGE":
-                return Unavailable(
-                    f"topic {self._topic.name} takes less than {self._topic.max_bytes} bytes at once now"
-                )
-            case "_TIMED_OUT":
-                return self._late()
-        return failed(error, self._admin.settings, self._admin.log)
-
-    def _late(self) -> Unavailable:
-        broker, reason = self._admin.settings.kafka_broker, self._admin.log.reason
-        return Unavailable(f"Kafka at {broker} did not answer within {COMMIT_S:.0f} s" + f": {reason}" * bool(reason))
-
-    def _end_own_transaction(self, producer: "Producer") -> None:
-        """Commit what may still be open of this key in a partition, although it was fenced.
-
-        A broker fails to end a transaction in a partition that has no leader at that moment, as while it
-        starts again after a crash (seen with Kafka 4.3.1), and no timeout ends it later. Only the end of another
-        transaction of the same producer there does. It must be a commit: the one that was left open may have been
-        acknowledged, and rows that nobody acknowledged are counted by the cursor, which is asked only then. The
-        record without a value that it takes is no record of the stream.
-        """
-        producer.begin_transaction()
-        producer.produce(self._topic.name, None, key=self._key, partition=self._place[0])
-        producer.commit_transaction(COMMIT_S)
+            if not isinstance(real, KafkaException):
+                raise Unavailable(f"the Kafka client of {self._key} failed: {error}") from error
+            settings, log = self._admin.settings, self._admin.log
+            match real.args[0].name():
+                case "_FENCED":
+                    slept = f"(or this one slept longer than {TRANSACTION_S:.0f} s)"
+                    raise Unavailable(
+                        f"another process writes as {self._key}: a copy of this journal? {slept}"
+                    ) from error
+                case "_TIMED_OUT":
+                    detail = f" ({log.reason})" * bool(log.reason)
+                    raise Unavailable(
+                        f"Kafka at {settings.kafka_broker} begins or ends no transaction in time: are there as many "
+                        f"brokers as its transaction.state.log.replication.factor asks for?{detail}"
+                    ) from error
+            raise failed(real, settings, log) from error
 
     def close(self) -> None:
-        """Abandon whatever is under way; the next instance fences it."""
+        """Abandon whatever is under way; the next instance fences it. See Emitter."""
         self._producer = None
 
 
