@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from zlib import crc32
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from utils.feeds.lines import LineCodec
 from utils.feeds.rotated import RotatedFile
 from utils.records.stream import Stream
-from utils.sources.file_place import FilePlace
+from utils.sources.file_source import parsed
 
 STREAM = Stream("lines")
 STEPS = st.one_of(
@@ -81,9 +82,9 @@ class Model:
 
     def is_known(self) -> bool:
         """Whether what comes before the position is still somewhere; else a feed begins with the file of the name."""
-        place = FilePlace.parse(self.position)
-        data = [path.read_bytes() for path in (self.path, *self.rotated())]
-        return place.offset > 0 and any(place.is_after(each[: place.offset][-place.length :]) for each in data)
+        offset, length, crc = parsed(self.position)
+        before = [path.read_bytes()[:offset][-length:] for path in (self.path, *self.rotated())]
+        return offset > 0 and (length, crc) in [(len(each), crc32(each)) for each in before]
 
     def rotate(self) -> None:
         self.path.rename(self._make_room())
