@@ -17,7 +17,7 @@ from utils.app.config import DEFAULTS, PRODUCING, READING, Json, Reads, Settings
 from utils.sinks import ALL, Sinks
 
 if TYPE_CHECKING:
-    from utils.checks.doctor_sinks import Sign
+    from utils.checks.doctor import Sign
 
 Which = Annotated[Sinks, Parameter(show_default=False, help="Only these sinks.")]
 
@@ -60,13 +60,13 @@ def audit(
 
 def print_audit(settings: Settings, sinks: Sequence[str], json: bool = False, stream: str | None = None) -> int:
     """Audit with progress and print the report; the exit code."""
-    from utils.checks.accounts import accounts, stream_names
+    from utils.checks.accounts import accounts
+    from utils.checks.audit import COLUMNS
     from utils.checks.audit import audit as compare
-    from utils.checks.report import COLUMNS
 
     expected = sum(account.last for account in accounts(settings)) * len(sinks)
     with cli.progress(expected or None, "records") as advance:
-        report = compare(settings, sinks, [stream] if stream else stream_names(settings), advance)
+        report = compare(settings, sinks, stream, advance)
     if json:
         cli.print_json(report)
     else:

@@ -35,7 +35,7 @@ from utils.app import cli
 from utils.app.config import DEFAULTS, PROJECT_DIR, Seed, Settings
 from utils.app.errors import Unavailable
 from utils.checks.accounts import accounts
-from utils.checks.pages import pages
+from utils.checks.readers import pages
 from utils.clients.kafka_admin import Admin
 from utils.reading.store import StoreTable
 from utils.records.codec import instant_text

@@ -134,6 +134,7 @@ def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         monkeypatch.setenv(variable, "")  # so that what a test's .env sets is undone as well
         monkeypatch.delenv(variable)
     monkeypatch.setenv("BASE_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.delenv("COLUMNS", raising=False)
     log = repr(logger)  # names its handlers
     yield
     if repr(logger) != log:  # to set it costs as much as a small test

@@ -13,8 +13,7 @@ from tests.kafka.conftest import delete_topic
 from utils.app.config import BUZZ, Settings
 from utils.app.errors import ToolkitError
 from utils.checks import check
-from utils.checks.audit import audit
-from utils.checks.report import Report
+from utils.checks.audit import Report, audit
 from utils.clients.kafka_admin import CLIENT_ID
 from utils.delivery.journal import Journal
 from utils.records import stream
@@ -24,7 +23,7 @@ CHOSEN = ("file", "kafka")
 
 
 def audited(settings: Settings) -> Report:
-    report = audit(settings, CHOSEN, [BUZZ], lambda more: None)
+    report = audit(settings, CHOSEN, BUZZ)
     assert not report.unread
     return report
 
@@ -48,7 +47,7 @@ def problems(settings: Settings, written: Callable[[list[bytes]], Sequence[bytes
             journal.note(sink, 30, "")
         journal.prune()
         producer_id = journal.producer_id
-    found = [(each.sink, str(finding)) for each in audited(settings).judgements for finding in each.findings]
+    found = [(each.sink, finding) for each in audited(settings).judgements for finding in each.findings]
     return [f"{sink}: {text.removesuffix(f' of {producer_id}')}" for sink, text in found]
 
 
@@ -122,4 +121,4 @@ def test_the_emitter_passes_the_audit_and_the_check(settings: Settings) -> None:
 def test_a_topic_that_was_deleted_is_lost(settings: Settings, admin: AdminClient) -> None:
     assert problems(settings, lambda lines: lines) == []
     delete_topic(admin, settings.topic)
-    assert [str(each.findings[0])[:8] for each in audited(settings).judgements if each.findings] == ["30 lost:"]
+    assert [each.findings[0][:8] for each in audited(settings).judgements if each.findings] == ["30 lost:"]

@@ -15,38 +15,24 @@ from utils.sources.sqlite_source import open_read_only
 
 
 @dataclass(frozen=True)
-class KnownRun:
-    """A run of a producer: the sequences `first` to `last` are acknowledged."""
-
-    producer_id: str
-    first: int
-    last: int
-
-
-@dataclass(frozen=True)
-class KnownSubscription:
-    """A sink that gets what is behind `after`; it certainly had everything up to `reached`."""
-
-    since: str
-    after: int
-    reached: int
-
-
-@dataclass(frozen=True)
 class Account:
-    """One journal. Records behind `pruned` are still stored in it, `pending_bytes` of them."""
+    """One journal, of the producer `<name>-<journal>`.
+
+    `runs` has the acknowledged sequences of each producer_id, first and last; `subscribed` for each sink since when
+    and behind which sequence it gets them. Records behind `pruned` are still in the journal, `pending_bytes` of them.
+    """
 
     path: Path
-    key: str
+    producer: str
     stream: str
-    runs: tuple[KnownRun, ...]
-    subscriptions: dict[str, KnownSubscription]
+    runs: dict[str, tuple[int, int]]
+    subscribed: dict[str, tuple[str, int]]
     pruned: int
     pending_bytes: int
 
     @property
     def last(self) -> int:
-        return self.runs[-1].last if self.runs else 0
+        return max(last for _, last in self.runs.values())
 
 
 def journal_paths(settings: Settings) -> list[Path]:
@@ -64,19 +50,17 @@ def account_of(path: Path) -> Account | None:
         if "facts" not in tables:
             return None
         runs = connection.execute("SELECT producer_id, first, last FROM runs ORDER BY run").fetchall()
-        if not runs:
-            return None
-        ((stream,),) = connection.execute("SELECT value FROM facts WHERE name = 'stream'").fetchall()
-        subscribed = connection.execute(
-            "SELECT sink, since, after, reached FROM subscriptions ORDER BY rowid"
-        ).fetchall()
-        ((oldest, size),) = connection.execute("SELECT MIN(last - count), total(length(lines)) FROM batches").fetchall()
+        subscribed = connection.execute("SELECT sink, since, after FROM subscriptions ORDER BY rowid").fetchall()
+        stream = connection.execute("SELECT value FROM facts WHERE name = 'stream'").fetchone()
+        oldest, size = connection.execute("SELECT MIN(last - count), total(length(lines)) FROM batches").fetchone()
+    if not runs:
+        return None
     return Account(
         path=path,
-        key=runs[0][0].rpartition("-")[0],
-        stream=stream,
-        runs=tuple(KnownRun(*run) for run in runs),
-        subscriptions={sink: KnownSubscription(*rest) for sink, *rest in subscribed},
+        producer=runs[0][0].rpartition("-")[0],
+        stream=stream[0],
+        runs={producer_id: (first, last) for producer_id, first, last in runs},
+        subscribed={sink: (since, after) for sink, since, after in subscribed},
         pruned=runs[-1][2] if oldest is None else oldest,
         pending_bytes=int(size),
     )
@@ -89,16 +73,15 @@ def accounts(settings: Settings) -> list[Account]:
 
 def dead_letters(path: Path) -> Iterator[tuple[str, int]]:
     """The ids in a file of dead letters."""
-    if not path.exists():
-        return
-    with path.open("rb") as lines:
-        yield from filter(None, map(identity_of, lines))
+    if path.exists():
+        with path.open("rb") as lines:
+            yield from filter(None, map(identity_of, lines))
 
 
-def stream_names(settings: Settings) -> list[str]:
-    """Every stream that the data folder knows: buzz, those with a schema file, those of its journals."""
+def stream_names(settings: Settings, found: Iterable[Account]) -> list[str]:
+    """Every stream that the data folder knows: buzz, those with a schema file, those of these journals."""
     declared = [path.stem for path in sorted(settings.schema_folder.glob("*.json"))]
-    return list(dict.fromkeys([BUZZ.name, *declared, *(account.stream for account in accounts(settings))]))
+    return list(dict.fromkeys([BUZZ.name, *declared, *(account.stream for account in found)]))
 
 
 def stream_of(name: str, settings: Settings, sinks: Iterable[str] = ALL) -> Stream:
@@ -114,13 +97,11 @@ def audited_sinks(settings: Settings) -> tuple[str, ...]:
 
     Raises ToolkitError if there is none.
     """
-    subscribed = {sink for account in accounts(settings) for sink in account.subscriptions}
-    streams = [stream_of(name, settings, EMBEDDED) for name in stream_names(settings)]
-    found = tuple(sink for sink in ALL if sink in subscribed) or tuple(
-        name
-        for name, sink in SINKS.items()
-        if any((path := sink.path(settings, stream)) and path.exists() for stream in streams)
-    )
-    if not found:
+    found = accounts(settings)
+    sinks = {sink for account in found for sink in account.subscribed}
+    for name in stream_names(settings, found) if not sinks else ():
+        paths = {sink: SINKS[sink].path(settings, Stream(name)) for sink in EMBEDDED}
+        sinks |= {sink for sink, path in paths.items() if path and path.exists()}
+    if not sinks:
         raise ToolkitError(f"nothing to audit: no journal and no sink in {settings.data_path} (see --data-dir)")
-    return found
+    return tuple(sink for sink in ALL if sink in sinks)

@@ -9,7 +9,8 @@ import gc
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,41 +19,63 @@ import numpy as np
 
 from utils.app.config import Settings
 from utils.app.errors import Absent, Unavailable
-from utils.checks.accounts import Account, accounts, dead_letters, stream_of
-from utils.checks.pages import pages
-from utils.checks.report import SHOWN, Finding, Judgement, Report
+from utils.checks.accounts import Account, accounts, dead_letters, stream_names, stream_of
+from utils.checks.readers import pages
 from utils.records.stream import Stream
 
 MEMORY_LIMIT = "256MB"
 REACH_S = 5.0
+SHOWN = 10
+COLUMNS = ("stream", "producer", "runs", "sinks", "records", "pending", "dead letters", "result")
+NEXT_STEP = (
+    "next: something else than the producers changed a sink, and they deliver nothing again that it had. A sink that "
+    "is ok in this table still has these records (README.md, Troubleshooting)"
+)
 
-# A run that no journal knows has no sequences from `first` to `last`. `known` tells that a journal here has its
-# producer, `<name>-<journal>`. `letters` are dead letters; `expected` is what a sink must contain by now.
-_SCHEMA = """
-CREATE TABLE stored (sink UTINYINT, run INTEGER, sequence BIGINT, hash UBIGINT, place BIGINT);
-CREATE TABLE runs (run INTEGER, producer_id VARCHAR, producer VARCHAR, known BOOLEAN, first BIGINT, last BIGINT);
+TABLES = """
+CREATE TABLE stored (sink UTINYINT, run INTEGER, sequence BIGINT, hash BIGINT, place BIGINT);
+CREATE TABLE names (run INTEGER, producer_id VARCHAR, stream VARCHAR);
+CREATE TABLE assigned (
+    earlier BOOLEAN, run INTEGER, first BIGINT, last BIGINT, pruned BIGINT, sink UTINYINT, after BIGINT);
 CREATE TABLE letters (sink UTINYINT, run INTEGER, sequence BIGINT);
-CREATE TABLE expected (sink UTINYINT, run INTEGER, first BIGINT, last BIGINT);
 CREATE TABLE findings (problem VARCHAR, sink UTINYINT, run INTEGER, first BIGINT, last BIGINT);
-CREATE VIEW acknowledged AS
-    SELECT sink, run, sequence, place, producer FROM stored JOIN runs USING (run) WHERE sequence BETWEEN first AND last;
-CREATE VIEW unknown AS
-    SELECT sink, run, sequence, place, producer_id, producer, known, first <= last AS beyond
-    FROM stored JOIN runs USING (run) WHERE sequence NOT BETWEEN first AND last;
+"""
+# `runs` has what is acknowledged by now, nothing of a run that no journal knows; `known` tells that a journal here has
+# its producer. `expected` is what was acknowledged for a sink before the audit began. A worker continues behind the
+# last record of its sink: what is missing up to there, or is no longer in the journal, is lost, the rest pending.
+VIEWS = """
+CREATE TABLE runs AS
+    WITH named AS (SELECT *, regexp_replace(producer_id, '-[^-]*$', '') AS producer FROM names)
+    SELECT run, any_value(producer_id) AS producer_id, any_value(producer) AS producer, any_value(stream) AS stream,
+        bool_or(producer IN (SELECT producer FROM named JOIN assigned USING (run))) AS known,
+        coalesce(min(first), 1) AS first, coalesce(max(last), 0) AS last
+    FROM named LEFT JOIN assigned USING (run) GROUP BY run;
+CREATE TABLE expected AS
+    SELECT sink, run, min(greatest(first, least(after, last) + 1)) AS first, max(last) AS last, max(pruned) AS pruned
+    FROM assigned WHERE earlier AND sink IS NOT NULL GROUP BY sink, run;
+CREATE VIEW contents AS
+    SELECT stored.*, producer_id, producer, known, sequence BETWEEN first AND last AS acknowledged,
+        first <= last AS beyond FROM stored JOIN runs USING (run);
+CREATE TABLE missing AS
+    WITH marks AS (
+        SELECT sink, run, sequence FROM (
+            SELECT sink, run, sequence FROM stored UNION ALL SELECT sink, run, sequence FROM letters)
+        JOIN expected USING (sink, run) WHERE sequence BETWEEN first AND last
+        UNION ALL SELECT sink, run, unnest([first - 1, last + 1]) FROM expected),
+    steps AS (
+        SELECT *, lead(sequence) OVER (PARTITION BY sink, run ORDER BY sequence) AS next FROM marks),
+    reached AS (
+        SELECT sink, producer, max(sequence) AS reached FROM (
+            SELECT sink, producer, sequence FROM contents WHERE acknowledged
+            UNION ALL SELECT sink, producer, pruned FROM expected JOIN runs USING (run))
+        GROUP BY ALL)
+    SELECT sink, run, producer, sequence + 1 AS first, next - 1 AS last, reached
+    FROM steps JOIN runs USING (run) JOIN reached USING (sink, producer) WHERE next > sequence + 1;
 """
 # Each query finds what breaks one guarantee: sink, run, first and last sequence.
 QUERIES = {
-    "lost": """
-        WITH seen AS (
-            SELECT sink, run, sequence FROM stored UNION ALL SELECT sink, run, sequence FROM letters),
-        marks AS (
-            SELECT sink, run, sequence FROM seen JOIN expected USING (sink, run) WHERE sequence BETWEEN first AND last
-            UNION ALL SELECT sink, run, unnest([first - 1, last + 1]) FROM expected),
-        steps AS (
-            SELECT *, lead(sequence) OVER (PARTITION BY sink, run ORDER BY sequence) AS next FROM marks)
-        SELECT sink, run, sequence + 1, next - 1 FROM steps WHERE next > sequence + 1""",
-    "duplicate": """
-        SELECT sink, run, sequence, sequence FROM stored GROUP BY ALL HAVING count(*) > 1""",
+    "lost": "SELECT sink, run, first, least(last, reached) FROM missing WHERE first <= reached",
+    "duplicate": "SELECT sink, run, sequence, sequence FROM stored GROUP BY ALL HAVING count(*) > 1",
     "different from the other sinks": """
         WITH differing AS (
             SELECT run, sequence FROM stored GROUP BY ALL HAVING min(hash) <> max(hash)),
@@ -62,211 +85,213 @@ QUERIES = {
         SELECT DISTINCT sink, run, sequence, sequence FROM stored JOIN unusual USING (run, sequence, hash)""",
     "out of order": """
         WITH steps AS (
-            SELECT *, lag(sequence) OVER (PARTITION BY sink, producer ORDER BY place) AS before FROM acknowledged
-            UNION ALL BY NAME
-            SELECT *, lag(sequence) OVER (PARTITION BY sink, run ORDER BY place) AS before FROM unknown)
+            SELECT *, CASE WHEN acknowledged THEN -1 ELSE run END AS by_itself,
+                lag(sequence) OVER (PARTITION BY sink, producer, by_itself ORDER BY place) AS before FROM contents)
         SELECT sink, run, sequence, sequence FROM steps
         ANTI JOIN (SELECT sink, run, first AS sequence FROM findings WHERE problem = 'duplicate')
             USING (sink, run, sequence)
         WHERE sequence < before""",
     "acknowledged by no journal here, and not in all sinks": """
         WITH partly AS (
-            SELECT run, sequence FROM unknown WHERE beyond OR NOT known
+            SELECT run, sequence FROM contents WHERE NOT acknowledged AND (beyond OR NOT known)
             GROUP BY ALL HAVING count(DISTINCT sink) < getvariable('sinks'))
         SELECT DISTINCT sink, run, sequence, sequence FROM stored JOIN partly USING (run, sequence)""",
 }
 # Neighbours as one range, the first ranges of each problem, and how many sequences there are in all.
-_RANGES = f"""
+RANGES = f"""
     WITH islands AS (
         SELECT *, first - row_number() OVER (PARTITION BY problem, sink, run ORDER BY first) AS island FROM findings),
     ranges AS (
         SELECT problem, sink, run, min(first) AS first, max(last) AS last FROM islands
-        GROUP BY problem, sink, run, island)
-    SELECT problem, sink, run, producer_id, producer, ranges.first, ranges.last,
-        (sum(ranges.last - ranges.first + 1) OVER whole)::BIGINT
-    FROM ranges JOIN runs USING (run)
-    WINDOW whole AS (PARTITION BY problem, sink, run)
-    QUALIFY row_number() OVER (whole ORDER BY ranges.first) <= {SHOWN}
-    ORDER BY sink, ranges.first, problem"""
+        GROUP BY problem, sink, run, island),
+    shown AS (
+        SELECT *, sum(last - first + 1) OVER whole AS count, count(*) OVER whole > {SHOWN} AS more,
+            if(first = last, first::VARCHAR, first || '-' || last) AS range
+        FROM ranges WINDOW whole AS (PARTITION BY problem, sink, run)
+        QUALIFY row_number() OVER (whole ORDER BY first) <= {SHOWN})
+    SELECT sink, producer, format('{{:,}} {{}}: {{}}{{}} of {{}}', count::BIGINT, problem,
+        string_agg(range, ', ' ORDER BY shown.first), if(more, ', ...', ''), producer_id)
+    FROM shown JOIN runs USING (run) GROUP BY sink, run, producer, producer_id, problem, count, more
+    ORDER BY min(shown.first), problem"""
+JUDGEMENTS = """
+    WITH found AS (
+        SELECT sink, producer, stream, count(*) AS runs, sum(count)::BIGINT AS count FROM (
+            SELECT sink, run, count(*) AS count FROM stored GROUP BY ALL) JOIN runs USING (run) GROUP BY ALL),
+    subscribed AS (SELECT DISTINCT sink, producer, stream, true AS yes FROM expected JOIN runs USING (run)),
+    waiting AS (
+        SELECT sink, producer, sum(last - greatest(first, reached + 1) + 1)::BIGINT AS pending
+        FROM missing WHERE last > reached GROUP BY ALL),
+    rejected AS (SELECT sink, producer, count(*) AS letters FROM letters JOIN runs USING (run) GROUP BY ALL)
+    SELECT stream, producer, sink, coalesce(yes, false), coalesce(runs, 0), coalesce(count, 0), coalesce(pending, 0),
+        coalesce(letters, 0)
+    FROM found FULL JOIN subscribed USING (sink, producer, stream) LEFT JOIN waiting USING (sink, producer)
+    LEFT JOIN rejected USING (sink, producer) ORDER BY stream, producer, sink"""
+UNKNOWN = """
+    SELECT producer_id, count(DISTINCT sequence), min(sequence), max(sequence), CASE
+        WHEN beyond THEN format('journal {} does not know them: it is an older copy, or somebody made them', producer)
+        WHEN known THEN format('journal {} does not know this run: a copy or a backup of it was used', producer)
+        ELSE 'no journal here knows it: its records are only compared between the sinks' END
+    FROM contents WHERE NOT acknowledged GROUP BY producer_id, producer, known, beyond ORDER BY ALL"""
 
 
-def audit(settings: Settings, sinks: Sequence[str], streams: Sequence[str], advance: Callable[[int], None]) -> Report:
-    """Compare the sinks with the journals and with each other. Raises ToolkitError for what cannot be opened at all."""
-    started_s = time.monotonic()
-    report = Report()
-    with tempfile.TemporaryDirectory(prefix="audit-", ignore_cleanup_errors=True) as folder, _without_collector():
-        for number, name in enumerate(streams):
-            path = str(Path(folder) / f"{number}.duckdb")
-            config: dict[str, Any] = {"memory_limit": MEMORY_LIMIT, "temp_directory": folder, "threads": 2}
-            with closing(duckdb.connect(path, config=config)) as database:
-                database.execute(_SCHEMA)
-                database.execute("BEGIN")  # else each page would be synced
-                _Audit(database, settings, stream_of(name, settings, sinks), sinks).run(report, advance)
+@dataclass
+class Judgement:
+    """One producer (`<name>-<journal>`) in one sink, over its runs."""
+
+    stream: str
+    producer: str
+    sink: str
+    subscribed: bool
+    runs: int
+    count: int
+    pending: int
+    dead_letters: int
+    findings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    """The whole audit. `external` records carry no ids, `invalid` ones cannot be read; `unread` sinks have a reason."""
+
+    seconds: float = 0.0
+    judgements: list[Judgement] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    external: dict[str, int] = field(default_factory=dict)
+    invalid: dict[str, int] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def broken(self) -> bool:
+        return any(judgement.findings for judgement in self.judgements)
+
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        """The rows of the table, one for the sinks of a producer that are alike."""
+        alike: dict[tuple[str, ...], list[str]] = {}
+        for each in self.judgements:
+            fine = "ok" if each.subscribed else "ok, not subscribed"
+            result = "; ".join(each.findings[:SHOWN]) + "; ..." * (len(each.findings) > SHOWN) or fine
+            counts = (f"{number:,}" for number in (each.runs, each.count, each.pending, each.dead_letters))
+            alike.setdefault((each.stream, each.producer, *counts, result), []).append(each.sink)
+        for (stream, producer, runs, *numbers), sinks in alike.items():
+            yield (stream, producer, runs, ", ".join(sinks), *numbers)
+
+    def lines(self, sinks: int) -> list[str]:
+        """What comes below the table, the verdict last; `sinks` is how many were to be read."""
+        lines = [f"note: {note}" for note in self.notes]
+        for counts, words in ((self.external, "records without ids"), (self.invalid, "invalid records")):
+            lines += [f"note: {sink} contains {count:,} {words}" for sink, count in counts.items() if count]
+        lines += [f"not read: {sink}: {reason}" for sink, reason in self.unread.items()]
+        lines += [NEXT_STEP] if self.broken else []
+        verdict = "BROKEN" if self.broken else "incomplete" if self.unread else "ok"
+        count, read = sum(each.count for each in self.judgements), sinks - len(self.unread)
+        ending = f"in {read} sink{'s' * (read != 1)} compared in {self.seconds:.1f} s"
+        return [*lines, f"{verdict}: {count:,} records {ending}"]
+
+
+def audit(
+    settings: Settings, sinks: Sequence[str], stream: str | None = None, advance: Callable[[int], None] = lambda _: None
+) -> Report:
+    """Compare the sinks with the journals and with each other, in one stream or all that the data folder knows.
+
+    Raises ToolkitError for what cannot be opened at all.
+    """
+    started_s, report, before = time.monotonic(), Report(), accounts(settings)
+    streams = [stream_of(name, settings, sinks) for name in ([stream] if stream else stream_names(settings, before))]
+    with tempfile.TemporaryDirectory(prefix="audit-", ignore_cleanup_errors=True) as folder:
+        config: dict[str, Any] = {"memory_limit": MEMORY_LIMIT, "temp_directory": folder, "threads": 2}
+        with closing(duckdb.connect(str(Path(folder) / "audit.duckdb"), config=config)) as database:
+            database.execute(f"{TABLES} BEGIN")  # else each page would be synced
+            gc.disable()  # records and rows form no cycles; to look for some in each page takes a quarter of the time
+            try:
+                _Audit(database, settings, streams, sinks).run(before, report, advance)
+            finally:
+                gc.enable()
     report.seconds = time.monotonic() - started_s
     return report
 
 
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """Records and rows form no cycles; to look for some in each page takes a quarter of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
 class _Audit:
-    """The audit of one stream."""
+    """One audit in its database, where a sink is its number among `sinks` and a run its number in `runs`."""
 
     def __init__(
-        self, database: duckdb.DuckDBPyConnection, settings: Settings, stream: Stream, sinks: Sequence[str]
+        self, database: duckdb.DuckDBPyConnection, settings: Settings, streams: Sequence[Stream], sinks: Sequence[str]
     ) -> None:
-        self._database, self._settings, self._stream, self._sinks = database, settings, stream, sinks
-        self._runs: dict[str, int] = {}  # producer_id -> its number in all tables
+        self._database, self._settings, self._streams, self._sinks = database, settings, streams, sinks
+        self._runs: dict[str, tuple[int, str]] = {}  # producer_id -> number and stream
 
-    def run(self, report: Report, advance: Callable[[int], None]) -> None:
-        """Load everything, ask each query, and add what they find to the report."""
-        before = self._accounts()
-        read = [number for number, sink in enumerate(self._sinks) if self._load(number, sink, report, advance)]
-        self._database.execute(f"SET VARIABLE sinks = {len(read)}")
-        # Only now: what was dead-lettered while the sinks were read explains why they do not contain it.
-        letters = {number: set(dead_letters(self._settings.dead_letter_path(self._sinks[number]))) for number in read}
-        self._enter_runs([*before, *self._accounts()])
-        judgements: dict[tuple[str, int], Judgement] = {}
-        for account in before:
-            for number in read:
-                if self._sinks[number] in account.subscriptions:
-                    judgements[account.key, number] = self._expect(account, number, letters[number])
+    def run(self, before: Sequence[Account], report: Report, advance: Callable[[int], None]) -> None:
+        """Load everything, ask each query, and put what they find into the report."""
+        read = [number for number in range(len(self._sinks)) if self._read(number, report, advance)]
+        # Only now: a run may have begun meanwhile, and what was dead-lettered explains why a sink does not contain it.
+        self._enter(before, read)
+        self._database.execute(f"SET VARIABLE sinks = {len(read)}; {VIEWS}")
         for problem, query in QUERIES.items():
             self._database.execute(f"INSERT INTO findings SELECT '{problem}', * FROM ({query})")
-        self._judge(judgements)
-        report.judgements += [judgements[each] for each in sorted(judgements)]
-        report.notes += self._notes()
+        judgements = {}
+        for stream, producer, number, *counts in self._database.execute(JUDGEMENTS).fetchall():
+            judgements[producer, number] = Judgement(stream, producer, self._sinks[number], *counts)
+        for number, producer, finding in self._database.execute(RANGES).fetchall():
+            judgements[producer, number].findings.append(finding)
+        report.judgements = list(judgements.values())
+        for producer_id, count, first, last, why in self._database.execute(UNKNOWN).fetchall():
+            report.notes.append(f"{count:,} records of {producer_id} ({first}-{last}): {why}")
 
-    def _accounts(self) -> list[Account]:
-        return [account for account in accounts(self._settings) if account.stream == self._stream.name]
-
-    def _load(self, number: int, sink: str, report: Report, advance: Callable[[int], None]) -> bool:
+    def _read(self, number: int, report: Report, advance: Callable[[int], None]) -> bool:
         """Load the records of a sink; one that is out of reach for five seconds is given up."""
-        deadline_s = time.monotonic() + REACH_S
+        sink, deadline_s = self._sinks[number], time.monotonic() + REACH_S
         while True:
-            external = invalid = place = 0
+            report.external[sink] = report.invalid[sink] = 0
             try:
-                for records, wrong in pages(sink, self._settings, self._stream):
-                    invalid += wrong
-                    identified = [record for record in records if record.sequence is not None]
-                    external += len(records) - len(identified)
-                    self._add(number, identified, place)
-                    place += len(identified)
-                    advance(len(records))
-            except Absent:
-                pass
+                for stream in self._streams:
+                    with suppress(Absent):
+                        self._load(number, stream, report, advance)
+                return True
             except (Unavailable, OSError) as error:
                 self._database.execute("DELETE FROM stored WHERE sink = ?", [number])
-                if time.monotonic() < deadline_s:
-                    time.sleep(0.2)
-                    continue
-                report.unread[sink] = str(error)
-                return False
-            report.external[sink] = report.external.get(sink, 0) + external
-            report.invalid[sink] = report.invalid.get(sink, 0) + invalid
-            return True
+                if time.monotonic() > deadline_s:
+                    report.unread[sink] = str(error)
+                    return False
+            time.sleep(0.2)
 
-    def _add(self, number: int, records: Sequence[Any], place: int) -> None:
-        if not records:
-            return
-        codes = self._runs
-        names = [record.producer_id for record in records]
-        for name in set(names):
-            codes.setdefault(name, len(codes))
-        page = {  # noqa: F841 (DuckDB finds it by its name)
-            "run": np.array([codes[name] for name in names], dtype=np.int32),
-            "sequence": np.array([record.sequence for record in records], dtype=np.int64),
-            "line": np.array(self._stream.codec.canonical(self._stream.codec.rows(records)), dtype=object),
-            "place": np.arange(place, place + len(records)),
-        }
-        self._database.execute(f"INSERT INTO stored SELECT {number}, run, sequence, hash(line), place FROM page")
+    def _load(self, number: int, stream: Stream, report: Report, advance: Callable[[int], None]) -> None:
+        sink, place = self._sinks[number], 0
+        for found, invalid in pages(sink, self._settings, stream):
+            records = [record for record in found if record.sequence is not None]
+            report.external[sink] += len(found) - len(records)
+            report.invalid[sink] += len(invalid)
+            advance(len(found))
+            if not records:
+                continue
+            for name in {record.producer_id for record in records}:
+                self._runs.setdefault(name, (len(self._runs), stream.name))
+            lines = stream.codec.canonical(stream.codec.rows(records))
+            page = {  # noqa: F841 (DuckDB finds it by its name)
+                "run": np.fromiter((self._runs[record.producer_id][0] for record in records), np.int32),
+                "sequence": np.fromiter((record.sequence for record in records), np.int64),
+                "hash": np.fromiter(map(hash, lines), np.int64),
+                "place": np.arange(place, place + len(records)),
+            }
+            self._database.execute(f"INSERT INTO stored SELECT {number}, run, sequence, hash, place FROM page")
+            place += len(records)
+
+    def _enter(self, before: Sequence[Account], read: Sequence[int]) -> None:
+        """Enter what the journals knew before the sinks were read and know now, and the dead letters."""
+        streams, numbers = {stream.name for stream in self._streams}, {self._sinks[number]: number for number in read}
+        rows: list[tuple[Any, ...]] = []
+        for earlier, found in ((True, before), (False, accounts(self._settings))):
+            for account in (each for each in found if each.stream in streams):
+                behind = [(numbers[sink], after) for sink, (_, after) in account.subscribed.items() if sink in numbers]
+                for producer_id, limits in account.runs.items():
+                    run, _ = self._runs.setdefault(producer_id, (len(self._runs), account.stream))
+                    rows += [(earlier, run, *limits, account.pruned, *each) for each in (*behind, (None, 0))]
+        self._insert("assigned", rows)
+        self._insert("names", [(run, producer_id, stream) for producer_id, (run, stream) in self._runs.items()])
+        for sink, number in numbers.items():
+            ids = set(dead_letters(self._settings.dead_letter_path(sink)))
+            self._insert("letters", [(number, self._runs[name][0], at) for name, at in ids if name in self._runs])
 
     def _insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
         """Insert many rows in one statement."""
         if rows:
             columns = [list(column) for column in zip(*rows, strict=True)]
             self._database.execute(f"INSERT INTO {table} SELECT {', '.join(['unnest(?)'] * len(columns))}", columns)
-
-    def _enter_runs(self, found: Sequence[Account]) -> None:
-        """The runs that a journal has, as far as they are acknowledged by now, and those that only sinks have."""
-        limits: dict[str, tuple[int, int]] = {}
-        for account in found:
-            for run in account.runs:
-                self._runs.setdefault(run.producer_id, len(self._runs))
-                limits[run.producer_id] = run.first, max(run.last, limits.get(run.producer_id, (0, 0))[1])
-        keys = {account.key for account in found}
-        rows = []
-        for producer_id, number in self._runs.items():
-            producer = producer_id.rpartition("-")[0] or producer_id
-            rows.append((number, producer_id, producer, producer in keys, *limits.get(producer_id, (1, 0))))
-        self._insert("runs", rows)
-
-    def _expect(self, account: Account, number: int, letters: set[tuple[str, int]]) -> Judgement:
-        """Enter what a sink must contain by now: a worker continues behind its last record and the letters there."""
-        subscription = account.subscriptions[self._sinks[number]]
-        runs = {self._runs[run.producer_id]: run for run in account.runs}
-        query = "SELECT run, max(sequence) FROM acknowledged WHERE sink = ? GROUP BY run"
-        found = self._database.execute(query, [number]).fetchall()
-        until = max([subscription.after, account.pruned, *(last for run, last in found if run in runs)])
-        ids = {run.producer_id: code for code, run in runs.items()}
-        own = [(number, ids[producer_id], sequence) for producer_id, sequence in letters if producer_id in ids]
-        stepped = {sequence for _, _, sequence in own}
-        while until + 1 in stepped:
-            until += 1
-        self._insert("letters", own)
-        ranges = [
-            (number, code, max(run.first, subscription.after + 1), min(run.last, until)) for code, run in runs.items()
-        ]
-        self._insert("expected", [each for each in ranges if each[2] <= each[3]])
-        pending = max(0, account.last - until)
-        name, sink = self._stream.name, self._sinks[number]
-        return Judgement(name, account.key, sink, True, pending=pending, dead_letters=len(own))
-
-    def _judge(self, judgements: dict[tuple[str, int], Judgement]) -> None:
-        """Put what the queries found with what else is known of each producer in each sink."""
-
-        def judgement(producer: str, number: int) -> Judgement:
-            made = Judgement(self._stream.name, producer, self._sinks[number])
-            return judgements.setdefault((producer, number), made)
-
-        counted = self._database.execute(
-            "SELECT sink, producer, count(DISTINCT run), count(*) FROM stored JOIN runs USING (run) GROUP BY ALL"
-        ).fetchall()
-        for number, producer, runs, count in counted:
-            each = judgement(producer, number)
-            each.runs, each.count = runs, count
-        findings: dict[tuple[int, int, str], Finding] = {}
-        for problem, number, run, producer_id, producer, first, last, count in self._database.execute(
-            _RANGES
-        ).fetchall():
-            if (number, run, problem) not in findings:
-                findings[number, run, problem] = Finding(producer_id, problem, count, [])
-                judgement(producer, number).findings.append(findings[number, run, problem])
-            findings[number, run, problem].ranges.append((first, last))
-
-    def _notes(self) -> Iterator[str]:
-        """What no journal here has acknowledged, explained."""
-        query = (
-            "SELECT producer_id, producer, known, beyond, count(DISTINCT sequence), min(sequence), max(sequence) "
-            "FROM unknown GROUP BY ALL ORDER BY ALL"
-        )
-        found = self._database.execute(query).fetchall()
-        for producer_id, producer, known, beyond, count, first, last in found[:SHOWN]:
-            if beyond:
-                why = f"journal {producer} does not know them: it was restored from a backup, or somebody made them"
-            elif known:
-                why = f"journal {producer} does not know this run: a copy or a backup of it was used"
-            else:
-                why = "no journal here knows it: its records are only compared between the sinks"
-            yield f"{count:,} records of {producer_id} ({first}-{last}): {why}"
-        if len(found) > SHOWN:
-            yield f"and of {len(found) - SHOWN:,} more runs that no journal here knows"

@@ -3,16 +3,14 @@
 import secrets
 import tempfile
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from loguru import logger
-
 from utils.app.config import Settings
-from utils.app.errors import ToolkitError, Unavailable
-from utils.checks.pages import open_reader
+from utils.app.errors import Absent, ToolkitError, Unavailable
+from utils.checks.readers import pages
 from utils.records.codec import instant_text
 from utils.records.record import Batch, Record
 from utils.records.stream import Stream
@@ -44,23 +42,23 @@ class Result:
 
 def check(sink: str, settings: Settings) -> Result:
     """Write one record with the sink's emitter and read it back, then remove both."""
-    if not SINKS[sink].embedded:
-        try:
-            require_answer(settings.kafka_broker)
-        except Unavailable as error:
-            return Result(sink, "not running", 0.0, str(error))
     stream = Stream(f"check-{secrets.token_hex(4)}", Checked)
+    started_s = time.monotonic()
+    try:
+        if not SINKS[sink].embedded:
+            require_answer(settings.kafka_broker)
+    except Unavailable as error:
+        return Result(sink, "not running", 0.0, str(error))
     with tempfile.TemporaryDirectory(prefix="verify_emitters-", ignore_cleanup_errors=True) as folder:
         place = settings.elsewhere(Path(folder), stream.name)
-        started_s = time.monotonic()
         try:
             _round_trip(sink, place, stream)
         except ToolkitError as error:
             return Result(sink, "failed", time.monotonic() - started_s, " ".join(str(error).split()))
         finally:
             if not SINKS[sink].embedded:
-                _delete_topic(place, stream.name)
-        return Result(sink, "ok", time.monotonic() - started_s)
+                _delete_topic(place)
+    return Result(sink, "ok", time.monotonic() - started_s)
 
 
 def _round_trip(sink: str, settings: Settings, stream: Stream) -> None:
@@ -72,31 +70,27 @@ def _round_trip(sink: str, settings: Settings, stream: Stream) -> None:
         json={"nested": [1, None]},
         timestamp=instant_text(time.time_ns() // 1000),
     )
-    producer_id = f"{stream.name}-0"
-    batch = Batch.of_records([sent], producer_id, 1, stream.codec)
+    batch = Batch.of_records([sent], f"{stream.name}-0", 1, stream.codec)
     with closing(SINKS[sink].emitter(settings, stream, stream.name, "")) as emitter:
         emitter.last([])
         emitter.emit(batch)
-        if emitter.last([producer_id]) != (producer_id, 1):
+        if emitter.last([batch.producer_id]) != (batch.producer_id, 1):
             raise ToolkitError("the sink does not know the record that it has just stored")
     wanted = stream.codec.canonical(batch.rows)
     deadline_s = time.monotonic() + READ_BACK_S
     while time.monotonic() < deadline_s:
-        with closing(open_reader(sink, settings, stream)) as reader:
-            chunk = reader.poll(10)
-        if chunk is None or not (chunk.records or chunk.invalid):
-            time.sleep(0.02)
-        elif stream.codec.canonical(stream.codec.rows(chunk.records)) == wanted:
-            return
-        else:
-            raise ToolkitError(f"read back something else: {chunk.records or chunk.invalid}")
+        with suppress(Absent), closing(pages(sink, settings, stream)) as found:
+            for records, invalid in found:
+                if records and stream.codec.canonical(stream.codec.rows(records)) == wanted:
+                    return
+                if records or invalid:
+                    raise ToolkitError(f"read back something else: {records or invalid}")
+        time.sleep(0.02)
     raise ToolkitError(f"the record could not be read back within {READ_BACK_S:.0f} s")
 
 
-def _delete_topic(settings: Settings, topic: str) -> None:
+def _delete_topic(settings: Settings) -> None:
     from utils.clients.kafka_admin import Admin
 
-    try:
-        Admin(settings).delete_topic(topic)
-    except Unavailable as error:
-        logger.debug("{}", error)
+    with suppress(Unavailable):
+        Admin(settings).delete_topic(settings.topic)

@@ -9,38 +9,57 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import cyclopts
+import portalocker
+import psutil
 
 from utils.app import cli, config
 from utils.app.config import DEFAULTS, PROJECT_DIR, Interval, Settings
-from utils.app.errors import ToolkitError
-from utils.checks import doctor_sinks
-from utils.checks.doctor_sinks import INSTALL, Sign
+from utils.app.errors import Absent, ToolkitError, Unavailable
+from utils.checks.accounts import Account, account_of, journal_paths, stream_names, stream_of
+from utils.checks.readers import pages
+from utils.clients.kafka_admin import Admin
 from utils.records.codec import instant_text
+from utils.records.stream import Stream
+from utils.sinks import EMBEDDED, SINKS, Sink
+from utils.sources.auto_source import require_answer
 
 if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
 
-LITTLE_SPACE = 1 << 30
-TOO_LITTLE_SPACE = 100 << 20
+INSTALL = "python -m pip install -r requirements.txt"
+LITTLE_SPACE = 100 << 20
 _NETWORK = ("nfs", "cifs", "smb", "9p", "sshfs", "drvfs", "afp", "webdav", "davfs")
 
 
+@dataclass(frozen=True)
+class Sign:
+    """One thing that was looked at; `remedy` tells what to do about it."""
+
+    topic: str
+    state: Literal["ok", "note", "problem"]
+    text: str
+    remedy: str = ""
+
+
 def examine(settings: Settings, backend: Callable[[], str]) -> Iterator[Sign]:
-    """Look at everything but the environment. `backend` says which matplotlib backend draws, and why."""
-    looks: tuple[tuple[str, Callable[[], Iterable[Sign]]], ...] = (
-        ("python", _python),
-        ("packages", _packages),
-        ("data folder", lambda: _data_folder(settings.data_path)),
-        ("journal", lambda: doctor_sinks.journals(settings)),
-        ("sinks", lambda: doctor_sinks.sinks(settings)),
-        ("dashboard", lambda: [Sign("dashboard", "ok", backend())]),
-        ("clock", lambda: _clock(settings.data_path)),
-    )
-    for topic, look in looks:
+    """Look at everything but the environment. `backend` says which matplotlib backend draws."""
+    found: list[Account] = []
+    looks: dict[str, Callable[[], Iterable[Sign]]] = {
+        "python": _python,
+        "packages": _packages,
+        "data folder": lambda: _data_folder(settings.data_path),
+        "journal": lambda: _journals(settings, found),
+        "sinks": lambda: _sinks(settings, found),
+        "dashboard": lambda: [Sign("dashboard", "ok", backend())],
+        "clock": lambda: _clock(settings.data_path),
+    }
+    for topic, look in looks.items():
         try:
             yield from look()
         except ToolkitError as error:
@@ -53,13 +72,13 @@ def examine(settings: Settings, backend: Callable[[], str]) -> Iterator[Sign]:
 
 def environment() -> list[Sign]:
     """Look at `.env` and the variables, and take those away that no command could use: the rest can be used."""
-    lines = []
+    lines: list[Sign] = []
+    values: dict[str, str] = {}
     try:
         path, values = cli.read_env_file()
         cli.load_env_file()
         lines.append(Sign(".env", "ok", str(path) if path else "there is none: defaults and the environment count"))
     except ToolkitError as error:
-        values = {}
         lines.append(Sign(".env", "problem", str(error), "until then nothing in it counts"))
     known = config.variables()
     for name in sorted(values.keys() - known.keys()):
@@ -98,15 +117,13 @@ def _python() -> Iterator[Sign]:
 
 
 def _packages() -> Iterator[Sign]:
-    found = []
-    for name, version, wanted in _listed("requirements.txt"):
+    found = list(_listed("requirements.txt"))
+    for name, version, wanted in found:
         if not version:
             yield Sign("packages", "problem", f"{name} is missing", INSTALL)
         elif version not in wanted:
             yield Sign("packages", "problem", f"{name} {version} is not {wanted}", f"{INSTALL} --upgrade")
-        if version:
-            found.append(f"{name} {version}")
-    yield Sign("packages", "ok", ", ".join(found))
+    yield Sign("packages", "ok", ", ".join(f"{name} {version}" for name, version, _ in found if version))
     missing = [
         name for name, version, wanted in _listed("requirements-dev.txt") if not version or version not in wanted
     ]
@@ -129,8 +146,6 @@ def _listed(name: str) -> Iterator[tuple[str, str, "SpecifierSet"]]:
 
 
 def _data_folder(folder: Path) -> Iterator[Sign]:
-    import psutil
-
     existing = next(each for each in (folder, *folder.parents) if each.exists())
     try:
         with tempfile.TemporaryFile(dir=existing):
@@ -142,18 +157,87 @@ def _data_folder(folder: Path) -> Iterator[Sign]:
     free = shutil.disk_usage(existing).free
     text = f"{folder}, {free / 2**30:,.1f} GiB free" + ("" if folder.exists() else "; will be made")
     if free < LITTLE_SPACE:
-        state: Literal["note", "problem"] = "problem" if free < TOO_LITTLE_SPACE else "note"
-        yield Sign("data folder", state, text, "free some space, or move it with BASE_DATA_DIR")
+        yield Sign("data folder", "problem", text, "free some space, or move it with BASE_DATA_DIR")
     else:
         yield Sign("data folder", "ok", text)
     mounts = [disk for disk in psutil.disk_partitions(all=True) if existing.resolve().is_relative_to(disk.mountpoint)]
-    if mounts:
-        disk = max(mounts, key=lambda each: len(each.mountpoint))
-        if "remote" in disk.opts or any(kind in disk.fstype.lower() for kind in _NETWORK):
-            text = (
-                f"{disk.mountpoint} is a network or shared drive ({disk.fstype or 'remote'}): locks and fsync may lie"
-            )
-            yield Sign("data folder", "problem", text, "put the data on a local disk with BASE_DATA_DIR")
+    disk = max(mounts, key=lambda each: len(each.mountpoint), default=None)
+    if disk and ("remote" in disk.opts or any(kind in disk.fstype.lower() for kind in _NETWORK)):
+        text = f"{disk.mountpoint} is a network or shared drive ({disk.fstype or 'remote'}): locks and fsync may lie"
+        yield Sign("data folder", "problem", text, "put the data on a local disk with BASE_DATA_DIR")
+
+
+def _journals(settings: Settings, found: list[Account]) -> Iterator[Sign]:
+    """Look at each journal, and add what is known of it to `found`."""
+    paths = journal_paths(settings)
+    if not paths:
+        yield Sign("journal", "ok", "none yet")
+    for path in paths:
+        try:
+            account = account_of(path)
+        except Unavailable as error:
+            yield Sign("journal", "note", str(error), "look again when it is free")
+        except ToolkitError as error:
+            yield Sign("journal", "problem", str(error), "move it away: its producer begins a new one")
+        else:
+            if account:
+                found.append(account)
+                yield from _journal(account, settings.journal_max_mb)
+            else:
+                yield Sign("journal", "note", f"{path.name} is empty: its producer ended as it began", "start it again")
+
+
+def _journal(account: Account, max_mb: int) -> Iterator[Sign]:
+    name, pending = account.path.name, account.last - account.pruned
+    # A PID file that a killed process left behind names nobody.
+    user = portalocker.PidFileLock(account.path.with_suffix(".pid")).read_pid()
+    in_use = bool(user and user < 1 << 31 and psutil.pid_exists(user))
+    subscribed = ", ".join(f"{sink} since {since}" for sink, (since, _) in account.subscribed.items()) or "nothing"
+    text = (
+        f"{name} ({account.stream}): {account.last:,} assigned in {len(account.runs):,} runs, {pending:,} pending "
+        f"({account.pending_bytes / 2**20:,.1f} MiB), subscribed: {subscribed}"
+    )
+    yield Sign("journal", "ok", f"{text}; {f'in use by process {user}' if in_use else 'not in use'}")
+    if account.pending_bytes >= max_mb << 20:
+        text = f"{name} is full (JOURNAL_MAX_MB={max_mb}): its producer waits for a sink"
+        yield Sign("journal", "problem", text, "repair that sink, or --drop it, or raise JOURNAL_MAX_MB")
+    elif pending and not in_use:
+        yield Sign("journal", "note", f"{name} has pending records for the next run of its producer", "start it")
+
+
+def _sinks(settings: Settings, found: list[Account]) -> Iterator[Sign]:
+    """Read each stream in each sink, as a consumer would; a sink that a broker serves only where one answers."""
+    streams = [stream_of(name, settings, EMBEDDED) for name in stream_names(settings, found)]
+    for name, sink in SINKS.items():
+        if not sink.embedded:
+            try:
+                require_answer(settings.kafka_broker)
+            except Unavailable as error:
+                yield Sign(name, "note", f"{error}; the other sinks need none", "start one, or see the README")
+                continue
+        for stream in streams:
+            try:
+                yield from _read(sink, settings, stream)
+            except ToolkitError as error:
+                busy = "close what keeps it open, or change its permissions"
+                remedy = busy if isinstance(error, Unavailable) else ""
+                address = "check KAFKA_BROKER_ADDRESS and the KAFKA_* security variables"
+                text = " ".join(str(error).split())
+                yield Sign(name, "problem", text, remedy if sink.embedded else address)
+
+
+def _read(sink: Sink, settings: Settings, stream: Stream) -> Iterator[Sign]:
+    path = sink.path(settings, stream)
+    try:
+        with closing(pages(sink.name, settings, stream)) as reader:
+            contents = "has records" if next(reader, None) else "is empty"
+    except Absent as error:
+        yield Sign(sink.name, "ok", str(error))
+        return
+    place = f"{path}, {path.stat().st_size / 2**20:,.1f} MiB" if path else settings.kafka_broker
+    yield Sign(sink.name, "ok", f"{place}: stream {stream.name} {contents}")
+    if not path and (problem := Admin(settings).problem(settings.topic_of(stream.name))):
+        yield Sign(sink.name, "problem", problem)
 
 
 def _clock(folder: Path) -> Iterator[Sign]:

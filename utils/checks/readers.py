@@ -1,0 +1,86 @@
+"""All that a sink contains, as its readers see it; a topic by another client than the one that wrote it."""
+
+from collections.abc import Generator
+from contextlib import closing
+from typing import Any
+
+from utils.app.config import Settings
+from utils.app.errors import Absent, ToolkitError, Unavailable
+from utils.clients.kafka_admin import kafka_python_options
+from utils.records.record import Invalid
+from utils.records.stream import Stream
+from utils.sinks import source
+from utils.sources.auto_source import require_answer
+from utils.sources.base import decode_each
+
+PAGE_RECORDS = 10_000
+POLL_MS = 500
+SILENCE_S = 15.0
+
+Page = tuple[list[Any], list[Invalid]]
+
+
+def pages(sink: str, settings: Settings, stream: Stream) -> Generator[Page]:
+    """The records of a sink from its beginning to its present end, and what is invalid among them.
+
+    Raises Unavailable if the sink cannot be read or was replaced meanwhile, Absent if there is none.
+    """
+    if sink == "kafka":
+        yield from _topic_pages(settings, stream)
+        return
+    with closing(source(sink, settings, stream, lambda partition: "", finished=True)) as reader:
+        while chunk := reader.poll(PAGE_RECORDS):
+            if chunk.begins_again:
+                raise Unavailable(f"{reader.detail} was replaced while it was read")
+            yield chunk.records, chunk.invalid
+
+
+def _topic_pages(settings: Settings, stream: Stream) -> Generator[Page]:
+    """All partitions of a topic, one after the other, read_committed."""
+    from kafka import KafkaConsumer, TopicPartition
+    from kafka.errors import KafkaError, UnsupportedCodecError
+
+    require_answer(settings.kafka_broker)
+    topic = settings.topic_of(stream.name)
+    try:
+        consumer = KafkaConsumer(
+            **kafka_python_options(settings),
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            max_partition_fetch_bytes=4 << 20,
+        )
+        with closing(consumer):
+            numbers = consumer.partitions_for_topic(topic)
+            if not numbers:
+                raise Absent(f"topic {topic} does not exist (yet) at {settings.kafka_broker}")
+            for number in sorted(numbers):
+                place = TopicPartition(topic, number)
+                consumer.assign([place])
+                consumer.seek_to_beginning(place)
+                end = consumer.end_offsets([place])[place]
+                silent_ms = 0
+                while consumer.position(place) < end:
+                    found = consumer.poll(timeout_ms=POLL_MS, max_records=PAGE_RECORDS).get(place, [])
+                    silent_ms = 0 if found else silent_ms + POLL_MS
+                    if silent_ms > SILENCE_S * 1000:
+                        raise Unavailable(f"the end of topic {topic} was not reached; is a transaction open?")
+                    yield _page(stream, found)
+    except UnsupportedCodecError as error:
+        raise ToolkitError(
+            f"topic {topic} is compressed in a way that kafka-python cannot read: python -m pip install python-snappy"
+        ) from error
+    except (KafkaError, OSError) as error:
+        raise Unavailable(f"topic {topic} at {settings.kafka_broker} cannot be read: {error}") from error
+
+
+def _page(stream: Stream, found: list[Any]) -> Page:
+    # Without a value but with a key a record only ends a transaction.
+    real = [record for record in found if record.value is not None or not record.key]
+    try:
+        records = stream.codec.decode_lines(b"".join(record.value + b"\n" for record in real))
+        if len(records) == len(real):
+            return records, []
+    except (ValueError, TypeError):
+        pass  # at least one record needs a closer look
+    pairs = ((f"{record.topic}-{record.partition} offset {record.offset}", record.value or b"") for record in real)
+    return decode_each(stream.codec, pairs)
