@@ -45,9 +45,8 @@ def delete_message(message_id: int, db_path: Path | str) -> None:
     """Delete the row with this id, if there is one. The audit will miss a producer's message. Raises ToolkitError."""
     from utils.clients import sqlite
 
-    path = Path(db_path)
-    with sqlite.errors(path), closing(sqlite.connect(path)) as connection:
-        connection.execute(f"DELETE FROM {BUZZ_TABLE} WHERE id = ?", [message_id])
+    with closing(sqlite.Database(Path(db_path))) as database:
+        database.query(f"DELETE FROM {BUZZ_TABLE} WHERE id = ?", message_id)
 
 
 if __name__ == "__main__":

@@ -37,8 +37,8 @@ def journal(path: Path) -> Iterator[Journal]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = sqlite.connect
-    monkeypatch.setattr(sqlite, "connect", lambda path, wait_s: real(path, wait_s=0.05))
+    real = sqlite.Database
+    monkeypatch.setattr(sqlite, "Database", lambda path, wait_s: real(path, wait_s=0.05))
 
 
 def batch_for(journal: Journal, amount: int, text: str = "hello") -> Batch:
@@ -472,13 +472,13 @@ def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
         Journal(tmp_path / "journal" / "ann.sqlite", BUZZ)
 
 
-@pytest.mark.parametrize("failing", ["connect", "transaction"])
+@pytest.mark.parametrize("failing", ["_use_wal", "transaction"])
 def test_all_is_released_when_opening_fails(path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     def fail(*_: object, **__: object) -> None:
         raise Unavailable("disk I/O error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sqlite, failing, fail)
+        patch.setattr(sqlite.Database, failing, fail)
         with pytest.raises(ToolkitError, match="disk I/O error"):
             Journal(path, BUZZ)
     Journal(path, BUZZ).close()

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from utils.app.config import Settings
-from utils.app.errors import Rejected, ToolkitError, Unavailable
+from utils.app.errors import Rejected, SinkReplaced, ToolkitError, Unavailable
 from utils.clients import sqlite
-from utils.clients.files import check_one_name, check_same_file, file_id
 from utils.emitters.base import STEP, emit_one
 from utils.records.record import Batch
 from utils.records.stream import BUZZ, Stream
@@ -26,10 +25,8 @@ class SqliteEmitter:
 
     def __init__(self, path: Path, stream: Stream) -> None:
         self._path, self._table = path, Table(stream)
-        check_one_name(path)
-        self._connection = sqlite.connect(path)
-        self._opened = file_id(path)
-        max_values = self._connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
+        self._database = sqlite.Database(path, replaced=SinkReplaced)
+        max_values = self._database.connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
         self._rows_per_statement = max(1, min(ROWS_PER_STATEMENT, max_values // len(self._table.columns)))
         try:
             self._prepare()
@@ -39,17 +36,17 @@ class SqliteEmitter:
 
     def _prepare(self) -> None:
         """Make the table, or bring it up to date, in a commit that makes durable what a killed process left."""
-        table, execute = self._table, self._connection.execute
+        table, execute = self._table, self._database.connection.execute
         try:
-            with sqlite.errors(self._path), sqlite.transaction(self._connection):
+            with self._database.transaction() as connection:
                 ((version,),) = execute("PRAGMA user_version").fetchall()
                 execute(f"PRAGMA user_version = {version}")  # an empty commit would write nothing and sync nothing
-                existing = sqlite.columns(self._connection, table.name)
+                existing = sqlite.columns(connection, table.name)
                 for statement in table.upgrade("sqlite", existing) if existing else table.create("sqlite"):
                     execute(statement)
                 execute(table.identity_index())
         except Unavailable as error:
-            if sqlite.is_lasting(error.__cause__):
+            if getattr(error.__cause__, "sqlite_errorname", "") == "SQLITE_ERROR":  # no waiting heals that
                 raise ToolkitError(f"{error}; its {table.name} cannot be used, name another file") from error
             raise
         except sqlite3.IntegrityError as error:
@@ -60,22 +57,19 @@ class SqliteEmitter:
     def last(self, producer_ids: Sequence[str]) -> tuple[str, int] | None:
         """Ask the index for each run, the newest first. See Emitter."""
         query = f"SELECT MAX(sequence) FROM {quoted(self._table.name)} WHERE producer_id = ?"
-        with sqlite.errors(self._path):
-            for producer_id in reversed(producer_ids):
-                ((sequence,),) = self._connection.execute(query, (producer_id,)).fetchall()
-                if sequence is not None:
-                    return producer_id, sequence
+        for producer_id in reversed(producer_ids):
+            ((sequence,),) = self._database.query(query, producer_id)
+            if sequence is not None:
+                return producer_id, sequence
         return None
 
     def emit(self, batch: Batch) -> None:
         """Insert the batch in one transaction. See Emitter."""
-        check_same_file(self._path, self._opened)
-        with sqlite.errors(self._path):
-            try:
-                self._insert(batch.columns)
-            except sqlite3.IntegrityError:
-                self._reject(batch)
-        check_same_file(self._path, self._opened)
+        try:
+            self._insert(batch.columns)
+        except sqlite3.IntegrityError:
+            self._reject(batch)
+        self._database.check()
 
     def _insert(self, columns: Sequence[Sequence[Any]]) -> None:
         """Insert the rows of one run, given by the table's columns, in one transaction."""
@@ -83,20 +77,20 @@ class SqliteEmitter:
         varying = [*fields, sequences, extra] if any(extra) else [*fields, sequences]
         values = chain.from_iterable(zip(*varying, strict=True))
         left = len(sequences)
-        with sqlite.transaction(self._connection):
+        with self._database.transaction() as connection:
             while left:
                 rows = min(left, self._rows_per_statement)
                 left -= rows
                 statement = self._table.insert_run(rows, with_extra=len(varying) > len(fields) + 1)
-                self._connection.execute(statement, [producer_ids[0], *islice(values, rows * len(varying))])
+                connection.execute(statement, [producer_ids[0], *islice(values, rows * len(varying))])
 
     def _reject(self, batch: Batch) -> NoReturn:
         """Store what comes before the row that the table rejected, and name it."""
         rejected, name = None, self._table.name
-        with sqlite.transaction(self._connection):
+        with self._database.transaction() as connection:
             for sequence, row in enumerate(batch.rows, batch.first):
                 try:
-                    self._connection.execute(self._table.insert(), row)
+                    connection.execute(self._table.insert(), row)
                 except sqlite3.IntegrityError as error:
                     if str(error).lower().endswith(f"{name}.producer_id, {name}.sequence"):
                         raise Unavailable(
@@ -107,8 +101,8 @@ class SqliteEmitter:
         raise rejected or Unavailable(f"{self._path}: a conflict came and went")
 
     def close(self) -> None:
-        """Release the file; one that was moved gets everything first, as its log stays at the old name."""
-        sqlite.close(self._connection, self._path, self._opened)
+        """Release the file. See Emitter."""
+        self._database.close()
 
 
 def open_emitter(settings: Settings, stream: Stream, key: str, mark: str) -> SqliteEmitter:

@@ -12,7 +12,6 @@ from typing import Any
 from utils.app.config import StoreUrl
 from utils.app.errors import StoreUnavailable, ToolkitError
 from utils.clients import postgres, sqlite
-from utils.clients.files import check_one_name, file_id
 from utils.records.table import Dialect, Table
 
 WAIT_S = 5.0
@@ -28,7 +27,7 @@ def upsert(table: str, keys: str, values: str) -> str:
     return f"INSERT INTO {table} ({keys}, {values}) VALUES ({marks}) ON CONFLICT ({keys}) DO UPDATE SET {changes}"
 
 
-class SqliteDatabase:
+class SqliteDatabase(sqlite.Database):
     """A SQLite file, which opening creates: one connection.
 
     Raises Unavailable for what can heal, another ToolkitError for what the user must fix.
@@ -40,31 +39,20 @@ class SqliteDatabase:
     replaced = 0  # records of the last `insert` with U+0000 in a text, where that cannot be stored
 
     def __init__(self, path: Path) -> None:
-        check_one_name(path)
-        self.place, self._path = str(path), path
-        self._connection = sqlite.connect(path, wait_s=WAIT_S)
-        self._opened = file_id(path)
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All or nothing, and durable at its end."""
-        with sqlite.errors(self._path), sqlite.transaction(self._connection):
-            if file_id(self._path) != self._opened:  # what is stored now would be gone with the file
-                raise ToolkitError(f"processed store {self._path} was deleted, moved or replaced in use; start again")
-            yield
+        super().__init__(path, wait_s=WAIT_S)
+        self.place = str(path)
 
     def execute(self, statement: str, *values: Any) -> Any:
         """Execute one statement in a transaction; its cursor."""
-        return self._connection.execute(statement, values)
+        return self.connection.execute(statement, values)
 
     def execute_many(self, statement: str, rows: Sequence[Row]) -> None:
         """Execute one statement for each row of values, in a transaction."""
-        self._connection.executemany(statement, rows)
+        self.connection.executemany(statement, rows)
 
     def ask(self, statement: str, *values: Any) -> list[Row]:
         """The rows that a statement finds, outside of a transaction."""
-        with sqlite.errors(self._path):
-            return self._connection.execute(statement, values).fetchall()
+        return self.query(statement, *values)
 
     def takes(self, column: str) -> bool:
         """Whether a column can have this name."""
@@ -80,10 +68,6 @@ class SqliteDatabase:
             inserted += self.execute(statement, *chain.from_iterable(page)).rowcount
         query = f"SELECT {identity} FROM records WHERE rowid > ?"
         return None if inserted == len(rows) else self.execute(query, last).fetchall()
-
-    def close(self) -> None:
-        """Release the file; one that was moved gets everything first, as its log stays at the old name."""
-        sqlite.close(self._connection, self._path, self._opened)
 
 
 class PostgresDatabase:
