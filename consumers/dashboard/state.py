@@ -44,7 +44,7 @@ class State:
 
     def _begin(self, *, from_end: bool) -> None:
         self._tracker = Tracker(from_end=from_end)
-        self._history = History(self._charted, self._known.buffers, self._known.started)
+        self._history = History(self._charted, self._known.buffers)
 
     @property
     def begun(self) -> bool:
@@ -74,7 +74,8 @@ class State:
         with self._lock:
             tracker.counts.invalid += len(chunk.invalid)
             if fresh:
-                self._known = replace(self._known, last=self._history.add(fresh, self._clock()))
+                last = self._history.add(fresh, self._clock(), self._known.started)
+                self._known = replace(self._known, last=last)
             if chunk.begins_again:  # what it holds is the last of what was read before
                 tracker.begin_again()
 
