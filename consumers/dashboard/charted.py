@@ -16,8 +16,8 @@ NAME_CHARS, NAMES_KEPT = 100, 10_000
 class Charted:
     """The roles of a stream's fields. A role without a field has a form of its own.
 
-    Without `by` records are counted per producer, without `value` the pauses between them are charted, without a
-    number for the histogram the lengths of texts, and without any text the pauses again.
+    Without `by` records are counted per producer, without `value` the pauses between them are charted, without
+    `histogram` the lengths of a text, and without any text the pauses again.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -25,20 +25,20 @@ class Charted:
         self._name = lru_cache(NAMES_KEPT)(lambda text: plain(text) or "(no name)")
         types = {field.name: field.type for field in stream.fields}
         texts = sorted((name for name in types if types[name] == "text"), key=lambda name: name == stream.by)
-        self._text = texts[0] if texts and not stream.histogram else None
+        lengths = bool(texts) and not stream.histogram
+        self.measured = texts[0] if lengths else stream.histogram
         is_buzz = stream.name == BUZZ.name
         self.has_lines = stream.by is not None and not is_buzz
         self.floor = floor_of(stream, stream.value)
-        histogram = f"{self._text} length" if self._text else stream.histogram or "pause_s"
         self.roles = Roles(
             by=plain((stream.by or "producer").replace("_", " ")),
             value=plain((stream.value or "pause_s").replace("_", " ")),
-            histogram=plain(histogram.replace("_", " ")),
+            histogram=plain((self.measured or "pause_s").replace("_", " ") + " length" * lengths),
             records="messages" if is_buzz else "records",
             zones=stream.zones,
             scale=(0.0, 1.0) if is_buzz and stream.value == BUZZ.value else None,
-            whole=self._text is not None or types.get(histogram) == "integer",
-            unit="characters" if self._text or (is_buzz and histogram == BUZZ.histogram) else "",
+            whole=lengths or types.get(self.measured or "") == "integer",
+            unit="characters" if lengths or (is_buzz and self.measured == BUZZ.histogram) else "",
         )
 
     def key(self, record: Any) -> str:
@@ -52,17 +52,8 @@ class Charted:
         found = self._event_us(record)
         return None if found is None else found / 1e6
 
-    def value(self, record: Any, pause_s: float) -> float | None:
-        """The value, None where it has none that can be drawn."""
-        found = self._field(record, self.stream.value) if self.stream.value else pause_s
-        return _number(found, *self.roles.scale or (-MAX_VALUE, MAX_VALUE))
-
-    def measure(self, record: Any, pause_s: float) -> float | None:
-        """The number for the histogram, None where there is none."""
-        name = self._text or self.stream.histogram
+    def number(self, record: Any, name: str | None, pause_s: float) -> float | None:
+        """The number of a field, the length of a text, without a name the pause; None if it cannot be drawn."""
         found = self._field(record, name) if name else pause_s
-        return _number(len(found) if self._text and isinstance(found, str) else found, -MAX_VALUE, MAX_VALUE)
-
-
-def _number(found: Any, low: float, high: float) -> float | None:
-    return float(found) if isinstance(found, int | float) and low <= found <= high else None  # a NaN is nowhere
+        found = len(found) if isinstance(found, str) else found
+        return float(found) if isinstance(found, int | float) and abs(found) <= MAX_VALUE else None

@@ -43,9 +43,9 @@ class History:
             flow.append((at, count))
         rows = list(zip(records, keys, times, pauses, strict=True))
         for record, key, at, pause_s in rows[-(self.points.maxlen or 0) :]:
-            if (value := charted.value(record, pause_s)) is not None:
+            if (value := charted.number(record, charted.stream.value, pause_s)) is not None:
                 self.points.append(Point(at, value, key))
-            if (measure := charted.measure(record, pause_s)) is not None:
+            if (measure := charted.number(record, charted.measured, pause_s)) is not None:
                 self.measures.append(measure)
         came = [now] * len(times) if self.live else times
         self.seconds.update(map(int, came))
