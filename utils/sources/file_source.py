@@ -28,7 +28,6 @@ FINGERPRINT_BYTES = 256
 _MAX_OFFSET = 1 << 62
 _BLANK = b" \t\r\n\0"
 _HOLE = re.compile(rb"\0{16,}")  # shorter: UTF-16 text, or one wrong character
-_LINE_END = re.compile(rb"\n|\0{16,}")
 _HEAD_BYTES = 256
 _ARRAY = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*\{")
 
@@ -148,9 +147,12 @@ class FileSource:
         if b"\0" in lines:
             lines = _HOLE.sub(lambda hole: b" " * (len(hole[0]) - 1) + b"\n", lines)
         end = lines.rfind(b"\n") + 1
+        if end == 0 and is_full:
+            invalid = Invalid(
+                f"{self._path.name} byte {offset}", f"part of a line of over {MAX_LINE_BYTES} bytes", data
+            )
+            return self._chunk(_position(offset + len(data), data), [], [invalid])
         if end == 0:
-            if is_full:
-                return self._skip_line(file, offset, is_left)
             return self._read_unfinished(before, lines, offset, is_left)
         if lines.count(b"\n", 0, end) > max_records:
             end -= len(lines[:end].split(b"\n", max_records)[-1])
@@ -176,37 +178,15 @@ class FileSource:
         records, invalid = self._decode(line, offset)
         if invalid and b"\r" in line.strip():
             invalid = [Invalid(invalid[0].where, "lines end in CR alone: save the file with LF or CRLF")]
-        if invalid or is_left:
-            return self._end(records, invalid, is_left)
-        return self._chunk(_position(offset + len(line), before + line), records, invalid)
-
-    def _end(self, records: list[Any], invalid: list[Invalid], is_left: bool) -> Chunk | None:
-        """The end of a file that does not end in a newline, once.
-
-        An invalid last line is counted, and read again next time: perhaps its other half is being written.
-        """
         if is_left:
             self.close()
             return self._restart(records, invalid)
-        if not self._finished or self._counted == self._position:
+        if not invalid:
+            return self._chunk(_position(offset + len(line), before + line), records, invalid)
+        if self._counted == self._position:
             return None
-        self._counted = self._position
+        self._counted = self._position  # read again next time: perhaps its other half is being written
         return self._chunk(self._position or "", records, invalid)
-
-    def _skip_line(self, file: FileIO, begin: int, is_left: bool) -> Chunk | None:
-        """Pass over a line that is too long, block by block, once its end is there."""
-        found, line, offset = None, b"", begin
-        file.seek(begin)
-        while not found and (data := file.read(MAX_LINE_BYTES)):
-            found = _LINE_END.search(data)
-            line = line or data[: found.start() if found else None]
-            offset += found.end() if found else len(data)
-        reason = f"a line of {offset - begin} bytes is over the limit of {MAX_LINE_BYTES}"
-        invalid = [Invalid(f"{self._path.name} byte {begin}", reason, line)]
-        if not found:
-            return self._end([], invalid, is_left)
-        file.seek(offset - FINGERPRINT_BYTES)
-        return self._chunk(_position(offset, file.read(FINGERPRINT_BYTES)), [], invalid)
 
 
 def _position(offset: int, before: bytes) -> str:

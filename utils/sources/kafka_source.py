@@ -269,8 +269,8 @@ class Connection:
         """Divide what was fetched by partitions. One whose position is outside of what is there begins again."""
         from confluent_kafka import KafkaError, KafkaException
 
-        owned, found = self.partitions or {}, dict[Partition, list[Message]]()
-        outside = set[Partition]()
+        owned, outside = self.partitions or {}, set[Partition]()
+        found: dict[Partition, list[Message]] = {}
         for message in fetched:
             partition, error = owned.get(message.partition() or 0), message.error()
             code = error.code() if error else 0
