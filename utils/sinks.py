@@ -14,7 +14,9 @@ from cyclopts import Parameter
 from utils.app.config import Count, Drain, Settings
 from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.emitters.base import Emitter
-from utils.records.stream import BUZZ, Stream, checked_name
+from utils.records.infer import inferred, values_of, with_roles
+from utils.records.schema import known
+from utils.records.stream import BUZZ, Stream
 from utils.sources.base import Resume, Source
 
 AUTO = "auto"
@@ -139,13 +141,8 @@ def find_stream(name: str, settings: Settings, source_name: str = AUTO) -> Strea
     Raises Absent if there is neither yet, Unavailable if the source cannot be read now, ToolkitError if the name or
     the file cannot be used.
     """
-    from utils.records.infer import inferred
-    from utils.records.schema import known
-
-    if found := known(checked_name(name), settings.schema_folder):
+    if found := known(name, settings.schema_folder):
         return found
-    if name == BUZZ.name:
-        return BUZZ
     values = _first_values(Stream(name), settings, source_name)  # without fields: all of a record is in `extra`
     if not values:
         raise Absent(f"stream {name} has no schema file and no records yet")
@@ -154,8 +151,6 @@ def find_stream(name: str, settings: Settings, source_name: str = AUTO) -> Strea
 
 def with_chosen_roles(stream: Stream, settings: Settings, source_name: str = AUTO) -> Stream:
     """The stream with the roles that nobody named, as far as its first records suit; unchanged while there are none."""
-    from utils.records.infer import with_roles
-
     if stream.name == BUZZ.name or None not in (stream.by, stream.value, stream.histogram):
         return stream
     try:
@@ -166,8 +161,6 @@ def with_chosen_roles(stream: Stream, settings: Settings, source_name: str = AUT
 
 def _first_values(stream: Stream, settings: Settings, source_name: str) -> list[Any]:
     """The values of the first records of a stream, by name."""
-    from utils.records.infer import values_of
-
     with closing(source(source_name, settings, stream, lambda partition: "", finished=True)) as reader:
         chunk = reader.poll(INFERRED_FROM)
     return [values_of(stream.codec.encode(record)) for record in chunk.records] if chunk else []

@@ -57,7 +57,7 @@ class Line(msgspec.Struct):
     timestamp: str = ""
 
 
-def encode_records(records: Sequence[Record]) -> bytes:
+def encode_records(records: Sequence[Any]) -> bytes:
     """JSON lines of records, each ending in a newline; a number that is not finite becomes null.
 
     Raises ValueError for what no sink could store.
@@ -97,14 +97,10 @@ def _finite(value: object) -> bool:
 def without_ids(record: Mapping[str, Any]) -> bytes:
     """The JSON line of any mapping, with all its fields but ids. Raises ValueError for what no sink could store."""
     plain = {str(name): value for name, value in record.items() if name not in ("producer_id", "sequence")}
-    try:
-        line = encoder.encode(plain)
-    except (TypeError, OverflowError, UnicodeEncodeError, RecursionError) as error:
-        raise ValueError(str(error)) from error
+    line = encode_records([plain])
     if not _finite(plain):
         raise ValueError("a number is not finite")
-    check_size(len(line))
-    return line + b"\n"
+    return line
 
 
 def columns_of_made(records: Sequence[Any], codec: Codec) -> list[Sequence[Any]] | None:

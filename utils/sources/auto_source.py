@@ -24,13 +24,11 @@ class AutoSource:
     def __init__(
         self, candidates: Mapping[str, Callable[[], Source]], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._candidates = candidates
-        self._clock = clock
+        self._candidates, self._clock = candidates, clock
         self._open: dict[str, Source] = {}
-        self._ask_at_s = dict.fromkeys(candidates, 0.0)
-        self._reasons: dict[str, ToolkitError] = {}
+        self._failed: dict[str, tuple[float, ToolkitError]] = {}  # when to ask again, and why not before
         self._used = ""
-        self._failing_since_s: float | None = None
+        self._give_up_s: float | None = None  # when to leave the one in use, which fails
 
     @property
     def name(self) -> str:
@@ -48,14 +46,13 @@ class AutoSource:
         try:
             chunk = self._open[self._used].poll(max_records)
         except ToolkitError as error:
-            now_s = self._clock()
-            self._failing_since_s = now_s if self._failing_since_s is None else self._failing_since_s
-            if now_s - self._failing_since_s < GIVE_UP_S:
+            self._give_up_s = self._clock() + GIVE_UP_S if self._give_up_s is None else self._give_up_s
+            if self._clock() < self._give_up_s:
                 raise Unavailable(f"{self._used} does not answer: {error}") from error
             self._put_off(self._used, error)
             self._used = ""
             return self._find(max_records)
-        self._failing_since_s = None
+        self._give_up_s = None
         return chunk
 
     def close(self) -> None:
@@ -69,30 +66,28 @@ class AutoSource:
         for name, connect in self._candidates.items():
             # A source that is to be read from its end notes its position now, in case that it is used later.
             passed_over = found is not None and (found.start != "end" or name in self._open)
-            if passed_over or self._clock() < self._ask_at_s[name]:
+            if passed_over or (name in self._failed and self._clock() < self._failed[name][0]):
                 continue
             try:
-                if name not in self._open:
-                    self._open[name] = connect()
+                self._open[name] = self._open.get(name) or connect()
                 chunk = self._open[name].poll(max_records)
             except ToolkitError as error:
                 self._put_off(name, error)
                 continue
-            self._reasons.pop(name, None)
+            self._failed.pop(name, None)
             if found is None and chunk is not None and (chunk.end or chunk.records or chunk.invalid):
-                self._used, self._failing_since_s, found = name, None, chunk
-        if found is not None:
-            return found
-        # That one sink is empty does not hide that another, which may not be, cannot be read.
-        if failed := [str(error) for error in self._reasons.values() if not isinstance(error, Absent)]:
-            raise Unavailable(f"no source has data: {'; '.join(failed)}")
-        if len(self._reasons) == len(self._candidates):
-            raise Absent(f"no source has data: {'; '.join(map(str, self._reasons.values()))}")
-        return None
+                self._used, self._give_up_s, found = name, None, chunk
+        if found is None:
+            # That one sink is empty does not hide that another, which may not be, cannot be read.
+            errors = [error for _, error in self._failed.values()]
+            failed = [error for error in errors if not isinstance(error, Absent)]
+            if failed or len(errors) == len(self._candidates):
+                kind = Unavailable if failed else Absent
+                raise kind(f"no source has data: {'; '.join(map(str, failed or errors))}")
+        return found
 
     def _put_off(self, name: str, error: ToolkitError) -> None:
-        self._reasons[name] = error
-        self._ask_at_s[name] = self._clock() + ASK_AGAIN_S
+        self._failed[name] = self._clock() + ASK_AGAIN_S, error
         if name in self._open:
             self._open.pop(name).close()
 
