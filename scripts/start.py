@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from scripts import environment
@@ -154,11 +155,12 @@ class Pair:
             time.sleep(LOOK_EVERY_S)
 
 
-def begin(command: list[str]) -> subprocess.Popen[bytes]:
+def begin(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     """Start it in a group of its own, so that Ctrl+C reaches only this script, which passes it on once."""
-    if sys.platform == "win32":
-        return subprocess.Popen(command, cwd=environment.PROJECT_DIR, creationflags=subprocess.CREATE_NEW_PROCESS_GROUP)
-    return subprocess.Popen(command, cwd=environment.PROJECT_DIR, start_new_session=True)
+    flags = subprocess.CREATE_NEW_PROCESS_GROUP if sys.platform == "win32" else 0
+    return subprocess.Popen(
+        command, cwd=environment.PROJECT_DIR, creationflags=flags, start_new_session=True, **options
+    )
 
 
 def ask_to_end(process: subprocess.Popen[bytes]) -> None:
