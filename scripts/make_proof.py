@@ -5,13 +5,12 @@ files that `python scripts/run_tests.py --all --proof docs/proof/full.json` and,
 leave behind.
 """
 
-import argparse
 import contextlib
 import io
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +18,7 @@ import pytest
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 PAGE = PROJECT_DIR / "docs" / "proof.md"
-MEASURED = PROJECT_DIR / "docs" / "proof"
 SETTINGS = ("quick", "full", "long")
-# In this order on the page; guarantees that are not listed follow.
-FIRST = ("an acknowledged", "a sink", "what a sink", "a record", "what a feed", "each record", "a reader", "a consumer")
-
 HEAD = """# Proof
 
 What the toolkit promises, what attacks each promise, and how often. This page is written by
@@ -66,27 +61,21 @@ class Collector:
         self.items += [item for item in items if item.get_closest_marker("proof")]
 
 
-def main() -> int:
-    argparse.ArgumentParser(description=__doc__).parse_args()
-    attacks = attacks_of(collect())
-    measured = {setting: read_measured(MEASURED / f"{setting}.json") for setting in SETTINGS}
-    limits = (PROJECT_DIR / "docs" / "architecture.md").read_text("utf-8")
-    PAGE.write_text(page(attacks, measured, section(limits, NOT_PROMISED)), encoding="utf-8")
-    print(f"docs/proof.md: {len(attacks)} ways to attack {len({each.guarantee for each in attacks})} guarantees")
-    return 0
-
-
-def collect() -> list[pytest.Item]:
-    """The tests that have a marker. Raises SystemExit if the tests cannot be collected."""
+def main() -> None:
     collector, printed = Collector(), io.StringIO()
     with contextlib.redirect_stdout(printed):
         code = pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", str(PROJECT_DIR)], plugins=[collector])
     if code:
         sys.exit(f"the tests cannot be collected:\n{printed.getvalue()[-2000:]}")
-    return collector.items
+    files = {setting: PAGE.parent / "proof" / f"{setting}.json" for setting in SETTINGS}
+    measured = {setting: json.loads(path.read_text("utf-8")) for setting, path in files.items() if path.exists()}
+    limits = (PROJECT_DIR / "docs" / "architecture.md").read_text("utf-8").partition(NOT_PROMISED)[2]
+    attacks = attacks_of(collector.items)
+    PAGE.write_text(page(attacks, measured, limits.partition("\n## ")[0].strip()), encoding="utf-8")
+    print(f"docs/proof.md: {len(attacks)} ways to attack {len({each.guarantee for each in attacks})} guarantees")
 
 
-def attacks_of(items: list[pytest.Item]) -> list[Attack]:
+def attacks_of(items: Iterable[pytest.Item]) -> list[Attack]:
     """Every attack that these tests name; those that have all in common but their parameters are one."""
     tests: dict[tuple[str, str, tuple[str, ...]], list[str]] = defaultdict(list)
     for item in items:
@@ -106,33 +95,16 @@ def counts(named: Mapping[str, int | str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def read_measured(path: Path) -> dict[str, str]:
-    """What the tests measured by node id; nothing if they have not been run so."""
-    return dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
-
-
-def section(text: str, head: str) -> str:
-    """The list under a headline."""
-    return text.partition(head)[2].partition("\n## ")[0].strip()
-
-
-def page(attacks: list[Attack], measured: dict[str, dict[str, str]], limits: str) -> str:
-    order = sorted(dict.fromkeys(each.guarantee for each in attacks), key=rank)
+def page(attacks: list[Attack], measured: Mapping[str, Mapping[str, str]], limits: str) -> str:
+    """The page: a table per guarantee, and below it what was measured."""
     parts = [HEAD]
-    for guarantee in order:
-        parts.append(f"## {guarantee[0].upper()}{guarantee[1:]}\n")
-        parts.append("| attack | quick | full | long | test |\n|---|---:|---:|---:|---|")
+    for guarantee in sorted({each.guarantee for each in attacks}, key=lambda each: ("acknowledged" not in each, each)):
         mine = [each for each in attacks if each.guarantee == guarantee]
-        parts += [row(each) for each in mine]
+        parts += [f"## {guarantee[0].upper()}{guarantee[1:]}\n", "| attack | quick | full | long | test |"]
+        parts += ["|---|---:|---:|---:|---|", *map(row, mine)]
         lines = [line for each in mine for line in last_measured(each, measured)]
-        parts.append("\n" + "\n".join(["Measured last:\n", *lines, ""]) if lines else "")
-    parts.append(f"{NOT_PROMISED}\n\n{limits}\n{TAIL}")
-    return "\n".join(parts)
-
-
-def rank(guarantee: str) -> tuple[int, str]:
-    found = [number for number, words in enumerate(FIRST) if guarantee.startswith(words)]
-    return (found[0] if found else len(FIRST)), guarantee
+        parts += ["\nMeasured last:\n", *lines, ""] if lines else [""]
+    return "\n".join([*parts, f"{NOT_PROMISED}\n\n{limits}\n{TAIL}"])
 
 
 def row(attack: Attack) -> str:
@@ -141,19 +113,14 @@ def row(attack: Attack) -> str:
     return f"| {attack.attack} | {numbers} | [{name.partition('[')[0].rpartition('::')[2]}](../{path}) |"
 
 
-def last_measured(attack: Attack, measured: dict[str, dict[str, str]]) -> list[str]:
-    """What its tests measured, in the longest setting that was run."""
+def last_measured(attack: Attack, measured: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """What its tests measured, in the longest setting that was run; with what tells the tests of one function apart."""
     for setting in reversed(SETTINGS):
-        if ran := [test for test in attack.tests if test in measured[setting]]:
-            return [f"* {attack.attack} ({setting}{parameter(test)}): {measured[setting][test]}" for test in ran]
+        found = measured.get(setting, {})
+        if ran := [(test, test.rstrip("]").partition("[")[2]) for test in attack.tests if test in found]:
+            return [f"* {attack.attack} ({setting}{name and f', {name}'}): {found[test]}" for test, name in ran]
     return []
 
 
-def parameter(test: str) -> str:
-    """What tells the tests of one function apart."""
-    _, found, name = test.rstrip("]").partition("[")
-    return f", {name}" if found else ""
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,4 +1,7 @@
-"""Start a producer and the dashboard with one command: python scripts/start.py. Ctrl+C ends both."""
+"""Start a producer and the dashboard with one command: python scripts/start.py. Ctrl+C ends both.
+
+`--stream NAME` shows another stream: one of the built-in producers, or any that has records already.
+"""
 
 from __future__ import annotations
 
@@ -37,36 +40,54 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     python = str(environment.prepare())
     copy_env_file(environment.PROJECT_DIR)
-    print("Starting a producer and the dashboard; Ctrl+C ends both, or closing the window", flush=True)
-    producer, _ = commands(python, options)
+    producing = options.stream in PRODUCERS
+    if not producing:
+        check_data(python, options)
+    print(f"Starting {'a producer and ' * producing}the dashboard; Ctrl+C or closing the window ends all", flush=True)
 
     def dashboard() -> list[str]:
         """Its command line; whether there is a window is found out while the producer already works."""
         if options.serve is None and not has_window(python):
             options.serve = ""
             print("No window can be opened here: the dashboard is a page instead", flush=True)
-        return commands(python, options)[1]
+        return dashboard_command(python, options)
 
-    return Pair(producer, dashboard).run(options.duration)
+    producer = [producer_command(python, options)] if producing else []
+    return run_together(*producer, dashboard, duration_s=options.duration)
 
 
-def commands(python: str, options: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """The command lines of producer and dashboard."""
-    stream = [] if options.stream == "buzz" else ["--stream", options.stream]
+def producer_command(python: str, options: argparse.Namespace) -> list[str]:
     # The dashboard shows the messages; line by line they would only push its own words out of sight.
-    producer = [python, "-m", f"producers.{PRODUCERS[options.stream]}", "--log-level", "WARNING"]
+    command = [python, "-m", f"producers.{PRODUCERS[options.stream]}", "--log-level", "WARNING"]
     if options.interval:
-        producer += ["--interval", str(options.interval)]
+        command += ["--interval", str(options.interval)]
     if options.stream == "buzz":
-        producer += ["--pattern", options.pattern]
+        command += ["--pattern", options.pattern]
     if options.source == "kafka":
-        producer += ["--sinks", *SOURCES[1:]]
-    dashboard = [python, "-m", "consumers.ragini_visual_consumer", "--source", options.source, *stream]
+        command += ["--sinks", *SOURCES[1:]]
+    return command
+
+
+def dashboard_command(python: str, options: argparse.Namespace) -> list[str]:
+    command = [python, "-m", "consumers.ragini_visual_consumer", "--source", options.source]
+    if options.stream != "buzz":
+        command += ["--stream", options.stream]
     if options.theme:
-        dashboard += ["--theme", options.theme]
+        command += ["--theme", options.theme]
     if options.serve is not None:
-        dashboard += ["--serve", *filter(None, [options.serve])]
-    return producer, dashboard
+        command += ["--serve", *filter(None, [options.serve])]
+    return command
+
+
+def check_data(python: str, options: argparse.Namespace) -> None:
+    """Raise Problem if a stream that nothing here produces has no records either."""
+    view = [python, "-m", "consumers.ragini_consumer", "--stream", options.stream, "--source", options.source]
+    done = subprocess.run(
+        [*view, "--once", "--count", "1"], cwd=environment.PROJECT_DIR, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["?"])[-1].partition(": ")[2]
+        raise environment.Problem(f"--stream {options.stream}: {reason}; {', '.join(PRODUCERS)} have producers here")
 
 
 def has_window(python: str) -> bool:
@@ -85,7 +106,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--pattern", choices=("steady", "wave", "burst", "drift"), default="wave", help="of buzz (wave)"
     )
-    parser.add_argument("--stream", choices=PRODUCERS, default="buzz", help="what to produce and show (buzz)")
+    parser.add_argument(
+        "--stream",
+        default="buzz",
+        metavar="NAME",
+        help=f"what to show (buzz); {', '.join(PRODUCERS)} are produced as well, others must have records",
+    )
     parser.add_argument("--source", choices=SOURCES, default="auto", help="what the dashboard reads (auto)")
     parser.add_argument("--theme", choices=("light", "dark"), help="colours (light; a page follows the system)")
     parser.add_argument(
@@ -114,50 +140,44 @@ def copy_env_file(project: Path) -> None:
         print(f"Made .env from .env.example, with a message every {INTERVAL_S} s: change it as you like", flush=True)
 
 
-class Pair:
-    """Two processes that end together: when one ends, on a signal, or when the time is over."""
+def run_together(
+    *commands: list[str] | Callable[[], list[str]], duration_s: float, end_within_s: float = END_WITHIN_S
+) -> int:
+    """Run processes that end together: when one ends, on a signal, or after `duration_s`.
 
-    def __init__(self, *commands: list[str] | Callable[[], list[str]], end_within_s: float = END_WITHIN_S) -> None:
-        self._commands = commands
-        self._end_within_s = end_within_s
-        self._signals = 0
-
-    def run(self, duration_s: float) -> int:
-        """Run both for at most `duration_s`; 0, or the first code other than 0 (3 if a process was killed)."""
-        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), self._count_signal)
-        processes = [begin(command() if callable(command) else command) for command in self._commands]
-        end_s = time.monotonic() + duration_s
-        while not self._signals and time.monotonic() < end_s and all(p.poll() is None for p in processes):
-            time.sleep(LOOK_EVERY_S)
-        # What ended by itself comes first: its code is the reason, the others only followed.
-        processes.sort(key=lambda process: process.poll() is None)
-        self._end(processes)
-        # A process that was killed has a code of the system's, which differs from one to the next.
-        codes = [p.returncode if p.returncode in range(4) else environment.UNFINISHED for p in processes]
-        return next((code for code in codes if code), 0)
-
-    def _count_signal(self, number: int, frame: object) -> None:
-        self._signals += 1
-
-    def _end(self, processes: list[subprocess.Popen[bytes]]) -> None:
-        for process in processes:
-            if process.poll() is None:
-                ask_to_end(process)
-        asked, end_s = self._signals, time.monotonic() + self._end_within_s
-        while any(p.poll() is None for p in processes):
-            if time.monotonic() > end_s or self._signals > asked:
-                print("Not waiting any longer; acknowledged messages are safe in the journal", file=sys.stderr)
-                for process in processes:
-                    process.kill()
-                    process.wait()
-            time.sleep(LOOK_EVERY_S)
+    0, or the first code other than 0; 3 if a process was killed.
+    """
+    asked: list[int] = []
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda number, _: asked.append(number))
+    processes = [begin(command() if callable(command) else command) for command in commands]
+    end_s = time.monotonic() + duration_s
+    while not asked and time.monotonic() < end_s and all(p.poll() is None for p in processes):
+        time.sleep(LOOK_EVERY_S)
+    # What ended by itself comes first: its code is the reason, the others only followed.
+    processes.sort(key=lambda process: process.poll() is None)
+    for process in processes:
+        if process.poll() is None:
+            ask_to_end(process)
+    before, end_s = len(asked), time.monotonic() + end_within_s
+    while any(p.poll() is None for p in processes):
+        if time.monotonic() > end_s or len(asked) > before:
+            print("Not waiting any longer; acknowledged messages are safe in the journal", file=sys.stderr)
+            for process in processes:
+                process.kill()
+                process.wait()
+        time.sleep(LOOK_EVERY_S)
+    # A process that was killed has a code of the system's, which differs from one to the next.
+    codes = [p.returncode if p.returncode in range(4) else environment.UNFINISHED for p in processes]
+    return next((code for code in codes if code), 0)
 
 
 def begin(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     """Start it in a group of its own, so that Ctrl+C reaches only this script, which passes it on once."""
-    flags = subprocess.CREATE_NEW_PROCESS_GROUP if sys.platform == "win32" else 0
+    flags = 0
+    if sys.platform == "win32":
+        flags = subprocess.CREATE_NEW_PROCESS_GROUP
     return subprocess.Popen(
         command, cwd=environment.PROJECT_DIR, creationflags=flags, start_new_session=True, **options
     )

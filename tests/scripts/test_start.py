@@ -32,14 +32,17 @@ sys.exit(code)
 PARENT = """
 import json, sys
 from scripts import start
-sys.exit(start.Pair(*json.loads(sys.argv[1]), end_within_s=float(sys.argv[3])).run(float(sys.argv[2])))
+duration_s, end_within_s = map(float, sys.argv[2:4])
+sys.exit(start.run_together(*json.loads(sys.argv[1]), duration_s=duration_s, end_within_s=end_within_s))
 """
 
 
 REAL = """
 import sys
 from scripts import start
-sys.exit(start.Pair(*start.commands(sys.executable, start.parse(["--interval", "0.05"]))).run(60.0))
+chosen = start.parse(["--interval", "0.05"])
+commands = [make(sys.executable, chosen) for make in (start.producer_command, start.dashboard_command)]
+sys.exit(start.run_together(*commands, duration_s=60.0))
 """
 
 
@@ -88,7 +91,7 @@ def once_it_works():
     while not pathlib.Path(sys.argv[4]).exists():
         time.sleep(0.02)
     return second
-sys.exit(start.Pair(first, once_it_works, end_within_s=float(sys.argv[3])).run(float(sys.argv[2])))
+sys.exit(start.run_together(first, once_it_works, duration_s=float(sys.argv[2]), end_within_s=float(sys.argv[3])))
 """
 
 
@@ -158,19 +161,44 @@ def test_env_file_is_made_once_and_then_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_interval_is_that_of_the_env_file_unless_an_option_sets_it() -> None:
-    assert "--interval" not in start.commands("python", start.parse([]))[0]
-    producer, _ = start.commands("python", start.parse(["--interval", "2"]))
+    assert "--interval" not in start.producer_command("python", start.parse([]))
+    producer = start.producer_command("python", start.parse(["--interval", "2"]))
     assert producer[producer.index("--interval") + 1] == "2.0"
 
 
 def test_stream_source_and_looks_reach_both() -> None:
     chosen = ["--stream", "sensors", "--source", "kafka", "--theme", "dark", "--serve", "9000"]
-    producer, dashboard = start.commands("python", start.parse(chosen))
+    options = start.parse(chosen)
+    producer, dashboard = start.producer_command("python", options), start.dashboard_command("python", options)
     assert producer[2] == "producers.sensor_producer"
     assert producer[producer.index("--sinks") :] == ["--sinks", "file", "sqlite", "duckdb", "kafka"]
     assert "--pattern" not in producer
     for option in (chosen[i : i + 2] for i in range(0, 8, 2)):
         assert " ".join(option) in " ".join(dashboard)
+
+
+def test_a_stream_without_a_producer_is_shown_if_it_has_records(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[list[str]] = []
+
+    def run_together(*commands: list[str] | Callable[[], list[str]], duration_s: float) -> int:
+        started.extend(command() if callable(command) else command for command in commands)
+        return 0
+
+    monkeypatch.setattr(start, "run_together", run_together)
+    monkeypatch.setattr(environment, "prepare", lambda: Path(sys.executable))
+    monkeypatch.setattr(start, "copy_env_file", lambda project: None)
+    arguments = ["--stream", "wind", "--source", "file", "--serve"]
+    monkeypatch.setattr(sys, "argv", ["scripts/start.py", *arguments])
+    assert environment.run(start.main) == 2
+    assert started == []
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("start.py: --stream wind: ") and "wind.jsonl does not exist yet" in line
+    settings.data_path.mkdir()
+    settings.file_path("wind").write_text('{"speed": 3}\n{"speed": 4}\n')
+    assert start.main(arguments) == 0
+    assert started == [start.dashboard_command(sys.executable, start.parse(arguments))]
 
 
 def test_every_stream_has_its_producer() -> None:
@@ -186,12 +214,11 @@ def test_page_where_it_is_asked_for_or_no_window_can_be(
 ) -> None:
     started: list[list[str]] = []
 
-    class Recorded(start.Pair):
-        def run(self, duration_s: float) -> int:
-            started.extend(command() if callable(command) else command for command in self._commands)
-            return 0
+    def run_together(*commands: list[str] | Callable[[], list[str]], duration_s: float) -> int:
+        started.extend(command() if callable(command) else command for command in commands)
+        return 0
 
-    monkeypatch.setattr(start, "Pair", Recorded)
+    monkeypatch.setattr(start, "run_together", run_together)
     monkeypatch.setattr(start, "has_window", lambda python: window)
     monkeypatch.setattr(environment, "prepare", lambda: Path(sys.executable))
     monkeypatch.setattr(start, "copy_env_file", lambda project: None)
@@ -214,9 +241,7 @@ def test_window_is_what_matplotlib_opens(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not start.has_window(sys.executable)
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--duration", "0"], ["--interval", "x"], ["--durations"], ["--pattern", "zig"], ["--stream", "x"]]
-)
+@pytest.mark.parametrize("arguments", [["--duration", "0"], ["--interval", "x"], ["--durations"], ["--pattern", "zig"]])
 def test_bad_options_exit_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         start.parse(arguments)
