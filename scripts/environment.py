@@ -21,8 +21,12 @@ PROBE = f"import sys, pip; sys.exit(sys.version_info < {LEAST_PYTHON})"
 USER, DEVELOPER = "requirements.lock", "requirements-dev.lock"
 UV = "uv>=0.5"
 # What pip was told about indexes and certificates holds for uv too, under its own names.
-UV_NAMES = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "find-links": "UV_FIND_LINKS"}
-UV_NAMES["cert"] = "SSL_CERT_FILE"
+UV_NAMES = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_INDEX",
+    "find-links": "UV_FIND_LINKS",
+    "cert": "SSL_CERT_FILE",
+}
 DOT_EVERY_S = 1.0
 UNFINISHED = 3
 
@@ -57,9 +61,10 @@ def prepare(
         raise Problem(f"this is Python {have}; install Python {need} or newer and run this script with it")
     venv = project / ".venv"
     python = venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    wanted = {name: hashlib.sha256((project / name).read_bytes()).hexdigest() for name in {USER, lock}}
+    wanted = {venv / f"{name}.sha256": _digest(project / name) for name in {USER, lock}}  # the larger has both
+    stamp = venv / f"{lock}.sha256"
     works = _succeeds([str(python), "-c", PROBE])
-    if works and _stamp(venv, lock).is_file() and _stamp(venv, lock).read_text() == wanted[lock]:
+    if works and stamp.is_file() and stamp.read_text() == wanted[stamp]:
         return python
     if not works:
         _must(
@@ -69,13 +74,13 @@ def prepare(
             f"else close what uses {venv} and run this again",
         )
     _install(python, project / lock)
-    for name, digest in wanted.items():  # the developer's lock contains the user's
-        _stamp(venv, name).write_text(digest)
+    for path, digest in wanted.items():
+        path.write_text(digest)
     return python
 
 
-def _stamp(venv: Path, lock: str) -> Path:
-    return venv / f"{lock}.sha256"
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _install(python: Path, lock: Path) -> None:
@@ -83,12 +88,10 @@ def _install(python: Path, lock: Path) -> None:
     pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
     uv = python.with_name("uv.exe" if os.name == "nt" else "uv")
     arguments = ["install", "--require-hashes", "-r", str(lock)]
-    has_uv = uv.is_file() or not _do("Getting uv, which installs fast", [*pip, "install", "--timeout", "60", UV])
-    if has_uv:
-        text = _do(
-            f"Installing {lock.name}", [str(uv), "pip", *arguments, "--python", str(python)], _uv_environment(pip)
-        )
-        if not text:
+    if uv.is_file() or not _do("Getting uv, which installs fast", [*pip, "install", "--timeout", "60", UV]):
+        listed = subprocess.run([*pip, "config", "list"], capture_output=True, text=True, check=False).stdout
+        variables = {**uv_variables(listed), **os.environ}
+        if not _do(f"Installing {lock.name}", [str(uv), "pip", *arguments, "--python", str(python)], variables):
             return
     print("uv could not install it; pip tries, which takes a minute or two", flush=True)
     _must(
@@ -96,12 +99,6 @@ def _install(python: Path, lock: Path) -> None:
         [*pip, *arguments, "--timeout", "60"],
         f"{lock.name} could not be installed (pip says why above): check the network and run this again",
     )
-
-
-def _uv_environment(pip: list[str]) -> dict[str, str]:
-    """Environment for uv that says what pip's settings and variables say."""
-    listed = subprocess.run([*pip, "config", "list"], capture_output=True, text=True, check=False).stdout
-    return {**uv_variables(listed), **os.environ}
 
 
 def uv_variables(listed: str) -> dict[str, str]:

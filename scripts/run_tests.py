@@ -18,8 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from scripts import environment
 
-PREPARE_KAFKA = environment.PROJECT_DIR / "scripts" / "prepare_kafka.sh"
-PREPARE_POSTGRES = environment.PROJECT_DIR / "scripts" / "prepare_postgres.sh"
+SERVERS = {"Kafka": ["prepare_kafka.sh"], "PostgreSQL": ["prepare_postgres.sh", "--programs"]}
 CHECKS = {"ruff check": ["ruff", "check", "."], "ruff format": ["ruff", "format", "--check", "."], "mypy": ["mypy"]}
 ABOUT = {
     "quick": "Quick tests, one to two minutes; everything with Kafka and checks: --all, hours of attacks: --long",
@@ -29,33 +28,27 @@ ABOUT = {
 
 
 def main(arguments: list[str]) -> int:
-    setting, rest = split(arguments)
-    if setting == "help":
+    if {"-h", "--help"} & set(arguments):
         print(__doc__.strip())
         return 0
-    python = environment.prepare(environment.DEVELOPER)
+    setting = next((each for each in ("long", "all") if f"--{each}" in arguments), "quick")
+    rest = [argument for argument in arguments if argument not in ("--all", "--long", "--quick")]
+    python = str(environment.prepare(environment.DEVELOPER))
     print(ABOUT[setting], flush=True)
     failed = []
     if setting != "quick":
-        reason = prepare_kafka()
-        if reason:
-            print(f"No Kafka for the tests: {reason}", flush=True)
-        reason = prepare_postgres()
-        if reason:
-            print(f"No PostgreSQL for the tests: {reason}", flush=True)
-        failed = run_checks(python)
-    code = wait([str(python), "-m", "pytest", *options(setting), *rest])
+        for server, command in SERVERS.items():
+            reason = prepare(command)
+            if reason:
+                print(f"No {server} for the tests: {reason}", flush=True)
+        for name, command in CHECKS.items():
+            print(f"{name}:", end=" ", flush=True)
+            if wait([python, "-m", *command]):
+                failed.append(name)
+    code = wait([python, "-m", "pytest", *options(setting), *rest])
     if failed:
         print(f"Failed besides the tests: {', '.join(failed)}", flush=True)
     return code or (1 if failed else 0)
-
-
-def split(arguments: list[str]) -> tuple[str, list[str]]:
-    """The setting and what is for pytest."""
-    rest = [argument for argument in arguments if argument not in ("--all", "--long", "--quick")]
-    if {"-h", "--help"} & set(arguments):
-        return "help", rest
-    return "long" if "--long" in arguments else "all" if "--all" in arguments else "quick", rest
 
 
 def options(setting: str, cores: int | None = os.cpu_count()) -> list[str]:
@@ -65,34 +58,14 @@ def options(setting: str, cores: int | None = os.cpu_count()) -> list[str]:
     return parallel if setting == "all" else [*parallel, f"--{setting}"]
 
 
-def prepare_kafka(script: Path = PREPARE_KAFKA, system: str = os.name) -> str:
-    """Make a Kafka available to the tests, which decide what to do without one; the reason if there is none."""
-    return _prepared(system, script)
-
-
-def prepare_postgres(script: Path = PREPARE_POSTGRES, system: str = os.name) -> str:
-    """Make PostgreSQL's programs available to the tests; the reason if there are none."""
-    return _prepared(system, script, "--programs")
-
-
-def _prepared(system: str, script: Path, *options: str) -> str:
+def prepare(command: list[str], folder: Path = environment.PROJECT_DIR / "scripts", system: str = os.name) -> str:
+    """Make a server available to the tests, which decide what to do without one; the reason if there is none."""
     if system == "nt":
         return "on Windows it runs inside WSL"
-    if not script.is_file():
-        return f"there is no {script.name}"
-    if subprocess.run(["bash", str(script), *options], check=False).returncode != 0:
-        return f"{script.name} says why above"
-    return ""
-
-
-def run_checks(python: Path) -> list[str]:
-    """Names of the checks of the code that failed."""
-    failed = []
-    for name, command in CHECKS.items():
-        print(f"{name}:", end=" ", flush=True)
-        if wait([str(python), "-m", *command]):
-            failed.append(name)
-    return failed
+    if not (folder / command[0]).is_file():
+        return f"there is no {command[0]}"
+    code = subprocess.run(["bash", str(folder / command[0]), *command[1:]], check=False).returncode
+    return f"{command[0]} says why above" if code else ""
 
 
 def wait(command: list[str]) -> int:

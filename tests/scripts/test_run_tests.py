@@ -12,16 +12,15 @@ from utils.app.config import PROJECT_DIR
 
 
 def test_missing_kafka_is_reported_and_does_not_stop(tmp_path: Path) -> None:
-    assert run_tests.prepare_kafka(tmp_path / "prepare_kafka.sh", "posix") == "there is no prepare_kafka.sh"
-    assert "WSL" in run_tests.prepare_kafka(tmp_path / "prepare_kafka.sh", "nt")
+    assert run_tests.prepare(["prepare_kafka.sh"], tmp_path, "posix") == "there is no prepare_kafka.sh"
+    assert "WSL" in run_tests.prepare(["prepare_kafka.sh"], tmp_path, "nt")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs bash")
 @pytest.mark.parametrize(("code", "reason"), [(0, ""), (3, "prepare_kafka.sh says why above")])
 def test_kafka_is_prepared_by_its_script(tmp_path: Path, code: int, reason: str) -> None:
-    script = tmp_path / "prepare_kafka.sh"
-    script.write_text(f"exit {code}\n")
-    assert run_tests.prepare_kafka(script, "posix") == reason
+    (tmp_path / "prepare_kafka.sh").write_text(f"exit {code}\n")
+    assert run_tests.prepare(["prepare_kafka.sh"], tmp_path, "posix") == reason
 
 
 class Ran:
@@ -32,8 +31,7 @@ class Ran:
         self.codes: dict[str, int] = {}
         self.locks: list[str] = []
         monkeypatch.setattr(environment, "prepare", self.prepare)
-        monkeypatch.setattr(run_tests, "prepare_kafka", lambda: "")
-        monkeypatch.setattr(run_tests, "prepare_postgres", lambda: "")
+        monkeypatch.setattr(run_tests, "SERVERS", {})
         monkeypatch.setattr(run_tests, "wait", self.wait)
 
     def prepare(self, lock: str) -> Path:
