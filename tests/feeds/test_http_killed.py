@@ -154,8 +154,9 @@ DIES_BEFORE_IT_ANSWERS = """
 import os, sys
 from producers import feed_producer
 from utils.app import cli
-from utils.feeds import requests
-requests.respond = lambda answers: os._exit(9) if answers else None
+from utils.delivery.producing import Session
+append = Session.append
+Session.append = lambda self, *arguments: append(self, *arguments) and os._exit(9)
 cli.run(feed_producer.main, name="producers.feed_producer", arguments=sys.argv[1:])
 """
 

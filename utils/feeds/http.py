@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import math
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections import deque
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
-from queue import Empty, SimpleQueue
 
 from loguru import logger
 from starlette.applications import Starlette
@@ -25,13 +24,13 @@ from utils.app.web import WebServer, is_loopback, parse_address
 from utils.delivery.producing import REPORT_EVERY_S, Session, session
 from utils.feeds.feeding import fed_stream
 from utils.feeds.inputs import HTTP
-from utils.feeds.requests import LATER, Answer, Group, Posted, batch_of, json_texts, respond, stopping
+from utils.feeds.lines import LineCodec
+from utils.feeds.requests import LATER, Answer, Intake, Posted, Take, stopping
 from utils.records.schema import known
 from utils.records.stream import Stream
-from utils.sinks import INFERRED_FROM, Run
+from utils.sinks import Run
 
 MAX_BODY_BYTES = 4 << 20
-MAX_READ_BYTES = 64 << 20  # of a body over the limit, before the answer, so that the client comes to read it
 MAX_WAITING_BYTES = 64 << 20  # of all requests at a time
 BODY_S = 30.0
 FIRST_S = 1.0  # how long the first records are gathered from which the fields of a new stream are inferred
@@ -44,15 +43,16 @@ _REASONS = {404: "POST to /", 405: "POST a JSON object, an array of them or JSON
 
 
 class Inbox:
-    """The requests of all clients: the web server's thread reads them, another takes and answers them."""
+    """Reads the requests of all clients, hands those that wait to `take` in a thread, and answers what it returns."""
 
-    def __init__(self, token: str, *, body_s: float = BODY_S) -> None:
+    def __init__(self, token: str, take: Take, *, body_s: float = BODY_S, gather_s: float = 0.0) -> None:
         """`token` is what clients must send as `Authorization: Bearer TOKEN`; "" = nothing."""
         self.stopping = False
-        self.rejected = 0
-        self._token, self._body_s = token.encode(), body_s
-        self._queue: SimpleQueue[Posted] = SimpleQueue()
-        self.waiting_bytes = 0
+        self.rejected = self.waiting_bytes = 0
+        self.gather_s = gather_s  # how long requests are gathered before they are taken
+        self._token, self._body_s, self._take = token.encode(), body_s, take
+        self._waiting: deque[tuple[Posted, asyncio.Future[Answer]]] = deque()
+        self._worker: asyncio.Task[None] | None = None
         self._logged_s = 0.0
 
     def app(self) -> Starlette:
@@ -60,41 +60,38 @@ class Inbox:
         handlers = {HTTPException: self._reject}
         return Starlette(routes=[Route("/", self._post, methods=["POST"])], exception_handlers=handlers)  # type: ignore[arg-type]
 
-    def take(self, wait_s: float) -> list[Posted]:
-        """The requests that wait, up to about GROUP_BYTES; none after `wait_s` without any."""
-        found, size = [], 0
-        try:
-            found.append(self._queue.get(timeout=wait_s))
-            while (size := size + len(found[-1].body)) < GROUP_BYTES:
-                found.append(self._queue.get_nowait())
-        except Empty:
-            pass
-        return found
-
-    def close(self) -> None:
-        """Answer what waits that the feed is stopping, and from now on each request so."""
-        self.stopping = True
-        while waiting := self.take(0):
-            respond([(posted, stopping()) for posted in waiting])
-
     async def _post(self, request: Request) -> Response:
         self._check_head(request)
-        key = request.headers.get("idempotency-key", "")
-        if len(key) > MAX_KEY or not (key.isascii() and key.isprintable()):
-            raise HTTPException(400, f"Idempotency-Key: send 1 to {MAX_KEY} ASCII characters")
         body = bytearray()
         try:
             await self._read(request, body)
             if self.stopping:
                 raise stopping()
             answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-            self._queue.put(Posted(bytes(body), key, answer))
+            self._waiting.append((Posted(bytes(body), request.headers.get("idempotency-key", "")), answer))
+            if self._worker is None or self._worker.done():
+                self._worker = asyncio.create_task(self._work())
             count = await answer
         finally:
             self.waiting_bytes -= len(body)
         if isinstance(count, HTTPException):
             raise count
         return JSONResponse({"acknowledged": count})
+
+    async def _work(self) -> None:
+        """Let requests be taken in groups of about GROUP_BYTES at most, until none waits."""
+        while self._waiting:
+            await asyncio.sleep(self.gather_s)
+            group, size = [self._waiting.popleft()], 0
+            while self._waiting and (size := size + len(group[-1][0].body)) < GROUP_BYTES:
+                group.append(self._waiting.popleft())
+            answers: Sequence[Answer] = [stopping() for _ in group]
+            try:
+                answers = await asyncio.to_thread(self._take, [posted for posted, _ in group])
+            finally:
+                for (_, future), answer in zip(group, answers, strict=True):
+                    if not future.done():  # its client may have left
+                        future.set_result(answer)
 
     def _check_head(self, request: Request) -> None:
         """Raise HTTPException for a request whose body need not be read."""
@@ -107,28 +104,27 @@ class Inbox:
             raise HTTPException(403, "requests of web pages need a token: set FEED_TOKEN")
         if self.stopping:
             raise stopping()
-        kind, _, options = headers.get("content-type", "").lower().replace('"', "").partition(";")
-        if kind.strip() not in TYPES and not (kind.startswith("application/") and kind.strip().endswith("+json")):
-            raise HTTPException(415, f"Content-Type {kind or 'is missing'}: send {' or '.join(TYPES[:2])}")
-        if "charset=" in options and "charset=utf-8" not in options.replace(" ", ""):
-            raise HTTPException(415, f"Content-Type with{options}: send UTF-8")
+        kind = headers.get("content-type", "is missing").lower().partition(";")[0].strip()
+        if kind not in TYPES and not (kind.startswith("application/") and kind.endswith("+json")):
+            raise HTTPException(415, f"Content-Type {kind}: send {' or '.join(TYPES[:2])}")
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise HTTPException(415, "Content-Encoding: send the body uncompressed")
+        key = headers.get("idempotency-key", "")
+        if len(key) > MAX_KEY or not (key.isascii() and key.isprintable()):
+            raise HTTPException(400, f"Idempotency-Key: send 1 to {MAX_KEY} ASCII characters")
 
     async def _read(self, request: Request, body: bytearray) -> None:
         """The body of a request. Raises HTTPException if it is too large, or too slow."""
         size = 0
         try:
             async with asyncio.timeout(self._body_s):
-                async for part in request.stream():
+                async for part in request.stream():  # to its end, so that the client comes to read the answer
                     size += len(part)
                     if size <= MAX_BODY_BYTES:
                         body += part
                         self.waiting_bytes += len(part)
                     if self.waiting_bytes > MAX_WAITING_BYTES:
                         raise HTTPException(503, "too many requests wait: try again later", LATER | CLOSE)
-                    if size > MAX_READ_BYTES:
-                        break
         except TimeoutError:
             raise HTTPException(408, f"the body was not complete within {self._body_s:g} s", CLOSE) from None
         except ClientDisconnect:
@@ -170,57 +166,31 @@ def feed_http(
         raise ToolkitError(
             f"{HTTP}{address} can be reached by other machines: set FEED_TOKEN (in .env), or listen on {HTTP}{port}"
         )
-    bare = None if known(name, settings.schema_folder) else Stream(name)
-    inbox = Inbox(token)
-    with closing(WebServer(inbox.app(), host, port, f"{HTTP}{address}")) as server, closing(inbox):
-        logger.info("POST a JSON object, an array or JSON lines to {}", server.url)
-        waiting, texts = _first(inbox, bare, stop) if bare else ([], [])
-        if bare and not texts:
-            return 0  # stopped before there was anything
-        try:
+    is_new = known(name, settings.schema_folder) is None
+    with ExitStack() as sessions:
+
+        def begin(texts: Sequence[bytes]) -> tuple[Session, Stream]:
             stream = fed_stream(name, texts, settings, time)
-            with session(stream, f"feed-{name}-http", settings, sinks=sinks, run=run, stop=stop) as opened:
-                opened.counts["read"] = 0
-                group = Group(opened, replace(opened.journal.stream, time=stream.time))
-                _run(group, inbox, waiting, lambda: _ends(opened, stop, run.count), server)
-                opened.counts["rejected"] = inbox.rejected
-        finally:
-            respond([(posted, stopping()) for posted in waiting])  # if they have no other answer
-    return opened.code
+            context = session(stream, f"feed-{name}-http", settings, sinks=sinks, run=run, stop=stop)
+            opened = sessions.enter_context(context)
+            opened.counts["read"] = inbox.gather_s = 0
+            return opened, replace(opened.journal.stream, time=stream.time)
+
+        intake = Intake(begin, LineCodec(Stream(name)))
+        inbox = Inbox(token, intake.take, gather_s=FIRST_S if is_new else 0.0)
+        with closing(WebServer(inbox.app(), host, port, f"{HTTP}{address}")) as server:
+            logger.info("POST a JSON object, an array or JSON lines to {}", server.url)
+            if not is_new:
+                intake.open()
+            while server.is_serving and not (intake.error or _is_enough(intake.session, run.count) or stop.is_set()):
+                stop.wait(TICK_S)
+            is_ours, inbox.stopping = server.is_serving, True
+        if intake.session is not None:
+            intake.session.counts["rejected"] = inbox.rejected
+        if intake.error or not is_ours:
+            raise intake.error or Unavailable("the web server ended by itself: see the log, and start again")
+    return intake.session.code if intake.session else 0
 
 
-def _ends(session: Session, stop: threading.Event, count: int | None) -> bool:
-    return stop.is_set() or (count is not None and session.counts["acknowledged"] >= count)
-
-
-def _first(inbox: Inbox, bare: Stream, stop: threading.Event) -> tuple[list[Posted], list[bytes]]:
-    """The valid requests of the first second and their records; the others are answered."""
-    found: list[Posted] = []
-    texts: list[bytes] = []
-    until_s = math.inf
-    while time.monotonic() < until_s and len(texts) < INFERRED_FROM and not stop.is_set():
-        for posted in inbox.take(TICK_S):
-            try:
-                batch_of(posted.body, bare, "check", 1)
-            except HTTPException as error:
-                respond([(posted, error)])
-                continue
-            found.append(posted)
-            texts += [text for _, text in json_texts(posted.body)[1]]
-            until_s = min(until_s, time.monotonic() + FIRST_S)
-    return found, texts
-
-
-def _run(group: Group, inbox: Inbox, waiting: list[Posted], ends: Callable[[], bool], server: WebServer) -> None:
-    """Handle requests until it is time to end and those in hand are answered."""
-    try:
-        while server.is_serving:
-            group.handle(waiting)
-            if not inbox.stopping and ends():
-                inbox.stopping = True
-                server.stop()
-            waiting = inbox.take(TICK_S)
-        if not inbox.stopping:
-            raise Unavailable("the web server ended by itself: see the log, and start again")
-    finally:
-        inbox.close()
+def _is_enough(session: Session | None, count: int | None) -> bool:
+    return session is not None and count is not None and session.counts["acknowledged"] >= count
