@@ -2,8 +2,9 @@
 
 import sys
 from collections import deque
+from collections.abc import Callable
 from contextlib import closing
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from loguru import logger
@@ -24,14 +25,6 @@ from utils.sources.base import Chunk
 LAST_SHOWN = 10
 CAUGHT_UP_BELOW = 1_000  # records in a chunk
 _COLOURS = {"negative": "\x1b[31m", "neutral": "", "positive": "\x1b[32m"}
-
-
-class View(Protocol):
-    """Shows records on stdout; `idle` is called when there are none for now."""
-
-    def show(self, records: list[Any]) -> None: ...
-    def idle(self) -> None: ...
-    def close(self) -> None: ...
 
 
 def main(
@@ -55,11 +48,9 @@ def main(
     found = wait_for_stream(stream, settings, source_name, stop, once=once)
     if found is None:
         return 0
-    progress = Progress(source_name, found)
-    view: View = LineView(found, everything=once or count is not None)
-    if json or top:
-        view = JsonView(found) if json else TopView(found, progress, every)
-    reader = Reader(progress, view, start)
+    progress, everything = Progress(source_name, found), json or once or count is not None
+    view = TopView(found, progress, every) if top else Lines(found, as_json=json, everything=everything)
+    reader = Reader(progress, view.show, start)
     reading = source(source_name, settings, found, reader.resume, finished=once)
     with closing(view):
         follow(lambda: reading, lambda chunk: reader.handle(chunk, reading.name), stop, once=once, count=count,
@@ -71,11 +62,10 @@ def main(
 class Reader:
     """Counts what comes, hands on what is new, and knows where a source continues that was left and is taken again."""
 
-    def __init__(self, progress: Progress, view: View, start: str) -> None:
-        self._progress, self._view, self._start = progress, view, start
+    def __init__(self, progress: Progress, show: Callable[[list[Any]], None], start: str) -> None:
+        self._progress, self._show, self._start = progress, show, start
         self._tracker = Tracker(from_end=start == "end")
         self._positions: dict[str, str] = {}
-        self._used = ""
 
     def resume(self, partition: str) -> str:
         return self._positions.get(partition, "" if self._start == "start" else "end")
@@ -83,9 +73,9 @@ class Reader:
     def handle(self, chunk: Chunk, used: str) -> int:
         """Count and show a chunk of the source `used`; how many of its records were new."""
         tracker, counts = self._tracker, self._tracker.counts
-        if self._used and used != self._used:
+        if self._positions and used != self._progress.name:
             tracker.begin_again()  # another sink brings once more what was seen in the one before
-        self._used = self._progress.name = used
+        self._progress.name = used
         self._positions[chunk.partition] = chunk.end
         before = counts.lost, counts.duplicate
         new = tracker.admit(chunk.records)
@@ -96,42 +86,22 @@ class Reader:
             logger.warning("lost {:,}, duplicate {:,} so far", counts.lost, counts.duplicate)
         self._progress.saw(new, counts)
         if new:
-            self._view.show(new)
+            self._show(new)
         return len(new)
 
 
-class JsonView:
-    """JSON lines for other programs."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._codec = stream.codec
-        self._steers = sys.stdout.isatty()
-
-    def show(self, records: list[Any]) -> None:
-        lines = [self._codec.encode(record) for record in records]
-        if self._steers:  # JSON leaves most control characters as they are
-            lines = [log.plain(line.decode()).encode() for line in lines]
-        sys.stdout.buffer.write(b"\n".join([*lines, b""]))
-        sys.stdout.buffer.flush()
-
-    def idle(self) -> None:
-        """Nothing is pending."""
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-class LineView:
+class Lines:
     """One line per record; of what was there before, only the last ones unless `everything` is wanted."""
 
-    def __init__(self, stream: Stream, *, everything: bool) -> None:
-        self._stream, self._is_buzz = stream, stream.name == BUZZ
-        self._colours = _COLOURS if sys.stdout.isatty() else dict.fromkeys(_COLOURS, "")
+    def __init__(self, stream: Stream, *, as_json: bool, everything: bool) -> None:
+        self._stream, self._as_json, self._is_terminal = stream, as_json, sys.stdout.isatty()
         self._last: deque[Any] | None = None if everything else deque(maxlen=LAST_SHOWN)
 
     def show(self, records: list[Any]) -> None:
         if self._last is None:
-            self._print(records)
+            line, encoding = (self._json, "utf-8") if self._as_json else (self._text, sys.stdout.encoding)
+            sys.stdout.buffer.write("".join(f"{line(record)}\n" for record in records).encode(encoding, "replace"))
+            sys.stdout.buffer.flush()
             return
         self._last.extend(records)
         if len(records) < CAUGHT_UP_BELOW:
@@ -141,24 +111,21 @@ class LineView:
         """The present end is reached: from now on every record is shown."""
         if self._last is not None:
             last, self._last = list(self._last), None
-            self._print(last)
+            self.show(last)
 
-    def close(self) -> None:
-        self.idle()
+    close = idle
 
-    def _print(self, records: list[Any]) -> None:
-        if records:
-            text = "\n".join(map(self._line, records)) + "\n"
-            sys.stdout.buffer.write(text.encode(sys.stdout.encoding, "replace"))
-            sys.stdout.buffer.flush()
+    def _json(self, record: Any) -> str:
+        line = self._stream.codec.encode(record).decode()
+        return log.plain(line) if self._is_terminal else line  # JSON leaves most control characters as they are
 
-    def _line(self, record: Any) -> str:
+    def _text(self, record: Any) -> str:
         timestamp = self._stream.codec.value(record, "timestamp") or ""
-        if not self._is_buzz:
+        if self._stream.name != BUZZ:
             return log.plain(f"{timestamp} {self._stream.describe(record)}")
         sentiment = label(record.sentiment)
         who = f"{timestamp} {record.author} [{record.category or ''}] {record.sentiment:.2f} {sentiment}"
-        colour, line = self._colours[sentiment], log.plain(f"{who}: {record.message}")
+        line, colour = log.plain(f"{who}: {record.message}"), _COLOURS[sentiment] if self._is_terminal else ""
         return f"{colour}{line}\x1b[0m" if colour else line
 
 

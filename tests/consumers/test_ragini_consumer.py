@@ -184,7 +184,7 @@ def with_sentiments(*sentiments: float) -> list[Any]:
 
 def test_a_terminal_gets_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal(monkeypatch)
-    ragini_consumer.LineView(BUZZ, everything=True).show(with_sentiments(0.1, 0.5, 0.9))
+    ragini_consumer.Lines(BUZZ, as_json=False, everything=True).show(with_sentiments(0.1, 0.5, 0.9))
     red, plain, green = terminal.text.splitlines()
     assert (red[:5], red[-4:]) == ("\x1b[31m", "\x1b[0m")
     assert "\x1b" not in plain
@@ -193,7 +193,9 @@ def test_a_terminal_gets_colours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_json_on_a_terminal_cannot_steer_it(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal(monkeypatch)
-    ragini_consumer.JsonView(BUZZ).show([BUZZ.codec.decode(b'{"message":"\xc2\x9b2J\xe2\x80\xae"}')])
+    ragini_consumer.Lines(BUZZ, as_json=True, everything=True).show(
+        [BUZZ.codec.decode(b'{"message":"\xc2\x9b2J\xe2\x80\xae"}')]
+    )
     assert not set("\x9b\u202e") & set(terminal.text)
     assert terminal.text.endswith("\n")
 

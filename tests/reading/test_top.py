@@ -6,7 +6,7 @@ from io import StringIO
 
 import pytest
 import rich
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 
 from tests.helpers import run_python
 from tests.reading.test_windows import SENSORS, Opened, records
@@ -55,6 +55,19 @@ def test_it_fills_the_terminal_and_no_more(names: int, read: int, screen: Consol
         lines = drawn(view, screen)
     assert len(lines) == (29 if read == 500 else 9)
     assert max(map(len, lines)) <= 110
+
+
+def test_the_first_line_is_whole_in_a_narrow_terminal(screen: Console) -> None:
+    screen.size = ConsoleDimensions(80, 30)
+    progress = Progress("duckdb", SENSORS)
+    with closing(TopView(SENSORS, progress, 60)) as view:
+        view.show(records([(at_s, "a", 1.0) for at_s in range(500)]))
+        with screen.capture() as text:
+            screen.print(view._drawn(progress.measured()))
+    lines = text.get().splitlines()
+    assert " ".join(" ".join(lines[:2]).split()) == progress.measured()
+    assert len(lines) == 29
+    assert max(map(len, lines)) <= 80
 
 
 def test_names_are_bounded_and_cannot_steer_the_terminal(screen: Console) -> None:

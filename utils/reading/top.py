@@ -4,28 +4,22 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from utils.app import log
-from utils.app.config import BUZZ
 from utils.app.errors import ToolkitError
 from utils.reading.progress import Progress
 from utils.reading.windows import Window, namer
 from utils.records.infer import event_time
-from utils.records.sentiment import label
 from utils.records.stream import Stream
-
-if TYPE_CHECKING:
-    from rich.console import Group
 
 EVERY_S = 60.0
 MAX_NAMES, OTHERS = 10_000, "(others)"
 LATEST = 200
 REDRAW_S = 0.25
-FRAME_LINES = 6  # title, headings, their line, two empty ones, and that of the cursor
+FRAME_LINES = 5  # headings, their line, two empty ones, and that of the cursor
 WIDE = 100  # columns of a terminal
 
 Top = Annotated[
@@ -63,21 +57,18 @@ class TopView:
 
     def show(self, records: list[Any]) -> None:
         """Count records that are new."""
-        stream, value = self._stream, self._stream.codec.value
-        name_of, event_us = namer(stream, stream.by), event_time(stream)
+        value, field = self._stream.codec.value, self._stream.value
+        name_of, event_us = namer(self._stream, self._stream.by), event_time(self._stream)
         self._latest.extend(records[-LATEST:])
         for record in records:
-            name, at_us = name_of(record), event_us(record)
-            if name not in self._totals and len(self._totals) >= MAX_NAMES:
-                name = OTHERS
-            measured = value(record, self._stream.value) if self._stream.value else None
+            name, at_us, measured = name_of(record), event_us(record), value(record, field) if field else None
+            name = name if name in self._totals or len(self._totals) < MAX_NAMES else OTHERS
             self._totals.setdefault(name, Window()).take(measured)
-            if at_us is not None:
-                start_us = at_us - at_us % self._size_us
-                if start_us > self._present[0]:
-                    self._present = start_us, {}
-                if start_us == self._present[0]:
-                    self._present[1].setdefault(name, Window()).take(measured)
+            start_us = self._present[0] - 1 if at_us is None else at_us - at_us % self._size_us
+            if start_us > self._present[0]:
+                self._present = start_us, {}
+            if start_us == self._present[0]:
+                self._present[1].setdefault(name, Window()).take(measured)
         self.idle()
 
     def idle(self) -> None:
@@ -93,39 +84,29 @@ class TopView:
         if not self._live.console.is_terminal:  # there the library leaves the last line open
             self._live.console.print()
 
-    def _drawn(self, title: str) -> "Group":
-        from rich import get_console
-        from rich.box import SIMPLE_HEAD
+    def _drawn(self, title: str) -> Any:
+        from rich import box, get_console
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
-        width, height = get_console().size
-        measured, present, seconds = self._stream.value, self._present[1], f"{self._size_us / 1e6:g} s"
-        shown = sorted(self._totals.items(), key=lambda each: -each[1].records)[: max(3, (height - FRAME_LINES) // 2)]
+        console, field, window_name = get_console(), self._stream.value, f"in {self._size_us / 1e6:g} s"
+        heading = Text(title).wrap(console, console.width)
+        room = console.height - FRAME_LINES - len(heading)
+        columns = ["records", "share", window_name, *((f"mean {field}", window_name) if field else ())]
+        columns += ["least", "most"] if field and console.width >= WIDE else []
+        table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
+        for column in (self._stream.by or "stream", *columns):
+            table.add_column(Text(log.plain(column)), no_wrap=True, justify="right" if table.columns else "left")
         total = max(1, sum(window.records for window in self._totals.values()))
-        table = Table(box=SIMPLE_HEAD, expand=True, pad_edge=False)
-        table.add_column(self._stream.by or "stream", no_wrap=True)
-        headings = ["records", "share", f"in {seconds}"]
-        headings += [f"mean {measured}", f"in {seconds}"] if measured else []
-        for heading in headings + (["least", "most"] if measured and width >= WIDE else []):
-            table.add_column(heading, no_wrap=True, justify="right")
-        for name, window in shown:
-            latest = present.get(name, Window())
+        for name, window in sorted(self._totals.items(), key=lambda each: -each[1].records)[: max(3, room // 2)]:
+            latest = self._present[1].get(name, Window())
             cells = [f"{window.records:,}", f"{window.records / total:.0%}", f"{latest.records:,}"]
-            cells += map(self._number, (window.mean, latest.mean, window.low, window.high))
-            shown_cells = cells[: len(table.columns) - 1]
-            table.add_row(Text(log.plain(name or self._stream.name)[:40]), *map(Text, shown_cells))
-        room = max(0, height - FRAME_LINES - len(shown))
-        lines = [self._line(record) for record in list(self._latest)[-room:]] if room else []
-        cut = partial(Text, no_wrap=True, overflow="ellipsis")
-        return Group(cut(title), table, *map(cut, lines))
-
-    def _line(self, record: Any) -> str:
-        timestamp = self._stream.codec.value(record, "timestamp") or ""
-        return log.plain(f"{timestamp} {self._stream.describe(record)}")
-
-    def _number(self, value: float | None) -> str:
-        if value is None:
-            return ""
-        return f"{value:,.2f}" + (f" {label(value)}" if self._stream.name == BUZZ else "")
+            numbers = (window.mean, latest.mean, window.low, window.high)
+            cells += ["" if number is None else f"{number:,.2f}" for number in numbers]
+            table.add_row(Text(log.plain(name or self._stream.name)[:40]), *cells[: len(columns)])
+        time_of, describe, lines = self._stream.codec.value, self._stream.describe, []
+        for record in deque(self._latest, maxlen=max(0, room - table.row_count)):
+            line = log.plain(f"{time_of(record, 'timestamp') or ''} {describe(record)}")
+            lines.append(Text(line, no_wrap=True, overflow="ellipsis"))
+        return Group(*heading, table, *lines)
