@@ -3,7 +3,6 @@
 import sys
 from contextlib import closing, suppress
 from dataclasses import replace
-from functools import partial
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -14,7 +13,7 @@ from utils.app.early import UNFINISHED
 from utils.app.errors import ToolkitError, Unavailable
 from utils.reading.alert_delivery import AlertDelivery, send_to
 from utils.reading.alerts import Alerts, Rule
-from utils.reading.processing import open_store, read_into, store_database, wait_for_stream
+from utils.reading.processing import Consumer, wait_for_stream
 from utils.reading.progress import Progress
 from utils.records.stream import Stream
 from utils.sinks import AUTO, ChosenSource, source
@@ -47,12 +46,11 @@ def main(
     if found is None:
         return 0
     name, rule, chosen = f"alerts-{rule.key}", rule.on(found), settled(source_name, settings, found)
-    own = replace(settings, group=f"{settings.group}-{name}")
-    open_database = partial(store_database, chosen, found, own, name)
-    store = open_store(open_database, found, reading, stop)
+    consumer = Consumer(chosen, name, replace(settings, group=f"{settings.group}-{name}"), reading, stop)
+    store = consumer.open(found)
     if store is None:
         return 0
-    about = {"stream": found.name, "by": rule.by or ""}
+    about, path = {"stream": found.name, "by": rule.by or ""}, settings.data_path / "alerts.jsonl"
     with closing(store):
         alerts, progress = Alerts(store, rule), Progress("alerts", store.stream)
 
@@ -68,9 +66,11 @@ def main(
                     alerts.check_silence()
             progress.show()
 
-        with closing(AlertDelivery(open_database(), about, settings.data_path / "alerts.jsonl", send)) as delivery:
+        with closing(
+            AlertDelivery(consumer.database(found), about, path, send)
+        ) as delivery:
             delivery.start()
-            read_into(store, chosen, own, reading, stop, handle=handle, on_wait=on_wait)
+            consumer.read(store, handle, on_wait)
             stored, left = delivery.finish(store.database, drain)
         if reading.json:
             totals = {"alerts": stored, "delivered": stored - left}

@@ -87,10 +87,10 @@ class Run:
         return self.delivery.finish(self.store.database, timeout_s)
 
     def attempts(self) -> list[int]:
-        return [attempts for (attempts,) in self.store.database.ask("SELECT attempts FROM alerts ORDER BY event_us")]
+        return [attempts for (attempts,) in self.store.database.query("SELECT attempts FROM alerts ORDER BY event_us")]
 
     def left(self) -> int:
-        ((left,),) = self.store.database.ask("SELECT COUNT(due_us) FROM alerts")
+        ((left,),) = self.store.database.query("SELECT COUNT(due_us) FROM alerts")
         return int(left)
 
 
@@ -179,7 +179,7 @@ def test_a_webhook_that_fails_is_tried_again(
         assert len(lines(run.jsonl)) == 1
     assert len({id for id, _ in webhook.received}) == 1
     assert "secret" not in "".join(logged)
-    assert "INFO alerts are delivered again" in logged
+    assert "INFO no more waiting: alerts are delivered" in logged
 
 
 def test_waits_double_up_to_five_minutes_and_end_after_a_day(tmp_path: Path, clock: Clock) -> None:
@@ -189,7 +189,7 @@ def test_waits_double_up_to_five_minutes_and_end_after_a_day(tmp_path: Path, clo
         for attempt in range(1, 13):
             assert run.delivery.step()
             assert run.attempts() == [attempt]
-            ((due_us,),) = run.store.database.ask("SELECT due_us FROM alerts")
+            ((due_us,),) = run.store.database.query("SELECT due_us FROM alerts")
             waits.append(due_us / 1e6 - clock.now_s)
             clock.now_s = due_us / 1e6
         assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
@@ -307,7 +307,7 @@ def test_a_file_that_cannot_be_written_delays_the_alert(tmp_path: Path, clock: C
         run.jsonl.mkdir()
         run.alert(1)
         assert not run.delivery.step()
-        assert any("alerts wait: " in line and "alerts.jsonl" in line for line in logged)
+        assert any("alerts.jsonl: " in line and "; waiting" in line for line in logged)
         assert run.attempts() == [0]
         run.jsonl.rmdir()
         assert run.finish(5) == (1, 0)

@@ -200,7 +200,7 @@ class TestSilence:
                     store.add(Chunk("live", position, str(now[0]), records(step, round(now[0]))), alerts.add)
             for _ in range(2):
                 alerts.check_silence()
-            found = store.database.ask("SELECT name, event_us FROM alerts ORDER BY stored_us, name")
+            found = store.database.query("SELECT name, event_us FROM alerts ORDER BY stored_us, name")
             return [(name, at_us // 1_000_000) for name, at_us in found]
 
     def test_one_alert_per_silence(self, now: list[float], tmp_path: Path) -> None:

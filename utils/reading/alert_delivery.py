@@ -20,20 +20,21 @@ from loguru import logger
 
 from utils.app.errors import ToolkitError, Unavailable
 from utils.reading.database import Database
+from utils.reading.follow import StateLog
 from utils.records.codec import instant_text
 
-ATTEMPT_S, BATCH = 10.0, 5
-LEASE_S = 60.0  # more than a batch can take: until then no other copy tries its alerts
+ATTEMPT_S, BATCH = 10.0, 10
+LEASE_S = 120.0  # more than a batch can take: until then no other copy tries its alerts
 POLL_S = 0.2
 RETRY_CAP_S, MAX_ATTEMPTS = 300.0, 300  # about a day; then an alert waits for the next start
 _DUE = f"""SELECT id, alert, name, event_us, record, attempts, due_us FROM alerts WHERE due_us <= ? AND attempts < ?
     ORDER BY due_us, stored_us LIMIT {BATCH}"""
 _CLAIM = "UPDATE alerts SET due_us = ?, attempts = attempts + 1 WHERE id = ? AND due_us = ?"
-_DONE = "UPDATE alerts SET due_us = ? WHERE id = ?"
-_COUNT = "SELECT COUNT(*), COUNT(due_us) FROM alerts"
 
 Send = Callable[[str, bytes], None]
 """Delivers an alert (id, JSON) within about 10 s, or raises Unavailable."""
+Claimed = tuple[str, int, bytes]
+"""Id of an alert, how many attempts there were, and its line."""
 
 
 class _NoRedirect(HTTPRedirectHandler):
@@ -97,7 +98,7 @@ class AlertDelivery:
 
     An alert is logged and appended to `path` once it is stored, then sent. What fails is tried again after 1, 2, 4,
     up to 300 s. A new run tries everything at once. Several copies share the work; an alert of a copy that was killed
-    is taken over after a minute. `about` is what every alert also has.
+    is taken over after two minutes. `about` is what every alert also has.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class AlertDelivery:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database, self._about, self._path, self._send, self._clock = database, about, path, send, clock
-        self._trouble, self._ended = "", Event()
+        self._states, self._ended = StateLog(), Event()
         self._thread = Thread(target=self._run, name="alerts", daemon=True)
 
     def start(self) -> None:
@@ -128,7 +129,7 @@ class AlertDelivery:
         """
         deadline_s = time.monotonic() + timeout_s
         while True:
-            ((stored, left),) = database.ask(_COUNT)
+            ((stored, left),) = database.query("SELECT COUNT(*), COUNT(due_us) FROM alerts")
             if not left or time.monotonic() > deadline_s:
                 return stored, left
             time.sleep(0.02)
@@ -143,39 +144,49 @@ class AlertDelivery:
 
     def step(self) -> bool:
         """Deliver some of what is due now; whether there was any. What is not possible now is left."""
+        claimed, done = list[Claimed](), list[tuple[int | None, str]]()
+        failed: ToolkitError | None = None
         try:
             claimed = self._claim()
-            outcomes = [self._deliver(*each) for each in claimed]
+            for id, attempts, line in claimed:
+                due_us = None
+                try:
+                    if self._send is not None:
+                        self._send(id, line)
+                except Unavailable as error:
+                    failed, wait_s = error, min(2.0 ** min(attempts, 20), RETRY_CAP_S)
+                    due_us = round((self._clock() + wait_s) * 1e6)
+                done.append((due_us, id))
             if claimed:
                 with self._database.transaction():
-                    self._database.execute_many(_DONE, [(due_us, id) for id, due_us, _ in outcomes])
-                reasons = [reason for _, _, reason in outcomes if reason]
-                self._report(f"{reasons[-1]}; the alert is tried again" if reasons else "")
-            return bool(claimed)
+                    self._database.execute_many("UPDATE alerts SET due_us = ? WHERE id = ?", done)
         except ToolkitError as error:  # what only the user can fix ends whoever reads
-            self._report(f"alerts wait: {error}")
-            return False
+            failed = error
+        if failed is not None:
+            self._states.trouble(failed)
+        elif claimed:
+            self._states.healthy("alerts are delivered")
+        return bool(claimed)
 
-    def _claim(self) -> list[tuple[str, int, bytes]]:
-        """Take what is due: for each alert its id, the number of the attempt and its line.
+    def _claim(self) -> list[Claimed]:
+        """Take what is due.
 
         A line is appended to the file in the transaction that notes it, so a kill before its end repeats it.
         """
         now_us = round(self._clock() * 1e6)
-        due = self._database.ask(_DUE, now_us, MAX_ATTEMPTS)
-        if not due:
+        claimed, new = list[Claimed](), list[str]()
+        if not (due := self._database.query(_DUE, now_us, MAX_ATTEMPTS)):
             return []
-        claimed, new = list[tuple[str, int, bytes]](), list[str]()
         with self._database.transaction():
             for id, alert, name, event_us, record, attempts, due_us in due:
                 if self._database.execute(_CLAIM, now_us + round(LEASE_S * 1e6), id, due_us).rowcount != 1:
                     continue  # by another copy
                 at = None if event_us is None else instant_text(event_us)
                 about = {"id": id, **self._about, "alert": alert, "name": name, "time": at}
-                claimed.append((id, attempts + 1, msgspec.json.encode(about | {"record": msgspec.Raw(record)}) + b"\n"))
+                claimed.append((id, attempts, msgspec.json.encode(about | {"record": msgspec.Raw(record)}) + b"\n"))
                 if not attempts:
                     new.append(" ".join(filter(None, (f"alert {alert}:", name, at, record))))
-            self._append(b"".join(line for _, attempt, line in claimed if attempt == 1))
+            self._append(b"".join(line for _, attempts, line in claimed if not attempts))
         for text in new:
             logger.warning("{}", text)
         return claimed
@@ -187,19 +198,3 @@ class AlertDelivery:
                 stream.write(lines)
         except OSError as error:
             raise Unavailable(f"{self._path}: {error.strerror}") from error
-
-    def _deliver(self, id: str, attempt: int, line: bytes) -> tuple[str, int | None, str]:
-        """Send an alert: its id, when it is due again (None: it is delivered), and why."""
-        try:
-            if self._send is not None:
-                self._send(id, line)
-            return id, None, ""
-        except Unavailable as error:
-            wait_s = min(2.0 ** min(attempt - 1, 20), RETRY_CAP_S)
-            return id, round((self._clock() + wait_s) * 1e6), str(error)
-
-    def _report(self, trouble: str) -> None:
-        """Log what is wrong when it changes, and once that nothing is."""
-        if trouble != self._trouble:
-            logger.log("WARNING" if trouble else "INFO", "{}", trouble or "alerts are delivered again")
-        self._trouble = trouble

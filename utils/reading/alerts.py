@@ -38,6 +38,14 @@ _SILENT = """SELECT name, MAX(seen_us) FROM alert_states GROUP BY name HAVING MA
 _ALL_DUE = "UPDATE alerts SET due_us = 0, attempts = CASE attempts WHEN 0 THEN 0 ELSE 1 END WHERE due_us IS NOT NULL"
 
 
+_When = Parameter(name="--when", help="SQL over a record's fields: 'temperature_c > 24'.", show_default=False)
+_Anomaly = Parameter(name="--anomaly", help="Number field whose unlikely values give an alert.", show_default=False)
+_Silent = Parameter(name="--silent", help="Alert after so many seconds without a record.", validator=positive)
+_By = Parameter(name="--by", help="Field whose values have alerts of their own, '' = none; else the stream's by.")
+_For = Parameter(name="--for", help="Records in a row until the alert.", converter=whole, validator=positive)
+_Cooldown = Parameter(name="--cooldown", help="Seconds of event time from an alert to the next.", validator=positive)
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Rule:
@@ -46,27 +54,12 @@ class Rule:
     `by` None stands for the field that the stream names, "" for the whole stream. `cooldown_s` is event time.
     """
 
-    when: Annotated[
-        str, Parameter(name="--when", show_default=False, help="SQL over a record's fields: 'temperature_c > 24'.")
-    ] = ""
-    anomaly: Annotated[
-        str, Parameter(name="--anomaly", show_default=False, help="Number field whose unlikely values give an alert.")
-    ] = ""
-    silent_s: Annotated[
-        float | None,
-        Parameter(name="--silent", validator=positive, help="Alert after so many seconds without a record."),
-    ] = None
-    by: Annotated[
-        str | None,
-        Parameter(name="--by", help="Field whose values have alerts of their own, '' = none; else the stream's by."),
-    ] = None
-    times: Annotated[
-        int, Parameter(name="--for", converter=whole, validator=positive, help="Records in a row until the alert.")
-    ] = 1
-    cooldown_s: Annotated[
-        float | None,
-        Parameter(name="--cooldown", validator=positive, help="Seconds of event time from an alert to the next."),
-    ] = None
+    when: Annotated[str, _When] = ""
+    anomaly: Annotated[str, _Anomaly] = ""
+    silent_s: Annotated[float | None, _Silent] = None
+    by: Annotated[str | None, _By] = None
+    times: Annotated[int, _For] = 1
+    cooldown_s: Annotated[float | None, _Cooldown] = None
 
     @property
     def text(self) -> str:
@@ -174,7 +167,7 @@ class Alerts:
         silent_s, now_s = self.rule.silent_s, self._clock()
         if silent_s is None or now_s - self._began_s < silent_s:
             return
-        if silent := self._database.ask(_SILENT, round((now_s - silent_s) * 1e6)):
+        if silent := self._database.query(_SILENT, round((now_s - silent_s) * 1e6)):
             text, now_us = self.rule.text, round(now_s * 1e6)
             rows = [(self._silence_id(*each), text, *each, now_us, "null") for each in sorted(silent)]
             with self._database.transaction():

@@ -27,11 +27,13 @@ def upsert(table: str, keys: str, values: str) -> str:
     return f"INSERT INTO {table} ({keys}, {values}) VALUES ({marks}) ON CONFLICT ({keys}) DO UPDATE SET {changes}"
 
 
-class SqliteDatabase(sqlite.Database):
-    """A SQLite file, which opening creates: one connection.
+def without_nul(values: Sequence[Any]) -> Row:
+    """The values as PostgreSQL can store them."""
+    return tuple(value.replace("\0", "\ufffd") if type(value) is str else value for value in values)
 
-    Raises Unavailable for what can heal, another ToolkitError for what the user must fix.
-    """
+
+class SqliteDatabase(sqlite.Database):
+    """A SQLite file. Raises Unavailable for what can heal, another ToolkitError for what the user must fix."""
 
     dialect: Dialect = "sqlite"
     lock_tables = "SELECT 1"  # whoever makes tables waits for others, as in every transaction here
@@ -49,10 +51,6 @@ class SqliteDatabase(sqlite.Database):
     def execute_many(self, statement: str, rows: Sequence[Row]) -> None:
         """Execute one statement for each row of values, in a transaction."""
         self.connection.executemany(statement, rows)
-
-    def ask(self, statement: str, *values: Any) -> list[Row]:
-        """The rows that a statement finds, outside of a transaction."""
-        return self.query(statement, *values)
 
     def takes(self, column: str) -> bool:
         """Whether a column can have this name."""
@@ -90,9 +88,26 @@ class PostgresDatabase:
         self._outage, self.replaced = "", 0
 
     @contextmanager
+    def _connected(self) -> Iterator[Any]:
+        """The connection, and the errors of statements.
+
+        The first reason of an outage is the reason until the database is there again: it is logged once.
+        """
+        try:
+            with postgres.errors(self._url):
+                if self._connection is None or self._connection.closed:
+                    self._connection = postgres.connect(self._url, self._schema)
+                    self._outage = ""
+                yield self._connection
+        except StoreUnavailable as error:
+            if self._connection is not None and not self._connection.closed:
+                raise
+            self._outage = self._outage or str(error)
+            raise StoreUnavailable(self._outage) from None
+
+    @contextmanager
     def transaction(self) -> Iterator[None]:
-        with self._errors():
-            connection = self._connected()
+        with self._connected() as connection:
             connection.execute("BEGIN")
             try:
                 yield
@@ -102,34 +117,15 @@ class PostgresDatabase:
                     with suppress(postgres.library().Error):
                         connection.execute("ROLLBACK")
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """The first reason of an outage is the reason until the database is there again: it is logged once."""
-        try:
-            with postgres.errors(self._url):
-                yield
-        except StoreUnavailable as error:
-            if self._connection is not None and not self._connection.closed:
-                raise
-            self._outage = self._outage or str(error)
-            raise StoreUnavailable(self._outage) from None
-
-    def _connected(self) -> Any:
-        if self._connection is None or self._connection.closed:
-            self._connection = postgres.connect(self._url, self._schema)
-            self._outage = ""
-        return self._connection
-
     def execute(self, statement: str, *values: Any) -> Any:
-        if not values:
-            return self._connected().execute(statement)
-        return self._connected().execute(_with_marks(statement), without_nul(values))
+        marked = statement.replace("%", "%%").replace("?", "%s") if values else statement
+        return self._connection.execute(marked, without_nul(values) or None)
 
     def execute_many(self, statement: str, rows: Sequence[Row]) -> None:
-        self._connected().cursor().executemany(_with_marks(statement), list(map(without_nul, rows)))
+        self._connection.cursor().executemany(statement.replace("?", "%s"), list(map(without_nul, rows)))
 
-    def ask(self, statement: str, *values: Any) -> list[Row]:
-        with self._errors():
+    def query(self, statement: str, *values: Any) -> list[Row]:
+        with self._connected():
             found: list[Row] = self.execute(statement, *values).fetchall()
             return found
 
@@ -137,16 +133,15 @@ class PostgresDatabase:
         return len(column.encode()) <= postgres.MOST_NAME_BYTES and column not in postgres.SYSTEM_COLUMNS
 
     def insert(self, table: Table, identity: str, rows: Sequence[Row]) -> list[Row] | None:
-        connection = self._connected()
-        connection.execute("CREATE TEMPORARY TABLE IF NOT EXISTS page (LIKE records) ON COMMIT DELETE ROWS")
+        self.execute("CREATE TEMPORARY TABLE IF NOT EXISTS page (LIKE records) ON COMMIT DELETE ROWS")
         self.replaced = 0
-        with connection.cursor().copy(f"COPY page ({table.row}) FROM STDIN") as copy:
+        with self._connection.cursor().copy(f"COPY page ({table.row}) FROM STDIN") as copy:
             for row in rows:
                 storable = without_nul(row)
                 self.replaced += storable != row
                 copy.write_row(storable)
         statement = f"INSERT INTO records ({table.row}) SELECT {table.row} FROM page ON CONFLICT DO NOTHING RETURNING "
-        found: list[Row] = connection.execute(statement + identity).fetchall()
+        found: list[Row] = self.execute(statement + identity).fetchall()
         return found
 
     def close(self) -> None:
@@ -155,13 +150,3 @@ class PostgresDatabase:
 
 
 Database = SqliteDatabase | PostgresDatabase
-
-
-def _with_marks(statement: str) -> str:
-    """psycopg's placeholders; names of a user's are not in a statement with values."""
-    return statement.replace("%", "%%").replace("?", "%s")
-
-
-def without_nul(values: Sequence[Any]) -> Row:
-    """The values as PostgreSQL can store them."""
-    return tuple(value.replace("\0", "\ufffd") if type(value) is str else value for value in values)

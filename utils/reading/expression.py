@@ -27,10 +27,10 @@ class Expression:
     """
 
     def __init__(self, stream: Stream, text: str) -> None:
-        self.text = text
-        self._codec, self._failed, table = stream.codec, False, Table(stream)
-        places = [place for place, name in enumerate(table.columns) if name.lower() in text.lower()]
-        self._places = places or [0]  # of all columns that it may use
+        self.text, self._codec, self._failed = text, stream.codec, False
+        table = Table(stream)
+        # Of all columns those that it may use, or any one.
+        self._places = [place for place, name in enumerate(table.columns) if name.lower() in text.lower()] or [0]
         names = ", ".join(quoted(table.columns[place]) for place in self._places)
         self._insert = f"INSERT INTO record ({names}) VALUES ({', '.join('?' * len(self._places))})"
         self._connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
@@ -44,8 +44,7 @@ class Expression:
             self._connection.execute(_CHECK.format(text))
         except (sqlite3.Error, ValueError) as error:  # ValueError: a NUL, or half a surrogate pair
             self._connection.close()
-            more = ", …" if len(table.columns) > FIELDS_SHOWN else ""
-            fields = ", ".join(table.columns[:FIELDS_SHOWN]) + more
+            fields = ", ".join(table.columns[:FIELDS_SHOWN]) + ", …" * (len(table.columns) > FIELDS_SHOWN)
             reason = str(error).replace("generated column", "expression")
             raise ToolkitError(
                 f"{text!r} is no expression over a record of {stream.name}: {reason}; use the fields {fields}"
@@ -57,23 +56,14 @@ class Expression:
         A record for which it cannot be evaluated (malformed JSON, an overflow) does not match; the first is logged.
         """
         rows = self._codec.rows(records)
-        try:
-            return self._evaluate(rows)
-        except sqlite3.Error:
-            return [self._match_alone(row) for row in rows]
-
-    def _match_alone(self, row: tuple[Any, ...]) -> bool:
-        try:
-            return self._evaluate([row])[0]
-        except sqlite3.Error as error:
-            if not self._failed:
-                logger.warning("{!r} cannot be evaluated for some records, which do not match: {}", self.text, error)
-            self._failed = True
-            return False
-
-    def _evaluate(self, rows: Sequence[tuple[Any, ...]]) -> list[bool]:
+        self._connection.execute("DELETE FROM record")
         try:
             self._connection.executemany(self._insert, ([row[place] for place in self._places] for row in rows))
             return [bool(hit) for (hit,) in self._connection.execute("SELECT oid FROM record")]
-        finally:
-            self._connection.execute("DELETE FROM record")
+        except sqlite3.Error as error:
+            if len(records) != 1:
+                return [hit for record in records for hit in self.matches([record])]
+            if not self._failed:
+                logger.warning("{!r} cannot be evaluated for some records, which do not match: {}", self.text, error)
+            self._failed = True
+            return [False]

@@ -8,7 +8,7 @@ from itertools import islice
 from loguru import logger
 
 from utils.app.backoff import Backoff
-from utils.app.errors import Absent, PositionMoved, StoreUnavailable, Unavailable
+from utils.app.errors import Absent, PositionMoved, StoreUnavailable, ToolkitError, Unavailable
 from utils.records.record import Invalid
 from utils.sources.base import Chunk, Source
 
@@ -30,16 +30,16 @@ class StateLog:
     def __init__(self) -> None:
         self._logged = ""
 
-    def trouble(self, error: Unavailable) -> None:
+    def trouble(self, error: ToolkitError) -> None:
         """Something is wrong, perhaps still."""
         if str(error) != self._logged:
             logger.log("INFO" if isinstance(error, Absent) else "WARNING", "{}; waiting", error)
         self._logged = str(error)
 
-    def healthy(self, detail: str) -> None:
+    def healthy(self, what: str) -> None:
         """All is well, perhaps again."""
         if self._logged:
-            logger.info("no more waiting: {} is read", detail)
+            logger.info("no more waiting: {}", what)
         self._logged = ""
 
 
@@ -97,7 +97,7 @@ def follow(
                     if chunk is not None or isinstance(error, StoreUnavailable):
                         break
                     continue
-                states.healthy(source.detail)
+                states.healthy(f"{source.detail} is read")
                 if chunk is None:
                     if once:
                         return done
@@ -106,9 +106,8 @@ def follow(
                     idle_s = min(idle_s * 2, IDLE_CAP_S)
                     continue
                 if chunk.begins_again:
-                    logger.warning(
-                        "{} was rotated, truncated or rebuilt: it is read from its beginning", chunk.partition
-                    )
+                    what = "was rotated, truncated or rebuilt: it is read from its beginning"
+                    logger.warning("{} {}", chunk.partition, what)
                 invalid.add(chunk.invalid)
                 done += new
                 idle_s = IDLE_FIRST_S

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from threading import Event
 from typing import TypeVar
@@ -12,7 +12,7 @@ from utils.app.backoff import Backoff
 from utils.app.config import Reading, Settings, processed_store_url
 from utils.app.errors import Unavailable
 from utils.reading.database import Database, PostgresDatabase, SqliteDatabase
-from utils.reading.follow import OnWait, StateLog, follow
+from utils.reading.follow import Handler, OnWait, StateLog, follow
 from utils.reading.progress import Progress
 from utils.reading.store import ProcessedStore
 from utils.reading.top import EVERY_S, TopView, check_top
@@ -49,41 +49,37 @@ def wait_for_stream(name: str, settings: Settings, source_name: str, stop: Event
     return wait_for(partial(find_stream, name, settings, source_name), stop, once=once)
 
 
-def store_database(sink: str, stream: Stream, settings: Settings, name: str = "") -> Database:
-    """Where a group of consumers of a sink keeps what it has processed: a file with this name, or what machines share.
+@dataclass(frozen=True)
+class Consumer:
+    """Who reads a sink into a processed store of its own; a store in SQLite is a file with this `name`."""
 
-    Only the partitions of a topic can be handed from one machine to another; files stay where they are.
-    """
-    url = processed_store_url()
-    if url is None or sink not in SINKS or SINKS[sink].embedded:
-        return SqliteDatabase(settings.processed_path(name or sink, stream.name))
-    return PostgresDatabase(url, settings.group_of(stream.name))
+    sink: str
+    name: str
+    settings: Settings
+    reading: Reading
+    stop: Event
 
+    def database(self, stream: Stream) -> Database:
+        """Where the store is: a file, or PostgreSQL for what machines share, which is the partitions of a topic."""
+        url = processed_store_url()
+        if url is None or self.sink not in SINKS or SINKS[self.sink].embedded:
+            return SqliteDatabase(self.settings.processed_path(self.name, stream.name))
+        return PostgresDatabase(url, self.settings.group_of(stream.name))
 
-def open_store(
-    open_database: Callable[[], Database], stream: Stream, reading: Reading, stop: Event
-) -> ProcessedStore | None:
-    """The store, as soon as it can be opened. See `wait_for`."""
-    return wait_for(lambda: ProcessedStore(open_database(), stream, reading.start), stop, once=reading.once)
+    def open(self, stream: Stream) -> ProcessedStore | None:
+        """The store, as soon as it can be opened. See `wait_for`."""
+        start, once = self.reading.start, self.reading.once
+        return wait_for(lambda: ProcessedStore(self.database(stream), stream, start), self.stop, once=once)
 
+    def read(self, store: ProcessedStore, handle: Handler, on_wait: OnWait) -> None:
+        """Hand the chunks of the sink to `handle`, from the store's positions on. See `follow`."""
+        reading, stop = self.reading, self.stop
 
-def read_into(
-    store: ProcessedStore,
-    sink: str,
-    settings: Settings,
-    reading: Reading,
-    stop: Event,
-    *,
-    handle: Callable[[Chunk], int],
-    on_wait: OnWait,
-) -> None:
-    """Hand the chunks of a sink to `handle`, from the store's positions on, until `reading` or `stop` ends it."""
+        def open_source() -> Source:
+            wait_for(store.counts, stop, once=reading.once, quiet=True)  # why it is away was logged
+            return source(self.sink, self.settings, store.stream, store.resume, finished=reading.once, shared=True)
 
-    def open_source() -> Source:
-        wait_for(store.counts, stop, once=reading.once, quiet=True)  # why it is away was logged
-        return source(sink, settings, store.stream, store.resume, finished=reading.once, shared=True)
-
-    follow(open_source, handle, stop, once=reading.once, count=reading.count, on_wait=on_wait)
+        follow(open_source, handle, stop, once=reading.once, count=reading.count, on_wait=on_wait)
 
 
 def process(
@@ -101,7 +97,8 @@ def process(
         tumbling = replace(tumbling, every_s=EVERY_S)
     stop = signals.stop_on_signals()
     found = wait_for_stream(stream_name, settings, sink, stop, once=reading.once)
-    store = open_store(partial(store_database, sink, found, settings), found, reading, stop) if found else None
+    consumer = Consumer(sink, sink, settings, reading, stop)
+    store = consumer.open(found) if found else None
     if store is None:
         return 0
     with closing(store):
@@ -121,7 +118,7 @@ def process(
             show()
             return len(new)
 
-        read_into(store, sink, settings, reading, stop, handle=handle, on_wait=lambda error: show())
+        consumer.read(store, handle, lambda error: show())
         if view:
             view.close()
         else:

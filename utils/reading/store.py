@@ -7,7 +7,6 @@ indexes of `records` decide what is new; `partitions` has positions and what the
 
 import secrets
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -31,10 +30,9 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
 )
 _ENTER = "INSERT INTO partitions (partition, position, memory) VALUES (?, '', '{}') ON CONFLICT DO NOTHING"
-_LOCK = "UPDATE partitions SET position = position WHERE partition = ?"
-_COMPARE_AND_SET = "UPDATE partitions SET position = ? WHERE partition = ? AND position = ?"
-_FIND = "SELECT position, newest_us, memory FROM partitions WHERE partition = ?"
-_OTHERS = "SELECT memory FROM partitions WHERE partition <> ?"
+# An update locks the partition and gives what is known of it, as whoever had it before left it.
+_LOCK = "UPDATE partitions SET position = position WHERE partition = ? RETURNING position, newest_us, memory"
+_ADVANCE = "UPDATE partitions SET position = ? WHERE partition = ? AND position = ? RETURNING newest_us, memory"
 _SAVE = "UPDATE partitions SET position = ?, newest_us = ?, memory = ? WHERE partition = ?"
 _SAVE_FACT = upsert("facts", "name", "value")
 
@@ -68,13 +66,16 @@ class Memory(msgspec.Struct, omit_defaults=True):
     section: str = ""
     number: int = 0
 
-    def begin(self, section: str) -> None:
-        self.section, self.number = section, 0
-
     def place(self, partition: str, row: Row) -> str:
         """What tells a record without ids from all others."""
         self.number += 1
         return f"{partition}:{self.section}:{self.number}:{crc32(repr(row).encode('utf-8', 'backslashreplace')):x}"
+
+    def rotated(self) -> None:
+        """The partition begins again with other records, as far as is known."""
+        self.tracker.begin_again()
+        self.origin = self.section = secrets.token_hex(4)
+        self.number = 0
 
 
 _memory = msgspec.json.Decoder(Memory)
@@ -111,32 +112,30 @@ class ProcessedStore:
         self.database: Database = SqliteDatabase(database) if isinstance(database, Path) else database
         self._start, self.run = start, Counts()
         self._before: dict[str, str | None]  # the positions when this run began, None once a partition was resumed
-        with ExitStack() as undo:
-            undo.callback(self.close)
+        try:
             with self.database.transaction():
                 self.stream = _prepared(self.database, stream)
                 self._before = dict(self._execute("SELECT partition, position FROM partitions").fetchall())
-            undo.pop_all()
+        except ToolkitError:
+            self.close()
+            raise
         self._table, self._event_us = StoreTable(self.stream), event_time(self.stream)
 
     def resume(self, partition: str) -> str:
         """The stored position of a partition, which `start` may change. See Resume."""
         with self.database.transaction():
             self._execute(_ENTER, partition)
-            self._execute(_LOCK, partition)
-            position, newest_us, memory = self._partition(partition)
-            before = self._before.get(partition, "")
+            ((position, newest_us, text),) = self._execute(_LOCK, partition).fetchall()
+            before, memory = self._before.get(partition, ""), _memory.decode(text)
             if self._start == "start" and before is not None:
-                position = ""
                 memory.tracker.begin_again(rotated=False)
-                memory.begin(memory.origin)
+                position, memory.section, memory.number = "", memory.origin, 0
             elif self._start == "end" and before == position:
-                position = "end"
                 memory.tracker.jump()
-                memory.begin(secrets.token_hex(4))
+                position, memory.section, memory.number = "end", secrets.token_hex(4), 0
             self._save(partition, position, newest_us, memory)
         self._before[partition] = None
-        return position
+        return str(position)
 
     def add(self, chunk: Chunk, *parts: Callable[[Stored], None]) -> Stored:
         """Store what is new in the chunk, with its position, and what `parts` make of it, in one transaction.
@@ -145,17 +144,17 @@ class ProcessedStore:
         """
         with self.database.transaction():
             self._execute(_ENTER, chunk.partition)
-            if self._execute(_COMPARE_AND_SET, chunk.end, chunk.partition, chunk.start).rowcount != 1:
+            known = self._execute(_ADVANCE, chunk.end, chunk.partition, chunk.start).fetchall()
+            if not known:
                 raise PositionMoved(f"another copy of this consumer has advanced {chunk.partition}")
-            _, before_us, memory = self._partition(chunk.partition)  # after the update, which keeps others away
+            ((before_us, text),) = known
+            memory = _memory.decode(text)
             stored = self._insert(chunk, before_us, memory)
             found = self._count(chunk, memory.tracker, stored.new)
             for part in parts:
                 part(stored)
             if chunk.begins_again:  # its records are the last ones of the file before
-                memory.tracker.begin_again()
-                memory.origin = secrets.token_hex(4)
-                memory.begin(memory.origin)
+                memory.rotated()
             self._save(chunk.partition, chunk.end, stored.newest_us, memory)
         self.run += found
         return stored
@@ -185,8 +184,10 @@ class ProcessedStore:
         """Let the tracker see the chunk; what that added to its counts. The index knows all, the tracker is bounded."""
         met = set(map(journal_of, {each.producer_id for each in chunk.records if each.producer_id is not None}))
         if unknown := met - set(map(journal_of, tracker.tracks)):  # unless in another partition
-            for (memory,) in self._execute(_OTHERS, chunk.partition).fetchall():
-                tracker.learn(_memory.decode(memory).tracker, unknown)
+            for (text,) in self._execute(
+                "SELECT memory FROM partitions WHERE partition <> ?", chunk.partition
+            ).fetchall():
+                tracker.learn(_memory.decode(text).tracker, unknown)
         before, tracker.counts = tracker.counts, Counts()
         tracker.admit(chunk.records)
         found, external = tracker.counts, sum(each.record.sequence is None for each in new)
@@ -208,17 +209,12 @@ class ProcessedStore:
     def _execute(self, statement: str, *values: Any) -> Any:
         return self.database.execute(statement, *values)
 
-    def _partition(self, partition: str) -> tuple[str, int | None, Memory]:
-        """Position, newest event time and memory of a partition, in a transaction."""
-        ((position, newest_us, memory),) = self._execute(_FIND, partition).fetchall()
-        return position, newest_us, _memory.decode(memory)
-
     def _save(self, partition: str, position: str, newest_us: int | None, memory: Memory) -> None:
         self._execute(_SAVE, position, newest_us, msgspec.json.encode(memory).decode(), partition)
 
     def counts(self) -> Counts:
         """The totals since the store began; `run` holds those of this run."""
-        found = self.database.ask("SELECT memory FROM partitions")
+        found = self.database.query("SELECT memory FROM partitions")
         return sum((_memory.decode(memory).tracker.counts for (memory,) in found), Counts())
 
     def summary(self, limit: int = 5) -> dict[str, list[Row]]:
@@ -231,7 +227,7 @@ class ProcessedStore:
         found = {}
         for kind, (group, order) in groups.items():
             query = f"SELECT {group}, COUNT(*), {mean}, MAX({at}) FROM records WHERE {group} IS NOT NULL "
-            rows = self.database.ask(f"{query}GROUP BY 1 ORDER BY {order} LIMIT {int(limit)}")
+            rows = self.database.query(f"{query}GROUP BY 1 ORDER BY {order} LIMIT {int(limit)}")
             found[kind] = [
                 (name if kind == by else instant_text(name), count, each_mean, last and instant_text(last))
                 for name, count, each_mean, last in rows

@@ -33,22 +33,11 @@ class Track(msgspec.Struct, omit_defaults=True):
     jumped: bool = False
     gaps: list[tuple[int, int]] = []
 
-    def fill(self, sequence: int) -> bool:
-        """Whether the record was missing; then it is not any more."""
-        at = bisect_right(self.gaps, (sequence, MAX_LOST**2)) - 1
-        if at < 0 or self.gaps[at][1] < sequence:
-            return False
-        first, last = self.gaps[at]
-        rest = ((first, sequence - 1), (sequence + 1, last))
-        self.gaps[at : at + 1] = [gap for gap in rest if gap[0] <= gap[1]]
-        return True
-
 
 class Counts(msgspec.Struct):
-    """Totals: `records` are the new ones, `external` those of them that carry no ids.
+    """Totals: `records` are the new ones, `external` those of them that carry no ids, `lost` is missing so far.
 
-    `again` was read once more after a restart, `lost` is missing so far, `replaced` had U+0000 where a store has
-    U+FFFD.
+    `again` was read once more after a restart, `replaced` had U+0000 where the store has U+FFFD.
     """
 
     records: int = 0
@@ -124,29 +113,32 @@ class Tracker(msgspec.Struct, omit_defaults=True):
 
     def _is_new(self, track: Track, sequence: int) -> bool:
         """Count a record of this run that does not simply continue the one before."""
+        counts, gaps = self.counts, track.gaps
+        at = bisect_right(gaps, (sequence, MAX_LOST**2)) - 1
         if sequence > track.high:
-            if sequence > track.high + 1 and not track.jumped:
-                self._miss(track, (track.high + 1, sequence - 1))
+            if not track.jumped:
+                self._miss(track, track.high + 1, sequence - 1)
             track.high, track.jumped = sequence, False
         elif sequence < track.first:  # no claim was made on it, but it comes after all
-            if sequence < track.first - 1:
-                self._miss(track, (sequence + 1, track.first - 1))
+            self._miss(track, sequence + 1, track.first - 1)
             track.first = sequence
-        elif track.fill(sequence):
-            self.counts.lost -= 1
-            del track.gaps[: -self.max_gaps]
+        elif at >= 0 and gaps[at][1] >= sequence:
+            first, last = gaps[at]
+            rest = (first, sequence - 1), (sequence + 1, last)
+            gaps[at : at + 1] = [gap for gap in rest if gap[0] <= gap[1]]
+            del gaps[: -self.max_gaps]
+            counts.lost -= 1
         else:
-            if sequence <= track.again:
-                self.counts.again += 1
-            else:
-                self.counts.duplicate += 1
+            counts.again += sequence <= track.again
+            counts.duplicate += sequence > track.again
             return False
         return True
 
-    def _miss(self, track: Track, gap: tuple[int, int]) -> None:
-        self.counts.lost += min(gap[1] - gap[0] + 1, MAX_LOST)
-        track.gaps.insert(bisect_right(track.gaps, gap), gap)
-        del track.gaps[: -self.max_gaps]
+    def _miss(self, track: Track, first: int, last: int) -> None:
+        if first <= last:
+            self.counts.lost += min(last - first + 1, MAX_LOST)
+            track.gaps.insert(bisect_right(track.gaps, (first, last)), (first, last))
+            del track.gaps[: -self.max_gaps]
 
     def begin_again(self, *, rotated: bool = True) -> None:
         """The partition is read from its beginning: what was seen is no duplicate; if `rotated`, it begins anywhere."""
@@ -154,14 +146,14 @@ class Tracker(msgspec.Struct, omit_defaults=True):
             track.again = track.high
         self.from_end = self.from_end or rotated
 
-    def learn(self, other: "Tracker", journals: set[str]) -> None:
-        """Take over what another tracker knows of these journals: they may have moved here."""
-        for run, track in other.tracks.items():
-            if journal_of(run) in journals and not track.jumped:
-                self.tracks.setdefault(run, track)
-
     def jump(self) -> None:
         """The partition is read from its end on: what is passed over is no loss."""
         for track in self.tracks.values():
             track.jumped = True
         self.from_end = True
+
+    def learn(self, other: "Tracker", journals: set[str]) -> None:
+        """Take over what another tracker knows of these journals: they may have moved here."""
+        for run, track in other.tracks.items():
+            if journal_of(run) in journals and not track.jumped:
+                self.tracks.setdefault(run, track)

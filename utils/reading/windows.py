@@ -16,6 +16,7 @@ from utils.records.stream import Stream
 
 MAX_WINDOW_S = 1_000_000_000
 NEVER_US = -(2**62)
+FIRST_US = -62_135_596_800_000_000  # of the calendar: a window may begin before it
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS windows (size_us BIGINT, start_us BIGINT, name TEXT, partition TEXT, "
     "records BIGINT NOT NULL, numbers BIGINT NOT NULL, total DOUBLE PRECISION NOT NULL, low DOUBLE PRECISION, "
@@ -33,23 +34,19 @@ _OPEN = f"""SELECT start_us, name, {_COLUMNS} FROM windows JOIN partitions USING
 window_s = Number(gte=0.001, lte=MAX_WINDOW_S)
 
 
+_Every = Parameter(name="--every", validator=window_s, help="Print and store windows of so many seconds.")
+_Lateness = Parameter(
+    name="--lateness", validator=Number(gte=0, lte=MAX_WINDOW_S), help="Seconds that a window waits for late records."
+)
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Tumbling:
     """How windows are cut: each begins at a multiple of `every_s`, and closes `lateness_s` after its end."""
 
-    every_s: Annotated[
-        float | None,
-        Parameter(name="--every", validator=window_s, help="Print and store windows of so many seconds."),
-    ] = None
-    lateness_s: Annotated[
-        float,
-        Parameter(
-            name="--lateness",
-            validator=Number(gte=0, lte=MAX_WINDOW_S),
-            help="Seconds that a window waits for late records.",
-        ),
-    ] = 0.0
+    every_s: Annotated[float | None, _Every] = None
+    lateness_s: Annotated[float, _Lateness] = 0.0
 
 
 NO_WINDOWS = Tumbling()
@@ -118,36 +115,28 @@ class Windows:
 
     def open(self) -> list[Named]:
         """The windows that have not closed yet."""
-        return _named(self._database.ask(_OPEN, self._size_us, self._closing_us))
+        return _named(self._database.query(_OPEN, self._size_us, self._closing_us))
 
     def report(self, limit: int) -> list[dict[str, Any]]:
         """The latest windows over all partitions for programs, the newest first."""
         query = f"SELECT start_us, name, {_SUMS} start_us, name ORDER BY 1 DESC, 2 LIMIT {int(limit)}"
         return [
-            {"start": start_text(start_us), "name": name, "mean": window.mean, **asdict(window)}
-            for start_us, name, window in _named(self._database.ask(query, self._size_us))
+            {"start": instant_text(max(start_us, FIRST_US)), "name": name, "mean": window.mean, **asdict(window)}
+            for start_us, name, window in _named(self._database.query(query, self._size_us))
         ]
 
     def by_name(self) -> dict[str, Window]:
         """What all windows together contain for each name."""
-        found = _named(self._database.ask(f"SELECT 0, name, {_SUMS} name", self._size_us))
+        found = _named(self._database.query(f"SELECT 0, name, {_SUMS} name", self._size_us))
         return {name: window for _, name, window in found}
 
     def line(self, start_us: int, name: str, window: Window) -> str:
         """A window in one line for people."""
-        late = f", late {window.late:,}" if window.late else ""
-        records = "1 record" if window.records == 1 else f"{window.records:,} records"
+        text = "1 record" if window.records == 1 else f"{window.records:,} records"
         if window.numbers:
-            records += f", {self._stream.value} mean {window.mean:,.2f}, {window.low:,.2f} to {window.high:,.2f}"
-        return " ".join(filter(None, (start_text(start_us), name, f"{records}{late}")))
-
-
-def start_text(start_us: int) -> str:
-    """The start of a window as text; it may lie before the year 1."""
-    try:
-        return instant_text(start_us)
-    except ValueError:
-        return str(start_us)
+            text += f", {self._stream.value} mean {window.mean:,.2f}, {window.low:,.2f} to {window.high:,.2f}"
+        text += f", late {window.late:,}" if window.late else ""
+        return " ".join(filter(None, (instant_text(max(start_us, FIRST_US)), name, text)))
 
 
 def namer(stream: Stream, by: str | None) -> Callable[[Any], str]:
