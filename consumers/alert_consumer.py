@@ -66,9 +66,7 @@ def main(
                     alerts.check_silence()
             progress.show()
 
-        with closing(
-            AlertDelivery(consumer.database(found), about, path, send)
-        ) as delivery:
+        with closing(AlertDelivery(consumer.database(found), about, path, send)) as delivery:
             delivery.start()
             consumer.read(store, handle, on_wait)
             stored, left = delivery.finish(store.database, drain)

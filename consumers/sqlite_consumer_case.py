@@ -4,26 +4,13 @@ import sys
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from utils.app import cli
-from utils.app.config import BUZZ, DEFAULTS, FOLLOWING, Reading, Reads, Settings, StreamName
-from utils.reading.processing import process
-from utils.reading.top import Top
-from utils.reading.windows import NO_WINDOWS, Tumbling
+from utils.reading.processing import consumer
 from utils.records.table import BUZZ_TABLE
 
-
-def main(
-    *,
-    stream: StreamName = BUZZ,
-    reading: Reading = FOLLOWING,
-    tumbling: Tumbling = NO_WINDOWS,
-    top: Top = False,
-    settings: Annotated[Settings, Reads("sqlite_file")] = DEFAULTS,
-) -> int:
-    """Read the sqlite sink; keep each record once, with its statistics, in data/processed."""
-    return process("sqlite", stream, reading, settings, tumbling, top=top)
+main = consumer("sqlite", "sqlite_file")
 
 
 def init_db(db_path: Path | str) -> None:

@@ -87,9 +87,8 @@ def test_its_consumer_keeps_each_record_once(copy: Copy) -> None:
     assert json.loads(copy.run(*producer, "--count", "40") and copy.run(*case))["store"]["records"] == 40
     copy.run(*producer, "--count", "2")
     assert json.loads(copy.run(*case, "--count", "1"))["store"]["records"] == 41
-    assert json.loads(copy.run(*case))["store"] == {
-        "records": 42, "external": 0, "invalid": 0, "lost": 0, "duplicate": 0, "again": 0,
-    }  # fmt: skip
+    totals = json.loads(copy.run(*case))["store"]
+    assert (totals.pop("records"), set(totals.values())) == (42, {0})
     copy.run(*producer, "--count", "3")
     assert json.loads(copy.run(*case, "--from", "end"))["store"]["records"] == 42
 

@@ -5,17 +5,17 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Event
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 from utils.app import cli, signals
 from utils.app.backoff import Backoff
-from utils.app.config import Reading, Settings, processed_store_url
+from utils.app.config import BUZZ, DEFAULTS, FOLLOWING, Reading, Reads, Settings, StreamName, processed_store_url
 from utils.app.errors import Unavailable
 from utils.reading.database import Database, PostgresDatabase, SqliteDatabase
 from utils.reading.follow import Handler, OnWait, StateLog, follow
 from utils.reading.progress import Progress
 from utils.reading.store import ProcessedStore
-from utils.reading.top import EVERY_S, TopView, check_top
+from utils.reading.top import EVERY_S, Top, TopView, check_top
 from utils.reading.windows import NO_WINDOWS, Tumbling, Windows
 from utils.records.stream import Stream
 from utils.sinks import SINKS, find_stream, source
@@ -82,14 +82,25 @@ class Consumer:
         follow(open_source, handle, stop, once=reading.once, count=reading.count, on_wait=on_wait)
 
 
+def consumer(sink: str, *reads: str) -> Callable[..., int]:
+    """The command line of a sink's consumer; of the settings it takes those that it `reads`."""
+
+    def main(
+        *,
+        stream: StreamName = BUZZ,
+        reading: Reading = FOLLOWING,
+        tumbling: Tumbling = NO_WINDOWS,
+        top: Top = False,
+        settings: Annotated[Settings, Reads(*reads)] = DEFAULTS,
+    ) -> int:
+        return process(sink, stream, reading, settings, tumbling, top=top)
+
+    main.__doc__ = f"Read the {sink} sink; keep each record once, with its statistics, in data/processed."
+    return main
+
+
 def process(
-    sink: str,
-    stream_name: str,
-    reading: Reading,
-    settings: Settings,
-    tumbling: Tumbling = NO_WINDOWS,
-    *,
-    top: bool = False,
+    sink: str, stream_name: str, reading: Reading, settings: Settings, tumbling: Tumbling, *, top: bool = False
 ) -> int:
     """Run the consumer of a sink; the exit code. `top` shows a live table instead of a running line and a summary."""
     check_top(top=top, ends=reading.once or reading.count is not None, json=reading.json)
@@ -97,8 +108,8 @@ def process(
         tumbling = replace(tumbling, every_s=EVERY_S)
     stop = signals.stop_on_signals()
     found = wait_for_stream(stream_name, settings, sink, stop, once=reading.once)
-    consumer = Consumer(sink, sink, settings, reading, stop)
-    store = consumer.open(found) if found else None
+    reader = Consumer(sink, sink, settings, reading, stop)
+    store = reader.open(found) if found else None
     if store is None:
         return 0
     with closing(store):
@@ -118,7 +129,7 @@ def process(
             show()
             return len(new)
 
-        consumer.read(store, handle, lambda error: show())
+        reader.read(store, handle, lambda error: show())
         if view:
             view.close()
         else:
