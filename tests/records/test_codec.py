@@ -405,8 +405,10 @@ def test_one_odd_record_of_many_goes_alone() -> None:
 @pytest.mark.parametrize("ids", ['"producer_id": "a-1"', '"sequence": 3'])
 def test_half_an_identity_is_none(ids: str) -> None:
     for codec in (CODEC, BUZZ.codec):
-        found = codec.decode(f'{{"message": "a", {ids}}}'.encode())
-        assert (found.producer_id, found.sequence) == (None, None)
+        whole = '"message":"a","author":"","category":"","sentiment":0,"keyword_mentioned":"","message_length":1'
+        line = f"{{{whole},{ids}}}"
+        for found in (codec.decode(line.encode()), *codec.decode_lines(line.encode() + b"\n")):
+            assert (found.producer_id, found.sequence) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -466,7 +466,7 @@ class TestBadInput:
     @pytest.mark.skipif(os.name == "nt", reason="to Windows a path through a file is one that is missing")
     def test_a_path_through_a_file(self, kind: Kind) -> None:
         kind.path.write_bytes(b"")
-        with pytest.raises(Unavailable, match=r"does not exist yet|cannot be read: Not a directory"):
+        with pytest.raises(Unavailable, match="Not a directory"):
             kind.source_class(kind.path / kind.path.name, BUZZ, lambda partition: "").poll(1)
 
     def test_not_a_database(self, kind: Kind) -> None:

@@ -11,7 +11,7 @@ from utils.records.record import Invalid
 from utils.records.stream import Stream
 from utils.sinks import source
 from utils.sources.auto_source import require_answer
-from utils.sources.base import decode_each
+from utils.sources.base import decode_all
 
 PAGE_RECORDS = 10_000
 POLL_MS = 500
@@ -76,11 +76,5 @@ def _topic_pages(settings: Settings, stream: Stream) -> Generator[Page]:
 def _page(stream: Stream, found: list[Any]) -> Page:
     # Without a value but with a key a record only ends a transaction.
     real = [record for record in found if record.value is not None or not record.key]
-    try:
-        records = stream.codec.decode_lines(b"".join(record.value + b"\n" for record in real))
-        if len(records) == len(real):
-            return records, []
-    except (ValueError, TypeError):
-        pass  # at least one record needs a closer look
-    pairs = ((f"{record.topic}-{record.partition} offset {record.offset}", record.value or b"") for record in real)
-    return decode_each(stream.codec, pairs)
+    places = (f"{record.topic}-{record.partition} offset {record.offset}" for record in real)
+    return decode_all(stream.codec, [record.value or b"" for record in real], places)

@@ -20,7 +20,7 @@ from utils.feeds.csv_pages import Row
 from utils.feeds.lines import LineCodec
 from utils.records.record import Invalid
 from utils.records.table import quoted
-from utils.sources.base import Chunk, Resume, decode_each
+from utils.sources.base import Chunk, Resume, decode_all
 
 MAX_LINE = 1 << 20  # characters
 BLOCK_BYTES = 1 << 20
@@ -92,11 +92,8 @@ class RowSource:
     def _decode(self, rows: list[Row]) -> tuple[list[Any], list[Invalid]]:
         invalid = [Invalid(self._where(row), row.reason, row.data) for row in rows if row.reason]
         whole = [row for row in rows if not row.reason]
-        try:
-            return self._codec.decode_lines(b"".join(row.line + b"\n" for row in whole)), invalid
-        except ValueError:
-            records, more = decode_each(self._codec, ((self._where(row), row.line) for row in whole))
-            return records, invalid + more
+        records, more = decode_all(self._codec, [row.line for row in whole], map(self._where, whole))
+        return records, invalid + more
 
     def _where(self, row: Row) -> str:
         return f"{self.detail} {self._row} {row.number}"

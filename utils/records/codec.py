@@ -169,6 +169,9 @@ class Codec:
         # The fast decoder does not look at line ends. Inside of JSON no "}" is followed by "{".
         if not len(records) == data.count(b"\n") == data.count(b"}\n{") + 1:
             return None
+        producer_ids, sequences = (list(map(attrgetter(name), records)) for name in ("producer_id", "sequence"))
+        if producer_ids.count(None) != sequences.count(None):  # half an identity is none
+            return None
         if not all(are_instants(map(attrgetter(attribute), records)) for attribute in self._instants):
             return None
         if any(bytes(value) == b"null" for attribute in self._json for value in map(attrgetter(attribute), records)):

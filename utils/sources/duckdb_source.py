@@ -12,8 +12,9 @@ from contextlib import contextmanager, suppress
 import duckdb
 
 from utils.app.config import Settings
-from utils.app.errors import Absent, ToolkitError, Unavailable
+from utils.app.errors import Absent, ToolkitError
 from utils.clients import duck
+from utils.clients.files import file_id
 from utils.records.codec import Field
 from utils.records.stream import Stream
 from utils.records.table import as_double, quoted
@@ -39,15 +40,13 @@ class DuckdbSource(TableSource):
 
     def poll(self, max_records: int) -> Chunk | None:
         """The next rows. See Source."""
-        state = None
-        if self._end is None or time.monotonic() >= self._next_look_s:
-            state = self._file_state()
-        if self._end is not None and state in (None, self._end):
+        if self._end is not None and time.monotonic() < self._next_look_s:
             return None
-        self._end = None
+        state = self._file_state()
+        if state == self._end:
+            return None
         chunk = super().poll(max_records)
-        if chunk is None:
-            self._end, self._next_look_s = state, time.monotonic() + POLL_S
+        self._end, self._next_look_s = None if chunk else state, time.monotonic() + POLL_S
         return chunk
 
     def fetch(self, first: int | None, count: int) -> tuple[Sequence[Field], Sequence[Row]]:
@@ -77,21 +76,16 @@ class DuckdbSource(TableSource):
     @contextmanager
     def _attached(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Memory with the file attached as `sink`, read-only, once no other process writes."""
+        if file_id(self._path) is None:
+            raise Absent(f"{self._path} does not exist yet")
+        self._memory = memory = self._memory or duckdb.connect(config=duck.CONFIG)
         try:
-            if not self._path.exists():
-                raise Absent(f"{self._path} does not exist yet")
-        except OSError as error:
-            raise Unavailable(f"{self._path} cannot be read: {error.strerror}") from error
-        if self._memory is None:
-            self._memory = duckdb.connect(config=duck.CONFIG)
-        try:
-            with duck.attached(self._memory, self._path, read_only=True, wait_s=WAIT_S):
-                yield self._memory
-        except ToolkitError:
+            with duck.attached(memory, self._path, read_only=True, wait_s=WAIT_S):
+                yield memory
+        except (ToolkitError, duckdb.Error) as error:
             self.close()
-            raise
-        except duckdb.Error as error:
-            self.close()
+            if isinstance(error, ToolkitError):
+                raise
             raise ToolkitError(f"{self._path}: {str(error).splitlines()[0]}") from error
 
     def _file_state(self) -> object:

@@ -11,6 +11,7 @@ import re
 import stat
 import time
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.records.codec import Codec
 from utils.records.record import Invalid
 from utils.records.stream import Stream
-from utils.sources.base import Chunk, Resume, decode_each
+from utils.sources.base import Chunk, Resume, decode_all
 
 MAX_LINE_BYTES = 1024 * 1024
 FINGERPRINT_BYTES = 256
@@ -160,16 +161,15 @@ class FileSource:
 
     def _decode(self, lines: bytes, offset: int) -> tuple[list[Any], list[Invalid]]:
         text = lines.removeprefix(BOM_UTF8) if offset == 0 else lines
-        try:
+        with suppress(ValueError):
             return self._codec.decode_lines(text), []
-        except ValueError:
-            pass  # at least one line is no record
-        found, offset = [], offset + len(lines) - len(text)
+        found: dict[str, bytes] = {}
+        offset += len(lines) - len(text)
         for line in text.split(b"\n"):
             if stripped := line.strip(_BLANK):
-                found.append((f"{self._path.name} byte {offset}", stripped))
+                found[f"{self._path.name} byte {offset}"] = stripped
             offset += len(line) + 1
-        return decode_each(self._codec, found)
+        return decode_all(self._codec, list(found.values()), found)
 
     def _read_unfinished(self, before: bytes, line: bytes, offset: int, is_left: bool) -> Chunk | None:
         """A last line without newline: left for later, unless nobody will complete it."""

@@ -12,7 +12,7 @@ from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.clients.kafka_admin import Admin, ClientLog, failed
 from utils.records.codec import Codec
 from utils.records.stream import Stream
-from utils.sources.base import Chunk, Resume, decode_each
+from utils.sources.base import Chunk, Resume, decode_all
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, Message, TopicPartition
@@ -92,7 +92,11 @@ class KafkaSource:
             connection.commit()
             return None
         self._ends[chunk.partition] = chunk.end
-        return self._decoded(chunk)
+        # Without a value but with a key it only ends a transaction, or is what compaction knows as deleted.
+        real = [message for message in chunk.records if message.value() is not None or not message.key()]
+        places = (f"{chunk.partition} offset {message.offset()}" for message in real)
+        records, invalid = decode_all(self._codec, [message.value() or b"" for message in real], places)
+        return replace(chunk, records=records, invalid=invalid)
 
     def _connect(self) -> "Connection":
         self._log.reason, self._log.credentials_rejected = "", False
@@ -100,23 +104,6 @@ class KafkaSource:
         self._connection.begin()
         self._log.connected = True
         return self._connection
-
-    def _decoded(self, chunk: Chunk) -> Chunk:
-        """A chunk of messages as one of records."""
-        values = [message.value() for message in chunk.records]
-        try:
-            lines = b"\n".join(values) + b"\n"
-            if lines.count(b"\n") == len(values):  # a record that contains a line end could pass for two
-                records = self._codec.decode_lines(lines)
-                if len(records) == len(values):
-                    return replace(chunk, records=records)
-        except (ValueError, TypeError):
-            pass  # at least one record needs a closer look; TypeError: None is no value
-        # Without a value but with a key it only ends a transaction, or is what compaction knows as deleted.
-        real = [message for message in chunk.records if message.value() is not None or not message.key()]
-        pairs = ((f"{chunk.partition} offset {message.offset()}", message.value() or b"") for message in real)
-        records, invalid = decode_each(self._codec, pairs)
-        return replace(chunk, records=records, invalid=invalid)
 
     def close(self) -> None:
         connection, self._connection = self._connection, None

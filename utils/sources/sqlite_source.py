@@ -2,7 +2,6 @@
 
 import os
 import sqlite3
-import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
@@ -10,12 +9,13 @@ from pathlib import Path, PurePath
 from utils.app.config import Settings
 from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.clients import sqlite
+from utils.clients.files import file_id
 from utils.clients.sqlite import errors
 from utils.records.codec import Field
 from utils.records.stream import Stream
 from utils.records.table import quoted
 from utils.sources.base import Resume
-from utils.sources.table_source import Row, TableSource, fetched
+from utils.sources.table_source import NotUtf8, Row, TableSource, fetched
 
 WAIT_S = 0.25
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
@@ -33,7 +33,7 @@ class SqliteSource(TableSource):
 
     name = "sqlite"
     _connection: sqlite3.Connection | None = None
-    _opened = (0, 0)
+    _opened: tuple[int, int] | None = None
 
     def fetch(self, first: int | None, count: int) -> tuple[Sequence[Field], Sequence[Row]]:
         table = self._table.name
@@ -49,17 +49,15 @@ class SqliteSource(TableSource):
             columns, fields = zip(*self._columns(existing), strict=True)
             where = f"ORDER BY {number} DESC" if first is None else f"WHERE {number} >= {first} ORDER BY {number}"
             query = f"SELECT {number}, {', '.join(map(quoted, columns))} FROM {quoted(table)} {where} LIMIT {count}"
-            try:
-                return fields, fetched(connection.execute(query).fetchmany, count)
-            except sqlite3.OperationalError as error:
-                if "UTF-8" not in str(error):
-                    self.close()
-                    raise
-            connection.text_factory = _with_surrogates
-            try:
-                return fields, fetched(connection.execute(query).fetchmany, count)
-            finally:
-                connection.text_factory = str
+            for as_text in (str, _with_surrogates):
+                connection.text_factory = as_text
+                try:
+                    return fields, fetched(connection.execute(query).fetchmany, count)
+                except sqlite3.OperationalError as error:
+                    if as_text is not str or "UTF-8" not in str(error):
+                        self.close()
+                        raise
+            raise AssertionError
 
     def close(self) -> None:
         if self._connection is not None:
@@ -68,20 +66,16 @@ class SqliteSource(TableSource):
 
     def _connect(self) -> sqlite3.Connection:
         """The connection to the file that the path names now."""
-        try:
-            status = os.stat(self._path)
-        except FileNotFoundError as error:
+        found = file_id(self._path)
+        if found is None or found != self._opened:
             self.close()
-            raise Absent(f"{self._path} does not exist yet") from error
-        except OSError as error:
-            self.close()
-            raise Unavailable(f"{self._path} cannot be read: {error.strerror}") from error
-        if stat.S_ISDIR(status.st_mode):
+        if found is None:
+            raise Absent(f"{self._path} does not exist yet")
+        if self._path.is_dir():
             raise ToolkitError(f"{self._path} is a folder; give the path of a SQLite database")
-        if self._connection is None or self._opened != (status.st_dev, status.st_ino):
-            self.close()
+        if self._connection is None:
             self._connection, follows = open_read_only(self._path)
-            self._opened = (status.st_dev, status.st_ino) if follows else (0, 0)
+            self._opened = found if follows else None
         return self._connection
 
 
@@ -120,4 +114,7 @@ def open_read_only(path: Path) -> tuple[sqlite3.Connection, bool]:
 
 def _with_surrogates(data: bytes) -> str:
     """Text that is no UTF-8 makes its row invalid, instead of failing the page."""
-    return data.decode("utf-8", "surrogateescape")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return NotUtf8(data.decode("utf-8", "surrogateescape"))

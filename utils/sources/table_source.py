@@ -1,35 +1,43 @@
-"""What the SQL sources share: paging a table by row number, and the lines of its rows."""
+"""What the SQL sources share: paging a table by row number, and the records of its rows."""
 
 import math
 import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from zlib import crc32
 
 import msgspec
-from msgspec import Raw
+from msgspec import Meta, Raw
 
 from utils.app.errors import Absent, ToolkitError
-from utils.records.codec import Codec, Field, encoder
+from utils.records.codec import MAX_INT64, OWN, Codec, Field, encoder
 from utils.records.record import Invalid
 from utils.records.stream import Stream
 from utils.records.table import Table
-from utils.sources.base import Chunk, Resume
+from utils.sources.base import Chunk, Resume, decode_all
 
 Row = tuple[Any, ...]
 """Row number, then the values of the selected columns."""
 
-FIRST, LAST = -(2**63), 2**63 - 1
+FIRST = -(2**63)
 CHUNK_BYTES = 8 * 1024 * 1024  # where records are large, fewer than were asked for
-_STEP_ROWS = 64
+GROUP_ROWS = 64
 _KNOWN = {"JSON": "json", "BOOLEAN": "boolean"}  # types of columns whose values need them to be understood
 
 _ABSENT = {type(None)}
-_TEXTS, _NUMBERS = {str, *_ABSENT}, {int, float, *_ABSENT}
+_TEXTS, _NUMBERS, _BOOLEANS = {str, *_ABSENT}, {int, float, *_ABSENT}, {bool, *_ABSENT}
+_ProducerIds = list[Annotated[str, Meta(min_length=1)]]
+_Sequences = list[Annotated[int, Meta(ge=1, le=MAX_INT64)]]
 
 _json = msgspec.json.Decoder(Raw)
 _object = msgspec.json.Decoder(dict[str, Raw])
+
+
+class NotUtf8(str):
+    """A text whose bytes are no UTF-8, as surrogates; JSON has no such value."""
+
+    __slots__ = ()
 
 
 class TableSource:
@@ -80,6 +88,20 @@ class TableSource:
     def _partition(self) -> str:
         return self._path.name if self._table.has_id else f"{self._path.name}/{self._table.name}"
 
+    def _go_to_end(self) -> Chunk:
+        try:
+            _, rows = self.fetch(None, 1)
+        except Absent:
+            rows = []
+        return self._chunk(_place(rows[0]) if rows else "", [], [])
+
+    def _chunk(self, end: str, records: list[Any], invalid: list[Invalid]) -> Chunk:
+        start, self._position = self._position, end
+        assert start is not None
+        return Chunk(self._partition, start, end, records, invalid)
+
+    # For fetch
+
     def _columns(self, existing: Mapping[str, str]) -> list[tuple[str, Field]]:
         """The columns that a table has, by name and type, as fields: those of the stream, and others as they are."""
         known = {field.name.lower(): field for field in self._table.fields}
@@ -98,50 +120,55 @@ class TableSource:
             f"{self._table.name} in {self._path} has no row numbers to follow (a view has none): name a table"
         )
 
+    # Rows
+
     def _decode(self, fields: Sequence[Field], rows: Sequence[Row]) -> tuple[list[Any], list[Invalid]]:
-        """The records of rows, and the rows that are none: all at once where all fit, else one by one."""
-        objects = _objects(fields, rows)
-        if not self._is_fed:
-            for members in objects:
-                if ("producer_id" in members) != ("sequence" in members):  # half of the ids is none
-                    members.pop("producer_id", None)
-                    members.pop("sequence", None)
-        try:
-            return self._codec.decode_lines(encoder.encode_lines(objects)), []
-        except ValueError:
-            pass  # at least one row is no record
+        """The records of rows, and the rows that are none."""
         records: list[Any] = []
         invalid: list[Invalid] = []
-        for row, members in zip(rows, objects, strict=True):
-            line = repr(row[1:]).encode("utf-8", "backslashreplace")
-            try:
-                line = encoder.encode(members)
-                records.append(self._codec.decode(line))
-            except ValueError as error:
-                reason = "text that is not UTF-8" if isinstance(error, UnicodeEncodeError) else str(error)
-                invalid.append(Invalid(f"{self._partition} row {row[0]}", reason, line))
+        for start in range(0, len(rows), GROUP_ROWS):
+            group = rows[start : start + GROUP_ROWS]
+            members = _members(fields, group)
+            found = None if self._is_fed else self._fitting(members, len(group))
+            if found is None:
+                found = self._by_line(members, group, invalid)
+            records += found
         return records, invalid
 
-    def _chunk(self, end: str, records: list[Any], invalid: list[Invalid]) -> Chunk:
-        start, self._position = self._position, end
-        assert start is not None
-        return Chunk(self._partition, start, end, records, invalid)
-
-    def _go_to_end(self) -> Chunk:
+    def _fitting(self, members: dict[str, Sequence[Any]], size: int) -> list[Any] | None:
+        """The records of rows whose values all fit their columns; None if at least one may not."""
+        fields = self._codec.fitting({name: column for name, column in members.items() if name not in OWN}, size)
+        if fields is None or "extra" in members:
+            return None
         try:
-            _, rows = self.fetch(None, 1)
-        except Absent:
-            rows = []
-        return self._chunk(_place(rows[0]) if rows else "", [], [])
+            producer_ids = msgspec.convert(members.get("producer_id"), _ProducerIds)
+            sequences = msgspec.convert(members.get("sequence"), _Sequences)
+        except msgspec.ValidationError:
+            return None
+        return self._codec.from_columns([*fields, [None] * size, producer_ids, sequences])
+
+    def _by_line(self, members: dict[str, Sequence[Any]], rows: Sequence[Row], invalid: list[Invalid]) -> list[Any]:
+        """The records of rows as their JSON lines are read; what is none is added to `invalid`."""
+        lines: dict[str, bytes] = {}
+        for row, values in zip(rows, _objects(members, len(rows)), strict=True):
+            where = f"{self._partition} row {row[0]}"
+            try:
+                lines[where] = encoder.encode(values)
+            except (ValueError, TypeError) as error:
+                reason = "text that is not UTF-8" if NotUtf8 in set(map(type, row)) else str(error)
+                invalid.append(Invalid(where, reason, repr(row[1:]).encode("utf-8", "backslashreplace")))
+        records, others = decode_all(self._codec, list(lines.values()), lines)
+        invalid += others
+        return records
 
 
 def fetched(fetch_many: Callable[[int], Sequence[Row]], count: int) -> list[Row]:
     """At most `count` rows of a query, or as many of the first as make a chunk."""
     rows: list[Row] = []
     size = 0
-    while size < CHUNK_BYTES and (step := fetch_many(min(_STEP_ROWS, count - len(rows)))):
+    while size < CHUNK_BYTES and (step := fetch_many(min(GROUP_ROWS, count - len(rows)))):
         rows += step
-        size += len(pickle.dumps(step))  # much faster than a sum over all values
+        size += len(pickle.dumps(step[-1])) * len(step)  # about; faster than a sum over all values
         if len(rows) == count:
             break
     return rows
@@ -153,7 +180,7 @@ def _number(position: str) -> int:
         number = int(position.partition(":")[0])
     except ValueError:
         return 0
-    return number if FIRST <= number <= LAST else 0
+    return number if FIRST <= number <= MAX_INT64 else 0
 
 
 def _place(row: Row) -> str:
@@ -162,29 +189,21 @@ def _place(row: Row) -> str:
     return f"{row[0]}:{crc32(repr(values).encode('utf-8', 'backslashreplace'))}"
 
 
-def _objects(fields: Sequence[Field], rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows as JSON objects, in which an object in `extra` is spread out."""
-    columns: dict[str, Sequence[Any]] = {}
+def _members(fields: Sequence[Field], rows: Sequence[Row]) -> dict[str, Sequence[Any]]:
+    """The values of columns as JSON members, by name; a column without any value is left out."""
+    members: dict[str, Sequence[Any]] = {}
     for field, column in zip(fields, list(zip(*rows, strict=True))[1:], strict=True):
         types = set(map(type, column))
         if types == _ABSENT:
             continue
-        is_plain = field.type not in ("json", "boolean") and (
-            types <= _TEXTS or (types <= _NUMBERS and all(abs(value) < LAST for value in column if value))
+        is_plain = field.type != "json" and (
+            types <= _TEXTS
+            or types <= _BOOLEANS
+            # If the sum is small so is each of them, and none is infinite or no number.
+            or (types <= _NUMBERS and field.type != "boolean" and sum(map(abs, filter(None, column))) < MAX_INT64)
         )
-        columns[field.name] = column if is_plain else [_member(field.type, value) for value in column]
-    if not columns:
-        return [{} for _ in rows]
-    objects = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    if any(None in column for column in columns.values()):
-        objects = [{name: value for name, value in each.items() if value is not None} for each in objects]
-    if "extra" in columns:
-        for members in objects:
-            extra = members.get("extra")
-            if isinstance(extra, Raw) and bytes(extra)[:1] == b"{":
-                del members["extra"]
-                members.update(_object.decode(extra))
-    return objects
+        members[field.name] = column if is_plain else [_member(field.type, value) for value in column]
+    return members
 
 
 def _member(kind: str, value: object) -> Any:
@@ -196,6 +215,18 @@ def _member(kind: str, value: object) -> Any:
             return value  # a text
     if kind == "boolean" and type(value) is int and value in (0, 1):
         return bool(value)
-    if isinstance(value, int) and not FIRST <= value <= LAST:
+    if isinstance(value, int) and not FIRST <= value <= MAX_INT64:
         return Raw(str(value).encode())
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _objects(members: Mapping[str, Sequence[Any]], size: int) -> list[dict[str, Any]]:
+    """The rows as JSON objects, in which an object in `extra` is spread out."""
+    objects: list[dict[str, Any]] = [{} for _ in range(size)]
+    for name, column in members.items():
+        for row, value in zip(objects, column, strict=True):
+            if isinstance(value, Raw) and name == "extra" and bytes(value)[:1] == b"{":
+                row.update(_object.decode(value))
+            elif value is not None:
+                row[name] = value
+    return objects
