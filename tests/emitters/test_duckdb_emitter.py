@@ -403,6 +403,7 @@ class TestWindows:
         pauses: list[float] = []
         monkeypatch.setattr(duckdb_emitter, "MAX_ROWS", 100)
         with closing(DuckdbEmitter(path, BUZZ)) as emitter:
+            emitter.last([])
             monkeypatch.setattr("utils.emitters.duckdb_emitter.time.sleep", pauses.append)
             monkeypatch.setattr(duckdb_emitter, "PAUSE_S", 1000.0)
             emitter.emit(make_batch(101))

@@ -70,11 +70,11 @@ def is_view(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
     return bool(connection.execute(f"SELECT 1 FROM duckdb_views() WHERE {_HERE.format('view')}", [name]).fetchall())
 
 
-def has_default(connection: duckdb.DuckDBPyConnection, table: str, column: str) -> bool:
-    """Whether a column of the attached file fills itself."""
-    query = f"SELECT column_default IS NOT NULL FROM duckdb_columns() WHERE {_HERE.format('table')}"
-    query += " AND lower(column_name) = lower(?)"
-    return connection.execute(query, [table, column]).fetchall() == [(True,)]
+def is_without_default(connection: duckdb.DuckDBPyConnection, table: str, column: str) -> bool:
+    """Whether a table of the attached file has a column of this name, in lower case, that does not fill itself."""
+    query = f"SELECT 1 FROM duckdb_columns() WHERE {_HERE.format('table')}"
+    query += " AND lower(column_name) = ? AND column_default IS NULL"
+    return bool(connection.execute(query, [table, column]).fetchall())
 
 
 def _half_created(path: Path) -> bool:

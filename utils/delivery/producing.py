@@ -208,6 +208,9 @@ def _pace(run: Session, items: Paced, interval_s: float, make: MakeBatch) -> Non
 
     def flush() -> None:
         nonlocal limit
+        now = instant_text(time.time_ns() // 1_000_000 * 1_000)
+        for item in made:
+            item.timestamp = item.timestamp or now
         batch, rejected = run.batch(made, make)
         run.counts.update(made=len(made), rejected=len(rejected))
         made.clear()
@@ -218,7 +221,6 @@ def _pace(run: Session, items: Paced, interval_s: float, make: MakeBatch) -> Non
             run.append(batch, shown=interval_s >= SHOWN_INTERVAL_S)
 
     due_s = 0.0
-    stamped_ms, stamp = 0, ""
     try:
         for gap, item in items:
             if interval_s:
@@ -228,10 +230,6 @@ def _pace(run: Session, items: Paced, interval_s: float, make: MakeBatch) -> Non
                     run.stop.wait(due_s - time.monotonic())
             if run.stop.is_set():
                 break
-            now_ms = int(time.time() * 1000)
-            if now_ms != stamped_ms:
-                stamped_ms, stamp = now_ms, instant_text(now_ms * 1000)
-            item.timestamp = item.timestamp or stamp
             made.append(item)
             if len(made) >= limit:
                 flush()

@@ -53,9 +53,9 @@ Connect = Callable[[str], Emitter]
 """Opens an emitter, given the mark that the one before left."""
 
 
-def delivered_by_another(path: Path, batch: Batch) -> Unavailable:
-    """What an emitter raises that finds records of the batch in its sink, which `last` did not find."""
-    return Unavailable(f"{path}: another process delivered {batch.producer_id}: a copy of its journal?")
+def delivered_by_another(path: Path, producer_id: str) -> Unavailable:
+    """What an emitter raises that finds records in its sink which `last` did not find."""
+    return Unavailable(f"{path}: another process delivered {producer_id}: a copy of its journal?")
 
 
 def emit_one(message: Mapping[str, Any], path: Path, open_emitter: Callable[[], Emitter]) -> bool:

@@ -11,7 +11,7 @@ import duckdb
 from utils.app.config import Settings
 from utils.app.errors import Rejected, ToolkitError, Unavailable
 from utils.clients import duck, files
-from utils.emitters.base import STEP, emit_one
+from utils.emitters.base import STEP, delivered_by_another, emit_one
 from utils.records.codec import microseconds
 from utils.records.record import Batch
 from utils.records.stream import BUZZ, Stream
@@ -56,6 +56,7 @@ class DuckdbEmitter:
                 raise
             files.sync_path(path.parent)  # the name of a new file, which DuckDB does not sync
         self._opened = files.file_id(path)
+        self._closed_at_s = 0.0  # `last` follows at once
 
     def _prepare(self) -> dict[str, str]:
         """Make the table, or bring it up to date; the types of its columns by their names in lower case."""
@@ -66,9 +67,8 @@ class DuckdbEmitter:
             existing = duck.columns(sink, table.name)
             for statement in table.upgrade("duckdb", existing) if existing else table.create("duckdb"):
                 sink.execute(statement)
-            types = {name.lower(): kind for name, kind in duck.columns(sink, table.name).items()}
-            self._id_needed = table.has_id and "id" in types and not duck.has_default(sink, table.name, "id")
-            return types
+            self._id_needed = table.has_id and duck.is_without_default(sink, table.name, "id")
+            return {name.lower(): kind for name, kind in duck.columns(sink, table.name).items()}
 
     @contextmanager
     def _window(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -127,7 +127,7 @@ class DuckdbEmitter:
             stored = f"SELECT 1 FROM {table} WHERE producer_id = ? AND sequence >= ? LIMIT 1"
             producer_id = page[-2][0]
             if sink.execute(stored, (producer_id, first)).fetchall():
-                raise Unavailable(f"{self._path}: another process delivered {producer_id}, a copy of its journal?")
+                raise delivered_by_another(self._path, producer_id)
             sink.register(_PAGE, arrays)
             sink.execute(f"INSERT INTO {table} ({columns}) SELECT {values} FROM {_PAGE}")
             sink.unregister(_PAGE)

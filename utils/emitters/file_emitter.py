@@ -106,7 +106,7 @@ class FileEmitter:
             end = self._repair_tail()
             since = lines_backwards(self._fd, encoder.encode(batch.producer_id), end, self._end)
             if any(_place(line, (batch.producer_id,)) for line, _ in since):
-                raise delivered_by_another(self._path, batch)
+                raise delivered_by_another(self._path, batch.producer_id)
             try:
                 self._write(batch.lines)
                 sync(self._fd)

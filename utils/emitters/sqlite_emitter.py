@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from utils.app.config import Settings
 from utils.app.errors import Rejected, SinkReplaced, ToolkitError, Unavailable
 from utils.clients import sqlite
-from utils.emitters.base import STEP, emit_one
+from utils.emitters.base import STEP, delivered_by_another, emit_one
 from utils.records.record import Batch
 from utils.records.stream import BUZZ, Stream
 from utils.records.table import Table, quoted
@@ -93,9 +93,7 @@ class SqliteEmitter:
                     connection.execute(self._table.insert(), row)
                 except sqlite3.IntegrityError as error:
                     if str(error).lower().endswith(f"{name}.producer_id, {name}.sequence"):
-                        raise Unavailable(
-                            f"{self._path}: another process delivered {batch.producer_id}, a copy of its journal?"
-                        ) from error
+                        raise delivered_by_another(self._path, batch.producer_id) from error
                     rejected = Rejected(sequence, str(error))
                     break
         raise rejected or Unavailable(f"{self._path}: a conflict came and went")
