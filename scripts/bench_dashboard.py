@@ -23,7 +23,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from consumers.dashboard import theme
-from consumers.dashboard.figure import DPI, Drawing
+from consumers.dashboard.figure import DPI, Dashboard
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.state import State
 from utils.records.codec import instant_text
@@ -95,10 +95,10 @@ def replot(figure: Figure, snapshot: Snapshot) -> None:
     figure.canvas.draw()
 
 
-def redraw(drawing: Drawing, snapshot: Snapshot) -> None:
+def redraw(drawing: Dashboard, snapshot: Snapshot) -> None:
     """One frame of the window."""
-    drawing.dashboard.update(snapshot)
-    drawing.dashboard.figure.canvas.draw()
+    drawing.update(snapshot)
+    drawing.figure.canvas.draw()
 
 
 def milliseconds(stream: Stream, frames: int, *draws: Callable[[Snapshot], object]) -> list[float]:
@@ -118,18 +118,18 @@ def compare_frames(size: tuple[float, float], frames: int = 40) -> list[float]:
     """Milliseconds of a frame drawn in place, and cleared and plotted again."""
     figure = Figure(figsize=size, dpi=DPI)
     FigureCanvasAgg(figure)
-    return milliseconds(Stream(), frames, partial(redraw, Drawing("light", size=size)), partial(replot, figure))
+    return milliseconds(Stream(), frames, partial(redraw, Dashboard("light", size=size)), partial(replot, figure))
 
 
 def compare_formats(frames: int = 40) -> list[float]:
     """Milliseconds of a frame as SVG and as PNG."""
-    drawing = Drawing("light")
+    drawing = Dashboard("light")
     return milliseconds(Stream(), frames, drawing.svg, drawing.png)
 
 
 def soak(frames: int, messages: int) -> tuple[float, float]:
     """A day of frames, 2 s apart on the stream's clock; the growth of memory and of frame time."""
-    process, stream, drawing = psutil.Process(), Stream(), Drawing("light")
+    process, stream, drawing = psutil.Process(), Stream(), Dashboard("light")
     per_frame, sent, early = messages / frames, 0, min(500, max(1, frames // 4))
     taken: deque[float] = deque(maxlen=early)  # all of them would be a part of the growth
     small, fast = 0, 0.0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from consumers.dashboard.figure import DPI, Drawing
+from consumers.dashboard.figure import DPI, Dashboard
 from consumers.dashboard.snapshot import Snapshot, ThemeName
 from consumers.dashboard.state import State
 from consumers.dashboard.theme import DEFAULT_SIZE
@@ -121,11 +121,11 @@ def scenes() -> list[Scene]:
     ]
 
 
-def draw(scene: Scene, size: tuple[float, float] = DEFAULT_SIZE, *, narrow: bool = False) -> Drawing:
+def draw(scene: Scene, size: tuple[float, float] = DEFAULT_SIZE, *, narrow: bool = False) -> Dashboard:
     """The scene on a figure of this size in inches, or in one column."""
-    drawing = Drawing(scene.theme, size=size, narrow=narrow)
-    drawing.dashboard.update(scene.snapshot)
-    return drawing
+    dashboard = Dashboard(scene.theme, size=size, narrow=narrow)
+    dashboard.update(scene.snapshot)
+    return dashboard
 
 
 def main() -> None:

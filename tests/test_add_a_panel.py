@@ -43,13 +43,13 @@ def run(project: Path, *arguments: str) -> str:
 
 
 DRAWN = """
-from consumers.dashboard.figure import Drawing
+from consumers.dashboard.figure import Dashboard
 from consumers.dashboard.latest import LatestPanel
 from scripts.make_pictures import examples, scenes
 for scene in (scenes()[2], examples()[0]):
-    drawing = Drawing("dark")
+    drawing = Dashboard("dark")
     svg = drawing.svg(scene.snapshot).decode()
-    (panel,) = (each for each in drawing.dashboard.panels if isinstance(each, LatestPanel))
+    (panel,) = (each for each in drawing.panels if isinstance(each, LatestPanel))
     assert panel.heading.get_text() in svg
     shown = list(panel.dots.get_xdata())
     assert shown == [series.values[-1] for series in scene.snapshot.series], shown

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from loguru import logger
 from matplotlib.animation import AbstractMovieWriter, writers
 
-from consumers.dashboard.figure import DPI, Drawing
+from consumers.dashboard.figure import Dashboard
 from consumers.dashboard.snapshot import Snapshot, ThemeName
 from consumers.dashboard.state import State
 from consumers.dashboard.theme import DEFAULT_SIZE
@@ -81,7 +81,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 class ImageFile:
     """One PNG that always contains the latest image; a failed write is logged once and tried again next time."""
 
-    def __init__(self, path: Path, drawing: Drawing) -> None:
+    def __init__(self, path: Path, drawing: Dashboard) -> None:
         self._path, self._drawing, self.where = path, drawing, f"the image is {path}"
         self._failing = False
 
@@ -101,14 +101,14 @@ class ImageFile:
 class Recording:
     """A GIF or MP4 with a frame per refresh. A GIF is kept in memory until it is closed, 4 MB a frame."""
 
-    def __init__(self, path: Path, drawing: Drawing, plan: Plan, stop: Event) -> None:
+    def __init__(self, path: Path, drawing: Dashboard, plan: Plan, stop: Event) -> None:
         kind = WRITERS[path.suffix]
         if not writers.is_available(kind):
             raise ToolkitError(f"--save {path}: needs {kind}, which is not installed; install it or save a .gif")
-        self._path, self._dashboard, self._stop, self.where = path, drawing.dashboard, stop, f"saving to {path}"
+        self._path, self._dashboard, self._stop, self.where = path, drawing, stop, f"saving to {path}"
         writer: Any = writers[kind]
         self._writer: AbstractMovieWriter = writer(fps=max(1 / plan.refresh_s, SLOWEST_FPS))
-        self._writer.setup(self._dashboard.figure, str(path), dpi=DPI)
+        self._writer.setup(self._dashboard.figure, str(path), dpi=self._dashboard.figure.dpi)
 
     def put(self, snapshot: Snapshot) -> None:
         self._dashboard.update(snapshot)
@@ -137,7 +137,7 @@ def opened(path: Path | None, folder: Path, plan: Plan, stop: Event) -> Output:
 
     Raises ToolkitError if it cannot be written.
     """
-    drawing = Drawing(plan.theme, size=plan.size)
+    drawing = Dashboard(plan.theme, size=plan.size)
     if path is None:
         try:
             folder.mkdir(parents=True, exist_ok=True)

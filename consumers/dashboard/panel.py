@@ -1,18 +1,61 @@
 """What the panels share: a card with title and subtitle, axes or a notice on it, and what the mouse finds there."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
+from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
+from matplotlib.transforms import Affine2D, ScaledTranslation
 
-from consumers.dashboard.fitting import fit
 from consumers.dashboard.formatting import heading
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.theme import Palette
 
-PAD = 0.1  # inches between a card and its subfigure's edge
+EDGE, PAD = 0.3, 0.1  # inches from the edge of a part of the figure to its texts, and to its background
+
+
+class Card:
+    """A part of the figure on a background with round corners. `inches` are counted from its left and its top."""
+
+    def __init__(self, area: SubFigure, palette: Palette, *, filled: bool = True) -> None:
+        self.area, self.palette = area, palette
+        self.width: float = area.bbox.width / area.dpi
+        self.height: float = area.bbox.height / area.dpi
+        corner: Any = area.transSubfigure
+        self.inches = Affine2D().scale(1, -1) + area.dpi_scale_trans + ScaledTranslation(0, 1, corner)
+        area.patch.set_visible(False)
+        if filled:
+            size, corners = (self.width - 2 * PAD, self.height - 2 * PAD), "round,pad=0,rounding_size=0.06"
+            look: dict[str, Any] = {"lw": 0, "facecolor": palette.card, "zorder": -1, "transform": self.inches}
+            area.add_artist(FancyBboxPatch((PAD, PAD), *size, corners, **look))
+
+    def text(self, left: float, top: float, **look: Any) -> Text:
+        """An empty text, so many inches from the left and the top."""
+        options: dict[str, Any] = {"va": "center_baseline", "transform": self.inches} | look
+        return self.area.text(left, top, "", **options)
+
+
+def fit(text: Text, room: float, *forms: str) -> None:
+    """Set the first form that `room` inches hold, else the beginning of the last one with an ellipsis.
+
+    An artist always has the same room: a first form that it shows already is not measured again.
+    """
+    if text.get_text() == forms[0]:
+        return
+    figure: Any = text.get_figure(root=True)
+    renderer = figure.canvas.get_renderer()  # not what drew it last, which may have been an SVG's: it counts otherwise
+
+    def fits(words: str) -> bool:
+        text.set_text(words)
+        return bool(text.get_window_extent(renderer).width <= room * figure.dpi)
+
+    last = forms[-1]
+    if not any(map(fits, forms)):
+        kept = bisect_right(range(len(last)), False, key=lambda count: not fits(f"{last[:count]}\u2026")) - 1
+        text.set_text(f"{last[: max(kept, 0)].rstrip()}\u2026")
 
 
 class Hint(NamedTuple):
@@ -23,48 +66,37 @@ class Hint(NamedTuple):
     text: str
 
 
-class Panel:
+class Panel(Card):
     """A card with a title, a subtitle and axes, or a notice while there is nothing to draw.
 
-    A subclass sets `title` and `empty`, makes its artists in `build` and moves them in `draw`. Lengths are inches times
-    `k`. `margins` of the axes inside the card: left, right, bottom, top.
+    A subclass sets `title` and `empty`, makes its artists in `build` and moves them in `draw`. `margins` of the axes
+    inside the card are inches: left, right, bottom, top.
     """
 
     title = ""
     empty = ""
     margins: tuple[float, ...] = (0.85, 1.0, 0.5, 0.8)
 
-    def __init__(self, card: SubFigure, palette: Palette, k: float) -> None:
-        self.card, self.palette, self.k = card, palette, k
+    def __init__(self, area: SubFigure, palette: Palette) -> None:
+        super().__init__(area, palette)
         self.hints: list[Hint] = []
-        self.heading = self.text(0.3, 0.33, size="x-large", weight="bold")
-        self.subtitle = self.text(0.3, 0.57, color=palette.muted)
-        self.notice = card.text(0.5, 0.42, "", color=palette.muted, ha="center", va="center")
+        self.heading = self.text(EDGE, 0.33, size="x-large", weight="bold")
+        self.subtitle = self.text(EDGE, 0.57, color=palette.muted)
+        self.notice = area.text(0.5, 0.42, "", color=palette.muted, ha="center", va="center")
         self.build()
 
     @property
-    def inch(self) -> float:
-        """Pixels of an inch times `k`."""
-        return self.k * self.card.dpi
-
-    def text(self, left: float, top: float, **style: Any) -> Text:
-        """Text on the card, so many inches from its left and its top."""
-        box = self.card.bbox
-        x, y = left * self.inch / box.width, 1 - top * self.inch / box.height
-        return self.card.text(x, y, "", va="center_baseline", **style)
+    def inner(self) -> tuple[float, float]:
+        """Width and height inside the margins, in inches."""
+        left, right, bottom, top = self.margins
+        return max(self.width - left - right, 0.05), max(self.height - bottom - top, 0.05)
 
     def subplots(self, rows: int = 1, **options: Any) -> Any:
         """Axes inside the margins."""
-        box = self.card.bbox
-        left, right = (margin * self.inch / box.width for margin in self.margins[:2])
-        bottom, top = (margin * self.inch / box.height for margin in self.margins[2:])
-        ends = {
-            "left": left,
-            "bottom": bottom,
-            "right": max(1 - right, left + 0.01),
-            "top": max(1 - top, bottom + 0.01),
-        }
-        return self.card.subplots(rows, 1, gridspec_kw=ends, **options)
+        (left, _, bottom, _), (width, height) = self.margins, self.inner
+        ends = {"left": left / self.width, "right": (left + width) / self.width,
+                "bottom": bottom / self.height, "top": (bottom + height) / self.height, "hspace": 0.06}  # fmt: skip
+        return self.area.subplots(rows, 1, gridspec_kw=ends, **options)
 
     def build(self) -> None:
         """Make the artists."""
@@ -77,19 +109,15 @@ class Panel:
     def has_data(self, snapshot: Snapshot) -> bool:
         return snapshot.total > 0
 
-    def named(self, text: str, snapshot: Snapshot) -> str:
-        """A text with the names of the roles."""
-        roles = snapshot.roles
-        names = {"record": roles.record, "by": roles.by, "value": roles.value, "histogram": roles.histogram}
-        start = "\n\npython -m producers.ragini_producer" if snapshot.stream == "buzz" else ""
-        return text.format(**{name: heading(word) for name, word in names.items()}, start=start)
-
     def update(self, snapshot: Snapshot) -> None:
+        """Show the snapshot."""
         self.hints.clear()
-        filled, room = self.has_data(snapshot), self.card.bbox.width - 0.6 * self.inch
-        fit(self.heading, room, self.named(self.title, snapshot))
-        for axes in self.card.axes:
+        filled, room, roles = self.has_data(snapshot), self.width - 2 * EDGE, snapshot.roles
+        names = {name: heading(getattr(roles, name)) for name in ("record", "by", "value", "histogram")}
+        names["start"] = "\n\npython -m producers.ragini_producer" if snapshot.stream == "buzz" else ""
+        fit(self.heading, room, self.title.format_map(names))
+        fit(self.notice, room, "" if filled else self.empty.format_map(names))
+        for axes in self.area.axes:
             axes.set_visible(filled)
-        fit(self.notice, room, "" if filled else self.named(self.empty, snapshot))
         parts = self.draw(snapshot) if filled else [""]
         fit(self.subtitle, room, *("  \u00b7  ".join(parts[:end]) for end in range(len(parts), 0, -1)))

@@ -21,7 +21,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from consumers.dashboard import report
-from consumers.dashboard.figure import Drawing
+from consumers.dashboard.figure import Dashboard
 from consumers.dashboard.snapshot import Snapshot, ThemeName
 from consumers.dashboard.theme import DEFAULT_SIZE
 from utils.app.errors import ToolkitError
@@ -57,7 +57,7 @@ class Page:
         self._refresh_s, self._size = refresh_s, size
         self._lock = threading.Lock()  # only one thread may draw
         self._snapshot: Snapshot | None = None
-        self._drawings: dict[Form, Drawing] = {}
+        self._drawings: dict[Form, Dashboard] = {}
         self._drawn: dict[Form, tuple[Snapshot, bytes]] = {}
         html = PAGE.read_text("utf-8").encode()  # with line ends as the browser counts them for the script's hash
         app = self._app(html, known_hosts(host, allow_hosts), theme)
@@ -118,7 +118,7 @@ class Page:
             if drawn is snapshot:
                 return body
             if form not in self._drawings:
-                self._drawings[form] = Drawing(form.theme, form.narrow, self._size)
+                self._drawings[form] = Dashboard(form.theme, narrow=form.narrow, size=self._size)
             content = {
                 "svg": self._drawings[form].svg(snapshot).decode(),
                 "statistics": list(report.sentences(snapshot)),

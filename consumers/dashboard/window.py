@@ -51,7 +51,7 @@ class Window:
 
     def __init__(self, state: State, plan: Plan, stop: Event, folder: Path) -> None:
         figure = plt.figure(TITLE, figsize=plan.size, dpi=DPI)
-        self.dashboard = Dashboard(figure, plan.theme)
+        self.dashboard = Dashboard(plan.theme, figure=figure)
         self.shown, self.paused, self.frames = state.snapshot(), False, 0
         self._stop, self._folder = stop, folder
         self.rebuild()
@@ -126,7 +126,7 @@ class Window:
     def save(self) -> None:
         """Save an image, named by the time."""
         path, buffer = self._folder / time.strftime("dashboard-%Y%m%d-%H%M%S.png"), io.BytesIO()
-        self.dashboard.figure.savefig(buffer, format="png", dpi="figure")
+        self.dashboard.figure.savefig(buffer, format="png", dpi=self.dashboard.figure.dpi)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, buffer.getvalue())

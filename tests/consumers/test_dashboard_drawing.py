@@ -16,7 +16,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from consumers.dashboard import formatting, theme
-from consumers.dashboard.figure import Drawing
+from consumers.dashboard.figure import Dashboard
 from consumers.dashboard.panels import PANELS
 from consumers.dashboard.snapshot import Snapshot, Source
 from consumers.dashboard.state import State
@@ -58,7 +58,7 @@ def settings_of_matplotlib() -> Iterator[None]:
         yield
 
 
-def texts(drawing: Drawing) -> list[tuple[Text, Bbox]]:
+def texts(drawing: Dashboard) -> list[tuple[Text, Bbox]]:
     """Every text that is drawn, and its box in pixels."""
     found, draw_text = [], Text.draw
 
@@ -67,23 +67,21 @@ def texts(drawing: Drawing) -> list[tuple[Text, Bbox]]:
             found.append((text, text.get_window_extent()))
         draw_text(text, *arguments, **options)
 
-    figure: Any = drawing.dashboard.figure
+    figure: Any = drawing.figure
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Text, "draw", noted)
         figure.canvas.draw()
     return found
 
 
-def shown(drawing: Drawing) -> list[str]:
+def shown(drawing: Dashboard) -> list[str]:
     return [text.get_text() for text, _ in texts(drawing)]
 
 
-def assert_tidy(drawing: Drawing) -> None:
+def assert_tidy(drawing: Dashboard) -> None:
     """Every text lies within the figure and its own card, and no two texts touch."""
-    figure = drawing.dashboard.figure
-    homes: dict[Any, Bbox] = {
-        panel.card: panel.card.bbox.padded(-0.05 * figure.dpi) for panel in drawing.dashboard.panels
-    }
+    figure = drawing.figure
+    homes: dict[Any, Bbox] = {panel.area: panel.area.bbox.padded(-0.05 * figure.dpi) for panel in drawing.panels}
     found = texts(drawing)
     for text, box in found:
         home = homes.get(text.figure, figure.bbox)
@@ -137,7 +135,7 @@ def test_examples_are_charted_by_their_fields() -> None:
 
 
 def test_each_line_has_its_colour_marker_and_name() -> None:
-    trend: Any = draw(all_scenes()["sensors"]).dashboard.panels[2]
+    trend: Any = draw(all_scenes()["sensors"]).panels[2]
     legend = trend.axes.get_legend()
     names = [text.get_text().split()[1] for text in legend.texts]
     assert sorted(names) == ["bedroom", "cellar", "kitchen", "office", "roof"]
@@ -151,17 +149,17 @@ def test_each_line_has_its_colour_marker_and_name() -> None:
 
 def test_bars_lines_and_labels_stand_where_the_data_is() -> None:
     snapshot = all_scenes()["anomalies"].snapshot
-    panels: list[Any] = list(draw(all_scenes()["anomalies"]).dashboard.panels)
+    panels: list[Any] = list(draw(all_scenes()["anomalies"]).panels)
     flow, groups, trend, histogram = panels[:4]
     assert list(flow.line.get_ydata()[:-1]) == [total for _, total in snapshot.flow]
     assert flow.line.get_ydata()[-1] == snapshot.total
-    widths = [bar.get_width() for bar in groups.bars if bar.get_visible()]
+    widths = [bar.get_width() for bar in groups.bars if bar.get_width()]
     assert widths[:6] == [count for _, count in snapshot.groups]
     assert sum(widths) == snapshot.total
     (series,) = snapshot.series
     assert list(trend.raw[0].get_ydata()) == list(series.values)
     assert len(trend.outliers.get_xdata()) == sum(series.anomalies) == 2
-    assert sum(bar.get_height() for bar in histogram.bars) == len(snapshot.measured)
+    assert histogram.bars.get_data().values.sum() == len(snapshot.measured)
     assert snapshot.measures is not None
     assert histogram.lines[0].get_xdata()[0] == snapshot.measures.mean
     seen = shown(draw(all_scenes()["anomalies"]))
@@ -260,7 +258,7 @@ def test_hostile_fields_and_numbers_are_drawn_tidily(values: list[float], size: 
 @pytest.mark.parametrize("narrow", [False, True])
 def test_svg_is_well_formed_and_names_are_text(narrow: bool) -> None:
     for snapshot in (hard("hard names"), hostile([1.0, 2.0, 30.0] * 20)):
-        svg = Drawing("light", narrow=narrow).svg(snapshot)
+        svg = Dashboard("light", narrow=narrow).svg(snapshot)
         tree = ElementTree.fromstring(svg)
         assert svg.startswith(b"<svg ")
         assert b"<script" not in svg and b"\x1b" not in svg and "\u202e" not in svg.decode()
@@ -274,7 +272,7 @@ def test_svg_is_well_formed_and_names_are_text(narrow: bool) -> None:
 
 def test_svg_has_a_title_for_each_point_bar_and_anomaly() -> None:
     snapshot = all_scenes()["anomalies"].snapshot
-    tree = ElementTree.fromstring(Drawing("light").svg(snapshot))
+    tree = ElementTree.fromstring(Dashboard("light").svg(snapshot))
     titles = [title.text or "" for title in tree.iter("{http://www.w3.org/2000/svg}title")]
     (series,) = snapshot.series
     for at, value, key, odd in zip(series.times, series.values, series.keys, series.anomalies, strict=True):
@@ -285,7 +283,7 @@ def test_svg_has_a_title_for_each_point_bar_and_anomaly() -> None:
 
 
 def test_mouse_finds_what_is_under_it() -> None:
-    dashboard = draw(all_scenes()["anomalies"]).dashboard
+    dashboard = draw(all_scenes()["anomalies"])
     hints = dashboard.hints()
     x0, y0, x1, y1, text = next(hint for hint in hints if hint[4].startswith("anomaly"))
     assert dashboard.point_at((x0 + x1) / 2, (y0 + y1) / 2)
@@ -300,7 +298,7 @@ def test_one_quantity_has_one_value() -> None:
     now = NOW
     state = State(BUZZ, "file", clock=lambda: now)
     state.go_live()
-    drawing = Drawing("light")
+    drawing = Dashboard("light")
     rng = random.Random(3)
     for frame in range(1, 12):
         now += rng.uniform(0.5, 9.0)
@@ -310,23 +308,23 @@ def test_one_quantity_has_one_value() -> None:
         state.add(Chunk("f", "", "1", messages))
         now += rng.uniform(0.5, 9.0)
         snapshot = state.snapshot()
-        drawing.dashboard.update(snapshot)
+        drawing.update(snapshot)
         seen = shown(drawing)
         rates = {rate for text in seen for rate in re.findall(r"[\d.]+ msg/s", text)}
         assert rates == {formatting.rate(snapshot.rate, "messages")}
         assert formatting.moment(now) in seen
         assert seen.count(f"{snapshot.total:,}") >= 1
         assert any(f"{snapshot.total:,} messages" in text for text in seen)
-        trend: Any = drawing.dashboard.panels[2]
+        trend: Any = drawing.panels[2]
         assert f"{snapshot.series[0].average:.2f} average" in [
             text.get_text() for text in trend.axes.get_legend().texts
         ]
-        flow: Any = drawing.dashboard.panels[0]
+        flow: Any = drawing.panels[0]
         assert flow.axes.get_xlim()[1] * 86_400 == pytest.approx(now, abs=1e-3)
 
 
 def test_nothing_of_a_matplotlibrc_reaches_the_image(tmp_path: Any) -> None:
-    clean = Drawing("light").png(all_scenes()["anomalies"].snapshot)
+    clean = Dashboard("light").png(all_scenes()["anomalies"].snapshot)
     hostile_rc: Any = {
         "text.usetex": True, "axes.grid": False, "font.size": 30, "lines.linewidth": 9, "savefig.dpi": 20,
         "axes.titlecolor": "red", "figure.autolayout": True, "savefig.bbox": "tight", "timezone": "Asia/Tokyo",
@@ -334,7 +332,7 @@ def test_nothing_of_a_matplotlibrc_reaches_the_image(tmp_path: Any) -> None:
     }  # fmt: skip
     mpl.rcParams.update(hostile_rc)
     theme.reset()
-    assert Drawing("light").png(all_scenes()["anomalies"].snapshot) == clean
+    assert Dashboard("light").png(all_scenes()["anomalies"].snapshot) == clean
 
 
 def test_trouble_is_written_with_time_and_reason() -> None:
@@ -354,9 +352,9 @@ def test_any_size_is_drawn(size: tuple[float, float]) -> None:
 def test_any_number_of_panels_is_drawn_tidily(count: int) -> None:
     kinds = [PANELS[number % len(PANELS)] for number in range(count)]
     for options in ({}, {"narrow": True}, {"size": (19.2, 10.8)}):
-        drawing = Drawing("light", panels=kinds, **options)
-        drawing.dashboard.update(all_scenes()["anomalies"].snapshot)
-        assert len(drawing.dashboard.panels) == count
+        drawing = Dashboard("light", panels=kinds, **options)
+        drawing.update(all_scenes()["anomalies"].snapshot)
+        assert len(drawing.panels) == count
         assert_tidy(drawing)
 
 

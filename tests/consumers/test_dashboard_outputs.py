@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from consumers.dashboard import outputs
-from consumers.dashboard.figure import Drawing
+from consumers.dashboard.figure import Dashboard
 from consumers.dashboard.outputs import Plan
 from consumers.dashboard.reader import Reader
 from consumers.dashboard.snapshot import Snapshot
@@ -40,8 +40,8 @@ def plan(refresh_s: float = 0.01, frames: int | None = None) -> Plan:
 
 
 @pytest.fixture(scope="module")
-def drawing() -> Drawing:
-    return Drawing("light", size=(4, 3))
+def drawing() -> Dashboard:
+    return Dashboard("light", size=(4, 3))
 
 
 def run(state: State, output: outputs.Output, plan: Plan, stop: threading.Event | None = None) -> int:
@@ -57,7 +57,7 @@ def test_image_is_replaced_whole_and_nothing_is_left_behind(state: State, tmp_pa
 
 
 def test_image_that_cannot_be_written_is_logged_once_and_heals(
-    state: State, drawing: Drawing, tmp_path: Path, logged: list[str]
+    state: State, drawing: Dashboard, tmp_path: Path, logged: list[str]
 ) -> None:
     folder = tmp_path / "images"
     output = outputs.ImageFile(folder / "dashboard.png", drawing)
@@ -288,7 +288,7 @@ def test_flood_does_not_block_drawing_and_drawing_does_not_block_reading(tmp_pat
     """Frames keep coming while the reader takes in all it can, and it takes in records while frames are drawn."""
     stop = threading.Event()
     reader, state = read(Flood(), stop)
-    drawing, path = Drawing("light", size=(4, 3)), tmp_path / "dashboard.png"
+    drawing, path = Dashboard("light", size=(4, 3)), tmp_path / "dashboard.png"
     grown: list[int] = []
 
     class Watched(outputs.ImageFile):
