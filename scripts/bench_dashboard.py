@@ -23,7 +23,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from consumers.dashboard import theme
-from consumers.dashboard.figure import DPI, Dashboard
+from consumers.dashboard.figure import Dashboard
+from consumers.dashboard.options import DPI
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.state import State
 from utils.records.codec import instant_text

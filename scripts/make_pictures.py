@@ -13,7 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from consumers.dashboard.figure import DPI, Dashboard
+from consumers.dashboard.figure import Dashboard
+from consumers.dashboard.options import DPI
 from consumers.dashboard.snapshot import Snapshot, ThemeName
 from consumers.dashboard.state import State
 from consumers.dashboard.theme import DEFAULT_SIZE

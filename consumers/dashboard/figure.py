@@ -12,12 +12,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from consumers.dashboard.header import Header, HealthStrip, strip_height
+from consumers.dashboard.options import DPI
 from consumers.dashboard.panel import Panel
 from consumers.dashboard.panels import PANELS
 from consumers.dashboard.snapshot import Snapshot, ThemeName
 from consumers.dashboard.theme import DEFAULT_SIZE, PALETTES, style
 
-DPI = 100
 NARROW_IN, NARROW_SCALE = 4.0625, 1.16  # 390 CSS pixels; no text under 11 of them
 NARROW_BELOW_IN = 6.0
 NARROW_CARD_IN = 3.1

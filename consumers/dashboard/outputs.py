@@ -3,53 +3,31 @@
 import os
 import subprocess
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from threading import Event
-from typing import Any, Protocol
+from typing import Any
 
 from loguru import logger
-from matplotlib.animation import AbstractMovieWriter, writers
+from matplotlib.animation import writers
 
 from consumers.dashboard.figure import Dashboard
-from consumers.dashboard.snapshot import Snapshot, ThemeName
+from consumers.dashboard.options import Plan
+from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.state import State
-from consumers.dashboard.theme import DEFAULT_SIZE
 from utils.app import in_turn
 from utils.app.errors import ToolkitError
 
 WRITERS = {".gif": "pillow", ".mp4": "ffmpeg"}
 SLOWEST_FPS = 1 / 655  # of a GIF
 
-
-@dataclass(frozen=True)
-class Plan:
-    """What to draw and how often, size in inches; it ends after so many frames or seconds, whatever is first."""
-
-    size: tuple[float, float] = DEFAULT_SIZE
-    theme: ThemeName = "light"
-    refresh_s: float = 2.0
-    frames: int | None = None
-    duration_s: float | None = None
-
-    def is_done(self, frames: int, elapsed_s: float) -> bool:
-        return (self.frames is not None and frames >= self.frames) or (
-            self.duration_s is not None and elapsed_s >= self.duration_s
-        )
+Put = Callable[[Snapshot], None]
+"""Shows a snapshot; called by the thread that draws."""
 
 
-class Output(Protocol):
-    """Where images go; `where` is a line for the user. It is called by the thread that draws."""
-
-    where: str
-
-    def put(self, snapshot: Snapshot) -> None: ...
-
-    def close(self) -> None: ...
-
-
-def run_headless(state: State, output: Output, plan: Plan, stop: Event) -> int:
-    """Give snapshots to the output at absolute times until `stop` or the plan's end; how many.
+def run_headless(state: State, put: Put, plan: Plan, stop: Event) -> int:
+    """Put snapshots at absolute times until `stop` or the plan's end; how many.
 
     The last one shows what is known at the end.
     """
@@ -57,13 +35,13 @@ def run_headless(state: State, output: Output, plan: Plan, stop: Event) -> int:
     frames = 0
     while True:
         last = stop.is_set()
-        output.put(state.snapshot())
+        put(state.snapshot())
         frames += 1
         if last or plan.is_done(frames, time.monotonic() - begun):
             return frames
-        due = max(due + plan.refresh_s, time.monotonic())
-        if plan.duration_s is not None:
-            due = min(due, begun + plan.duration_s)
+        due = max(due + plan.refresh, time.monotonic())
+        if plan.duration is not None:
+            due = min(due, begun + plan.duration)
         stop.wait(due - time.monotonic())
 
 
@@ -78,78 +56,75 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
-class ImageFile:
+@contextmanager
+def image_file(path: Path, dashboard: Dashboard) -> Iterator[Put]:
     """One PNG that always contains the latest image; a failed write is logged once and tried again next time."""
+    logger.info("drawing without a window: the image is {}", path)
+    failing = False
 
-    def __init__(self, path: Path, drawing: Dashboard) -> None:
-        self._path, self._drawing, self.where = path, drawing, f"the image is {path}"
-        self._failing = False
-
-    def put(self, snapshot: Snapshot) -> None:
+    def put(snapshot: Snapshot) -> None:
+        nonlocal failing
         try:
-            write_atomically(self._path, self._drawing.png(snapshot))
-            self._failing = False
+            write_atomically(path, dashboard.png(snapshot))
+            failing = False
         except OSError as error:
-            if not self._failing:
-                logger.warning("{} cannot be written: {}; continuing", self._path, error.strerror)
-            self._failing = True
+            if not failing:
+                logger.warning("{} cannot be written: {}; continuing", path, error.strerror)
+            failing = True
 
-    def close(self) -> None:
-        """Nothing is open."""
+    yield put
 
 
-class Recording:
-    """A GIF or MP4 with a frame per refresh. A GIF is kept in memory until it is closed, 4 MB a frame."""
+@contextmanager
+def recording(path: Path, dashboard: Dashboard, plan: Plan, stop: Event) -> Iterator[Put]:
+    """A GIF or MP4 with a frame per refresh. A GIF is kept in memory until it is complete, 4 MB a frame.
 
-    def __init__(self, path: Path, drawing: Dashboard, plan: Plan, stop: Event) -> None:
-        kind = WRITERS[path.suffix]
-        if not writers.is_available(kind):
-            raise ToolkitError(f"--save {path}: needs {kind}, which is not installed; install it or save a .gif")
-        self._path, self._dashboard, self._stop, self.where = path, drawing, stop, f"saving to {path}"
-        writer: Any = writers[kind]
-        self._writer: AbstractMovieWriter = writer(fps=max(1 / plan.refresh_s, SLOWEST_FPS))
-        self._writer.setup(self._dashboard.figure, str(path), dpi=self._dashboard.figure.dpi)
+    Raises ToolkitError if it cannot be written.
+    """
+    kind, figure = WRITERS[path.suffix], dashboard.figure
+    if not writers.is_available(kind):
+        raise ToolkitError(f"--save {path}: needs {kind}, which is not installed; install it or save a .gif")
+    writer: Any = writers[kind]
+    writer = writer(fps=max(1 / plan.refresh, SLOWEST_FPS))
 
-    def put(self, snapshot: Snapshot) -> None:
-        self._dashboard.update(snapshot)
+    @contextmanager
+    def complete() -> Iterator[None]:
         try:
-            self._writer.grab_frame(facecolor=self._dashboard.figure.get_facecolor())
-        except OSError as error:
-            self._failed(str(error), error)
+            yield
+        except (OSError, subprocess.CalledProcessError) as error:
+            # Ctrl+C in a terminal ends ffmpeg as well, which then leaves a whole film.
+            if not (kind == "ffmpeg" and stop.is_set() and path.exists()):
+                reason = getattr(error, "strerror", None) or f"{kind} ended: {error}"
+                raise ToolkitError(f"--save {path} cannot be written: {reason}") from error
 
-    def close(self) -> None:
-        """End the file. Raises ToolkitError if it is not whole."""
-        try:
-            self._writer.finish()
-        except subprocess.CalledProcessError as error:
-            self._failed(f"ffmpeg ended with {error.returncode}", error)
-        except OSError as error:
-            raise ToolkitError(f"--save {self._path} cannot be written: {error.strerror}") from error
+    def put(snapshot: Snapshot) -> None:
+        dashboard.update(snapshot)
+        with complete():
+            writer.grab_frame(facecolor=figure.get_facecolor())
 
-    def _failed(self, reason: str, error: Exception) -> None:
-        # Ctrl+C in a terminal ends ffmpeg as well, which then leaves a whole film.
-        if not (self._stop.is_set() and self._path.exists()):
-            raise ToolkitError(f"--save {self._path} cannot be written: {reason}") from error
+    logger.info("drawing without a window: saving to {}", path)
+    with complete(), writer.saving(figure, str(path), figure.dpi):
+        yield put
 
 
-def opened(path: Path | None, folder: Path, plan: Plan, stop: Event) -> Output:
+def opened(path: Path | None, folder: Path, plan: Plan, stop: Event) -> AbstractContextManager[Put]:
     """The output for --save, a path that ends in .png, .gif or .mp4, else for dashboard.png in the data folder.
 
     Raises ToolkitError if it cannot be written.
     """
-    drawing = Dashboard(plan.theme, size=plan.size)
+    dashboard = Dashboard(plan.theme or "light", size=plan.inches)
     if path is None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ToolkitError(f"{folder} cannot be made: {error.strerror}; choose another --data-dir") from error
-        return ImageFile(folder / "dashboard.png", drawing)
+        return image_file(folder / "dashboard.png", dashboard)
     if not path.parent.is_dir():
         raise ToolkitError(f"--save {path}: there is no folder {path.parent}; create it first")
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise ToolkitError(f"--save {path}: no file can be written there; name another one")
     if path.suffix in WRITERS:
-        return Recording(path, drawing, plan, stop)
+        return recording(path, dashboard, plan, stop)
     if path.suffix != ".png":
         raise ToolkitError(f"--save {path}: the name must end in .gif, .mp4 or .png")
-    return ImageFile(path, drawing)
+    return image_file(path, dashboard)

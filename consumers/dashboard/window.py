@@ -1,6 +1,5 @@
 """The window that matplotlib animates. One thread runs it."""
 
-import io
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -13,8 +12,9 @@ from loguru import logger
 from matplotlib.animation import FuncAnimation
 from matplotlib.backends.registry import backend_registry
 
-from consumers.dashboard.figure import DPI, Dashboard
-from consumers.dashboard.outputs import Plan, write_atomically
+from consumers.dashboard.figure import Dashboard
+from consumers.dashboard.options import DPI, Plan
+from consumers.dashboard.outputs import write_atomically
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.state import State
 from utils.app.errors import ToolkitError
@@ -50,66 +50,66 @@ class Window:
     """
 
     def __init__(self, state: State, plan: Plan, stop: Event, folder: Path) -> None:
-        figure = plt.figure(TITLE, figsize=plan.size, dpi=DPI)
-        self.dashboard = Dashboard(plan.theme, figure=figure)
-        self.shown, self.paused, self.frames = state.snapshot(), False, 0
+        figure: Any = plt.figure(TITLE, figsize=plan.inches, dpi=DPI)
+        self.dashboard, self.shown = Dashboard(plan.theme or "light", figure=figure), state.snapshot()
+        self.paused, self.frames = False, 0
         self._stop, self._folder = stop, folder
-        self.rebuild()
-        canvas: Any = figure.canvas
+        canvas = figure.canvas
         canvas.manager.set_window_title(f"{TITLE}  ({KEYS})")
         canvas.mpl_disconnect(canvas.manager.key_press_handler_id)
-        canvas.mpl_connect("key_press_event", self.press)
-        canvas.mpl_connect("resize_event", self.rebuild)
-        canvas.mpl_connect("motion_notify_event", self.hover)
+        canvas.mpl_connect("key_press_event", lambda event: self.press(event.key))
+        canvas.mpl_connect("resize_event", lambda event: self.rebuild())
+        canvas.mpl_connect("motion_notify_event", lambda event: self.hover(event.x, event.y))
         canvas.mpl_connect("close_event", lambda event: stop.set())
+        self.rebuild()
+
+        def snapshots() -> Generator[Snapshot, None, None]:
+            begun = time.monotonic()
+            while not plan.is_done(self.frames, time.monotonic() - begun):
+                self.frames += 1
+                yield state.snapshot()
+            stop.set()
+
+        interval_ms = plan.refresh * 1000
         self.animation = FuncAnimation(
-            figure,
-            self.draw,
-            lambda: self.snapshots(state, plan),
-            interval=plan.refresh_s * 1000,
-            cache_frame_data=False,
-            repeat=False,
+            figure, self.show, snapshots, interval=interval_ms, cache_frame_data=False, repeat=False
         )
 
-    def snapshots(self, state: State, plan: Plan) -> Generator[Snapshot, None, None]:
-        """A snapshot for each frame."""
-        begun = time.monotonic()
-        while not plan.is_done(self.frames, time.monotonic() - begun):
-            yield state.snapshot()
-        self._stop.set()
-
-    def draw(self, snapshot: Snapshot) -> None:
-        """Show a snapshot."""
-        self.shown, self.frames = snapshot, self.frames + 1
-        if self.is_open:
-            self.dashboard.update(snapshot)
+    def run(self) -> int:
+        """Show the window until it closes; the number of frames."""
+        figure = self.dashboard.figure
+        look = figure.canvas.new_timer(interval=LOOK_MS)
+        look.add_callback(lambda: plt.close(figure) if self._stop.is_set() else None)
+        look.start()
+        plt.show(block=True)
+        return self.frames
 
     @property
     def is_open(self) -> bool:
         """Whether there is something to draw on: events still come while the window closes."""
-        figure: Any = self.dashboard.figure
-        return plt.fignum_exists(figure.number)
+        return plt.fignum_exists(self.dashboard.figure.number)
 
-    def again(self) -> None:
-        """Show once more what is shown, with what has changed about it."""
+    def show(self, snapshot: Snapshot) -> None:
+        """Show a snapshot."""
+        self.shown = snapshot
         if self.is_open:
-            self.dashboard.update(self.shown, paused=self.paused)
+            self.dashboard.update(snapshot, paused=self.paused)
             self.dashboard.figure.canvas.draw_idle()
 
-    def rebuild(self, event: Any = None) -> None:
+    def rebuild(self) -> None:
         """Make everything anew, in another size or theme."""
         if self.is_open:
             self.dashboard.build()
             mpl.rcParams.update(self.dashboard.rc)  # the toolkit draws when it likes
-            self.again()
+            self.show(self.shown)
 
-    def press(self, event: Any) -> None:
+    def press(self, key: str) -> None:
         """Do what a key says."""
-        match event.key:
+        match key:
             case " ":
                 self.paused = not self.paused
                 (self.animation.pause if self.paused else self.animation.resume)()
-                self.again()
+                self.show(self.shown)
             case "t":
                 self.dashboard.theme = "dark" if self.dashboard.theme == "light" else "light"
                 self.rebuild()
@@ -118,29 +118,17 @@ class Window:
             case "q":
                 self._stop.set()
 
-    def hover(self, event: Any) -> None:
+    def hover(self, x: float, y: float) -> None:
         """Write value, time and key of what the mouse is on."""
-        if self.is_open and self.dashboard.point_at(event.x, event.y):
+        if self.is_open and self.dashboard.point_at(x, y):
             self.dashboard.figure.canvas.draw_idle()
 
     def save(self) -> None:
         """Save an image, named by the time."""
-        path, buffer = self._folder / time.strftime("dashboard-%Y%m%d-%H%M%S.png"), io.BytesIO()
-        self.dashboard.figure.savefig(buffer, format="png", dpi=self.dashboard.figure.dpi)
+        path = self._folder / time.strftime("dashboard-%Y%m%d-%H%M%S.png")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, buffer.getvalue())
+            write_atomically(path, self.dashboard.png(self.shown, paused=self.paused))
             logger.info("saved {}", path)
         except OSError as error:
             logger.warning("{} cannot be written: {}", path, error.strerror)
-
-
-def run_window(state: State, plan: Plan, stop: Event, folder: Path) -> int:
-    """Show the window with the backend in use; the number of frames."""
-    window = Window(state, plan, stop, folder)
-    figure: Any = window.dashboard.figure
-    look = figure.canvas.new_timer(interval=LOOK_MS)
-    look.add_callback(lambda: plt.close(figure) if stop.is_set() else None)
-    look.start()
-    plt.show(block=True)
-    return window.frames

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,8 @@ from PIL import Image
 
 from consumers.dashboard import outputs
 from consumers.dashboard.figure import Dashboard
-from consumers.dashboard.outputs import Plan
+from consumers.dashboard.options import Plan
+from consumers.dashboard.outputs import Put
 from consumers.dashboard.reader import Reader
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.state import State
@@ -35,8 +38,8 @@ def state() -> State:
     return state
 
 
-def plan(refresh_s: float = 0.01, frames: int | None = None) -> Plan:
-    return Plan(size=(4, 3), refresh_s=refresh_s, frames=frames)
+def plan(refresh: float = 0.01, frames: int | None = None) -> Plan:
+    return Plan(size="4x3", refresh=refresh, frames=frames)
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +47,9 @@ def drawing() -> Dashboard:
     return Dashboard("light", size=(4, 3))
 
 
-def run(state: State, output: outputs.Output, plan: Plan, stop: threading.Event | None = None) -> int:
-    return outputs.run_headless(state, output, plan, stop or threading.Event())
+def run(state: State, output: AbstractContextManager[Put], plan: Plan, stop: threading.Event | None = None) -> int:
+    with output as put:
+        return outputs.run_headless(state, put, plan, stop or threading.Event())
 
 
 def test_image_is_replaced_whole_and_nothing_is_left_behind(state: State, tmp_path: Path) -> None:
@@ -60,50 +64,35 @@ def test_image_that_cannot_be_written_is_logged_once_and_heals(
     state: State, drawing: Dashboard, tmp_path: Path, logged: list[str]
 ) -> None:
     folder = tmp_path / "images"
-    output = outputs.ImageFile(folder / "dashboard.png", drawing)
-    run(state, output, plan(frames=3))
-    assert sum("cannot be written" in line for line in logged) == 1
-    folder.mkdir()
-    run(state, output, plan(frames=1))
+    with outputs.image_file(folder / "dashboard.png", drawing) as put:
+        outputs.run_headless(state, put, plan(frames=3), threading.Event())
+        assert sum("cannot be written" in line for line in logged) == 1
+        folder.mkdir()
+        put(state.snapshot())
     assert (folder / "dashboard.png").exists()
 
 
-class Noting:
-    """An output that notes when it gets a snapshot."""
-
-    where = ""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def put(self, snapshot: Snapshot) -> None:
-        self.times.append(time.monotonic())
-
-    def close(self) -> None: ...
-
-
 def test_images_come_at_absolute_times_and_a_last_one_at_the_stop(state: State) -> None:
-    stop, output = threading.Event(), Noting()
+    stop, times = threading.Event(), list[float]()
+    output = nullcontext(lambda snapshot: times.append(time.monotonic()))
     thread = threading.Thread(target=run, args=(state, output, plan(0.2), stop))
     thread.start()
-    wait_until(lambda: len(output.times) >= 6)
+    wait_until(lambda: len(times) >= 6)
     stop.set()
     thread.join()
-    assert (output.times[5] - output.times[0]) / 5 == pytest.approx(0.2, abs=0.05)
-    assert output.times[-1] - output.times[-2] < 0.2
+    assert (times[5] - times[0]) / 5 == pytest.approx(0.2, abs=0.05)
+    assert times[-1] - times[-2] < 0.2
 
 
 def test_gif_holds_every_frame(state: State, tmp_path: Path) -> None:
     path = tmp_path / "out.gif"
-    recording = outputs.opened(path, tmp_path, plan(0.05), threading.Event())
+    with outputs.opened(path, tmp_path, plan(0.05), threading.Event()) as record:
 
-    class Growing(Noting):
-        def put(self, snapshot: Snapshot) -> None:
-            recording.put(snapshot)
+        def put(snapshot: Snapshot) -> None:
+            record(snapshot)
             state.add(Chunk("f", "1", "1", make_messages(1, producer_id="ann-1", first=snapshot.total + 1)))
 
-    run(state, Growing(), plan(frames=5))
-    recording.close()
+        outputs.run_headless(state, put, plan(frames=5), threading.Event())
     image = Image.open(path)
     assert (getattr(image, "n_frames", 1), image.info["duration"]) == (5, 50)
     assert list(tmp_path.iterdir()) == [path]
@@ -112,7 +101,6 @@ def test_gif_holds_every_frame(state: State, tmp_path: Path) -> None:
 def test_slowest_gif_is_as_slow_as_the_format_allows(state: State, tmp_path: Path) -> None:
     output = outputs.opened(tmp_path / "out.gif", tmp_path, plan(86_400.0), threading.Event())
     run(state, output, plan(frames=1))
-    output.close()
     assert Image.open(tmp_path / "out.gif").size == (400, 300)
 
 
@@ -125,8 +113,8 @@ def test_save_that_cannot_work_is_one_line(tmp_path: Path, monkeypatch: pytest.M
         (tmp_path / "a.bmp", "must end in"),
         (tmp_path / "a.mp4", "ffmpeg"),
     ):
-        with pytest.raises(ToolkitError, match=reason):
-            outputs.opened(path, tmp_path, plan(), threading.Event())
+        with pytest.raises(ToolkitError, match=reason), outputs.opened(path, tmp_path, plan(), threading.Event()):
+            pytest.fail("it was opened")
 
 
 def stand_in_for_ffmpeg(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
@@ -156,7 +144,6 @@ def test_film_gets_every_frame(state: State, tmp_path: Path, monkeypatch: pytest
     stand_in_for_ffmpeg(tmp_path, monkeypatch, TAKES_ALL)
     output = outputs.opened(tmp_path / "out.mp4", tmp_path, plan(0.5), threading.Event())
     run(state, output, plan(frames=3))
-    output.close()
     assert (tmp_path / "out.mp4").read_text() == f"{3 * 400 * 300 * 4} 2.0"
 
 
@@ -164,7 +151,6 @@ def test_film_gets_every_frame(state: State, tmp_path: Path, monkeypatch: pytest
 def test_film_is_a_film(state: State, tmp_path: Path) -> None:
     output = outputs.opened(tmp_path / "out.mp4", tmp_path, plan(), threading.Event())
     run(state, output, plan(frames=3))
-    output.close()
     assert b"ftyp" in (tmp_path / "out.mp4").read_bytes()[:32]
 
 
@@ -175,7 +161,6 @@ def test_film_that_fails_is_one_line_with_the_reason(
     output = outputs.opened(tmp_path / "out.mp4", tmp_path, plan(), threading.Event())
     with pytest.raises(ToolkitError, match=r"out.mp4 cannot be written: "):
         run(state, output, plan(frames=9))
-        output.close()
 
 
 def test_film_survives_ctrl_c(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,14 +276,19 @@ def test_flood_does_not_block_drawing_and_drawing_does_not_block_reading(tmp_pat
     drawing, path = Dashboard("light", size=(4, 3)), tmp_path / "dashboard.png"
     grown: list[int] = []
 
-    class Watched(outputs.ImageFile):
-        def put(self, snapshot: Snapshot) -> None:
-            super().put(snapshot)
-            grown.append(state.snapshot().total - snapshot.total)
-            if len(grown) == 4:
-                stop.set()
+    @contextmanager
+    def watched() -> Iterator[Put]:
+        with outputs.image_file(path, drawing) as image:
 
-    run(state, Watched(path, drawing), Plan(refresh_s=0.2, duration_s=60.0), stop)
+            def put(snapshot: Snapshot) -> None:
+                image(snapshot)
+                grown.append(state.snapshot().total - snapshot.total)
+                if len(grown) == 4:
+                    stop.set()
+
+            yield put
+
+    run(state, watched(), Plan(refresh=0.2, duration=60.0), stop)
     stop.set()
     reader.join(10)
     assert len(grown) >= 4

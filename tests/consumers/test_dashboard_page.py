@@ -17,6 +17,7 @@ import pytest
 
 from consumers.dashboard import report, serve
 from consumers.dashboard.formatting import plain
+from consumers.dashboard.options import Plan
 from consumers.dashboard.serve import Page, known_hosts
 from consumers.dashboard.snapshot import Roles, Series, Snapshot, Source, Summary
 from consumers.dashboard.state import State
@@ -88,7 +89,7 @@ class Program:
 
     def __init__(self, address: str = "127.0.0.1:0", snapshot: Snapshot = SNAPSHOT, **options: Any) -> None:
         self.snapshot = snapshot
-        self.page = Page(address, 0.2, **options)
+        self.page = Page(address, Plan(refresh=0.2), **options)
         self.port = int(self.page.url.rstrip("/").rpartition(":")[2])
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -101,7 +102,7 @@ class Program:
     def end(self) -> None:
         self._stop.set()
         self._thread.join()
-        self.page.close()
+        self.page.__exit__()
 
     def ask(self, path: str, host: str | None = None, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)) as connection:
@@ -303,26 +304,24 @@ def test_slow_clients_do_not_keep_others_out(program: Program) -> None:
 
 def test_port_in_use_is_one_clear_error(program: Program) -> None:
     with pytest.raises(ToolkitError, match=r"--serve: cannot listen") as found:
-        Page(f"127.0.0.1:{program.port}", 2.0)
+        Page(f"127.0.0.1:{program.port}", Plan())
     assert found.value.exit_code == 2
     assert "\n" not in str(found.value)
 
 
 def test_wrong_address_is_one_clear_error() -> None:
     with pytest.raises(ToolkitError, match="--serve here"):
-        Page("here", 2.0)
+        Page("here", Plan())
 
 
 def test_no_answer_before_the_first_snapshot() -> None:
-    page = Page("127.0.0.1:0", 2.0)
-    try:
+    page = Page("127.0.0.1:0", Plan())
+    with page:
         port = int(page.url.rstrip("/").rpartition(":")[2])
         for path in ("/snapshot.json", "/frame.json", "/metrics"):
             with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
                 connection.request("GET", path)
                 assert connection.getresponse().status == 503
-    finally:
-        page.close()
 
 
 def test_only_what_is_looked_at_is_drawn_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,7 +335,7 @@ def test_only_what_is_looked_at_is_drawn_and_only_once(monkeypatch: pytest.Monke
             drawn.append(self.form)
             return b"<svg/>"
 
-    monkeypatch.setattr(serve, "Drawing", Counted)
+    monkeypatch.setattr(serve, "Dashboard", Counted)
     program = Program()
     try:
         wait_until(lambda: program.ask("/snapshot.json")[0] == 200)
@@ -459,12 +458,11 @@ def test_hostile_names_run_nothing(program: Program, browser: Browser) -> None:
 
 
 def test_end_is_quick_while_browsers_wait() -> None:
-    page = Page("127.0.0.1:0", 2.0)
+    page = Page("127.0.0.1:0", Plan())
     port = int(page.url.rstrip("/").rpartition(":")[2])
-    with closing(socket.create_connection(("127.0.0.1", port))) as client:
+    with closing(socket.create_connection(("127.0.0.1", port))) as client, page:
         client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         client.recv(10)
-        page.close()
     with suppress(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port)).close()
         pytest.fail("it still listens")

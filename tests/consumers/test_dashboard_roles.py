@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from consumers.dashboard.options import Charts
 from consumers.dashboard.snapshot import Buffers, Snapshot
 from consumers.dashboard.state import State
-from consumers.ragini_visual_consumer import Charts, buffers
 from producers import factory_producer, market_producer, sensor_producer
 from tests.helpers import run_python
 from utils import sinks
@@ -133,9 +133,9 @@ def test_buffers_are_settings() -> None:
     assert snapshot.series[0].rolling[-1] == pytest.approx(sum(snapshot.series[0].values[-4:]) / 4)
     assert snapshot.buffers == Buffers(20, 12, 4)
     with pytest.raises(ToolkitError, match="--rolling at most --window"):
-        buffers(50, 5, 10)
+        Buffers(50, 5, 10)
     with pytest.raises(ToolkitError, match="at most 10,000"):
-        buffers(1_000_000, 30, 10)
+        Buffers(1_000_000, 30, 10)
 
 
 def test_where_shows_a_part_of_the_stream() -> None:

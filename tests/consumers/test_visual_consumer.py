@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from consumers.ragini_visual_consumer import inches
+from consumers.dashboard.options import Plan
 from tests.helpers import Process, make_batch, run_python, start_python, wait_until
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError
@@ -137,8 +137,8 @@ def test_save_records_a_gif(live: Settings) -> None:
 
 
 def test_sizes_are_inches_or_pixels() -> None:
-    assert inches("12.8x7.2") == (12.8, 7.2)
-    assert inches("1920X1080") == pytest.approx((19.2, 10.8))
+    assert Plan(size="12.8x7.2").inches == (12.8, 7.2)
+    assert Plan(size="1920X1080").inches == pytest.approx((19.2, 10.8))
     for wrong in ("", "x", "1x", "nanx5", "-5x5", "12.8", "1x2x3", "99999x99999"):
         with pytest.raises(ToolkitError, match="--size"):
-            inches(wrong)
+            assert Plan(size=wrong).inches

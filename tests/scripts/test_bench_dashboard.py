@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from consumers.dashboard.figure import Drawing
+from consumers.dashboard.figure import Dashboard
 from scripts import bench_dashboard
 
 pytestmark = pytest.mark.full
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.full
 
 def test_frames_leave_nothing_behind() -> None:
     """A line that is plotted anew each time would be 60 objects more; what grows are matplotlib's bounded caches."""
-    stream, drawing = bench_dashboard.Stream(), Drawing("light", size=(4, 3))
+    stream, drawing = bench_dashboard.Stream(), Dashboard("light", size=(4, 3))
     objects = []
     for _ in range(12):
         bench_dashboard.redraw(drawing, stream.step(2.0, 500))

@@ -1,41 +1,3 @@
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Streaming Dashboard</title>
-<link rel="icon" href="data:,">
-<style>
-:root { color-scheme: light; --page: #F3F5F8; --card: #FFFFFF; --text: #17202B; --muted: #5B6775;
-  --stale: #8A5A00; --stale-background: #FFF1CC; }
-:root[data-theme=dark] { color-scheme: dark; --page: #0E1319; --card: #171E27; --text: #E8EDF3; --muted: #A3AFBD;
-  --stale: #FFCF66; --stale-background: #40330F; }
-body { margin: 0; background: var(--page); color: var(--text); font-size: 14px; line-height: 1.5; }
-body, #image text { font-family: Inter, "Segoe UI", "Helvetica Neue", Roboto, "Noto Sans", "Liberation Sans", Arial, sans-serif !important; }
-#image svg { display: block; width: 100%; height: auto; max-height: calc(100vh - 2.4em); margin: 0 auto; }
-#image.narrow svg { max-width: 640px; max-height: none; }
-#image.old { opacity: .45; }
-#state { margin: 0; padding: .3em 1.5em; color: var(--muted); }
-#state.old { background: var(--stale-background); color: var(--stale); font-weight: bold; }
-#hint { position: fixed; padding: .2em .6em; border: 1px solid var(--muted); border-radius: 4px;
-  background: var(--card); pointer-events: none; max-width: 80vw; white-space: pre-line; }
-details { margin: .6em 1.5em 1.5em; padding: .6em 1em; background: var(--card); border-radius: 6px; }
-summary { cursor: pointer; }
-th, td { text-align: left; padding: .15em 1.5em .15em 0; font-weight: normal; vertical-align: top; overflow-wrap: anywhere; }
-th { color: var(--muted); min-width: 7em; }
-</style>
-</head>
-<body>
-<main>
-<div id="image"></div>
-<p id="state"><span id="mark" role="status"></span> <span id="age">Connecting&hellip;</span></p>
-<details><summary>Statistics as text</summary>
-<table><tbody id="statistics"></tbody></table>
-<p>For programs: <a href="/snapshot.json">/snapshot.json</a>, <a href="/metrics">/metrics</a></p></details>
-</main>
-<div id="hint" hidden></div>
-<noscript>This page needs JavaScript; /snapshot.json has the statistics without it.</noscript>
-<script>
 "use strict";
 const [image, state, mark, age, table, hint] =
   ["image", "state", "mark", "age", "statistics", "hint"].map(id => document.getElementById(id));
@@ -123,6 +85,3 @@ for (const name of ["pointermove", "pointerdown", "pointerleave"])
   document.addEventListener(name, event => { pointer = name === "pointerleave" ? null : {x: event.clientX, y: event.clientY}; point(); });
 (async function () { for (;;) { await load(); await new Promise(done => setTimeout(done, Math.min(frame.refresh_s, 5) * 1000)); } })();
 setInterval(tick, 1000);
-</script>
-</body>
-</html>
