@@ -15,8 +15,7 @@ CHUNK_RECORDS = 2_000
 class Reader(threading.Thread):
     """Follows the source into the state until `stop`. It sets `stop` itself when it cannot continue.
 
-    `failure` is then what the user must fix; without one and with `alive_to_the_end` False the
-    thread died of something unexpected, which is in the log.
+    `failure` is then what the user must fix; if there is none and it was not `alive_to_the_end`, the log has the cause.
     """
 
     def __init__(self, source: Source, state: State, stop: threading.Event) -> None:

@@ -59,17 +59,14 @@ class Roles:
 
 @dataclass(frozen=True)
 class Series:
-    """The latest values of one `by` value, or of all records where `name` is ""; the tuples have one entry per value.
-
-    Times are those of the events, a rolling mean is NaN at first, and `keys` are the `by` values.
-    """
+    """The latest values of one `by` value, or of all records where `name` is "". A rolling mean is NaN at first."""
 
     name: str
-    times: tuple[float, ...]
+    times: tuple[float, ...]  # of the events
     values: tuple[float, ...]
     rolling: tuple[float, ...]
     anomalies: tuple[bool, ...]
-    keys: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()  # the `by` value of each
 
     @property
     def average(self) -> float:
@@ -92,23 +89,17 @@ class Summary:
 
 @dataclass(frozen=True)
 class Source:
-    """Where records come from: `name` (file, sqlite, duckdb, kafka, auto) and `detail`, for people.
+    """Where records come from."""
 
-    `trouble` is why it cannot be read since `trouble_since`.
-    """
-
-    name: str
+    name: str  # file, sqlite, duckdb, kafka or auto
     detail: str = ""
-    trouble: str = ""
+    trouble: str = ""  # why it cannot be read
     trouble_since: float | None = None
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything that is known at time `now`. Times are seconds since 1970, lags and gaps seconds.
-
-    No text in it can disturb an image or a terminal.
-    """
+    """What is known at time `now`. Times are seconds since 1970. No text can disturb an image or a terminal."""
 
     stream: str
     now: float

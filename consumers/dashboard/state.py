@@ -7,24 +7,20 @@ from dataclasses import replace
 from typing import Any
 
 from consumers.dashboard import stats
-from consumers.dashboard.charted import Charted
 from consumers.dashboard.formatting import plain
-from consumers.dashboard.history import TOP, History
+from consumers.dashboard.history import TOP, Charted, History
 from consumers.dashboard.snapshot import DEFAULT_BUFFERS, Buffers, Snapshot, Source
 from utils import sinks
 from utils.reading.tracker import Tracker
 from utils.records.stream import Stream
 from utils.sources.base import Chunk
 
-Keep = Callable[[list[Any]], list[Any]]
-"""What --where leaves of records."""
-
 
 class State:
     """Collects chunks in the reader thread and gives snapshots to the drawing one.
 
-    `clock` gives seconds since 1970; `from_end` says that reading begins at the end of the source. `snapshot` may be
-    called by any thread, all else by one.
+    `keep` is what --where leaves of records, `clock` gives seconds since 1970, `from_end` says that reading begins at
+    the end of the source. `snapshot` may be called by any thread, all else by one.
     """
 
     def __init__(
@@ -33,7 +29,7 @@ class State:
         source: str,
         *,
         buffers: Buffers = DEFAULT_BUFFERS,
-        keep: Keep = list,
+        keep: Callable[[list[Any]], list[Any]] = list,
         clock: Callable[[], float] = time.time,
         from_end: bool = False,
     ) -> None:
