@@ -35,13 +35,6 @@ _LOCKED = "Could not set lock"
 _FATAL = ("not a valid DuckDB database", "version number")
 
 
-def _mapped(path: Path, error: duckdb.Error) -> ToolkitError:
-    text = str(error).splitlines()[0]
-    if path.is_dir() or any(words in text for words in _FATAL):
-        return ToolkitError(f"{path} cannot be opened as a DuckDB database ({text}); move it away or name another file")
-    return Unavailable(f"{path}: {text}")
-
-
 @contextmanager
 def errors(path: Path) -> Iterator[None]:
     """Map DuckDB's errors: ToolkitError for what is no database, else Unavailable (locked, full, unwritable).
@@ -53,7 +46,11 @@ def errors(path: Path) -> Iterator[None]:
     except (duckdb.ConversionException, duckdb.ConstraintException):
         raise
     except duckdb.Error as error:
-        raise _mapped(path, error) from error
+        text = str(error).splitlines()[0]
+        if path.is_dir() or any(words in text for words in _FATAL):
+            remedy = "move it away or name another file"
+            raise ToolkitError(f"{path} cannot be opened as a DuckDB database ({text}); {remedy}") from error
+        raise Unavailable(f"{path}: {text}") from error
 
 
 _HERE = "database_name = 'sink' AND schema_name = 'main' AND lower({}_name) = lower(?)"
@@ -89,33 +86,31 @@ def _half_created(path: Path) -> bool:
 
 def _attach(memory: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool, wait_s: float) -> None:
     """Attach the file as `sink`, once no other process (or this one, with another connection) has it."""
-    name = str(path.absolute())  # `:memory:` would be no file
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise ToolkitError(f"{name!r}: DuckDB takes names in UTF-8 only; use another one") from error
+    name = str(path.absolute()).replace("'", "''")  # `:memory:` would be no file
+    if name != name.encode(errors="replace").decode():
+        raise ToolkitError(f"{name!r}: DuckDB takes names in UTF-8 only; use another one")
     if "?" in name and not read_only and os.name != "nt":  # it would look for its log elsewhere
         raise ToolkitError(f"{path}: DuckDB cannot write where a name has a ? in it; use another name")
-    quoted = name.replace("'", "''")
     deadline_s = time.monotonic() + wait_s
     while True:
         how = "READ_ONLY" if read_only else f"ROW_GROUP_SIZE {_ROW_GROUP_SIZE}"
         if not read_only and not path.exists():
             how += f", STORAGE_VERSION '{_STORAGE_VERSION}'"
+        is_late = time.monotonic() >= deadline_s
         try:
-            memory.execute(f"ATTACH '{quoted}' AS sink (TYPE duckdb, {how})")
-            memory.execute("USE sink")
+            with errors(path):
+                memory.execute(f"ATTACH '{name}' AS sink (TYPE duckdb, {how})")
+                memory.execute("USE sink")
             return
-        except duckdb.Error as error:
-            is_late, mapped = time.monotonic() >= deadline_s, _mapped(path, error)
-            is_in_use = isinstance(error, duckdb.ResourceInUseException) or _LOCKED in str(error)
+        except ToolkitError as error:
+            is_in_use = isinstance(error.__cause__, duckdb.ResourceInUseException) or _LOCKED in str(error)
             is_half_created = not is_in_use and _half_created(path)
             if is_half_created and is_late and read_only:
                 raise Absent(f"{path} is empty, its database perhaps being created") from error
             if is_half_created and is_late:
                 path.unlink(missing_ok=True)
-            elif not is_half_created and (is_late or not isinstance(mapped, Unavailable)):
-                raise mapped from error
+            elif not is_half_created and (is_late or not isinstance(error, Unavailable)):
+                raise
         time.sleep(_RETRY_S)
 
 
@@ -137,10 +132,9 @@ def connect(path: Path, *, read_only: bool = False, wait_s: float = 1.0) -> duck
 def attached(
     memory: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool = False, wait_s: float = 1.0
 ) -> Iterator[None]:
-    """The file as database `sink`, and the default one, of a connection to memory while the block lasts.
+    """The file as the default database of a connection to memory while the block lasts. Raises like `errors`.
 
-    Opens in 0.5 ms where a connection of its own takes 12. After any error close `memory`: nobody knows what state it
-    is in. Raises like `errors`.
+    Opens in 0.5 ms where a connection of its own takes 12. After any error close `memory`: its state is unknown.
     """
     _attach(memory, path, read_only=read_only, wait_s=wait_s)
     with errors(path):

@@ -70,10 +70,8 @@ def check_same_file(path: Path, opened: tuple[int, int] | None) -> None:
 
 def check_one_name(path: Path) -> None:
     """Raise ToolkitError if the database has more names than one: each name would have a log of its own."""
-    try:
+    with suppress(OSError):
         status = os.stat(path)
-    except OSError:
-        return
-    if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
-        names = f"{status.st_nlink} names (hard links)"
-        raise ToolkitError(f"{path} has {names}, and a database may have one: make a real copy")
+        if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+            names = f"{status.st_nlink} names (hard links)"
+            raise ToolkitError(f"{path} has {names}, and a database may have one: make a real copy")

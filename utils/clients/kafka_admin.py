@@ -1,12 +1,10 @@
-"""What emitter and source share: how both clients reach the brokers, their log lines, the topic.
-
-Both clients get the same addresses and the same security; neither writes to stderr by itself.
-"""
+"""What emitter and source share: how clients of both libraries reach the brokers, their log lines, the topic."""
 
 import logging
 import re
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,33 +25,26 @@ _CHANGING = re.compile(r"^\S+ \[.*?\] (\[thrd:.*?\]: )?|\(after \d+ms in state \
 
 
 class ClientLog(logging.Handler):
-    """Passes a client library's lines on to our log: each once, and more quietly when it comes again.
+    """Passes librdkafka's lines on to our log: each once, and more quietly when it comes again.
 
-    Until `connected` is set all of them are details: whoever connects reports the failure in one line,
-    with `reason`, the last error that the client told.
+    Until `connected` is set all of them are details: whoever connects reports the failure in one line, with `reason`.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.connected = False
-        self.reason = ""
-        self.credentials_rejected = False
+        self.reason = ""  # the last error that the client told
         self._logged: set[str] = set()
-        self.logger = logging.Logger(name, logging.INFO)
+        self.logger = logging.Logger("kafka", logging.INFO)
         self.logger.addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         text = _CHANGING.sub("", record.getMessage()).strip()
         if record.levelno >= logging.ERROR:
             self.reason = text
-        self.credentials_rejected |= "SaslAuthenticationFailed" in text
         news = self.connected and record.levelno >= logging.WARNING and text not in self._logged
         self._logged.add(text)
-        logger.log("WARNING" if news else "DEBUG", "{}: {}", self.logger.name, text)
-
-    def on_error(self, error: Any) -> None:
-        """For librdkafka's `error_cb`."""
-        self.credentials_rejected |= error.name() in ("_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED")
+        logger.log("WARNING" if news else "DEBUG", "kafka: {}", text)
 
 
 def librdkafka_options(settings: Settings) -> dict[str, Any]:
@@ -65,7 +56,6 @@ def librdkafka_options(settings: Settings) -> dict[str, Any]:
         "security.protocol": security.protocol,
         "socket.connection.setup.timeout.ms": 3_000,
         "reconnect.backoff.max.ms": 1_000,
-        "log.connection.close": False,
     }
     if security.protocol.startswith("SASL"):
         options["sasl.mechanism"] = security.sasl_mechanism or "PLAIN"
@@ -76,36 +66,26 @@ def librdkafka_options(settings: Settings) -> dict[str, Any]:
 
 
 def kafka_python_options(settings: Settings) -> dict[str, Any]:
-    """Configuration of kafka-python's clients. Raises ToolkitError if a KAFKA_* variable is wrong."""
-    security = kafka_security()
-    options: dict[str, Any] = {
-        "bootstrap_servers": settings.kafka_broker.split(","),
-        "client_id": CLIENT_ID,
-        "security_protocol": security.protocol,
-        "bootstrap_timeout_ms": int(ANSWER_S * 1000),
-        "reconnect_backoff_max_ms": 1_000,
-    }
-    if security.protocol.startswith("SASL"):
-        options["sasl_mechanism"] = security.sasl_mechanism or "PLAIN"
-        options["sasl_plain_username"], options["sasl_plain_password"] = security.username, security.password
-    if security.ca_file:
-        options["ssl_cafile"] = security.ca_file
-    return options
+    """The same for kafka-python's clients, which have other names for some."""
+    others = {"sasl.username": "sasl_plain_username", "sasl.password": "sasl_plain_password"}
+    others |= {"ssl.ca.location": "ssl_cafile", "socket.connection.setup.timeout.ms": "bootstrap_timeout_ms"}
+    options = librdkafka_options(settings)
+    return {others.get(name, name.replace(".", "_")): value for name, value in options.items()}
 
 
 def failed(error: "KafkaException", settings: Settings, log: ClientLog) -> Unavailable:
     """What a failed call means: no broker answers, or one answers with a reason."""
-    reason = error.args[0]
+    reason, broker = error.args[0], settings.kafka_broker
     if reason.name() not in ("_TIMED_OUT", "_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE", "_SSL", "_AUTHENTICATION"):
-        return Unavailable(f"Kafka at {settings.kafka_broker}: {reason.str()}")
+        return Unavailable(f"Kafka at {broker}: {reason.str()}")
     user, detail = kafka_security().username, f": {log.reason}" * bool(log.reason)
     credentials = "check KAFKA_USERNAME, KAFKA_PASSWORD and KAFKA_SASL_MECHANISM"
-    if log.credentials_rejected:
-        return Unavailable(f"Kafka at {settings.kafka_broker} rejects user {user!r}, {credentials}{detail}")
+    if "authentication" in detail:
+        return Unavailable(f"Kafka at {broker} rejects user {user!r}, {credentials}{detail}")
     if "SSL" in detail or "certificate" in detail:
-        return Unavailable(f"no trusted connection to {settings.kafka_broker}, check KAFKA_CA_FILE{detail}")
+        return Unavailable(f"no trusted connection to {broker}, check KAFKA_CA_FILE{detail}")
     hint = f" (if it is up, {credentials})" if user and "connection refused" not in detail.lower() else ""
-    return Unavailable(f"no Kafka broker answers at {settings.kafka_broker}{hint}{detail}")
+    return Unavailable(f"no Kafka broker answers at {broker}{hint}{detail}")
 
 
 @dataclass(frozen=True)
@@ -119,34 +99,33 @@ class Topic:
 
 
 class Admin:
-    """Asks the brokers about topics, and makes and deletes them; `options` are those of every client."""
+    """Asks the brokers about topics, and makes and deletes them; `options` are those of every client.
+
+    Its methods raise Unavailable for what can heal, another ToolkitError for what only the user can fix.
+    """
 
     def __init__(self, settings: Settings, log: ClientLog | None = None) -> None:
-        """Connect to nothing yet. Raises ToolkitError if the settings cannot be used."""
+        """Connect to nothing yet."""
         from confluent_kafka import KafkaException
         from confluent_kafka.admin import AdminClient
 
-        self.settings, self.log = settings, log or ClientLog("kafka")
-        self.options = librdkafka_options(settings) | {"error_cb": self.log.on_error, "logger": self.log.logger}
+        self.settings, self.log = settings, log or ClientLog()
+        self.options = librdkafka_options(settings) | {"log.connection.close": False, "logger": self.log.logger}
         try:
             self.client: AdminClient = AdminClient(self.options)
         except KafkaException as error:
             raise ToolkitError(f"Kafka cannot be used with these settings: {error.args[0].str()}") from error
 
     def open_topic(self, name: str) -> Topic:
-        """The topic, which is created if it is missing.
-
-        Raises Unavailable if no broker answers or the topic cannot be created now, ToolkitError if it never can or if
-        it breaks the promise.
-        """
+        """The topic, which is created if it is missing."""
         found = self.described(name)
+        deadline_s = time.monotonic() + REQUEST_S
         if found is None:
             self._create(name)
-            deadline_s = time.monotonic() + REQUEST_S
-            while (found := self.described(name)) is None:
-                if time.monotonic() > deadline_s:
-                    raise Unavailable(f"topic {name} was created, but the brokers do not show it yet")
-                time.sleep(0.02)
+        while found is None and (found := self.described(name)) is None:
+            if time.monotonic() > deadline_s:
+                raise Unavailable(f"topic {name} was created, but the brokers do not show it yet")
+            time.sleep(0.02)
         options = self._topic_options(name)
         if problem := _problem(name, options):
             raise ToolkitError(problem)
@@ -154,76 +133,66 @@ class Admin:
 
     def described(self, name: str) -> tuple[str, int] | None:
         """Id and number of partitions of a topic, None if there is none."""
-        from confluent_kafka import KafkaException, TopicCollection
+        from confluent_kafka import TopicCollection
 
-        try:
-            found = self.client.describe_topics(TopicCollection([name]), request_timeout=ANSWER_S)[name].result()
-        except KafkaException as error:
-            self.client.poll(0)
-            reason = error.args[0]
-            if reason.name() in ("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC"):
-                return None
-            if reason.name() in ("TOPIC_EXCEPTION", "_INVALID_ARG"):
-                raise ToolkitError(f"BUZZ_TOPIC is {name!r}: {reason.str()}") from error
-            if reason.name() == "TOPIC_AUTHORIZATION_FAILED":
-                raise Unavailable(f"topic {name} may not be described by this user: {reason.str()}") from error
-            raise failed(error, self.settings, self.log) from error
-        return str(found.topic_id), len(found.partitions)
+        asked = self.client.describe_topics(TopicCollection([name]), request_timeout=ANSWER_S)[name]
+        found = self._answer(name, asked, "UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC")
+        return found and (str(found.topic_id), len(found.partitions))
 
     def problem(self, name: str) -> str:
-        """Why a topic would lose records; "" if it would not or does not exist. Raises like `described`."""
+        """Why a topic would lose records; "" if it would not or does not exist."""
         return "" if self.described(name) is None else _problem(name, self._topic_options(name))
+
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic and what it contains."""
+        asked = self.client.delete_topics([name], operation_timeout=REQUEST_S, request_timeout=REQUEST_S)
+        self._answer(name, asked[name])
 
     def _topic_options(self, name: str) -> dict[str, str]:
         """The configuration of a topic, nothing if this user may not know it."""
-        from confluent_kafka import KafkaException
         from confluent_kafka.admin import ConfigResource
 
         topic = ConfigResource(ConfigResource.Type.TOPIC, name)
-        try:
-            found = self.client.describe_configs([topic], request_timeout=REQUEST_S)[topic].result()
-        except KafkaException as error:
-            if "AUTHORIZATION" not in error.args[0].name():
-                raise failed(error, self.settings, self.log) from error
-            logger.warning("kafka: this user may not read the configuration of {}: is it compacted? what is its "
-                           "max.message.bytes?", name)  # fmt: skip
-            return {}
-        return {option: entry.value for option, entry in found.items()}
+        asked = self.client.describe_configs([topic], request_timeout=REQUEST_S)[topic]
+        found = self._answer(name, asked, "TOPIC_AUTHORIZATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED")
+        if found is None:
+            what = "is it compacted? what is its max.message.bytes?"
+            logger.warning("kafka: this user may not read the configuration of {}: {}", name, what)
+        return {option: entry.value for option, entry in (found or {}).items()}
 
     def _create(self, name: str) -> None:
-        from confluent_kafka import KafkaException
         from confluent_kafka.admin import NewTopic
 
         partitions, copies = self.settings.kafka_partitions, self.settings.kafka_replication or -1
         wanted = NewTopic(name, partitions, copies, config={"cleanup.policy": "delete"})
+        asked = self.client.create_topics([wanted], operation_timeout=REQUEST_S, request_timeout=REQUEST_S)
         try:
-            self.client.create_topics([wanted], operation_timeout=REQUEST_S, request_timeout=REQUEST_S)[name].result()
-        except KafkaException as error:
-            reason = error.args[0]
-            if reason.name() == "TOPIC_ALREADY_EXISTS":
-                return
-            if reason.name() == "TOPIC_EXCEPTION":
-                raise ToolkitError(f"BUZZ_TOPIC is {name!r}: {reason.str()}") from error
+            self._answer(name, asked[name], "TOPIC_ALREADY_EXISTS")
+        except Unavailable as error:
             raise Unavailable(
-                f"topic {name} is missing and cannot be created ({reason.str()}): "
+                f"topic {name} is missing and cannot be created ({error}): "
                 "create it with kafka-topics.sh, or change KAFKA_PARTITIONS and KAFKA_REPLICATION"
             ) from error
         logger.info("kafka: topic {} created with {} partitions", name, partitions)
 
-    def delete_topic(self, name: str) -> None:
-        """Delete a topic and what it contains. Raises Unavailable if that fails."""
+    def _answer(self, topic: str, asked: "Future[Any]", *none: str) -> Any:
+        """What the brokers answer about a topic, None for errors of these names."""
         from confluent_kafka import KafkaException
 
         try:
-            self.client.delete_topics([name], operation_timeout=REQUEST_S, request_timeout=REQUEST_S)[name].result()
+            return asked.result()
         except KafkaException as error:
-            raise Unavailable(f"topic {name} cannot be deleted: {error.args[0].str()}") from error
+            self.client.poll(0)  # brings what the client knows about it to the log
+            reason = error.args[0]
+            if reason.name() in none:
+                return None
+            if reason.name() in ("TOPIC_EXCEPTION", "_INVALID_ARG"):
+                raise ToolkitError(f"BUZZ_TOPIC is {topic!r}: {reason.str()}") from error
+            raise failed(error, self.settings, self.log) from error
 
 
 def _problem(name: str, options: Mapping[str, str]) -> str:
-    if "compact" in options.get("cleanup.policy", ""):
-        return (
-            f"topic {name} is compacted, which removes records of the same key: "
-            "set its cleanup.policy to delete, or name another topic"
-        )
-    return ""
+    if "compact" not in options.get("cleanup.policy", ""):
+        return ""
+    remedy = "set its cleanup.policy to delete, or name another topic"
+    return f"topic {name} is compacted, which removes records of the same key: {remedy}"

@@ -54,7 +54,7 @@ class KafkaSource:
         topic = settings.topic_of(stream.name)
         self.detail = f"{topic} at {settings.kafka_broker}"
         self._settings, self._codec, self._finished = settings, codec or stream.codec, finished
-        self._log = ClientLog("kafka")
+        self._log = ClientLog()
         self._ends: dict[str, str] = {}  # where a reader without a group continues after it has lost its connection
         start = resume if group else lambda name: self._ends[name] if name in self._ends else resume(name)
         self._open: Callable[[], Connection] = partial(Connection, settings, topic, group, start, self._log)
@@ -99,7 +99,7 @@ class KafkaSource:
         return replace(chunk, records=records, invalid=invalid)
 
     def _connect(self) -> "Connection":
-        self._log.reason, self._log.credentials_rejected = "", False
+        self._log.reason = ""
         self._connection = self._open()
         self._connection.begin()
         self._log.connected = True
