@@ -36,10 +36,10 @@ class DuckdbEmitter:
     """
 
     mark = ""
-    max_records = MAX_ROWS
 
     def __init__(self, path: Path, stream: Stream) -> None:
         self._path, self._table = path, Table(stream)
+        self.max_records = max(1, min(MAX_ROWS, MAX_CELLS // len(self._table.columns)))
         self._closed_at_s = 0.0
         self._opened: tuple[int, int] | None = None
         self._memory: duckdb.DuckDBPyConnection | None = None
@@ -100,10 +100,8 @@ class DuckdbEmitter:
         return next(((each, found[each]) for each in reversed(producer_ids) if each in found), None)
 
     def emit(self, batch: Batch) -> None:
-        """Insert the batch in windows. See Emitter."""
-        step = max(1, min(MAX_ROWS, MAX_CELLS // len(self._table.columns)))
-        for start in range(0, batch.count, step):
-            self._store([column[start : start + step] for column in batch.columns], batch.first + start)
+        """Insert the batch in one window, or in several if there is a record that the table rejects. See Emitter."""
+        self._store(batch.columns, batch.first)
         files.check_same_file(self._path, self._opened)
 
     def _store(self, page: Columns, first: int) -> None:

@@ -18,13 +18,22 @@ from utils.records.record import Batch, without_ids
 from utils.records.stream import Stream
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, Producer
+    from confluent_kafka import Producer
 
 TRANSACTION_S = 10.0  # how long a dead producer may hide later rows from read_committed readers
 COMMIT_S = 12.0  # a broker that dies costs about 9 s until another one leads
 HELD_UP_S = 1.0  # longer than a transaction of a living producer usually hides rows
 SCAN_S, SCAN_RECORDS = 15.0, 5_000
 RECORD_BYTES = 100  # what surrounds a record that is alone in its batch, generously
+_READER = {
+    "group.id": "unused",
+    "enable.auto.commit": False,
+    "enable.partition.eof": True,
+    "isolation.level": "read_committed",
+    "auto.offset.reset": "earliest",
+    "fetch.wait.max.ms": 10,
+    "fetch.queue.backoff.ms": 10,
+}
 
 
 class KafkaEmitter:
@@ -127,10 +136,10 @@ class KafkaEmitter:
 
     def _search(self, start: int, end: int, known: Collection[str]) -> tuple[int, tuple[str, int] | None]:
         """The last committed record of these runs from `start` to `end`: its offset and ids, else `end`, None."""
-        from confluent_kafka import KafkaError, TopicPartition
+        from confluent_kafka import Consumer, KafkaError, TopicPartition
 
         offset, found, is_done = end, None, False
-        with closing(self._reader()) as consumer:
+        with closing(Consumer(self._admin.options | _READER)) as consumer:
             consumer.assign([TopicPartition(self._topic.name, self._partition, start)])
             deadline_s = time.monotonic() + SCAN_S
             while not is_done:
@@ -148,22 +157,6 @@ class KafkaEmitter:
                     late = f"partition {self._partition} of {self._topic.name}"
                     raise Unavailable(f"{late} cannot be read back within {SCAN_S:.0f} s")
         return offset, found
-
-    def _reader(self) -> "Consumer":
-        from confluent_kafka import Consumer
-
-        return Consumer(
-            self._admin.options
-            | {
-                "group.id": "unused",
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "earliest",
-                "fetch.wait.max.ms": 10,
-                "fetch.queue.backoff.ms": 10,
-            }
-        )
 
     def emit(self, batch: Batch) -> None:
         """Store the batch in one transaction. See Emitter."""
