@@ -1,8 +1,7 @@
-"""Measure the dashboard: a frame beside clear-and-replot of the same data, SVG beside PNG, and a day of frames.
+"""Measure the dashboard: a frame beside clear-and-replot, SVG beside PNG (`scripts.bench dashboard`), a day of frames.
 
-python scripts/bench_dashboard.py                       frames and SVG (about a minute)
-python scripts/bench_dashboard.py --soak                43,200 frames with 10 million messages
-python scripts/bench_dashboard.py --soak --frames 2000  a shorter day
+python scripts/bench_dashboard.py                draws 43,200 frames with 10 million messages
+python scripts/bench_dashboard.py --frames 2000  a shorter day
 """
 
 import argparse
@@ -66,30 +65,27 @@ def replot(figure: Figure, snapshot: Snapshot) -> None:
     figure.clear()
     flow, groups, trend, histogram = figure.subplots(2, 2).flat
     (series,) = snapshot.series
-    times = [datetime.fromtimestamp(at) for at, _ in snapshot.flow]
-    flow.step(times, [total for _, total in snapshot.flow], where="post", color=LIGHT.accent)
-    flow.set_title("Message Flow Over Time")
+    times, totals = zip(*snapshot.flow, strict=True)
+    flow.step([datetime.fromtimestamp(at) for at in times], totals, where="post", color=LIGHT.accent)
     flow.tick_params(axis="x", rotation=45)
-    flow.grid(True, alpha=0.3)
     names, counts = zip(*snapshot.groups, strict=True)
     for bar, count in zip(groups.bar(names, counts, color=LIGHT.accent), counts, strict=True):
         groups.text(bar.get_x() + bar.get_width() / 2, count, str(count), ha="center", va="bottom")
-    groups.set_title("Messages by Author")
     trend.axhspan(0, 0.3, color=LIGHT.negative[1])
     trend.axhspan(0.7, 1, color=LIGHT.positive[1])
     trend.plot(series.values, "o-", color=LIGHT.raw)
     trend.plot(series.rolling, color=LIGHT.accent, label="rolling")
     trend.axhline(series.average, ls="--", color=LIGHT.text, label="average")
-    trend.set_title("Sentiment Trends")
-    trend.grid(True, alpha=0.3)
-    trend.legend()
     assert snapshot.measures is not None
     histogram.hist(snapshot.measured, bins=15, color=LIGHT.accent, edgecolor="white")
     for name, color in (("mean", LIGHT.text), ("median", LIGHT.muted), ("p95", LIGHT.p95)):
         value = getattr(snapshot.measures, name)
         histogram.axvline(value, color=color, label=f"{name} {value:.1f}")
-    histogram.set_title("Message Length Analysis")
-    histogram.grid(True, alpha=0.3)
+    titles = ("Message Flow Over Time", "Messages by Author", "Sentiment Trends", "Message Length Analysis")
+    for axes, title in zip((flow, groups, trend, histogram), titles, strict=True):
+        axes.set_title(title)
+        axes.grid(True, alpha=0.3)
+    trend.legend()
     histogram.legend()
     figure.suptitle(f"Streaming Dashboard: {snapshot.total} messages")
     figure.tight_layout()
@@ -155,21 +151,11 @@ def soak(frames: int, messages: int) -> tuple[float, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--soak", action="store_true", help="only the day of frames")
     parser.add_argument("--frames", type=int, default=43_200)
     parser.add_argument("--messages", type=int, default=10_000_000)
     options = parser.parse_args()
-    theme.reset()
-    if options.soak:
-        memory, slower = soak(options.frames, options.messages)
-        return 0 if memory < 0.05 and slower < 0.10 else 1
-    print("size          in place   clear and replot   ratio   (goal 0.50)")
-    for size in (theme.DEFAULT_SIZE, (8.0, 6.0), (19.2, 10.8)):
-        ours, theirs = compare_frames(size)
-        print(f"{size[0]:4.1f} x {size[1]:4.1f}  {ours:6.1f} ms   {theirs:13.1f} ms   {ours / theirs:5.2f}")
-    svg, png = compare_formats()
-    print(f"SVG {svg:.1f} ms, PNG {png:.1f} ms, ratio {svg / png:.2f} (goal 0.80)")
-    return 0
+    memory, slower = soak(options.frames, options.messages)
+    return 0 if memory < 0.05 and slower < 0.10 else 1
 
 
 if __name__ == "__main__":

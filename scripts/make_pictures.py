@@ -1,6 +1,6 @@
 """Make the images of the documentation: scenes of the dashboard from seeded data.
 
-python scripts/make_pictures.py [--size WxH ... | --narrow] [--folder docs/images]
+python scripts/make_pictures.py [--narrow] [--all] [--folder docs/images]
 """
 
 import argparse
@@ -14,7 +14,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from consumers.dashboard.figure import Dashboard
-from consumers.dashboard.options import DPI
 from consumers.dashboard.snapshot import Snapshot, ThemeName
 from consumers.dashboard.state import State
 from consumers.dashboard.theme import DEFAULT_SIZE
@@ -131,9 +130,6 @@ def draw(scene: Scene, size: tuple[float, float] = DEFAULT_SIZE, *, narrow: bool
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--size", nargs="+", default=[f"{DEFAULT_SIZE[0]}x{DEFAULT_SIZE[1]}"], metavar="WxH", help="inches"
-    )
     parser.add_argument("--narrow", action="store_true", help="one column, as on phones")
     parser.add_argument("--all", action="store_true", help="every stream in both themes")
     parser.add_argument("--folder", type=Path, default=PROJECT_DIR / "docs" / "images")
@@ -141,22 +137,12 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     shown = scenes()
     if options.all:
-        shown += [replace(each, name=f"{each.name}-{theme}", theme=theme)
-                  for each in examples() for theme in ("light", "dark")]  # fmt: skip
-    for text in options.size:
-        width, height = map(float, text.split("x"))
-        size = (width, height)
-        for scene in shown:
-            suffix = (
-                "-narrow"
-                if options.narrow
-                else ""
-                if size == DEFAULT_SIZE
-                else f"-{size[0] * DPI:.0f}x{size[1] * DPI:.0f}"
-            )
-            path = options.folder / f"dashboard-{scene.name}{suffix}.png"
-            path.write_bytes(draw(scene, size, narrow=options.narrow).png(scene.snapshot))
-            print(path)
+        themes: tuple[ThemeName, ...] = ("light", "dark")
+        shown += [replace(each, name=f"{each.name}-{theme}", theme=theme) for each in examples() for theme in themes]
+    for scene in shown:
+        path = options.folder / f"dashboard-{scene.name}{'-narrow' * options.narrow}.png"
+        path.write_bytes(draw(scene, narrow=options.narrow).png(scene.snapshot))
+        print(path)
 
 
 if __name__ == "__main__":

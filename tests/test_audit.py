@@ -543,14 +543,14 @@ def test_a_sink_that_is_replaced_while_it_is_read_is_read_again(
 
 @pytest.mark.full
 def test_nothing_is_lost_beside_a_live_producer(settings: Settings) -> None:
-    command = [sys.executable, "-m", "producers.ragini_producer", "--interval", "0.0002", "--log-level", "ERROR"]
+    command = [sys.executable, "-m", "producers.ragini_producer", "--interval", "0.002", "--log-level", "ERROR"]
     with subprocess.Popen(
         [*command, "--data-dir", str(settings.data_dir)], cwd=PROJECT_DIR, stdout=subprocess.DEVNULL
     ) as producer:
         try:
-            wait_until(lambda: any(account.last > 1_000 for account in accounts(settings)), 30)
+            wait_until(lambda: any(account.last > 100 for account in accounts(settings)), 30)
             (earlier,) = accounts(settings)
-            for _ in range(3):
+            for _ in range(2):
                 report, problems = audited(settings)
                 assert (problems, report.unread, report.notes) == ({}, {}, [])
             (account,) = accounts(settings)
