@@ -69,7 +69,7 @@ def main(
         with closing(AlertDelivery(consumer.database(found), about, path, send)) as delivery:
             delivery.start()
             consumer.read(store, handle, on_wait)
-            stored, left = delivery.finish(store.database, drain)
+            stored, left = delivery.finish(drain)
         if reading.json:
             totals = {"alerts": stored, "delivered": stored - left}
             cli.print_json({"stream": found.name, "run": store.run.items(), **totals})

@@ -84,7 +84,7 @@ class Run:
 
     def finish(self, timeout_s: float) -> tuple[int, int]:
         self.delivery.start()
-        return self.delivery.finish(self.store.database, timeout_s)
+        return self.delivery.finish(timeout_s)
 
     def attempts(self) -> list[int]:
         return [attempts for (attempts,) in self.store.database.query("SELECT attempts FROM alerts ORDER BY event_us")]
@@ -213,7 +213,7 @@ def test_a_receiver_that_hangs_delays_neither_reading_nor_the_end(
         wait_until(lambda: webhook.received)
         for number in range(2, 100):
             run.alert(number)
-        assert run.delivery.finish(run.store.database, 0.1) == (99, 99)
+        assert run.delivery.finish(0.1) == (99, 99)
         assert time.monotonic() - began_s < 10
         release.set()
 

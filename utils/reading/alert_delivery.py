@@ -33,15 +33,14 @@ _CLAIM = "UPDATE alerts SET due_us = ?, attempts = attempts + 1 WHERE id = ? AND
 
 Send = Callable[[str, bytes], None]
 """Delivers an alert (id, JSON) within about 10 s, or raises Unavailable."""
+Clock = Callable[[], float]
 Claimed = tuple[str, int, bytes]
 """Id of an alert, how many attempts there were, and its line."""
 
 
 class _NoRedirect(HTTPRedirectHandler):
-    """Following a redirect would turn the POST into a GET without the alert."""
-
     def redirect_request(self, *_: Any) -> None:
-        return None
+        """Follow none: it would turn the POST into a GET without the alert."""
 
 
 def send_to(target: str) -> Send:
@@ -102,12 +101,7 @@ class AlertDelivery:
     """
 
     def __init__(
-        self,
-        database: Database,
-        about: dict[str, str],
-        path: Path,
-        send: Send | None,
-        clock: Callable[[], float] = time.time,
+        self, database: Database, about: dict[str, str], path: Path, send: Send | None, clock: Clock = time.time
     ) -> None:
         self._database, self._about, self._path, self._send, self._clock = database, about, path, send, clock
         self._states, self._ended = StateLog(), Event()
@@ -122,14 +116,11 @@ class AlertDelivery:
             if not self.step():
                 self._ended.wait(POLL_S)
 
-    def finish(self, database: Database, timeout_s: float) -> tuple[int, int]:
-        """Wait up to `timeout_s` until all is delivered; how many alerts there are, and how many the next run has.
-
-        `database` is the caller's own connection.
-        """
+    def finish(self, timeout_s: float) -> tuple[int, int]:
+        """Wait up to `timeout_s` until all is delivered; how many alerts there are, and how many the next run has."""
         deadline_s = time.monotonic() + timeout_s
         while True:
-            ((stored, left),) = database.query("SELECT COUNT(*), COUNT(due_us) FROM alerts")
+            ((stored, left),) = self._database.query("SELECT COUNT(*), COUNT(due_us) FROM alerts")
             if not left or time.monotonic() > deadline_s:
                 return stored, left
             time.sleep(0.02)
@@ -186,15 +177,12 @@ class AlertDelivery:
                 claimed.append((id, attempts, msgspec.json.encode(about | {"record": msgspec.Raw(record)}) + b"\n"))
                 if not attempts:
                     new.append(" ".join(filter(None, (f"alert {alert}:", name, at, record))))
-            self._append(b"".join(line for _, attempts, line in claimed if not attempts))
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with self._path.open("ab") as stream:
+                    stream.writelines(line for _, attempts, line in claimed if not attempts)
+            except OSError as error:
+                raise Unavailable(f"{self._path}: {error.strerror}") from error
         for text in new:
             logger.warning("{}", text)
         return claimed
-
-    def _append(self, lines: bytes) -> None:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("ab") as stream:
-                stream.write(lines)
-        except OSError as error:
-            raise Unavailable(f"{self._path}: {error.strerror}") from error

@@ -142,7 +142,7 @@ class Alerts:
     def add(self, stored: Stored) -> None:
         """Store what follows from what a store has stored, in the same transaction. See ProcessedStore.add."""
         rule, database, value = self.rule, self._database, self._stream.codec.value
-        records = [each.record for each in stored.new]
+        records = [record for record, _, _ in stored.new]
         names = list(map(namer(self._stream, rule.by), records))
         matches = self._when.matches(records) if self._when else [False] * len(records)
         states = {name: State() for name in names}

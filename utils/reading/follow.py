@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from itertools import islice
 
 from loguru import logger
@@ -75,41 +75,41 @@ def follow(
     backoff = Backoff(first_s=RETRY_FIRST_S, cap_s=RETRY_CAP_S)
     states, invalid = StateLog(), InvalidLog()
     idle_s, done, moved = IDLE_FIRST_S, 0, False
-    while not stop.is_set() and (count is None or done < count):
-        with closing(open_source()) as source:
-            while not stop.is_set() and (count is None or done < count):
-                chunk = None
-                try:
-                    chunk = source.poll(chunk_records if count is None else min(chunk_records, count - done))
-                    new = 0 if chunk is None else handle(chunk)
-                except PositionMoved as error:
-                    if not moved:  # logged once, for two copies take turns
-                        logger.warning("{}: each record is handled by one of them", error)
-                    moved = True
-                    stop.wait(backoff.next_s())
-                    break
-                except Unavailable as error:
+    with ExitStack() as opened:
+        source: Source | None = None
+        while not stop.is_set() and (count is None or done < count):
+            chunk = None
+            try:
+                source = source or opened.enter_context(closing(open_source()))
+                chunk = source.poll(chunk_records if count is None else min(chunk_records, count - done))
+                new = 0 if chunk is None else handle(chunk)
+            except (PositionMoved, Unavailable) as error:
+                if isinstance(error, Unavailable):
                     if once:
                         raise
                     states.trouble(error)
                     on_wait(error)
-                    stop.wait(backoff.next_s())
-                    if chunk is not None or isinstance(error, StoreUnavailable):
-                        break
-                    continue
-                states.healthy(f"{source.detail} is read")
-                if chunk is None:
-                    if once:
-                        return done
-                    on_wait(None)
-                    stop.wait(idle_s)
-                    idle_s = min(idle_s * 2, IDLE_CAP_S)
-                    continue
-                if chunk.begins_again:
-                    what = "was rotated, truncated or rebuilt: it is read from its beginning"
-                    logger.warning("{} {}", chunk.partition, what)
-                invalid.add(chunk.invalid)
-                done += new
-                idle_s = IDLE_FIRST_S
-                backoff.reset()
+                elif not moved:  # logged once, for two copies take turns
+                    logger.warning("{}: each record is handled by one of them", error)
+                    moved = True
+                if chunk is not None or isinstance(error, StoreUnavailable):
+                    opened.close()
+                    source = None
+                stop.wait(backoff.next_s())
+                continue
+            states.healthy(f"{source.detail} is read")
+            if chunk is None:
+                if once:
+                    return done
+                on_wait(None)
+                stop.wait(idle_s)
+                idle_s = min(idle_s * 2, IDLE_CAP_S)
+                continue
+            if chunk.begins_again:
+                what = "was rotated, truncated or rebuilt: it is read from its beginning"
+                logger.warning("{} {}", chunk.partition, what)
+            invalid.add(chunk.invalid)
+            done += new
+            idle_s = IDLE_FIRST_S
+            backoff.reset()
     return done

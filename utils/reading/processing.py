@@ -26,10 +26,10 @@ WINDOWS_SHOWN = 1_000
 Result = TypeVar("Result")
 
 
-def wait_for(attempt: Callable[[], Result], stop: Event, *, once: bool, quiet: bool = False) -> Result | None:
-    """What `attempt` gives, as soon as it is not Unavailable; None if `stop` comes first.
+def wait_for(attempt: Callable[[], Result], stop: Event, *, once: bool) -> Result | None:
+    """What `attempt` gives, as soon as it is not Unavailable, which is raised with `once`; None if `stop` comes first.
 
-    Logs once per change why it waits, unless `quiet`. With `once` it raises Unavailable instead of waiting.
+    Logs once per change why it waits.
     """
     backoff, states = Backoff(first_s=0.1, cap_s=1.0), StateLog()
     while not stop.is_set():
@@ -38,8 +38,7 @@ def wait_for(attempt: Callable[[], Result], stop: Event, *, once: bool, quiet: b
         except Unavailable as error:
             if once:
                 raise
-            if not quiet:
-                states.trouble(error)
+            states.trouble(error)
             stop.wait(backoff.next_s())
     return None
 
@@ -73,13 +72,13 @@ class Consumer:
 
     def read(self, store: ProcessedStore, handle: Handler, on_wait: OnWait) -> None:
         """Hand the chunks of the sink to `handle`, from the store's positions on. See `follow`."""
-        reading, stop = self.reading, self.stop
+        once, count = self.reading.once, self.reading.count
 
         def open_source() -> Source:
-            wait_for(store.counts, stop, once=reading.once, quiet=True)  # why it is away was logged
-            return source(self.sink, self.settings, store.stream, store.resume, finished=reading.once, shared=True)
+            store.counts()  # a member of a group that cannot store would keep partitions from others
+            return source(self.sink, self.settings, store.stream, store.resume, finished=once, shared=True)
 
-        follow(open_source, handle, stop, once=reading.once, count=reading.count, on_wait=on_wait)
+        follow(open_source, handle, self.stop, once=once, count=count, on_wait=on_wait)
 
 
 def consumer(sink: str, *reads: str) -> Callable[..., int]:
@@ -120,7 +119,7 @@ def process(
         show = view.idle if view else progress.show
 
         def handle(chunk: Chunk) -> int:
-            new = [each.record for each in store.add(chunk, *parts).new]
+            new = [record for record, _, _ in store.add(chunk, *parts).new]
             progress.saw(chunk.records, store.run)
             if view:
                 view.show(new)

@@ -37,12 +37,8 @@ _SAVE = "UPDATE partitions SET position = ?, newest_us = ?, memory = ? WHERE par
 _SAVE_FACT = upsert("facts", "name", "value")
 
 
-class Arrival(NamedTuple):
-    """A record that is new to a store, its event time, and the newest one in its partition before it came."""
-
-    record: Any
-    at_us: int | None
-    newest_us: int | None
+Arrival = tuple[Any, int | None, int | None]
+"""A record that is new to a store, its event time, and the newest one in its partition before it came."""
 
 
 class Stored(NamedTuple):
@@ -161,36 +157,37 @@ class ProcessedStore:
 
     def _insert(self, chunk: Chunk, before_us: int | None, memory: Memory) -> Stored:
         """Insert what is not there yet."""
-        arrivals, rows, newest_us = list[Arrival](), list[Row](), before_us
+        rows, times, newest, newest_us = list[Row](), list[int | None](), list[int | None](), before_us
         for record, row in zip(chunk.records, self.stream.codec.rows(chunk.records), strict=True):
             at_us = self._event_us(record)
             late = at_us is not None and newest_us is not None and at_us < newest_us - LATE_AFTER_US
             rows.append((*row, at_us, late, memory.place(chunk.partition, row) if record.sequence is None else None))
-            arrivals.append(Arrival(record, at_us, newest_us))
-            if at_us is not None:
-                newest_us = at_us if newest_us is None else max(newest_us, at_us)
+            times.append(at_us)
+            newest.append(newest_us)
+            if at_us is not None and (newest_us is None or at_us > newest_us):
+                newest_us = at_us
+        new: list[Arrival] = list(zip(chunk.records, times, newest, strict=True))
         inserted = self.database.insert(self._table, self._table.identity, rows)
         if inserted is not None:
-            left, new = set(map(without_nul, inserted)), list[Arrival]()
+            left, arrivals, new = set(map(without_nul, inserted)), new, []
             for arrival, row in zip(arrivals, rows, strict=True):
                 identity = without_nul((row[-5], row[-4], row[-1]))
                 if identity in left:  # of equal rows the first was inserted
                     left.discard(identity)
                     new.append(arrival)
-            arrivals = new
-        return Stored(chunk.partition, before_us, newest_us, arrivals)
+        return Stored(chunk.partition, before_us, newest_us, new)
 
     def _count(self, chunk: Chunk, tracker: Tracker, new: Sequence[Arrival]) -> Counts:
         """Let the tracker see the chunk; what that added to its counts. The index knows all, the tracker is bounded."""
-        met = set(map(journal_of, {each.producer_id for each in chunk.records if each.producer_id is not None}))
-        if unknown := met - set(map(journal_of, tracker.tracks)):  # unless in another partition
-            for (text,) in self._execute(
-                "SELECT memory FROM partitions WHERE partition <> ?", chunk.partition
-            ).fetchall():
+        met = {each.producer_id for each in chunk.records} - {None, *tracker.tracks}
+        if unknown := set(map(journal_of, met)) - set(map(journal_of, tracker.tracks)):  # unless in another partition
+            others = self._execute("SELECT memory FROM partitions WHERE partition <> ?", chunk.partition)
+            for (text,) in others.fetchall():
                 tracker.learn(_memory.decode(text).tracker, unknown)
         before, tracker.counts = tracker.counts, Counts()
         tracker.admit(chunk.records)
-        found, external = tracker.counts, sum(each.record.sequence is None for each in new)
+        found = tracker.counts
+        external = found.external and sum(record.sequence is None for record, _, _ in new)
         known = len(chunk.records) - found.external - (len(new) - external)
         again = min(found.again, known)
         found = Counts(

@@ -59,12 +59,11 @@ class Counts(msgspec.Struct):
 class Tracker(msgspec.Struct, omit_defaults=True):
     """Feed it every record once, in the order read.
 
-    A journal begins at 1 and continues over its runs. So what is missing before, in and between them is lost, and a
-    run that begins at or below the highest sequence of its journal belongs to a restored or copied journal: no loss.
-    With `from_end` no claim is made on what came before a journal that is met: reading began at the end, a partition
-    began again, or a journal was evicted, which may be this one. Past `max_gaps` gaps of a run the oldest is dropped,
-    past `max_runs` runs the one that was silent longest: what still comes of them counts as duplicate (a gap) or as a
-    run just met.
+    A journal begins at 1 and continues over its runs: what is missing before, in and between them is lost. A run that
+    begins at or below the highest sequence of its journal belongs to a restored or copied one: no loss. With `from_end`
+    no claim is made on what came before a journal that is met: reading began at the end, a partition began again, or
+    a journal was evicted. Past `max_gaps` gaps of a run the oldest is dropped, past `max_runs` runs the one that was
+    silent longest: what still comes of them counts as duplicate (a gap) or as a run just met.
     """
 
     from_end: bool = False

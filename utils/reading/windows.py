@@ -99,12 +99,14 @@ class Windows:
         """Count what a store has stored, in the same transaction. See ProcessedStore.add."""
         at, size_us, value = (self._size_us, stored.partition), self._size_us, self._stream.codec.value
         name, measured = namer(self._stream, self._stream.by), self._stream.value or ""
-        timed = [(each.at_us - each.at_us % size_us, each) for each in stored.new if each.at_us is not None]
-        starts = {start_us for start_us, _ in timed}
+        timed = [
+            (at_us - at_us % size_us, record, newest_us) for record, at_us, newest_us in stored.new if at_us is not None
+        ]
+        starts = {start_us for start_us, _, _ in timed}
         marks = ", ".join("?" * len(starts))
         rows = self._database.execute(f"{_OF_PARTITION} IN ({marks})", *at, *starts).fetchall()
         found = {(start_us, each): window for start_us, each, window in _named(rows)}
-        for start_us, (record, _, newest_us) in timed:
+        for start_us, record, newest_us in timed:
             late = newest_us is not None and start_us + self._closing_us <= newest_us
             found.setdefault((start_us, name(record)), Window()).take(value(record, measured), late=late)
         self._database.execute_many(_SAVE, [(*at, *key, *astuple(window)) for key, window in sorted(found.items())])
