@@ -17,8 +17,8 @@ from importlib import import_module
 from utils.app import cli
 from utils.delivery.journal import Journal
 real = Journal.append
-def append(self, batch, **rest):
-    real(self, batch, **rest)
+def append(self, batch, *rest):
+    real(self, batch, *rest)
     print(batch.last, flush=True)
 Journal.append = append
 module = sys.argv.pop(1)
