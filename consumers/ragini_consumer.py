@@ -2,7 +2,6 @@
 
 import sys
 from collections import deque
-from collections.abc import Callable
 from contextlib import closing
 from typing import Annotated, Any
 
@@ -50,44 +49,30 @@ def main(
         return 0
     progress, everything = Progress(source_name, found), json or once or count is not None
     view = TopView(found, progress, every) if top else Lines(found, as_json=json, everything=everything)
-    reader = Reader(progress, view.show, start)
-    reading = source(source_name, settings, found, reader.resume, finished=once)
-    with closing(view):
-        follow(lambda: reading, lambda chunk: reader.handle(chunk, reading.name), stop, once=once, count=count,
-               on_wait=lambda error: view.idle())  # fmt: skip
-    cli.print_lines(progress.end(), to=sys.stderr)
-    return 0
+    tracker, positions = Tracker(from_end=start == "end"), dict[str, str]()
+    counts, begin = tracker.counts, "end" if start == "end" else ""
+    reading = source(source_name, settings, found, lambda partition: positions.get(partition, begin), finished=once)
 
-
-class Reader:
-    """Counts what comes, hands on what is new, and knows where a source continues that was left and is taken again."""
-
-    def __init__(self, progress: Progress, show: Callable[[list[Any]], None], start: str) -> None:
-        self._progress, self._show, self._start = progress, show, start
-        self._tracker = Tracker(from_end=start == "end")
-        self._positions: dict[str, str] = {}
-
-    def resume(self, partition: str) -> str:
-        return self._positions.get(partition, "" if self._start == "start" else "end")
-
-    def handle(self, chunk: Chunk, used: str) -> int:
-        """Count and show a chunk of the source `used`; how many of its records were new."""
-        tracker, counts = self._tracker, self._tracker.counts
-        if self._positions and used != self._progress.name:
-            tracker.begin_again()  # another sink brings once more what was seen in the one before
-        self._progress.name = used
-        self._positions[chunk.partition] = chunk.end
+    def handle(chunk: Chunk) -> int:
         before = counts.lost, counts.duplicate
+        if positions and reading.name != progress.name:
+            tracker.begin_again()  # another sink brings once more what was seen in the one before
+        progress.name, positions[chunk.partition] = reading.name, chunk.end
         new = tracker.admit(chunk.records)
         if chunk.begins_again:  # its records are the last ones of the file before
             tracker.begin_again()
         counts.invalid += len(chunk.invalid)
         if before != (counts.lost, counts.duplicate):
             logger.warning("lost {:,}, duplicate {:,} so far", counts.lost, counts.duplicate)
-        self._progress.saw(new, counts)
+        progress.saw(new, counts)
         if new:
-            self._show(new)
+            view.show(new)
         return len(new)
+
+    with closing(view):
+        follow(lambda: reading, handle, stop, once=once, count=count, on_wait=lambda error: view.idle())
+    cli.print_lines(progress.end(), to=sys.stderr)
+    return 0
 
 
 class Lines:
