@@ -7,11 +7,11 @@ from itertools import count
 from typing import Annotated
 
 from utils.app import cli
-from utils.app.config import DEFAULTS, PRODUCING_STREAM, Interval, Reads, Seed, Settings
+from utils.app.config import DEFAULTS, PRODUCING_STREAM, Reads, Settings
 from utils.delivery import producing
 from utils.records.record import Record
 from utils.records.stream import Stream
-from utils.sinks import EMBEDDED, WHOLE_RUN, Run, Sinks
+from utils.sinks import MAKING, Making
 
 LOWER_MM, UPPER_MM = 24.9, 25.1
 
@@ -46,17 +46,9 @@ def parts(rng: random.Random) -> Iterator[tuple[float, Part]]:
             yield 1.0, Part(line, part, round(measure_mm, 3), LOWER_MM <= round(measure_mm, 3) <= UPPER_MM)
 
 
-def main(
-    *,
-    interval: Interval = 5.0,
-    seed: Seed = None,
-    sinks: Sinks = EMBEDDED,
-    run: Run = WHOLE_RUN,
-    settings: Annotated[Settings, Reads(*PRODUCING_STREAM)] = DEFAULTS,
-) -> int:
+def main(*, making: Making = MAKING, settings: Annotated[Settings, Reads(*PRODUCING_STREAM)] = DEFAULTS) -> int:
     """Stream measured parts of three lines into file, SQLite and DuckDB, or the sinks that --sinks names."""
-    paced = parts(random.Random(seed))
-    return producing.produce(PARTS, "factory", paced, settings, interval_s=interval, sinks=sinks, run=run)
+    return producing.produce(PARTS, "factory", parts(random.Random(making.seed)), making, settings)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Annotated
 
 from utils.app import cli
-from utils.app.config import DEFAULTS, PRODUCING_STREAM, Interval, Reads, Seed, Settings
+from utils.app.config import DEFAULTS, PRODUCING_STREAM, Reads, Settings
 from utils.delivery import producing
 from utils.records.record import Record
 from utils.records.stream import Stream
-from utils.sinks import EMBEDDED, WHOLE_RUN, Run, Sinks
+from utils.sinks import MAKING, Making
 
 
 class Tick(Record):
@@ -44,17 +44,9 @@ def ticks(rng: random.Random) -> Iterator[tuple[float, Tick]]:
         yield rng.expovariate(10.0 if hurry else 1.0), Tick(symbol, round(price, 2), volume)
 
 
-def main(
-    *,
-    interval: Interval = 5.0,
-    seed: Seed = None,
-    sinks: Sinks = EMBEDDED,
-    run: Run = WHOLE_RUN,
-    settings: Annotated[Settings, Reads(*PRODUCING_STREAM)] = DEFAULTS,
-) -> int:
+def main(*, making: Making = MAKING, settings: Annotated[Settings, Reads(*PRODUCING_STREAM)] = DEFAULTS) -> int:
     """Stream trades of four symbols into file, SQLite and DuckDB, or the sinks that --sinks names."""
-    paced = ticks(random.Random(seed))
-    return producing.produce(TICKS, "market", paced, settings, interval_s=interval, sinks=sinks, run=run)
+    return producing.produce(TICKS, "market", ticks(random.Random(making.seed)), making, settings)
 
 
 if __name__ == "__main__":

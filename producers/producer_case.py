@@ -3,15 +3,18 @@
 import random
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
+from cyclopts import Parameter
+
 from utils.app import cli
-from utils.app.config import DEFAULTS, PRODUCING, Interval, Reads, Seed, Settings
+from utils.app.config import DEFAULTS, PRODUCING, Reads, Settings
 from utils.delivery import producing
 from utils.records import sentiment
 from utils.records.record import Message
 from utils.records.stream import BUZZ
-from utils.sinks import ALL, WHOLE_RUN, Run, Sinks
+from utils.sinks import ALL, Making, Sinks
 
 TOPICS = {  # as it stands in the text: keyword and category
     "a meme": ("meme", "humor"),
@@ -53,6 +56,17 @@ HABITS = (
 )
 PHRASES_PER_SHARE = 40
 
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class MakingForAll(Making):
+    """What this producer can be told."""
+
+    sinks: Sinks = ALL
+
+
+FOR_ALL = MakingForAll()
+
 Row = tuple[str, str, str, float, str, int]  # a message without ids, in the order of its fields
 
 
@@ -72,17 +86,9 @@ def messages(rng: random.Random) -> Iterator[tuple[float, Message]]:
         yield 1.0, Message(*phrases[int(draw() * len(phrases))])
 
 
-def main(
-    *,
-    interval: Interval = 5.0,
-    seed: Seed = None,
-    sinks: Sinks = ALL,
-    run: Run = WHOLE_RUN,
-    settings: Annotated[Settings, Reads(*PRODUCING)] = DEFAULTS,
-) -> int:
+def main(*, making: MakingForAll = FOR_ALL, settings: Annotated[Settings, Reads(*PRODUCING)] = DEFAULTS) -> int:
     """Stream buzz messages of several authors into all four sinks, Kafka included, or those that --sinks names."""
-    paced = messages(random.Random(seed))
-    return producing.produce(BUZZ, "case", paced, settings, interval_s=interval, sinks=sinks, run=run)
+    return producing.produce(BUZZ, "case", messages(random.Random(making.seed)), making, settings)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ from typing import Annotated, Literal, NamedTuple
 from cyclopts import Parameter
 
 from utils.app import cli
-from utils.app.config import DEFAULTS, PRODUCING, Interval, Reads, Seed, Settings
+from utils.app.config import DEFAULTS, PRODUCING, Reads, Settings
 from utils.delivery import producing
 from utils.records import sentiment
 from utils.records.record import Message
 from utils.records.stream import BUZZ
-from utils.sinks import EMBEDDED, WHOLE_RUN, Run, Sinks
+from utils.sinks import MAKING, Making
 
 AUTHORS = [*["Ragini"] * 6, *["Arjun"] * 4, *["Meera"] * 3, *["Lukas", "Sofia", "Kenji"] * 2, "Amara", "Tom"]
 TOPICS = [("workshop", "tech"), ("breakfast", "food"), ("garden", "nature"), ("match", "sports"), ("trip", "travel")]
@@ -108,16 +108,13 @@ def messages(pattern: Pattern, rng: random.Random) -> Iterator[tuple[float, Mess
 
 def main(
     *,
-    interval: Interval = 5.0,
-    seed: Seed = None,
     pattern: Annotated[Pattern, Parameter(name="--pattern", help="How sentiment, length and rate change.")] = "wave",
-    sinks: Sinks = EMBEDDED,
-    run: Run = WHOLE_RUN,
+    making: Making = MAKING,
     settings: Annotated[Settings, Reads(*PRODUCING)] = DEFAULTS,
 ) -> int:
     """Stream "Hello World" messages of named persons into file, SQLite and DuckDB, or the sinks that --sinks names."""
-    paced = messages(pattern, random.Random(seed))
-    return producing.produce(BUZZ, "ragini", paced, settings, interval_s=interval, sinks=sinks, run=run)
+    paced = messages(pattern, random.Random(making.seed))
+    return producing.produce(BUZZ, "ragini", paced, making, settings)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from utils.records.record import Batch
 from utils.records.schema import known
 from utils.records.stream import Stream
 from utils.records.table import Table
-from utils.sinks import EMBEDDED, WHOLE_RUN, Run, Sinks
+from utils.sinks import EMBEDDED, WHOLE_RUN, Making, Run, Sinks
 from utils.sources.base import Source
 
 
@@ -46,10 +46,8 @@ def main(
     declared = fed_stream(stream, samples, settings, cells=found.has_cells)
     name = "replay" if stream == BUZZ else f"replay-{stream}"
     replay = Replay(found.open(declared, lambda partition: "", True), event_time(declared), run.count)
-    code = producing.produce(
-        declared, name, replay.paced(), settings, interval_s=1 / speed if speed else 0.0, sinks=sinks,
-        run=replace(run, count=None), make=replay.make,
-    )  # fmt: skip
+    making = Making(interval=1 / speed if speed else 0.0, sinks=sinks, run=replace(run, count=None))
+    code = producing.produce(declared, name, replay.paced(), making, settings, make=replay.make)
     cli.print_lines(f"{recording}: {replay.valid:,} records read, {replay.invalid:,} invalid")
     return code if replay.ended else code or UNFINISHED
 

@@ -8,11 +8,11 @@ from itertools import count
 from typing import Annotated
 
 from utils.app import cli
-from utils.app.config import DEFAULTS, PRODUCING_STREAM, Interval, Reads, Seed, Settings
+from utils.app.config import DEFAULTS, PRODUCING_STREAM, Reads, Settings
 from utils.delivery import producing
 from utils.records.record import Record
 from utils.records.stream import Stream
-from utils.sinks import EMBEDDED, WHOLE_RUN, Run, Sinks
+from utils.sinks import MAKING, Making
 
 
 class Reading(Record):
@@ -46,17 +46,9 @@ def readings(rng: random.Random) -> Iterator[tuple[float, Reading]]:
             yield 1.0, Reading(room, seen_c, round(humidity_pct, 1), round(FULL_V - used**3 * (FULL_V - EMPTY_V), 3))
 
 
-def main(
-    *,
-    interval: Interval = 5.0,
-    seed: Seed = None,
-    sinks: Sinks = EMBEDDED,
-    run: Run = WHOLE_RUN,
-    settings: Annotated[Settings, Reads(*PRODUCING_STREAM)] = DEFAULTS,
-) -> int:
+def main(*, making: Making = MAKING, settings: Annotated[Settings, Reads(*PRODUCING_STREAM)] = DEFAULTS) -> int:
     """Stream temperature, humidity and battery of rooms into file, SQLite and DuckDB, or the sinks of --sinks."""
-    paced = readings(random.Random(seed))
-    return producing.produce(SENSORS, "sensor", paced, settings, interval_s=interval, sinks=sinks, run=run)
+    return producing.produce(SENSORS, "sensor", readings(random.Random(making.seed)), making, settings)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from utils.delivery.journal import Journal
 from utils.delivery.producing import Session
 from utils.records.record import Batch, Line, Message, Record
 from utils.records.stream import BUZZ, Stream
-from utils.sinks import EMBEDDED, Run
+from utils.sinks import EMBEDDED, Making, Run
 
 Paced = Iterator[tuple[float, Message]]
 
@@ -47,6 +47,7 @@ class Reading(Record):
     ok: bool = True
 
 
+AT_ONCE = Making(interval=0)
 SENSORS = Stream("sensors", Reading, by="device", value="temperature_c")
 
 
@@ -66,9 +67,8 @@ def produce(
     settings: Settings, messages: Paced, *, interval_s: float = 0, sinks: tuple[str, ...] = ("file",),
     drop: tuple[str, ...] = (), drain_s: float = 10.0,
 ) -> int:  # fmt: skip
-    return producing.produce(
-        BUZZ, "ragini", messages, settings, interval_s=interval_s, sinks=sinks, run=Run(drop=drop, drain=drain_s)
-    )
+    making = Making(interval=interval_s, sinks=sinks, run=Run(drop=drop, drain=drain_s))
+    return producing.produce(BUZZ, "ragini", messages, making, settings)
 
 
 def test_every_message_is_stamped_and_in_every_sink(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,7 +113,7 @@ def test_messages_come_at_their_pace(settings: Settings, monkeypatch: pytest.Mon
 
 def test_bounds_that_no_library_takes_are_as_good_as_none(settings: Settings) -> None:
     huge = Run(count=10**20, drain=1e300)
-    assert producing.produce(BUZZ, "ragini", paced(3), settings, interval_s=0, sinks=("file",), run=huge) == 0
+    assert producing.produce(BUZZ, "ragini", paced(3), Making(interval=0, sinks=("file",), run=huge), settings) == 0
 
 
 def test_records_that_were_made_before_their_source_broke_are_acknowledged_once(settings: Settings) -> None:
@@ -132,7 +132,7 @@ def test_records_that_were_made_before_their_source_broke_are_acknowledged_once(
 
 def test_a_declared_stream_has_its_columns_and_its_schema_file(settings: Settings) -> None:
     readings = ((1.0, Reading(device=f"d{n % 3}", temperature_c=20 + n / 10)) for n in range(100))
-    assert producing.produce(SENSORS, "sensor", readings, settings, interval_s=0, sinks=EMBEDDED) == 0
+    assert producing.produce(SENSORS, "sensor", readings, AT_ONCE, settings) == 0
     assert (settings.schema_folder / "sensors.json").is_file()
     with closing(sqlite3.connect(settings.sqlite_path)) as connection:
         found = connection.execute("SELECT COUNT(*), AVG(temperature_c), SUM(ok) FROM sensors").fetchall()
@@ -143,7 +143,7 @@ def test_a_declared_stream_has_its_columns_and_its_schema_file(settings: Setting
 def test_a_journal_serves_one_stream(settings: Settings) -> None:
     assert produce(settings, paced(1)) == 0
     with pytest.raises(ToolkitError, match="belongs to stream buzz"):
-        producing.produce(SENSORS, "ragini", [], settings, interval_s=0, sinks=("file",))
+        producing.produce(SENSORS, "ragini", [], AT_ONCE, settings)
 
 
 def test_fields_without_a_column_are_named_once_and_counted(
@@ -151,7 +151,7 @@ def test_fields_without_a_column_are_named_once_and_counted(
 ) -> None:
     lines = [(1.0, Line(b'{"device":"a","temperature_c":%d,"colour":"red"}' % number)) for number in range(300)]
     lines += [(1.0, Line(b'{"device":"a","temperature_c":"n/a"}')) for _ in range(5)]
-    code = producing.produce(SENSORS, "sensor", lines, settings, interval_s=0, sinks=EMBEDDED, make=Batch.of_lines)
+    code = producing.produce(SENSORS, "sensor", lines, AT_ONCE, settings, make=Batch.of_lines)
     assert code == 0
     assert [line.split("'")[1] for line in logged if "no column for" in line] == ["colour", "temperature_c"]
     assert "in extra: colour 300, temperature_c 5" in capsys.readouterr().out

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from utils.app.config import Count, Drain, Settings
+from utils.app.config import Count, Drain, Interval, Seed, Settings
 from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.emitters.base import Emitter
 from utils.records.infer import inferred, values_of, with_roles
@@ -100,6 +100,20 @@ class Run:
 
 
 WHOLE_RUN = Run()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Making:
+    """What every producer that generates its records can be told."""
+
+    interval: Interval = 5.0
+    seed: Seed = None
+    sinks: Sinks = EMBEDDED
+    run: Run = WHOLE_RUN
+
+
+MAKING = Making()
 ChosenSource = Annotated[SourceName, Parameter(name="--source", help="What to read; auto takes what has data.")]
 
 

@@ -20,7 +20,7 @@ from utils.delivery.journal import Journal
 from utils.emitters import duckdb_emitter, sqlite_emitter  # noqa: F401 (loaded once, before all forks)
 from utils.records.record import Batch
 from utils.records.stream import BUZZ
-from utils.sinks import EMBEDDED, SINKS, Run
+from utils.sinks import EMBEDDED, SINKS, Making, Run
 
 STARTS, APPENDS, MESSAGES = 3, 3, 10
 
@@ -79,7 +79,7 @@ def main() -> None:
             return 0
 
         def recovering(report: Callable[[int], None], settings: Settings = settings) -> int:
-            return ragini_producer.main(interval=0.0, run=Run(count=1, drain=30.0), settings=settings)
+            return ragini_producer.main(making=Making(interval=0.0, run=Run(count=1, drain=30.0)), settings=settings)
 
         code, numbers_seen = in_child(armed if command == "run" else recovering)
         os.write(answers, " ".join(map(str, [code, *numbers_seen])).encode() + b"\n")

@@ -334,12 +334,13 @@ from utils.app.config import Settings
 from utils.delivery import producing
 from utils.records.record import Message
 from utils.records.stream import BUZZ
-from utils.sinks import Run
+from utils.sinks import Making, Run
 settings = Settings(data_dir=Path({str(settings.data_path)!r}), kafka_broker={settings.kafka_broker!r},
                     topic={settings.topic!r})
 texts = ["x" * (900 if number % 10 == 3 else 20) for number in range(100)]
 made = [(0.0, Message(text, "Ann", "tech", 0.5, "key", len(text))) for text in texts]
-sys.exit(producing.produce(BUZZ, "case", made, settings, interval_s=0, sinks=("file", "kafka"), run=Run(drain=30)))
+making = Making(interval=0, sinks=("file", "kafka"), run=Run(drain=30))
+sys.exit(producing.produce(BUZZ, "case", made, making, settings))
 """,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -20,7 +20,7 @@ from utils.records.codec import Field, kept_fields
 from utils.records.infer import inferred
 from utils.records.record import Batch, Line
 from utils.records.stream import BUZZ, Stream
-from utils.sinks import EMBEDDED, SINKS, find_stream, source
+from utils.sinks import EMBEDDED, SINKS, Making, find_stream, source
 
 PRODUCER_ID = "any-11111111-22222222"
 KEY = "any-11111111"
@@ -148,7 +148,7 @@ def test_what_is_no_record_of_the_stream_is_rejected_alone(
 ) -> None:
     lines = [b'{"message":"a"}', b'{"text":"no message"}', b'{"message":"b","likes":NaN}', b'{"message":"c","likes":1}']
     paced = [(0.0, Line(line)) for line in lines]
-    code = produce(BUZZ, "lines", paced, settings, interval_s=0, sinks=("file",), make=Batch.of_lines)
+    code = produce(BUZZ, "lines", paced, Making(interval=0, sinks=("file",)), settings, make=Batch.of_lines)
     assert code == 0
     assert "made 4, acknowledged 2; rejected 2; in extra: likes 1; file 2 delivered" in capsys.readouterr().out
     found = [json.loads(line) for line in settings.live_path.read_text().splitlines()]

@@ -21,7 +21,7 @@ from utils.records.codec import instant_text
 from utils.records.record import Batch
 from utils.records.schema import declare
 from utils.records.stream import Stream
-from utils.sinks import EMBEDDED, SINKS, WHOLE_RUN, Run, check_places
+from utils.sinks import EMBEDDED, SINKS, Making, Run, check_places
 
 MAX_APPEND, MAX_APPEND_BYTES = 10_000, 2 << 20
 FIRST_LOOK_S = 2.0
@@ -185,19 +185,12 @@ def session(
 
 
 def produce(
-    stream: Stream,
-    name: str,
-    items: Paced,
-    settings: Settings,
-    *,
-    interval_s: float,
-    sinks: tuple[str, ...],
-    run: Run = WHOLE_RUN,
-    make: MakeBatch = Batch.of_records,
+    stream: Stream, name: str, items: Paced, making: Making, settings: Settings, *, make: MakeBatch = Batch.of_records
 ) -> int:
-    """Run the producer `name` until its items, `run.count` or the user ends it; the exit code. Raises ToolkitError."""
-    with session(stream, name, settings, sinks=sinks, run=run, stop=signals.stop_on_signals()) as opened:
-        _pace(opened, islice(items, run.count and min(run.count, sys.maxsize)), interval_s, make)
+    """Run the producer `name` until its items or the user ends it; the exit code. Raises ToolkitError."""
+    count = making.run.count and min(making.run.count, sys.maxsize)
+    with session(stream, name, settings, sinks=making.sinks, run=making.run, stop=signals.stop_on_signals()) as opened:
+        _pace(opened, islice(items, count), making.interval, make)
     return opened.code
 
 
