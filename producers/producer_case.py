@@ -37,7 +37,7 @@ SOUR = ("boring", "confusing", "disappointing", "terrible", "annoying", "a waste
 
 
 class Habit(NamedTuple):
-    """An author: share of all messages, favourite topics (every other message), and the words they reach for."""
+    """An author: share of all messages, topics of every other one, and the words they reach for."""
 
     author: str
     share: int
@@ -73,9 +73,8 @@ Row = tuple[str, str, str, float, str, int]  # a message without ids, in the ord
 def buzz(habit: Habit, rng: random.Random) -> Row:
     """One message as this author would write it, with the score of its text."""
     topic = rng.choice(habit.favourites if rng.random() < 0.5 else tuple(TOPICS))
-    keyword, category = TOPICS[topic]
     text = f"I just {rng.choice(VERBS)} {topic}! It was {rng.choice(habit.words)}."
-    return text, habit.author, category, sentiment.score(text), keyword, len(text)
+    return text, habit.author, TOPICS[topic][1], sentiment.score(text), TOPICS[topic][0], len(text)
 
 
 def messages(rng: random.Random) -> Iterator[tuple[float, Message]]:

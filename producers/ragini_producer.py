@@ -5,7 +5,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from itertools import cycle
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -39,43 +39,32 @@ SENTIMENTS = 10  # classes of sentiment, each a tenth wide
 
 Pattern = Literal["steady", "wave", "burst", "drift"]
 Row = tuple[str, str, str, float, str, int]  # a message without ids, in the order of its fields
-
-
-class Step(NamedTuple):
-    """What one message shall be like: the pause before it, and the ranges of its sentiment (0-1) and length (0-5)."""
-
-    gap: float
-    sentiment: float
-    sentiment_width: float
-    length: float
-    length_width: float
-
-
-def steady() -> list[Step]:
-    return [Step(1.0, 0.25, 0.6, 0, 5)]
+Step = tuple[float, float, float, float, float]
+"""What a message is like: the pause before it, its least sentiment (0-1) and length (0-5), each with its range."""
 
 
 def wave(period: int = 60) -> list[Step]:
     """Glad messages come fast and are long, sad ones come slowly."""
     swing = [math.sin(math.tau * n / period) for n in range(period)]
-    return [Step(1 - 0.7 * s, 0.4 + 0.35 * s, 0.2, 1.4 + 1.4 * s, 2) for s in swing]
+    return [(1 - 0.7 * s, 0.4 + 0.35 * s, 0.2, 1.4 + 1.4 * s, 2) for s in swing]
 
 
 def burst(flood: int = 30) -> list[Step]:
     """Silence, then a flood of news, good or bad; on average one interval per message."""
     sentiments = [0.7] * flood + [0.05] * flood + [0.4] * flood
-    return [Step(0.3 if n % flood else 0.3 + 0.7 * flood, score, 0.25, 0, 2) for n, score in enumerate(sentiments)]
+    return [(0.3 if n % flood else 0.3 + 0.7 * flood, score, 0.25, 0, 2) for n, score in enumerate(sentiments)]
 
 
 def drift(period: int = 600, outlier_every: int = 75) -> list[Step]:
     """Sentiment and length creep up and down again; a rare message is out of all proportion."""
     creep = [0.5 - 0.5 * math.cos(math.tau * n / period) for n in range(period)]
-    steps = [Step(1.0, 0.5 + 0.3 * c, 0.15, 3.4 * c, 1.5) for c in creep]
-    steps[outlier_every - 1 :: outlier_every] = [Step(1.0, 0.0, 0.1, 4, 0.9)] * (period // outlier_every)
+    steps: list[Step] = [(1.0, 0.5 + 0.3 * c, 0.15, 3.4 * c, 1.5) for c in creep]
+    steps[outlier_every - 1 :: outlier_every] = [(1.0, 0.0, 0.1, 4, 0.9)] * (period // outlier_every)
     return steps
 
 
-PATTERNS: dict[Pattern, Callable[[], list[Step]]] = {"steady": steady, "wave": wave, "burst": burst, "drift": drift}
+PATTERNS: dict[Pattern, Callable[[], list[Step]]] = {"wave": wave, "burst": burst, "drift": drift}
+PATTERNS["steady"] = lambda: [(1.0, 0.25, 0.6, 0, 5)]
 
 
 def pool(texts: int = 800) -> list[list[list[Row]]]:
@@ -84,17 +73,15 @@ def pool(texts: int = 800) -> list[list[list[Row]]]:
     classes: list[list[list[Row]]] = [[[] for _ in range(SENTIMENTS)] for _ in range(LENGTHS)]
     for number in range(texts):
         author, (keyword, category) = rng.choice(AUTHORS), rng.choice(TOPICS)
-        at_least = SHORTEST + LENGTH_WIDTH * (number % LENGTHS)
         text = f"{rng.choice(OPENINGS).format(author)} {FEELINGS[number % len(FEELINGS)].format(keyword)}"
         if number % LENGTHS and rng.random() < 0.5:
             text += " " + rng.choice(FEELINGS).format(keyword)
         for fact in rng.sample(FACTS, len(FACTS)):
-            if len(text) < at_least:
+            if len(text) < SHORTEST + LENGTH_WIDTH * (number % LENGTHS):
                 text += " " + fact.format(keyword)
         score, length = sentiment.score(text), len(text)
-        classes[(length - SHORTEST) // LENGTH_WIDTH][min(int(score * SENTIMENTS), SENTIMENTS - 1)].append(
-            (text, author, category, score, keyword, length)
-        )
+        alike = classes[(length - SHORTEST) // LENGTH_WIDTH][min(int(score * SENTIMENTS), SENTIMENTS - 1)]
+        alike.append((text, author, category, score, keyword, length))
     return classes
 
 
