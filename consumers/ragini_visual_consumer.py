@@ -80,7 +80,7 @@ def main(
     else:
         output: Any
         if serve is None:
-            output = outputs.opened(save, settings.data_path, plan, stop)
+            output = outputs.opened(save or settings.data_path / "dashboard.png", plan, stop)
         else:
             from consumers.dashboard.serve import DEFAULT_ADDRESS, Page
 

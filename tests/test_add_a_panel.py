@@ -48,7 +48,7 @@ from consumers.dashboard.latest import LatestPanel
 from scripts.make_pictures import examples, scenes
 for scene in (scenes()[2], examples()[0]):
     drawing = Dashboard("dark")
-    svg = drawing.svg(scene.snapshot).decode()
+    svg = drawing.svg(scene.snapshot)
     (panel,) = (each for each in drawing.panels if isinstance(each, LatestPanel))
     assert panel.heading.get_text() in svg
     shown = list(panel.dots.get_xdata())

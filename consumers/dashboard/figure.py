@@ -11,17 +11,16 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from consumers.dashboard.header import Header, HealthStrip, strip_height
+from consumers.dashboard.header import TILE, Header, HealthStrip
 from consumers.dashboard.options import DPI
 from consumers.dashboard.panel import Panel
 from consumers.dashboard.panels import PANELS
 from consumers.dashboard.snapshot import Snapshot, ThemeName
 from consumers.dashboard.theme import DEFAULT_SIZE, PALETTES, style
 
-NARROW_IN, NARROW_SCALE = 4.0625, 1.16  # 390 CSS pixels; no text under 11 of them
-NARROW_BELOW_IN = 6.0
+NARROW_IN, NARROW_BELOW_IN, NARROW_SCALE = 4.0625, 6.0, 1.16  # 390 CSS pixels; no text under 11 of them
+HEIGHTS = {False: (0.6, TILE + 0.22), True: (0.95, 3 * TILE + 0.22)}  # inches of header and strip, wide and narrow
 NARROW_CARD_IN = 3.1
-HEADER_IN, NARROW_HEADER_IN = 0.6, 0.95
 REACH_PX = 5.0  # how far from a point the mouse finds it
 
 
@@ -42,43 +41,39 @@ class Dashboard:
         figure: Any = None,
     ) -> None:
         self.theme, self.kinds = theme, panels
-        if figure is None:
-            column = NARROW_HEADER_IN + strip_height(narrow=True) + NARROW_CARD_IN * len(panels)
-            figure = Figure(figsize=(NARROW_IN, NARROW_SCALE * column) if narrow else size, dpi=DPI)
-            FigureCanvasAgg(figure)
-        self.figure: Any = figure
+        if narrow:
+            size = NARROW_IN, NARROW_SCALE * (sum(HEIGHTS[True]) + NARROW_CARD_IN * len(panels))
+        self.figure: Any = figure or FigureCanvasAgg(Figure(figsize=size, dpi=DPI)).figure
         self.build()
 
     def build(self) -> None:
         """Make everything in the present theme and size."""
         self.rc, palette = style(self.theme), PALETTES[self.theme]
-        narrow, height = self._scale(), self.figure.get_figheight()
+        narrow = self._scale()
         columns = 1 if narrow else 2 if len(self.kinds) <= 4 else 3
-        rows = -(-len(self.kinds) // columns)
-        heights = [NARROW_HEADER_IN if narrow else HEADER_IN, strip_height(narrow)]
-        heights += [max(height - sum(heights), 0.1) / rows] * rows
+        rows = [self.kinds[first : first + columns] for first in range(0, len(self.kinds), columns)]
+        rest = max(self.figure.get_figheight() - sum(HEIGHTS[narrow]), 0.1) / len(rows)
         with mpl.rc_context(self.rc):
             self.figure.clear()
             self.figure.set_facecolor(mpl.rcParams["figure.facecolor"])
             frame = {"boxstyle": "round,pad=0.5", "fc": palette.card, "ec": palette.muted, "lw": 0.8}
             self.tip = self.figure.text(0, 0, "", bbox=frame, zorder=10, visible=False)
-            header, strip, *bands = self.figure.subfigures(2 + rows, 1, height_ratios=heights)
+            heights = [*HEIGHTS[narrow], *[rest] * len(rows)]
+            header, strip, *bands = self.figure.subfigures(len(heights), 1, height_ratios=heights)
             self.header = Header(header, palette, narrow=narrow)
             self.strip = HealthStrip(strip, palette, narrow=narrow)
             self.panels: list[Panel] = []
-            for row, band in enumerate(bands):
-                kinds = self.kinds[row * columns : (row + 1) * columns]
-                ratios = (56, 44) if len(kinds) == 2 else [1] * len(kinds)
-                areas = band.subfigures(1, len(kinds), width_ratios=ratios, squeeze=False)[0]
-                self.panels += [kind(area, palette) for kind, area in zip(kinds, areas, strict=True)]
+            for band, row in zip(bands, rows, strict=True):
+                ratios = (56, 44) if len(row) == 2 else [1] * len(row)
+                areas = band.subfigures(1, len(row), width_ratios=ratios, squeeze=False)[0]
+                self.panels += [kind(area, palette) for kind, area in zip(row, areas, strict=True)]
 
     def _scale(self) -> bool:
         """Scale all lengths with the figure, by its dots per inch; whether it is narrow."""
         figure, canvas = self.figure, self.figure.canvas
         pixels, unit = figure.bbox.size.round(), DPI * canvas.device_pixel_ratio
-        width, height = pixels / unit
-        narrow = bool(width < NARROW_BELOW_IN)
-        scale = NARROW_SCALE if narrow else min(max(min(np.divide((width, height), DEFAULT_SIZE)), 0.8), 1.6)
+        narrow = bool(pixels[0] < NARROW_BELOW_IN * unit)
+        scale = NARROW_SCALE if narrow else np.clip(min(pixels / unit / DEFAULT_SIZE), 0.8, 1.6)
         manager, canvas.manager = canvas.manager, None  # it would resize the window
         figure.set_dpi(unit * scale)
         figure.set_size_inches((pixels + 0.01) / figure.dpi)  # what is cut to whole pixels is not one less
@@ -106,21 +101,22 @@ class Dashboard:
     def hints(self) -> list[tuple[float, float, float, float, str]]:
         """What is shown where the mouse rests: left, bottom, right and top in pixels from the lower left, and text."""
         found = []
-        for panel in self.panels:
-            for axes, (left, bottom, right, top), text in panel.hints:
-                corners = np.sort(axes.transData.transform([(left, bottom), (right, top)]), axis=0)
-                inside = axes.bbox.padded(2 * REACH_PX)
-                box = np.clip(np.add(corners, [[-REACH_PX], [REACH_PX]]), inside.min, inside.max)
-                found.append((*box.ravel().tolist(), text))
+        for axes, (left, bottom, right, top), text in (hint for panel in self.panels for hint in panel.hints):
+            corners = np.sort(axes.transData.transform([(left, bottom), (right, top)]), axis=0)
+            inside = axes.bbox.padded(2 * REACH_PX)
+            box = np.clip(np.add(corners, [[-REACH_PX], [REACH_PX]]), inside.min, inside.max)
+            found.append((*box.ravel().tolist(), text))
         return found
 
     def png(self, snapshot: Snapshot, *, paused: bool = False) -> bytes:
         """The snapshot as a PNG file."""
-        return self._saved(snapshot, "png", paused=paused)
+        self.update(snapshot, paused=paused)
+        return self._saved("png")
 
-    def svg(self, snapshot: Snapshot) -> bytes:
+    def svg(self, snapshot: Snapshot) -> str:
         """The snapshot as an <svg> element whose size its page decides, with titles where the mouse rests."""
-        text = self._saved(snapshot, "svg", metadata={"Date": None}).decode()
+        self.update(snapshot)
+        text = self._saved("svg", metadata={"Date": None}).decode()
         text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text[text.index("<svg") :], count=2)
         points, height = 72 / self.figure.dpi, self.figure.bbox.height
         titles = (
@@ -128,12 +124,10 @@ class Dashboard:
             f' height="{(y1 - y0) * points:.1f}"><title>{escape(hint)}</title></rect>'
             for x0, y0, x1, y1, hint in self.hints()
         )
-        group = f'<g style="fill: none; pointer-events: all">{"".join(titles)}</g>'
-        return f"{text[: text.rindex('</svg>')]}{group}</svg>".encode()
+        return text.replace("</svg>", f'<g style="fill: none; pointer-events: all">{"".join(titles)}</g></svg>')
 
-    def _saved(self, snapshot: Snapshot, kind: str, *, paused: bool = False, **options: Any) -> bytes:
+    def _saved(self, kind: str, **options: Any) -> bytes:
         buffer = io.BytesIO()
-        self.update(snapshot, paused=paused)
         with mpl.rc_context(self.rc):
             self.figure.savefig(buffer, format=kind, dpi=self.figure.dpi, **options)
         return buffer.getvalue()

@@ -8,14 +8,13 @@ from consumers.dashboard.snapshot import Snapshot
 from utils.app import local_time
 
 SOURCES = {"file": "JSONL", "sqlite": "SQLite", "duckdb": "DuckDB", "kafka": "Kafka", "auto": "Auto"}
-_MARKS_PER_LETTER = 2
+UNITS_S = ((31_536_000, "y"), (86_400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
 def span(seconds: float) -> str:
     """`12 s`, `3 m 4 s`, `12 m`, `2 h 14 m`, `3 d 4 h`, `7,978 y`: two units while the first has one digit."""
     whole = max(0, int(seconds))
-    units = ((31_536_000, "y"), (86_400, "d"), (3600, "h"), (60, "m"), (1, "s"))
-    for (size, unit), (small, small_unit) in pairwise(units):
+    for (size, unit), (small, small_unit) in pairwise(UNITS_S):
         if whole >= size:
             first, second = whole // size, whole % size // small
             return f"{first} {unit} {second} {small_unit}" if first < 10 and second else f"{first:,} {unit}"
@@ -27,10 +26,6 @@ def clock(epoch_s: float, now: float) -> str:
     return local_time.of(epoch_s).strftime("%H:%M:%S" if abs(now - epoch_s) < 86_400 else "%Y-%m-%d %H:%M")
 
 
-def moment(epoch_s: float) -> str:
-    return local_time.of(epoch_s).strftime("%Y-%m-%d  %H:%M:%S")
-
-
 def rate(per_second: float, records: str) -> str:
     """`2.7 msg/s`, for records other than messages `2.7 rec/s`."""
     decimals = 0 if per_second >= 100 else 2 if 0 < per_second < 0.1 else 1
@@ -39,17 +34,15 @@ def rate(per_second: float, records: str) -> str:
 
 def lag(seconds: float) -> str:
     """`54 ms`, `1.1 s`, `2 h 1 m`."""
-    if abs(seconds) < 0.1:
-        return f"{seconds * 1000:.0f} ms"
-    text = f"{abs(seconds):.1f} s" if abs(seconds) < 60 else span(abs(seconds))
-    return f"-{text}" if seconds < 0 else text
+    if abs(seconds) >= 60:
+        return "-" * (seconds < 0) + span(abs(seconds))
+    return f"{seconds * 1000:.0f} ms" if abs(seconds) < 0.1 else f"{seconds:.1f} s"
 
 
 def share(count: int, total: int) -> str:
+    """`21%`; `<1%` and `>99%` for what is not quite nothing or all."""
     percent = 100 * count / max(1, total)
-    if count < total and percent >= 99.5:
-        return ">99%"
-    return "<1%" if 0 < percent <= 0.5 else f"{percent:.0f}%"
+    return "<1%" if 0 < percent <= 0.5 else ">99%" if 99.5 <= percent < 100 else f"{percent:.0f}%"
 
 
 def brief(count: int) -> str:
@@ -61,42 +54,35 @@ def brief(count: int) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 frame`, `2,000 frames`, `2 anomalies`."""
-    return f"{number:,} {noun if number == 1 else plural(noun)}"
+    """`1 frame`, `2,000 frames`, `2 anomalies`, `3 status`."""
+    many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun.removesuffix('s')}s"
+    return f"{number:,} {noun if number == 1 else many}"
 
 
-def decimals(extent: float) -> int:
-    """How many decimals matter where values differ by `extent`: two for 1, one for 10."""
-    return 2 - round(math.log10(extent)) if extent > 0 else 2
-
-
-def number(value: float, places: int) -> str:
-    """`0.57`, `1,235`, `1.2e+09`: with so many decimals, or three digits where that would be too long."""
+def number(value: float, extent: float) -> str:
+    """`0.57`, `1,235`, `1.2e9`: two decimals where values differ by 1, one where by 10; three digits if it is long."""
+    places = 2 - round(math.log10(extent)) if extent > 0 else 2
     if abs(value) >= 1e7 or places > 6:
         return f"{value:.3g}".replace("e+", "e")
     return f"{value:,.{max(0, min(places, 7 - len(f'{abs(value):.0f}')))}f}"
 
 
+def between(low: float, high: float, extent: float) -> str:
+    """Both ends of a range, or what both are."""
+    return "\u2013".join(dict.fromkeys((number(low, extent), number(high, extent))))
+
+
 def plain(text: str) -> str:
-    """Text that cannot disturb an image or a terminal: no control or format characters, few marks per letter."""
-    kept: list[str] = []
-    marks = 0
-    for character in unicodedata.normalize("NFC", text[:1000]):
-        category = unicodedata.category(character)
-        marks = marks + 1 if category in ("Mn", "Me") else 0
-        if marks <= _MARKS_PER_LETTER:
-            kept.append(" " if category[0] in "CZ" else character)
+    """Text that cannot disturb an image or a terminal: no control or format characters, two marks per letter."""
+    shown = [each if each.isprintable() else " " for each in unicodedata.normalize("NFC", text[:1000])]
+    is_mark = [unicodedata.category(each) in ("Mn", "Me") for each in shown]
+    kept = (each for place, each in enumerate(shown) if place < 2 or not all(is_mark[place - 2 : place + 1]))
     return " ".join("".join(kept).split())
 
 
 def heading(name: str) -> str:
     """`temperature c` as `Temperature c`, `message length` as `Message Length`."""
-    return " ".join(word.capitalize() if len(word) > 3 else word for word in plain(name).split())
-
-
-def plural(noun: str) -> str:
-    """`devices`, `categories`, `status`."""
-    return f"{noun[:-1]}ies" if noun.endswith("y") else noun if noun.endswith("s") else f"{noun}s"
+    return " ".join(word.capitalize() if len(word) > 3 else word for word in name.split())
 
 
 def source_line(snapshot: Snapshot) -> str:
@@ -108,6 +94,6 @@ def source_line(snapshot: Snapshot) -> str:
 
 
 def status(snapshot: Snapshot) -> str:
-    if snapshot.status == "STALE":
-        return f"STALE \u00b7 no {snapshot.roles.records} for {span(snapshot.idle_s)}"
-    return snapshot.status
+    """`LIVE`, `WAITING`, and what is stale since when."""
+    silent = f" \u00b7 no {snapshot.roles.records} for {span(snapshot.idle_s)}"
+    return snapshot.status + silent * (snapshot.status == "STALE")

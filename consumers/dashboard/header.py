@@ -7,19 +7,15 @@ from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 
-from consumers.dashboard import formatting
+from consumers.dashboard.formatting import status
 from consumers.dashboard.panel import EDGE, Card, fit
 from consumers.dashboard.report import tiles
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.theme import Palette
+from utils.app import local_time
 
 TILE = 0.8  # inches from one row of tiles to the next
 STATUS_AND_CLOCK = 5.2  # inches of the longest
-
-
-def strip_height(narrow: bool) -> float:
-    """Inches of the health strip."""
-    return TILE * (3 if narrow else 1) + 0.22
 
 
 class Header(Card):
@@ -37,12 +33,12 @@ class Header(Card):
 
     def update(self, snapshot: Snapshot, *, paused: bool) -> None:
         """Show the snapshot's moment and status."""
+        words = "PAUSED" if paused else snapshot.status if self.narrow else status(snapshot)
         foreground, background = getattr(self.palette, "waiting" if paused else snapshot.status.lower())
-        status = snapshot.status if self.narrow else formatting.status(snapshot)
-        self.status.set(text=f"\u25cf {'PAUSED' if paused else status}", color=foreground)
+        self.status.set(text=f"\u25cf {words}", color=foreground)
         pill: Any = self.status.get_bbox_patch()
         pill.set_facecolor(background)
-        self.clock.set_text(formatting.moment(snapshot.now))
+        self.clock.set_text(f"{local_time.of(snapshot.now):%Y-%m-%d  %H:%M:%S}")
         title = "Streaming Dashboard" + ("" if snapshot.stream == "buzz" else f" \u00b7 {snapshot.stream}")
         room = self.width - (2 * EDGE if self.narrow else STATUS_AND_CLOCK)
         fit(self.title, room, title, title.removeprefix("Streaming "))
@@ -60,8 +56,8 @@ class HealthStrip(Card):
             name = self.text(left, top + 0.28, size="small", color=palette.muted, weight="bold")
             value = self.text(left, top + 0.54, size="x-large", weight="bold")
             self.texts.append((name, value, self.text(left, top + 0.78, color=palette.muted)))
-        look: dict[str, Any] = {"marker": "o", "ms": 4, "markevery": [-1], "transform": self.inches}
-        self.spark = Line2D([], [], lw=1.5, color=palette.accent, **look)
+        look: Any = {"lw": 1.5, "color": palette.accent, "marker": "o", "ms": 4, "markevery": [-1]}
+        self.spark = Line2D([], [], transform=self.inches, **look)
         area.add_artist(self.spark)
 
     def update(self, snapshot: Snapshot) -> None:

@@ -107,24 +107,15 @@ def recording(path: Path, dashboard: Dashboard, plan: Plan, stop: Event) -> Iter
         yield put
 
 
-def opened(path: Path | None, folder: Path, plan: Plan, stop: Event) -> AbstractContextManager[Put]:
-    """The output for --save, a path that ends in .png, .gif or .mp4, else for dashboard.png in the data folder.
-
-    Raises ToolkitError if it cannot be written.
-    """
-    dashboard = Dashboard(plan.theme or "light", size=plan.inches)
-    if path is None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ToolkitError(f"{folder} cannot be made: {error.strerror}; choose another --data-dir") from error
-        return image_file(folder / "dashboard.png", dashboard)
-    if not path.parent.is_dir():
-        raise ToolkitError(f"--save {path}: there is no folder {path.parent}; create it first")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ToolkitError(f"--save {path}: no file can be written there; name another one")
-    if path.suffix in WRITERS:
-        return recording(path, dashboard, plan, stop)
-    if path.suffix != ".png":
+def opened(path: Path, plan: Plan, stop: Event) -> AbstractContextManager[Put]:
+    """What writes to a .png, .gif or .mp4, whose folder is made. Raises ToolkitError if that cannot be."""
+    if path.suffix not in (".png", *WRITERS):
         raise ToolkitError(f"--save {path}: the name must end in .gif, .mp4 or .png")
-    return image_file(path, dashboard)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ToolkitError(f"{path.parent} cannot be made: {error.strerror}; choose another folder") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ToolkitError(f"{path}: no file can be written there; name another one")
+    dashboard = Dashboard(plan.theme or "light", size=plan.inches)
+    return recording(path, dashboard, plan, stop) if path.suffix in WRITERS else image_file(path, dashboard)

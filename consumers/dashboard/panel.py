@@ -1,9 +1,10 @@
 """What the panels share: a card with title and subtitle, axes or a notice on it, and what the mouse finds there."""
 
-from bisect import bisect_right
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 from matplotlib.patches import FancyBboxPatch
@@ -21,21 +22,19 @@ class Card:
     """A part of the figure on a background with round corners. `inches` are counted from its left and its top."""
 
     def __init__(self, area: SubFigure, palette: Palette, *, filled: bool = True) -> None:
-        self.area, self.palette = area, palette
+        self.area, self.palette, corner = area, palette, area.transSubfigure
         self.width: float = area.bbox.width / area.dpi
         self.height: float = area.bbox.height / area.dpi
-        corner: Any = area.transSubfigure
-        self.inches = Affine2D().scale(1, -1) + area.dpi_scale_trans + ScaledTranslation(0, 1, corner)
+        self.inches: Any = Affine2D().scale(1, -1) + area.dpi_scale_trans + ScaledTranslation(0, 1, corner)  # type: ignore[arg-type]
         area.patch.set_visible(False)
         if filled:
-            size, corners = (self.width - 2 * PAD, self.height - 2 * PAD), "round,pad=0,rounding_size=0.06"
-            look: dict[str, Any] = {"lw": 0, "facecolor": palette.card, "zorder": -1, "transform": self.inches}
-            area.add_artist(FancyBboxPatch((PAD, PAD), *size, corners, **look))
+            look: Any = {"lw": 0, "fc": palette.card, "boxstyle": "round,pad=0,rounding_size=0.06", "zorder": -1}
+            size = self.width - 2 * PAD, self.height - 2 * PAD
+            area.add_artist(FancyBboxPatch((PAD, PAD), *size, transform=self.inches, **look))
 
     def text(self, left: float, top: float, **look: Any) -> Text:
         """An empty text, so many inches from the left and the top."""
-        options: dict[str, Any] = {"va": "center_baseline", "transform": self.inches} | look
-        return self.area.text(left, top, "", **options)
+        return self.area.text(left, top, "", va="center_baseline", transform=self.inches, **look)
 
 
 def fit(text: Text, room: float, *forms: str) -> None:
@@ -48,14 +47,13 @@ def fit(text: Text, room: float, *forms: str) -> None:
     figure: Any = text.get_figure(root=True)
     renderer = figure.canvas.get_renderer()  # not what drew it last, which may have been an SVG's: it counts otherwise
 
-    def fits(words: str) -> bool:
+    def is_long(words: str) -> bool:
         text.set_text(words)
-        return bool(text.get_window_extent(renderer).width <= room * figure.dpi)
+        return bool(text.get_window_extent(renderer).width > room * figure.dpi)
 
-    last = forms[-1]
-    if not any(map(fits, forms)):
-        kept = bisect_right(range(len(last)), False, key=lambda count: not fits(f"{last[:count]}\u2026")) - 1
-        text.set_text(f"{last[: max(kept, 0)].rstrip()}\u2026")
+    if all(map(is_long, forms)):
+        cut = [f"{forms[-1][:length].rstrip()}\u2026" for length in range(len(forms[-1]))]
+        text.set_text(cut[max(bisect_left(cut, True, key=is_long) - 1, 0)])
 
 
 class Hint(NamedTuple):
@@ -98,6 +96,20 @@ class Panel(Card):
                 "bottom": bottom / self.height, "top": (bottom + height) / self.height, "hspace": 0.06}  # fmt: skip
         return self.area.subplots(rows, 1, gridspec_kw=ends, **options)
 
+    def hint(self, axes: Any, left: float, bottom: float, text: str, *end: float) -> None:
+        """Show the text where the mouse is on a point, or on the box to this right and top `end`."""
+        right, top = end or (left, bottom)
+        self.hints.append(Hint(axes, (left, bottom, right, top), text))
+
+    def draw_bars(self, stairs: Any, edges: Any, counts: Any, hints: Iterable[str], *, gap: float) -> None:
+        """Give one artist of `axes.stairs` the shape of bars, with gaps of so many widths between them."""
+        inner = gap * (edges[1] - edges[0])
+        sides = np.column_stack([edges[:-1] + inner, edges[1:] - inner]).ravel()
+        stairs.set_data(np.insert(counts, range(1, len(counts)), 0), sides)
+        for left, right, count, text in zip(edges, edges[1:], counts, hints, strict=False):
+            if count:
+                self.hint(stairs.axes, left, 0, text, right, count)
+
     def build(self) -> None:
         """Make the artists."""
         raise NotImplementedError
@@ -107,6 +119,7 @@ class Panel(Card):
         raise NotImplementedError
 
     def has_data(self, snapshot: Snapshot) -> bool:
+        """Whether there is something to draw."""
         return snapshot.total > 0
 
     def update(self, snapshot: Snapshot) -> None:

@@ -9,9 +9,9 @@ from matplotlib import dates
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from consumers.dashboard.formatting import brief, clock, counted, decimals, number, plain, rate, share, span
+from consumers.dashboard.formatting import between, brief, clock, counted, number, rate, share, span
 from consumers.dashboard.history import TOP
-from consumers.dashboard.panel import Hint, Panel, fit
+from consumers.dashboard.panel import Panel, fit
 from consumers.dashboard.snapshot import Series, Snapshot
 from consumers.dashboard.theme import MARKERS
 
@@ -33,13 +33,13 @@ class FlowPanel(Panel):
     BARS = 24
 
     def build(self) -> None:
-        palette, (foreground, background) = self.palette, self.palette.stale
         self.axes, self.rate_axes = self.subplots(2, height_ratios=(4, 1), sharex=True)
         (self.line,) = self.axes.plot([], [], "-o", drawstyle="steps-post", ms=5.5, markevery=[-1], clip_on=False)
-        self.below = self.axes.fill_between([0, 1], [0, 1], step="post", color=palette.area, alpha=0.6, lw=0)
-        self.total = self.axes.annotate("", (0, 0), (8, 0), textcoords="offset points", annotation_clip=False,
-                                        color=palette.accent, weight="bold", size="large", va="center")  # fmt: skip
+        self.below = self.axes.fill_between([0, 1], [0, 1], step="post", color=self.palette.area, alpha=0.6, lw=0)
+        look = {"color": self.palette.accent, "weight": "bold", "size": "large", "va": "center"}
+        self.total = self.axes.annotate("", (0, 0), (8, 0), textcoords="offset points", annotation_clip=False, **look)
         self.bars = self.rate_axes.stairs([0], [0, 1], fill=True, alpha=0.45)
+        foreground, background = self.palette.stale
         self.silence = self.axes.axvspan(0, 1, color=background, lw=0)
         self.no_data = self.axes.text(0, 0.5, "", transform=self.axes.get_xaxis_transform(), color=foreground,
                                       rotation=90, ha="center", va="center", weight="bold")  # fmt: skip
@@ -62,13 +62,11 @@ class FlowPanel(Panel):
         self.total.set_text(brief(snapshot.total))
         self.total.xy = x[-1], high
         self.axes.set(xlim=(begin / DAY_S, x[-1]), ylim=(floor, high + 0.08 * (high - floor)))
-        stale, silence = snapshot.status == "STALE", (end - times[-1]) / (end - begin)
-        has_room = silence * self.inner[0] > 0.25
+        stale, has_room = snapshot.status == "STALE", (end - times[-1]) / (end - begin) * self.inner[0] > 0.25
         self.silence.set(x=x[-2], width=x[-1] - x[-2], visible=stale)
         self.no_data.set(x=x[-2:].mean(), text="no data" if stale and has_room else "")
         for at, time, total in zip(x, times, totals, strict=False):
-            text = f"{brief(int(total))} \u00b7 {clock(time, snapshot.now)}"
-            self.hints.append(Hint(self.axes, (at, total, at, total), text))
+            self.hint(self.axes, at, total, f"{brief(int(total))} \u00b7 {clock(time, snapshot.now)}")
         reach = f"last {span(max(snapshot.now - times[0], 1))}" if len(times) > 1 else "latest record"
         mean = f"{rate(snapshot.rate, snapshot.roles.records)} mean of 60 s"
         return [reach, mean, self.draw_rates(snapshot, times, totals, begin, end)]
@@ -80,13 +78,12 @@ class FlowPanel(Panel):
         edges = (begin // step + np.arange(self.BARS + 3)) * step
         # The first point stands for itself only: what came before it is not known in time.
         counts, _ = np.histogram(times, edges, weights=np.diff(totals, prepend=totals[0] - 1))
-        set_bars(self.bars, edges / DAY_S, counts, 0.08 * step / DAY_S)
+        most = brief(int(counts.max()))
         self.rate_axes.set_ylim(0, max(1, counts.max()))
-        for left, count in zip(edges[:-1], counts.astype(int), strict=True):
-            if count:
-                text = f"{counted(count, snapshot.roles.record)} in {span(step)} from {clock(left, snapshot.now)}"
-                self.hints.append(Hint(self.rate_axes, (left / DAY_S, 0, (left + step) / DAY_S, count), text))
-        return f"bars per {span(step)}, at most {brief(int(counts.max()))}"
+        names = (f"{counted(int(count), snapshot.roles.record)} in {span(step)} from {clock(left, snapshot.now)}"
+                 for left, count in zip(edges, counts, strict=False))  # fmt: skip
+        self.draw_bars(self.bars, edges / DAY_S, counts, names, gap=0.08)
+        return f"bars per {span(step)}, at most {most}"
 
 
 class GroupsPanel(Panel):
@@ -105,9 +102,9 @@ class GroupsPanel(Panel):
         self.names = [self.axes.text(-0.025, row, "", **left) for row in rows]
 
     def draw(self, snapshot: Snapshot) -> Sequence[str]:
-        roles, total = snapshot.roles, snapshot.total
-        rows = [(plain(name) or "(no name)", count, self.palette.accent) for name, count in snapshot.groups]
-        if others := total - sum(count for _, count, _ in rows):
+        record, total = snapshot.roles.record, snapshot.total
+        rows = [(name, count, self.palette.accent) for name, count in snapshot.groups]
+        if others := total - sum(count for _, count in snapshot.groups):
             rows.append((f"Other ({brief(snapshot.group_count - len(rows))})", others, self.palette.other))
         self.axes.set(xlim=(0, max(count for _, count, _ in rows)), ylim=(max(len(rows), 4) - 0.5, -0.5))
         rows += [("", 0, "none")] * (len(self.names) - len(rows))
@@ -118,10 +115,10 @@ class GroupsPanel(Panel):
             label.set_text(f"{brief(count)}  {share(count, total)}" if count else "")
             label.xy = count, row
             if count:
-                hint = f"{text}: {counted(count, roles.record)}, {share(count, total)}"
-                self.hints.append(Hint(self.axes, (0, row - 0.4, count, row + 0.4), hint))
+                hint = f"{text}: {counted(count, record)}, {share(count, total)}"
+                self.hint(self.axes, 0, row - 0.4, hint, count, row + 0.4)
         more = "over " if snapshot.more_groups else ""
-        return [more + counted(snapshot.group_count, plain(roles.by)), counted(total, roles.record)]
+        return [more + counted(snapshot.group_count, snapshot.roles.by), counted(total, record)]
 
 
 class TrendPanel(Panel):
@@ -132,10 +129,10 @@ class TrendPanel(Panel):
     margins = (0.85, 1.5, 0.6, 0.8)
 
     def build(self) -> None:
-        self.names: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+        self.place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
         if self.width < 4:  # in one column the names of the lines stand below
             self.margins = (0.85, 0.3, 1.35, 0.8)
-            self.names = {"loc": "upper center", "bbox_to_anchor": (0.42, -0.48), "ncols": 2, "columnspacing": 1}
+            self.place = {"loc": "upper center", "bbox_to_anchor": (0.42, -0.48), "ncols": 2, "columnspacing": 1}
         axes = self.axes = self.subplots()
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_formatter("{x:,.6g}")
@@ -147,7 +144,7 @@ class TrendPanel(Panel):
         self.rolling = [axes.plot([], [], lw=2.6)[0] for _ in MARKERS]
         (self.average,) = axes.plot([], [], "--", color=self.palette.text, lw=1.3)
         (self.outliers,) = axes.plot([], [], "D", mfc="none", mec=self.palette.negative[0], ms=9, mew=2, clip_on=False)
-        self.listed: list[Line2D] = []
+        self.listed: list[Line2D] = []  # in the legend
         self.count = 0
 
     def ago(self, x: float, _: int) -> str:
@@ -161,20 +158,19 @@ class TrendPanel(Panel):
         shown, roles = snapshot.series, snapshot.roles
         count = self.count = max(len(series.values) for series in shown)
         low, high = roles.scale or limits(shown, roles.zones)
-        places, pad = decimals(high - low), 0.04 * (high - low)
-        bottom, top = low - pad, high + pad
-        # The names of the zones stand before the lines.
-        for_names = min(0.9 / self.inner[0], 0.5) if roles.zones else 0.03
-        self.axes.set(xlim=(-max(count, 5) / (1 - for_names), 0.6), ylim=(bottom, top))
-        each = f", each {plain(roles.by)}" if shown[0].name else ""
+        bottom, top = low - 0.04 * (high - low), high + 0.04 * (high - low)
+        self.draw_zones(snapshot, bottom, top)
+        has_names = any(text.get_text() for _, text in self.zones)
+        before = min(0.9 / self.inner[0], 0.5) if has_names else 0.03  # of the width: room for them before the lines
+        self.axes.set(xlim=(-max(count, 5) / (1 - before), 0.6), ylim=(bottom, top))
+        each = f", each {roles.by}" if shown[0].name else ""
         fit(self.axes.xaxis.label, self.inner[0] + 2 * min(self.margins[:2]) - 0.3, f"{roles.records} ago{each}")
         if roles.scale:
             self.axes.set_yticks([*roles.scale, *(roles.zones or ())])
-        self.draw_zones(snapshot, bottom, top)
-        self.draw_series(snapshot, places)
+        self.draw_series(snapshot, high - low)
         found = [(x, y) for series in shown for x, y, odd in points(series) if odd]
-        self.outliers.set_data([x for x, _ in found], [min(max(y, bottom), top) for _, y in found])
-        beyond = [number(y, places) for _, y in found if not bottom <= y <= top]
+        self.outliers.set_data([x for x, _ in found], np.clip([y for _, y in found], bottom, top))
+        beyond = [number(y, high - low) for _, y in found if not bottom <= y <= top]
         self.subtitle.set_color(self.palette.negative[0] if found else self.palette.muted)
         parts = [f"last {count} {roles.records}" if count > 1 else f"first {roles.record}"]
         parts += [f"{counted(len(found), 'anomaly')} marked"] if found else []
@@ -195,34 +191,33 @@ class TrendPanel(Panel):
             zone.set(y=low, height=high - low, facecolor=background)
             text.set(y=(low + high) / 2, text=name if high - low > least else "", color=foreground)
 
-    def draw_series(self, snapshot: Snapshot, places: int) -> None:
+    def draw_series(self, snapshot: Snapshot, extent: float) -> None:
         """A line for each series, and in the legend its latest mean and name; for a single one its average too."""
         shown, palette = snapshot.series, self.palette
-        first, single = shown[0], not shown[0].name
-        entries: list[tuple[float, Line2D, str]] = []
+        single, entries = not shown[0].name, list[tuple[float, Line2D, str]]()
         for line in (*self.raw, *self.rolling, self.average):
             line.set_data((), ())
         for series, raw, rolling, color in zip(shown, self.raw, self.rolling, palette.lines, strict=False):
-            values = points(series)
+            values, is_mean = points(series), np.isfinite(series.rolling[-1])
             raw.set(data=([x for x, _, _ in values], series.values), color=palette.raw if single else color)
             rolling.set(data=(raw.get_xdata(), series.rolling), color=color)
-            is_mean = np.isfinite(series.rolling[-1])
-            name = (plain(series.name) or "(no name)") if not single else "rolling" if is_mean else "latest"
             latest = series.rolling[-1] if is_mean else series.values[-1]
+            name = series.name or ("rolling" if is_mean else "latest")
             entries.append((latest, rolling if single else raw, name))
             for (x, value, odd), time, key in zip(values, series.times, series.keys, strict=True):
-                hint = (number(value, places), clock(time, snapshot.now), plain(key))
-                self.hints.append(Hint(self.axes, (x, value, x, value), "anomaly: " * odd + " \u00b7 ".join(hint)))
+                text = f"{number(value, extent)} \u00b7 {clock(time, snapshot.now)} \u00b7 {key}"
+                self.hint(self.axes, x, value, "anomaly: " * odd + text)
         if single:
-            self.average.set_data([1 - len(first.values), 0.6], [first.average] * 2)
-            entries.append((first.average, self.average, "average"))
+            average = shown[0].average
+            self.average.set_data([1 - len(shown[0].values), 0.6], [average, average])
+            entries.append((average, self.average, "average"))
         entries.sort(key=lambda entry: -entry[0])
         lines = [line for _, line, _ in entries]
         if lines != self.listed:
             self.listed = lines
-            self.axes.legend(lines, [""] * len(lines), **self.names)
+            self.axes.legend(lines, [""] * len(lines), **self.place)
         for text, (value, _, name) in zip(self.axes.get_legend().texts, entries, strict=True):
-            fit(text, 1.0, f"{number(value, places)} {name}")
+            fit(text, 1.0, f"{number(value, extent)} {name}")
 
 
 def points(series: Series) -> list[tuple[int, float, bool]]:
@@ -247,18 +242,17 @@ class HistogramPanel(Panel):
     title = "{histogram} Analysis"
     empty = "Needs at least one record"
     margins = (0.75, 0.4, 0.6, 1.2)
-    BINS = 14
+    BINS = 16
 
     def build(self) -> None:
-        axes, palette = self.subplots(), self.palette
-        self.axes = axes
-        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        self.sigma = axes.axvspan(0, 1, color=palette.sigma, lw=0, zorder=0)
-        self.bars = axes.stairs([0], [0, 1], fill=True, alpha=0.77)
+        self.axes, palette = self.subplots(), self.palette
+        self.axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        self.sigma = self.axes.axvspan(0, 1, color=palette.sigma, lw=0, zorder=0)
+        self.bars = self.axes.stairs([0], [0, 1], fill=True, alpha=0.77)
         looks = ((palette.text, "-", 2.0), (palette.muted, "--", 1.8), (palette.p95, "-", 1.8))
-        self.lines = [axes.axvline(0, color=color, ls=ls, lw=lw) for color, ls, lw in looks]
-        self.legend = axes.legend(self.lines, [""] * 3, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3,
-                                  columnspacing=1.5)  # fmt: skip
+        self.lines = [self.axes.axvline(0, color=color, ls=ls, lw=lw) for color, ls, lw in looks]
+        place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 3, "columnspacing": 1.5}
+        self.legend = self.axes.legend(self.lines, [""] * 3, **place)
 
     def has_data(self, snapshot: Snapshot) -> bool:
         return snapshot.measures is not None
@@ -268,42 +262,28 @@ class HistogramPanel(Panel):
         assert found is not None  # has_data
         edges = bins(found.low, found.high, self.BINS, whole=roles.whole)
         counts, _ = np.histogram(np.clip(snapshot.measured, edges[0], edges[-1]), edges)
-        extent, width = edges[-1] - edges[0], edges[1] - edges[0]
-        places = 0 if roles.whole else decimals(extent)
-        set_bars(self.bars, edges, counts, 0.01 * width)
-        inner = 0.5 if roles.whole else 0.0
-        for left, right, count in zip(edges[:-1], edges[1:], counts.tolist(), strict=True):
-            if count:
-                hint = f"{between(left + inner, right - inner, places)}: {counted(count, roles.record)}"
-                self.hints.append(Hint(self.axes, (left, 0, right, count), hint))
+        width = edges[-1] - edges[0]
+        extent = 100 if roles.whole else width
+        names = (f"{between(left, right, extent)}: {counted(int(count), roles.record)}" for left, right, count
+                 in zip(edges + 0.5 * roles.whole, edges[1:] - 0.5 * roles.whole, counts, strict=False))  # fmt: skip
+        self.draw_bars(self.bars, edges, counts, names, gap=0.01)
         self.axes.xaxis.set_major_locator(MaxNLocator(6, integer=roles.whole))
-        self.axes.set(xlim=(edges[0] - 0.05 * extent, edges[-1] + 0.05 * extent), ylim=(0, 1.12 * max(counts)))
-        fit(self.axes.xaxis.label, self.inner[0], roles.unit or plain(roles.histogram))
+        self.axes.set(xlim=(edges[0] - 0.05 * width, edges[-1] + 0.05 * width), ylim=(0, 1.12 * max(counts)))
+        fit(self.axes.xaxis.label, self.inner[0], roles.unit or roles.histogram)
         self.sigma.set(x=found.mean - found.sigma, width=2 * found.sigma)
+        finer = extent / 10 if roles.whole else extent
         for line, text, name in zip(self.lines, self.legend.texts, ("mean", "median", "p95"), strict=True):
             value = getattr(found, name)
             line.set_xdata([value, value])
-            text.set_text(f"{name}\n{number(value, places + roles.whole)}")
-        reach = f"{between(found.low, found.high, places)} {roles.unit}".rstrip()
-        sigma = f"\u03c3 {number(found.sigma, places + roles.whole)} shaded"
-        return [f"last {counted(found.count, roles.record)}", reach, sigma]
+            text.set_text(f"{name}\n{number(value, finer)}")
+        reach = f"{between(found.low, found.high, extent)} {roles.unit}".rstrip()
+        return [f"last {counted(found.count, roles.record)}", reach, f"\u03c3 {number(found.sigma, finer)} shaded"]
 
 
 def bins(low: float, high: float, most: int, *, whole: bool) -> Any:
-    """The edges of about so many bins of a round width from low to high; of whole numbers they lie between them."""
-    locator: Any = MaxNLocator(most, integer=whole, steps=[1, 2, 2.5, 5, 10])
-    return locator.tick_values(low, high + 1) - 0.5 if whole else locator.tick_values(low, high)
-
-
-def set_bars(stairs: Any, edges: Any, counts: Any, gap: float) -> None:
-    """Give one artist the shape of bars between these edges, with a gap on both sides of each."""
-    sides = np.column_stack([edges[:-1] + gap, edges[1:] - gap]).ravel()
-    stairs.set_data(np.insert(counts, range(1, len(counts)), 0), sides)
-
-
-def between(low: float, high: float, places: int) -> str:
-    """Both ends of a range, or what both are."""
-    return "\u2013".join(dict.fromkeys((number(low, places), number(high, places))))
+    """The edges of at most so many bins of a round width from low to high; of whole numbers they lie between them."""
+    locator: Any = MaxNLocator(most - 2, integer=whole, steps=[1, 2, 2.5, 5, 10])
+    return locator.tick_values(low, high + whole) - 0.5 * whole
 
 
 PANELS: tuple[type[Panel], ...] = (FlowPanel, GroupsPanel, TrendPanel, HistogramPanel)

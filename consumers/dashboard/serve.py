@@ -5,8 +5,8 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import psutil
 from loguru import logger
@@ -29,6 +29,7 @@ from utils.app.web import WebServer, is_loopback, parse_address
 
 DEFAULT_ADDRESS = "127.0.0.1:8765"
 FOLDER = Path(__file__).with_name("page")
+FORMS = 4
 # The page runs its own script only and asks nobody but this server.
 POLICY = (
     "default-src 'none'; connect-src 'self'; img-src data:; script-src 'self'; style-src 'self' 'unsafe-inline';"
@@ -42,14 +43,12 @@ HEADERS = (
     ("Cache-Control", "no-store"),
 )
 
-Form = tuple[ThemeName, bool]
-"""One of the four forms in which a browser can ask for the image: the theme, and whether in one column."""
-
 
 class Page:
     """Serves the latest snapshot, while it is a context.
 
-    A form is drawn when the first browser asks for it, once per snapshot, by a thread of the web server.
+    The image has four forms: light or dark, wide or in one column. Each is drawn when the first browser asks for it,
+    once per snapshot, by a thread of the web server.
     """
 
     def __init__(self, address: str, plan: Plan, allow_hosts: Sequence[str] = ()) -> None:
@@ -58,8 +57,7 @@ class Page:
         self._plan = plan
         self._lock = threading.Lock()  # only one thread may draw
         self._snapshot: Snapshot | None = None
-        self._dashboards: dict[Form, Dashboard] = {}
-        self._drawn: dict[Form, tuple[Snapshot, str]] = {}
+        self._dashboard, self._drawn = lru_cache(Dashboard), lru_cache(FORMS)(self._draw)
         routes = [
             Route("/frame.json", self._answers(self._frame, "application/json")),
             Route("/snapshot.json", self._answers(lambda _, known: report.statistics(known), "application/json")),
@@ -98,26 +96,21 @@ class Page:
         return answer
 
     def _frame(self, request: Request, snapshot: Snapshot) -> str:
-        """The image in the form that is asked for; drawn if it is not yet."""
-        asked: Any = request.query_params.get("theme") == "dark" and "dark"
-        theme, narrow = self._plan.theme or asked or "light", request.query_params.get("form") == "narrow"
-        form = theme, narrow
+        """The image in the form that is asked for."""
+        asked: ThemeName = "dark" if request.query_params.get("theme") == "dark" else "light"
         with self._lock:
-            drawn, body = self._drawn.get(form, (None, ""))
-            if drawn is not snapshot:
-                if form not in self._dashboards:
-                    self._dashboards[form] = Dashboard(theme, narrow=narrow, size=self._plan.inches)
-                content = {
-                    "svg": self._dashboards[form].svg(snapshot).decode(),
-                    "statistics": list(report.sentences(snapshot)),
-                    "status": snapshot.status,
-                    "stream": snapshot.stream,
-                    "refresh_s": self._plan.refresh,
-                    "theme": theme,
-                }
-                body = json.dumps(content, ensure_ascii=False)
-                self._drawn[form] = snapshot, body
-            return body
+            return self._drawn(self._plan.theme or asked, request.query_params.get("form") == "narrow", snapshot)
+
+    def _draw(self, theme: ThemeName, narrow: bool, snapshot: Snapshot) -> str:
+        content = {
+            "svg": self._dashboard(theme, narrow=narrow, size=self._plan.inches).svg(snapshot),
+            "statistics": list(report.sentences(snapshot)),
+            "status": snapshot.status,
+            "stream": snapshot.stream,
+            "refresh_s": self._plan.refresh,
+            "theme": theme,
+        }
+        return json.dumps(content, ensure_ascii=False)
 
 
 def known_hosts(host: str, allowed: Sequence[str]) -> list[str]:

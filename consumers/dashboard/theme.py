@@ -55,11 +55,9 @@ PALETTES: dict[ThemeName, Palette] = {
 def style(name: ThemeName) -> Any:
     """Settings of matplotlib: the style sheets, and the fonts that are installed."""
     installed = set(font_manager.get_font_names())
-    sheets: Any = [Path(__file__).with_name(f"{sheet}.mplstyle") for sheet in ("base", name)]
-    settings: Any = {"font.family": [font for font in FONTS if font in installed]}
-    for sheet in sheets:
-        settings |= mpl.rc_params_from_file(sheet, False, False)
-    return settings
+    base, own = (mpl.rc_params_from_file(Path(__file__).with_name(f"{sheet}.mplstyle"), False, False)
+                 for sheet in ("base", name))  # fmt: skip
+    return {"font.family": [font for font in FONTS if font in installed], **base, **own}
 
 
 def reset() -> None:

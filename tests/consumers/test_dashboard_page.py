@@ -331,9 +331,9 @@ def test_only_what_is_looked_at_is_drawn_and_only_once(monkeypatch: pytest.Monke
         def __init__(self, theme: str, narrow: bool, size: tuple[float, float]) -> None:
             self.form = theme, narrow
 
-        def svg(self, snapshot: Snapshot) -> bytes:
+        def svg(self, snapshot: Snapshot) -> str:
             drawn.append(self.form)
-            return b"<svg/>"
+            return "<svg/>"
 
     monkeypatch.setattr(serve, "Dashboard", Counted)
     program = Program()

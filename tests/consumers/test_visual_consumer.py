@@ -71,7 +71,7 @@ def test_from_end_shows_only_what_comes(live: Settings) -> None:
 BAD_INPUT: list[tuple[list[str], str]] = [
     (["--backend", "bananas"], "backend bananas"),
     (["--backend", "TkAgg"], "backend TkAgg"),
-    (["--save", "missing/out.gif"], "no folder"),
+    (["--save", "README.md/out.gif"], "cannot be made"),
     (["--save", "out.bmp"], "must end in"),
     (["--serve", "nonsense"], "--serve nonsense"),
     (["--save", "out.png", "--serve", "99999"], "give one of them"),

@@ -3,7 +3,7 @@ const [image, state, mark, age, table, hint] =
   ["image", "state", "mark", "age", "statistics", "hint"].map(id => document.getElementById(id));
 const dark = matchMedia("(prefers-color-scheme: dark)"), wide = matchMedia("(min-width: 1000px)");
 const WITHIN_PX = 10;
-let frame = {status: "", stream: "", refresh_s: 2}, drawn = 0, busy = false, again = false, pointer = null, spots = [];
+let frame = {status: "", stream: "", refresh_s: 2}, drawn = 0, pointer = null, spots = [], wake = () => {};
 
 function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
@@ -15,30 +15,29 @@ function tick() {
   image.className = (frame.narrow ? "narrow" : "") + (lost ? " old" : "");
   state.className = lost || stale ? "old" : "";
   write(mark, lost ? "STALE: the dashboard does not answer. Is it running? Trying again." : stale ? "STALE: nothing new comes." : "");
-  write(age, drawn ? "Image " + seconds + " s old" : lost ? "" : "Connecting…");
+  write(age, drawn ? `Image ${seconds} s old` : lost ? "" : "Connecting…");
   document.title = (lost || stale ? "(STALE) " : "") + (frame.stream ? frame.stream + " – " : "") + "Streaming Dashboard";
 }
 
 function show(next) {
-  const parsed = new DOMParser().parseFromString(next.svg, "image/svg+xml").documentElement;
-  parsed.setAttribute("role", "group");
-  parsed.setAttribute("aria-label", "Dashboard " + next.status + "; its statistics follow as text");
-  image.replaceChildren(document.importNode(parsed, true));
+  const svg = new DOMParser().parseFromString(next.svg, "image/svg+xml").documentElement;
+  svg.setAttribute("role", "group");
+  svg.setAttribute("aria-label", `Dashboard ${next.status}; its statistics follow as text`);
+  image.replaceChildren(document.importNode(svg, true));
   spots = [...image.querySelectorAll("rect > title")].map(title => [title.parentElement, title.textContent]);
   for (const [element, text] of spots) {  // ours stays while the image is replaced, and comes up on a phone too
     element.querySelector("title").remove();
     element.setAttribute("aria-label", text);
   }
-  table.replaceChildren(...next.statistics.map(pair => {
-    const row = document.createElement("tr"), head = document.createElement("th"), cell = document.createElement("td");
+  table.replaceChildren();
+  for (const [name, text] of next.statistics) {
+    const row = table.insertRow(), head = row.appendChild(document.createElement("th"));
     head.scope = "row";
-    [head.textContent, cell.textContent] = pair;
-    row.append(head, cell);
-    return row;
-  }));
+    head.textContent = name;
+    row.insertCell().textContent = text;
+  }
   document.documentElement.dataset.theme = next.theme;
-  frame = next;
-  drawn = Date.now();
+  [frame, drawn] = [next, Date.now()];
   point();
 }
 
@@ -57,31 +56,26 @@ function point() {
   hint.style.top = (pointer.y + 24 + hint.offsetHeight > innerHeight ? pointer.y - hint.offsetHeight - 10 : pointer.y + 18) + "px";
 }
 
-function reading() {  // text that somebody marks to copy it
-  const marked = getSelection();
-  return !marked.isCollapsed && (image.contains(marked.anchorNode) || table.contains(marked.anchorNode));
-}
-
 async function load() {
-  again = busy;
-  if (busy) return;
-  busy = true;
   try {
-    const narrow = !wide.matches, asked = "theme=" + (dark.matches ? "dark" : "light") + (narrow ? "&form=narrow" : "");
-    const answer = await fetch("/frame.json?" + asked, {cache: "no-store", signal: AbortSignal.timeout(15000)});
+    const narrow = !wide.matches, form = new URLSearchParams({theme: dark.matches ? "dark" : "light", form: narrow ? "narrow" : ""});
+    const answer = await fetch("/frame.json?" + form, {cache: "no-store", signal: AbortSignal.timeout(15000)});
     if (!answer.ok) throw new Error(answer.statusText);
-    const next = await answer.json();
-    if (!reading()) show({...next, narrow});
+    const next = await answer.json(), marked = getSelection();  // text that somebody marks to copy it stays
+    if (marked.isCollapsed || !(image.contains(marked.anchorNode) || table.contains(marked.anchorNode))) show({...next, narrow});
   } catch (error) {
     if (!drawn) frame.status = "lost";
   }
-  busy = false;
   tick();
-  if (again) load();
 }
 
-for (const query of [dark, wide]) query.addEventListener("change", load);
+for (const query of [dark, wide]) query.addEventListener("change", () => wake());
 for (const name of ["pointermove", "pointerdown", "pointerleave"])
   document.addEventListener(name, event => { pointer = name === "pointerleave" ? null : {x: event.clientX, y: event.clientY}; point(); });
-(async function () { for (;;) { await load(); await new Promise(done => setTimeout(done, Math.min(frame.refresh_s, 5) * 1000)); } })();
 setInterval(tick, 1000);
+(async () => {
+  for (;;) {
+    await load();
+    await new Promise(done => { wake = done; setTimeout(done, Math.min(frame.refresh_s, 5) * 1000); });
+  }
+})();
