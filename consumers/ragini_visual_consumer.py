@@ -3,10 +3,8 @@
 import os
 import sys
 from itertools import compress
-from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import Parameter
 from loguru import logger
 
 from consumers.dashboard.options import Charts, Plan
@@ -14,7 +12,6 @@ from consumers.dashboard.snapshot import DEFAULT_BUFFERS, Buffers
 from utils import sinks
 from utils.app import cli, early, signals
 from utils.app.config import BUZZ, DEFAULTS, READING, Begin, Reads, Settings, StreamName
-from utils.app.errors import ToolkitError
 from utils.reading.expression import Expression
 from utils.reading.processing import wait_for_stream
 
@@ -30,20 +27,6 @@ def main(
     charts: Charts = AS_READ,
     buffers: Buffers = DEFAULT_BUFFERS,
     plan: Plan = USUAL,
-    backend: Annotated[
-        str | None, Parameter(env_var="MPLBACKEND", help="Matplotlib backend; Agg draws without a window.")
-    ] = None,
-    serve: Annotated[
-        tuple[str, ...] | None,
-        Parameter(
-            consume_multiple=(0, 1),
-            help="Show the image to browsers at PORT or ADDRESS:PORT; alone, at 127.0.0.1:8765.",
-        ),
-    ] = None,
-    allow_host: Annotated[
-        tuple[str, ...], Parameter(show_default=False, help="Further host name under which browsers may ask.")
-    ] = (),
-    save: Annotated[Path | None, Parameter(help="Record to this .gif or .mp4, or keep the image in this .png.")] = None,
     settings: Annotated[Settings, Reads(*READING)] = DEFAULTS,
 ) -> int:
     """Show a stream live: record flow, bars by a text field, trend and histogram of numbers, health of the source.
@@ -51,9 +34,6 @@ def main(
     Draws in a window where there is one, else keeps data/dashboard.png up to date. In the window:
     space pauses drawing, t changes the theme, s saves an image, q quits; the mouse shows values.
     """
-    if serve is not None and save:
-        raise ToolkitError("--serve and --save: give one of them; a second dashboard can do the other")
-    assert plan.inches  # or it raises, before anything is waited for
     sys.setswitchinterval(SWITCH_S)
     stop = signals.stop_on_signals()
     found = wait_for_stream(stream, settings, source, stop, once=False)
@@ -73,18 +53,18 @@ def main(
     begin = "end" if start == "end" else ""
     # A source that is taken over later is read from its start: what was seen is known by its ids.
     reader = Reader(sinks.source(source, settings, found, lambda _: "" if state.begun else begin), state, stop)
-    if serve is None and not save and (name := window.window_backend(backend)):
+    if plan.serve is None and not plan.save and (name := window.window_backend(plan.backend)):
         logger.info("drawing in a window with {}", name)
         reader.start()
         count = window.Window(state, plan, stop, settings.data_path).run()
     else:
         output: Any
-        if serve is None:
-            output = outputs.opened(save or settings.data_path / "dashboard.png", plan, stop)
+        if plan.serve is None:
+            output = outputs.opened(plan, settings.data_path, stop)
         else:
-            from consumers.dashboard.serve import DEFAULT_ADDRESS, Page
+            from consumers.dashboard.serve import Page
 
-            output = Page(serve[0] if serve else DEFAULT_ADDRESS, plan, allow_host)
+            output = Page(plan)
         with output as put:
             reader.start()
             count = outputs.run_headless(state, put, plan, stop)

@@ -1,6 +1,8 @@
 """The dashboard's own options: what of a stream is charted, and how it is drawn."""
 
+import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -46,34 +48,47 @@ class Charts:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Plan:
-    """What to draw and how often; it ends after so many frames or seconds, whatever is first."""
+    """Where and how often to draw; it ends after so many frames or seconds, whatever is first.
+
+    Raises ToolkitError if that cannot be.
+    """
 
     theme: ThemeName | None = None
     """Colours: light unless given; the served page follows the system unless given."""
+    backend: Annotated[str | None, Parameter(env_var="MPLBACKEND")] = None
+    """Matplotlib backend; Agg draws without a window."""
     size: str = "12.8x7.2"
     """WIDTHxHEIGHT in inches, or in pixels."""
-    refresh: Annotated[float, Parameter(validator=positive)] = 2.0
-    """Seconds between frames."""
+    serve: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=(0, 1))] = None
+    """Show the image to browsers at PORT or ADDRESS:PORT; alone, at 127.0.0.1:8765."""
+    allow_host: Annotated[tuple[str, ...], Parameter(show_default=False)] = ()
+    """Further host name under which browsers may ask."""
+    save: Path | None = None
+    """Record to this .gif or .mp4, or keep the image in this .png."""
     frames: Annotated[int | None, Parameter(converter=whole, validator=positive)] = None
     """Stop after this many frames."""
     duration: Annotated[float | None, Parameter(validator=positive)] = None
     """Stop after this many seconds."""
+    refresh: Annotated[float, Parameter(validator=positive)] = 2.0
+    """Seconds between frames."""
 
-    def is_done(self, frames: int, elapsed_s: float) -> bool:
-        return (self.frames is not None and frames >= self.frames) or (
-            self.duration is not None and elapsed_s >= self.duration
-        )
-
-    @property
-    def inches(self) -> tuple[float, float]:
-        """Width and height; numbers of 100 or more are pixels. Raises ToolkitError."""
-        try:
-            width, height = (float(part) for part in self.size.lower().split("x"))
-        except ValueError:
-            width = height = 0.0
-        if max(width, height) >= 100:
-            width, height = width / DPI, height / DPI
+    def __post_init__(self) -> None:
+        width, height = self.inches
         if not (4 <= width <= 80 and 3 <= height <= 80):
             limits = "from 4x3 to 80x80 inches, or in pixels such as 1920x1080"
             raise ToolkitError(f"--size {self.size}: give WIDTHxHEIGHT {limits}")
-        return width, height
+        if self.serve is not None and self.save:
+            raise ToolkitError("--serve and --save: give one of them; a second dashboard can do the other")
+
+    @property
+    def inches(self) -> tuple[float, float]:
+        """Width and height; numbers of 100 or more are pixels."""
+        try:
+            width, height = (float(part) for part in self.size.lower().split("x"))
+        except ValueError:
+            return 0, 0
+        return (width / DPI, height / DPI) if max(width, height) >= 100 else (width, height)
+
+    def is_done(self, frames: int, elapsed_s: float) -> bool:
+        """Whether it ends after what was drawn."""
+        return frames >= (self.frames or math.inf) or elapsed_s >= (self.duration or math.inf)

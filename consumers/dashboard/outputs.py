@@ -107,8 +107,12 @@ def recording(path: Path, dashboard: Dashboard, plan: Plan, stop: Event) -> Iter
         yield put
 
 
-def opened(path: Path, plan: Plan, stop: Event) -> AbstractContextManager[Put]:
-    """What writes to a .png, .gif or .mp4, whose folder is made. Raises ToolkitError if that cannot be."""
+def opened(plan: Plan, folder: Path, stop: Event) -> AbstractContextManager[Put]:
+    """What writes the file that is to be saved, else dashboard.png in this folder, which is made if it is missing.
+
+    Raises ToolkitError if it cannot be written.
+    """
+    path = plan.save or folder / "dashboard.png"
     if path.suffix not in (".png", *WRITERS):
         raise ToolkitError(f"--save {path}: the name must end in .gif, .mp4 or .png")
     try:

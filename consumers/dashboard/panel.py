@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -56,14 +56,6 @@ def fit(text: Text, room: float, *forms: str) -> None:
         text.set_text(cut[max(bisect_left(cut, True, key=is_long) - 1, 0)])
 
 
-class Hint(NamedTuple):
-    """What is shown where the mouse rests: a text for a box of data coordinates, which may be a point."""
-
-    axes: Axes
-    box: tuple[float, float, float, float]  # left, bottom, right, top
-    text: str
-
-
 class Panel(Card):
     """A card with a title, a subtitle and axes, or a notice while there is nothing to draw.
 
@@ -77,7 +69,7 @@ class Panel(Card):
 
     def __init__(self, area: SubFigure, palette: Palette) -> None:
         super().__init__(area, palette)
-        self.hints: list[Hint] = []
+        self.hints: list[tuple[Axes, tuple[float, ...], str]] = []  # left, bottom, right and top in data coordinates
         self.heading = self.text(EDGE, 0.33, size="x-large", weight="bold")
         self.subtitle = self.text(EDGE, 0.57, color=palette.muted)
         self.notice = area.text(0.5, 0.42, "", color=palette.muted, ha="center", va="center")
@@ -98,8 +90,7 @@ class Panel(Card):
 
     def hint(self, axes: Any, left: float, bottom: float, text: str, *end: float) -> None:
         """Show the text where the mouse is on a point, or on the box to this right and top `end`."""
-        right, top = end or (left, bottom)
-        self.hints.append(Hint(axes, (left, bottom, right, top), text))
+        self.hints.append((axes, (left, bottom, *(end or (left, bottom))), text))
 
     def draw_bars(self, stairs: Any, edges: Any, counts: Any, hints: Iterable[str], *, gap: float) -> None:
         """Give one artist of `axes.stairs` the shape of bars, with gaps of so many widths between them."""

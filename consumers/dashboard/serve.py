@@ -51,9 +51,9 @@ class Page:
     once per snapshot, by a thread of the web server.
     """
 
-    def __init__(self, address: str, plan: Plan, allow_hosts: Sequence[str] = ()) -> None:
+    def __init__(self, plan: Plan) -> None:
         """Listen. A plan without theme follows each browser. Raises ToolkitError if the address cannot be used."""
-        host, port = parse_address(address, "--serve ")
+        host, port = parse_address("".join(plan.serve or ()) or DEFAULT_ADDRESS, "--serve ")
         self._plan = plan
         self._lock = threading.Lock()  # only one thread may draw
         self._snapshot: Snapshot | None = None
@@ -65,7 +65,7 @@ class Page:
             Mount("/", StaticFiles(directory=FOLDER, html=True)),
         ]
         middleware = [
-            Middleware(TrustedHostMiddleware, known_hosts(host, allow_hosts), www_redirect=False),
+            Middleware(TrustedHostMiddleware, known_hosts(host, plan.allow_host), www_redirect=False),
             Middleware(GZipMiddleware, compresslevel=4),
         ]
         app = Starlette(routes=routes, middleware=middleware)

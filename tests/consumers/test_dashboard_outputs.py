@@ -38,8 +38,8 @@ def state() -> State:
     return state
 
 
-def plan(refresh: float = 0.01, frames: int | None = None) -> Plan:
-    return Plan(size="4x3", refresh=refresh, frames=frames)
+def plan(refresh: float = 0.01, frames: int | None = None, save: Path | None = None) -> Plan:
+    return Plan(size="4x3", refresh=refresh, frames=frames, save=save)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def run(state: State, output: AbstractContextManager[Put], plan: Plan, stop: thr
 
 
 def test_image_is_replaced_whole_and_nothing_is_left_behind(state: State, tmp_path: Path) -> None:
-    output = outputs.opened(tmp_path / "dashboard.png", plan(), threading.Event())
+    output = outputs.opened(plan(), tmp_path, threading.Event())
     assert run(state, output, plan(frames=3)) == 3
     path = tmp_path / "dashboard.png"
     assert Image.open(path).size == (400, 300)
@@ -86,7 +86,7 @@ def test_images_come_at_absolute_times_and_a_last_one_at_the_stop(state: State) 
 
 def test_gif_holds_every_frame(state: State, tmp_path: Path) -> None:
     path = tmp_path / "out.gif"
-    with outputs.opened(path, plan(0.05), threading.Event()) as record:
+    with outputs.opened(plan(0.05, save=path), tmp_path, threading.Event()) as record:
 
         def put(snapshot: Snapshot) -> None:
             record(snapshot)
@@ -99,7 +99,7 @@ def test_gif_holds_every_frame(state: State, tmp_path: Path) -> None:
 
 
 def test_slowest_gif_is_as_slow_as_the_format_allows(state: State, tmp_path: Path) -> None:
-    output = outputs.opened(tmp_path / "out.gif", plan(86_400.0), threading.Event())
+    output = outputs.opened(plan(86_400.0, save=tmp_path / "out.gif"), tmp_path, threading.Event())
     run(state, output, plan(frames=1))
     assert Image.open(tmp_path / "out.gif").size == (400, 300)
 
@@ -114,7 +114,7 @@ def test_save_that_cannot_work_is_one_line(tmp_path: Path, monkeypatch: pytest.M
         (tmp_path / "a.bmp", "must end in"),
         (tmp_path / "a.mp4", "ffmpeg"),
     ):
-        with pytest.raises(ToolkitError, match=reason), outputs.opened(path, plan(), threading.Event()):
+        with pytest.raises(ToolkitError, match=reason), outputs.opened(plan(save=path), tmp_path, threading.Event()):
             pytest.fail("it was opened")
 
 
@@ -143,14 +143,14 @@ open(sys.argv[-1], "w").write(f"{size} {rate}")
 
 def test_film_gets_every_frame(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in_for_ffmpeg(tmp_path, monkeypatch, TAKES_ALL)
-    output = outputs.opened(tmp_path / "out.mp4", plan(0.5), threading.Event())
+    output = outputs.opened(plan(0.5, save=tmp_path / "out.mp4"), tmp_path, threading.Event())
     run(state, output, plan(frames=3))
     assert (tmp_path / "out.mp4").read_text() == f"{3 * 400 * 300 * 4} 2.0"
 
 
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is not installed")
 def test_film_is_a_film(state: State, tmp_path: Path) -> None:
-    output = outputs.opened(tmp_path / "out.mp4", plan(), threading.Event())
+    output = outputs.opened(plan(save=tmp_path / "out.mp4"), tmp_path, threading.Event())
     run(state, output, plan(frames=3))
     assert b"ftyp" in (tmp_path / "out.mp4").read_bytes()[:32]
 
@@ -159,7 +159,7 @@ def test_film_that_fails_is_one_line_with_the_reason(
     state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in_for_ffmpeg(tmp_path, monkeypatch, "sys.exit(1)")
-    output = outputs.opened(tmp_path / "out.mp4", plan(), threading.Event())
+    output = outputs.opened(plan(save=tmp_path / "out.mp4"), tmp_path, threading.Event())
     with pytest.raises(ToolkitError, match=r"out.mp4 cannot be written: "):
         run(state, output, plan(frames=9))
 

@@ -89,7 +89,7 @@ class Program:
 
     def __init__(self, address: str = "127.0.0.1:0", snapshot: Snapshot = SNAPSHOT, **options: Any) -> None:
         self.snapshot = snapshot
-        self.page = Page(address, Plan(refresh=0.2), **options)
+        self.page = Page(Plan(refresh=0.2, serve=(address,), **options))
         self.port = int(self.page.url.rstrip("/").rpartition(":")[2])
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -255,7 +255,7 @@ def test_own_host_is_served(program: Program, host: str) -> None:
 
 
 def test_allowed_host_and_no_other() -> None:
-    program = Program(allow_hosts=["Dash.example.org"])
+    program = Program(allow_host=("Dash.example.org",))
     try:
         assert [program.ask("/", host)[0] for host in ("dash.example.org:80", "example.org")] == [200, 400]
     finally:
@@ -304,18 +304,18 @@ def test_slow_clients_do_not_keep_others_out(program: Program) -> None:
 
 def test_port_in_use_is_one_clear_error(program: Program) -> None:
     with pytest.raises(ToolkitError, match=r"--serve: cannot listen") as found:
-        Page(f"127.0.0.1:{program.port}", Plan())
+        Page(Plan(serve=(f"127.0.0.1:{program.port}",)))
     assert found.value.exit_code == 2
     assert "\n" not in str(found.value)
 
 
 def test_wrong_address_is_one_clear_error() -> None:
     with pytest.raises(ToolkitError, match="--serve here"):
-        Page("here", Plan())
+        Page(Plan(serve=("here",)))
 
 
 def test_no_answer_before_the_first_snapshot() -> None:
-    page = Page("127.0.0.1:0", Plan())
+    page = Page(Plan(serve=("127.0.0.1:0",)))
     with page:
         port = int(page.url.rstrip("/").rpartition(":")[2])
         for path in ("/snapshot.json", "/frame.json", "/metrics"):
@@ -458,7 +458,7 @@ def test_hostile_names_run_nothing(program: Program, browser: Browser) -> None:
 
 
 def test_end_is_quick_while_browsers_wait() -> None:
-    page = Page("127.0.0.1:0", Plan())
+    page = Page(Plan(serve=("127.0.0.1:0",)))
     port = int(page.url.rstrip("/").rpartition(":")[2])
     with closing(socket.create_connection(("127.0.0.1", port))) as client, page:
         client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")

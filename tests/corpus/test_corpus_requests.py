@@ -15,7 +15,7 @@ from utils.records.stream import BUZZ
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    served = Page("127.0.0.1:0", Plan())
+    served = Page(Plan(serve=("127.0.0.1:0",)))
     with served as put:
         put(State(BUZZ, "file").snapshot())
         yield int(served.url.rstrip("/").rpartition(":")[2])
