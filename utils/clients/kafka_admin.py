@@ -164,16 +164,14 @@ class Admin:
         from confluent_kafka.admin import NewTopic
 
         partitions, copies = self.settings.kafka_partitions, self.settings.kafka_replication or -1
+        logger.info("kafka: topic {} is missing and is created with {} partitions", name, partitions)
         wanted = NewTopic(name, partitions, copies, config={"cleanup.policy": "delete"})
         asked = self.client.create_topics([wanted], operation_timeout=REQUEST_S, request_timeout=REQUEST_S)
         try:
             self._answer(name, asked[name], "TOPIC_ALREADY_EXISTS")
         except Unavailable as error:
-            raise Unavailable(
-                f"topic {name} is missing and cannot be created ({error}): "
-                "create it with kafka-topics.sh, or change KAFKA_PARTITIONS and KAFKA_REPLICATION"
-            ) from error
-        logger.info("kafka: topic {} created with {} partitions", name, partitions)
+            remedy = "create it with kafka-topics.sh, or change KAFKA_PARTITIONS and KAFKA_REPLICATION"
+            raise Unavailable(f"topic {name} is missing and cannot be created ({error}): {remedy}") from error
 
     def _answer(self, topic: str, asked: "Future[Any]", *none: str) -> Any:
         """What the brokers answer about a topic, None for errors of these names."""
