@@ -22,7 +22,7 @@ from utils.emitters import duckdb_emitter
 from utils.emitters.base import STEP
 from utils.emitters.duckdb_emitter import DuckdbEmitter, emit_message
 from utils.records.codec import Field
-from utils.records.record import Batch, Line
+from utils.records.record import Batch, Columns, Line
 from utils.records.stream import BUZZ, Stream
 
 TYPES = ("text", "integer", "number", "boolean", "timestamp", "json")
@@ -64,7 +64,7 @@ def counted(emitter: DuckdbEmitter, monkeypatch: pytest.MonkeyPatch) -> list[int
     windows: list[int] = []
     insert = emitter._insert
 
-    def noted(page: duckdb_emitter.Columns, first: int) -> None:
+    def noted(page: Columns, first: int) -> None:
         windows.append(len(page[0]))
         insert(page, first)
 

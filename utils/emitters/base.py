@@ -61,8 +61,9 @@ def delivered_by_another(path: Path, producer_id: str) -> Unavailable:
 def emit_one(message: Mapping[str, Any], path: Path, open_emitter: Callable[[], Emitter]) -> bool:
     """Store one record without ids, with all its fields; True once it is stored, else False with the reason logged."""
     try:
-        batch = Batch("", 1, 1, without_ids(message), BUZZ.codec)
-        batch.columns = BUZZ.codec.columns_of([BUZZ.codec.decode_any(batch.lines)])
+        line = without_ids(message)
+        columns = BUZZ.codec.columns_of([BUZZ.codec.decode_any(line)])
+        batch = Batch("", 1, 1, line, BUZZ.codec, columns=columns)
         with closing(open_emitter()) as emitter:
             emitter.emit(batch)
     except (ValueError, ToolkitError) as error:

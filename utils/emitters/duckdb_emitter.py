@@ -13,7 +13,7 @@ from utils.app.errors import Rejected, ToolkitError, Unavailable
 from utils.clients import duck, files
 from utils.emitters.base import STEP, delivered_by_another, emit_one
 from utils.records.codec import microseconds
-from utils.records.record import Batch
+from utils.records.record import Batch, Columns
 from utils.records.stream import BUZZ, Stream
 from utils.records.table import Table, quoted
 
@@ -25,8 +25,6 @@ _PAGE = "_page"  # no stream's name begins with _
 MAX_ROWS, MAX_CELLS = 4 * STEP, 2_000_000  # of a window, which so takes less than a second
 _UNSUITABLE = (duckdb.CatalogException, duckdb.BinderException, duckdb.DependencyException)
 _ROW_ERRORS = (duckdb.ConversionException, duckdb.ConstraintException)
-
-Columns = Sequence[Sequence[Any]]
 
 
 class DuckdbEmitter:

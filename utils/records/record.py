@@ -103,7 +103,7 @@ def without_ids(record: Mapping[str, Any]) -> bytes:
     return line
 
 
-def columns_of_made(records: Sequence[Any], codec: Codec) -> list[Sequence[Any]] | None:
+def columns_of_made(records: Sequence[Any], codec: Codec) -> Columns | None:
     """What `Codec.columns_of` gives for the lines of records that a producer made, without reading these lines.
 
     None if they must be read to know it.
@@ -119,6 +119,9 @@ def columns_of_made(records: Sequence[Any], codec: Codec) -> list[Sequence[Any]]
     return None if fields is None else [*fields, [None] * size, *ids]
 
 
+Columns = Sequence[Sequence[Any]]
+
+
 class Batch:
     """Consecutive records of one run on their way from the journal to a sink.
 
@@ -127,25 +130,33 @@ class Batch:
     """
 
     def __init__(
-        self, producer_id: str, last: int, count: int, lines: bytes | Callable[[], bytes], codec: Codec
+        self,
+        producer_id: str,
+        last: int,
+        count: int,
+        lines: bytes | Callable[[], bytes],
+        codec: Codec,
+        *,
+        columns: Columns | Callable[[], Columns] | None = None,
     ) -> None:
+        """Lines and columns may be given as what makes them; without columns they are read from the lines."""
         self.producer_id = producer_id
         self.last = last
         self.count = count
         self.codec = codec
         self._lines = lines
+        self._columns = columns
 
     @classmethod
     def of_records(cls, records: Sequence[Record], producer_id: str, first: int, codec: Codec) -> Batch:
         """Batch of records that a producer made; gives them their ids. Raises ValueError for what none can store."""
         for sequence, record in enumerate(records, first):
             record.producer_id, record.sequence = producer_id, sequence
-        batch = cls(producer_id, first + len(records) - 1, len(records), encode_records(records), codec)
-        if records and (columns := columns_of_made(records, codec)):
-            batch.columns = columns
-        elif b"null" in batch.lines:  # which a number that is not finite has become
+        lines = encode_records(records)
+        columns = columns_of_made(records, codec) if records else None
+        if columns is None and b"null" in lines:  # which a number that is not finite has become
             _check_finite(records)
-        return batch
+        return cls(producer_id, first + len(records) - 1, len(records), lines, codec, columns=columns)
 
     @classmethod
     def of_lines(cls, lines: Sequence[Line], producer_id: str, first: int, codec: Codec) -> Batch:
@@ -159,7 +170,7 @@ class Batch:
 
     @property
     def lines(self) -> bytes:
-        """The records as JSON lines; those of a part or a whole of batches are made when a sink asks for them."""
+        """The records as JSON lines."""
         lines = self._lines
         if callable(lines):
             lines = self._lines = lines()
@@ -170,10 +181,15 @@ class Batch:
         """The records as a reader of the lines sees them."""
         return self.codec.decode_lines(self.lines)
 
-    @cached_property
-    def columns(self) -> list[Sequence[Any]]:
+    @property
+    def columns(self) -> Columns:
         """The values of the records, a sequence for each of the codec's columns."""
-        return self.codec.columns_of(self.records)
+        columns = self._columns
+        if columns is None:
+            columns = self._columns = self.codec.columns_of(self.records)
+        elif callable(columns):
+            columns = self._columns = columns()
+        return columns
 
     @cached_property
     def rows(self) -> list[tuple[Any, ...]]:
@@ -195,10 +211,11 @@ class Batch:
         def lines() -> bytes:
             return b"".join(self.lines.splitlines(keepends=True)[wanted])
 
-        batch = Batch(self.producer_id, last, last - first + 1, lines, self.codec)
-        if "columns" in self.__dict__:
-            batch.columns = [column[wanted] for column in self.columns]
-        return batch
+        def columns() -> Columns:
+            return [column[wanted] for column in self.columns]
+
+        known = columns if self._columns is not None else None
+        return Batch(self.producer_id, last, last - first + 1, lines, self.codec, columns=known)
 
     @staticmethod
     def join(batches: Iterable[Batch]) -> Batch:
@@ -211,8 +228,10 @@ class Batch:
         def lines() -> bytes:
             return b"".join(each.lines for each in several)
 
-        joined = Batch(first.producer_id, last.last, sum(each.count for each in several), lines, first.codec)
-        if all("columns" in each.__dict__ for each in several):
+        def columns() -> Columns:
             parts = zip(*(each.columns for each in several), strict=True)
-            joined.columns = [list(chain.from_iterable(each)) for each in parts]
-        return joined
+            return [list(chain.from_iterable(each)) for each in parts]
+
+        known = columns if all(each._columns is not None for each in several) else None
+        count = sum(each.count for each in several)
+        return Batch(first.producer_id, last.last, count, lines, first.codec, columns=known)
