@@ -262,13 +262,13 @@ class _Audit:
             advance(len(found))
             if not records:
                 continue
-            for name in {record.producer_id for record in records}:
-                self._runs.setdefault(name, (len(self._runs), stream.name))
-            lines = stream.codec.canonical(stream.codec.rows(records))
+            columns = stream.codec.columns_of(records)
+            *_, ids, sequences = columns
+            numbers = {each: self._runs.setdefault(each, (len(self._runs), stream.name))[0] for each in set(ids)}
             page = {  # noqa: F841 (DuckDB finds it by its name)
-                "run": np.fromiter((self._runs[record.producer_id][0] for record in records), np.int32),
-                "sequence": np.fromiter((record.sequence for record in records), np.int64),
-                "hash": np.fromiter(map(hash, lines), np.int64),
+                "run": np.fromiter(map(numbers.__getitem__, ids), np.int32),
+                "sequence": np.array(sequences, np.int64),
+                "hash": np.fromiter(map(hash, stream.codec.canonical_columns(columns)), np.int64),
                 "place": np.arange(place, place + len(records)),
             }
             self._database.execute(f"INSERT INTO stored SELECT {number}, run, sequence, hash, place FROM page")

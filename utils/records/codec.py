@@ -286,7 +286,10 @@ class Codec:
 
     def canonical(self, rows: Iterable[Sequence[Any]]) -> list[bytes]:
         """The same bytes for the same record from every sink; `hash` is no substitute, for hash(-1) == hash(-2)."""
-        columns = list(zip(*rows, strict=True))
+        return self.canonical_columns(list(zip(*rows, strict=True)))
+
+    def canonical_columns(self, columns: list[Sequence[Any]]) -> list[bytes]:
+        """`canonical` of what `columns_of` gives."""
         for number, field in enumerate(self.fields):
             column = columns[number]
             if field.type == "timestamp":
