@@ -4,6 +4,7 @@ import math
 import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any
 from zlib import crc32
 
@@ -11,7 +12,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from utils.app.errors import Absent, ToolkitError
-from utils.records.codec import MAX_INT64, OWN, Codec, Field, encoder
+from utils.records.codec import MAX_INT64, Codec, Field, encoder
 from utils.records.record import Invalid
 from utils.records.stream import Stream
 from utils.records.table import Table
@@ -25,8 +26,6 @@ CHUNK_BYTES = 8 * 1024 * 1024  # where records are large, fewer than were asked 
 GROUP_ROWS = 64
 _KNOWN = {"JSON": "json", "BOOLEAN": "boolean"}  # types of columns whose values need them to be understood
 
-_ABSENT = {type(None)}
-_TEXTS, _NUMBERS, _BOOLEANS = {str, *_ABSENT}, {int, float, *_ABSENT}, {bool, *_ABSENT}
 _ProducerIds = list[Annotated[str, Meta(min_length=1)]]
 _Sequences = list[Annotated[int, Meta(ge=1, le=MAX_INT64)]]
 
@@ -128,32 +127,50 @@ class TableSource:
         invalid: list[Invalid] = []
         for start in range(0, len(rows), GROUP_ROWS):
             group = rows[start : start + GROUP_ROWS]
-            members = _members(fields, group)
-            found = None if self._is_fed else self._fitting(members, len(group))
-            if found is None:
-                found = self._by_line(members, group, invalid)
-            records += found
+            found = None if self._is_fed else self._fitting(fields, group)
+            records += self._by_line(fields, group, invalid) if found is None else found
         return records, invalid
 
-    def _fitting(self, members: dict[str, Sequence[Any]], size: int) -> list[Any] | None:
+    def _fitting(self, fields: Sequence[Field], rows: Sequence[Row]) -> list[Any] | None:
         """The records of rows whose values all fit their columns; None if at least one may not."""
-        fields = self._codec.fitting({name: column for name, column in members.items() if name not in OWN}, size)
-        if fields is None or "extra" in members:
-            return None
+        size, codec = len(rows), self._codec
+        members: dict[str, Sequence[Any]] = {}
+        for field, column in zip(fields, list(zip(*rows, strict=True))[1:], strict=True):
+            types = set(map(type, column)) - {NoneType}
+            may_be_json = field.type != "json" or types <= {str}
+            if not may_be_json or (float in types and not math.isfinite(sum(filter(None, column)))):
+                return None
+            if field.type == "boolean" and types == {int} and set(column) <= {0, 1, None}:
+                members[field.name] = [value if value is None else bool(value) for value in column]
+            elif types:
+                members[field.name] = column
+        ids = members.pop("producer_id", None), members.pop("sequence", None)
+        texts = {field.name: members.pop(field.name, ()) for field in codec.fields if field.type == "json"}
+        found = codec.fitting(members, size)  # None if there is something in `extra`
         try:
-            producer_ids = msgspec.convert(members.get("producer_id"), _ProducerIds)
-            sequences = msgspec.convert(members.get("sequence"), _Sequences)
-        except msgspec.ValidationError:
+            producer_ids, sequences = msgspec.convert(ids, tuple[_ProducerIds, _Sequences])
+            nulls = [bytes(_json.decode(text)) for column in texts.values() for text in column if text is not None]
+        except (ValueError, TypeError):
             return None
-        return self._codec.from_columns([*fields, [None] * size, producer_ids, sequences])
+        if found is None or b"null" in nulls:
+            return None
+        for number, field in enumerate(codec.fields):
+            found[number] = texts.get(field.name) or found[number]
+        return codec.from_columns([*found, [None] * size, producer_ids, sequences])
 
-    def _by_line(self, members: dict[str, Sequence[Any]], rows: Sequence[Row], invalid: list[Invalid]) -> list[Any]:
+    def _by_line(self, fields: Sequence[Field], rows: Sequence[Row], invalid: list[Invalid]) -> list[Any]:
         """The records of rows as their JSON lines are read; what is none is added to `invalid`."""
         lines: dict[str, bytes] = {}
-        for row, values in zip(rows, _objects(members, len(rows)), strict=True):
-            where = f"{self._partition} row {row[0]}"
+        for row in rows:
+            where, members = f"{self._partition} row {row[0]}", dict[str, Any]()
+            for field, value in zip(fields, row[1:], strict=True):
+                member = None if value is None else _member(field.type, value)
+                if field.name == "extra" and isinstance(member, Raw) and bytes(member)[:1] == b"{":
+                    members.update(_object.decode(member))
+                elif member is not None:
+                    members[field.name] = member
             try:
-                lines[where] = encoder.encode(values)
+                lines[where] = encoder.encode(members)
             except (ValueError, TypeError) as error:
                 reason = "text that is not UTF-8" if NotUtf8 in set(map(type, row)) else str(error)
                 invalid.append(Invalid(where, reason, repr(row[1:]).encode("utf-8", "backslashreplace")))
@@ -189,23 +206,6 @@ def _place(row: Row) -> str:
     return f"{row[0]}:{crc32(repr(values).encode('utf-8', 'backslashreplace'))}"
 
 
-def _members(fields: Sequence[Field], rows: Sequence[Row]) -> dict[str, Sequence[Any]]:
-    """The values of columns as JSON members, by name; a column without any value is left out."""
-    members: dict[str, Sequence[Any]] = {}
-    for field, column in zip(fields, list(zip(*rows, strict=True))[1:], strict=True):
-        types = set(map(type, column))
-        if types == _ABSENT:
-            continue
-        is_plain = field.type != "json" and (
-            types <= _TEXTS
-            or types <= _BOOLEANS
-            # If the sum is small so is each of them, and none is infinite or no number.
-            or (types <= _NUMBERS and field.type != "boolean" and sum(map(abs, filter(None, column))) < MAX_INT64)
-        )
-        members[field.name] = column if is_plain else [_member(field.type, value) for value in column]
-    return members
-
-
 def _member(kind: str, value: object) -> Any:
     """The value of a column as a JSON member; bytes become base64."""
     if kind == "json" and isinstance(value, str):
@@ -218,15 +218,3 @@ def _member(kind: str, value: object) -> Any:
     if isinstance(value, int) and not FIRST <= value <= MAX_INT64:
         return Raw(str(value).encode())
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _objects(members: Mapping[str, Sequence[Any]], size: int) -> list[dict[str, Any]]:
-    """The rows as JSON objects, in which an object in `extra` is spread out."""
-    objects: list[dict[str, Any]] = [{} for _ in range(size)]
-    for name, column in members.items():
-        for row, value in zip(objects, column, strict=True):
-            if isinstance(value, Raw) and name == "extra" and bytes(value)[:1] == b"{":
-                row.update(_object.decode(value))
-            elif value is not None:
-                row[name] = value
-    return objects
