@@ -115,7 +115,7 @@ made_records = st.lists(
     quick=30,
 )
 @settings(max_examples=30, deadline=None)
-@given(made_records, st.integers(1, 60), st.sampled_from([1, 7, 60]), st.sampled_from([0, 5, 90]))
+@given(made_records, st.integers(4, 60), st.sampled_from([1, 7, 60]), st.sampled_from([0, 5, 90]))
 def test_equal_pandas_in_any_order_and_chunks(made: Any, size: int, every_s: int, lateness_s: int) -> None:
     read, tumbling = records(made), Tumbling(every_s, lateness_s)
     with TemporaryDirectory() as folder:

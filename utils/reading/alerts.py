@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from utils.app.config import positive, whole
 from utils.app.errors import ToolkitError
 from utils.reading.anomaly import TRAILING, floor_of, stands_out
-from utils.reading.database import upsert
+from utils.reading.database import make_tables, upsert
 from utils.reading.expression import Expression
 from utils.reading.store import ProcessedStore, Stored
 from utils.reading.windows import namer
@@ -133,8 +133,8 @@ class Alerts:
         self.rule, self._clock, self._began_s = rule, clock, clock()
         self._database, self._stream = store.database, store.stream
         self._when = Expression(store.stream, rule.when) if rule.when else None
-        store.make_tables(*_SCHEMA)
         with self._database.transaction():
+            make_tables(self._database, *_SCHEMA)
             self._database.execute(_ALL_DUE)  # what was not delivered is tried again by every run
             if rule.silent_s is not None and not rule.by:  # a stream may be silent from the beginning
                 self._database.execute(_BEGIN, round(self._began_s * 1e6))

@@ -150,3 +150,9 @@ class PostgresDatabase:
 
 
 Database = SqliteDatabase | PostgresDatabase
+
+
+def make_tables(database: Database, *statements: str) -> None:
+    """Make tables where they are missing, in a transaction; nobody else does meanwhile."""
+    for statement in (database.lock_tables, *statements):
+        database.execute(statement)

@@ -15,7 +15,7 @@ from zlib import crc32
 import msgspec
 
 from utils.app.errors import PositionMoved, ToolkitError
-from utils.reading.database import Database, Row, SqliteDatabase, upsert, without_nul
+from utils.reading.database import Database, Row, SqliteDatabase, make_tables, upsert, without_nul
 from utils.reading.tracker import Counts, Tracker, journal_of
 from utils.records.codec import Field, instant_text
 from utils.records.infer import event_time
@@ -111,7 +111,7 @@ class ProcessedStore:
         try:
             with self.database.transaction():
                 self.stream = _prepared(self.database, stream)
-                self._before = dict(self._execute("SELECT partition, position FROM partitions").fetchall())
+                self._before = dict(self.database.execute("SELECT partition, position FROM partitions").fetchall())
         except ToolkitError:
             self.close()
             raise
@@ -120,8 +120,8 @@ class ProcessedStore:
     def resume(self, partition: str) -> str:
         """The stored position of a partition, which `start` may change. See Resume."""
         with self.database.transaction():
-            self._execute(_ENTER, partition)
-            ((position, newest_us, text),) = self._execute(_LOCK, partition).fetchall()
+            self.database.execute(_ENTER, partition)
+            ((position, newest_us, text),) = self.database.execute(_LOCK, partition).fetchall()
             before, memory = self._before.get(partition, ""), _memory.decode(text)
             if self._start == "start" and before is not None:
                 memory.tracker.begin_again(rotated=False)
@@ -139,8 +139,8 @@ class ProcessedStore:
         Raises PositionMoved if another copy of this consumer has advanced the partition.
         """
         with self.database.transaction():
-            self._execute(_ENTER, chunk.partition)
-            known = self._execute(_ADVANCE, chunk.end, chunk.partition, chunk.start).fetchall()
+            self.database.execute(_ENTER, chunk.partition)
+            known = self.database.execute(_ADVANCE, chunk.end, chunk.partition, chunk.start).fetchall()
             if not known:
                 raise PositionMoved(f"another copy of this consumer has advanced {chunk.partition}")
             ((before_us, text),) = known
@@ -181,7 +181,7 @@ class ProcessedStore:
         """Let the tracker see the chunk; what that added to its counts. The index knows all, the tracker is bounded."""
         met = {each.producer_id for each in chunk.records} - {None, *tracker.tracks}
         if unknown := set(map(journal_of, met)) - set(map(journal_of, tracker.tracks)):  # unless in another partition
-            others = self._execute("SELECT memory FROM partitions WHERE partition <> ?", chunk.partition)
+            others = self.database.execute("SELECT memory FROM partitions WHERE partition <> ?", chunk.partition)
             for (text,) in others.fetchall():
                 tracker.learn(_memory.decode(text).tracker, unknown)
         before, tracker.counts = tracker.counts, Counts()
@@ -197,17 +197,8 @@ class ProcessedStore:
         tracker.counts = before + found
         return found
 
-    def make_tables(self, *statements: str) -> None:
-        """Make tables of others' where they are missing."""
-        with self.database.transaction():
-            for statement in (self.database.lock_tables, *statements):
-                self.database.execute(statement)
-
-    def _execute(self, statement: str, *values: Any) -> Any:
-        return self.database.execute(statement, *values)
-
     def _save(self, partition: str, position: str, newest_us: int | None, memory: Memory) -> None:
-        self._execute(_SAVE, position, newest_us, msgspec.json.encode(memory).decode(), partition)
+        self.database.execute(_SAVE, position, newest_us, msgspec.json.encode(memory).decode(), partition)
 
     def counts(self) -> Counts:
         """The totals since the store began; `run` holds those of this run."""
@@ -241,9 +232,7 @@ def _prepared(database: Database, stream: Stream) -> Stream:
 
     What does not fit a type is then in `extra`, as anywhere else. Raises ToolkitError if another version wrote it.
     """
-    database.execute(database.lock_tables)
-    for statement in _SCHEMA:
-        database.execute(statement)
+    make_tables(database, *_SCHEMA)
     facts = dict(database.execute("SELECT name, value FROM facts").fetchall())
     if (version := facts.setdefault("version", VERSION)) != VERSION:
         raise ToolkitError(
@@ -251,15 +240,17 @@ def _prepared(database: Database, stream: Stream) -> Stream:
         )
     before = {field.name: field for field in msgspec.json.decode(facts.get("fields", "[]"), type=list[Field])}
     fields = dict(before)
-    for field in filter(lambda each: database.takes(each.name), stream.fields):
-        if {fields.setdefault(field.name, field).type, field.type} == {"integer", "number"}:
+    for field in stream.fields:
+        if database.takes(field.name) and {fields.setdefault(field.name, field).type, field.type} == {
+            "integer",
+            "number",
+        }:
             fields[field.name] = Field(field.name, "number")
     if tuple(fields.values()) != stream.fields:
         stream = replace(stream, fields=tuple(fields.values()))
     table, existing = StoreTable(stream), dict(database.execute(database.list_columns, "records").fetchall())
     missing = table.upgrade(database.dialect, existing) if existing else table.create(database.dialect)
-    for statement in (*missing, *table.indexes) if missing else ():
-        database.execute(statement)
+    make_tables(database, *missing, *(table.indexes if missing else ()))
     if fields != before:
         facts["fields"] = msgspec.json.encode(stream.fields).decode()
         database.execute_many(_SAVE_FACT, sorted(facts.items()))

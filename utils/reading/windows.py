@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from msgspec.structs import asdict, astuple
 
-from utils.reading.database import Row, upsert
+from utils.reading.database import Row, make_tables, upsert
 from utils.reading.store import ProcessedStore, Stored
 from utils.records.codec import instant_text
 from utils.records.stream import Stream
@@ -93,15 +93,14 @@ class Windows:
         self._size_us = round((tumbling.every_s or 0) * 1e6)
         self._closing_us = self._size_us + round(tumbling.lateness_s * 1e6)  # from the start of a window on
         self.closed: list[Named] = []  # by the last chunk
-        store.make_tables(_SCHEMA)
+        with self._database.transaction():
+            make_tables(self._database, _SCHEMA)
 
     def add(self, stored: Stored) -> None:
         """Count what a store has stored, in the same transaction. See ProcessedStore.add."""
         at, size_us, value = (self._size_us, stored.partition), self._size_us, self._stream.codec.value
         name, measured = namer(self._stream, self._stream.by), self._stream.value or ""
-        timed = [
-            (at_us - at_us % size_us, record, newest_us) for record, at_us, newest_us in stored.new if at_us is not None
-        ]
+        timed = [(at_us - at_us % size_us, each, newest) for each, at_us, newest in stored.new if at_us is not None]
         starts = {start_us for start_us, _, _ in timed}
         marks = ", ".join("?" * len(starts))
         rows = self._database.execute(f"{_OF_PARTITION} IN ({marks})", *at, *starts).fetchall()
@@ -110,10 +109,9 @@ class Windows:
             late = newest_us is not None and start_us + self._closing_us <= newest_us
             found.setdefault((start_us, name(record)), Window()).take(value(record, measured), late=late)
         self._database.execute_many(_SAVE, [(*at, *key, *astuple(window)) for key, window in sorted(found.items())])
-        before_us = NEVER_US if stored.before_us is None else stored.before_us - self._closing_us
-        until_us = NEVER_US if stored.newest_us is None else stored.newest_us - self._closing_us
+        bounds = [(NEVER_US if us is None else us) - self._closing_us for us in (stored.before_us, stored.newest_us)]
         query = f"{_OF_PARTITION} > ? AND start_us <= ? ORDER BY 1, 2"
-        self.closed = _named(self._database.execute(query, *at, before_us, until_us).fetchall())
+        self.closed = _named(self._database.execute(query, *at, *bounds).fetchall())
 
     def open(self) -> list[Named]:
         """The windows that have not closed yet."""
