@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from consumers.dashboard.formatting import plain
 from consumers.dashboard.snapshot import MISPLACED_S, Buffers, Roles
@@ -28,7 +29,7 @@ class Charted:
     """
 
     def __init__(self, stream: Stream) -> None:
-        self.stream, self._field, self._event_us = stream, stream.codec.value, event_time(stream)
+        self.stream, self.event_us, self._field = stream, event_time(stream), stream.codec.value
         self._name = lru_cache(MAX_KEYS)(lambda text: plain(text) or "(no name)")
         types = {field.name: field.type for field in stream.fields}
         texts = sorted((name for name in types if types[name] == "text"), key=lambda name: name == stream.by)
@@ -53,11 +54,6 @@ class Charted:
         by, run = self.stream.by, record.producer_id
         found = self._field(record, by) if by else run and run.rsplit("-", 2)[0]
         return self._name(found[:KEY_CHARS]) if isinstance(found, str) else "(none)"
-
-    def event_s(self, record: Any) -> float | None:
-        """The event time in seconds since 1970."""
-        found = self._event_us(record)
-        return None if found is None else found / 1e6
 
     def number(self, record: Any, name: str | None, pause_s: float) -> float | None:
         """The number of a field, the length of a text, without a name the pause; None if it cannot be drawn."""
@@ -84,7 +80,7 @@ class History:
         keys = [charted.key(record) for record in records]
         for key, count in Counter(keys).items():
             self.keys[key if key in self.keys or len(self.keys) < MAX_KEYS else ""] += count
-        events = [charted.event_s(record) for record in records]
+        events = np.array([charted.event_us(record) for record in records], dtype=float) / 1e6  # None is no number
         times = self._placed(events, now)
         pauses = np.diff([flow[-1][0] if flow else times[0], *times]).tolist()
         for count, at in enumerate(times, start=total + 1):
@@ -102,14 +98,13 @@ class History:
         for second in sorted(self.seconds)[:-SECONDS]:
             del self.seconds[second]
         # What was written before the dashboard began waited for the dashboard, not for the stream.
-        self.lags.extend(now - event for event in events[-TRAILING:] if event is not None and event >= started)
+        self.lags.extend((now - events[events >= started][-TRAILING:]).tolist())
         return came[-1]
 
-    def _placed(self, events: Sequence[float | None], now: float) -> list[float]:
+    def _placed(self, events: NDArray[np.float64], now: float) -> list[float]:
         """Event times on an axis that never runs backwards or ahead of now; times that make no sense become now."""
         latest = self.flow[-1][0] if self.flow else EARLIEST_S
-        earliest = latest - MISPLACED_S if self.live else EARLIEST_S
-        times = np.array(events, dtype=float)  # None is no number
-        times[~((times >= max(earliest, EARLIEST_S)) & (times <= now))] = now
+        earliest = max(EARLIEST_S, latest - MISPLACED_S if self.live else 0)
+        times = np.where((events >= earliest) & (events <= now), events, now)
         placed: list[float] = np.maximum.accumulate([latest, *times]).tolist()
         return placed[1:]
