@@ -91,8 +91,9 @@ class FileEmitter:
     def _remove_behind(self, hole: int, known: Collection[str]) -> None:
         """Cut what follows a hole, to be delivered again; behind lines of others ours come a second time."""
         size = self._end - hole
-        others = any(_is_others(line, known) for line, _ in lines_backwards(self._fd, b"{", self._end, hole))
-        if not others and self._truncate(hole):
+        lines = (line for line, _ in lines_backwards(self._fd, b"{", self._end, hole))
+        has_others = any(_is_record(line) and _place(line, known) is None for line in lines)
+        if not has_others and self._truncate(hole):
             logger.warning("{}: cut {} bytes behind a hole that a power cut left", self._path, size)
             self._end = hole
         else:
@@ -168,11 +169,6 @@ def _place(line: bytes, known: Collection[str]) -> tuple[str, int] | None:
     """The ids of a record of one of these runs."""
     found = identity_of(line)
     return found if found and found[0] in known else None
-
-
-def _is_others(line: bytes, known: Collection[str]) -> bool:
-    """Whether a line is a whole record of another producer."""
-    return _is_record(line) and _place(line, known) is None
 
 
 def _is_record(line: bytes) -> bool:
