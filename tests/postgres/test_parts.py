@@ -2,6 +2,7 @@
 
 import random
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ def found_in(place: Place, rule: Rule, folder: Path) -> tuple[list[tuple[Any, ..
             alerts, windows = Alerts(store, rule.on(SENSORS)), Windows(store, Tumbling(60))
             chunk = Chunk(partition, positions[partition], str(start + 40), read[start : start + 40])
             store.add(chunk, alerts.add, windows.add)
-            positions[partition] = str(start + 40)
+            positions[partition] = f"{start + 40} again"
+            store.add(replace(chunk, start=chunk.end, end=positions[partition]), alerts.add, windows.add)
             send = AlertDelivery(place.database(), {}, folder / "alerts.jsonl", lambda id, line: sent.append(line))
             with closing(send) as delivery:
                 while delivery.step():

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from utils.app.config import positive, whole
 from utils.app.errors import ToolkitError
 from utils.reading.anomaly import TRAILING, floor_of, stands_out
-from utils.reading.database import make_tables, upsert
+from utils.reading.database import make_tables, one_of, upsert
 from utils.reading.expression import Expression
 from utils.reading.store import ProcessedStore, Stored
 from utils.reading.windows import namer
@@ -146,8 +146,7 @@ class Alerts:
         names = list(map(namer(self._stream, rule.by), records))
         matches = self._when.matches(records) if self._when else [False] * len(records)
         states = {name: State() for name in names}
-        query = f"{_FIND} ({', '.join('?' * len(states))})"
-        found = database.execute(query, stored.partition, *states).fetchall()
+        found = database.execute(f"{_FIND} {one_of(states)}", stored.partition, *states).fetchall()
         states |= {name: _state.decode(state) for name, state in found}
         alerts, now_us, floor = [], round(self._clock() * 1e6), floor_of(self._stream, rule.anomaly)
         for (record, at_us, _), name, match in zip(stored.new, names, matches, strict=True):

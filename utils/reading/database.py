@@ -3,7 +3,7 @@
 Statements are written with `?` for values. One that has values contains no names of a user's: they may contain `?`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -25,6 +25,11 @@ def upsert(table: str, keys: str, values: str) -> str:
     changes = ", ".join(f"{name} = excluded.{name}" for name in values.split(", "))
     marks = ", ".join("?" * len(f"{keys}, {values}".split(", ")))
     return f"INSERT INTO {table} ({keys}, {values}) VALUES ({marks}) ON CONFLICT ({keys}) DO UPDATE SET {changes}"
+
+
+def one_of(values: Collection[Any]) -> str:
+    """What a column is compared with `IN`; of no values at all, which PostgreSQL does not parse, it is none."""
+    return f"({', '.join(['NULL', *'?' * len(values)])})"
 
 
 def without_nul(values: Sequence[Any]) -> Row:

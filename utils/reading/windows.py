@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from msgspec.structs import asdict, astuple
 
-from utils.reading.database import Row, make_tables, upsert
+from utils.reading.database import Row, make_tables, one_of, upsert
 from utils.reading.store import ProcessedStore, Stored
 from utils.records.codec import instant_text
 from utils.records.stream import Stream
@@ -102,8 +102,7 @@ class Windows:
         name, measured = namer(self._stream, self._stream.by), self._stream.value or ""
         timed = [(at_us - at_us % size_us, each, newest) for each, at_us, newest in stored.new if at_us is not None]
         starts = {start_us for start_us, _, _ in timed}
-        marks = ", ".join("?" * len(starts))
-        rows = self._database.execute(f"{_OF_PARTITION} IN ({marks})", *at, *starts).fetchall()
+        rows = self._database.execute(f"{_OF_PARTITION} IN {one_of(starts)}", *at, *starts).fetchall()
         found = {(start_us, each): window for start_us, each, window in _named(rows)}
         for start_us, record, newest_us in timed:
             late = newest_us is not None and start_us + self._closing_us <= newest_us
