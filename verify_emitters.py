@@ -8,16 +8,13 @@ if __name__ == "__main__":
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from utils.app import cli
 from utils.app.config import DEFAULTS, PRODUCING, READING, Json, Reads, Settings
 from utils.sinks import ALL, Sinks
-
-if TYPE_CHECKING:
-    from utils.checks.doctor import Sign
 
 Which = Annotated[Sinks, Parameter(show_default=False, help="Only these sinks.")]
 
@@ -77,41 +74,26 @@ def print_audit(settings: Settings, sinks: Sequence[str], json: bool = False, st
     return early.UNFINISHED if report.unread else 0
 
 
+def doctor(*, json: Json = False, settings: Settings = DEFAULTS) -> int:
+    """Look at .env, Python, packages, data folder, journals, sinks, Kafka, dashboard and clock.
+
+    Each line is ok, a note or a problem, with what to do about it. Exit code 1 if there is a problem.
+    """
+    from consumers.dashboard.window import window_backend
+    from utils.checks.doctor import examine
+
+    found = list(examine(settings, lambda: window_backend(os.environ.get("MPLBACKEND")) or "images without a window"))
+    if json:
+        cli.print_json(found)
+    else:
+        rows = [(each.topic, each.state, each.text, each.remedy) for each in found]
+        cli.print_table(("what", "state", "found", "what to do"), rows)
+    return cli.CHECK_FAILED if any(each.state == "problem" for each in found) else 0
+
+
 def run(arguments: list[str] | None = None) -> int:
     """The command line; the exit code."""
-    given = sys.argv[1:] if arguments is None else arguments
-    found: list[Sign] = []
-
-    def load_env() -> None:
-        from utils.checks.doctor import environment
-
-        found.extend(environment())
-
-    def doctor(*, json: Json = False, settings: Settings = DEFAULTS) -> int:
-        """Look at Python, packages, data folder, journals, sinks, Kafka, dashboard, .env and clock.
-
-        Each line is ok, a note or a problem, with what to do about it. Exit code 1 if there is a problem.
-        """
-        from consumers.dashboard.window import window_backend
-        from utils.checks.doctor import examine
-
-        def backend() -> str:
-            return window_backend(os.environ.get("MPLBACKEND")) or "images without a window"
-
-        found.extend(examine(settings, backend))
-        if json:
-            cli.print_json(found)
-        else:
-            cli.print_table(
-                ("what", "state", "found", "what to do"),
-                [(each.topic, each.state, each.text, each.remedy) for each in found],
-            )
-        return cli.CHECK_FAILED if any(each.state == "problem" for each in found) else 0
-
-    return cli.run(
-        check, check, audit, doctor, name="verify_emitters", arguments=arguments,
-        load_env=load_env if given[:1] == ["doctor"] else None,
-    )  # fmt: skip
+    return cli.run(check, check, audit, doctor, name="verify_emitters", arguments=arguments)
 
 
 if __name__ == "__main__":

@@ -355,11 +355,14 @@ def test_a_deleted_current_folder_is_one_line(
     assert capsys.readouterr().err == "producers.test: the current folder was deleted: change to another one\n"
 
 
-def test_what_goes_wrong_before_the_log_is_set_up_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    def load_env() -> None:
+def test_what_goes_wrong_before_the_log_is_set_up_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load_env_file() -> None:
         raise ZeroDivisionError("odd")
 
-    assert cli.run(lambda: 0, name="producers.test", arguments=[], load_env=load_env) == 3
+    monkeypatch.setattr(cli, "load_env_file", load_env_file)
+    assert cli.run(lambda: 0, name="producers.test", arguments=[]) == 3
     assert capsys.readouterr().err == "producers.test: unexpected ZeroDivisionError: odd\n"
 
 

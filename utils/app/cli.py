@@ -32,17 +32,10 @@ PROGRESS_EVERY_S = 5.0
 PIPE_COLUMNS = 160
 
 
-def run(
-    main: Callable[..., int],
-    *others: Callable[..., int],
-    name: str,
-    arguments: list[str] | None = None,
-    load_env: Callable[[], None] | None = None,
-) -> int:
+def run(main: Callable[..., int], *others: Callable[..., int], name: str, arguments: list[str] | None = None) -> int:
     """Parse the command line, call `main` (or the one of `others` that is named first) and return its exit code.
 
-    Each function's typed signature is its command line and its docstring the help text. `load_env` brings
-    `.env` into the environment (by default `load_env_file`).
+    Each function's typed signature is its command line and its docstring the help text.
     """
     _prepare_output()
     app = App(
@@ -60,7 +53,7 @@ def run(
     try:
         early.begin()
         logger.remove()  # the library's own way of logging shows values, passwords among them
-        (load_env or load_env_file)()
+        load_env_file()
         tokens = sys.argv[1:] if arguments is None else arguments
         command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
         log.set_up(full(bound.arguments.get("settings", DEFAULTS)), name.rpartition(".")[2], secrets=_secrets())

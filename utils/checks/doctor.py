@@ -2,7 +2,6 @@
 
 import difflib
 import importlib.metadata
-import os
 import platform
 import shutil
 import sys
@@ -14,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import cyclopts
 import portalocker
 import psutil
 
 from utils.app import cli, config
-from utils.app.config import DEFAULTS, PROJECT_DIR, Interval, Settings
+from utils.app.config import PROJECT_DIR, Settings
 from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.checks.accounts import Account, account_of, journal_paths, stream_names, stream_of
 from utils.checks.readers import pages
@@ -48,9 +46,10 @@ class Sign:
 
 
 def examine(settings: Settings, backend: Callable[[], str]) -> Iterator[Sign]:
-    """Look at everything but the environment. `backend` says which matplotlib backend draws."""
+    """Look at everything. `backend` says which matplotlib backend draws."""
     found: list[Account] = []
     looks: dict[str, Callable[[], Iterable[Sign]]] = {
+        ".env": _environment,
         "python": _python,
         "packages": _packages,
         "data folder": lambda: _data_folder(settings.data_path),
@@ -70,43 +69,16 @@ def examine(settings: Settings, backend: Callable[[], str]) -> Iterator[Sign]:
             yield Sign(topic, "problem", f"cannot be looked at: {error}")
 
 
-def environment() -> list[Sign]:
-    """Look at `.env` and the variables, and take those away that no command could use: the rest can be used."""
-    lines: list[Sign] = []
-    values: dict[str, str] = {}
-    try:
-        path, values = cli.read_env_file()
-        cli.load_env_file()
-        lines.append(Sign(".env", "ok", str(path) if path else "there is none: defaults and the environment count"))
-    except ToolkitError as error:
-        lines.append(Sign(".env", "problem", str(error), "until then nothing in it counts"))
+def _environment() -> Iterator[Sign]:
+    """Names in `.env` that mean nothing; a line or value that cannot be used ends every command, this one too."""
+    path, values = cli.read_env_file()
+    yield Sign(".env", "ok", str(path) if path else "there is none: defaults and the environment count")
     known = config.variables()
     for name in sorted(values.keys() - known.keys()):
         meant = difflib.get_close_matches(name, known, 1)
         remedy = f"did you mean {meant[0]}?" if meant else ".env.example lists what there is"
-        lines.append(Sign(".env", "note", f"{name} is no setting of this toolkit", remedy))
-    app = cyclopts.App(result_action="return_value")
-
-    @app.default
-    def parse(*, settings: Settings = DEFAULTS, interval: Interval = 5.0) -> None:
-        """Only parsed, never called."""
-
-    while True:
-        try:
-            app.parse_args([], exit_on_error=False, print_error=False)
-            break
-        except cyclopts.CycloptsError as error:
-            argument = getattr(error, "argument", None)
-            names = [name for name in (argument.parameter.env_var if argument else ()) or () if name in os.environ]
-            if not names:
-                raise ToolkitError(" ".join(str(error).split())) from error
-            text = f"{names[0]}={os.environ.pop(names[0])}: {' '.join(str(error).split())}"
-            lines.append(Sign(".env", "problem", text, "change or remove it in .env or the environment"))
-    try:
-        config.kafka_security()
-    except ToolkitError as error:
-        lines.append(Sign(".env", "problem", str(error)))
-    return lines
+        yield Sign(".env", "note", f"{name} is no setting of this toolkit", remedy)
+    config.kafka_security()
 
 
 def _python() -> Iterator[Sign]:
