@@ -267,7 +267,7 @@ class HistogramPanel(Panel):
         names = (f"{between(left, right, extent)}: {counted(int(count), roles.record)}" for left, right, count
                  in zip(edges + 0.5 * roles.whole, edges[1:] - 0.5 * roles.whole, counts, strict=False))  # fmt: skip
         self.draw_bars(self.bars, edges, counts, names, gap=0.01)
-        self.axes.xaxis.set_major_locator(MaxNLocator(6, integer=roles.whole))
+        self.axes.xaxis.set_major_locator(MaxNLocator(6, integer=roles.whole, min_n_ticks=1))
         self.axes.set(xlim=(edges[0] - 0.05 * width, edges[-1] + 0.05 * width), ylim=(0, 1.12 * max(counts)))
         fit(self.axes.xaxis.label, self.inner[0], roles.unit or roles.histogram)
         self.sigma.set(x=found.mean - found.sigma, width=2 * found.sigma)
