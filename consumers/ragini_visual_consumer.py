@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from loguru import logger
 
+from consumers.dashboard.formatting import counted
 from consumers.dashboard.options import Charts, Plan
 from consumers.dashboard.snapshot import DEFAULT_BUFFERS, Buffers
 from utils import sinks
@@ -70,18 +71,12 @@ def main(
             count = outputs.run_headless(state, put, plan, stop)
     stop.set()
     reader.join(timeout=10.0)
-    return _report(reader, state.snapshot(), count)
-
-
-def _report(reader: Any, snapshot: Any, frames: int) -> int:
-    """One line at the end, and the exit code."""
     if reader.failure:
         raise reader.failure
-    from consumers.dashboard.formatting import counted
-
+    known = state.snapshot()
     cli.print_lines(
-        f"{counted(snapshot.total, snapshot.roles.record)}, {snapshot.invalid:,} invalid, {snapshot.lost:,} lost,"
-        f" {snapshot.duplicate:,} duplicate; {counted(frames, 'frame')}"
+        f"{counted(known.total, known.roles.record)}, {known.invalid:,} invalid, {known.lost:,} lost,"
+        f" {known.duplicate:,} duplicate; {counted(count, 'frame')}"
     )
     return 0 if reader.alive_to_the_end else early.UNFINISHED
 

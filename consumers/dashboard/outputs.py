@@ -45,17 +45,6 @@ def run_headless(state: State, put: Put, plan: Plan, stop: Event) -> int:
         stop.wait(due - time.monotonic())
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file in one step, so that a viewer never sees half of it. Raises OSError."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(data)
-        in_turn.replace(draft, path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
-
-
 @contextmanager
 def image_file(path: Path, dashboard: Dashboard) -> Iterator[Put]:
     """One PNG that always contains the latest image; a failed write is logged once and tried again next time."""
@@ -65,7 +54,7 @@ def image_file(path: Path, dashboard: Dashboard) -> Iterator[Put]:
     def put(snapshot: Snapshot) -> None:
         nonlocal failing
         try:
-            write_atomically(path, dashboard.png(snapshot))
+            in_turn.replace(path, dashboard.png(snapshot))
             failing = False
         except OSError as error:
             if not failing:

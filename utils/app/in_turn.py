@@ -1,5 +1,6 @@
 """What Windows lets nobody do to a file that another process has open, tried until that one is done."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +24,15 @@ def in_turn(attempt: Callable[[], T]) -> T:
         time.sleep(0.01)
 
 
-def replace(draft: Path, path: Path) -> None:
-    """Rename `draft` to `path`, so that a reader sees the old file or the new one and nothing between."""
-    in_turn(lambda: draft.replace(path))
+def replace(path: Path, data: bytes) -> None:
+    """Write a file anew: a reader sees the old one or the new one and nothing between. Raises OSError."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        in_turn(lambda: draft.replace(path))
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise

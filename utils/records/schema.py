@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -134,9 +133,4 @@ def _write(stream: Stream, path: Path) -> None:
     """Replace a file at once: a reader sees the old or the new one, never a part."""
     fields: dict[str, Any] = {field.name: field.type for field in stream.fields}
     text = msgspec.json.format(msgspec.json.encode(_File(fields, **_roles(stream))), indent=2) + b"\n"
-    draft = path.with_suffix(".new")
-    with draft.open("wb") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    in_turn.replace(draft, path)
+    in_turn.replace(path, text)
