@@ -60,7 +60,6 @@ class Window:
         canvas.mpl_connect("key_press_event", lambda event: self.press(event.key))
         canvas.mpl_connect("resize_event", lambda event: self.rebuild())
         canvas.mpl_connect("motion_notify_event", lambda event: self.hover(event.x, event.y))
-        canvas.mpl_connect("close_event", lambda event: stop.set())
         self.rebuild()
 
         def snapshots() -> Generator[Snapshot, None, None]:
