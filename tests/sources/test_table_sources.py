@@ -268,6 +268,19 @@ class TestTypes:
         assert json.loads(chunk.records[0].extra) == {column: kept}
         assert not chunk.invalid
 
+    def test_columns_of_mixed_types_are_read_value_by_value(self, tmp_path: Path) -> None:
+        kind = Kind("sqlite", tmp_path)
+        kind.execute(
+            'CREATE TABLE readings ("a number", "a text")',
+            "INSERT INTO readings VALUES (1.5, 'x'), ('high', 2.5), (x'616263', 3), (NULL, NULL)",
+        )
+        assert kind.objects() == [
+            {"a number": 1.5, "a text": "x"},
+            {"a number": "high", "a text": 2.5},
+            {"a number": "YWJj", "a text": 3},
+            {},
+        ]
+
     @pytest.mark.parametrize(
         ("column", "value", "kept"),
         [

@@ -137,8 +137,9 @@ class TableSource:
         members: dict[str, Sequence[Any]] = {}
         for field, column in zip(fields, list(zip(*rows, strict=True))[1:], strict=True):
             types = set(map(type, column)) - {NoneType}
-            may_be_json = field.type != "json" or types <= {str}
-            if not may_be_json or (float in types and not math.isfinite(sum(filter(None, column)))):
+            if len(types) > 1 or (field.type == "json" and types - {str}):
+                return None
+            if types == {float} and not math.isfinite(sum(filter(None, column))):
                 return None
             if field.type == "boolean" and types == {int} and set(column) <= {0, 1, None}:
                 members[field.name] = [value if value is None else bool(value) for value in column]
