@@ -218,6 +218,20 @@ def test_a_receiver_that_hangs_delays_neither_reading_nor_the_end(
         release.set()
 
 
+def test_a_batch_ends_when_the_receiver_is_slow(
+    tmp_path: Path, clock: Clock, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For new alerts wait for it; what had no turn comes first in the next one."""
+    monkeypatch.setattr(alert_delivery, "BATCH_S", 0.0)
+    with running(tmp_path, webhook.url, clock) as run:
+        run.alert(1)
+        assert run.delivery.step()
+        assert (webhook.received, run.left(), len(lines(run.jsonl))) == ([], 1, 1)
+        monkeypatch.setattr(alert_delivery, "BATCH_S", 10.0)
+        assert run.delivery.step()
+        assert (run.left(), len(lines(run.jsonl))) == (0, 1)
+
+
 def test_what_was_not_delivered_is_by_the_next_run(tmp_path: Path, clock: Clock, webhook: Webhook) -> None:
     with running(tmp_path, "http://127.0.0.1:9/", clock) as run:
         run.alert(1)

@@ -23,8 +23,9 @@ from utils.reading.database import Database
 from utils.reading.follow import StateLog
 from utils.records.codec import instant_text
 
-ATTEMPT_S, BATCH = 10.0, 10
-LEASE_S = 120.0  # more than a batch can take: until then no other copy tries its alerts
+ATTEMPT_S = BATCH_S = 10.0
+BATCH = 20
+LEASE_S = 60.0  # more than a batch can take: until then no other copy tries its alerts
 POLL_S = 0.2
 RETRY_CAP_S, MAX_ATTEMPTS = 300.0, 300  # about a day; then an alert waits for the next start
 _DUE = f"""SELECT id, alert, name, event_us, record, attempts, due_us FROM alerts WHERE due_us <= ? AND attempts < ?
@@ -97,7 +98,7 @@ class AlertDelivery:
 
     An alert is logged and appended to `path` once it is stored, then sent. What fails is tried again after 1, 2, 4,
     up to 300 s. A new run tries everything at once. Several copies share the work; an alert of a copy that was killed
-    is taken over after two minutes. `about` is what every alert also has.
+    is taken over after a minute. `about` is what every alert also has.
     """
 
     def __init__(
@@ -138,12 +139,14 @@ class AlertDelivery:
         claimed, done = list[Claimed](), list[tuple[int | None, str]]()
         failed: ToolkitError | None = None
         try:
-            claimed = self._claim()
+            claimed, until_s = self._claim(), time.monotonic() + BATCH_S
             for id, attempts, line in claimed:
                 due_us = None
                 try:
-                    if self._send is not None:
+                    if self._send is not None and time.monotonic() < until_s:
                         self._send(id, line)
+                    elif self._send is not None:
+                        due_us = 0  # no time for it in this batch: new alerts wait for their line in the file
                 except Unavailable as error:
                     failed, wait_s = error, min(2.0 ** min(attempts, 20), RETRY_CAP_S)
                     due_us = round((self._clock() + wait_s) * 1e6)
