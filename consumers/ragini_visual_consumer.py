@@ -2,7 +2,6 @@
 
 import os
 import sys
-from itertools import compress
 from typing import Annotated, Any
 
 from loguru import logger
@@ -41,7 +40,7 @@ def main(
     if found is None:
         return 0
     found = charts.roles(sinks.with_chosen_roles(found, settings, source))
-    keep = Expression(found, charts.where).matches if charts.where else None
+    where = Expression(found, charts.where) if charts.where else None
     os.environ.pop("MPLBACKEND", None)  # it is `backend`, and matplotlib would check it while it is imported
 
     from consumers.dashboard import outputs, theme, window
@@ -49,10 +48,9 @@ def main(
     from consumers.dashboard.state import State
 
     theme.reset()
-    state = State(found, source, buffers=buffers, from_end=start == "end",
-                  keep=(lambda records: list(compress(records, keep(records)))) if keep else list)  # fmt: skip
+    state = State(found, source, buffers=buffers, where=where, from_end=start == "end")
     begin = "end" if start == "end" else ""
-    # A source that is taken over later is read from its start: what was seen is known by its ids.
+    # A source that is taken over later is read from its start, and all begins again.
     reader = Reader(sinks.source(source, settings, found, lambda _: "" if state.begun else begin), state, stop)
     if plan.serve is None and not plan.save and (name := window.window_backend(plan.backend)):
         logger.info("drawing in a window with {}", name)

@@ -65,7 +65,7 @@ def sentences(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     if found := snapshot.measures:
         words = f"mean {found.mean:,.6g}, median {found.median:,.6g}, 95th percentile {found.p95:,.6g}"
         words += f", standard deviation {found.sigma:,.4g}, from {found.low:,.6g} to {found.high:,.6g} {roles.unit}"
-        yield heading(roles.histogram), f"{words}; of the last {found.count:,}"
+        yield heading(roles.histogram), f"{words.rstrip()}; of the last {found.count:,}"
 
 
 def metrics(snapshot: Snapshot) -> str:

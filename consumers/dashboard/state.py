@@ -4,13 +4,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from itertools import compress
 
 from consumers.dashboard import stats
 from consumers.dashboard.formatting import plain
 from consumers.dashboard.history import TOP, Charted, History
 from consumers.dashboard.snapshot import DEFAULT_BUFFERS, Buffers, Snapshot, Source
 from utils import sinks
+from utils.reading.expression import Expression
 from utils.reading.tracker import Tracker
 from utils.records.stream import Stream
 from utils.sources.base import Chunk
@@ -19,8 +20,8 @@ from utils.sources.base import Chunk
 class State:
     """Collects chunks in the reader thread and gives snapshots to the drawing one.
 
-    `keep` is what --where leaves of records, `clock` gives seconds since 1970, `from_end` says that reading begins at
-    the end of the source. `snapshot` may be called by any thread, all else by one.
+    Only what is `where` is shown; `clock` gives seconds since 1970, `from_end` says that reading begins at the end of
+    the source. `snapshot` may be called by any thread, all else by one.
     """
 
     def __init__(
@@ -29,11 +30,11 @@ class State:
         source: str,
         *,
         buffers: Buffers = DEFAULT_BUFFERS,
-        keep: Callable[[list[Any]], list[Any]] = list,
+        where: Expression | None = None,
         clock: Callable[[], float] = time.time,
         from_end: bool = False,
     ) -> None:
-        self._lock, self._clock, self._keep = threading.Lock(), clock, keep
+        self._lock, self._clock, self._where = threading.Lock(), clock, where
         self._charted, now = Charted(stream), clock()
         self._known = Snapshot(stream.name, now, now, Source(source), self._charted.roles, buffers=buffers)
         self._begin(from_end=from_end)
@@ -66,7 +67,9 @@ class State:
     def add(self, chunk: Chunk) -> None:
         """Take in one chunk. Never raises for what records may hold."""
         tracker = self._tracker
-        fresh = self._keep(tracker.admit(chunk.records))
+        fresh = tracker.admit(chunk.records)
+        if self._where:
+            fresh = list(compress(fresh, self._where.matches(fresh)))
         with self._lock:
             tracker.counts.invalid += len(chunk.invalid)
             if fresh:

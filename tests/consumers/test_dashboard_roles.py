@@ -4,7 +4,6 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +140,7 @@ def test_buffers_are_settings() -> None:
 def test_where_shows_a_part_of_the_stream() -> None:
     stream, values = sensor_producer.SENSORS, sensor_values(100)
     expression = Expression(stream, "device = 'roof' AND humidity_pct > 0")
-    snapshot = snapshot_of(stream, values, keep=lambda records: list(compress(records, expression.matches(records))))
+    snapshot = snapshot_of(stream, values, where=expression)
     assert snapshot.groups == (("roof", 20),)
     assert snapshot.total == 20
 
