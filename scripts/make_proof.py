@@ -84,7 +84,7 @@ def attacks_of(items: Iterable[pytest.Item]) -> list[Attack]:
         marker = item.get_closest_marker("proof")
         assert marker is not None
         guarantee, attack = marker.args
-        tests[guarantee, attack, counts(marker.kwargs)].append(item.nodeid)
+        tests[guarantee, attack, counts(marker.kwargs)].append(item.nodeid.partition("@")[0])  # its group
     return [Attack(*key, tuple(found)) for key, found in tests.items()]
 
 
