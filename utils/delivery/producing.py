@@ -23,7 +23,7 @@ from utils.records.schema import declare
 from utils.records.stream import Stream
 from utils.sinks import EMBEDDED, SINKS, Making, Run, check_places
 
-MAX_APPEND, MAX_APPEND_BYTES = 10_000, 2 << 20
+MAX_APPEND, MAX_APPEND_BYTES = 20_000, 8 << 20
 FIRST_LOOK_S = 2.0
 REPORT_EVERY_S = 5.0
 SHOWN_INTERVAL_S = 0.1  # below it single records are not logged, only the running total

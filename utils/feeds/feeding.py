@@ -12,7 +12,7 @@ from loguru import logger
 from utils.app import cli, early
 from utils.app.config import Settings
 from utils.app.errors import Absent, ToolkitError
-from utils.delivery.producing import MAX_APPEND, MAX_SHOWN, Session, session
+from utils.delivery.producing import MAX_SHOWN, Session, session
 from utils.emitters.file_emitter import FileEmitter
 from utils.feeds.inputs import PIPE, TOPIC, Input
 from utils.reading.follow import IDLE_CAP_S, follow
@@ -25,6 +25,7 @@ from utils.records.table import Table
 from utils.sinks import INFERRED_FROM, SINKS, Run
 from utils.sources.base import Chunk
 
+CHUNK_RECORDS = 10_000
 MAX_SHOWN_FIELDS = 40
 
 
@@ -170,7 +171,7 @@ def feed(
         feeding = Feeding(source, opened, letters, again=again)
         follow(
             lambda: source.open(replace(opened.journal.stream, time=stream.time), feeding.resume, once),
-            feeding.handle, stop, once=once, count=run.count, chunk_records=MAX_APPEND,
+            feeding.handle, stop, once=once, count=run.count, chunk_records=CHUNK_RECORDS,
         )  # fmt: skip
     if opened.counts["rejected"]:
         cli.print_lines(f"what was rejected is in {letters}")
