@@ -39,23 +39,19 @@ class Source(Protocol):
     @property
     def name(self) -> str:
         """The sink that is read."""
-        ...
 
     @property
     def detail(self) -> str:
         """What exactly is read, for people."""
-        ...
 
     def poll(self, max_records: int) -> Chunk | None:
         """The next records, at most `max_records`, or None: nothing yet. Never waits long.
 
         Raises Unavailable (can heal: poll again later) or another ToolkitError (the user must act).
         """
-        ...
 
     def close(self) -> None:
         """Release everything; may be called twice; never raises."""
-        ...
 
 
 def decode_all(codec: Codec, lines: Sequence[bytes], places: Iterable[str]) -> tuple[list[Any], list[Invalid]]:

@@ -52,11 +52,7 @@ class TableSource:
         self._table, self._codec, self._is_fed = Table(stream), lines or stream.codec, lines is not None
         self._table.name = table or self._table.name
         self._position: str | None = None  # as it was given to or by the loop
-
-    @property
-    def detail(self) -> str:
-        """What exactly is read, for people."""
-        return str(self._path)
+        self.detail = str(path)
 
     def fetch(self, first: int | None, count: int) -> tuple[Sequence[Field], Sequence[Row]]:
         """The columns, and at most `count` rows with numbers from `first` on, in order; None = only the last row.
