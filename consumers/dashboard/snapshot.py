@@ -13,8 +13,6 @@ ThemeName = Literal["light", "dark"]
 STALE_AFTER_S, STALE_GAPS = 10.0, 5.0
 MISPLACED_S = 60.0
 MAX_BUFFER = 10_000
-
-
 Length = Annotated[int, Parameter(converter=whole, validator=positive)]
 
 
