@@ -34,7 +34,7 @@ NEXT_STEP = (
 
 TABLES = """
 CREATE TABLE stored (sink UTINYINT, run INTEGER, sequence BIGINT, hash BIGINT, place BIGINT);
-CREATE TABLE names (run INTEGER, producer_id VARCHAR, stream VARCHAR);
+CREATE TABLE names (run INTEGER, producer_id VARCHAR, producer VARCHAR, stream VARCHAR);
 CREATE TABLE assigned (
     earlier BOOLEAN, run INTEGER, first BIGINT, last BIGINT, pruned BIGINT, sink UTINYINT, after BIGINT);
 CREATE TABLE letters (sink UTINYINT, run INTEGER, sequence BIGINT);
@@ -45,11 +45,9 @@ CREATE TABLE findings (problem VARCHAR, sink UTINYINT, run INTEGER, first BIGINT
 # last record of its sink: what is missing up to there, or is no longer in the journal, is lost, the rest pending.
 VIEWS = """
 CREATE TABLE runs AS
-    WITH named AS (SELECT *, regexp_replace(producer_id, '-[^-]*$', '') AS producer FROM names)
-    SELECT run, any_value(producer_id) AS producer_id, any_value(producer) AS producer, any_value(stream) AS stream,
-        bool_or(producer IN (SELECT producer FROM named JOIN assigned USING (run))) AS known,
+    SELECT names.*, producer IN (SELECT producer FROM names JOIN assigned USING (run)) AS known,
         coalesce(min(first), 1) AS first, coalesce(max(last), 0) AS last
-    FROM named LEFT JOIN assigned USING (run) GROUP BY run;
+    FROM names LEFT JOIN assigned USING (run) GROUP BY ALL;
 CREATE TABLE expected AS
     SELECT sink, run, min(greatest(first, least(after, last) + 1)) AS first, max(last) AS last, max(pruned) AS pruned
     FROM assigned WHERE earlier AND sink IS NOT NULL GROUP BY sink, run;
@@ -109,10 +107,9 @@ RANGES = f"""
             if(first = last, first::VARCHAR, first || '-' || last) AS range
         FROM ranges WINDOW whole AS (PARTITION BY problem, sink, run)
         QUALIFY row_number() OVER (whole ORDER BY first) <= {SHOWN})
-    SELECT sink, producer, format('{{:,}} {{}}: {{}}{{}} of {{}}', count::BIGINT, problem,
-        string_agg(range, ', ' ORDER BY shown.first), if(more, ', ...', ''), producer_id)
-    FROM shown JOIN runs USING (run) GROUP BY sink, run, producer, producer_id, problem, count, more
-    ORDER BY min(shown.first), problem"""
+    SELECT sink, producer, format('{{:,}} {{}}: {{}}{{}} of {{}}', any_value(count)::BIGINT, problem,
+        string_agg(range, ', ' ORDER BY shown.first), if(any_value(more), ', ...', ''), producer_id)
+    FROM shown JOIN runs USING (run) GROUP BY sink, producer, producer_id, problem ORDER BY min(shown.first), problem"""
 JUDGEMENTS = """
     WITH found AS (
         SELECT sink, producer, stream, count(*) AS runs, sum(count)::BIGINT AS count FROM (
@@ -285,7 +282,8 @@ class _Audit:
                     run, _ = self._runs.setdefault(producer_id, (len(self._runs), account.stream))
                     rows += [(earlier, run, *limits, account.pruned, *each) for each in (*behind, (None, 0))]
         self._insert("assigned", rows)
-        self._insert("names", [(run, producer_id, stream) for producer_id, (run, stream) in self._runs.items()])
+        split = [(run, name, name.rpartition("-")[0] or name, stream) for name, (run, stream) in self._runs.items()]
+        self._insert("names", split)
         for sink, number in numbers.items():
             ids = set(dead_letters(self._settings.dead_letter_path(sink)))
             self._insert("letters", [(number, self._runs[name][0], at) for name, at in ids if name in self._runs])
