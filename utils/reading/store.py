@@ -168,7 +168,7 @@ class ProcessedStore:
                 newest_us = at_us
         new: list[Arrival] = list(zip(chunk.records, times, newest, strict=True))
         inserted = self.database.insert(self._table, self._table.identity, rows)
-        if inserted is not None:
+        if inserted is not None and len(inserted) < len(rows):
             left, arrivals, new = set(map(without_nul, inserted)), new, []
             for arrival, row in zip(arrivals, rows, strict=True):
                 identity = without_nul((row[-5], row[-4], row[-1]))
