@@ -142,12 +142,13 @@ def _report(sink: str, store: ProcessedStore, windows: Windows | None, line: str
         summary = store.summary()
     if as_json:
         report = {"source": sink, "stream": stream.name, "run": store.run.items(), "store": totals.items()}
-        shown = {"windows": windows.report(WINDOWS_SHOWN)} if windows else {}
-        cli.print_json(report | {"summary": summary} | shown)
+        latest = {"windows": windows.report(WINDOWS_SHOWN)} if windows else {}
+        cli.print_json(report | {"summary": summary} | latest)
         return
     if windows:
         cli.print_lines(*(f"{windows.line(*each)} so far" for each in windows.open()))
-    cli.print_lines(line, f"in the store: {', '.join(f'{name} {value:,}' for name, value in totals.items().items())}")
+    shown = [f"{name} {value:,}" for name, value in totals.items().items() if value or name != "replaced"]
+    cli.print_lines(line, f"in the store: {', '.join(shown)}")
     rows = [
         (kind, str(name), f"{count:,}", "" if mean is None else f"{mean:.2f}", str(last or ""))
         for kind, found in summary.items()
