@@ -230,10 +230,10 @@ def test_a_position_that_means_nothing_begins_again(sink: str, position: str, se
 
 
 JOURNALS: list[tuple[str, Make, str]] = [
-    ("noise", lambda path: path.write_bytes(NOISE), "journal cannot be opened: .* is not a SQLite database"),
+    ("noise", lambda path: path.write_bytes(NOISE), " is not a SQLite database"),
     ("text", lambda path: path.write_text("hi\n" * 50), "is not a SQLite database; move it away"),
-    ("folder", lambda path: path.mkdir(), "journal cannot be opened: .*unable to open database file"),
-    ("cut", cut_journal, "journal cannot be opened: .*is damaged"),
+    ("folder", lambda path: path.mkdir(), "unable to open database file"),
+    ("cut", cut_journal, "is damaged"),
     ("first edition", sql("CREATE TABLE identities (a)", "CREATE TABLE batches (count)"), "no journal of this version"),
     ("another database", sql("CREATE TABLE a (b)"), "is no journal of this version: deliver its rest"),
     ("held", held_by_another, "is in use by process [0-9]+: stop it first, or use another --data-dir"),
