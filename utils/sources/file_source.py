@@ -69,7 +69,7 @@ class FileSource:
             chunk = self._read(file, max_records, is_left)
             if chunk is None and is_left:
                 self.close()
-                return self._restart() if self._position else self.poll(max_records)
+                return self._restart()
             return chunk
         except OSError as error:
             self.close()
@@ -118,10 +118,10 @@ class FileSource:
         assert start is not None
         return Chunk(self._path.name, start, end, records, invalid)
 
-    def _restart(self, records: list[Any] | None = None, invalid: list[Invalid] | None = None) -> Chunk:
-        """What is read next is the beginning of a file; `records` and `invalid` are the last of one that was left."""
+    def _restart(self) -> Chunk:
+        """What is read next is the beginning of a file."""
         self._counted = None
-        return self._chunk("", records or [], invalid or [])
+        return self._chunk("", [], [])
 
     def _go_to_end(self, file: FileIO) -> Chunk:
         """Only what comes from now on: after the last newline."""
@@ -178,10 +178,7 @@ class FileSource:
         records, invalid = self._decode(line, offset)
         if invalid and b"\r" in line.strip():
             invalid = [Invalid(invalid[0].where, "lines end in CR alone: save the file with LF or CRLF")]
-        if is_left:
-            self.close()
-            return self._restart(records, invalid)
-        if not invalid:
+        if is_left or not invalid:
             return self._chunk(_position(offset + len(line), before + line), records, invalid)
         if self._counted == self._position:
             return None
