@@ -83,10 +83,10 @@ class RotatedLog:
             self._rotated_s = time.monotonic()
 
     def _rotate(self) -> None:
-        for number in range(30, 0, -1):
+        rotated = self.path.parent.glob(f"{self.path.name}.*")  # all are kept: a killed feed may be far behind
+        for number in sorted((int(path.suffix[1:]) for path in rotated), reverse=True):
             old = self.path.with_name(f"{self.path.name}.{number}")
-            if old.exists():
-                old.rename(self.path.with_name(f"{self.path.name}.{number + 1}"))
+            old.rename(self.path.with_name(f"{self.path.name}.{number + 1}"))
         first = self.path.with_name(f"{self.path.name}.1")
         if self._rng.random() < 0.5:
             self.path.rename(first)
