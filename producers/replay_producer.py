@@ -13,14 +13,13 @@ from utils.app import cli
 from utils.app.config import BUZZ, DEFAULTS, PRODUCING, Reads, Settings, Speed, StreamName
 from utils.app.early import UNFINISHED
 from utils.delivery import producing
-from utils.feeds.feeding import fed_stream, first_lines
+from utils.feeds.feeding import described
 from utils.feeds.inputs import PLAIN, InputOptions, find_input
 from utils.feeds.lines import FedLine
 from utils.reading.follow import InvalidLog
 from utils.records.codec import Codec
 from utils.records.infer import event_time
 from utils.records.record import Batch
-from utils.records.schema import known
 from utils.records.stream import Stream
 from utils.records.table import Table
 from utils.sinks import EMBEDDED, WHOLE_RUN, Making, Run, Sinks
@@ -41,9 +40,8 @@ def main(
     """Send the records of a recording again, under new ids: to fill sinks, or to deliver dead letters."""
     options = replace(options, table=options.table or Table(Stream(stream)).name)
     found = find_input(recording, options, settings, Event())
-    is_known = known(stream, settings.schema_folder) is not None
-    samples = first_lines(found, Event(), needed=not is_known, wait=False)
-    declared = fed_stream(stream, samples, settings, cells=found.has_cells)
+    declared = described(found, stream, settings, Event())
+    assert declared is not None, "nothing can stop it"
     name = "replay" if stream == BUZZ else f"replay-{stream}"
     replay = Replay(found.open(declared, lambda partition: "", True), event_time(declared), run.count)
     making = Making(interval=1 / speed if speed else 0.0, sinks=sinks, run=replace(run, count=None))

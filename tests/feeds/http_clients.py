@@ -14,6 +14,7 @@ from loguru import logger
 
 from tests.helpers import wait_until
 from utils.app.config import Settings
+from utils.feeds.feeding import FeedOptions
 from utils.feeds.http import feed_http
 from utils.records.record import Record
 from utils.records.schema import declare
@@ -107,9 +108,8 @@ class RunningFeed:
 
         def feed() -> None:
             try:
-                self.code = feed_http(
-                    "0", "things", settings, sinks=sinks, run=Run(count, drain=20), stop=self.stop, token=token
-                )
+                options = FeedOptions(sinks=sinks, run=Run(count, drain=20))
+                self.code = feed_http("0", "things", options, settings, self.stop, token)
             except BaseException as error:  # noqa: BLE001 (the test looks at it)
                 self.code = error
 

@@ -104,7 +104,7 @@ class RotatedLog:
 )
 @pytest.mark.timeout(3600)
 def test_a_followed_file(times: int, settings: Settings, tmp_path: Path, measured: Callable[[str], None]) -> None:
-    log = RotatedLog(tmp_path / "app.jsonl", lambda: lines(settings, "app"))
+    log = RotatedLog(tmp_path / "app.jsonl", lambda: fed_bytes(settings, "app"))
     writer = Writer(log.write)
     attack([str(log.path)], writer, times, settings, "app")
     measured(f"{times} kills, {writer.count:,} lines")

@@ -39,10 +39,10 @@ from utils.delivery.journal import Journal
 from utils.delivery.producing import Session
 from utils.delivery.worker import Delivery
 from utils.feeds import http, requests
+from utils.feeds.feeding import PLAIN_FEED
 from utils.feeds.http import Inbox, feed_http
 from utils.feeds.lines import LineCodec
 from utils.feeds.requests import Answer, Intake, Posted, json_texts
-from utils.sinks import Run
 
 ONE = thing("a", 1)
 DEEP = '{"client":' + "[" * 200 + "]" * 200 + "}"
@@ -161,19 +161,19 @@ def test_a_token_that_cannot_be_sent_is_one_error(token: str) -> None:
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "example.com:80"])
 def test_an_address_that_others_reach_needs_a_token(settings: Settings, address: str) -> None:
     with pytest.raises(ToolkitError, match="can be reached by other machines: set FEED_TOKEN"):
-        feed_http(address, "things", settings, sinks=("file",), run=Run(), stop=threading.Event())
+        feed_http(address, "things", PLAIN_FEED, settings, threading.Event())
 
 
 @pytest.mark.parametrize("address", ["", "http", "99999", "localhost:", "127.0.0.1:x", "\u0663"])
 def test_an_address_that_is_none_is_one_error(settings: Settings, address: str) -> None:
     with pytest.raises(ToolkitError, match="give PORT or ADDRESS:PORT"):
-        feed_http(address, "things", settings, sinks=("file",), run=Run(), stop=threading.Event())
+        feed_http(address, "things", PLAIN_FEED, settings, threading.Event())
 
 
 def test_a_port_in_use_is_one_error_before_anything_is_opened(settings: Settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(ToolkitError) as raised:
         port = other.getsockname()[1]
-        feed_http(str(port), "things", settings, sinks=("file",), run=Run(), stop=threading.Event())
+        feed_http(str(port), "things", PLAIN_FEED, settings, threading.Event())
     assert re.search(f"http:{port}: cannot listen on port {port} .* name another", str(raised.value))
     assert raised.value.exit_code == 2 and not settings.data_path.exists()
 

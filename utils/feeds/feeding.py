@@ -3,14 +3,15 @@
 import threading
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter
 from loguru import logger
 
 from utils.app import cli, early
-from utils.app.config import Settings
+from utils.app.config import Once, Settings
 from utils.app.errors import Absent, ToolkitError
 from utils.delivery.producing import MAX_SHOWN, Session, session
 from utils.emitters.file_emitter import FileEmitter
@@ -22,11 +23,31 @@ from utils.records.record import Batch, Invalid
 from utils.records.schema import check_roles, known
 from utils.records.stream import Stream
 from utils.records.table import Table
-from utils.sinks import INFERRED_FROM, SINKS, Run
+from utils.sinks import EMBEDDED, INFERRED_FROM, SINKS, WHOLE_RUN, Run, Sinks
 from utils.sources.base import Chunk
 
 CHUNK_RECORDS = 10_000
 MAX_SHOWN_FIELDS = 40
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class FeedOptions:
+    """What every feed can be told."""
+
+    time: Annotated[
+        str | None,
+        Parameter(name="--time", show_default=False, help="Field with the event time, instead of the one found."),
+    ] = None
+    once: Once = False
+    again: Annotated[
+        bool, Parameter(name="--again", show_default=False, help="Read from the beginning, also what was fed before.")
+    ] = False
+    sinks: Sinks = EMBEDDED
+    run: Run = WHOLE_RUN
+
+
+PLAIN_FEED = FeedOptions()
 
 
 def fed_stream(
@@ -136,42 +157,38 @@ class Feeding:
         return f"{self._source.place} {partition}"
 
 
-def feed(
-    source: Input,
-    name: str,
-    settings: Settings,
-    *,
-    sinks: tuple[str, ...],
-    run: Run,
-    stop: threading.Event,
-    time: str | None = None,
-    once: bool = False,
-    again: bool = False,
-) -> int:
-    """Feed an input to stream `name` until its end, `run.count`, or the stop; the exit code.
+def described(
+    source: Input, name: str, settings: Settings, stop: threading.Event, *, time: str | None = None, wait: bool = False
+) -> Stream | None:
+    """The stream of an input, see `fed_stream`; None if told to stop while waiting for a first record."""
+    is_new = known(name, settings.schema_folder) is None
+    samples = list[bytes]()
+    if is_new or source.place != PIPE:
+        samples = first_lines(source, stop, needed=is_new, wait=wait)
+    return fed_stream(name, samples, settings, time, cells=source.has_cells) if samples or not is_new else None
+
+
+def feed(source: Input, name: str, options: FeedOptions, settings: Settings, stop: threading.Event) -> int:
+    """Feed an input to stream `name` until its end, the count of the run, or the stop; the exit code.
 
     Raises ToolkitError for what only the user can fix.
     """
-    for sink in sinks:
+    for sink in options.sinks:
         path = SINKS[sink].path(settings, Stream(name))
         own = f"{TOPIC}{settings.topic_of(name)}" if path is None else f"{path.resolve()}"
         if source.place in (own, f"{own}/{Table(Stream(name)).name}"):
             raise ToolkitError(f"{source.place} is the {sink} sink of stream {name}: name another --stream")
-    once = once or source.ends
-    is_new = known(name, settings.schema_folder) is None
-    samples = list[bytes]()
-    if is_new or source.place != PIPE:
-        samples = first_lines(source, stop, needed=is_new, wait=not once)
-    if is_new and not samples:
-        return 0  # stopped before there was anything
-    stream = fed_stream(name, samples, settings, time, cells=source.has_cells)
+    once = options.once or source.ends
+    stream = described(source, name, settings, stop, time=options.time, wait=not once)
+    if stream is None:
+        return 0
+    time, letters = stream.time, settings.dead_letter_path(f"{name}-input")
     journal = f"feed-{name}" if source.name == name else f"feed-{name}-{source.name}"
-    with session(stream, journal, settings, sinks=sinks, run=run, stop=stop) as opened:
-        letters = settings.dead_letter_path(f"{name}-input")
-        feeding = Feeding(source, opened, letters, again=again)
+    with session(stream, journal, settings, sinks=options.sinks, run=options.run, stop=stop) as opened:
+        feeding = Feeding(source, opened, letters, again=options.again)
         follow(
-            lambda: source.open(replace(opened.journal.stream, time=stream.time), feeding.resume, once),
-            feeding.handle, stop, once=once, count=run.count, chunk_records=CHUNK_RECORDS,
+            lambda: source.open(replace(opened.journal.stream, time=time), feeding.resume, once),
+            feeding.handle, stop, once=once, count=options.run.count, chunk_records=CHUNK_RECORDS,
         )  # fmt: skip
     if opened.counts["rejected"]:
         cli.print_lines(f"what was rejected is in {letters}")

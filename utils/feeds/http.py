@@ -22,13 +22,12 @@ from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.app.web import WebServer, is_loopback, parse_address
 from utils.delivery.producing import REPORT_EVERY_S, Session, session
-from utils.feeds.feeding import fed_stream
+from utils.feeds.feeding import FeedOptions, fed_stream
 from utils.feeds.inputs import HTTP
 from utils.feeds.lines import LineCodec
 from utils.feeds.requests import LATER, Answer, Intake, Posted, Take, stopping
 from utils.records.schema import known
 from utils.records.stream import Stream
-from utils.sinks import Run
 
 MAX_BODY_BYTES = 4 << 20
 MAX_WAITING_BYTES = 64 << 20  # of all requests at a time
@@ -145,18 +144,10 @@ class Inbox:
         return JSONResponse({"error": reason}, error.status_code, error.headers)
 
 
-def feed_http(
-    address: str,
-    name: str,
-    settings: Settings,
-    *,
-    sinks: tuple[str, ...],
-    run: Run,
-    stop: threading.Event,
-    time: str | None = None,
-    token: str = "",
+def feed_http(  # noqa: PLR0917
+    address: str, name: str, options: FeedOptions, settings: Settings, stop: threading.Event, token: str = ""
 ) -> int:
-    """Take requests at `[ADDRESS:]PORT` for stream `name` until the stop, or `run.count` records; the exit code.
+    """Take requests at `[ADDRESS:]PORT` for stream `name` until the stop, or the run's count of records; the exit code.
 
     Fields of a stream without a schema file are those of the records of the first second. Raises ToolkitError if the
     address cannot be used, or for what only the user can fix.
@@ -170,8 +161,8 @@ def feed_http(
     with ExitStack() as sessions:
 
         def begin(texts: Sequence[bytes]) -> tuple[Session, Stream]:
-            stream = fed_stream(name, texts, settings, time)
-            context = session(stream, f"feed-{name}-http", settings, sinks=sinks, run=run, stop=stop)
+            stream = fed_stream(name, texts, settings, options.time)
+            context = session(stream, f"feed-{name}-http", settings, sinks=options.sinks, run=options.run, stop=stop)
             opened = sessions.enter_context(context)
             opened.counts["read"] = inbox.gather_s = 0
             return opened, replace(opened.journal.stream, time=stream.time)
@@ -182,7 +173,7 @@ def feed_http(
             logger.info("POST a JSON object, an array or JSON lines to {}", server.url)
             if not is_new:
                 intake.open()
-            while server.is_serving and not (intake.error or _is_enough(intake.session, run.count) or stop.is_set()):
+            while server.is_serving and not (stop.is_set() or intake.error or intake.has_taken(options.run.count)):
                 stop.wait(TICK_S)
             is_ours, inbox.stopping = server.is_serving, True
         if intake.session is not None:
@@ -190,7 +181,3 @@ def feed_http(
         if intake.error or not is_ours:
             raise intake.error or Unavailable("the web server ended by itself: see the log, and start again")
     return intake.session.code if intake.session else 0
-
-
-def _is_enough(session: Session | None, count: int | None) -> bool:
-    return session is not None and count is not None and session.counts["acknowledged"] >= count

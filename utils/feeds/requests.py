@@ -110,6 +110,10 @@ class Intake:
                 self.session, stream = self._begin(texts)
                 self._codec = LineCodec(stream)
 
+    def has_taken(self, count: int | None) -> bool:
+        """Whether so many records are acknowledged; False where nobody has named a count."""
+        return self.session is not None and count is not None and self.session.counts["acknowledged"] >= count
+
     def take(self, requests: Sequence[Posted]) -> Sequence[Answer]:
         """Acknowledge or reject the requests. See Take; any thread may call it."""
         with self._one_at_a_time:
