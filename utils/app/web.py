@@ -89,13 +89,9 @@ class WebServer:
     def is_serving(self) -> bool:
         return self._thread.is_alive()
 
-    def stop(self) -> None:
-        """Accept no more connections, and end once the requests in hand are answered, after END_S at the latest."""
-        self._server.should_exit = True
-
     def close(self) -> None:
-        """`stop`, and wait for the end; may be called twice."""
-        self.stop()
+        """End once the requests in hand are answered, after END_S at the latest; may be called twice."""
+        self._server.should_exit = True
         self._thread.join(2 * END_S)
 
 

@@ -10,7 +10,7 @@ from glob import escape
 from io import StringIO
 from pathlib import Path
 from queue import Empty, Queue
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 from zlib import crc32
 
 import msgspec
@@ -33,12 +33,6 @@ _exact = msgspec.json.Encoder(decimal_format="number")  # with all digits
 
 Pages = Iterator[list[Row]]
 """Rows as they come, some at a time."""
-
-
-class Readable(Protocol):
-    """What gives the next bytes, once there are any; b"" at the end, None when told to stop."""
-
-    def read1(self, size: int, /) -> bytes | None: ...
 
 
 class RowSource:
@@ -117,7 +111,7 @@ class Pipe:
         self._blocks.put(b"")
 
     def read1(self, _size: int) -> bytes | None:
-        """All that has come, once there is anything. See Readable."""
+        """All that has come, once there is anything; b"" at the end, None when told to stop."""
         found: list[bytes] = []
         while not found:
             if self._stop.is_set():
@@ -133,8 +127,8 @@ class Pipe:
         return b"".join(found)
 
 
-def text_lines(file: Readable, name: str, encoding: str) -> Iterator[list[str]]:
-    """The lines of a file as they come, with their ends; one that is too long is cut.
+def text_lines(file: Any, name: str, encoding: str) -> Iterator[list[str]]:
+    """The lines of what has `read1`, as they come, with their ends; one that is too long is cut.
 
     UTF-16 with a byte order mark is read whatever `encoding` says. What cannot be decoded becomes surrogates, so that
     it damages its line only. Raises ToolkitError where a file is damaged.
