@@ -151,6 +151,34 @@ class Model:
         assert set(self.made) - set(self.got) <= self.may_miss, "lost"
 
 
+@pytest.mark.parametrize("way", ["rotate", "copy_and_truncate"])
+def test_a_rotation_while_the_rotated_files_are_looked_for_hides_none(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model(tmp_path)
+    model.append(3)
+    model.drain()
+    model.source.close()
+    for _ in range(3):
+        model.append(2)
+        model.rotate()
+    listed = RotatedFile._rotated
+    looks = iter([True, True, False])
+
+    def rotated(source: RotatedFile) -> list[tuple[int, str, int]]:
+        found = listed(source)
+        if next(looks, False):  # it happens behind the first look, and again behind the second
+            model.append(2)
+            getattr(model, way)()
+        return found
+
+    monkeypatch.setattr(RotatedFile, "_rotated", rotated)
+    model.restart()
+    model.check()
+    assert model.got == model.made
+    model.source.close()
+
+
 @pytest.mark.full
 def test_whatever_happens_to_a_file_its_lines_come_once(long: bool) -> None:
     @hypothesis_settings(

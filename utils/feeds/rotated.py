@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
@@ -9,6 +10,7 @@ from zlib import crc32
 
 from loguru import logger
 
+from utils.app.errors import Unavailable
 from utils.records.codec import Codec
 from utils.sources.base import Chunk, Resume
 from utils.sources.file_source import FileSource, parsed
@@ -54,36 +56,54 @@ class RotatedFile(FileSource):
 
     def _go_on(self) -> bool:
         """Whether a file has what comes before the place: then it is open there, or a newer one once it was read."""
-        found: list[FileIO] = []  # the newest last
-        for path in (self._path, *self._rotated()):
-            with suppress(OSError):
-                found.insert(0, path.open("rb", buffering=0))
-                if _is_before(found[0], self._behind):
-                    break
-        else:
-            for file in found:
-                file.close()
-            return False
-        self.close()
+        found = self._found()
         status = {file: os.fstat(file.fileno()) for file in found}
         unread = [file for file in found if status[file].st_ino not in self._done and status[file].st_size]
-        self._file = (unread or found[-1:])[0]
-        self._position = self._behind if self._file is found[0] else ""
+        chosen = (unread or found[-1:])[0] if found else None
+        for file in found:
+            if file is not chosen:
+                file.close()
+        if chosen is None:
+            return False
+        self.close()
+        self._file, self._position = chosen, self._behind if chosen is found[0] else ""
         if self._position and len(found) > 1:
             logger.info("{} was rotated: it is continued in the rotated file", self._path)
-        for file in found:
-            if file is not self._file:
-                file.close()
         return True
 
-    def _rotated(self) -> list[Path]:
-        """The files beside this one that have its name and a number or a date, the newest first."""
+    def _found(self) -> list[FileIO]:
+        """The file that has what comes before the place, and all newer ones, the newest last; none if none has it."""
+        while True:
+            beside, found, has_place = self._rotated(), list[FileIO](), False
+            for path in (str(self._path), *(path for _, path, _ in beside)):
+                try:
+                    found.insert(0, FileIO(path))
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    raise Unavailable(f"{path} cannot be read: {error.strerror}") from error
+                if has_place := _is_before(found[0], self._behind):
+                    break
+            is_stable = beside == self._rotated()  # else they were rotated meanwhile, and one may have been missed
+            if is_stable and has_place:
+                return found
+            for file in found:
+                file.close()
+            if is_stable:
+                return []
+
+    def _rotated(self) -> list[tuple[int, str, int]]:
+        """Time, path and inode of the files beside this one with its name and a number or a date, the newest first."""
         target = self._path.resolve()
         pattern = re.compile(re.escape(target.name) + _ROTATED)
-        with suppress(OSError):
-            beside = [path for path in target.parent.iterdir() if pattern.fullmatch(path.name) and path.is_file()]
-            return sorted(beside, key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        return []
+        found = []
+        with suppress(FileNotFoundError), os.scandir(target.parent) as beside:
+            for entry in beside:
+                with suppress(FileNotFoundError):
+                    status = os.stat(entry.path)
+                    if pattern.fullmatch(entry.name) and stat.S_ISREG(status.st_mode):
+                        found.append((status.st_mtime_ns, entry.path, status.st_ino))
+        return sorted(found, reverse=True)
 
 
 def _is_before(file: FileIO, position: str) -> bool:
