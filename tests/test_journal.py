@@ -4,9 +4,11 @@ import os
 import shutil
 import sqlite3
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import lz4.block
 import pytest
@@ -242,6 +244,24 @@ def test_what_has_left_the_journal_is_known_after_a_restart(path: Path) -> None:
         prune(journal, file=20)
     with closing(Journal(path, BUZZ)) as journal:
         assert (journal.pruned, journal.last, journal.pending_bytes) == (20, 20, 0)
+
+
+def test_what_is_appended_while_a_worker_asks_has_not_left_the_journal(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a sink that is reached at this moment would pass over it."""
+    journal.subscribe(["file"])
+    real = sqlite.Database.query
+
+    def then_appended(database: sqlite.Database, statement: str, *values: object) -> list[Any]:
+        rows = real(database, statement, *values)
+        monkeypatch.undo()
+        append(journal, 3)
+        return rows
+
+    monkeypatch.setattr(sqlite.Database, "query", then_appended)
+    assert journal.pruned == 0
+    assert journal.last == 3
 
 
 def test_a_prune_that_failed_is_made_up_for(path: Path, impatient: None) -> None:
@@ -482,6 +502,30 @@ def test_all_is_released_when_opening_fails(path: Path, monkeypatch: pytest.Monk
         with pytest.raises(ToolkitError, match="disk I/O error"):
             Journal(path, BUZZ)
     Journal(path, BUZZ).close()
+
+
+def test_close_waits_for_what_another_thread_stores(path: Path) -> None:
+    """SQLite ends the process if a connection is closed under a statement."""
+    path.parent.mkdir()
+    database = sqlite.Database(path)
+    begun, may_end = threading.Event(), threading.Event()
+
+    def store() -> None:
+        with database.transaction() as connection:
+            begun.set()
+            may_end.wait(10)
+            connection.execute("CREATE TABLE stored (a)")
+
+    threads = threading.Thread(target=store), threading.Thread(target=database.close)
+    threads[0].start()
+    begun.wait(10)
+    threads[1].start()
+    threads[1].join(0.1)
+    assert threads[1].is_alive()
+    may_end.set()
+    for thread in threads:
+        thread.join(10)
+    assert stored(path, "SELECT name FROM sqlite_master") == [("stored",)]
 
 
 def test_close_may_be_called_twice(path: Path) -> None:

@@ -108,7 +108,8 @@ class Database:
             raise self._replaced(f"{self.path} was deleted, moved or replaced while in use")
 
     def close(self) -> None:
-        """Release the file. May be called twice."""
-        with suppress(ToolkitError):
-            self.check()
-        self.connection.close()
+        """Release the file, once no other thread is in a statement. May be called twice."""
+        with self._mutex:
+            with suppress(ToolkitError):
+                self.check()
+            self.connection.close()

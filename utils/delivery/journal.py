@@ -151,8 +151,9 @@ class Journal:
     @property
     def pruned(self) -> int:
         """Everything up to here has left the journal."""
-        ((oldest,),) = self._file.query("SELECT MIN(last - count) FROM batches")
-        return self.last if oldest is None else int(oldest)
+        # One statement: another thread may append meanwhile.
+        oldest = "SELECT COALESCE(MIN(last - count), (SELECT MAX(last) FROM runs)) FROM batches"
+        return int(self._file.query(oldest)[0][0])
 
     def subscribe(self, sinks: Iterable[str], *, drop: Iterable[str] = ()) -> None:
         """From now on these sinks get every record, in any run, until one is to `drop` with what is pending for it."""
