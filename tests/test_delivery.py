@@ -372,6 +372,20 @@ def test_what_only_the_user_can_fix_ends_one_worker_later(machine: Machine, look
     assert machine.journal.pending() == {"spoilt": 5, "other": 0}
 
 
+def test_a_failure_just_when_the_start_has_looked_is_logged(machine: Machine, logged: list[str]) -> None:
+    def plan(sink: Sink, batch: Batch | None) -> None:
+        raise ToolkitError("that is no database")
+
+    delivery = Delivery(machine.journal, {"spoilt": Sink(plan).connect}, machine.letter_path)
+    worker = delivery.workers["spoilt"]
+    with delivery.changed:  # as `start` does while it looks
+        worker.start()
+        worker.join(0.1)
+        delivery.is_starting = False
+    worker.join(5)
+    assert logged == ["ERROR spoilt: given up: that is no database"]
+
+
 # Runs
 
 

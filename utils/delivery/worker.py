@@ -146,16 +146,16 @@ class Worker(threading.Thread):
         delivery, status = self._delivery, self.status
         reason = str(error) if isinstance(error, ToolkitError) else repr(error)
         failure = error if isinstance(error, ToolkitError) and not isinstance(error, Unavailable) else None
-        if failure:
-            if not delivery.is_starting and delivery.until != "closed":  # it may have found the journal closed
-                logger.error("{}: given up: {}", self.name, reason)
-        elif self._down_since_s is None:
+        if not failure and self._down_since_s is None:
             self._down_since_s = time.monotonic()
             logger.warning("{}: unavailable, records are pending in the journal: {}", self.name, reason)
         if not isinstance(error, ToolkitError) and reason != status.reason:
             logger.opt(exception=error).error("{}: unexpected {} (traceback in logs/)", self.name, reason)
         with delivery.changed:
             status.reason, status.failure, status.answered = reason, failure, bool(status.answered)
+            # Known to `start`, which raises it, or logged. At the end it may have found the journal closed.
+            if failure and not delivery.is_starting and delivery.until != "closed":
+                logger.error("{}: given up: {}", self.name, reason)
             delivery.changed.notify_all()
             until = delivery.until
             if failure or until == "closed" or (until and not status.answered):
