@@ -304,6 +304,18 @@ class TestBadInput:
         source.close()
 
 
+@rename_while_open
+def test_a_file_from_the_future_is_left_once_it_is_replaced(live: Path) -> None:
+    """The clock of a network drive's server may be ahead, or this one's was put back."""
+    live.write_bytes(line("a"))
+    os.utime(live, (4e9, 4e9))
+    source = from_start(live)
+    assert texts(drain(source)) == ["a"]
+    live.rename(live.with_suffix(".old"))
+    live.write_bytes(line("b"))
+    assert texts(drain(source)) == ["b"]
+
+
 # A model: what a writer did to the file, and what a reader must have, may have and must not have twice.
 
 PRODUCERS = ("ann-1", "bob-2")

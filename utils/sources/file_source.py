@@ -111,7 +111,7 @@ class FileSource:
             is_replaced = not os.path.samestat(os.stat(self._path), opened)
         except FileNotFoundError:
             return False
-        return is_replaced and time.time() - opened.st_mtime >= self._linger_s
+        return is_replaced and (not self._linger_s or time.time() - opened.st_mtime >= self._linger_s)
 
     def _chunk(self, end: str, records: list[Any], invalid: list[Invalid]) -> Chunk:
         start, self._position = self._position, end
