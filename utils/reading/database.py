@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from utils.app.config import StoreUrl
-from utils.app.errors import StoreUnavailable, ToolkitError
+from utils.app.errors import ToolkitError
 from utils.clients import postgres, sqlite
 from utils.records.table import Dialect, Table
 
@@ -93,25 +93,15 @@ class PostgresDatabase:
             raise ToolkitError(f"{schema!r} cannot name a schema of PostgreSQL: choose a shorter name for the group")
         self.place, self._url, self._schema = f"PostgreSQL at {url.place}, schema {schema}", url, schema
         self._connection: Any = None
-        self._outage, self.replaced = "", 0
+        self.replaced = 0
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
-        """The connection, and the errors of statements.
-
-        The first reason of an outage is the reason until the database is there again: it is logged once.
-        """
-        try:
-            with postgres.errors(self._url):
-                if self._connection is None or self._connection.closed:
-                    self._connection = postgres.connect(self._url, self._schema)
-                    self._outage = ""
-                yield self._connection
-        except StoreUnavailable as error:
-            if self._connection is not None and not self._connection.closed:
-                raise
-            self._outage = self._outage or str(error)
-            raise StoreUnavailable(self._outage) from None
+        """The connection, and the errors of statements."""
+        with postgres.errors(self._url):
+            if self._connection is None or self._connection.closed:
+                self._connection = postgres.connect(self._url, self._schema)
+            yield self._connection
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

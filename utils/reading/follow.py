@@ -31,10 +31,11 @@ class StateLog:
         self._logged = ""
 
     def trouble(self, error: ToolkitError) -> None:
-        """Something is wrong, perhaps still."""
-        if str(error) != self._logged:
+        """Something is wrong, perhaps still. A store that is away gives several reasons: the first one is logged."""
+        state = "store" if isinstance(error, StoreUnavailable) else str(error)
+        if state != self._logged:
             logger.log("INFO" if isinstance(error, Absent) else "WARNING", "{}; waiting", error)
-        self._logged = str(error)
+        self._logged = state
 
     def healthy(self, what: str) -> None:
         """All is well, perhaps again."""
