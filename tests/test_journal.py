@@ -6,7 +6,7 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +208,24 @@ def test_what_a_sink_reached_and_its_mark_are_kept(path: Path) -> None:
         assert (found["file"].reached, found["kafka"].reached, found["kafka"].mark) == (5, 3, "topic/1/20")
     with closing(Journal(path, BUZZ)) as journal:
         assert journal.subscriptions == found
+
+
+def test_an_append_while_a_mark_is_stored_keeps_it(
+    journal: Journal, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.subscribe(["kafka"])
+    real = sqlite.Database.transaction
+
+    @contextmanager
+    def then_appended(database: sqlite.Database) -> Iterator[sqlite3.Connection]:
+        with real(database) as connection:
+            yield connection
+        monkeypatch.undo()
+        append(journal, 1)
+
+    monkeypatch.setattr(sqlite.Database, "transaction", then_appended)
+    journal.note("kafka", 0, "topic/1/17", durable=True)
+    assert stored(path, "SELECT last, mark FROM runs, subscriptions") == [(1, "topic/1/17")]
 
 
 def test_rows_that_every_subscribed_sink_has_go_with_an_append_or_a_prune(journal: Journal, path: Path) -> None:

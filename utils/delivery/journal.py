@@ -139,10 +139,10 @@ class Journal:
 
     def note(self, sink: str, reached: int, mark: str, *, durable: bool = False) -> None:
         """Note what a sink has reached, and its emitter's mark; stored with the next append, unless `durable` now."""
-        if durable:
+        self.subscriptions[sink] = self.subscriptions[sink]._replace(reached=reached, mark=mark)
+        if durable:  # comes second: an append between the two would store again what was noted before
             with self._file.transaction() as connection:
                 connection.execute(_NOTE, (reached, mark, sink))
-        self.subscriptions[sink] = self.subscriptions[sink]._replace(reached=reached, mark=mark)
 
     def pending(self) -> dict[str, int]:
         """Subscribed sink -> how many records are pending for it, at most."""
