@@ -411,6 +411,11 @@ def test_half_an_identity_is_none(ids: str) -> None:
             assert (found.producer_id, found.sequence) == (None, None)
 
 
+def test_two_halves_are_no_identity_either() -> None:
+    found = CODEC.decode_lines(b'{"producer_id":"a-1"}\n{"sequence":3}\n')
+    assert [(each.producer_id, each.sequence) for each in found] == [(None, None)] * 2
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [("b'x'", '"x"'), (1, True), (1, "1"), (None, "null"), ("a", b"a"), (1.5, "1.5")],

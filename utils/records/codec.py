@@ -170,8 +170,10 @@ class Codec:
         if not len(records) == data.count(b"\n") == data.count(b"}\n{") + 1:
             return None
         producer_ids, sequences = (list(map(attrgetter(name), records)) for name in ("producer_id", "sequence"))
-        if producer_ids.count(None) != sequences.count(None):  # half an identity is none
-            return None
+        if None in producer_ids or None in sequences:
+            ids = zip(producer_ids, sequences, strict=True)
+            if any((producer_id is None) != (sequence is None) for producer_id, sequence in ids):
+                return None  # half an identity is none
         if not all(are_instants(map(attrgetter(attribute), records)) for attribute in self._instants):
             return None
         if any(bytes(value) == b"null" for attribute in self._json for value in map(attrgetter(attribute), records)):
