@@ -310,6 +310,15 @@ class TestTypes:
         assert (invalid.where, invalid.reason) == ("buzz.sqlite row 2", "text that is not UTF-8")
         assert invalid.line.startswith(rb"('a\udcff', 'Ann'")
 
+    @pytest.mark.parametrize("column", ["a json", "extra"])
+    def test_json_that_is_nested_too_deeply_is_one_invalid_row(self, tmp_path: Path, column: str) -> None:
+        kind = Kind("sqlite", tmp_path)
+        kind.emit_lines("{}", "{}", "{}")
+        kind.execute(f"UPDATE readings SET \"{column}\" = '{'[' * 9_000}{']' * 9_000}' WHERE sequence = 2")
+        (chunk,) = drain(kind.source(stream=READINGS))
+        assert sequences([chunk]) == [1, 3]
+        assert [each.where for each in chunk.invalid] == ["buzz.sqlite/readings row 2"]
+
     @pytest.mark.parametrize("column", ["producer_id", "sequence"])
     def test_half_of_the_ids_is_none(self, kind: Kind, column: str) -> None:
         kind.emit(1)

@@ -147,7 +147,7 @@ class TableSource:
         try:
             producer_ids, sequences = msgspec.convert(ids, tuple[_ProducerIds, _Sequences])
             nulls = [bytes(_json.decode(text)) for column in texts.values() for text in column if text is not None]
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             return None
         if found is None or b"null" in nulls:
             return None
@@ -160,15 +160,15 @@ class TableSource:
         lines: dict[str, bytes] = {}
         for row in rows:
             where, members = f"{self._partition} row {row[0]}", dict[str, Any]()
-            for field, value in zip(fields, row[1:], strict=True):
-                member = None if value is None else _member(field.type, value)
-                if field.name == "extra" and isinstance(member, Raw) and bytes(member)[:1] == b"{":
-                    members.update(_object.decode(member))
-                elif member is not None:
-                    members[field.name] = member
             try:
+                for field, value in zip(fields, row[1:], strict=True):
+                    member = None if value is None else _member(field.type, value)
+                    if field.name == "extra" and isinstance(member, Raw) and bytes(member)[:1] == b"{":
+                        members.update(_object.decode(member))
+                    elif member is not None:
+                        members[field.name] = member
                 lines[where] = encoder.encode(members)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, RecursionError) as error:
                 reason = "text that is not UTF-8" if NotUtf8 in set(map(type, row)) else str(error)
                 invalid.append(Invalid(where, reason, repr(row[1:]).encode("utf-8", "backslashreplace")))
         records, others = decode_all(self._codec, list(lines.values()), lines)
