@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import os
 import signal
 import subprocess
@@ -170,6 +171,14 @@ def test_the_first_signal_asks_the_second_ends(settings: Settings, number: signa
         process.send_signal(number)
         _, err = process.communicate(timeout=30)
         assert (process.returncode, err) == (3, "")
+
+
+def test_json_for_programs_keeps_texts_and_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    report = {"by": {"right to left \u200f": 1, "\x9b31m": 2, "two\nlines": 3}}
+    cli.print_json(report)
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == report
+    assert printed.replace("\n", "").isprintable()
 
 
 @pytest.mark.full

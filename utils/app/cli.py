@@ -153,7 +153,7 @@ def print_json(report: object) -> None:
     """Print a report for programs."""
     import msgspec
 
-    print_lines(*msgspec.json.format(msgspec.json.encode(report)).decode().split("\n"))
+    print_lines(*map(log.escaped, msgspec.json.format(msgspec.json.encode(report)).decode().split("\n")))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -26,6 +26,11 @@ def plain(text: str) -> str:
     return _STEERING.sub(" ", text)
 
 
+def escaped(text: str) -> str:
+    """A line of JSON of which the same is true, and which means the same as before."""
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def masked(text: str, secrets: tuple[str, ...]) -> str:
     """`text` with each of `secrets` made unreadable."""
     for secret in filter(None, secrets):
