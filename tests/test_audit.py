@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -518,6 +519,22 @@ def test_a_sink_out_of_reach_is_not_judged(settings: Settings, monkeypatch: pyte
         assert list(report.unread) == ["duckdb"]
         assert report.lines(3)[-1].startswith("incomplete: 20 records in 2 sinks compared")
         locker.communicate()
+
+
+def test_a_topic_whose_broker_is_down_is_not_judged(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("utils.checks.audit.REACH_S", 0.0)
+    down = replace(settings, kafka_broker="localhost:1")
+    with closing(Journal(settings.journal_path("p"), streams.BUZZ)) as journal:
+        journal.subscribe([*EMBEDDED, "kafka"])
+    append(settings, 10, prune=False)
+    with closing(Journal(settings.journal_path("p"), streams.BUZZ)) as journal:
+        for sink in (*EMBEDDED, "kafka"):
+            journal.note(sink, journal.last, "")
+        journal.prune()
+    report, problems = audited(down)
+    assert not problems
+    assert report.unread == {"kafka": "no Kafka broker answers at localhost:1"}
+    assert report.lines(4)[-1].startswith("incomplete: 30 records in 3 sinks compared")
 
 
 @pytest.mark.full

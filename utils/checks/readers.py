@@ -40,7 +40,10 @@ def _topic_pages(settings: Settings, stream: Stream) -> Generator[Page]:
     from kafka import KafkaConsumer, TopicPartition
     from kafka.errors import KafkaError, UnsupportedCodecError
 
-    require_answer(settings.kafka_broker)
+    try:
+        require_answer(settings.kafka_broker)
+    except Absent as error:  # what is on its disk is not known, and by no means lost
+        raise Unavailable(str(error)) from error
     topic = settings.topic_of(stream.name)
     try:
         consumer = KafkaConsumer(
