@@ -225,8 +225,10 @@ def test_a_batch_ends_when_the_receiver_is_slow(
     monkeypatch.setattr(alert_delivery, "BATCH_S", 0.0)
     with running(tmp_path, webhook.url, clock) as run:
         run.alert(1)
-        assert run.delivery.step()
+        for _ in range(3):
+            assert run.delivery.step()
         assert (webhook.received, run.left(), len(lines(run.jsonl))) == ([], 1, 1)
+        assert run.attempts() == [1], "what had no turn was not tried"
         monkeypatch.setattr(alert_delivery, "BATCH_S", 10.0)
         assert run.delivery.step()
         assert (run.left(), len(lines(run.jsonl))) == (0, 1)

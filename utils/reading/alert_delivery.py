@@ -136,24 +136,25 @@ class AlertDelivery:
 
     def step(self) -> bool:
         """Deliver some of what is due now; whether there was any. What is not possible now is left."""
-        claimed, done = list[Claimed](), list[tuple[int | None, str]]()
+        claimed, done = list[Claimed](), list[tuple[int | None, int, str]]()
         failed: ToolkitError | None = None
         try:
             claimed, until_s = self._claim(), time.monotonic() + BATCH_S
             for id, attempts, line in claimed:
-                due_us = None
+                due_us, attempted = None, attempts + 1
                 try:
                     if self._send is not None and time.monotonic() < until_s:
                         self._send(id, line)
                     elif self._send is not None:
-                        due_us = 0  # no time for it in this batch: new alerts wait for their line in the file
+                        # No time for it in this batch: new alerts wait for their line in the file.
+                        due_us, attempted = 0, max(1, attempts)
                 except Unavailable as error:
                     failed, wait_s = error, min(2.0 ** min(attempts, 20), RETRY_CAP_S)
                     due_us = round((self._clock() + wait_s) * 1e6)
-                done.append((due_us, id))
+                done.append((due_us, attempted, id))
             if claimed:
                 with self._database.transaction():
-                    self._database.execute_many("UPDATE alerts SET due_us = ? WHERE id = ?", done)
+                    self._database.execute_many("UPDATE alerts SET due_us = ?, attempts = ? WHERE id = ?", done)
         except ToolkitError as error:  # what only the user can fix ends whoever reads
             failed = error
         if failed is not None:
