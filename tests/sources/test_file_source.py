@@ -118,6 +118,16 @@ class TestLines:
         assert (texts(chunks), wrong(chunks)[0]) == (["a", "b"], f"live.json byte {len(line('a'))}")
         assert b"".join(each.line for chunk in chunks for each in chunk.invalid) == long.rstrip()
 
+    def test_its_rest_is_no_record_of_its_own(self, live: Path) -> None:
+        rest = line("rest")
+        live.write_bytes(line("a") + b"x" * (MAX_LINE_BYTES + 1) + rest + line("b"))
+        source = from_start(live)
+        chunks = drain(source)
+        assert (texts(chunks), len(wrong(chunks))) == (["a", "b"], 2)
+        position = next(chunk.end for chunk in chunks if chunk.invalid)
+        again = drain(FileSource(live, BUZZ.codec, lambda partition: position))
+        assert (texts(again), [each.line for chunk in again for each in chunk.invalid]) == (["b"], [rest.rstrip()])
+
     def test_the_unreadable_end_of_a_finished_file_is_read_once_it_is_complete(self, live: Path) -> None:
         live.write_bytes(line("a") + b'{"message":')
         source = from_start(live, finished=True)
