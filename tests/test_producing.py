@@ -1,5 +1,6 @@
 """The whole way from a producer's records to the sinks, in this process and as a command."""
 
+import json
 import os
 import re
 import shutil
@@ -109,6 +110,26 @@ def test_messages_come_at_their_pace(settings: Settings, monkeypatch: pytest.Mon
     assert produce(settings, paced(5, gap=2.0), interval_s=3.0) == 0
     assert [round(wait, 6) for wait in waits if wait > 1] == [6.0] * 4  # the first one at once
     assert sum(map(len, held("file", settings).values())) == 5
+
+
+def test_a_slow_generator_is_acknowledged_with_the_time_at_which_it_made_each_record(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, acknowledged = [1_800_000_000.0], []
+
+    def made() -> Paced:
+        for number in range(4):
+            acknowledged.append(number - journal_query(settings, "SELECT max(last) FROM runs")[0][0])
+            now[0] += 0.75
+            (message,) = make_messages(1)
+            message.timestamp = ""
+            yield 1.0, message
+
+    monkeypatch.setattr(producing.time, "time", lambda: now[0])
+    assert produce(settings, made()) == 0
+    seconds = [json.loads(line)["timestamp"][17:] for line in settings.live_path.read_text("utf-8").splitlines()]
+    assert seconds == ["00.750Z", "01.500Z", "02.250Z", "03.000Z"]
+    assert max(acknowledged) <= 2, "what is made waits for no full batch"
 
 
 def test_bounds_that_no_library_takes_are_as_good_as_none(settings: Settings) -> None:

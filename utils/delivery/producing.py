@@ -24,6 +24,8 @@ from utils.records.stream import Stream
 from utils.sinks import EMBEDDED, SINKS, Making, Run, check_places
 
 MAX_APPEND, MAX_APPEND_BYTES = 20_000, 8 << 20
+STAMP_S = 0.001  # the text of the present time serves so long
+MAX_HELD_S = 1.0  # what a slow generator made waits no longer for others
 FIRST_LOOK_S = 2.0
 REPORT_EVERY_S = 5.0
 SHOWN_INTERVAL_S = 0.1  # below it single records are not logged, only the running total
@@ -201,9 +203,6 @@ def _pace(run: Session, items: Paced, interval_s: float, make: MakeBatch) -> Non
 
     def flush() -> None:
         nonlocal limit
-        now = instant_text(time.time_ns() // 1_000_000 * 1_000)
-        for item in made:
-            item.timestamp = item.timestamp or now
         batch, rejected = run.batch(made, make)
         run.counts.update(made=len(made), rejected=len(rejected))
         made.clear()
@@ -213,7 +212,8 @@ def _pace(run: Session, items: Paced, interval_s: float, make: MakeBatch) -> Non
             limit = max(1, min(MAX_APPEND, 4 * limit, MAX_APPEND_BYTES * batch.count // len(batch.lines)))
             run.append(batch, shown=interval_s >= SHOWN_INTERVAL_S)
 
-    due_s = 0.0
+    due_s = began_s = stamped_s = 0.0
+    stamp = ""
     try:
         for gap, item in items:
             if interval_s:
@@ -223,8 +223,13 @@ def _pace(run: Session, items: Paced, interval_s: float, make: MakeBatch) -> Non
                     run.stop.wait(due_s - time.monotonic())
             if run.stop.is_set():
                 break
+            now_s = time.time()
+            if not 0 <= now_s - stamped_s < STAMP_S:
+                stamped_s, stamp = now_s, instant_text(int(now_s * 1000) * 1000)
+            item.timestamp = item.timestamp or stamp
+            began_s = began_s if made else now_s
             made.append(item)
-            if len(made) >= limit:
+            if len(made) >= limit or not 0 <= now_s - began_s < MAX_HELD_S:
                 flush()
     finally:  # a recording may turn out to be broken
         flush()

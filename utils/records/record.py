@@ -22,7 +22,7 @@ _NEVER_NAN = {str, int, bool, NoneType}
 class Record(msgspec.Struct, kw_only=True, gc=False):
     """Base of the records that a producer makes: subclass it with the fields of a stream.
 
-    `timestamp` is RFC 3339 UTC with milliseconds (`2026-11-23T19:04:05.123Z`), set when the record is acknowledged
+    `timestamp` is RFC 3339 UTC with milliseconds (`2026-11-23T19:04:05.123Z`), set when the record is made
     unless the producer has set it. `producer_id` and `sequence` are assigned by the journal.
     """
 
