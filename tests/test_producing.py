@@ -119,13 +119,13 @@ def test_a_slow_generator_is_acknowledged_with_the_time_at_which_it_made_each_re
 
     def made() -> Paced:
         for number in range(4):
-            acknowledged.append(number - journal_query(settings, "SELECT max(last) FROM runs")[0][0])
+            acknowledged.append(number - last_assigned(settings))
             now[0] += 0.75
             (message,) = make_messages(1)
             message.timestamp = ""
             yield 1.0, message
 
-    monkeypatch.setattr(producing.time, "time", lambda: now[0])
+    monkeypatch.setattr(time, "time", lambda: now[0])
     assert produce(settings, made()) == 0
     seconds = [json.loads(line)["timestamp"][17:] for line in settings.live_path.read_text("utf-8").splitlines()]
     assert seconds == ["00.750Z", "01.500Z", "02.250Z", "03.000Z"]
