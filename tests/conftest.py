@@ -61,6 +61,11 @@ def why_not(item: pytest.Item, now: Setting) -> str:
     return ""
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """A short name for a long value: every name is sent between the processes that share the tests."""
+    return f"{len(val)} long" if isinstance(val, str | bytes) and len(val) > 200 else None
+
+
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:

@@ -56,6 +56,7 @@ def fill(disk: Path) -> Path:
     return filler
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("place", [*EMBEDDED, "journal"])
 def test_one_disk_is_full_and_gets_space_again(
     place: str, settings: Settings, small_disk: Path, started: list[Running]

@@ -101,6 +101,7 @@ def test_several_producers_share_the_sinks_and_are_killed(settings: Settings, ti
     assert_complete(settings, expected)
 
 
+@pytest.mark.full
 def test_producers_that_run_at_once_end_cleanly(settings: Settings) -> None:
     modules = {"ragini": "producers.ragini_producer", "case": "producers.producer_case"}
     options = ("--interval", "0", "--count", "30000", "--drain", "60", "--sinks", *EMBEDDED)

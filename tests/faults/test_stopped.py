@@ -100,6 +100,7 @@ def test_a_signal_while_a_sink_is_away_ends_within_the_drain_bound(settings: Set
     assert took_s < DRAIN_S + 1 + SLOW_MACHINE_S
 
 
+@pytest.mark.full
 def test_a_second_signal_ends_at_once(settings: Settings) -> None:
     ragini("--count", 1, settings=settings)
     process = start_python("producers.ragini_producer", "--interval", "0.01", "--drain", "600", settings=settings)
