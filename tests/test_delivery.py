@@ -729,6 +729,19 @@ def test_letters_only_step_over_what_comes_directly_behind_the_sink(machine: Mac
     assert machine.letters("picky")[0] == (3, "no 3 here")
 
 
+def test_a_letter_right_behind_what_left_the_journal_is_written_once(machine: Machine) -> None:
+    """Also for a sink that was emptied, which begins there."""
+    picky, other = Sink(rejects(3)), Sink()
+    made = machine.run(2, picky=picky, other=other)
+    other.plan = is_down
+    made += machine.run(2, picky=picky, other=other)
+    assert machine.journal.pruned == 2
+    picky.rows.clear()
+    made += machine.run(1, picky=picky, other=other)
+    assert picky.rows == made[3:]
+    assert machine.letters("picky") == [(3, "no 3 here")]
+
+
 def test_a_crash_between_the_letter_and_the_rest_settles_by_itself(machine: Machine) -> None:
     """The letter was written, then the process was killed: neither the record before nor the one behind is lost."""
     picky = Sink(rejects(5))

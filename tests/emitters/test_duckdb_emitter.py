@@ -4,10 +4,8 @@ import ctypes
 import json
 import os
 import struct
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import duckdb
 import pytest
 from loguru import logger
 
+from tests.emitters.test_contract import hold_duckdb
 from tests.helpers import make_batch
 from utils.app.errors import Rejected, SinkReplaced, ToolkitError, Unavailable
 from utils.clients import duck, files
@@ -70,28 +69,6 @@ def counted(emitter: DuckdbEmitter, monkeypatch: pytest.MonkeyPatch) -> list[int
 
     monkeypatch.setattr(emitter, "_insert", noted)
     return windows
-
-
-HOLD = """
-import duckdb, sys, time
-while True:
-    try:
-        held = duckdb.connect(sys.argv[1])
-        break
-    except duckdb.IOException:  # a window is open just now
-        time.sleep(0.01)
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
-@contextmanager
-def held_by_another(path: Path) -> Iterator[None]:
-    command = [sys.executable, "-c", HOLD, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout and holder.stdout.readline()
-        yield
-        holder.communicate()
 
 
 class TestValues:
@@ -410,7 +387,7 @@ class TestWindows:
 
     @pytest.mark.full
     def test_a_file_in_use_names_who_has_it(self, path: Path) -> None:
-        with held_by_another(path), pytest.raises(Unavailable, match=r"lock is held in .*PID \d+"):
+        with hold_duckdb(path), pytest.raises(Unavailable, match=r"lock is held in .*PID \d+"):
             DuckdbEmitter(path, BUZZ)
         DuckdbEmitter(path, BUZZ).close()
 

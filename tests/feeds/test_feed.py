@@ -9,6 +9,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import psutil
 import pytest
 from loguru import logger
 
@@ -24,7 +26,8 @@ from tests.feeds.feed_runs import column, letters, lines
 from tests.helpers import start_python, wait_until
 from utils.app import cli
 from utils.app.config import PROJECT_DIR, Settings
-from utils.feeds import rows
+from utils.feeds import inputs, rows
+from utils.records.stream import Stream
 
 Feed = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -460,3 +463,15 @@ def test_a_file_that_grows_is_followed_until_ctrl_c(settings: Settings, tmp_path
         process.interrupt()
         _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz"])
+def test_a_complete_file_that_is_left_in_the_middle_is_closed(name: str, settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / name
+    with gzip.open(path, "wt") if name.endswith(".gz") else path.open("w") as file:
+        file.write("n\n" + f"{'x' * 100_000}\n" * 30)  # more than is read at once
+    source = inputs.find_input(str(path), inputs.PLAIN, settings, threading.Event())
+    with closing(source.open(Stream("rows"), lambda partition: "", True)) as reader:
+        assert reader.poll(10)
+        assert str(path) in {each.path for each in psutil.Process().open_files()}
+    assert str(path) not in {each.path for each in psutil.Process().open_files()}

@@ -177,18 +177,27 @@ def test_stream_source_and_looks_reach_both() -> None:
         assert " ".join(option) in " ".join(dashboard)
 
 
-def test_a_stream_without_a_producer_is_shown_if_it_has_records(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    started: list[list[str]] = []
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that are started together; nothing is installed, copied or run."""
+    commands: list[list[str]] = []
 
-    def run_together(*commands: list[str] | Callable[[], list[str]], duration_s: float) -> int:
-        started.extend(command() if callable(command) else command for command in commands)
+    def run_together(*given: list[str] | Callable[[], list[str]], duration_s: float) -> int:
+        commands.extend(command() if callable(command) else command for command in given)
         return 0
 
     monkeypatch.setattr(start, "run_together", run_together)
     monkeypatch.setattr(environment, "prepare", lambda: Path(sys.executable))
     monkeypatch.setattr(start, "copy_env_file", lambda project: None)
+    return commands
+
+
+def test_a_stream_without_a_producer_is_shown_if_it_has_records(
+    settings: Settings,
+    started: list[list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     arguments = ["--stream", "wind", "--source", "file", "--serve"]
     monkeypatch.setattr(sys, "argv", ["scripts/start.py", *arguments])
     assert environment.run(start.main) == 2
@@ -210,18 +219,9 @@ def test_every_stream_has_its_producer() -> None:
 @pytest.mark.parametrize("arguments", [[], ["--serve"], ["--serve", "0.0.0.0:9000"]])
 @pytest.mark.parametrize("window", [True, False])
 def test_page_where_it_is_asked_for_or_no_window_can_be(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], window: bool
+    started: list[list[str]], monkeypatch: pytest.MonkeyPatch, arguments: list[str], window: bool
 ) -> None:
-    started: list[list[str]] = []
-
-    def run_together(*commands: list[str] | Callable[[], list[str]], duration_s: float) -> int:
-        started.extend(command() if callable(command) else command for command in commands)
-        return 0
-
-    monkeypatch.setattr(start, "run_together", run_together)
     monkeypatch.setattr(start, "has_window", lambda python: window)
-    monkeypatch.setattr(environment, "prepare", lambda: Path(sys.executable))
-    monkeypatch.setattr(start, "copy_env_file", lambda project: None)
     assert start.main(arguments) == 0
     expected = arguments or ([] if window else ["--serve"])
     assert started[1][-len(expected) :] == expected or not expected

@@ -109,7 +109,7 @@ class Worker(threading.Thread):
             rest = f"{place + 1} to {pruned} have left the journal" if place < pruned else "the journal has the others"
             less = f"but had {known.reached}: it was replaced by an older copy; {rest}"
             self._warn(f"contains sequences up to {place}", less)
-        return max(place, pruned)
+        return place if place >= pruned else _behind_letters(self._letters, pruned, runs)
 
     def _warn(self, what: str, about_it: str) -> None:
         if what not in self._warned:

@@ -171,9 +171,14 @@ def _open_file(  # noqa: PLR0917
     if kind in ("array", "parquet"):
         pages = array_pages(path) if kind == "array" else parquet_pages(path)
         return RowSource(path.name, pages, LineCodec(stream), resume, "item" if kind == "array" else "row")
-    file: Any = (gzip.open if kind.endswith(".gz") else open)(path, "rb")
-    lines = text_lines(file, path.name, options.encoding)
+    lines = _lines_of(path, options.encoding, is_packed=kind.endswith(".gz"))
     return _line_source(lines, path.name, kind.removesuffix(".gz"), options, stream, resume)
+
+
+def _lines_of(path: Path, encoding: str, *, is_packed: bool) -> Iterator[list[str]]:
+    opened: Any = gzip.open if is_packed else open
+    with opened(path, "rb") as file:
+        yield from text_lines(file, path.name, encoding)
 
 
 def _line_source(  # noqa: PLR0917

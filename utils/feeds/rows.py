@@ -63,7 +63,8 @@ class RowSource:
         return Chunk(self.detail, start, self._position, *self._decode(rows))
 
     def close(self) -> None:
-        """The rows close what they read from."""
+        """Let go of the rows, and so of the file that they come from."""
+        self._page, self._pages = [], iter(())
 
     def _skip(self, position: str) -> bool:
         """Whether the rows before the stored position are those that were handled."""
