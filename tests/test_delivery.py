@@ -38,6 +38,7 @@ class Sink:
         self.marks: list[str] = []
         self.plan = plan or (lambda sink, batch: None)
         self.max_records = max_records
+        self.silent = 0  # so many times nobody answers which message was the last
         self.open_now = 0
         self.lock = threading.Lock()
 
@@ -64,6 +65,8 @@ class MemoryEmitter:
 
     def last(self, producer_ids: Sequence[str]) -> Row | None:
         self.sink.asked.append(list(producer_ids))
+        if len(self.sink.asked) <= self.sink.silent:
+            raise Unavailable("no leader yet")
         self._seen = len(self.sink.rows)
         for producer_id in reversed(producer_ids):
             if found := [sequence for run, sequence in self.sink.rows if run == producer_id]:
@@ -323,6 +326,20 @@ def test_a_sink_that_only_answered_is_waited_for_at_the_end(machine: Machine) ->
     delivery.until = "drained"
     draining.set()
     delivery.drain(5)
+    assert sink.rows == made
+
+
+def test_a_sink_that_opens_and_cannot_answer_yet_is_waited_for_at_the_end(machine: Machine) -> None:
+    """Such as a broker that has just come back: its partitions have no leader that all agree on."""
+    sink = Sink()
+    sink.silent = 3
+    machine.journal.subscribe(["one"])
+    made = machine.append(5)
+    delivery = Delivery(machine.journal, {"one": sink.connect}, machine.letter_path)
+    delivery.until = "drained"
+    delivery.start((), 0)
+    delivery.drain(5)
+    assert len(sink.asked) == 4
     assert sink.rows == made
 
 

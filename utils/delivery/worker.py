@@ -28,6 +28,7 @@ class Status:
     """What a worker reports."""
 
     answered: bool | None = None  # None before its first answer or error
+    opened: bool = False  # its emitter was, at least once
     delivered: int = 0
     dead_letters: int = 0
     reason: str = ""  # why it is down
@@ -62,6 +63,7 @@ class Worker(threading.Thread):
         """Connect, and deliver until it is time to stop (True) or a record is rejected."""
         journal, status = self._delivery.journal, self.status
         with closing(self._connect(journal.subscriptions[self.name].mark)) as emitter:
+            status.opened = True
             reached = self._ask(emitter)
             journal.note(self.name, reached, emitter.mark, durable=True)
             status.answered = True
@@ -158,7 +160,7 @@ class Worker(threading.Thread):
                 logger.error("{}: given up: {}", self.name, reason)
             delivery.changed.notify_all()
             until = delivery.until
-            if failure or until == "closed" or (until and not status.answered):
+            if failure or until == "closed" or (until and not status.opened):
                 return True
             delivery.changed.wait_for(lambda: delivery.until != until, self._backoff.next_s())
             return delivery.until == "closed"
