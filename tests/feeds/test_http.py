@@ -1,5 +1,6 @@
 """A feed over HTTP: what each request is answered, and that what was answered with 200 is in the sinks, once."""
 
+import asyncio
 import json
 import re
 import secrets
@@ -7,7 +8,6 @@ import socket
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -40,9 +40,9 @@ from utils.delivery.producing import Session
 from utils.delivery.worker import Delivery
 from utils.feeds import http, requests
 from utils.feeds.feeding import PLAIN_FEED
-from utils.feeds.http import Inbox, feed_http
+from utils.feeds.http import Endpoint, feed_http
 from utils.feeds.lines import LineCodec
-from utils.feeds.requests import Answer, Intake, Posted, json_texts
+from utils.feeds.requests import Intake, Posted, Waiting, json_texts
 
 ONE = thing("a", 1)
 DEEP = '{"client":' + "[" * 200 + "]" * 200 + "}"
@@ -108,10 +108,6 @@ def test_each_request_is_answered_as_documented(settings: Settings) -> None:
     assert {record["client"] for record in stored} == {"a"}
 
 
-def untaken(waiting: Sequence[Posted]) -> Sequence[Answer]:
-    raise AssertionError(f"no request should come so far: {waiting}")
-
-
 @pytest.mark.parametrize(
     ("method", "to", "status", "text"),
     [("GET", "/", 405, "POST a JSON object"), ("PUT", "/", 405, "POST"), ("POST", "/things", 404, "POST to /")],
@@ -119,7 +115,7 @@ def untaken(waiting: Sequence[Posted]) -> Sequence[Answer]:
 def test_other_methods_and_paths_are_answered_too(
     settings: Settings, method: str, to: str, status: int, text: str
 ) -> None:
-    with closing(WebServer(Inbox("", untaken).app(), "127.0.0.1", 0, "")) as server:
+    with closing(WebServer(Endpoint(Waiting(), "").app(), "127.0.0.1", 0, "")) as server:
         answer = post(int(server.url.rpartition(":")[2][:-1]), ONE, method=method, to=to)
     assert answer.status == status and text in answer.body["error"]
 
@@ -240,16 +236,10 @@ def test_a_full_journal_is_answered_with_429_until_there_is_room(settings: Setti
 
 
 def test_a_slow_body_is_answered_and_a_large_one_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    is_due = threading.Event()
-
-    def take(waiting: Sequence[Posted]) -> Sequence[Answer]:
-        is_due.wait(20)
-        return [1 for _ in waiting]
-
-    inbox = Inbox("", take, body_s=0.3)
+    endpoint = Endpoint(taken := Waiting(), "", body_s=0.3)
     monkeypatch.setattr(http, "MAX_WAITING_BYTES", 100_000)
     head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-    with closing(WebServer(inbox.app(), "127.0.0.1", 0, "")) as server:
+    with closing(WebServer(endpoint.app(), "127.0.0.1", 0, "")) as server:
         slow = raw(port_of(server), head + b"Content-Length: 100\r\n\r\n{")
         assert slow.startswith(b"HTTP/1.1 408") and b"not complete within 0.3 s" in slow
         chunked = raw(port_of(server), head + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n")
@@ -257,11 +247,11 @@ def test_a_slow_body_is_answered_and_a_large_one_does_not_fill_the_memory(monkey
         with socket.create_connection(("127.0.0.1", port_of(server)), timeout=20) as waiting:
             body = b" " * 90_000
             waiting.sendall(head + b"Content-Length: 90000\r\n\r\n" + body)  # nobody takes it
-            wait_until(lambda: inbox.waiting_bytes >= len(body))
+            wait_until(lambda: endpoint.waiting_bytes >= len(body))
             assert post(port_of(server), body).status == 503
-            is_due.set()
+            taken.answer(1 for _ in taken.group(20))
             assert b"200 OK" in waiting.recv(1000)
-        wait_until(lambda: inbox.waiting_bytes == 0)
+        wait_until(lambda: endpoint.waiting_bytes == 0)
 
 
 def test_a_client_that_leaves_costs_nothing(settings: Settings) -> None:
@@ -311,16 +301,17 @@ def test_chunked_and_pipelined_requests_are_answered_in_their_order(settings: Se
     ids=["TLS", "version", "two lengths", "negative length", "length and chunks", "huge head", "zeros"],
 )
 def test_what_is_no_http_is_ended(data: bytes) -> None:
-    inbox = Inbox("", untaken)
-    with closing(WebServer(inbox.app(), "127.0.0.1", 0, "", head_s=0.5)) as server, suppress(ConnectionError):
+    with (
+        closing(WebServer(Endpoint(Waiting(), "").app(), "127.0.0.1", 0, "", head_s=0.5)) as server,
+        suppress(ConnectionError),
+    ):
         answer = raw(port_of(server), data, timeout_s=10)
         assert not answer or re.match(rb"HTTP/1.1 4\d\d", answer)
 
 
 def test_a_head_that_comes_byte_by_byte_is_given_up() -> None:
     """Also behind an answer, on a connection that stays open."""
-    inbox = Inbox("", untaken)
-    with closing(WebServer(inbox.app(), "127.0.0.1", 0, "", head_s=0.4)) as server:
+    with closing(WebServer(Endpoint(Waiting(), "").app(), "127.0.0.1", 0, "", head_s=0.4)) as server:
         for before in (b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"):
             with socket.create_connection(("127.0.0.1", port_of(server)), timeout=20) as connection:
                 connection.sendall(before)
@@ -473,13 +464,11 @@ def test_any_sequence_of_requests_leaves_what_was_answered(
     """A model: keys with their bodies; the journal has the records of new requests, in order, once."""
     expected, known = 0, dict[str, str]()
     folder = tmp_path_factory.mktemp("model")
-    with closing(Journal(folder / "feed.sqlite", THINGS)) as journal:
+    with closing(Journal(folder / "feed.sqlite", THINGS)) as journal, closing(asyncio.new_event_loop()) as loop:
         session = Session(Delivery(journal, {}, lambda _: Path()), threading.Event())
-        intake = Intake(lambda texts: (session, THINGS), LineCodec(THINGS))
-        intake.open()
+        intake = Intake(session, LineCodec(THINGS))
         for each in groups:
-            posted = [Posted(body.encode(), key) for key, body in each]
-            answers = intake.take(posted)
+            answers = intake.take([Posted(body.encode(), key, loop.create_future()) for key, body in each])
             for key_and_body, answer in zip(each, answers, strict=True):
                 key, body = key_and_body
                 amount = {"[]": 0, ONE: 1, f"[{ONE},{ONE}]": 2}.get(body)

@@ -6,9 +6,7 @@ import asyncio
 import hmac
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import replace
 
 from loguru import logger
@@ -21,11 +19,11 @@ from starlette.routing import Route
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.app.web import WebServer, is_loopback, parse_address
-from utils.delivery.producing import REPORT_EVERY_S, Session, session
+from utils.delivery.producing import REPORT_EVERY_S, session
 from utils.feeds.feeding import FeedOptions, fed_stream
 from utils.feeds.inputs import HTTP
 from utils.feeds.lines import LineCodec
-from utils.feeds.requests import LATER, Answer, Intake, Posted, Take, stopping
+from utils.feeds.requests import LATER, Intake, Waiting, fed_lines
 from utils.records.schema import known
 from utils.records.stream import Stream
 
@@ -33,7 +31,6 @@ MAX_BODY_BYTES = 4 << 20
 MAX_WAITING_BYTES = 64 << 20  # of all requests at a time
 BODY_S = 30.0
 FIRST_S = 1.0  # how long the first records are gathered from which the fields of a new stream are inferred
-GROUP_BYTES = 2 << 20
 TICK_S = 0.1
 MAX_KEY = 255
 TYPES = ("application/json", "application/x-ndjson", "application/ndjson", "application/jsonl")
@@ -41,17 +38,13 @@ CLOSE = {"Connection": "close"}
 _REASONS = {404: "POST to /", 405: "POST a JSON object, an array of them or JSON lines"}
 
 
-class Inbox:
-    """Reads the requests of all clients, hands those that wait to `take` in a thread, and answers what it returns."""
+class Endpoint:
+    """Reads and checks the requests of clients, and sends the answers."""
 
-    def __init__(self, token: str, take: Take, *, body_s: float = BODY_S, gather_s: float = 0.0) -> None:
+    def __init__(self, waiting: Waiting, token: str, *, body_s: float = BODY_S) -> None:
         """`token` is what clients must send as `Authorization: Bearer TOKEN`; "" = nothing."""
-        self.stopping = False
         self.rejected = self.waiting_bytes = 0
-        self.gather_s = gather_s  # how long requests are gathered before they are taken
-        self._token, self._body_s, self._take = token.encode(), body_s, take
-        self._waiting: deque[tuple[Posted, asyncio.Future[Answer]]] = deque()
-        self._worker: asyncio.Task[None] | None = None
+        self._waiting, self._token, self._body_s = waiting, token.encode(), body_s
         self._logged_s = 0.0
 
     def app(self) -> Starlette:
@@ -64,33 +57,12 @@ class Inbox:
         body = bytearray()
         try:
             await self._read(request, body)
-            if self.stopping:
-                raise stopping()
-            answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-            self._waiting.append((Posted(bytes(body), request.headers.get("idempotency-key", "")), answer))
-            if self._worker is None or self._worker.done():
-                self._worker = asyncio.create_task(self._work())
-            count = await answer
+            answer = await self._waiting.answer_to(bytes(body), request.headers.get("idempotency-key", ""))
         finally:
             self.waiting_bytes -= len(body)
-        if isinstance(count, HTTPException):
-            raise count
-        return JSONResponse({"acknowledged": count})
-
-    async def _work(self) -> None:
-        """Let requests be taken in groups of about GROUP_BYTES at most, until none waits."""
-        while self._waiting:
-            await asyncio.sleep(self.gather_s)
-            group, size = [self._waiting.popleft()], 0
-            while self._waiting and (size := size + len(group[-1][0].body)) < GROUP_BYTES:
-                group.append(self._waiting.popleft())
-            answers: Sequence[Answer] = [stopping() for _ in group]
-            try:
-                answers = await asyncio.to_thread(self._take, [posted for posted, _ in group])
-            finally:
-                for (_, future), answer in zip(group, answers, strict=True):
-                    if not future.done():  # its client may have left
-                        future.set_result(answer)
+        if isinstance(answer, HTTPException):
+            raise answer
+        return JSONResponse({"acknowledged": answer})
 
     def _check_head(self, request: Request) -> None:
         """Raise HTTPException for a request whose body need not be read."""
@@ -101,8 +73,6 @@ class Inbox:
                 raise HTTPException(401, "send Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
         elif "origin" in headers:  # the program of another site, in a browser of this machine
             raise HTTPException(403, "requests of web pages need a token: set FEED_TOKEN")
-        if self.stopping:
-            raise stopping()
         kind = headers.get("content-type", "is missing").lower().partition(";")[0].strip()
         if kind not in TYPES and not (kind.startswith("application/") and kind.endswith("+json")):
             raise HTTPException(415, f"Content-Type {kind}: send {' or '.join(TYPES[:2])}")
@@ -157,27 +127,34 @@ def feed_http(  # noqa: PLR0917
         raise ToolkitError(
             f"{HTTP}{address} can be reached by other machines: set FEED_TOKEN (in .env), or listen on {HTTP}{port}"
         )
-    is_new = known(name, settings.schema_folder) is None
-    with ExitStack() as sessions:
+    waiting = Waiting()
+    endpoint = Endpoint(waiting, token)
+    server = WebServer(endpoint.app(), host, port, f"{HTTP}{address}")
+    with closing(server), closing(waiting):
+        logger.info("POST a JSON object, an array or JSON lines to {}", server.url)
 
-        def begin(texts: Sequence[bytes]) -> tuple[Session, Stream]:
-            stream = fed_stream(name, texts, settings, options.time)
-            context = session(stream, f"feed-{name}-http", settings, sinks=options.sinks, run=options.run, stop=stop)
-            opened = sessions.enter_context(context)
-            opened.counts["read"] = inbox.gather_s = 0
-            return opened, replace(opened.journal.stream, time=stream.time)
+        def is_over() -> bool:
+            if not server.is_serving:
+                raise Unavailable("the web server ended by itself: see the log, and start again")
+            return stop.is_set()
 
-        intake = Intake(begin, LineCodec(Stream(name)))
-        inbox = Inbox(token, intake.take, gather_s=FIRST_S if is_new else 0.0)
-        with closing(WebServer(inbox.app(), host, port, f"{HTTP}{address}")) as server:
-            logger.info("POST a JSON object, an array or JSON lines to {}", server.url)
-            if not is_new:
-                intake.open()
-            while server.is_serving and not (stop.is_set() or intake.error or intake.has_taken(options.run.count)):
-                stop.wait(TICK_S)
-            is_ours, inbox.stopping = server.is_serving, True
-        if intake.session is not None:
-            intake.session.counts["rejected"] = inbox.rejected
-        if intake.error or not is_ours:
-            raise intake.error or Unavailable("the web server ended by itself: see the log, and start again")
-    return intake.session.code if intake.session else 0
+        samples = list[bytes]()
+        is_new = known(name, settings.schema_folder) is None
+        while is_new and not samples:
+            if is_over():
+                return 0
+            found = [fed_lines(posted.body, LineCodec(Stream(name))) for posted in waiting.group(TICK_S, FIRST_S)]
+            samples = [line.line for lines in found if isinstance(lines, list) for line in lines]
+            if not samples:  # else the group is handed out again, to be taken
+                waiting.answer(0 if isinstance(each, list) else each for each in found)
+        stream, run = fed_stream(name, samples, settings, options.time), options.run
+        with session(stream, f"feed-{name}-http", settings, sinks=options.sinks, run=run, stop=stop) as opened:
+            counts = opened.counts
+            counts["read"] = 0
+            intake = Intake(opened, LineCodec(replace(opened.journal.stream, time=stream.time)))
+            with closing(server), closing(waiting):  # before what is pending is delivered
+                while not is_over() and (run.count is None or counts["acknowledged"] < run.count):
+                    if group := waiting.group(TICK_S):
+                        waiting.answer(intake.take(group))
+            counts["rejected"] = endpoint.rejected
+    return opened.code

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from typing import NamedTuple
@@ -12,13 +15,12 @@ import msgspec
 from msgspec import Raw
 from starlette.exceptions import HTTPException
 
-from utils.app.errors import ToolkitError
 from utils.delivery.producing import Session
 from utils.feeds.lines import FedLine, LineCodec
-from utils.records.stream import Stream
 
 MAX_RECORDS = 10_000
 """Of one request."""
+GROUP_BYTES = 2 << 20
 KEYS = 1_000_000
 """So many Idempotency-Keys are remembered, the newest."""
 TRIM_EVERY = 10_000
@@ -32,8 +34,6 @@ _any = msgspec.json.Decoder(Raw)
 
 Answer = int | HTTPException
 """How many records were acknowledged, or why none was."""
-Begin = Callable[[Sequence[bytes]], tuple[Session, Stream]]
-"""Opens the session of the stream that these are the first records of."""
 
 
 class Posted(NamedTuple):
@@ -41,10 +41,64 @@ class Posted(NamedTuple):
 
     body: bytes
     key: str
+    answer: asyncio.Future[Answer]
 
 
-Take = Callable[[Sequence[Posted]], Sequence[Answer]]
-"""Acknowledges or rejects requests."""
+class Waiting:
+    """Requests on their way from the web server's thread to the one that takes them, in groups."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._posted: deque[Posted] = deque()
+        self._group: list[Posted] = []  # handed out, and not answered yet
+        self._is_closed = False
+
+    async def answer_to(self, body: bytes, key: str) -> Answer:
+        """The answer to a request, once there is one."""
+        posted = Posted(body, key, asyncio.get_running_loop().create_future())
+        with self._changed:
+            if self._is_closed:
+                return stopping()
+            self._posted.append(posted)
+            self._changed.notify()
+        return await posted.answer
+
+    def group(self, wait_s: float, gather_s: float = 0.0) -> Sequence[Posted]:
+        """The requests to answer next, about GROUP_BYTES at most; none if none has come within `wait_s`.
+
+        They are those of the group before if it was not answered. Behind the first more are gathered for `gather_s`.
+        """
+        if not self._group:
+            with self._changed:
+                self._changed.wait_for(lambda: self._posted, wait_s)
+            if self._posted:
+                time.sleep(gather_s)
+            size = 0
+            while self._posted and size < GROUP_BYTES:
+                self._group.append(self._posted.popleft())
+                size += len(self._group[-1].body)
+        return self._group
+
+    def answer(self, answers: Iterable[Answer]) -> None:
+        """Answer the requests of the group."""
+        group, self._group = self._group, []
+        if group:
+            with suppress(RuntimeError):  # the web server has ended, and nobody waits any more
+                group[0].answer.get_loop().call_soon_threadsafe(_settle, group, list(answers))
+
+    def close(self) -> None:
+        """Answer whoever waits that nothing is taken any more; may be called twice."""
+        with self._changed:
+            self._is_closed = True
+            self._group += self._posted
+            self._posted.clear()
+        self.answer(stopping() for _ in self._group)
+
+
+def _settle(group: Sequence[Posted], answers: Sequence[Answer]) -> None:
+    for posted, answer in zip(group, answers, strict=True):
+        if not posted.answer.done():  # its client may have left
+            posted.answer.set_result(answer)
 
 
 def json_texts(body: bytes) -> tuple[str, list[tuple[int, bytes]]]:
@@ -91,51 +145,22 @@ def fed_lines(body: bytes, codec: LineCodec) -> list[FedLine] | HTTPException:
 
 
 class Intake:
-    """Takes requests into the journal, those that come together in one transaction, each whole or not at all.
+    """Takes requests into the journal, those of a group in one transaction."""
 
-    It has a `session` from `open` on; `error` is why it cannot continue.
-    """
-
-    def __init__(self, begin: Begin, codec: LineCodec) -> None:
-        self._begin, self._codec = begin, codec
-        self._one_at_a_time = threading.RLock()
+    def __init__(self, session: Session, codec: LineCodec) -> None:
+        self._session, self._codec = session, codec
         self._untrimmed = TRIM_EVERY  # keys; earlier runs may have ended before they trimmed theirs
-        self.session: Session | None = None
-        self.error: ToolkitError | None = None
 
-    def open(self, texts: Sequence[bytes] = ()) -> None:
-        """Begin with these records. Raises ToolkitError for what only the user can fix."""
-        with self._one_at_a_time:
-            if self.session is None:
-                self.session, stream = self._begin(texts)
-                self._codec = LineCodec(stream)
-
-    def has_taken(self, count: int | None) -> bool:
-        """Whether so many records are acknowledged; False where nobody has named a count."""
-        return self.session is not None and count is not None and self.session.counts["acknowledged"] >= count
-
-    def take(self, requests: Sequence[Posted]) -> Sequence[Answer]:
-        """Acknowledge or reject the requests. See Take; any thread may call it."""
-        with self._one_at_a_time:
-            try:
-                if self.session is None:
-                    several = [fed_lines(posted.body, self._codec) for posted in requests]
-                    if texts := [line.line for lines in several if isinstance(lines, list) for line in lines]:
-                        self.open(texts)
-                return self._take(requests)
-            except ToolkitError as error:
-                self.error = error
-                return [stopping() for _ in requests]
-
-    def _take(self, requests: Sequence[Posted]) -> Sequence[Answer]:
-        session, lines, keys = self.session, list[FedLine](), dict[str, str]()
-        is_full = session is not None and not session.has_room()
-        answers = [self._answer(posted, lines, keys, is_full) for posted in requests]
-        if session is not None and lines:
+    def take(self, group: Sequence[Posted]) -> Sequence[Answer]:
+        """Acknowledge or reject each of the requests as a whole."""
+        session, lines, keys = self._session, list[FedLine](), dict[str, str]()
+        is_full = not session.has_room()
+        answers = [self._answer(posted, lines, keys, is_full) for posted in group]
+        if lines:
             batch, rejected = session.batch(lines)
             assert not rejected, "what was decoded can be stored"
             if not session.append(batch, keys):
-                return [stopping() for _ in requests]
+                return [stopping() for _ in group]
             session.counts["read"] += batch.count
             self._untrimmed += len(keys)
             if keys and self._untrimmed >= TRIM_EVERY:
@@ -146,9 +171,9 @@ class Intake:
     def _answer(self, posted: Posted, lines: list[FedLine], keys: dict[str, str], is_full: bool) -> Answer:
         """What the request is answered once `lines` and `keys`, to which it is added, are in the journal."""
         position, fingerprint = _KEY + posted.key, ""
-        if posted.key and self.session is not None:
+        if posted.key:
             fingerprint = blake2b(posted.body, digest_size=8).hexdigest()
-            if known := keys.get(position) or self.session.journal.position(position):
+            if known := keys.get(position) or self._session.journal.position(position):
                 count, _, before = known.partition(" ")
                 if fingerprint != before:
                     return HTTPException(422, "this Idempotency-Key came with another body: use one key per request")
