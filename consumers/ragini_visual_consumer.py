@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 from loguru import logger
 
@@ -57,14 +57,7 @@ def main(
         reader.start()
         count = window.Window(state, plan, stop, settings.data_path).run()
     else:
-        output: Any
-        if plan.serve is None:
-            output = outputs.opened(plan, settings.data_path, stop)
-        else:
-            from consumers.dashboard.serve import Page
-
-            output = Page(plan)
-        with output as put:
+        with outputs.opened(plan, settings.data_path) as put:
             reader.start()
             count = outputs.run_headless(state, put, plan, stop)
     stop.set()

@@ -1,5 +1,6 @@
 """Drawing without a window: the loop, and where its images go."""
 
+import math
 import os
 import subprocess
 import time
@@ -19,7 +20,7 @@ from consumers.dashboard.state import State
 from utils.app import in_turn
 from utils.app.errors import ToolkitError
 
-WRITERS = {".gif": "pillow", ".mp4": "ffmpeg"}
+WRITERS = {".gif": "pillow", ".mp4": "ffmpeg_file"}  # the latter starts ffmpeg at the end: Ctrl+C ends it as well
 SLOWEST_FPS = 1 / 655  # of a GIF
 
 Put = Callable[[Snapshot], None]
@@ -27,22 +28,16 @@ Put = Callable[[Snapshot], None]
 
 
 def run_headless(state: State, put: Put, plan: Plan, stop: Event) -> int:
-    """Put snapshots at absolute times until `stop` or the plan's end; how many.
-
-    The last one shows what is known at the end.
-    """
-    begun = due = time.monotonic()
-    frames = 0
+    """Put a snapshot every refresh, and one of what is known at the end: `stop` or that of the plan. How many."""
+    begun, frames = time.monotonic(), 0
     while True:
-        last = stop.is_set()
+        is_last = stop.is_set()
         put(state.snapshot())
         frames += 1
-        if last or plan.is_done(frames, time.monotonic() - begun):
+        elapsed_s = time.monotonic() - begun
+        if is_last or plan.is_done(frames, elapsed_s):
             return frames
-        due = max(due + plan.refresh, time.monotonic())
-        if plan.duration is not None:
-            due = min(due, begun + plan.duration)
-        stop.wait(due - time.monotonic())
+        stop.wait(min(plan.refresh - elapsed_s % plan.refresh, (plan.duration or math.inf) - elapsed_s))
 
 
 @contextmanager
@@ -65,42 +60,39 @@ def image_file(path: Path, dashboard: Dashboard) -> Iterator[Put]:
 
 
 @contextmanager
-def recording(path: Path, dashboard: Dashboard, plan: Plan, stop: Event) -> Iterator[Put]:
-    """A GIF or MP4 with a frame per refresh. A GIF is kept in memory until it is complete, 4 MB a frame.
+def recording(path: Path, dashboard: Dashboard, plan: Plan) -> Iterator[Put]:
+    """A GIF or MP4 with a frame per refresh, which is made at the end. Raises ToolkitError if it cannot be written.
 
-    Raises ToolkitError if it cannot be written.
+    Until then the frames of a GIF are in memory, 4 MB each, and those of an MP4 in the folder for temporary files.
     """
     kind, figure = WRITERS[path.suffix], dashboard.figure
     if not writers.is_available(kind):
-        raise ToolkitError(f"--save {path}: needs {kind}, which is not installed; install it or save a .gif")
+        raise ToolkitError(f"--save {path}: needs ffmpeg, which is not installed; install it or save a .gif")
     writer: Any = writers[kind]
     writer = writer(fps=max(1 / plan.refresh, SLOWEST_FPS))
 
-    @contextmanager
-    def complete() -> Iterator[None]:
-        try:
-            yield
-        except (OSError, subprocess.CalledProcessError) as error:
-            # Ctrl+C in a terminal ends ffmpeg as well, which then leaves a whole film.
-            if not (kind == "ffmpeg" and stop.is_set() and path.exists()):
-                reason = getattr(error, "strerror", None) or f"{kind} ended: {error}"
-                raise ToolkitError(f"--save {path} cannot be written: {reason}") from error
-
     def put(snapshot: Snapshot) -> None:
         dashboard.update(snapshot)
-        with complete():
-            writer.grab_frame(facecolor=figure.get_facecolor())
+        writer.grab_frame(facecolor=figure.get_facecolor())
 
     logger.info("drawing without a window: saving to {}", path)
-    with complete(), writer.saving(figure, str(path), figure.dpi):
-        yield put
+    try:
+        with writer.saving(figure, str(path), figure.dpi):
+            yield put
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = getattr(error, "strerror", None) or f"ffmpeg ended: {error}"
+        raise ToolkitError(f"--save {path} cannot be written: {reason}") from error
 
 
-def opened(plan: Plan, folder: Path, stop: Event) -> AbstractContextManager[Put]:
-    """What writes the file that is to be saved, else dashboard.png in this folder, which is made if it is missing.
+def opened(plan: Plan, folder: Path) -> AbstractContextManager[Put]:
+    """The page, what writes the file that is to be saved, or else dashboard.png in this folder, which is made.
 
     Raises ToolkitError if it cannot be written.
     """
+    if plan.serve is not None:
+        from consumers.dashboard.serve import Page  # whoever has a window needs no web server
+
+        return Page(plan)
     path = plan.save or folder / "dashboard.png"
     if path.suffix not in (".png", *WRITERS):
         raise ToolkitError(f"--save {path}: the name must end in .gif, .mp4 or .png")
@@ -111,4 +103,4 @@ def opened(plan: Plan, folder: Path, stop: Event) -> AbstractContextManager[Put]
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise ToolkitError(f"{path}: no file can be written there; name another one")
     dashboard = Dashboard(plan.theme or "light", size=plan.inches)
-    return recording(path, dashboard, plan, stop) if path.suffix in WRITERS else image_file(path, dashboard)
+    return recording(path, dashboard, plan) if path.suffix in WRITERS else image_file(path, dashboard)
