@@ -85,6 +85,13 @@ def heading(name: str) -> str:
     return " ".join(word.capitalize() if len(word) > 3 else word for word in name.split())
 
 
+def why_empty(snapshot: Snapshot) -> str:
+    """Why no record is shown, or what would bring one."""
+    if snapshot.where and snapshot.received:
+        return f"\n\n--where is true for none of {snapshot.received:,} so far"
+    return "\n\npython -m producers.ragini_producer" if snapshot.stream == "buzz" else ""
+
+
 def source_line(snapshot: Snapshot) -> str:
     """Where the data comes from, or since when and why it does not come."""
     source = snapshot.source

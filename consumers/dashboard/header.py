@@ -39,7 +39,8 @@ class Header(Card):
         pill: Any = self.status.get_bbox_patch()
         pill.set_facecolor(background)
         self.clock.set_text(f"{local_time.of(snapshot.now):%Y-%m-%d  %H:%M:%S}")
-        title = "Streaming Dashboard" + ("" if snapshot.stream == "buzz" else f" \u00b7 {snapshot.stream}")
+        parts = "Streaming Dashboard", snapshot.stream if snapshot.stream != "buzz" else "", snapshot.where
+        title = " \u00b7 ".join(filter(None, parts))
         room = self.width - (2 * EDGE if self.narrow else STATUS_AND_CLOCK)
         fit(self.title, room, title, title.removeprefix("Streaming "))
 

@@ -11,7 +11,7 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 from matplotlib.transforms import Affine2D, ScaledTranslation
 
-from consumers.dashboard.formatting import heading
+from consumers.dashboard.formatting import heading, why_empty
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.theme import Palette
 
@@ -117,10 +117,9 @@ class Panel(Card):
         """Show the snapshot."""
         self.hints.clear()
         filled, room, roles = self.has_data(snapshot), self.width - 2 * EDGE, snapshot.roles
-        names = {name: heading(getattr(roles, name)) for name in ("record", "by", "value", "histogram")}
-        names["start"] = "\n\npython -m producers.ragini_producer" if snapshot.stream == "buzz" else ""
-        fit(self.heading, room, self.title.format_map(names))
-        fit(self.notice, room, "" if filled else self.empty.format_map(names))
+        names = {name: getattr(roles, name) for name in ("record", "by", "value", "histogram")}
+        fit(self.heading, room, self.title.format_map({name: heading(text) for name, text in names.items()}))
+        fit(self.notice, room, "" if filled else self.empty.format_map(names | {"why": why_empty(snapshot)}))
         for axes in self.area.axes:
             axes.set_visible(filled)
         parts = self.draw(snapshot) if filled else [""]

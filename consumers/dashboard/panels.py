@@ -1,6 +1,6 @@
 """The panels. Artists are made once in `build`; `draw(snapshot)` moves them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,13 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from consumers.dashboard.formatting import between, brief, clock, counted, number, rate, share, span
 from consumers.dashboard.history import TOP
 from consumers.dashboard.panel import Panel, fit
-from consumers.dashboard.snapshot import Series, Snapshot
+from consumers.dashboard.snapshot import Roles, Series, Snapshot
 from consumers.dashboard.theme import MARKERS
 
 _Dates: Any = dates  # they have no types
 DAY_S = 86_400  # matplotlib counts time in days
 TIME_STEPS_S = (1, 2, 4, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
+RECORDS_AGO: Any = MaxNLocator(4, integer=True, steps=[1, 2, 5, 10])
 TIMES = {
     "formats": ["%Y", "%b %Y", "%b %d", "%H:%M", "%H:%M", "%H:%M:%S"],
     "zero_formats": ["", "%Y", "%b %d", "%b %d", "%H:%M", "%H:%M:%S"],
@@ -29,7 +30,7 @@ class FlowPanel(Panel):
     """Cumulative total over event time up to now, with the record rate below."""
 
     title = "{record} Flow Over Time"
-    empty = "Waiting for the first record{start}"
+    empty = "Waiting for the first {record}{why}"
     BARS = 24
 
     def build(self) -> None:
@@ -90,7 +91,7 @@ class GroupsPanel(Panel):
     """Records per `by` value: the busiest six and all others, with count and share."""
 
     title = "{record}s by {by}"
-    empty = "Needs at least one record"
+    empty = "No {record}s yet"
     margins = (1.4, 1.45, 0.25, 0.8)
 
     def build(self) -> None:
@@ -125,63 +126,56 @@ class TrendPanel(Panel):
     """The latest values of each `by` value or of all records, with rolling means, zones and anomalies."""
 
     title = "{value} Trends"
-    empty = "{value} appears after the first record"
+    empty = "No {value} yet"
     margins = (0.85, 1.5, 0.6, 0.8)
+    legend: Mapping[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
 
     def build(self) -> None:
-        self.place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
         if self.width < 4:  # in one column the names of the lines stand below
             self.margins = (0.85, 0.3, 1.35, 0.8)
-            self.place = {"loc": "upper center", "bbox_to_anchor": (0.42, -0.48), "ncols": 2, "columnspacing": 1}
+            self.legend = {"loc": "upper center", "bbox_to_anchor": (0.42, -0.48), "ncols": 2, "columnspacing": 1}
         axes = self.axes = self.subplots()
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_formatter("{x:,.6g}")
-        axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, steps=[1, 2, 5, 10]))
-        axes.xaxis.set_major_formatter(FuncFormatter(self.ago))
         across = {"transform": axes.get_yaxis_transform(), "size": "small", "weight": "bold", "va": "center"}
         self.zones = [(axes.axhspan(0, 1, lw=0, zorder=0), axes.text(0.02, 0, "", **across)) for _ in range(3)]
         self.raw = [axes.plot([], [], marker, ls="-", lw=0.9, alpha=0.6)[0] for marker in MARKERS]
         self.rolling = [axes.plot([], [], lw=2.6)[0] for _ in MARKERS]
         (self.average,) = axes.plot([], [], "--", color=self.palette.text, lw=1.3)
         (self.outliers,) = axes.plot([], [], "D", mfc="none", mec=self.palette.negative[0], ms=9, mew=2, clip_on=False)
-        self.listed: list[Line2D] = []  # in the legend
-        self.count = 0
-
-    def ago(self, x: float, _: int) -> str:
-        """How many records ago; nothing where the names of the zones stand."""
-        return "now" if x == 0 else f"{-x:.0f}" if -self.count <= x < 0 else ""
 
     def has_data(self, snapshot: Snapshot) -> bool:
         return bool(snapshot.series)
 
     def draw(self, snapshot: Snapshot) -> Sequence[str]:
         shown, roles = snapshot.series, snapshot.roles
-        count = self.count = max(len(series.values) for series in shown)
         low, high = roles.scale or limits(shown, roles.zones)
-        bottom, top = low - 0.04 * (high - low), high + 0.04 * (high - low)
-        self.draw_zones(snapshot, bottom, top)
-        has_names = any(text.get_text() for _, text in self.zones)
+        extent, pad = high - low, 0.04 * (high - low)
+        bottom, top = low - pad, high + pad
+        has_names = self.draw_zones(roles, bottom, top)
+        count = max(len(series.values) for series in shown)
         before = min(0.9 / self.inner[0], 0.5) if has_names else 0.03  # of the width: room for them before the lines
         self.axes.set(xlim=(-max(count, 5) / (1 - before), 0.6), ylim=(bottom, top))
+        ticks = [x for x in RECORDS_AGO.tick_values(-count, 0) if -count <= x <= 0]
+        self.axes.set_xticks(ticks, [f"{-x:.0f}" if x else "now" for x in ticks])
         each = f", each {roles.by}" if shown[0].name else ""
         fit(self.axes.xaxis.label, self.inner[0] + 2 * min(self.margins[:2]) - 0.3, f"{roles.records} ago{each}")
         if roles.scale:
             self.axes.set_yticks([*roles.scale, *(roles.zones or ())])
-        self.draw_series(snapshot, high - low)
-        found = [(x, y) for series in shown for x, y, odd in points(series) if odd]
+        found = self.draw_lines(snapshot, extent)
         self.outliers.set_data([x for x, _ in found], np.clip([y for _, y in found], bottom, top))
-        beyond = [number(y, high - low) for _, y in found if not bottom <= y <= top]
+        beyond = [number(y, extent) for _, y in found if not bottom <= y <= top]
         self.subtitle.set_color(self.palette.negative[0] if found else self.palette.muted)
         parts = [f"last {count} {roles.records}" if count > 1 else f"first {roles.record}"]
         parts += [f"{counted(len(found), 'anomaly')} marked"] if found else []
         parts += [f"beyond the scale: {beyond[-1]}"] if beyond else []
         return [*parts, f"rolling mean of {snapshot.buffers.rolling}", *([] if found else ["no anomalies"])]
 
-    def draw_zones(self, snapshot: Snapshot, bottom: float, top: float) -> None:
-        """Fill below and above the two limits, and write what they are where there is room."""
-        lower, upper = snapshot.roles.zones or (bottom, top)
+    def draw_zones(self, roles: Roles, bottom: float, top: float) -> bool:
+        """Fill below and above the two limits, and write what they are where there is room; whether there is any."""
+        lower, upper = roles.zones or (bottom, top)
         names, above = (f"BELOW {lower:g}", "", f"ABOVE {upper:g}"), self.palette.negative
-        if snapshot.roles.scale:  # of sentiment, where more is better
+        if roles.scale:  # of sentiment, where more is better
             names, above = ("NEGATIVE", "NEUTRAL", "POSITIVE"), self.palette.positive
         colors = self.palette.negative, (self.palette.muted, "none"), above
         least = 0.17 / self.inner[1] * (top - bottom)
@@ -190,45 +184,40 @@ class TrendPanel(Panel):
         for (zone, text), name, (foreground, background), low, high in bands:
             zone.set(y=low, height=high - low, facecolor=background)
             text.set(y=(low + high) / 2, text=name if high - low > least else "", color=foreground)
+        return any(text.get_text() for _, text in self.zones)
 
-    def draw_series(self, snapshot: Snapshot, extent: float) -> None:
-        """A line for each series, and in the legend its latest mean and name; for a single one its average too."""
-        shown, palette = snapshot.series, self.palette
-        single, entries = not shown[0].name, list[tuple[float, Line2D, str]]()
+    def draw_lines(self, snapshot: Snapshot, extent: float) -> list[tuple[int, float]]:
+        """Draw each series; a single one is grey, with its average. Where the anomalies are."""
+        shown, palette, found = snapshot.series, self.palette, list[tuple[int, float]]()
+        single = not shown[0].name
         for line in (*self.raw, *self.rolling, self.average):
             line.set_data((), ())
+        entries = list[tuple[float, Line2D, str]]()  # of the legend
         for series, raw, rolling, color in zip(shown, self.raw, self.rolling, palette.lines, strict=False):
-            values, is_mean = points(series), np.isfinite(series.rolling[-1])
-            raw.set(data=([x for x, _, _ in values], series.values), color=palette.raw if single else color)
-            rolling.set(data=(raw.get_xdata(), series.rolling), color=color)
-            latest = series.rolling[-1] if is_mean else series.values[-1]
-            name = series.name or ("rolling" if is_mean else "latest")
-            entries.append((latest, rolling if single else raw, name))
-            for (x, value, odd), time, key in zip(values, series.times, series.keys, strict=True):
+            x = range(1 - len(series.values), 1)
+            raw.set(data=(x, series.values), color=palette.raw if single else color)
+            rolling.set(data=(x, series.rolling), color=color)
+            entries.append((series.rolling[-1], rolling if single else raw, series.name or "rolling"))
+            values = zip(x, series.values, series.times, series.keys, series.anomalies, strict=True)
+            for ago, value, time, key, odd in values:
                 text = f"{number(value, extent)} \u00b7 {clock(time, snapshot.now)} \u00b7 {key}"
-                self.hint(self.axes, x, value, "anomaly: " * odd + text)
+                self.hint(self.axes, ago, value, "anomaly: " * odd + text)
+                found += [(ago, value)] * odd
         if single:
             average = shown[0].average
             self.average.set_data([1 - len(shown[0].values), 0.6], [average, average])
             entries.append((average, self.average, "average"))
         entries.sort(key=lambda entry: -entry[0])
-        lines = [line for _, line, _ in entries]
-        if lines != self.listed:
-            self.listed = lines
-            self.axes.legend(lines, [""] * len(lines), **self.place)
-        for text, (value, _, name) in zip(self.axes.get_legend().texts, entries, strict=True):
+        legend = self.axes.legend([line for _, line, _ in entries], [""] * len(entries), **self.legend)
+        for text, (value, _, name) in zip(legend.texts, entries, strict=True):
             fit(text, 1.0, f"{number(value, extent)} {name}")
-
-
-def points(series: Series) -> list[tuple[int, float, bool]]:
-    """Minus how many records ago, value and whether it is an anomaly."""
-    return list(zip(range(1 - len(series.values), 1), series.values, series.anomalies, strict=True))
+        return found
 
 
 def limits(shown: Sequence[Series], zones: tuple[float, float] | None) -> tuple[float, float]:
     """The range of all values but anomalies, which would flatten the others, and of zones that are near."""
-    usual = [value for series in shown for _, value, odd in points(series) if not odd]
-    usual = usual or [value for series in shown for value in series.values]
+    values = [pair for series in shown for pair in zip(series.values, series.anomalies, strict=True)]
+    usual = [value for value, odd in values if not odd] or [value for value, _ in values]
     low, high = min(usual), max(usual)
     if high - low <= 1e-9 * abs(high):
         low, high = low - max(0.05 * abs(low), 0.5), high + max(0.05 * abs(high), 0.5)
@@ -240,7 +229,7 @@ class HistogramPanel(Panel):
     """Histogram of the latest measures with mean, median, 95th percentile and one standard deviation."""
 
     title = "{histogram} Analysis"
-    empty = "Needs at least one record"
+    empty = "No {histogram} yet"
     margins = (0.75, 0.4, 0.6, 1.2)
     BINS = 16
 

@@ -25,13 +25,12 @@ def tiles(snapshot: Snapshot) -> list[Tile]:
     """The six statistics of the health strip."""
     source, last, delay, age = snapshot.source, snapshot.last, snapshot.lag, span(snapshot.idle_s)
     bad = (snapshot.invalid, snapshot.lost, snapshot.duplicate)
-    received = snapshot.total + snapshot.invalid + snapshot.duplicate
     return [
         Tile("Source", (SOURCES.get(source.name, source.name),), source_line(snapshot), bool(source.trouble)),
         Tile("Throughput", (rate(snapshot.rate, snapshot.roles.records),), "mean of 60 s"),
         Tile("Lag", (lag(delay.median),), f"p95 {lag(delay.p95)}") if delay else Tile("Lag", ("\u2013",)),
         Tile("Invalid / lost / dup", (" / ".join(f"{count:,}" for count in bad), "/".join(map(brief, bad))),
-             f"of {brief(received)} received", any(bad)),
+             f"of {brief(snapshot.received)} received", any(bad)),
         Tile("Last record", (f"{age} ago", age), f"at {clock(last, snapshot.now)}", snapshot.status == "STALE")
         if last else Tile("Last record", ("none yet",)),
         Tile("Uptime", (span(snapshot.now - snapshot.started),), f"since {clock(snapshot.started, snapshot.now)}"),
@@ -47,7 +46,7 @@ def sentences(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     """The statistics as pairs of a heading and words with units."""
     roles, total = snapshot.roles, snapshot.total
     yield "Status", status(snapshot)
-    yield roles.records.capitalize(), f"{total:,}"
+    yield roles.records.capitalize(), f"{total:,}" + f", those where {snapshot.where}" * bool(snapshot.where)
     for tile in tiles(snapshot):
         yield tile.name, "; ".join(filter(None, (tile.values[0], tile.detail)))
     others = total - sum(count for _, count in snapshot.groups)
@@ -61,7 +60,7 @@ def sentences(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
         words += f", rolling mean {series.rolling[-1]:,.4g}, {counted(sum(series.anomalies), 'anomaly')}"
         for value, key, at, odd in zip(series.values, series.keys, series.times, series.anomalies, strict=True):
             words += f", {value:,.6g} of {key} at {clock(at, snapshot.now)}" if odd else ""
-        yield f"{heading(roles.value)} {series.name}".strip(), words.replace("rolling mean nan, ", "")
+        yield f"{heading(roles.value)} {series.name}".strip(), words
     if found := snapshot.measures:
         words = f"mean {found.mean:,.6g}, median {found.median:,.6g}, 95th percentile {found.p95:,.6g}"
         words += f", standard deviation {found.sigma:,.4g}, from {found.low:,.6g} to {found.high:,.6g} {roles.unit}"

@@ -57,7 +57,7 @@ class Roles:
 
 @dataclass(frozen=True)
 class Series:
-    """The latest values of one `by` value, or of all records where `name` is "". A rolling mean is NaN at first."""
+    """The latest values of one `by` value, or of all records where `name` is "". First rolling means are of fewer."""
 
     name: str
     times: tuple[float, ...]  # of the events
@@ -104,7 +104,9 @@ class Snapshot:
     started: float
     source: Source
     roles: Roles = Roles()
-    total: int = 0
+    where: str = ""  # of the records that are shown; "": all
+    received: int = 0  # whether they are shown or not, invalid and duplicate ones too
+    total: int = 0  # that are shown
     invalid: int = 0
     lost: int = 0
     duplicate: int = 0

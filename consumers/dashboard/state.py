@@ -36,17 +36,14 @@ class State:
     ) -> None:
         self._lock, self._clock, self._where = threading.Lock(), clock, where
         self._charted, now = Charted(stream), clock()
-        self._known = Snapshot(stream.name, now, now, Source(source), self._charted.roles, buffers=buffers)
+        shown = plain(where.text) if where else ""
+        self._known = Snapshot(stream.name, now, now, Source(source), self._charted.roles, shown, buffers=buffers)
+        self.begun = False  # whether any record has come
         self._begin(from_end=from_end)
 
     def _begin(self, *, from_end: bool) -> None:
         self._tracker = Tracker(from_end=from_end)
         self._history = History(self._charted, self._known.buffers)
-
-    @property
-    def begun(self) -> bool:
-        """Whether any record has come."""
-        return self._known.last is not None
 
     def using(self, name: str, detail: str, trouble: str = "") -> None:
         """Note the source in use, and if it cannot be read, why; the first trouble since it could sets the time.
@@ -68,6 +65,7 @@ class State:
         """Take in one chunk. Never raises for what records may hold."""
         tracker = self._tracker
         fresh = tracker.admit(chunk.records)
+        self.begun |= bool(fresh)
         if self._where:
             fresh = list(compress(fresh, self._where.matches(fresh)))
         with self._lock:
@@ -88,6 +86,7 @@ class State:
         return replace(
             known,
             now=now,
+            received=counts.records + counts.invalid + counts.duplicate,
             total=total,
             invalid=counts.invalid,
             lost=counts.lost,

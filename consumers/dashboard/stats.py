@@ -66,7 +66,7 @@ def all_series(points: Sequence[Point], buffers: Buffers, floor: float | None, *
 def _series(name: str, points: Sequence[Point], buffers: Buffers, floor: float | None) -> Series:
     known = pd.DataFrame(points[-buffers.window - TRAILING :], columns=list(Point._fields))
     # Each window for itself: a sum that is carried on does not recover from values such as 1e20.
-    known["rolling"] = known["value"].rolling(buffers.rolling).apply(np.mean, raw=True)
+    known["rolling"] = known["value"].rolling(buffers.rolling, min_periods=1).apply(np.mean, raw=True)
     shown = known.tail(buffers.window)
     odd = anomalies(known["value"].tolist(), len(shown), floor)
     times, values, rolling, keys = (tuple(shown[each].tolist()) for each in ("time", "value", "rolling", "key"))

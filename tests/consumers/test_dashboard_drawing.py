@@ -20,9 +20,11 @@ from consumers.dashboard.figure import Dashboard
 from consumers.dashboard.panels import PANELS
 from consumers.dashboard.snapshot import Snapshot, Source
 from consumers.dashboard.state import State
+from producers import sensor_producer
 from scripts.make_pictures import Scene, draw, examples, scenes
 from tests.helpers import make_messages
 from utils.app import local_time
+from utils.reading.expression import Expression
 from utils.records.codec import Field, instant_text
 from utils.records.stream import BUZZ, Stream
 from utils.sources.base import Chunk
@@ -341,6 +343,27 @@ def test_trouble_is_written_with_time_and_reason() -> None:
     snapshot = replace(all_scenes()["light"].snapshot, source=source, now=NOW)
     for size in SIZES.values():
         assert any("down since" in text for text in shown(draw(Scene("", "light", snapshot), **size)))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_does_not_come_has_its_reason(size: str) -> None:
+    """Records of which none is shown, and records without the numbers of the panels."""
+    stream = sensor_producer.SENSORS
+    records = [stream.codec.decode(b'{"device": "roof"}')] * 1234
+    whole, part = (State(stream, "file", clock=lambda: NOW, where=where)
+                   for where in (None, Expression(stream, "temperature_c > 99")))  # fmt: skip
+    seen = []
+    for state in (whole, part):
+        state.add(Chunk("f", "", "1", records))
+        drawing = draw(Scene("", "light", state.snapshot()), **SIZES[size])
+        assert_tidy(drawing)
+        seen.append(" / ".join(shown(drawing)))
+        assert "of 1,234 received" in seen[-1]
+        assert "No temperature c yet / Humidity pct Analysis / No humidity pct yet" in seen[-1]
+    assert "LIVE" in seen[0]
+    assert "WAITING" in seen[1]
+    assert "Waiting for the first record\n\n--where is true for none of 1,234 so far" in seen[1]
+    assert size == "column" or "sensors \u00b7 temp" in seen[1]  # of what it is a part
 
 
 @pytest.mark.parametrize("size", [(4.0, 3.0), (30.0, 3.0), (4.0, 30.0)])

@@ -142,7 +142,7 @@ def test_where_shows_a_part_of_the_stream() -> None:
     expression = Expression(stream, "device = 'roof' AND humidity_pct > 0")
     snapshot = snapshot_of(stream, values, where=expression)
     assert snapshot.groups == (("roof", 20),)
-    assert snapshot.total == 20
+    assert (snapshot.total, snapshot.received, snapshot.where) == (20, 100, expression.text)
 
 
 def test_options_name_roles_and_errors_name_the_fields() -> None:
