@@ -4,7 +4,7 @@ import math
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from threading import Event
@@ -15,16 +15,13 @@ from matplotlib.animation import writers
 
 from consumers.dashboard.figure import Dashboard
 from consumers.dashboard.options import Plan
-from consumers.dashboard.snapshot import Snapshot
+from consumers.dashboard.snapshot import Put, Snapshot
 from consumers.dashboard.state import State
 from utils.app import in_turn
 from utils.app.errors import ToolkitError
 
 WRITERS = {".gif": "pillow", ".mp4": "ffmpeg_file"}  # the latter starts ffmpeg at the end: Ctrl+C ends it as well
 SLOWEST_FPS = 1 / 655  # of a GIF
-
-Put = Callable[[Snapshot], None]
-"""Shows a snapshot; called by the thread that draws."""
 
 
 def run_headless(state: State, put: Put, plan: Plan, stop: Event) -> int:

@@ -22,8 +22,7 @@ from starlette.staticfiles import StaticFiles
 from consumers.dashboard import report
 from consumers.dashboard.figure import Dashboard
 from consumers.dashboard.options import Plan
-from consumers.dashboard.outputs import Put
-from consumers.dashboard.snapshot import Snapshot, ThemeName
+from consumers.dashboard.snapshot import Put, Snapshot, ThemeName
 from utils.app.errors import ToolkitError
 from utils.app.web import WebServer, is_loopback, parse_address
 

@@ -1,5 +1,6 @@
 """What one frame shows: each quantity once, so that image, page, JSON and metrics cannot differ."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -141,3 +142,7 @@ class Snapshot:
         if self.last is None:
             return "WAITING"
         return "STALE" if self.idle_s > max(STALE_AFTER_S, STALE_GAPS * self.usual_gap) else "LIVE"
+
+
+Put = Callable[[Snapshot], None]
+"""Shows a snapshot; called by the thread that draws."""

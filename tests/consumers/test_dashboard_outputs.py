@@ -17,9 +17,8 @@ from PIL import Image
 from consumers.dashboard import outputs
 from consumers.dashboard.figure import Dashboard
 from consumers.dashboard.options import Plan
-from consumers.dashboard.outputs import Put
 from consumers.dashboard.reader import Reader
-from consumers.dashboard.snapshot import Snapshot
+from consumers.dashboard.snapshot import Put, Snapshot
 from consumers.dashboard.state import State
 from tests.helpers import make_messages, wait_until
 from utils.app.config import PROJECT_DIR, Settings
