@@ -259,7 +259,7 @@ def test_a_locked_file_is_an_outage(path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_folder_without_permission_is_an_outage(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(Unavailable, match=r"Not a directory|File exists"):
+    with pytest.raises(Unavailable, match=r"Not a directory|File exists|already exists"):
         SqliteEmitter(tmp_path / "file" / "buzz.sqlite", BUZZ)
 
 

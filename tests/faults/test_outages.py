@@ -10,7 +10,16 @@ import pytest
 
 from tests.emitters.test_contract import hold_duckdb, lock_sqlite
 from tests.faults.running import Running
-from tests.helpers import assert_complete, held, journal_query, last_assigned, ragini, start_python, wait_until
+from tests.helpers import (
+    assert_complete,
+    held,
+    journal_query,
+    last_assigned,
+    open_files_stay,
+    ragini,
+    start_python,
+    wait_until,
+)
 from utils.app.config import Settings
 from utils.records.stream import BUZZ
 from utils.sinks import EMBEDDED, SINKS
@@ -77,6 +86,7 @@ def test_one_sink_is_down_the_others_continue_and_it_converges(
     assert_complete(settings)
 
 
+@open_files_stay
 def test_a_deleted_live_file_is_made_again_and_the_loss_is_named(
     settings: Settings, running: Callable[..., Running]
 ) -> None:

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from tests.helpers import open_files_stay
 from utils.feeds.lines import LineCodec
 from utils.feeds.rotated import RotatedFile
 from utils.records.stream import Stream
@@ -151,6 +152,7 @@ class Model:
         assert set(self.made) - set(self.got) <= self.may_miss, "lost"
 
 
+@open_files_stay
 @pytest.mark.parametrize("way", ["rotate", "copy_and_truncate"])
 def test_a_rotation_while_the_rotated_files_are_looked_for_hides_none(
     way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
