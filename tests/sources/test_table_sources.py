@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta, timezone
+from itertools import islice
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -194,6 +195,14 @@ class TestReading:
         chunks = drain(kind.source())
         assert sequences(chunks) == list(range(1, 301))
         assert max(len(chunk.records) for chunk in chunks) < 150
+
+    @pytest.mark.parametrize("every", [1, 2, 64, 1_000])
+    def test_so_do_large_ones_among_small_ones(self, every: int) -> None:
+        rows = iter([(n, "x" if n % 64 == 63 or n % every else "x" * 200_000) for n in range(10_000)])
+        found = table_source.fetched(lambda count: list(islice(rows, count)), 10_000)
+        size = sum(len(text) for _, text in found)
+        assert size < table_source.CHUNK_BYTES + table_source.GROUP_ROWS * 200_000
+        assert len(found) == 10_000 or size >= table_source.CHUNK_BYTES
 
     @pytest.mark.parametrize("name", ["page", "rows", "select", "temp"])
     def test_a_stream_may_have_any_name(self, kind: Kind, name: str) -> None:

@@ -37,6 +37,7 @@ class DuckdbSource(TableSource):
     _memory: duckdb.DuckDBPyConnection | None = None
     _end: object | None = None  # the state of the file when its end was reached
     _next_look_s = 0.0
+    _limit = 1_000  # rows of a query, all of which DuckDB has in memory at once; follows how many make a chunk
 
     def poll(self, max_records: int) -> Chunk | None:
         """The next rows. See Source."""
@@ -65,8 +66,11 @@ class DuckdbSource(TableSource):
             rows = f"sink.{quoted(table)}"
             last = f"(SELECT max(rowid) FROM {rows})" if first is None else first
             # DuckDB scans in the order of the row numbers, and begins where the condition says.
+            count = min(count, self._limit)
             query = f"SELECT rowid, {selected} FROM {rows} WHERE rowid >= {last} LIMIT {count}"
-            return [field for _, field in columns], fetched(memory.execute(query).fetchmany, count)
+            found = fetched(memory.execute(query).fetchmany, count)
+            self._limit = 2 * len(found) + 2
+            return [field for _, field in columns], found
 
     def close(self) -> None:
         if self._memory is not None:

@@ -152,7 +152,7 @@ class TableSource:
         if found is None or b"null" in nulls:
             return None
         for number, field in enumerate(codec.fields):
-            found[number] = texts.get(field.name) or found[number]
+            found[number] = list(texts.get(field.name) or found[number])
         return codec.from_columns([*found, [None] * size, producer_ids, sequences])
 
     def _by_line(self, fields: Sequence[Field], rows: Sequence[Row], invalid: list[Invalid]) -> list[Any]:
@@ -180,9 +180,10 @@ def fetched(fetch_many: Callable[[int], Sequence[Row]], count: int) -> list[Row]
     """At most `count` rows of a query, or as many of the first as make a chunk."""
     rows: list[Row] = []
     size = 0
-    while size < CHUNK_BYTES and (step := fetch_many(min(GROUP_ROWS, count - len(rows)))):
+    # From one row on in growing steps, because the rows of a step are in memory before their size is known.
+    while size < CHUNK_BYTES and (step := fetch_many(min(1 + len(rows), GROUP_ROWS, count - len(rows)))):
         rows += step
-        size += len(pickle.dumps(step[-1])) * len(step)  # about; faster than a sum over all values
+        size += len(pickle.dumps(step))  # about; faster than a sum over all values
         if len(rows) == count:
             break
     return rows
