@@ -129,6 +129,21 @@ def test_records_of_several_classes_are_so_too() -> None:
     assert batch.kept == {"more": 1}
 
 
+@pytest.mark.parametrize("place", [0, 1, 63, 64, 199])
+def test_a_few_odd_records_among_others_are_read_alone(place: int) -> None:
+    records = [Reading(f"d{n}", n, n / 2, True, None, timestamp=AT) for n in range(200)]
+    records[place] = Reading("odd", 2**63, 1.5, True, None, timestamp=AT)
+    records[100] = Longer("other", 1, 1.5, True, None, timestamp=AT)
+    records[101] = Reading("both", Level.LOW, 1.5, b"x", None, timestamp=AT)  # type: ignore[arg-type]
+    batch = Batch.of_records(records, "p-1", 7, READINGS.codec)
+    assert same(batch.columns, read(batch))
+    assert batch.kept == {"amount": 1, "more": 1, "ok": 1}
+    assert columns_of_made(records, READINGS.codec) is not None
+    records[place].temperature_c = float("nan")
+    with pytest.raises(ValueError, match="temperature_c"):
+        Batch.of_records(records, "p-1", 7, READINGS.codec)
+
+
 def test_ordinary_records_are_not_read_again() -> None:
     records = [Reading("d", 1, 1.5, True, None, timestamp=AT), Reading(None, None, None, None, None, timestamp=AT)]
     for number, record in enumerate(records, 4):

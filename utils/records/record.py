@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from operator import attrgetter
 from types import NoneType
 from typing import Any
@@ -15,6 +15,8 @@ import msgspec
 
 from utils.records.codec import Codec, encoder, kept_fields
 from utils.records.external import MAX_RECORD_BYTES, check_size, stamp
+
+ODD_ONE_IN = 64  # records; where more are odd, all are read
 
 _NEVER_NAN = {str, int, bool, NoneType}
 
@@ -103,20 +105,36 @@ def without_ids(record: Mapping[str, Any]) -> bytes:
     return line
 
 
-def columns_of_made(records: Sequence[Any], codec: Codec) -> Columns | None:
-    """What `Codec.columns_of` gives for the lines of records that a producer made, without reading these lines.
+def columns_of_made(records: Sequence[Any], codec: Codec) -> list[list[Any]] | None:
+    """What `Codec.columns_of` gives for the lines of records that a producer made, of which only odd ones are read.
 
-    None if they must be read to know it.
+    None if all must be read to know it. Raises ValueError for an odd one that no sink can store.
     """
-    kind, size = type(records[0]), len(records)
-    config = kind.__struct_config__
-    if config.omit_defaults or config.tag is not None or {kind} != set(map(type, records)):
+    ((kind, usual),) = Counter[Any](map(type, records)).most_common(1)
+    config, size, few = kind.__struct_config__, len(records), len(records) // ODD_ONE_IN
+    if config.omit_defaults or config.tag is not None:
         return None
-    names = zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True)
-    members = {name: list(map(attrgetter(attribute), records)) for name, attribute in names}
-    ids = [members.pop(name, []) for name in ("producer_id", "sequence")]
-    fields = codec.fitting(members, size)
-    return None if fields is None else [*fields, [None] * size, *ids]
+    if usual < size:
+        odd: Iterator[int] = (number for number, each in enumerate(records) if type(each) is not kind)
+    else:
+        names = zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True)
+        members = {name: list(map(attrgetter(attribute), records)) for name, attribute in names}
+        ids = [members.pop(name, []) for name in ("producer_id", "sequence")]
+        fields = codec.fitting(members, size)
+        if fields is not None:
+            return [*fields, [None] * size, *ids]
+        odd = codec.odd_rows(members)
+    numbers = set(islice(odd, few + 1))
+    if not 0 < len(numbers) <= few:
+        return None
+    columns = columns_of_made([each for number, each in enumerate(records) if number not in numbers], codec)
+    if columns is not None:
+        for number in sorted(numbers):
+            _check_finite([records[number]])
+            (row,) = codec.rows([codec.decode(encoder.encode(records[number]))])
+            for column, value in zip(columns, row, strict=True):
+                column.insert(number, value)
+    return columns
 
 
 Columns = Sequence[Sequence[Any]]
