@@ -7,8 +7,7 @@ from typing import Annotated
 from loguru import logger
 
 from consumers.dashboard.formatting import counted
-from consumers.dashboard.options import Charts, Plan
-from consumers.dashboard.snapshot import DEFAULT_BUFFERS, Buffers
+from consumers.dashboard.options import DEFAULT_BUFFERS, Buffers, Charts, Plan
 from utils import sinks
 from utils.app import cli, early, signals
 from utils.app.config import BUZZ, DEFAULTS, READING, Begin, Reads, Settings, StreamName

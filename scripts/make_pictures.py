@@ -14,7 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from consumers.dashboard.figure import Dashboard
-from consumers.dashboard.snapshot import Snapshot, ThemeName
+from consumers.dashboard.options import ThemeName
+from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.state import State
 from consumers.dashboard.theme import DEFAULT_SIZE
 from producers import factory_producer, market_producer, sensor_producer

@@ -12,10 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from consumers.dashboard.header import TILE, Header, HealthStrip
-from consumers.dashboard.options import DPI
+from consumers.dashboard.options import DPI, ThemeName
 from consumers.dashboard.panel import Panel
 from consumers.dashboard.panels import PANELS
-from consumers.dashboard.snapshot import Snapshot, ThemeName
+from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.theme import DEFAULT_SIZE, PALETTES, style
 
 NARROW_IN, NARROW_BELOW_IN, NARROW_SCALE = 4.0625, 6.0, 1.16  # 390 CSS pixels; no text under 11 of them
@@ -74,10 +74,9 @@ class Dashboard:
         pixels, unit = figure.bbox.size.round(), DPI * canvas.device_pixel_ratio
         narrow = bool(pixels[0] < NARROW_BELOW_IN * unit)
         scale = NARROW_SCALE if narrow else np.clip(min(pixels / unit / DEFAULT_SIZE), 0.8, 1.6)
-        manager, canvas.manager = canvas.manager, None  # it would resize the window
-        figure.set_dpi(unit * scale)
-        figure.set_size_inches((pixels + 0.01) / figure.dpi)  # what is cut to whole pixels is not one less
-        canvas.manager, figure._original_dpi = manager, DPI * scale  # what a toolkit multiplies by its ratio
+        figure._set_dpi(unit * scale, forward=False)  # forward: to the size of the window
+        figure.set_size_inches((pixels + 0.01) / figure.dpi, forward=False)  # what is cut to pixels is not one less
+        figure._original_dpi = DPI * scale  # what a toolkit multiplies by its ratio
         return narrow
 
     def update(self, snapshot: Snapshot, *, paused: bool = False) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumers.dashboard.formatting import plain
-from consumers.dashboard.snapshot import MISPLACED_S, Buffers, Roles
+from consumers.dashboard.options import Buffers
+from consumers.dashboard.snapshot import MISPLACED_S, Roles
 from consumers.dashboard.stats import MAX_LINES, SECONDS, Point
 from utils.reading.anomaly import TRAILING, floor_of
 from utils.records.infer import event_time

@@ -3,17 +3,19 @@
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from consumers.dashboard.snapshot import ThemeName
 from utils.app.config import positive, whole
 from utils.app.errors import ToolkitError
 from utils.records.schema import check_roles
 from utils.records.stream import Stream
 
+ThemeName = Literal["light", "dark"]
+Length = Annotated[int, Parameter(converter=whole, validator=positive)]
 DPI = 100
+MAX_BUFFER = 10_000
 
 
 @Parameter(name="*")
@@ -47,6 +49,26 @@ class Charts:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
+class Buffers:
+    """How much is shown. Raises ToolkitError if that cannot be."""
+
+    points: Length = 50
+    """Points in the flow panel."""
+    window: Length = 30
+    """How many latest values trend and histogram show."""
+    rolling: Length = 10
+    """Values in a rolling mean."""
+
+    def __post_init__(self) -> None:
+        if max(self.points, self.window) > MAX_BUFFER or self.rolling > self.window:
+            raise ToolkitError(f"--points and --window are at most {MAX_BUFFER:,}, and --rolling at most --window")
+
+
+DEFAULT_BUFFERS = Buffers()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
 class Plan:
     """Where and how often to draw; it ends after so many frames or seconds, whatever is first.
 
@@ -65,7 +87,7 @@ class Plan:
     """Further host name under which browsers may ask."""
     save: Path | None = None
     """Record to this .gif or .mp4, or keep the image in this .png."""
-    frames: Annotated[int | None, Parameter(converter=whole, validator=positive)] = None
+    frames: Length | None = None
     """Stop after this many frames."""
     duration: Annotated[float | None, Parameter(validator=positive)] = None
     """Stop after this many seconds."""

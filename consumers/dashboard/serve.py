@@ -21,8 +21,8 @@ from starlette.staticfiles import StaticFiles
 
 from consumers.dashboard import report
 from consumers.dashboard.figure import Dashboard
-from consumers.dashboard.options import Plan
-from consumers.dashboard.snapshot import Put, Snapshot, ThemeName
+from consumers.dashboard.options import Plan, ThemeName
+from consumers.dashboard.snapshot import Put, Snapshot
 from utils.app.errors import ToolkitError
 from utils.app.web import WebServer, is_loopback, parse_address
 

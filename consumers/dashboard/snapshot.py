@@ -2,39 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
-from cyclopts import Parameter
-
-from utils.app.config import positive, whole
-from utils.app.errors import ToolkitError
-
-ThemeName = Literal["light", "dark"]
+from consumers.dashboard.options import DEFAULT_BUFFERS, Buffers
 
 STALE_AFTER_S, STALE_GAPS = 10.0, 5.0
 MISPLACED_S = 60.0
-MAX_BUFFER = 10_000
-Length = Annotated[int, Parameter(converter=whole, validator=positive)]
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Buffers:
-    """How much is shown. Raises ToolkitError if that cannot be."""
-
-    points: Length = 50
-    """Points in the flow panel."""
-    window: Length = 30
-    """How many latest values trend and histogram show."""
-    rolling: Length = 10
-    """Values in a rolling mean."""
-
-    def __post_init__(self) -> None:
-        if max(self.points, self.window) > MAX_BUFFER or self.rolling > self.window:
-            raise ToolkitError(f"--points and --window are at most {MAX_BUFFER:,}, and --rolling at most --window")
-
-
-DEFAULT_BUFFERS = Buffers()
 
 
 @dataclass(frozen=True)

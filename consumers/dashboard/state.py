@@ -9,7 +9,8 @@ from itertools import compress
 from consumers.dashboard import stats
 from consumers.dashboard.formatting import plain
 from consumers.dashboard.history import TOP, Charted, History
-from consumers.dashboard.snapshot import DEFAULT_BUFFERS, Buffers, Snapshot, Source
+from consumers.dashboard.options import DEFAULT_BUFFERS, Buffers
+from consumers.dashboard.snapshot import Snapshot, Source
 from utils import sinks
 from utils.reading.expression import Expression
 from utils.reading.tracker import Tracker

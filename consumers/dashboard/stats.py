@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from consumers.dashboard.snapshot import Buffers, Series, Summary
+from consumers.dashboard.options import Buffers
+from consumers.dashboard.snapshot import Series, Summary
 from utils.reading.anomaly import TRAILING, anomalies
 
 MAX_LINES = 5

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib import font_manager
 
-from consumers.dashboard.snapshot import ThemeName
+from consumers.dashboard.options import ThemeName
 
 # matplotlib's own is wide: texts have room in whatever font a browser shows them. The others have more letters.
 FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC")

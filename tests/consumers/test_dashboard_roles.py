@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from consumers.dashboard.options import Charts
-from consumers.dashboard.snapshot import Buffers, Snapshot
+from consumers.dashboard.options import Buffers, Charts
+from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.state import State
 from producers import factory_producer, market_producer, sensor_producer
 from tests.helpers import run_python

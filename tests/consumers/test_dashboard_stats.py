@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumers.dashboard import stats
+from consumers.dashboard.options import Buffers
 from consumers.dashboard.panels import bins
-from consumers.dashboard.snapshot import Buffers
 from consumers.dashboard.stats import Point
 
 values = st.lists(st.floats(0, 1) | st.sampled_from([1e30, -1e100]), min_size=1, max_size=60)
