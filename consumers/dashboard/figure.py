@@ -11,10 +11,12 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from consumers.dashboard.formatting import status
 from consumers.dashboard.header import TILE, Header, HealthStrip
 from consumers.dashboard.options import DPI, ThemeName
 from consumers.dashboard.panel import Panel
 from consumers.dashboard.panels import PANELS
+from consumers.dashboard.report import tiles
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.theme import DEFAULT_SIZE, PALETTES, style
 
@@ -124,6 +126,13 @@ class Dashboard:
             for x0, y0, x1, y1, hint in self.hints()
         )
         return text.replace("</svg>", f'<g style="fill: none; pointer-events: all">{"".join(titles)}</g></svg>')
+
+    def words(self, snapshot: Snapshot) -> list[tuple[str, str]]:
+        """What the image of the snapshot shows, for people who cannot see it: headings and words."""
+        head = [("Status", status(snapshot)), ("Where", snapshot.where)]
+        health = [(tile.name, tile.values[0], tile.detail) for tile in tiles(snapshot)]
+        rows = [*head, *health, *(panel.words for panel in self.panels)]
+        return [(name, "; ".join(filter(None, words))) for name, *words in rows if any(words)]
 
     def _saved(self, kind: str, **options: Any) -> bytes:
         buffer = io.BytesIO()

@@ -60,7 +60,8 @@ class Panel(Card):
     """A card with a title, a subtitle and axes, or a notice while there is nothing to draw.
 
     A subclass sets `title` and `empty`, makes its artists in `build` and moves them in `draw`. `margins` of the axes
-    inside the card are inches: left, right, bottom, top.
+    inside the card are inches: left, right, bottom, top. `words` are what it shows, for people who cannot see it:
+    title, subtitle, and what `draw` adds.
     """
 
     title = ""
@@ -70,6 +71,7 @@ class Panel(Card):
     def __init__(self, area: SubFigure, palette: Palette) -> None:
         super().__init__(area, palette)
         self.hints: list[tuple[Axes, tuple[float, ...], str]] = []  # left, bottom, right and top in data coordinates
+        self.words: list[str] = []
         self.heading = self.text(EDGE, 0.33, size="x-large", weight="bold")
         self.subtitle = self.text(EDGE, 0.57, color=palette.muted)
         self.notice = area.text(0.5, 0.42, "", color=palette.muted, ha="center", va="center")
@@ -115,12 +117,14 @@ class Panel(Card):
 
     def update(self, snapshot: Snapshot) -> None:
         """Show the snapshot."""
-        self.hints.clear()
+        self.hints, self.words = [], []
         filled, room, roles = self.has_data(snapshot), self.width - 2 * EDGE, snapshot.roles
         names = {name: getattr(roles, name) for name in ("record", "by", "value", "histogram")}
-        fit(self.heading, room, self.title.format_map({name: heading(text) for name, text in names.items()}))
+        title = self.title.format_map({name: heading(text) for name, text in names.items()})
+        fit(self.heading, room, title)
         fit(self.notice, room, "" if filled else self.empty.format_map(names | {"why": why_empty(snapshot)}))
         for axes in self.area.axes:
             axes.set_visible(filled)
         parts = self.draw(snapshot) if filled else [""]
         fit(self.subtitle, room, *("  \u00b7  ".join(parts[:end]) for end in range(len(parts), 0, -1)))
+        self.words = [title, *parts, *self.words] if filled else [title, self.notice.get_text()]

@@ -118,6 +118,7 @@ class GroupsPanel(Panel):
             if count:
                 hint = f"{text}: {counted(count, record)}, {share(count, total)}"
                 self.hint(self.axes, 0, row - 0.4, hint, count, row + 0.4)
+                self.words.append(hint)
         more = "over " if snapshot.more_groups else ""
         return [more + counted(snapshot.group_count, snapshot.roles.by), counted(total, record)]
 
@@ -200,9 +201,12 @@ class TrendPanel(Panel):
             entries.append((series.rolling[-1], rolling if single else raw, series.name or "rolling"))
             values = zip(x, series.values, series.times, series.keys, series.anomalies, strict=True)
             for ago, value, time, key, odd in values:
-                text = f"{number(value, extent)} \u00b7 {clock(time, snapshot.now)} \u00b7 {key}"
-                self.hint(self.axes, ago, value, "anomaly: " * odd + text)
-                found += [(ago, value)] * odd
+                hint = f"{number(value, extent)} \u00b7 {clock(time, snapshot.now)} \u00b7 {key}"
+                if odd:
+                    hint = f"anomaly: {hint}"
+                    found.append((ago, value))
+                    self.words.append(hint)
+                self.hint(self.axes, ago, value, hint)
         if single:
             average = shown[0].average
             self.average.set_data([1 - len(shown[0].values), 0.6], [average, average])
@@ -210,7 +214,8 @@ class TrendPanel(Panel):
         entries.sort(key=lambda entry: -entry[0])
         legend = self.axes.legend([line for _, line, _ in entries], [""] * len(entries), **self.legend)
         for text, (value, _, name) in zip(legend.texts, entries, strict=True):
-            fit(text, 1.0, f"{number(value, extent)} {name}")
+            self.words.append(f"{number(value, extent)} {name}")
+            fit(text, 1.0, self.words[-1])
         return found
 
 
@@ -265,6 +270,7 @@ class HistogramPanel(Panel):
             value = getattr(found, name)
             line.set_xdata([value, value])
             text.set_text(f"{name}\n{number(value, finer)}")
+            self.words.append(f"{name} {number(value, finer)}")
         reach = f"{between(found.low, found.high, extent)} {roles.unit}".rstrip()
         return [f"last {counted(found.count, roles.record)}", reach, f"\u03c3 {number(found.sigma, finer)} shaded"]
 

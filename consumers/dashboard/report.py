@@ -1,12 +1,11 @@
-"""What an image shows, without the image: JSON and metrics for programs, words for people who cannot see it."""
+"""The statistics without the image: of the health of the stream, and all of them as JSON and metrics for programs."""
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import NamedTuple
 
 import msgspec
 
-from consumers.dashboard.formatting import SOURCES, brief, clock, counted, heading, lag, rate, source_line, span, status
+from consumers.dashboard.formatting import SOURCES, brief, clock, lag, rate, source_line, span
 from consumers.dashboard.snapshot import Snapshot
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -40,31 +39,6 @@ def tiles(snapshot: Snapshot) -> list[Tile]:
 def statistics(snapshot: Snapshot) -> str:
     """The snapshot as JSON, with its own names and units; what is not known yet is null."""
     return msgspec.json.encode(asdict(snapshot) | {"status": snapshot.status, "idle_s": snapshot.idle_s}).decode()
-
-
-def sentences(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
-    """The statistics as pairs of a heading and words with units."""
-    roles, total = snapshot.roles, snapshot.total
-    yield "Status", status(snapshot)
-    yield roles.records.capitalize(), f"{total:,}" + f", those where {snapshot.where}" * bool(snapshot.where)
-    for tile in tiles(snapshot):
-        yield tile.name, "; ".join(filter(None, (tile.values[0], tile.detail)))
-    others = total - sum(count for _, count in snapshot.groups)
-    groups = (*snapshot.groups, (f"{snapshot.group_count - len(snapshot.groups):,} others", others))
-    yield (
-        f"{roles.records} by {roles.by}".capitalize(),
-        ", ".join(f"{name} {count:,}" for name, count in groups if count),
-    )
-    for series in snapshot.series:
-        words = f"latest {series.values[-1]:,.6g}, average {series.average:,.4g}"
-        words += f", rolling mean {series.rolling[-1]:,.4g}, {counted(sum(series.anomalies), 'anomaly')}"
-        for value, key, at, odd in zip(series.values, series.keys, series.times, series.anomalies, strict=True):
-            words += f", {value:,.6g} of {key} at {clock(at, snapshot.now)}" if odd else ""
-        yield f"{heading(roles.value)} {series.name}".strip(), words
-    if found := snapshot.measures:
-        words = f"mean {found.mean:,.6g}, median {found.median:,.6g}, 95th percentile {found.p95:,.6g}"
-        words += f", standard deviation {found.sigma:,.4g}, from {found.low:,.6g} to {found.high:,.6g} {roles.unit}"
-        yield heading(roles.histogram), f"{words.rstrip()}; of the last {found.count:,}"
 
 
 def metrics(snapshot: Snapshot) -> str:

@@ -101,9 +101,10 @@ class Page:
             return self._drawn(self._plan.theme or asked, request.query_params.get("form") == "narrow", snapshot)
 
     def _draw(self, theme: ThemeName, narrow: bool, snapshot: Snapshot) -> str:
+        dashboard = self._dashboard(theme, narrow=narrow, size=self._plan.inches)
         content = {
-            "svg": self._dashboard(theme, narrow=narrow, size=self._plan.inches).svg(snapshot),
-            "statistics": list(report.sentences(snapshot)),
+            "svg": dashboard.svg(snapshot),
+            "statistics": dashboard.words(snapshot),
             "status": snapshot.status,
             "stream": snapshot.stream,
             "refresh_s": self._plan.refresh,
