@@ -22,7 +22,7 @@ class State:
     """Collects chunks in the reader thread and gives snapshots to the drawing one.
 
     Only what is `where` is shown; `clock` gives seconds since 1970, `from_end` says that reading begins at the end of
-    the source. `snapshot` may be called by any thread, all else by one.
+    each source. `snapshot` may be called by any thread, all else by one.
     """
 
     def __init__(
@@ -39,22 +39,24 @@ class State:
         self._charted, now = Charted(stream), clock()
         shown = plain(where.text) if where else ""
         self._known = Snapshot(stream.name, now, now, Source(source), self._charted.roles, shown, buffers=buffers)
+        self._from_end = from_end
         self.begun = False  # whether any record has come
-        self._begin(from_end=from_end)
+        self.begins: dict[str, str] = {}  # partition -> where its end was when reading began there
+        self._begin()
 
-    def _begin(self, *, from_end: bool) -> None:
-        self._tracker = Tracker(from_end=from_end)
+    def _begin(self) -> None:
+        self._tracker = Tracker(from_end=self._from_end)
         self._history = History(self._charted, self._known.buffers)
 
     def using(self, name: str, detail: str, trouble: str = "") -> None:
         """Note the source in use, and if it cannot be read, why; the first trouble since it could sets the time.
 
-        Another source is read from its start and contains the same records, so everything begins again.
+        Another source contains the same records, so everything begins again.
         """
         with self._lock:
             before = self._known.source
             if name not in (before.name, sinks.AUTO):
-                self._begin(from_end=self._tracker.from_end and not self.begun)
+                self._begin()
             since = (before.trouble_since or self._clock()) if trouble else None
             self._known = replace(self._known, source=Source(name, plain(detail), plain(trouble), since))
 
@@ -65,6 +67,8 @@ class State:
     def add(self, chunk: Chunk) -> None:
         """Take in one chunk. Never raises for what records may hold."""
         tracker = self._tracker
+        if chunk.start == "end":
+            self.begins[chunk.partition] = chunk.end
         fresh = tracker.admit(chunk.records)
         self.begun |= bool(fresh)
         if self._where:

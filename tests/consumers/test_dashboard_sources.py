@@ -16,16 +16,18 @@ from utils import sinks
 from utils.app.config import Settings
 from utils.app.errors import Unavailable
 from utils.records.stream import BUZZ
+from utils.sources import auto_source
 
 
 class Watched:
     """A reader at work on a sink that the test writes to."""
 
-    def __init__(self, name: str, sink: str, settings: Settings) -> None:
+    def __init__(self, name: str, sink: str, settings: Settings, start: str = "") -> None:
         settings.data_path.mkdir(parents=True, exist_ok=True)
         self.sink, self.settings, self.stop = sink, settings, threading.Event()
-        self.state = State(BUZZ, name)
-        self.reader = Reader(sinks.source(name, settings, BUZZ, lambda _: ""), self.state, self.stop)
+        self.state = State(BUZZ, name, from_end=start == "end")
+        source = sinks.source(name, settings, BUZZ, lambda partition: self.state.begins.get(partition, start))
+        self.reader = Reader(source, self.state, self.stop)
 
     def write(self, first: int, last: int) -> None:
         def stored() -> bool:
@@ -130,4 +132,50 @@ def test_source_that_fails_is_named_even_before_the_first_message(settings: Sett
     reason = watched.snapshot(lambda snapshot: snapshot.source.trouble).source.trouble
     assert "buzz.sqlite is not a SQLite database" in reason
     assert "yet" not in reason
+    end(watched)
+
+
+def test_from_the_end_holds_for_the_source_that_is_taken_next(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It noted its position when the first one did, so what came since then is shown, and nothing older."""
+    monkeypatch.setattr(auto_source, "GIVE_UP_S", 0.0)
+    watched, second = Watched("auto", "file", settings, start="end"), Watched("auto", "sqlite", settings)
+    for each in (watched, second):
+        each.write(1, 30)
+    run(watched)
+    watched.snapshot(lambda snapshot: snapshot.source.name == "file")
+    for each in (watched, second):
+        each.write(31, 40)
+    watched.snapshot(lambda snapshot: snapshot.total == 10)
+    with moving_open_files():
+        settings.live_path.unlink()
+    settings.live_path.mkdir()
+    watched.snapshot(lambda snapshot: snapshot.source.name == "sqlite" and snapshot.total)
+    second.write(41, 45)
+    snapshot = watched.snapshot(lambda snapshot: snapshot.total == 15)
+    assert (snapshot.total, snapshot.lost, snapshot.duplicate) == (15, 0, 0)
+    end(watched)
+
+
+def test_from_the_end_a_source_that_comes_back_begins_where_it_did(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto_source, "GIVE_UP_S", 0.0)
+    monkeypatch.setattr(auto_source, "ASK_AGAIN_S", 0.0)
+    watched, aside = Watched("auto", "file", settings, start="end"), settings.data_path / "aside"
+    watched.write(1, 30)
+    run(watched)
+    watched.snapshot(lambda snapshot: snapshot.source.name == "file")
+    watched.write(31, 40)
+    watched.snapshot(lambda snapshot: snapshot.total == 10)
+    with moving_open_files():
+        settings.live_path.rename(aside)
+    settings.live_path.mkdir()
+    watched.snapshot(lambda snapshot: snapshot.source.trouble)
+    settings.live_path.rmdir()
+    aside.rename(settings.live_path)
+    watched.write(41, 45)
+    snapshot = watched.snapshot(lambda snapshot: snapshot.total == 15)
+    assert (snapshot.lost, snapshot.duplicate) == (0, 0)
     end(watched)
