@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from itertools import chain
 from operator import ne
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import msgspec
@@ -93,12 +94,13 @@ class PostgresDatabase:
             raise ToolkitError(f"{schema!r} cannot name a schema of PostgreSQL: choose a shorter name for the group")
         self.place, self._url, self._schema = f"PostgreSQL at {url.place}, schema {schema}", url, schema
         self._connection: Any = None
+        self._mutex = RLock()  # no thread is in another one's transaction
         self.replaced = 0
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
-        """The connection, and the errors of statements."""
-        with postgres.errors(self._url):
+        """The connection, which threads take in turns, and the errors of statements."""
+        with self._mutex, postgres.errors(self._url):
             if self._connection is None or self._connection.closed:
                 self._connection = postgres.connect(self._url, self._schema)
             yield self._connection
