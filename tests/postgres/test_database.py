@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from scripts.postgres_server import PASSWORD, Server, throwaway
-from tests.reading.test_store import ANN, SENSORS, ann, buzz, chunk, lines
+from tests.reading.test_store import ANN, BOB, SENSORS, ann, buzz, chunk, lines
 from tests.stores import PostgresPlace, open_store
 from utils.app.config import StoreUrl, processed_store_url
 from utils.app.errors import PositionMoved, StoreUnavailable, ToolkitError
@@ -57,6 +57,10 @@ class TestValues:
         assert place.ask("SELECT DISTINCT message, author FROM records") == [("a\ufffdb", "c\ufffd")]
         store.add(chunk("1", "2", buzz(("odd\0-1", 1), (ANN, 1), (ANN, amount + 1))))
         assert store.counts() == store.run == Counts(records=amount + 2, duplicate=1, replaced=amount + 1)
+        with closing(open_store(place, BUZZ, "start")) as again:
+            again.resume("live")
+            again.add(chunk("", "1", [*read, *buzz((BOB, 1), message="d\0")]))
+            assert again.run == Counts(records=1, again=amount, replaced=1)
 
     def test_names_that_cannot_be_columns(self, place: PostgresPlace) -> None:
         long = "n" * 64

@@ -5,7 +5,6 @@ with the stored position of its partition and sets `end` in the transaction that
 indexes of `records` decide what is new; `partitions` has positions and what the tracker knows.
 """
 
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,8 @@ from zlib import crc32
 import msgspec
 
 from utils.app.errors import PositionMoved, ToolkitError
-from utils.reading.database import Database, Row, SqliteDatabase, make_tables, upsert, without_nul
-from utils.reading.tracker import Counts, Tracker, journal_of
+from utils.reading.database import Database, Row, SqliteDatabase, make_tables, upsert
+from utils.reading.tracker import Counts, Tracker
 from utils.records.codec import Field, instant_text
 from utils.records.infer import event_time
 from utils.records.stream import Stream
@@ -24,6 +23,7 @@ from utils.records.table import Table, quoted
 from utils.sources.base import Chunk
 
 VERSION, LATE_AFTER_US = "3", 60_000_000
+JUMP = 2**40  # more records without ids than a partition has
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS partitions (partition TEXT PRIMARY KEY, position TEXT NOT NULL, newest_us BIGINT, "
     "memory TEXT NOT NULL)",
@@ -53,25 +53,17 @@ class Stored(NamedTuple):
 class Memory(msgspec.Struct, omit_defaults=True):
     """What is known of a partition beside its position.
 
-    Records without ids are known by their number in a `section`: what was read since the partition began (`origin`
-    then), began again, or was read from its end on.
+    A record without ids is known by its number since the partition began, or began again, for the n-th time.
     """
 
     tracker: Tracker = msgspec.field(default_factory=Tracker)
-    origin: str = ""
-    section: str = ""
+    rotations: int = 0
     number: int = 0
 
     def place(self, partition: str, row: Row) -> str:
-        """What tells a record without ids from all others."""
+        """What tells the next record without ids from all others."""
         self.number += 1
-        return f"{partition}:{self.section}:{self.number}:{crc32(repr(row).encode('utf-8', 'backslashreplace')):x}"
-
-    def rotated(self) -> None:
-        """The partition begins again with other records, as far as is known."""
-        self.tracker.begin_again()
-        self.origin = self.section = secrets.token_hex(4)
-        self.number = 0
+        return f"{partition}:{self.rotations}:{self.number}:{crc32(repr(row).encode('utf-8', 'backslashreplace')):x}"
 
 
 _memory = msgspec.json.Decoder(Memory)
@@ -125,10 +117,10 @@ class ProcessedStore:
             before, memory = self._before.get(partition, ""), _memory.decode(text)
             if self._start == "start" and before is not None:
                 memory.tracker.begin_again(rotated=False)
-                position, memory.section, memory.number = "", memory.origin, 0
+                position, memory.number = "", 0
             elif self._start == "end" and before == position:
                 memory.tracker.jump()
-                position, memory.section, memory.number = "end", secrets.token_hex(4), 0
+                position, memory.number = "end", memory.number + JUMP
             self._save(partition, position, newest_us, memory)
         self._before[partition] = None
         return str(position)
@@ -145,57 +137,35 @@ class ProcessedStore:
                 raise PositionMoved(f"another copy of this consumer has advanced {chunk.partition}")
             ((before_us, text),) = known
             memory = _memory.decode(text)
-            stored = self._insert(chunk, before_us, memory)
-            found = self._count(chunk, memory.tracker, stored.new)
+            stored, replaced = self._insert(chunk, before_us, memory)
+            found = _counted(memory.tracker, chunk, stored.new, replaced)
             for part in parts:
                 part(stored)
             if chunk.begins_again:  # its records are the last ones of the file before
-                memory.rotated()
+                memory.tracker.begin_again()
+                memory.rotations, memory.number = memory.rotations + 1, 0
             self._save(chunk.partition, chunk.end, stored.newest_us, memory)
         self.run += found
         return stored
 
-    def _insert(self, chunk: Chunk, before_us: int | None, memory: Memory) -> Stored:
-        """Insert what is not there yet."""
-        rows, times, newest, newest_us = list[Row](), list[int | None](), list[int | None](), before_us
+    def _insert(self, chunk: Chunk, before_us: int | None, memory: Memory) -> tuple[Stored, int]:
+        """Insert what is not there yet; what that is, and in how many of its records U+0000 had to be replaced."""
+        rows, arrivals, newest_us = list[Row](), list[Arrival](), before_us
         for record, row in zip(chunk.records, self.stream.codec.rows(chunk.records), strict=True):
             at_us = self._event_us(record)
             late = at_us is not None and newest_us is not None and at_us < newest_us - LATE_AFTER_US
             rows.append((*row, at_us, late, memory.place(chunk.partition, row) if record.sequence is None else None))
-            times.append(at_us)
-            newest.append(newest_us)
+            arrivals.append((record, at_us, newest_us))
             if at_us is not None and (newest_us is None or at_us > newest_us):
                 newest_us = at_us
-        new: list[Arrival] = list(zip(chunk.records, times, newest, strict=True))
-        inserted = self.database.insert(self._table, self._table.identity, rows)
-        if inserted is not None and len(inserted) < len(rows):
-            left, arrivals, new = set(map(without_nul, inserted)), new, []
-            for arrival, row in zip(arrivals, rows, strict=True):
-                identity = without_nul((row[-5], row[-4], row[-1]))
-                if identity in left:  # of equal rows the first was inserted
-                    left.discard(identity)
-                    new.append(arrival)
-        return Stored(chunk.partition, before_us, newest_us, new)
-
-    def _count(self, chunk: Chunk, tracker: Tracker, new: Sequence[Arrival]) -> Counts:
-        """Let the tracker see the chunk; what that added to its counts. The index knows all, the tracker is bounded."""
-        met = {each.producer_id for each in chunk.records} - {None, *tracker.tracks}
-        if unknown := set(map(journal_of, met)) - set(map(journal_of, tracker.tracks)):  # unless in another partition
-            others = self.database.execute("SELECT memory FROM partitions WHERE partition <> ?", chunk.partition)
-            for (text,) in others.fetchall():
-                tracker.learn(_memory.decode(text).tracker, unknown)
-        before, tracker.counts = tracker.counts, Counts()
-        tracker.admit(chunk.records)
-        found = tracker.counts
-        external = found.external and sum(record.sequence is None for record, _, _ in new)
-        known = len(chunk.records) - found.external - (len(new) - external)
-        again = min(found.again, known)
-        found = Counts(
-            records=len(new), external=external, invalid=len(chunk.invalid), lost=found.lost, duplicate=known - again,
-            again=again + found.external - external, replaced=self.database.replaced,
-        )  # fmt: skip
-        tracker.counts = before + found
-        return found
+        storable, places = self.database.storable(rows), list(range(len(rows)))
+        inserted = self.database.insert(self._table, self._table.identity, storable)
+        if inserted is not None:
+            # Of equal rows the first was inserted, so of each identity the last one is taken first.
+            first = {(row[-5], row[-4], row[-1]): place for place, row in reversed(list(enumerate(storable)))}
+            places = sorted(map(first.__getitem__, inserted))
+        replaced = storable is not rows and sum(rows[place] != storable[place] for place in places)
+        return Stored(chunk.partition, before_us, newest_us, [arrivals[place] for place in places]), int(replaced)
 
     def _save(self, partition: str, position: str, newest_us: int | None, memory: Memory) -> None:
         self.database.execute(_SAVE, position, newest_us, msgspec.json.encode(memory).decode(), partition)
@@ -225,6 +195,22 @@ class ProcessedStore:
     def close(self) -> None:
         """Release the database."""
         self.database.close()
+
+
+def _counted(tracker: Tracker, chunk: Chunk, new: Sequence[Arrival], replaced: int) -> Counts:
+    """Let the tracker see the chunk; what that added to its counts. The index knows all, the tracker is bounded."""
+    before, tracker.counts = tracker.counts, Counts()
+    tracker.admit(chunk.records)
+    seen = tracker.counts
+    external = seen.external and sum(record.sequence is None for record, _, _ in new)
+    known = len(chunk.records) - seen.external - (len(new) - external)
+    again = min(seen.again, known)
+    found = Counts(
+        records=len(new), external=external, invalid=len(chunk.invalid), lost=seen.lost, duplicate=known - again,
+        again=again + seen.external - external, replaced=replaced,
+    )  # fmt: skip
+    tracker.counts = before + found
+    return found
 
 
 def _prepared(database: Database, stream: Stream) -> Stream:
