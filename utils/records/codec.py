@@ -6,7 +6,6 @@ object with everything that has no column or does not fit its column), `producer
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -47,15 +46,6 @@ OWN = {
 """The columns that every stream has behind its fields. No JSON value but null fits `extra`: only the codec sets it."""
 RESERVED = (*OWN, "rowid", "_rowid_", "oid")
 
-# The types of values that JSON gives back as they are. A subclass (an enumeration, say) is written in its own way.
-_AS_JSON: dict[str, set[type]] = {
-    "text": {str, NoneType},
-    "timestamp": {str, NoneType},
-    "integer": {int, NoneType},
-    "number": {int, float, NoneType},
-    "boolean": {bool, NoneType},
-    "json": {NoneType},
-}
 _FIRST_US = (datetime.min.replace(tzinfo=UTC) - EPOCH) // MICROSECOND
 _LAST_US = (datetime.max.replace(tzinfo=UTC) - EPOCH) // MICROSECOND
 _WithZone = list[Annotated[datetime, Meta(tz=True)]]
@@ -244,30 +234,6 @@ class Codec:
         """`columns_of` as tuples, one per record."""
         return list(zip(*self.columns_of(records), strict=True))
 
-    def fitting(self, members: Mapping[str, Sequence[Any]], size: int) -> list[list[Any]] | None:
-        """The columns of the fields, given the values that `size` records have by name, their ids left out.
-
-        None if only their lines show them: a name has no column, or a value may not fit its column.
-        """
-        if members.keys() - {field.name for field in self.fields}:
-            return None
-        found = []
-        for field, kind in zip(self.fields, self.types, strict=True):
-            column = _fitting(field, kind, members.get(field.name) or [None] * size)
-            if column is None:
-                return None
-            found.append(column)
-        return found
-
-    def odd_rows(self, members: Mapping[str, Sequence[Any]]) -> Iterator[int]:
-        """The numbers of the rows that have a value for which `fitting` gives None; one may come several times."""
-        for field, kind in zip(self.fields, self.types, strict=True):
-            column = members.get(field.name, ())
-            for start in range(0, len(column), GROUP_LINES):
-                group = column[start : start + GROUP_LINES]
-                if _fitting(field, kind, group) is None:
-                    yield from (n for n, value in enumerate(group, start) if _fitting(field, kind, [value]) is None)
-
     def from_columns(self, columns: Sequence[Sequence[Any]]) -> list[Any]:
         """The records of columns as `columns_of` gives them."""
         values = list(columns)
@@ -315,21 +281,6 @@ def _attribute(name: str, number: int) -> str:
     """The attribute that holds a field: its name where that can be one."""
     usable = name.isidentifier() and name.isascii() and not name.startswith(("_", "field_")) and name not in OWN
     return name if usable else f"field_{number}"
-
-
-def _fitting(field: Field, kind: Any, column: Sequence[Any]) -> list[Any] | None:
-    """The column of values that a record has, None if one of them may not fit it."""
-    types = set(map(type, column))
-    if not types <= _AS_JSON[field.type] or (field.type == "timestamp" and not are_instants(column)):
-        return None
-    if float in types and not all(map(math.isfinite, filter(None, column))):
-        return None
-    if int in types or kind is not TYPES[field.type]:  # there are limits
-        try:
-            column = msgspec.convert(column, list.__class_getitem__(kind))
-        except msgspec.ValidationError:
-            return None
-    return list(column)
 
 
 def _row_type(attributes: Sequence[str], kinds: Sequence[Any], names: Sequence[str]) -> Any:

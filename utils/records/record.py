@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from itertools import chain, islice
-from operator import attrgetter
-from types import NoneType
+from itertools import chain
 from typing import Any
 
 import msgspec
 
 from utils.records.codec import Codec, encoder, kept_fields
+from utils.records.columns import check_finite, columns_of_made, is_finite
 from utils.records.external import MAX_RECORD_BYTES, check_size, stamp
-
-ODD_ONE_IN = 64  # records; where more are odd, all are read
-
-_NEVER_NAN = {str, int, bool, NoneType}
 
 
 class Record(msgspec.Struct, kw_only=True, gc=False):
@@ -79,62 +73,13 @@ def encode_records(records: Sequence[Any]) -> bytes:
     return lines
 
 
-def _check_finite(records: Sequence[Record]) -> None:
-    for record in records:
-        for name, value in zip(record.__struct_fields__, msgspec.structs.astuple(record), strict=True):
-            if type(value) not in _NEVER_NAN and not _finite(value):
-                raise ValueError(f"{name} holds a number that is not finite")
-
-
-def _finite(value: object) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, Mapping):
-        return all(map(_finite, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(_finite, value))
-    return value is None or isinstance(value, str | int) or _finite(msgspec.to_builtins(value))
-
-
 def without_ids(record: Mapping[str, Any]) -> bytes:
     """The JSON line of any mapping, with all its fields but ids. Raises ValueError for what no sink could store."""
     plain = {str(name): value for name, value in record.items() if name not in ("producer_id", "sequence")}
     line = encode_records([plain])
-    if not _finite(plain):
+    if not is_finite(plain):
         raise ValueError("a number is not finite")
     return line
-
-
-def columns_of_made(records: Sequence[Any], codec: Codec) -> list[list[Any]] | None:
-    """What `Codec.columns_of` gives for the lines of records that a producer made, of which only odd ones are read.
-
-    None if all must be read to know it. Raises ValueError for an odd one that no sink can store.
-    """
-    ((kind, usual),) = Counter[Any](map(type, records)).most_common(1)
-    config, size, few = kind.__struct_config__, len(records), len(records) // ODD_ONE_IN
-    if config.omit_defaults or config.tag is not None:
-        return None
-    if usual < size:
-        odd: Iterator[int] = (number for number, each in enumerate(records) if type(each) is not kind)
-    else:
-        names = zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True)
-        members = {name: list(map(attrgetter(attribute), records)) for name, attribute in names}
-        ids = [members.pop(name, []) for name in ("producer_id", "sequence")]
-        fields = codec.fitting(members, size)
-        if fields is not None:
-            return [*fields, [None] * size, *ids]
-        odd = codec.odd_rows(members)
-    numbers = set(islice(odd, few + 1))
-    if not 0 < len(numbers) <= few:
-        return None
-    columns = columns_of_made([each for number, each in enumerate(records) if number not in numbers], codec)
-    if columns is not None:
-        for number in sorted(numbers):
-            _check_finite([records[number]])
-            (row,) = codec.rows([codec.decode(encoder.encode(records[number]))])
-            for column, value in zip(columns, row, strict=True):
-                column.insert(number, value)
-    return columns
 
 
 Columns = Sequence[Sequence[Any]]
@@ -173,7 +118,7 @@ class Batch:
         lines = encode_records(records)
         columns = columns_of_made(records, codec) if records else None
         if columns is None and b"null" in lines:  # which a number that is not finite has become
-            _check_finite(records)
+            check_finite(records)
         return cls(producer_id, first + len(records) - 1, len(records), lines, codec, columns=columns)
 
     @classmethod
