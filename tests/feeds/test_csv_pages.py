@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from utils.app.errors import ToolkitError
 from utils.feeds.csv_pages import MAX_LINES, Row, csv_pages, json_lines
-from utils.feeds.rows import text_lines
+from utils.feeds.rows import utf8_lines
 
 cells = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(['"', ",", "\r\n", "a\nb", "7"])
 
@@ -33,7 +33,7 @@ class Pieces(io.BytesIO):
 
 
 def rows_of(data: bytes, size: int = 1 << 20, encoding: str = "utf-8") -> list[Row]:
-    lines = text_lines(Pieces(data, size), "table.csv", encoding)
+    lines = utf8_lines(Pieces(data, size), "table.csv", encoding)
     return [row for page in csv_pages(lines, "table.csv", encoding, {}) for row in page]
 
 

@@ -276,7 +276,7 @@ class TestDamage:
         self, tail: bytes, feed: Feed, settings: Settings, tmp_path: Path
     ) -> None:
         (tmp_path / "things.txt.gz").write_bytes(
-            gzip.compress(b"first\n" + b"x" * (rows.MAX_LINE + rows.BLOCK_BYTES) + tail + b"\nlast\n")
+            gzip.compress(b"first\n" + b"x" * (rows.MAX_LINE_BYTES + rows.BLOCK_BYTES) + tail + b"\nlast\n")
         )
         assert "read 3, acknowledged 2; rejected 1;" in feed("things.txt.gz").stdout
         assert column(settings, "things", "line")["file"] == ["first", "last"]

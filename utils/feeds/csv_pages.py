@@ -2,7 +2,6 @@
 
 import csv
 import re
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
@@ -35,67 +34,66 @@ class Row(msgspec.Struct, gc=False):
     cells: Sequence[str] = ()
 
 
-def csv_pages(lines: Iterator[list[str]], name: str, encoding: str, types: Mapping[str, str]) -> Iterator[list[Row]]:
+def csv_pages(lines: Iterator[list[bytes]], name: str, encoding: str, types: Mapping[str, str]) -> Iterator[list[Row]]:
     """The rows of lines as they come, which have their ends; the first row names the columns.
 
     A row without any value is none. `types` are those of `json_lines`. Raises ToolkitError, beginning with `name`, if
     two columns have one name.
     """
-    names, rows, ahead = list[str](), list[Row](), deque[str]()
-    for row in _parsed(lines, ahead, encoding):
-        if not names and row.reason:
-            raise ToolkitError(f"the first line of {name} cannot name the columns: {row.reason}")
-        if not names and any(row.cells):
-            names = _names(row.cells, name)
-        elif row.reason or any(row.cells):
+    names = list[str]()
+    for page in _parsed(lines, encoding):
+        rows = [row for row in page if row.reason or any(row.cells)]
+        if rows and not names:
+            first, *rows = rows
+            if first.reason:
+                raise ToolkitError(f"the first line of {name} cannot name the columns: {first.reason}")
+            names = _names(first.cells, name)
+        for row in rows:
             if not row.reason and len(row.cells) != len(names):
                 row.reason = f"{len(row.cells)} cells where the first line has {len(names)}"
-            rows.append(row)
-        if rows and not ahead:  # no more lines have come yet
-            whole = [row for row in rows if not row.reason]
-            for each, line in zip(whole, json_lines(names, [row.cells for row in whole], types), strict=True):
-                each.line = line
+        whole = [row for row in rows if not row.reason]
+        for row, line in zip(whole, json_lines(names, [row.cells for row in whole], types), strict=True):
+            row.line = line
+        if rows:
             yield rows
-            rows = []
 
 
-def _parsed(lines: Iterator[list[str]], ahead: deque[str], encoding: str) -> Iterator[Row]:
-    """All rows, also those without a value; what has come behind the last one is in `ahead`."""
+def _parsed(lines: Iterator[list[bytes]], encoding: str) -> Iterator[list[Row]]:
+    """All rows, also those without a value; one that is not closed yet waits for the lines that come next."""
     csv.field_size_limit(MAX_CELL_BYTES)
-    taken = list[str]()
-
-    def next_line() -> str:
-        if len(taken) > MAX_LINES:
-            raise csv.Error("unclosed quote")
-        if not ahead:
-            ahead.extend(next(lines, ()))
-        if not ahead:
-            return ""
-        taken.append(ahead.popleft())
-        return taken[-1]
-
-    number, delimiter, reader = 1, "", None
-    for page in lines:
-        ahead.extend(page)
-        delimiter = delimiter or max(DELIMITERS, key=page[0].count)
-        while ahead:
-            reader = reader or csv.reader(iter(next_line, ""), delimiter=delimiter, strict=True)
-            row = Row(number, b"")
+    number, delimiter, rest, more = 1, "", list[bytes](), True
+    while more:
+        page = next(lines, [])
+        more, page = bool(page), rest + page
+        texts = [line.decode("utf-8", "surrogateescape") for line in page]
+        delimiter = delimiter or max(DELIMITERS, key="".join(texts[:1]).count)
+        rows, start = list[Row](), 0
+        while start < len(page):
+            first = start
+            reader = csv.reader(map(texts.__getitem__, range(first, len(page))), delimiter=delimiter, strict=True)
             try:
-                row.cells = next(reader)
-            except csv.Error as error:  # it is continued behind the first line
-                row.reason, reader = str(error), None
-                ahead.extendleft(reversed(taken[1:]))
-                del taken[1:]
-            text = "".join(taken).rstrip("\r\n")
-            try:
-                row.data = text.encode()
-            except UnicodeEncodeError:
-                row.data = text.encode("utf-8", "surrogateescape")
-                row.reason = row.reason or f"not {encoding}; --encoding names another one"
-            number += len(taken)
-            taken.clear()
-            yield row
+                for cells in reader:
+                    end = first + reader.line_num
+                    if end - start > MAX_LINES:
+                        raise csv.Error("unclosed quote")
+                    rows.append(_row(number + start, page[start:end], cells, "", encoding))
+                    start = end
+            except csv.Error as error:
+                if more and first + reader.line_num == len(page) <= start + MAX_LINES:
+                    break
+                rows.append(_row(number + start, page[start : start + 1], (), str(error), encoding))
+                start += 1
+        number, rest = number + start, page[start:]
+        yield rows
+
+
+def _row(number: int, lines: Sequence[bytes], cells: Sequence[str], reason: str, encoding: str) -> Row:
+    data = b"".join(lines).rstrip(b"\r\n")
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        reason = reason or f"not {encoding}; --encoding names another one"
+    return Row(number, data, b"", reason, cells)
 
 
 def _names(cells: Sequence[str], name: str) -> list[str]:

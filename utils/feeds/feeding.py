@@ -94,7 +94,7 @@ def first_lines(source: Input, stop: threading.Event, *, needed: bool, wait: boo
     Raises ToolkitError if the input cannot be read, or holds no record though one is needed.
     """
     logged = False
-    with closing(source.sample(Stream("sample"), lambda partition: "", False)) as reader:
+    with closing(source.sample()) as reader:
         reason = "there is nothing behind the line of names" if source.has_cells and source.ends else "it is empty"
         while not stop.is_set():
             try:

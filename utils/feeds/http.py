@@ -127,7 +127,7 @@ def feed_http(  # noqa: PLR0917
         raise ToolkitError(
             f"{HTTP}{address} can be reached by other machines: set FEED_TOKEN (in .env), or listen on {HTTP}{port}"
         )
-    waiting = Waiting()
+    waiting, codec = Waiting(), LineCodec(Stream(name))
     endpoint = Endpoint(waiting, token)
     server = WebServer(endpoint.app(), host, port, f"{HTTP}{address}")
     with closing(server), closing(waiting):
@@ -143,7 +143,7 @@ def feed_http(  # noqa: PLR0917
         while is_new and not samples:
             if is_over():
                 return 0
-            found = [fed_lines(posted.body, LineCodec(Stream(name))) for posted in waiting.group(TICK_S, FIRST_S)]
+            found = [fed_lines(posted.body, codec) for posted in waiting.group(TICK_S, FIRST_S)]
             samples = [line.line for lines in found if isinstance(lines, list) for line in lines]
             if not samples:  # else the group is handed out again, to be taken
                 waiting.answer(0 if isinstance(each, list) else each for each in found)

@@ -5,10 +5,10 @@ import gzip
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import chain
+from itertools import tee
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,9 +17,9 @@ from cyclopts import Parameter
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError
 from utils.feeds.csv_pages import csv_pages
-from utils.feeds.lines import LineCodec, text_parser
+from utils.feeds.lines import LineCodec, Parse, text_parser
 from utils.feeds.rotated import RotatedFile
-from utils.feeds.rows import Pipe, RowSource, array_pages, line_pages, parquet_pages, text_lines
+from utils.feeds.rows import Pipe, RowSource, array_pages, line_pages, parquet_pages, utf8_lines
 from utils.records.stream import BUZZ, Stream
 from utils.sources.base import Resume, Source
 
@@ -62,26 +62,132 @@ class InputOptions:
 
 PLAIN = InputOptions()
 
-Open = Callable[[Stream, Resume, bool], Source]
-"""Makes a source whose records are lines of a stream, from the positions of `resume` on, to the present end if told."""
 
-
-@dataclass(frozen=True)
-class Input:
+class Input(ABC):
     """What a feed reads.
 
     `name` proposes that of the stream; positions are stored under `place`. It `ends` where it cannot grow, and
     `restarts` where it may be rotated or replaced; what does neither was changed if it begins again. Where it
-    `has_cells`, a value is text unless most of its field look like something else. What `sample` gives stays.
+    `has_cells`, a value is text unless most of its field look like something else.
     """
 
-    name: str
-    place: str
-    open: Open
-    sample: Open
-    ends: bool = False
-    restarts: bool = False
-    has_cells: bool = False
+    ends = restarts = has_cells = False
+
+    def __init__(self, name: str, place: str) -> None:
+        self.name, self.place = _stem(name), place
+
+    @abstractmethod
+    def open(self, stream: Stream, resume: Resume, finished: bool) -> Source:
+        """A source whose records are lines of a stream, from the positions of `resume` on; `finished`: as in Sink."""
+
+    def sample(self) -> Source:
+        """A source of the first lines, which stay to be fed."""
+        return self.open(Stream("sample"), lambda partition: "", False)
+
+
+class Topic(Input):
+    """A topic of Kafka."""
+
+    restarts = True
+
+    def __init__(self, topic: str, settings: Settings) -> None:
+        if not topic:
+            raise ToolkitError(f"{TOPIC}: name a topic, as in {TOPIC}things")
+        super().__init__(topic, f"{TOPIC}{topic}")
+        self._settings = replace(settings, topic=topic)
+
+    def open(self, stream: Stream, resume: Resume, finished: bool) -> Source:
+        from utils.sources.kafka_source import KafkaSource
+
+        return KafkaSource(self._settings, BUZZ, resume, finished=finished, codec=LineCodec(stream))
+
+
+class DatabaseTable(Input):
+    """A table of a SQLite or DuckDB file."""
+
+    def __init__(self, path: Path, kind: str, table: str) -> None:
+        if not table:
+            raise ToolkitError(f"{path} is a database: name one of its tables with --table")
+        super().__init__(table, f"{path.resolve()}/{table}")
+        self._path, self._kind, self._table = path, kind, table
+
+    def open(self, stream: Stream, resume: Resume, finished: bool) -> Source:
+        from utils.sources.duckdb_source import DuckdbSource
+        from utils.sources.sqlite_source import SqliteSource
+
+        source = DuckdbSource if self._kind == "duckdb" else SqliteSource
+        return source(self._path, stream, resume, self._table, LineCodec(stream))
+
+
+class GrowingFile(Input):
+    """A file of JSON lines, or of text that `parse` reads."""
+
+    restarts = True
+
+    def __init__(self, path: Path, parse: Parse | None) -> None:
+        super().__init__(path.stem, str(path.resolve()))
+        self._path, self._parse, self.has_cells = path, parse, parse is not None
+
+    def open(self, stream: Stream, resume: Resume, finished: bool) -> Source:
+        return RotatedFile(self._path, LineCodec(stream, self._parse), resume, finished=finished)
+
+
+class CompleteFile(Input):
+    """A file that is read to its end: CSV, a JSON array, Parquet, or anything compressed."""
+
+    ends = True
+
+    def __init__(self, path: Path, kind: str, options: InputOptions) -> None:
+        super().__init__(Path(path.name.removesuffix(".gz")).stem, str(path.resolve()))
+        self._path, self._kind, self._options = path, kind, options
+        self.has_cells = kind.startswith(("csv", "text"))
+
+    def open(self, stream: Stream, resume: Resume, finished: bool) -> Source:
+        name, options, row, parse = self._path.name, self._options, "line", None
+        match self._kind.removesuffix(".gz"):
+            case "array":
+                pages, row = array_pages(self._path), "item"
+            case "parquet":
+                pages, row = parquet_pages(self._path), "row"
+            case "csv":
+                types = {field.name: field.type for field in stream.fields}
+                pages = csv_pages(self._lines(), name, options.encoding, types)
+            case kind:
+                pages = line_pages(self._lines())
+                parse = text_parser(options.pattern, "utf-8") if kind == "text" else None
+        return RowSource(name, pages, LineCodec(stream, parse), resume, row)
+
+    def _lines(self) -> Iterator[list[bytes]]:
+        opened: Any = gzip.open if self._kind.endswith(".gz") else open
+        with opened(self._path, "rb") as file:
+            yield from utf8_lines(file, self._path.name, self._options.encoding)
+
+
+class StandardInput(CompleteFile):
+    """What a pipe brings, which nobody can read once more."""
+
+    restarts = True
+
+    def __init__(self, options: InputOptions, stop: threading.Event) -> None:
+        if sys.stdin is None or sys.stdin.closed:
+            raise ToolkitError(f"{PIPE}: there is no standard input")
+        path = Path("standard input")
+        super().__init__(path, options.format or ("text" if options.pattern else "json"), options)
+        self.name, self.place = "stdin", PIPE
+        self._unread = utf8_lines(Pipe(sys.stdin.buffer, stop), path.name, options.encoding)
+
+    def open(self, stream: Stream, resume: Resume, finished: bool) -> Source:
+        return super().open(stream, lambda partition: "", finished)
+
+    def sample(self) -> Source:
+        shown, unread = tee(self._unread)
+        self._unread = shown
+        reader = super().sample()
+        self._unread = unread
+        return reader
+
+    def _lines(self) -> Iterator[list[bytes]]:
+        return self._unread
 
 
 def find_input(source: str, options: InputOptions, settings: Settings, stop: threading.Event) -> Input:
@@ -90,31 +196,22 @@ def find_input(source: str, options: InputOptions, settings: Settings, stop: thr
         "text".encode(options.encoding)  # some names are no encodings of text, such as base64
     except (LookupError, UnicodeError) as error:
         raise ToolkitError(f"--encoding {options.encoding}: there is no such encoding") from error
-    text_parser(options.pattern, options.encoding)
+    parse = text_parser(options.pattern, options.encoding)
     if source == PIPE:
-        return _standard_input(options, stop)
+        return StandardInput(options, stop)
     if source.startswith(TOPIC):
-        topic = source.removeprefix(TOPIC)
-        if not topic:
-            raise ToolkitError(f"{TOPIC}: name a topic, as in {TOPIC}things")
-        open_topic = partial(_open_topic, topic, settings)
-        return Input(_stem(topic), source, open_topic, open_topic, restarts=True)
+        return Topic(source.removeprefix(TOPIC), settings)
     path = Path(source)
     kind = _kind(path, options)
     if kind in ("sqlite", "duckdb"):
-        if not options.table:
-            raise ToolkitError(f"{path} is a database: name one of its tables with --table")
-        open_table = partial(_open_table, path, kind, options.table)
-        return Input(_stem(options.table), f"{path.resolve()}/{options.table}", open_table, open_table)
-    open_file = partial(_open_file, path, kind, options)
-    grows = kind in ("json", "text")
-    name = _stem(Path(path.name.removesuffix(".gz")).stem)
-    has_cells = kind.startswith(("csv", "text"))
-    return Input(name, str(path.resolve()), open_file, open_file, not grows, grows, has_cells)
+        return DatabaseTable(path, kind, options.table)
+    if kind in ("json", "text"):
+        return GrowingFile(path, parse if kind == "text" else None)
+    return CompleteFile(path, kind, options)
 
 
 def _kind(path: Path, options: InputOptions) -> str:
-    """What a file holds: a format, one of them with `.gz`, or `array` of JSON objects.
+    """What a file holds: one of SUFFIXES, with `.gz` where it is compressed, or `array` of JSON objects.
 
     Raises ToolkitError if that is not known, or if the file cannot be read.
     """
@@ -150,67 +247,3 @@ def _stem(name: str) -> str:
     """The name of a stream for a file, table or topic of this name."""
     stem = re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_")
     return (stem if stem[:1].isalpha() else f"feed_{stem}")[:60]
-
-
-def _open_table(  # noqa: PLR0917
-    path: Path, kind: str, table: str, stream: Stream, resume: Resume, finished: bool
-) -> Source:
-    from utils.sources.duckdb_source import DuckdbSource
-    from utils.sources.sqlite_source import SqliteSource
-
-    source = DuckdbSource if kind == "duckdb" else SqliteSource
-    return source(path, stream, resume, table, LineCodec(stream))
-
-
-def _open_file(  # noqa: PLR0917
-    path: Path, kind: str, options: InputOptions, stream: Stream, resume: Resume, finished: bool
-) -> Source:
-    if kind in ("json", "text"):
-        parse = text_parser(options.pattern, options.encoding) if kind == "text" else None
-        return RotatedFile(path, LineCodec(stream, parse), resume, finished=finished)
-    if kind in ("array", "parquet"):
-        pages = array_pages(path) if kind == "array" else parquet_pages(path)
-        return RowSource(path.name, pages, LineCodec(stream), resume, "item" if kind == "array" else "row")
-    lines = _lines_of(path, options.encoding, is_packed=kind.endswith(".gz"))
-    return _line_source(lines, path.name, kind.removesuffix(".gz"), options, stream, resume)
-
-
-def _lines_of(path: Path, encoding: str, *, is_packed: bool) -> Iterator[list[str]]:
-    opened: Any = gzip.open if is_packed else open
-    with opened(path, "rb") as file:
-        yield from text_lines(file, path.name, encoding)
-
-
-def _line_source(  # noqa: PLR0917
-    lines: Iterator[list[str]], name: str, kind: str, options: InputOptions, stream: Stream, resume: Resume
-) -> RowSource:
-    if kind == "csv":
-        types = {field.name: field.type for field in stream.fields}
-        return RowSource(name, csv_pages(lines, name, options.encoding, types), LineCodec(stream), resume)
-    parse = text_parser(options.pattern, "utf-8") if kind == "text" else None
-    return RowSource(name, line_pages(lines), LineCodec(stream, parse), resume)
-
-
-def _open_topic(topic: str, settings: Settings, stream: Stream, resume: Resume, finished: bool) -> Source:
-    from utils.sources.kafka_source import KafkaSource
-
-    return KafkaSource(replace(settings, topic=topic), BUZZ, resume, finished=finished, codec=LineCodec(stream))
-
-
-def _standard_input(options: InputOptions, stop: threading.Event) -> Input:
-    if sys.stdin is None or sys.stdin.closed:
-        raise ToolkitError(f"{PIPE}: there is no standard input")
-    name, kind = "standard input", options.format or ("text" if options.pattern else "json")
-    lines = text_lines(Pipe(sys.stdin.buffer, stop), name, options.encoding)
-    shown: list[list[str]] = []
-
-    def showing() -> Iterator[list[str]]:
-        for page in lines:
-            shown.append(page)
-            yield page
-
-    def opening(taken: Callable[[], Iterator[list[str]]]) -> Open:
-        return lambda stream, *_: _line_source(taken(), name, kind, options, stream, lambda partition: "")
-
-    read, show = opening(lambda: chain(shown, lines)), opening(showing)
-    return Input("stdin", PIPE, read, show, ends=True, restarts=True, has_cells=kind != "json")

@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from glob import escape
-from io import StringIO
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, BinaryIO
@@ -22,7 +21,8 @@ from utils.records.record import Invalid
 from utils.records.table import quoted
 from utils.sources.base import Chunk, Resume, decode_all
 
-MAX_LINE = 1 << 20  # characters
+MAX_LINE_BYTES = 1 << 20
+TOO_LONG = f"a line over the limit of {MAX_LINE_BYTES} bytes"
 BLOCK_BYTES = 1 << 20
 AHEAD_BLOCKS, AHEAD_BYTES = 32, 1 << 16
 PARQUET_ROWS = 1_000
@@ -128,15 +128,15 @@ class Pipe:
         return b"".join(found)
 
 
-def text_lines(file: Any, name: str, encoding: str) -> Iterator[list[str]]:
-    """The lines of what has `read1`, as they come, with their ends; one that is too long is cut.
+def utf8_lines(file: Any, name: str, encoding: str) -> Iterator[list[bytes]]:
+    """The lines of what has `read1` in UTF-8, as they come, with their ends; one that is too long is cut.
 
-    UTF-16 with a byte order mark is read whatever `encoding` says. What cannot be decoded becomes surrogates, so that
-    it damages its line only. Raises ToolkitError where a file is damaged.
+    UTF-16 with a byte order mark is read whatever `encoding` says. What cannot be decoded stays as it is, so that it
+    damages its line only. Raises ToolkitError where a file is damaged.
     """
     decoder: codecs.IncrementalDecoder | None = None
-    rest, number = "", 0
-    while True:
+    rest, number, data = b"", 0, b"?"
+    while data:
         try:
             data = file.read1(BLOCK_BYTES)
             if data is None:
@@ -145,28 +145,25 @@ def text_lines(file: Any, name: str, encoding: str) -> Iterator[list[str]]:
                 is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
                 known = "utf-16" if is_utf16 else codecs.lookup(encoding).name
                 decoder = codecs.getincrementaldecoder("utf-8-sig" if known == "utf-8" else known)("surrogateescape")
-            text = rest + decoder.decode(data, final=not data)
+            text = decoder.decode(data, final=not data)
         except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeError) as error:
             raise ToolkitError(f"{name} is damaged behind line {number}: {error}") from error
-        lines = StringIO(text, newline="").readlines()
-        rest = lines.pop()[: MAX_LINE + 1] if data and lines and not lines[-1].endswith("\n") else ""
+        lines = (rest + text.encode("utf-8", "surrogateescape")).splitlines(keepends=True)
+        rest = lines.pop()[: MAX_LINE_BYTES + 1] if data and lines and not lines[-1].endswith(b"\n") else b""
         number += len(lines)
         if lines:
             yield lines
-        if not data:
-            return
 
 
-def line_pages(lines: Iterator[list[str]]) -> Pages:
+def line_pages(lines: Iterator[list[bytes]]) -> Pages:
     """The lines that are not blank."""
     number = 0
     for page in lines:
         rows = []
         for number, line in enumerate(page, number + 1):  # noqa: B020
-            if text := line.strip():
-                data = text.encode("utf-8", "surrogateescape")
-                is_long = len(line) > MAX_LINE
-                rows.append(Row(number, data, data, f"a line over the limit of {MAX_LINE} characters" * is_long))
+            if data := line.strip():
+                reason = TOO_LONG if len(data) > MAX_LINE_BYTES else ""
+                rows.append(Row(number, data, data, reason))
         if rows:
             yield rows
 
