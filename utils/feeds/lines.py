@@ -9,7 +9,7 @@ from typing import Any
 from utils.app.errors import ToolkitError
 from utils.feeds.csv_pages import json_lines
 from utils.records.codec import Codec, encoder, instant_text
-from utils.records.external import MAX_DEPTH, MAX_RECORD_BYTES, stamp
+from utils.records.external import are_small, stamp
 from utils.records.infer import event_time
 from utils.records.record import Line
 from utils.records.stream import Stream
@@ -41,9 +41,7 @@ class LineCodec(Codec):
             data = b"".join(self._parse(line, self._types) + b"\n" for line in data.removesuffix(b"\n").split(b"\n"))
         records = self._codec.decode_lines(data)
         lines = data.split(b"\n")
-        brackets = data.count(b"{") + data.count(b"[")
-        # Each line has one bracket at least, so that no line can have more than the rest.
-        if brackets - len(records) >= MAX_DEPTH or len(max(lines, key=len)) > MAX_RECORD_BYTES:
+        if not are_small(lines, data):
             for line in filter(None, lines):
                 stamp(line, "", 1, "")  # raises the reason, if there is one
         now = present()

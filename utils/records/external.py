@@ -1,6 +1,7 @@
 """Lines as they are: those of other programs get ids and stay as they came, unless no sink could store them."""
 
 import re
+from collections.abc import Sequence
 from itertools import accumulate
 
 import msgspec
@@ -26,6 +27,8 @@ _NOT_FINITE = re.compile(rb"NaN|-?Inf")
 _TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 
+_NO_BRACKETS = bytes(each for each in range(256) if each not in b"{[\n")
+
 _peek = Decoder(_Peek)
 _object = Decoder(dict[str, Raw])
 
@@ -34,6 +37,12 @@ def check_size(size: int) -> None:
     """Raise ValueError if a record of so many bytes is too long."""
     if size > MAX_RECORD_BYTES:
         raise ValueError(f"a record of {size} bytes is over the limit of {MAX_RECORD_BYTES}")
+
+
+def are_small(lines: Sequence[bytes], data: bytes) -> bool:
+    """Whether none of the lines, which are joined in `data`, can be too long or nested too deeply."""
+    brackets = data.translate(None, delete=_NO_BRACKETS).split(b"\n")
+    return len(max(brackets, key=len)) <= MAX_DEPTH and len(max(lines, key=len)) <= MAX_RECORD_BYTES
 
 
 def stamp(line: bytes, producer_id: str, sequence: int, timestamp: str) -> bytes:
