@@ -601,6 +601,16 @@ def test_the_command_is_for_people_and_for_programs(settings: Settings, capsys: 
     assert [each[0].partition(" of ")[0] for each in found if each] == ["2,500 lost: 1-2500", "100 lost: 1-100"]
 
 
+def test_a_misspelt_stream_is_no_verdict(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    append(settings, 10, stream=READINGS)
+    arguments = ["audit", "--data-dir", str(settings.data_dir), "--stream"]
+    assert verify_emitters.run([*arguments, "reading"]) == 2
+    assert "no sink has stream reading; known are buzz, readings" in capsys.readouterr().err
+    assert verify_emitters.run([*arguments, BUZZ]) == 0, "a stream that is known may be empty"
+    settings.file_path("weather").write_text('{"city":"Pune","rain_mm":3}\n')
+    assert verify_emitters.run([*arguments, "weather"]) == 0, "records of other programs need no journal"
+
+
 def test_names_of_others_cannot_forge_a_verdict(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     append(settings, 10)
     ghost = {"producer_id": "x\nok: 10 records in 3 sinks compared in 0.1 s\x1b[2J"}

@@ -174,7 +174,10 @@ def test_fields_without_a_column_are_named_once_and_counted(
     lines += [(1.0, Line(b'{"device":"a","temperature_c":"n/a"}')) for _ in range(5)]
     code = producing.produce(SENSORS, "sensor", lines, AT_ONCE, settings, make=Batch.of_lines)
     assert code == 0
-    assert [line.split("'")[1] for line in logged if "no column for" in line] == ["colour", "temperature_c"]
+    assert [line.split("'")[1] for line in logged if "no column takes a value of" in line] == [
+        "colour",
+        "temperature_c",
+    ]
     assert "in extra: colour 300, temperature_c 5" in capsys.readouterr().out
     first = settings.file_path("sensors").read_bytes().splitlines()[0]
     assert first.startswith(b'{"device":"a","temperature_c":0,"colour":"red","timestamp":')

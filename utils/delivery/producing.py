@@ -133,7 +133,7 @@ class Session:
         news = [name for name, _ in kept.most_common() if name not in self.kept][: max(0, MAX_NAMES - len(self.kept))]
         if news:
             names = ", ".join(repr(name[:MAX_SHOWN]) for name in news)
-            logger.warning("no column for {}: in SQL it is in the column extra", names)
+            logger.warning("no column takes a value of {}: in SQL it is in the column extra", names)
         for name, count in kept.items():
             self.kept[name if name in self.kept or name in news else OTHERS] += count
 
