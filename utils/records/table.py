@@ -14,31 +14,13 @@ BUZZ_TABLE = "streamed_messages"
 Dialect = Literal["sqlite", "duckdb", "postgres"]
 
 _OWN = (Field("extra", "json"), Field("producer_id", "text"), Field("sequence", "integer"))
-_TYPES: dict[Dialect, dict[str, str]] = {
-    "sqlite": {
-        "text": "TEXT",
-        "integer": "INTEGER",
-        "number": "REAL",
-        "boolean": "BOOLEAN",
-        "timestamp": "TEXT",
-        "json": "TEXT",
-    },
-    "duckdb": {
-        "text": "VARCHAR",
-        "integer": "BIGINT",
-        "number": "DOUBLE",
-        "boolean": "BOOLEAN",
-        "timestamp": "TIMESTAMP",
-        "json": "JSON",
-    },
-    "postgres": {
-        "text": "text",
-        "integer": "bigint",
-        "number": "double precision",
-        "boolean": "boolean",
-        "timestamp": "text",
-        "json": "text",
-    },
+_TYPES: dict[str, dict[Dialect, str]] = {
+    "text": {"sqlite": "TEXT", "duckdb": "VARCHAR", "postgres": "text"},
+    "integer": {"sqlite": "INTEGER", "duckdb": "BIGINT", "postgres": "bigint"},
+    "number": {"sqlite": "REAL", "duckdb": "DOUBLE", "postgres": "double precision"},
+    "boolean": {"sqlite": "BOOLEAN", "duckdb": "BOOLEAN", "postgres": "boolean"},
+    "timestamp": {"sqlite": "TEXT", "duckdb": "TIMESTAMP", "postgres": "text"},
+    "json": {"sqlite": "TEXT", "duckdb": "JSON", "postgres": "text"},
 }
 _IDS = {"sqlite": "INTEGER PRIMARY KEY AUTOINCREMENT", "duckdb": f"BIGINT DEFAULT nextval('{BUZZ_TABLE}_id')"}
 # Patterns of other types of existing columns that give back unchanged what a field puts in; SQLite's are affinities.
@@ -91,7 +73,7 @@ class Table:
 
     def typed(self, dialect: Dialect) -> list[tuple[str, str]]:
         """The columns and their SQL types."""
-        return [(field.name, _TYPES[dialect][field.type]) for field in self.fields]
+        return [(field.name, _TYPES[field.type][dialect]) for field in self.fields]
 
     def create(self, dialect: Dialect) -> list[str]:
         """Statements that make the table where there is none."""
