@@ -30,7 +30,7 @@ LAYERS: tuple[dict[str, tuple[str, ...]], ...] = (
 APART = {
     "producers": (),
     "emitters": ("base",),
-    "sources": ("base", "table_source"),
+    "sources": ("base", "table_source", "kafka_connection"),
     "consumers": (),
 }
 HEAVY = ("pandas", "numpy", "matplotlib", "duckdb", "kafka", "confluent_kafka", "rich")

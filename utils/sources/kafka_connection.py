@@ -1,0 +1,200 @@
+"""A connection to a topic: the messages of its partitions from stored positions on, alone or as a member of a group."""
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from utils.app.config import Settings
+from utils.app.errors import Absent
+from utils.clients.kafka_admin import Admin, ClientLog
+from utils.sources.base import Chunk, Resume
+
+STEP_S = 0.02
+ASK_EVERY_S = 1.0
+ASK_NEWS_S = 0.2  # less than deleting a topic, creating it and writing to it takes
+COMMIT_EVERY_S = 1.0
+SESSION_S = 6.0
+ANSWER_S = 3.0
+
+
+class TopicChangedError(Exception):
+    """The topic was created again or has more partitions: connect anew."""
+
+
+class TopicWatch:
+    """Whether a topic is still the same one; a consumer whose broker or topic is gone only stays silent."""
+
+    def __init__(self, admin: Admin, topic: str) -> None:
+        self.topic, self._admin = topic, admin
+        self._asked_s = time.monotonic()
+        self.topic_id, self.partitions = self._ask()
+
+    def _ask(self) -> tuple[str, int]:
+        found = self._admin.described(self.topic)
+        if found is None:
+            raise Absent(f"topic {self.topic} does not exist (yet) at {self._admin.settings.kafka_broker}")
+        return found
+
+    def check(self, every_s: float) -> None:
+        """Raise TopicChangedError if it is another topic or has more partitions; asks no more often than this."""
+        if time.monotonic() - self._asked_s >= every_s:
+            self._asked_s = time.monotonic()
+            if self._ask() != (self.topic_id, self.partitions):
+                raise TopicChangedError
+
+
+@dataclass(eq=False)
+class Partition:
+    """One that is read: positions behind what was fetched and what was handed out, and its end once that is reached."""
+
+    name: str
+    position: str
+    handed_out: str = ""
+    end: int | None = None
+
+
+class Connection:
+    """Reads the partitions of a topic, all of them or those that its group gives it; chunks contain messages."""
+
+    def __init__(self, settings: Settings, topic: str, group: str | None, resume: Resume, log: ClientLog) -> None:
+        admin = Admin(settings, log)
+        self._watch = TopicWatch(admin, topic)
+        own = {
+            "group.id": group or "unused",
+            "isolation.level": "read_committed",
+            "enable.auto.commit": group is not None,  # what `commit` stores
+            "auto.commit.interval.ms": int(COMMIT_EVERY_S * 1000),
+            "enable.auto.offset.store": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "error",
+            "session.timeout.ms": int(SESSION_S * 1000),
+            "heartbeat.interval.ms": int(SESSION_S * 1000) // 3,
+            "fetch.wait.max.ms": 100,
+            "fetch.queue.backoff.ms": 10,
+            "topic.metadata.refresh.interval.ms": 30_000,
+        }
+        self._consumer = Consumer(admin.options | own)
+        self._resume, self._in_group = resume, group is not None
+        self.partitions: dict[int, Partition] | None = None  # None until the group gives some
+        self._ready: deque[tuple[Partition, Chunk]] = deque()  # what was fetched
+
+    def begin(self) -> None:
+        """Start to read. What it raises leaves a connection that must be closed."""
+        if self._in_group:
+            self._consumer.subscribe(
+                [self._watch.topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
+            )
+        else:
+            self._take(range(self._watch.partitions))
+
+    def _assigned(self, consumer: Consumer, given: list[TopicPartition]) -> None:
+        self._take([each.partition for each in given])
+
+    def _revoked(self, consumer: Consumer, taken: list[TopicPartition]) -> None:
+        self.partitions = None
+        self._ready.clear()
+        consumer.unassign()
+
+    def _take(self, numbers: Iterable[int]) -> None:
+        """Begin at the stored position of each partition."""
+        taken: dict[int, Partition] = {}
+        for number in numbers:
+            name = f"{self._watch.topic}-{number}"
+            stored = position = self._resume(name)
+            offset, _, topic_id = stored.partition(":")
+            if stored == "end":
+                _, end = self._consumer.get_watermark_offsets(TopicPartition(self._watch.topic, number), ANSWER_S)
+                position = self._position(end) if end else ""
+            elif not (offset.isdecimal() and topic_id == self._watch.topic_id):
+                position = ""  # of another topic that had this name
+            taken[number] = Partition(name, position)
+            if position != stored:
+                report = taken[number], Chunk(name, stored, position, [])
+                # What is not empty comes first: whoever chooses a source looks at its first chunk.
+                self._ready.insert(0 if position else len(self._ready), report)
+        self.partitions = taken
+        self._assign()
+
+    def _assign(self) -> None:
+        self._consumer.assign([
+            TopicPartition(self._watch.topic, number, _offset(each.position))
+            for number, each in (self.partitions or {}).items()
+        ])  # fmt: skip
+
+    def _position(self, offset: int) -> str:
+        return f"{offset}:{self._watch.topic_id}"
+
+    @property
+    def at_end(self) -> bool:
+        """Whether all partitions of this reader are read to their present end."""
+        partitions = self.partitions
+        return partitions is not None and not self._ready and all(each.end is not None for each in partitions.values())
+
+    @property
+    def settled(self) -> bool:
+        """Whether this connection has shown what it can read."""
+        return self.at_end or any(each.handed_out for each in (self.partitions or {}).values())
+
+    def fetch(self, max_records: int) -> Chunk | None:
+        """What comes next: messages of one partition, a chunk that only reports something, or nothing yet."""
+        if not self._ready:
+            fetched = self._consumer.consume(max_records, STEP_S)
+            # Another topic of this name may have taken the place: then these records do not follow what was read.
+            self._watch.check(ASK_NEWS_S if fetched else ASK_EVERY_S)
+            self._add(fetched)
+        if not self._ready:
+            return None
+        partition, chunk = self._ready.popleft()
+        partition.handed_out = chunk.end
+        return chunk
+
+    def _add(self, fetched: list[Message]) -> None:
+        """Divide what was fetched by partitions. One whose position is outside of what is there begins again."""
+        owned, outside = self.partitions or {}, set[Partition]()
+        found: dict[Partition, list[Message]] = {}
+        for message in fetched:
+            partition, error = owned.get(message.partition() or 0), message.error()
+            code = error.code() if error else 0
+            if code and (message.topic() is None or message.partition() is None):  # of the group or a broker
+                raise KafkaException(error)
+            if partition is None:
+                continue  # the group took it away just now
+            if not code:
+                partition.end = None
+                found.setdefault(partition, []).append(message)
+            elif code == KafkaError._PARTITION_EOF:
+                partition.end = message.offset()
+            elif code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+                outside.add(partition)
+            else:
+                raise KafkaException(error)
+        for partition, messages in (found | {each: [] for each in outside}).items():
+            start = partition.position
+            partition.position = self._position((messages[-1].offset() or 0) + 1) if messages else ""
+            self._ready.append((partition, Chunk(partition.name, start, partition.position, messages)))
+        if outside:
+            self._assign()
+
+    def commit(self) -> None:
+        """Tell the group sooner or later that everything that was handed out is handled: tools show its lag."""
+        if not self._in_group:
+            return
+        offsets = {number: _offset(each.handed_out) for number, each in (self.partitions or {}).items()}
+        if not self._ready:  # behind marks of transactions
+            offsets |= {number: each.end for number, each in (self.partitions or {}).items() if each.end is not None}
+        if places := [TopicPartition(self._watch.topic, *each) for each in offsets.items() if each[1] > 0]:
+            self._consumer.store_offsets(offsets=places)
+
+    def close(self) -> None:
+        """Leave the group; what was handled is committed first, if a broker answers at once."""
+        try:
+            self._consumer.close()
+        except (KafkaException, RuntimeError):
+            return
+
+
+def _offset(position: str) -> int:
+    return int(position.partition(":")[0]) if position else OFFSET_BEGINNING
