@@ -23,6 +23,7 @@ from utils.sources.table_source import Row, TableSource, fetched
 
 POLL_S = 0.2
 WAIT_S = 1.2
+FEW_ROWS = 1_000  # of a query, all of which DuckDB has in memory at once
 _TABLES = "SELECT table_name FROM duckdb_tables() WHERE database_name = 'sink'"
 _COARSE_S = 2.0  # the times of files have steps up to this
 
@@ -37,7 +38,7 @@ class DuckdbSource(TableSource):
     _memory: duckdb.DuckDBPyConnection | None = None
     _end: object | None = None  # the state of the file when its end was reached
     _next_look_s = 0.0
-    _limit = 1_000  # rows of a query, all of which DuckDB has in memory at once; follows how many make a chunk
+    _limit = FEW_ROWS
 
     def poll(self, max_records: int) -> Chunk | None:
         """The next rows. See Source."""
@@ -69,7 +70,7 @@ class DuckdbSource(TableSource):
             count = min(count, self._limit)
             query = f"SELECT rowid, {selected} FROM {rows} WHERE rowid >= {last} LIMIT {count}"
             found = fetched(memory.execute(query).fetchmany, count)
-            self._limit = 2 * len(found) + 2
+            self._limit = max(FEW_ROWS, 2 * len(found))  # where a few large rows make a chunk it stays low
             return [field for _, field in columns], found
 
     def close(self) -> None:
