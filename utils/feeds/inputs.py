@@ -85,7 +85,7 @@ class Input(ABC):
         return self.open(Stream("sample"), lambda partition: "", False)
 
 
-class Topic(Input):
+class KafkaTopic(Input):
     """A topic of Kafka."""
 
     restarts = True
@@ -200,7 +200,7 @@ def find_input(source: str, options: InputOptions, settings: Settings, stop: thr
     if source == PIPE:
         return StandardInput(options, stop)
     if source.startswith(TOPIC):
-        return Topic(source.removeprefix(TOPIC), settings)
+        return KafkaTopic(source.removeprefix(TOPIC), settings)
     path = Path(source)
     kind = _kind(path, options)
     if kind in ("sqlite", "duckdb"):
