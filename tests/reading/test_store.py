@@ -152,6 +152,19 @@ class TestStoring:
             assert len(store.add(chunk("", "1", read)).new) == 500
         assert place.ask("SELECT sum(f0), sum(f299) FROM records") == [(125250, 500)]
 
+    def test_a_field_gained_later_is_no_column_of_the_store_itself(self, place: Place) -> None:
+        """As the column `place`, which is unique, it would make all records of one place duplicates of the first."""
+        before = Stream("rooms", fields=(Field("n", "integer"),))
+        open_store(place, before).close()
+        stream = Stream("rooms", fields=(*before.fields, Field("Place", "text"), Field("late", "boolean")))
+        with closing(open_store(place, stream)) as store:
+            record = b'{"n":%d,"Place":"hall","late":true,"producer_id":"ann","sequence":%d}'
+            store.add(chunk("", "1", lines(store.stream, *(record % (each, each) for each in (1, 2)))))
+            assert store.counts() == Counts(records=2)
+        query = "SELECT n, late, place, extra FROM records ORDER BY n"
+        kept = '{"Place":"hall","late":true}'
+        assert place.ask(query) == [(1, 0, None, kept), (2, 0, None, kept)]
+
     def test_late_is_more_than_a_minute_behind_the_newest_before(self, store: ProcessedStore, place: Place) -> None:
         store.add(chunk("", "1", at("19:04:00", "19:05:00")))
         store.add(chunk("1", "2", at("19:03:59.999", "19:06:00.001", "19:05:00", first=3)))

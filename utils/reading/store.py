@@ -216,7 +216,8 @@ def _counted(tracker: Tracker, chunk: Chunk, new: Sequence[Arrival], replaced: i
 def _prepared(database: Database, stream: Stream) -> Stream:
     """Make the tables, or add what is missing, in a transaction; the stream with the types that the store began with.
 
-    What does not fit a type is then in `extra`, as anywhere else. Raises ToolkitError if another version wrote it.
+    What does not fit a type is then in `extra`, as anywhere else, and so is a field gained since that has the name of
+    one of the store's own columns. Raises ToolkitError if another version wrote it.
     """
     make_tables(database, *_SCHEMA)
     facts = dict(database.execute("SELECT name, value FROM facts").fetchall())
@@ -225,16 +226,16 @@ def _prepared(database: Database, stream: Stream) -> Stream:
             f"{database.place} was written by another version ({version}, this one is {VERSION}): move it away"
         )
     before = {field.name: field for field in msgspec.json.decode(facts.get("fields", "[]"), type=list[Field])}
-    fields = dict(before)
+    fields, existing = dict(before), dict(database.execute(database.list_columns, "records").fetchall())
+    own = {name.lower() for name in existing} - {name.lower() for name in before}
     for field in stream.fields:
-        if database.takes(field.name) and {fields.setdefault(field.name, field).type, field.type} == {
-            "integer",
-            "number",
-        }:
+        if not database.takes(field.name) or field.name.lower() in own:
+            continue
+        if {fields.setdefault(field.name, field).type, field.type} == {"integer", "number"}:
             fields[field.name] = Field(field.name, "number")
     if tuple(fields.values()) != stream.fields:
         stream = replace(stream, fields=tuple(fields.values()))
-    table, existing = StoreTable(stream), dict(database.execute(database.list_columns, "records").fetchall())
+    table = StoreTable(stream)
     missing = table.upgrade(database.dialect, existing) if existing else table.create(database.dialect)
     make_tables(database, *missing, *(table.indexes if missing else ()))
     if fields != before:
