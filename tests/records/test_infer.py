@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from utils.records.codec import Field, kept_fields
 from utils.records.external import stamp
-from utils.records.infer import fields, inferred, instant_us, time_field, values_of, with_roles
+from utils.records.infer import MAX_FIELDS, fields, inferred, instant_us, time_field, values_of, with_roles
 from utils.records.stream import Stream
 
 NOON = datetime(2025, 10, 7, 12, tzinfo=UTC)
@@ -63,6 +63,14 @@ def test_our_own_ids_are_no_fields() -> None:
 
 def test_a_field_that_first_comes_late_is_seen() -> None:
     assert [field.name for field in fields([{"a": 1}] * 1_999 + [{"b": "x"}])] == ["a", "b"]
+
+
+def test_names_without_end_are_no_columns() -> None:
+    """SQLite takes 2,000 columns, PostgreSQL 1,600: of names that are values only the most frequent ones are fields."""
+    records = [{f"user {number}": number, "at": number} for number in range(3_000)]
+    found = fields([*records, records[7]])
+    assert len(found) == MAX_FIELDS
+    assert {Field("at", "number"), Field("user 7", "number")} < set(found)
 
 
 @given(st.lists(st.dictionaries(st.sampled_from("abc"), st.integers() | st.floats() | st.text() | st.none())))

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from heapq import nlargest
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +18,7 @@ from utils.records.codec import MAX_EXACT, MAX_INT64, OWN, Field, microseconds
 from utils.records.stream import Stream
 
 ENOUGH = 0.9  # of the values make a type
+MAX_FIELDS = 1_000  # SQLite takes 2,000 columns, PostgreSQL 1,600: where names are values there is no end of them
 TIMES = ("timestamp", "time", "ts", "date", "datetime", "created_at")
 SHORTEST_INSTANT = 16  # characters: a date alone stays text, for as an instant its day depends on the zone
 GROUPS = range(2, 21)  # how many different values a field has that divides records into groups
@@ -48,14 +50,16 @@ def values_of(line: bytes | str) -> Values:
 def fields(records: Iterable[Values]) -> tuple[Field, ...]:
     """The fields that have values in records, in the order of their appearance, but our `producer_id` and `sequence`.
 
-    A field without any value is left out: once it has one, that decides its type.
+    A field without any value is left out: once it has one, that decides its type. Of too many, those with most values
+    are kept.
     """
     kinds: dict[str, Counter[str]] = {}
     for record in records:
         for name, value in record.items():
             if value is not None and name not in OWN:
                 kinds.setdefault(name, Counter())[_kind(value)] += 1
-    return tuple(Field(name, _type_of(counted)) for name, counted in kinds.items())
+    frequent = set(nlargest(MAX_FIELDS, kinds, key=lambda name: kinds[name].total()))
+    return tuple(Field(name, _type_of(counted)) for name, counted in kinds.items() if name in frequent)
 
 
 def _kind(value: Any) -> str:
