@@ -322,6 +322,7 @@ def test_what_others_wrote_cannot_steer_the_terminal(settings: Settings, case: C
     full=4,
     long=100,
 )
+@pytest.mark.timeout(3600)  # the long setting
 def test_killed_at_any_moment_every_record_is_stored_once(
     settings: Settings, case: Case, times: int, long: bool
 ) -> None:

@@ -41,6 +41,7 @@ def received_more(webhook: Webhook, than: int) -> bool:
     full=4,
     long=50,
 )
+@pytest.mark.timeout(3600)  # the long setting
 def test_each_alert_is_stored_once_and_delivered(
     times: int, long: bool, *, settings: Settings, webhook: Webhook, measured: Callable[[str], None]
 ) -> None:
@@ -63,7 +64,7 @@ def test_each_alert_is_stored_once_and_delivered(
         webhook.answer = up if kill % 2 else lambda request: request.send_response(503)
         with start_python("consumers.alert_consumer", *options, settings=settings) as process:
             with suppress(AssertionError):  # in the middle of delivery, if there is any
-                wait_until(partial(received_more, webhook, seen), timeout_s=rng.choice([0.5, 1, 3]))
+                wait_until(partial(received_more, webhook, seen), timeout_s=rng.choice([0.5, 1, 5]))
             process.kill()
             process.communicate()
         seen = len(webhook.received)

@@ -80,6 +80,7 @@ def test_every_acknowledged_message_is_in_every_sink_once(
     full=3,
     long=20,
 )
+@pytest.mark.timeout(3600)  # the long setting
 def test_several_producers_share_the_sinks_and_are_killed(settings: Settings, times: int) -> None:
     rng = random.Random(7)
     modules = {"ragini": "producers.ragini_producer", "case": "producers.producer_case"}

@@ -59,6 +59,7 @@ def test_a_signal_ends_with_one_summary(settings: Settings, number: signal.Signa
     full=4,
     long=30,
 )
+@pytest.mark.timeout(3600)  # the long setting
 def test_signals_at_random_moments_of_a_short_run(settings: Settings, times: int) -> None:
     """From the first line of the log to the end of the drain."""
     rng = random.Random(5)

@@ -101,6 +101,7 @@ def stored(settings: Settings) -> Iterator[tuple[str, list[tuple[str, int]]]]:
     long=20,
 )
 @pytest.mark.parametrize("keyed", [True, False], ids=["with keys", "without"])
+@pytest.mark.timeout(3600)  # the long setting
 def test_a_killed_feed_has_each_record_once_with_keys_and_at_least_once_without(
     settings: Settings, keyed: bool, times: int, long: bool, measured: Callable[[str], None]
 ) -> None:
