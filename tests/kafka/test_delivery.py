@@ -222,6 +222,7 @@ def test_two_copies_of_a_folder_that_run_at_once(settings: Settings, tmp_path: P
     full=5,
     long=200,
 )
+@pytest.mark.timeout(3600)  # the long setting
 def test_many_short_runs_while_the_broker_is_away(settings: Settings, times: int) -> None:
     finish(settings)
     away = options(replace(settings, kafka_broker="127.0.0.1:1"), "--interval", 0, "--count", 3, "--drain", 0)
