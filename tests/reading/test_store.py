@@ -194,8 +194,14 @@ class TestStoring:
 
     def test_a_record_that_came_in_another_partition_is_a_duplicate(self, store: ProcessedStore, place: Place) -> None:
         store.add(chunk("", "1", ann(1, 3)))
-        store.add(chunk("", "1", ann(1, 1), partition="other"))
+        store.add(chunk("", "1", ann(2, 2), partition="other"))
         assert store.counts() == Counts(records=3, duplicate=1)
+
+    def test_a_journal_that_moved_to_another_partition_lost_nothing(self, store: ProcessedStore) -> None:
+        """As in a sink whose every run, or file, is a partition."""
+        store.add(chunk("", "1", ann(1, 3)))
+        store.add(chunk("", "1", buzz((ANN_2, 4), (ANN_2, 6)), partition="other"))
+        assert store.counts() == Counts(records=5, lost=1)
 
     def test_two_live_copies_of_a_journal_are_both_stored(self, store: ProcessedStore, place: Place) -> None:
         store.add(chunk("", "1", buzz((ANN, 1), (ANN_2, 2), (ANN, 2), (ANN, 3), (ANN_2, 3))))

@@ -15,7 +15,7 @@ import msgspec
 
 from utils.app.errors import PositionMoved, ToolkitError
 from utils.reading.database import Database, Row, SqliteDatabase, make_tables, upsert
-from utils.reading.tracker import Counts, Tracker
+from utils.reading.tracker import Counts, Tracker, journal_of
 from utils.records.codec import Field, instant_text
 from utils.records.infer import event_time
 from utils.records.stream import Stream
@@ -138,6 +138,7 @@ class ProcessedStore:
             ((before_us, text),) = known
             memory = _memory.decode(text)
             stored, replaced = self._insert(chunk, before_us, memory)
+            self._learn(memory.tracker, chunk)
             found = _counted(memory.tracker, chunk, stored.new, replaced)
             for part in parts:
                 part(stored)
@@ -166,6 +167,14 @@ class ProcessedStore:
             places = sorted(map(first.__getitem__, inserted))
         replaced = storable is not rows and sum(rows[place] != storable[place] for place in places)
         return Stored(chunk.partition, before_us, newest_us, [arrivals[place] for place in places]), int(replaced)
+
+    def _learn(self, tracker: Tracker, chunk: Chunk) -> None:
+        """Tell the tracker of a partition what the others know of journals that it meets: they may continue here."""
+        met = {each.producer_id for each in chunk.records} - {None, *tracker.tracks}
+        if unknown := set(map(journal_of, met)) - set(map(journal_of, tracker.tracks)):
+            others = self.database.execute("SELECT memory FROM partitions WHERE partition <> ?", chunk.partition)
+            for (text,) in others.fetchall():
+                tracker.learn(_memory.decode(text).tracker, unknown)
 
     def _save(self, partition: str, position: str, newest_us: int | None, memory: Memory) -> None:
         self.database.execute(_SAVE, position, newest_us, msgspec.json.encode(memory).decode(), partition)

@@ -150,3 +150,9 @@ class Tracker(msgspec.Struct, omit_defaults=True):
         for track in self.tracks.values():
             track.jumped = True
         self.from_end = True
+
+    def learn(self, other: "Tracker", journals: set[str]) -> None:
+        """Take over what another tracker knows of these journals: they may have moved here."""
+        for run, track in other.tracks.items():
+            if journal_of(run) in journals and not track.jumped:
+                self.tracks.setdefault(run, track)
