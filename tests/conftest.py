@@ -33,9 +33,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if setting(config) == "quick":
-        hypothesis.settings.register_profile("quick", max_examples=25)
-        hypothesis.settings.load_profile("quick")
+    chosen = setting(config)
+    hypothesis.settings.register_profile(
+        "toolkit",
+        deadline=None,  # a busy machine is no fault
+        derandomize=chosen != "long",  # every run attacks alike
+        max_examples=25 if chosen == "quick" else 100,
+    )
+    hypothesis.settings.load_profile("toolkit")
 
 
 def setting(config: pytest.Config) -> Setting:

@@ -28,14 +28,14 @@ _AS_JSON: dict[str, set[type]] = {
 _NEVER_NAN = {str, int, bool, NoneType}
 
 
-def fitting(codec: Codec, members: Mapping[str, Sequence[Any]], size: int) -> list[list[Any]] | None:
+def fitting(codec: Codec, members: Mapping[str, Sequence[Any]], size: int) -> list[Sequence[Any]] | None:
     """The columns of the fields, given the values that `size` records have by name, their ids left out.
 
     None if only their lines show them: a name has no column, or a value may not fit its column.
     """
     if members.keys() - {field.name for field in codec.fields}:
         return None
-    found = []
+    found: list[Sequence[Any]] = []
     for field, kind in zip(codec.fields, codec.types, strict=True):
         column = _fitting(field, kind, members.get(field.name) or [None] * size)
         if column is None:
@@ -44,7 +44,7 @@ def fitting(codec: Codec, members: Mapping[str, Sequence[Any]], size: int) -> li
     return found
 
 
-def _fitting(field: Field, kind: Any, column: Sequence[Any]) -> list[Any] | None:
+def _fitting(field: Field, kind: Any, column: Sequence[Any]) -> Sequence[Any] | None:
     """The column of values that a record has, None if one of them may not fit it."""
     types = set(map(type, column))
     if not types <= _AS_JSON[field.type] or (field.type == "timestamp" and not are_instants(column)):
@@ -56,7 +56,7 @@ def _fitting(field: Field, kind: Any, column: Sequence[Any]) -> list[Any] | None
             column = msgspec.convert(column, list.__class_getitem__(kind))
         except msgspec.ValidationError:
             return None
-    return list(column)
+    return column
 
 
 def _odd_rows(codec: Codec, members: Mapping[str, Sequence[Any]]) -> Iterator[int]:
@@ -69,16 +69,17 @@ def _odd_rows(codec: Codec, members: Mapping[str, Sequence[Any]]) -> Iterator[in
                 yield from (n for n, value in enumerate(group, start) if _fitting(field, kind, [value]) is None)
 
 
-def columns_of_made(records: Sequence[Any], codec: Codec) -> list[list[Any]] | None:
+def columns_of_made(records: Sequence[Any], codec: Codec) -> list[Sequence[Any]] | None:
     """What `Codec.columns_of` gives for the lines of records that a producer made, of which only odd ones are read.
 
     None if all must be read to know it. Raises ValueError for an odd one that no sink can store.
     """
-    ((kind, usual),) = Counter[Any](map(type, records)).most_common(1)
-    config, size, few = kind.__struct_config__, len(records), len(records) // ODD_ONE_IN
+    classes, size, few = set(map(type, records)), len(records), len(records) // ODD_ONE_IN
+    kind: Any = type(records[0]) if len(classes) == 1 else Counter(map(type, records)).most_common(1)[0][0]
+    config = kind.__struct_config__
     if config.omit_defaults or config.tag is not None:
         return None
-    if usual < size:  # then those of other classes are taken out first, those with odd values in a second turn
+    if len(classes) > 1:  # then those of other classes are taken out first, those with odd values in a second turn
         odd: Iterator[int] = (number for number, each in enumerate(records) if type(each) is not kind)
     else:
         names = zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True)
@@ -91,14 +92,16 @@ def columns_of_made(records: Sequence[Any], codec: Codec) -> list[list[Any]] | N
     numbers = set(islice(odd, few + 1))
     if not 0 < len(numbers) <= few:
         return None
-    columns = columns_of_made([each for number, each in enumerate(records) if number not in numbers], codec)
-    if columns is not None:
-        for number in sorted(numbers):
-            check_finite([records[number]])
-            (row,) = codec.rows([codec.decode(encoder.encode(records[number]))])
-            for column, value in zip(columns, row, strict=True):
-                column.insert(number, value)
-    return columns
+    usual = columns_of_made([each for number, each in enumerate(records) if number not in numbers], codec)
+    if usual is None:
+        return None
+    columns = list(map(list, usual))
+    for number in sorted(numbers):
+        check_finite([records[number]])
+        (row,) = codec.rows([codec.decode(encoder.encode(records[number]))])
+        for column, value in zip(columns, row, strict=True):
+            column.insert(number, value)
+    return [*columns]
 
 
 def check_finite(records: Sequence[Any]) -> None:

@@ -153,7 +153,7 @@ class TableSource:
         if found is None or b"null" in nulls:
             return None
         for number, field in enumerate(codec.fields):
-            found[number] = list(texts.get(field.name) or found[number])
+            found[number] = texts.get(field.name) or found[number]
         return codec.from_columns([*found, [None] * size, producer_ids, sequences])
 
     def _by_line(self, fields: Sequence[Field], rows: Sequence[Row], invalid: list[Invalid]) -> list[Any]:
