@@ -286,8 +286,9 @@ def kafka(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = False) -
         bench = begin(stack, rounds, count)
         broker = stack.enter_context(Cluster(home, jvm=("-Xmx512m",))).address
         bench.add("bare kafka", "", timed(partial(bare.write_kafka, ready, broker=broker)))
+        bench.add("bare sqlite", "", timed(partial(bare.write_sqlite, ready)))
         bench.add("kafka emitter", "bare kafka", timed(lambda place: emit("kafka", at(place, broker), ready)))
-        bench.add("producer, four sinks", "bare kafka", partial(produce, ALL, count, broker=broker))
+        bench.add("producer, four sinks", "bare sqlite", partial(produce, ALL, count, broker=broker))
         settings = at(bench.folder / "filled", broker)
         emit("kafka", settings, ready)
         add_reading(bench, "kafka", settings, bare.read_kafka)

@@ -65,7 +65,7 @@ def plan(seed: int, seconds: float, kills: int, sinks: Sequence[str]) -> list[At
     targets: dict[Action, list[str]] = {
         "kill": processes,
         "freeze": processes,
-        "fill": list(PRODUCERS),
+        "fill": list(PRODUCERS) if sys.platform == "linux" else [],
         "lock": [sink for sink in sinks if sink in EMBEDDED],
     }
     return sorted(
@@ -150,7 +150,7 @@ class Attacked:
         elif attack.action == "freeze":
             process.suspend()
             return process.resume
-        elif sys.platform == "linux":
+        elif sys.platform == "linux":  # where alone `plan` has it
             self._full.add(process.pid)
             process.rlimit(psutil.RLIMIT_FSIZE, (FULL_DISK_BYTES, psutil.RLIM_INFINITY))
             return lambda: process.rlimit(psutil.RLIMIT_FSIZE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))

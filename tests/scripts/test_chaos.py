@@ -18,7 +18,8 @@ from utils.sinks import EMBEDDED, SINKS, source
 pytestmark = pytest.mark.full
 
 
-def test_the_same_seed_gives_the_same_plan() -> None:
+def test_the_same_seed_gives_the_same_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
     plan = chaos.plan(7, 60.0, 20, EMBEDDED)
     assert plan == chaos.plan(7, 60.0, 20, EMBEDDED)
     assert plan != chaos.plan(8, 60.0, 20, EMBEDDED)
@@ -28,8 +29,11 @@ def test_the_same_seed_gives_the_same_plan() -> None:
     assert [attack.at_s for attack in plan] == sorted(attack.at_s for attack in plan)
 
 
-def test_what_cannot_be_locked_is_not() -> None:
+def test_what_cannot_be_locked_or_filled_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
     assert {attack.action for attack in chaos.plan(7, 60.0, 20, ["kafka"])} == {"kill", "freeze", "fill"}
+    monkeypatch.setattr("sys.platform", "darwin")  # no other process can be given a limit there
+    assert {attack.action for attack in chaos.plan(7, 60.0, 20, EMBEDDED)} == {"kill", "freeze", "lock"}
     assert chaos.plan(7, 60.0, 0, EMBEDDED) == []
 
 

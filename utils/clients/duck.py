@@ -21,7 +21,7 @@ _HEADER_BYTES = 3 * 4096
 _RETRY_S = 0.01
 # Closing the file writes the last row group again, whole: DuckDB's own 122,880 rows take 20 ms longer.
 _ROW_GROUP_SIZE = 20_480
-_STORAGE_VERSION = "v1.0.0"  # of new files: tools with any DuckDB 1.x open them, and it costs nothing
+_STORAGE_VERSION = "v1.0.0"  # of new files: tools with any DuckDB 1.x open them; costs 2 ms a window
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "threads": 1,
     # A file of another kind must not make DuckDB fetch an extension from the internet.
