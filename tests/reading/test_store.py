@@ -165,6 +165,13 @@ class TestStoring:
         kept = '{"Place":"hall","late":true}'
         assert place.ask(query) == [(1, 0, None, kept), (2, 0, None, kept)]
 
+    def test_names_of_the_store_that_a_stream_has_already(self, place: Place) -> None:
+        stream = Stream("rooms", fields=(Field("late", "text"), Field("_late", "text"), Field("Place", "text")))
+        with closing(open_store(place, stream)) as store:
+            record = b'{"late":"no","_late":"yes","Place":"hall","producer_id":"ann","sequence":1}'
+            assert len(store.add(chunk("", "1", lines(stream, record))).new) == 1
+        assert place.ask('SELECT late, _late, "Place", __late FROM records') == [("no", "yes", "hall", 0)]
+
     def test_late_is_more_than_a_minute_behind_the_newest_before(self, store: ProcessedStore, place: Place) -> None:
         store.add(chunk("", "1", at("19:04:00", "19:05:00")))
         store.add(chunk("1", "2", at("19:03:59.999", "19:06:00.001", "19:05:00", first=3)))

@@ -7,6 +7,7 @@ indexes of `records` decide what is new; `partitions` has positions and what the
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from zlib import crc32
@@ -76,7 +77,8 @@ class StoreTable(Table):
         super().__init__(stream)
         self.has_id, self.name = False, "records"
         taken = {name.lower() for name in self.columns}
-        added = [("_" * (name in taken) + name) for name in ("event_us", "late", "place")]
+        own = ("event_us", "late", "place")
+        added = [next(free for n in count() if (free := "_" * n + name) not in taken) for name in own]
         self.fields += tuple(map(Field, added, ("integer", "boolean", "text")))
         self.columns = tuple(field.name for field in self.fields)
         self.row = ", ".join(map(quoted, self.columns))
