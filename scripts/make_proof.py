@@ -1,7 +1,7 @@
 """Write docs/proof.md from the `proof` markers of the tests: python -m scripts.make_proof.
 
 Each marker names a guarantee, what attacks it, and how often in each setting. What the tests measured comes from the
-files that `python scripts/run_tests.py --all --proof docs/proof/full.json` and, with --long, `docs/proof/long.json`
+files that `python scripts/run_tests.py --all --proof=docs/proof/full.json` and, with --long, `docs/proof/long.json`
 leave behind.
 """
 
