@@ -21,7 +21,7 @@ _HEADER_BYTES = 3 * 4096
 _RETRY_S = 0.01
 # Closing the file writes the last row group again, whole: DuckDB's own 122,880 rows take 20 ms longer.
 _ROW_GROUP_SIZE = 20_480
-_STORAGE_VERSION = "v1.0.0"  # of new files: tools with any DuckDB 1.x open them; costs 2 ms a window
+_STORAGE_VERSION = "v1.0.0"  # of new files: tools with any DuckDB 1.x open them
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "threads": 1,
     # A file of another kind must not make DuckDB fetch an extension from the internet.
@@ -100,7 +100,6 @@ def _attach(memory: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool, w
         try:
             with errors(path):
                 memory.execute(f"ATTACH '{name}' AS sink (TYPE duckdb, {how})")
-                memory.execute("USE sink")
             return
         except ToolkitError as error:
             is_in_use = isinstance(error.__cause__, duckdb.ResourceInUseException) or _LOCKED in str(error)
@@ -122,6 +121,7 @@ def connect(path: Path, *, read_only: bool = False, wait_s: float = 1.0) -> duck
     connection = duckdb.connect(config=CONFIG)
     try:
         _attach(connection, path, read_only=read_only, wait_s=wait_s)
+        connection.execute("USE sink")
     except ToolkitError:
         connection.close()
         raise
@@ -132,12 +132,11 @@ def connect(path: Path, *, read_only: bool = False, wait_s: float = 1.0) -> duck
 def attached(
     memory: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool = False, wait_s: float = 1.0
 ) -> Iterator[None]:
-    """The file as the default database of a connection to memory while the block lasts. Raises like `errors`.
+    """The file as database `sink` of a connection to memory while the block lasts. Raises like `errors`.
 
     Opens in 0.5 ms where a connection of its own takes 12. After any error close `memory`: its state is unknown.
     """
     _attach(memory, path, read_only=read_only, wait_s=wait_s)
     with errors(path):
         yield
-        memory.execute("USE memory")
         memory.execute("DETACH sink")

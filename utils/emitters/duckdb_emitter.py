@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 PAUSE_S = 0.05
-_PAGE = "_page"  # no stream's name begins with _
 MAX_ROWS, MAX_CELLS = 4 * STEP, 2_000_000  # of a window, which so takes less than a second
 _UNSUITABLE = (duckdb.CatalogException, duckdb.BinderException, duckdb.DependencyException)
 _ROW_ERRORS = (duckdb.ConversionException, duckdb.ConstraintException)
@@ -63,7 +62,8 @@ class DuckdbEmitter:
             if duck.is_view(sink, table.name):
                 raise ToolkitError(f"{table.name} in {self._path} is a view, which takes no rows: name another file")
             existing = duck.columns(sink, table.name)
-            for statement in table.upgrade("duckdb", existing) if existing else table.create("duckdb"):
+            statements = table.upgrade("duckdb", existing) if existing else table.create("duckdb")
+            for statement in ("USE sink", *statements, "USE memory"):
                 sink.execute(statement)
             self._id_needed = table.has_id and duck.is_without_default(sink, table.name, "id")
             return {name.lower(): kind for name, kind in duck.columns(sink, table.name).items()}
@@ -71,7 +71,7 @@ class DuckdbEmitter:
     @contextmanager
     def _window(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A transaction on the file, opened for it alone; readers get their turn before the next one."""
-        self._memory = memory = self._memory or duckdb.connect(config=duck.CONFIG)
+        self._memory = memory = self._memory or _in_memory()
         time.sleep(max(0.0, self._closed_at_s + PAUSE_S - time.monotonic()))
         try:
             if self._opened is not None:
@@ -90,7 +90,7 @@ class DuckdbEmitter:
         """Ask the table for all runs at once. See Emitter."""
         with self._window() as sink:
             rows = sink.execute(
-                f"SELECT producer_id, MAX(sequence) FROM {quoted(self._table.name)} "
+                f"SELECT producer_id, MAX(sequence) FROM sink.{quoted(self._table.name)} "
                 "WHERE producer_id IN (SELECT unnest(?)) GROUP BY producer_id",
                 [list(producer_ids)],
             ).fetchall()
@@ -115,18 +115,16 @@ class DuckdbEmitter:
 
     def _insert(self, page: Columns, first: int) -> None:
         """Insert rows of one run, given by the table's columns, in one window, if nobody has stored any of them."""
-        columns, values, table = self._table.row, "*", quoted(self._table.name)
+        columns, values, table = self._table.row, "*", f"sink.{quoted(self._table.name)}"
         if self._id_needed:  # of buzzline: as a primary key without a default it takes no NULL
             columns, values = f"id, {columns}", f"(SELECT COALESCE(MAX(id), 0) FROM {table}) + row_number() OVER (), *"
-        arrays = self._arrays(page)
+        arrays = self._arrays(page)  # noqa: F841  (DuckDB reads the variable that SQL names)
         with self._window() as sink:
             stored = f"SELECT 1 FROM {table} WHERE producer_id = ? AND sequence >= ? LIMIT 1"
             producer_id = page[-2][0]
             if sink.execute(stored, (producer_id, first)).fetchall():
                 raise delivered_by_another(self._path, producer_id)
-            sink.register(_PAGE, arrays)
-            sink.execute(f"INSERT INTO {table} ({columns}) SELECT {values} FROM {_PAGE}")
-            sink.unregister(_PAGE)
+            sink.execute(f"INSERT INTO {table} ({columns}) SELECT {values} FROM arrays")
 
     def _arrays(self, page: Columns) -> "dict[str, np.ndarray[Any, Any]]":
         """The columns as arrays, for DuckDB to scan."""
@@ -155,6 +153,13 @@ class DuckdbEmitter:
             with suppress(duckdb.Error):
                 self._memory.close()
             self._memory = None
+
+
+def _in_memory() -> duckdb.DuckDBPyConnection:
+    """A connection that reads arrays, and finds out in half of the time how to store a window of few rows."""
+    memory = duckdb.connect(config=duck.CONFIG | {"python_enable_replacements": True})
+    memory.execute("SET disabled_compression_methods = 'fsst'")  # `config` ignores it
+    return memory
 
 
 def open_emitter(settings: Settings, stream: Stream, key: str, mark: str) -> DuckdbEmitter:
