@@ -135,7 +135,7 @@ class Machine:
             delivery.wake()
         return [(batch.producer_id, sequence) for sequence in range(batch.first, batch.last + 1)]
 
-    def end(self, drain_s: float = 5) -> None:
+    def end(self, drain_s: float = 30) -> None:
         """End the run as a producer does."""
         if self.delivery:
             self.delivery.drain(drain_s)
