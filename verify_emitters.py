@@ -1,9 +1,9 @@
 """Proof that anyone can run: does each emitter work here, do the sinks agree, is this machine set up well?"""
 
 if __name__ == "__main__":
-    from utils.app import early
+    from utils.app import startup
 
-    early.guard()
+    startup.guard()
 
 import os
 import sys
@@ -71,7 +71,7 @@ def print_audit(settings: Settings, sinks: Sequence[str], json: bool = False, st
         cli.print_lines(*report.lines(len(sinks)))
     if report.broken:
         return cli.CHECK_FAILED
-    return early.UNFINISHED if report.unread else 0
+    return startup.UNFINISHED if report.unread else 0
 
 
 def doctor(*, json: Json = False, settings: Settings = DEFAULTS) -> int:

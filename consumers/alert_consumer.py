@@ -9,8 +9,8 @@ from cyclopts import Parameter
 
 from utils.app import cli, signals
 from utils.app.config import BUZZ, DEFAULTS, FOLLOWING, READING, Drain, Reading, Reads, Settings, StreamName
-from utils.app.early import UNFINISHED
 from utils.app.errors import ToolkitError, Unavailable
+from utils.app.startup import UNFINISHED
 from utils.reading.alert_delivery import AlertDelivery, send_to
 from utils.reading.alerts import Alerts, Rule
 from utils.reading.processing import Consumer, wait_for_stream

@@ -9,7 +9,7 @@ from loguru import logger
 from consumers.dashboard.formatting import counted
 from consumers.dashboard.options import DEFAULT_BUFFERS, Buffers, Charts, Plan
 from utils import sinks
-from utils.app import cli, early, signals
+from utils.app import cli, signals, startup
 from utils.app.config import BUZZ, DEFAULTS, READING, Begin, Reads, Settings, StreamName
 from utils.reading.expression import Expression
 from utils.reading.processing import wait_for_stream
@@ -68,7 +68,7 @@ def main(
         f"{counted(known.total, known.roles.record)}, {known.invalid:,} invalid, {known.lost:,} lost,"
         f" {known.duplicate:,} duplicate; {counted(count, 'frame')}"
     )
-    return 0 if reader.alive_to_the_end else early.UNFINISHED
+    return 0 if reader.alive_to_the_end else startup.UNFINISHED
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """Commands that generate messages; `python -m producers.NAME` runs this first."""
 
-from utils.app import early
+from utils.app import startup
 
-early.guard_command()
+startup.guard_command()

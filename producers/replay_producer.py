@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from utils.app import cli
 from utils.app.config import BUZZ, DEFAULTS, PRODUCING, Reads, Settings, Speed, StreamName
-from utils.app.early import UNFINISHED
+from utils.app.startup import UNFINISHED
 from utils.delivery import producing
 from utils.feeds.feeding import described
 from utils.feeds.inputs import PLAIN, InputOptions, find_input

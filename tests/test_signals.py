@@ -16,7 +16,7 @@ import pytest
 
 from tests.helpers import run_python
 from tests.test_docs import ENTRY_POINTS
-from utils.app import early, signals
+from utils.app import signals, startup
 from utils.app.config import PROJECT_DIR, Settings
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def test_it_waits_as_long_as_it_is_asked(stop: signals.Stop) -> None:
 
 
 def test_ctrl_c_while_a_command_is_imported_is_one_line(settings: Settings) -> None:
-    code = "import signal; from utils.app import early; early.guard(); signal.raise_signal(signal.SIGINT)"
+    code = "import signal; from utils.app import startup; startup.guard(); signal.raise_signal(signal.SIGINT)"
     done = run_python(code=code, settings=settings)
     assert (done.returncode, done.stdout, done.stderr) == (3, "", "interrupted before it began\n")
 
@@ -89,12 +89,12 @@ def test_packages_go_into_an_environment_and_never_again_into_one_that_is_active
     system, other, venv = (str(tmp_path / name) for name in ("usr", "other", ".venv"))
     for folder in (system, other):
         Path(folder).mkdir()
-    assert early.remedy(str(tmp_path), system, system).endswith("scripts/start.py")
-    assert early.remedy(str(tmp_path), other, system).endswith("pip install -r requirements.txt")
+    assert startup.remedy(str(tmp_path), system, system).endswith("scripts/start.py")
+    assert startup.remedy(str(tmp_path), other, system).endswith("pip install -r requirements.txt")
     Path(venv).mkdir()
-    assert early.remedy(str(tmp_path), system, system).endswith("activate")
-    assert early.remedy(str(tmp_path), other, system).endswith("activate")
-    assert early.remedy(str(tmp_path), venv, system).endswith("pip install -r requirements.txt")
+    assert startup.remedy(str(tmp_path), system, system).endswith("activate")
+    assert startup.remedy(str(tmp_path), other, system).endswith("activate")
+    assert startup.remedy(str(tmp_path), venv, system).endswith("pip install -r requirements.txt")
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)

@@ -17,7 +17,7 @@ from consumers.dashboard.figure import Dashboard
 from consumers.dashboard.options import Plan
 from consumers.dashboard.snapshot import Put, Snapshot
 from consumers.dashboard.state import State
-from utils.app import in_turn
+from utils.app import shared_files
 from utils.app.errors import ToolkitError
 
 WRITERS = {".gif": "pillow", ".mp4": "ffmpeg_file"}  # the latter starts ffmpeg at the end: Ctrl+C ends it as well
@@ -46,7 +46,7 @@ def image_file(path: Path, dashboard: Dashboard) -> Iterator[Put]:
     def put(snapshot: Snapshot) -> None:
         nonlocal failing
         try:
-            in_turn.replace(path, dashboard.png(snapshot))
+            shared_files.replace(path, dashboard.png(snapshot))
             failing = False
         except OSError as error:
             if not failing:

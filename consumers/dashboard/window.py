@@ -16,7 +16,7 @@ from consumers.dashboard.figure import Dashboard
 from consumers.dashboard.options import DPI, Plan
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.state import State
-from utils.app import in_turn
+from utils.app import shared_files
 from utils.app.errors import ToolkitError
 
 LOOK_MS = 200  # how often the window looks whether it is to close
@@ -127,7 +127,7 @@ class Window:
         path = self._folder / time.strftime("dashboard-%Y%m%d-%H%M%S.png")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            in_turn.replace(path, self.dashboard.png(self.shown, paused=self.paused))
+            shared_files.replace(path, self.dashboard.png(self.shown, paused=self.paused))
             logger.info("saved {}", path)
         except OSError as error:
             logger.warning("{} cannot be written: {}", path, error.strerror)

@@ -22,10 +22,10 @@ from dotenv.main import resolve_variables
 from dotenv.parser import parse_stream
 from loguru import logger
 
-from utils.app import early, log
+from utils.app import log, startup
 from utils.app.config import DEFAULTS, PROJECT_DIR, TOKEN_VARIABLE, VERSION, full, narrowed, store_passwords, variables
-from utils.app.early import UNFINISHED
 from utils.app.errors import ToolkitError
+from utils.app.startup import UNFINISHED
 
 CHECK_FAILED = 1
 PROGRESS_EVERY_S = 5.0
@@ -51,7 +51,7 @@ def run(main: Callable[..., int], *others: Callable[..., int], name: str, argume
     before = set(threading.enumerate())
     code, ready = 0, False
     try:
-        early.begin()
+        startup.begin()
         logger.remove()  # the library's own way of logging shows values, passwords among them
         load_env_file()
         tokens = sys.argv[1:] if arguments is None else arguments

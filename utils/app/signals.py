@@ -9,7 +9,7 @@ import threading
 from contextlib import suppress
 from typing import Any
 
-from utils.app.early import UNFINISHED
+from utils.app.startup import UNFINISHED
 
 
 class Stop(threading.Event):

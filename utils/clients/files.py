@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from utils.app.errors import SinkReplaced, ToolkitError, Unavailable
-from utils.app.in_turn import in_turn
+from utils.app.shared_files import retried
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def sync_path(path: Path) -> None:
     if path.is_dir() and os.name != "posix":
         return  # Windows makes names durable by itself
     try:
-        fd = in_turn(lambda: os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR))
+        fd = retried(lambda: os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR))
     except FileNotFoundError:
         return
     try:

@@ -12,7 +12,7 @@ from typing import Any
 
 from loguru import logger
 
-from utils.app import cli, early, signals
+from utils.app import cli, signals, startup
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.delivery.journal import Journal
@@ -55,7 +55,7 @@ class Session:
     def code(self) -> int:
         """The exit code, if it ended now."""
         failed = any(worker.status.failure for worker in self.delivery.workers.values())
-        return early.UNFINISHED if failed or any(self.journal.pending().values()) else 0
+        return startup.UNFINISHED if failed or any(self.journal.pending().values()) else 0
 
     def batch(self, items: Sequence[Any], make: MakeBatch = Batch.of_lines) -> tuple[Batch, list[tuple[Any, str]]]:
         """The next batch, and which of the items no sink can store, with the reasons."""

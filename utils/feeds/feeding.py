@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from loguru import logger
 
-from utils.app import cli, early
+from utils.app import cli, startup
 from utils.app.config import Once, Settings
 from utils.app.errors import Absent, ToolkitError
 from utils.delivery.producing import MAX_SHOWN, Session, session
@@ -194,4 +194,4 @@ def feed(source: Input, name: str, options: FeedOptions, settings: Settings, sto
     if opened.counts["rejected"]:
         cli.print_lines(f"what was rejected is in {letters}")
     is_cut = stop.is_set() and source.ends and not source.restarts
-    return opened.code or (early.UNFINISHED if is_cut else 0)
+    return opened.code or (startup.UNFINISHED if is_cut else 0)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 import portalocker
 
-from utils.app import in_turn
+from utils.app import shared_files
 from utils.app.errors import ToolkitError, Unavailable
 from utils.records.codec import OWN, Field
 from utils.records.stream import BUZZ, Stream, checked_name
@@ -49,7 +49,7 @@ def known(name: str, folder: Path) -> Stream | None:
     if name == BUZZ.name:
         return BUZZ
     try:
-        found = msgspec.json.decode(in_turn.in_turn(path.read_bytes), type=_File)
+        found = msgspec.json.decode(shared_files.retried(path.read_bytes), type=_File)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -133,4 +133,4 @@ def _write(stream: Stream, path: Path) -> None:
     """Replace a file at once: a reader sees the old or the new one, never a part."""
     fields: dict[str, Any] = {field.name: field.type for field in stream.fields}
     text = msgspec.json.format(msgspec.json.encode(_File(fields, **_roles(stream))), indent=2) + b"\n"
-    in_turn.replace(path, text)
+    shared_files.replace(path, text)

@@ -1,6 +1,6 @@
-"""What can go wrong before a command has begun: Ctrl+C, and an environment that is not activated.
+"""Errors at the start of a command, while it imports: Ctrl+C, and an environment that is not activated.
 
-Imports next to nothing, because importing is what takes the time.
+Imports next to nothing itself, because imports take the time.
 """
 
 import importlib.util

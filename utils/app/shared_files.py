@@ -1,4 +1,4 @@
-"""What Windows lets nobody do to a file that another process has open, tried until that one is done."""
+"""Files that several processes use: on Windows most operations fail while another process has the file open."""
 
 import os
 import sys
@@ -12,8 +12,8 @@ WAIT_S = 2.0
 T = TypeVar("T")
 
 
-def in_turn(attempt: Callable[[], T]) -> T:
-    """The result of the attempt. On Windows a PermissionError is raised only if it still comes after WAIT_S."""
+def retried(attempt: Callable[[], T]) -> T:
+    """The result of the attempt. On Windows a PermissionError is retried for up to WAIT_S before it is raised."""
     deadline_s = time.monotonic() + (WAIT_S if sys.platform == "win32" else 0)
     while True:
         try:
@@ -32,7 +32,7 @@ def replace(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        in_turn(lambda: draft.replace(path))
+        retried(lambda: draft.replace(path))
     except OSError:
         draft.unlink(missing_ok=True)
         raise
