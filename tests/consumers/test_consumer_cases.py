@@ -2,21 +2,17 @@
 
 import json
 import random
-import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import closing
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
-from loguru import logger
 
-from tests.helpers import make_batch, ragini, run_python, start_python, wait_until
-from utils.app import cli
+from tests.helpers import make_batch, ragini, run_here, run_python, start_python, wait_until
 from utils.app.config import Settings
 from utils.records.codec import Field
 from utils.records.record import Batch
@@ -38,28 +34,12 @@ def consumer(sink: str) -> str:
     return f"consumers.{sink}_consumer_case"
 
 
-class Case:
-    """Runs consumers' command lines in this process, as `python -m` would."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def __call__(self, sink: str, *options: str) -> subprocess.CompletedProcess[str]:
-        self._capsys.readouterr()
-        code = cli.run(import_module(consumer(sink)).main, name=consumer(sink), arguments=list(options))
-        out, err = self._capsys.readouterr()
-        return subprocess.CompletedProcess([], code, out, err)
+Case = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def case(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
-    monkeypatch.chdir(tmp_path)
-    Path(".env").touch()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield Case(capsys)
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    logger.remove()
+def case(settings: Settings) -> Case:
+    return lambda sink, *options: run_here(consumer(sink), *options, settings=settings)
 
 
 def sink_path(sink: str, settings: Settings) -> Path:

@@ -2,10 +2,8 @@
 
 import itertools
 import json
-import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,11 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from loguru import logger
 
 from consumers import ragini_consumer
-from tests.helpers import make_batch, make_messages, run_python, start_python, wait_until
-from utils.app import cli
+from tests.helpers import make_batch, make_messages, run_here, run_python, start_python, wait_until
 from utils.app.config import Settings
 from utils.app.errors import Unavailable
 from utils.reading.store import ProcessedStore
@@ -42,22 +38,8 @@ def emit(settings: Settings, amount: int, first: int = 1, sink: str = "file") ->
 
 
 @pytest.fixture
-def view(capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[View]:
-    """Runs the command line in this process."""
-    monkeypatch.chdir(tmp_path)
-    Path(".env").touch()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def run(*options: str) -> subprocess.CompletedProcess[str]:
-        code = cli.run(ragini_consumer.main, name=NAME, arguments=[*options, "--kafka-broker", "localhost:1"])
-        sys.stdout.flush()
-        out, err = capfdbinary.readouterr()
-        return subprocess.CompletedProcess([], code, out.decode(), err.decode())
-
-    yield run
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    logger.remove()
+def view(settings: Settings) -> View:
+    return lambda *options: run_here(NAME, *options, "--kafka-broker", "localhost:1", settings=settings)
 
 
 @pytest.mark.parametrize("sink", EMBEDDED)

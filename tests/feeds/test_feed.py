@@ -5,13 +5,12 @@ import json
 import os
 import re
 import shlex
-import signal
 import socket
 import sqlite3
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,9 @@ from typing import Any
 import duckdb
 import psutil
 import pytest
-from loguru import logger
 
-from producers import feed_producer
 from tests.feeds.feed_runs import column, letters, lines
-from tests.helpers import start_python, wait_until
-from utils.app import cli
+from tests.helpers import run_here, start_python, wait_until
 from utils.app.config import PROJECT_DIR, Settings
 from utils.feeds import inputs, rows
 from utils.records.stream import Stream
@@ -87,21 +83,15 @@ INPUTS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
 
 
 @pytest.fixture
-def feed(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Feed]:
+def feed(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Feed:
     monkeypatch.chdir(tmp_path)
-    Path(".env").touch()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-        found = cli.run(feed_producer.main, name="producers.feed_producer", arguments=[*map(str, arguments)])
-        out, err = capsys.readouterr()
-        assert found == code, err + out
-        return subprocess.CompletedProcess([], found, out, err)
+        done = run_here("producers.feed_producer", *arguments, settings=settings)
+        assert done.returncode == code, done.stderr + done.stdout
+        return done
 
-    yield run
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    logger.remove()
+    return run
 
 
 class TestInputs:

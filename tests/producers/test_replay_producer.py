@@ -3,20 +3,16 @@
 import gzip
 import json
 import shutil
-import signal
 import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from loguru import logger
 
-from producers import replay_producer
 from producers.replay_producer import Replay
-from tests.helpers import make_batch, open_duckdb, start_python, wait_until
-from utils.app import cli
+from tests.helpers import make_batch, open_duckdb, run_here, start_python, wait_until
 from utils.app.config import Settings
 from utils.emitters.duckdb_emitter import DuckdbEmitter
 from utils.emitters.file_emitter import FileEmitter
@@ -38,21 +34,8 @@ SENSORS = (
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    monkeypatch.chdir(tmp_path)
-    Path(".env").touch()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def replay(*options: object) -> subprocess.CompletedProcess[str]:
-        name = "producers.replay_producer"
-        code = cli.run(replay_producer.main, name=name, arguments=[*map(str, options), "--speed", "0"])
-        out, err = capsys.readouterr()
-        return subprocess.CompletedProcess([], code, out, err)
-
-    yield replay
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    logger.remove()
+def run(settings: Settings) -> Run:
+    return lambda *options: run_here("producers.replay_producer", *options, "--speed", "0", settings=settings)
 
 
 def stored(path: Path) -> list[dict[str, object]]:
