@@ -244,10 +244,12 @@ def run_here(
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="", write_through=True) for _ in range(2))
     own = {"BASE_DATA_DIR": str(settings.data_path), **(environment or {})}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    switch_s = sys.getswitchinterval()
     try:
         with mock.patch.dict(os.environ, own), chdir(folder), redirect_stdout(out), redirect_stderr(err):
             code = several(line) if several else cli.run(module.main, name=name, arguments=line)
     finally:
+        sys.setswitchinterval(switch_s)
         signal.set_wakeup_fd(-1)
         for number, handler in handlers.items():
             signal.signal(number, handler)

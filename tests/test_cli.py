@@ -13,7 +13,7 @@ from typing import Annotated
 import pytest
 from cyclopts import Parameter
 
-from tests.helpers import run_python, start_python
+from tests.helpers import run_here, run_python, start_python
 from tests.test_docs import ENTRY_POINTS, run_help
 from utils.app import cli
 from utils.app.config import DEFAULTS, PROJECT_DIR, VERSION, Interval, Reads, Settings, kafka_security
@@ -243,7 +243,7 @@ def test_a_reader_of_the_help_that_leaves_changes_no_exit_code(settings: Setting
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 def test_without_stdout_or_stderr_a_command_does_its_work(settings: Settings, closed: str) -> None:
     settings.data_path.mkdir(parents=True)
-    command = f"exec '{sys.executable}' -m producers.ragini_producer --interval 0 --count 10 {closed}"
+    command = f"exec '{sys.executable}' -m producers.ragini_producer --interval 0 --count 10 --sinks file {closed}"
     assert subprocess.run(command, shell=True, cwd=PROJECT_DIR, check=False).returncode == 0
     assert settings.live_path.read_bytes().count(b"\n") == 10
 
@@ -252,7 +252,17 @@ def test_without_stdout_or_stderr_a_command_does_its_work(settings: Settings, cl
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_under_the_output_changes_no_exit_code(settings: Settings) -> None:
     settings.data_path.mkdir(parents=True)
-    command = [sys.executable, "-m", "producers.ragini_producer", "--interval", "0", "--count", "100"]
+    command = [
+        sys.executable,
+        "-m",
+        "producers.ragini_producer",
+        "--interval",
+        "0",
+        "--count",
+        "100",
+        "--sinks",
+        "file",
+    ]
     environment = {**os.environ, "BASE_DATA_DIR": str(settings.data_path)}
     with Path("/dev/full").open("w") as full:
         for options, code in (([], 0), (["--interval", "x"], 2)):
@@ -265,7 +275,7 @@ def test_a_full_disk_under_the_output_changes_no_exit_code(settings: Settings) -
 def test_a_password_in_a_broken_env_file_is_not_shown(settings: Settings) -> None:
     settings.data_path.mkdir(parents=True)
     (settings.data_path.parent / ".env").write_text("LOG_LEVEL=DEBUG\nKAFKA_PASSWORD hunter2\n")
-    done = run_python("producers.ragini_producer", "--count", "1", settings=settings)
+    done = run_here("producers.ragini_producer", "--count", "1", settings=settings)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "line 2: KAFKA_PASSWORD is not NAME=VALUE" in done.stderr
     assert "hunter2" not in done.stdout + done.stderr

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.helpers import run_python
+from tests.helpers import run_here
 from utils.app import log
 from utils.app.config import Settings, processed_store_url, store_passwords
 from utils.app.errors import ToolkitError
@@ -64,7 +64,7 @@ def test_a_command_shows_no_password(settings: Settings) -> None:
         ("postgresql://ann:pass@word-1@127.0.0.1:1/x", "PROCESSED_STORE_URL is not"),
         ("postgresql://ann:pass%40word-1@127.0.0.1:1/x", "127.0.0.1:1/x"),
     ):
-        done = run_python(
+        done = run_here(
             "consumers.kafka_consumer_case", "--once", "--log-level", "DEBUG", settings=settings,
             environment={"PROCESSED_STORE_URL": text},
         )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import run_python, start_python, wait_until
+from tests.helpers import run_here, start_python, wait_until
 from utils.app.config import PROJECT_DIR, Settings
 from utils.reading.alerts import Rule
 
@@ -20,7 +20,7 @@ PATTERN = re.search(r"--pattern '([^']+)'", (PROJECT_DIR / "docs" / "logs.md").r
 
 def produce(settings: Settings, amount: int, *sinks: str) -> None:
     options = ("--count", str(amount), "--interval", "0", "--seed", "5", "--sinks", *sinks)
-    done = run_python("producers.sensor_producer", *options, settings=settings)
+    done = run_here("producers.sensor_producer", *options, settings=settings)
     assert done.returncode == 0, done.stderr
 
 
@@ -33,25 +33,16 @@ def alerts(settings: Settings) -> list[dict[str, Any]]:
 def test_once_a_rule_and_then_only_what_is_new(settings: Settings) -> None:
     """From `auto`, which keeps to the sink that it took although another has not been read."""
     produce(settings, 1_000, "file", "sqlite")
-    options = (
-        "--stream",
-        "sensors",
-        "--when",
-        "temperature_c > 24",
-        "--once",
-        "--json",
-        "--kafka-broker",
-        "localhost:1",
-    )
-    first = run_python(NAME, *options, settings=settings)
+    options = ("--stream", "sensors", "--when", "temperature_c > 24", "--once", "--json", "--kafka-broker", "nobody:1")
+    first = run_here(NAME, *options, settings=settings)
     assert first.returncode == 0, first.stderr
     report = json.loads(first.stdout)
     assert report["alerts"] == report["delivered"] == len(alerts(settings)) > 3
     assert {each["by"] for each in alerts(settings)} == {"device"}
-    again = json.loads(run_python(NAME, *options, settings=settings).stdout)
+    again = json.loads(run_here(NAME, *options, settings=settings).stdout)
     assert (again["alerts"], set(again["run"].values())) == (report["alerts"], {0})
     produce(settings, 1_000, "file", "sqlite")
-    more = json.loads(run_python(NAME, *options, settings=settings).stdout)
+    more = json.loads(run_here(NAME, *options, settings=settings).stdout)
     assert (more["run"]["records"], more["run"]["duplicate"]) == (1_000, 0)
     assert more["alerts"] == len({each["id"] for each in alerts(settings)}) == len(alerts(settings))
 
@@ -60,11 +51,11 @@ def test_once_a_rule_and_then_only_what_is_new(settings: Settings) -> None:
 def test_what_could_not_be_delivered_is_exit_code_3(settings: Settings) -> None:
     produce(settings, 300, "file")
     options = ("--stream", "sensors", "--source", "file", "--when", "temperature_c > 0", "--once")
-    done = run_python(NAME, *options, "--drain", "0.5", "--then", "http://127.0.0.1:9/token", settings=settings)
+    done = run_here(NAME, *options, "--drain", "0.5", "--then", "http://127.0.0.1:9/token", settings=settings)
     assert done.returncode == 3
     assert "not yet delivered: run it again" in done.stdout
     assert "token" not in done.stderr
-    done = run_python(NAME, *options, "--drain", "60", "--then", f'"{sys.executable}" -c "pass"', settings=settings)
+    done = run_here(NAME, *options, "--drain", "60", "--then", f'"{sys.executable}" -c "pass"', settings=settings)
     assert done.returncode == 0, done.stderr
 
 
@@ -83,7 +74,7 @@ def test_what_could_not_be_delivered_is_exit_code_3(settings: Settings) -> None:
 )
 def test_what_cannot_be_is_one_line(options: tuple[str, ...], words: str, settings: Settings) -> None:
     produce(settings, 5, "file")
-    done = run_python(NAME, "--stream", "sensors", "--source", "file", "--once", *options, settings=settings)
+    done = run_here(NAME, "--stream", "sensors", "--source", "file", "--once", *options, settings=settings)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert words in done.stderr
     assert not (settings.data_path / "processed").exists()

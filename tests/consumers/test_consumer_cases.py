@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import make_batch, ragini, run_here, run_python, start_python, wait_until
+from tests.helpers import make_batch, ragini, run_here, start_python, wait_until
 from utils.app.config import Settings
 from utils.records.codec import Field
 from utils.records.record import Batch
@@ -205,7 +205,7 @@ TICKS = b"""{"symbol":"A","price":10.5,"time":"2026-11-23T19:04:05Z"}
 class TestOtherStreams:
     @pytest.mark.full
     def test_a_declared_one_from_every_sink(self, settings: Settings, case: Case) -> None:
-        done = run_python(
+        done = run_here(
             "producers.sensor_producer", "--count", "300", "--interval", "0", "--seed", "1", settings=settings
         )
         assert done.returncode == 0, done.stderr

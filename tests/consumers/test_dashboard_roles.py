@@ -13,7 +13,7 @@ from consumers.dashboard.options import Buffers, Charts
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.state import State
 from producers import factory_producer, market_producer, sensor_producer
-from tests.helpers import run_python
+from tests.helpers import run_here
 from utils import sinks
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError
@@ -183,10 +183,10 @@ def test_commands_line_of_a_stream(settings: Settings, tmp_path: Path) -> None:
     settings.file_path("sensors").write_text(lines)
     module = "consumers.ragini_visual_consumer"
     options = ("--stream", "sensors", "--source", "file", "--frames", "2", "--refresh", "0.3", "--backend", "agg")
-    done = run_python(module, *options, "--where", "device = 'roof'", "--value", "battery_v", "--zones", "2.5", "3",
+    done = run_here(module, *options, "--where", "device = 'roof'", "--value", "battery_v", "--zones", "2.5", "3",
                       "--points", "9", "--window", "9", "--rolling", "3", settings=settings)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "12 records" in done.stdout
-    wrong = run_python(module, *options, "--where", "devic = 'roof'", settings=settings)
+    wrong = run_here(module, *options, "--where", "devic = 'roof'", settings=settings)
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
     assert "use the fields device" in wrong.stderr

@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from consumers import ragini_consumer
-from tests.helpers import make_batch, make_messages, run_here, run_python, start_python, wait_until
+from tests.helpers import make_batch, make_messages, run_here, start_python, wait_until
 from utils.app.config import Settings
 from utils.app.errors import Unavailable
 from utils.reading.store import ProcessedStore
@@ -309,7 +309,7 @@ def test_it_stops_quietly_when_the_pipe_closes(settings: Settings) -> None:
     ("options", "words"),
     [(["--top"], "--top redraws a table and needs a terminal"), (["--top", "--json"], "choose one")],
 )
-def test_a_live_table_where_it_cannot_be(options: list[str], words: str, settings: Settings) -> None:
-    done = run_python("consumers.ragini_consumer", "--source", "file", *options, settings=settings)
+def test_a_live_table_where_it_cannot_be(options: list[str], words: str, view: View) -> None:
+    done = view("--source", "file", *options)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert words in done.stderr

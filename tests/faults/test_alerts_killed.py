@@ -9,7 +9,7 @@ from functools import partial
 import msgspec
 import pytest
 
-from tests.helpers import run_python, start_python, wait_until
+from tests.helpers import run_here, start_python, wait_until
 from tests.reading.test_alert_delivery import Webhook, webhook
 from tests.reading.test_alerts import HOT, SENSORS, by_pandas, records
 from utils.app.config import Settings
@@ -70,7 +70,7 @@ def test_each_alert_is_stored_once_and_delivered(
         seen = len(webhook.received)
     webhook.answer = up
     before = {id for id, _ in webhook.received}
-    done = run_python("consumers.alert_consumer", *options, "--once", "--drain", "60", settings=settings)
+    done = run_here("consumers.alert_consumer", *options, "--once", "--drain", "60", settings=settings)
     assert done.returncode == 0, done.stderr
     expected = by_pandas(made, 3, 0)
     assert len(expected) == crossings

@@ -7,15 +7,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tests.helpers import open_duckdb, run_python
+from tests.helpers import open_duckdb, run_here
 from utils.app.config import Settings
 
 
 def feed(
     source: str | Path, *options: str | int, settings: Settings, code: int | None = 0
 ) -> subprocess.CompletedProcess[str]:
-    """Run a feed to its end as a command; its exit code must be `code` unless that is None."""
-    done = run_python("producers.feed_producer", source, *map(str, options), settings=settings)
+    """Run a feed to its end; its exit code must be `code` unless that is None."""
+    done = run_here("producers.feed_producer", source, *options, settings=settings)
     assert code is None or done.returncode == code, done.stderr + done.stdout
     return done
 

@@ -25,13 +25,16 @@ from tests.helpers import (
     assigned,
     last_assigned,
     open_duckdb,
-    run_python,
+    run_here,
     start_python,
     wait_until,
 )
 from tests.kafka.conftest import Kafka, delete_topic, read_topic
 from utils.app.config import Settings
-from utils.sinks import ALL
+from utils.delivery.producing import produce
+from utils.records.record import Message
+from utils.records.stream import BUZZ
+from utils.sinks import ALL, Making, Run
 
 CASE = "producers.producer_case"
 WAIT_S = 60.0
@@ -133,7 +136,7 @@ def reached(amount: Callable[[], int], goal: int) -> bool:
 
 def finish(settings: Settings) -> None:
     """A clean run that delivers everything pending."""
-    done = run_python(CASE, *options(settings, "--interval", 0, "--count", 100, "--drain", 60), settings=settings)
+    done = run_here(CASE, *options(settings, "--interval", 0, "--count", 100, "--drain", 60), settings=settings)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -156,7 +159,7 @@ def test_killed_at_random_moments(settings: Settings, times: int, long: bool, me
         finish(settings)
     finish(settings)
     last = assert_all_sinks_complete(settings)
-    audit = run_python("verify_emitters", "audit", *options(settings), settings=settings)
+    audit = run_here("verify_emitters", "audit", *options(settings), settings=settings)
     assert audit.returncode == 0, audit.stdout + audit.stderr
     measured(f"{kills} kills in {last:,} records: lost 0, twice 0 in {', '.join(ALL)}")
 
@@ -199,7 +202,7 @@ def test_two_copies_of_a_folder_that_run_at_once(settings: Settings, tmp_path: P
     """They fence each other in turns; 2,000 messages are pending in both when they begin."""
     finish(settings)
     away = options(replace(settings, kafka_broker="127.0.0.1:1"), "--interval", 0, "--count", 2000, "--drain", 0)
-    done = run_python(CASE, *away, settings=settings)
+    done = run_here(CASE, *away, settings=settings)
     assert done.returncode == 3, done.stderr
     copy = replace(settings, data_dir=tmp_path / "copied" / "data")
     shutil.copytree(settings.data_path, copy.data_path)
@@ -227,7 +230,7 @@ def test_many_short_runs_while_the_broker_is_away(settings: Settings, times: int
     finish(settings)
     away = options(replace(settings, kafka_broker="127.0.0.1:1"), "--interval", 0, "--count", 3, "--drain", 0)
     for _ in range(times):
-        assert run_python(CASE, *away, settings=settings).returncode == 3
+        assert run_here(CASE, *away, settings=settings).returncode == 3
     finish(settings)
     assert_all_sinks_complete(settings)
 
@@ -326,25 +329,10 @@ def test_a_topic_that_is_deleted_gets_what_the_journal_still_has(settings: Setti
 def test_what_the_broker_cannot_take_becomes_a_dead_letter(settings: Settings, admin: AdminClient) -> None:
     topic = NewTopic(settings.topic, 1, config={"max.message.bytes": "500"})
     admin.create_topics([topic])[settings.topic].result(10)
-    done = run_python(
-        settings=settings,
-        code=f"""
-import sys
-from pathlib import Path
-from utils.app.config import Settings
-from utils.delivery import producing
-from utils.records.record import Message
-from utils.records.stream import BUZZ
-from utils.sinks import Making, Run
-settings = Settings(data_dir=Path({str(settings.data_path)!r}), kafka_broker={settings.kafka_broker!r},
-                    topic={settings.topic!r})
-texts = ["x" * (900 if number % 10 == 3 else 20) for number in range(100)]
-made = [(0.0, Message(text, "Ann", "tech", 0.5, "key", len(text))) for text in texts]
-making = Making(interval=0, sinks=("file", "kafka"), run=Run(drain=30))
-sys.exit(producing.produce(BUZZ, "case", made, making, settings))
-""",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    texts = ["x" * (900 if number % 10 == 3 else 20) for number in range(100)]
+    made = [(0.0, Message(text, "Ann", "tech", 0.5, "key", len(text))) for text in texts]
+    making = Making(interval=0, sinks=("file", "kafka"), run=Run(drain=30))
+    assert produce(BUZZ, "case", made, making, settings) == 0
     ((_, sequences),) = in_topic(settings).items()
     large = [number for number in range(1, 101) if number % 10 == 4]
     assert sequences == [number for number in range(1, 101) if number not in large]
@@ -477,7 +465,7 @@ def test_a_group_of_consumers_that_are_killed(
         ).fetchall()
     assert sorted(row[1:] for row in rows) == [(each, each, 1, each)] * 4
     assert {row[0] for row in rows} == {producer_id for maker in makers for producer_id in assigned(maker, "case")}
-    once = run_python(
+    once = run_here(
         "consumers.kafka_consumer_case", *options(settings, "--group", settings.group, "--once", "--json"),
         settings=settings,
     )  # fmt: skip
@@ -491,11 +479,11 @@ def test_a_group_of_consumers_that_are_killed(
 def test_once_reads_to_the_end_and_reports_why_it_cannot(settings: Settings) -> None:
     unreachable = replace(settings, kafka_broker="127.0.0.1:1")
     consumer = "consumers.kafka_consumer_case"
-    done = run_python(consumer, *options(unreachable, "--once"), settings=settings)
+    done = run_here(consumer, *options(unreachable, "--once"), settings=settings)
     assert (done.returncode, done.stderr.count("no Kafka broker answers")) == (3, 1), done.stderr
     assert "Traceback" not in done.stderr
     for expected in (100, 200):
         finish(settings)
         group = f"fresh-{secrets.token_hex(2)}"
-        done = run_python(consumer, *options(settings, "--once", "--group", group, "--json"), settings=settings)
+        done = run_here(consumer, *options(settings, "--once", "--group", group, "--json"), settings=settings)
         assert json.loads(done.stdout)["store"]["records"] == expected

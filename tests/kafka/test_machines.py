@@ -19,7 +19,7 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from scripts.postgres_server import Server, throwaway
 from tests.faults.running import Running
-from tests.helpers import assigned, run_python, start_python, wait_until
+from tests.helpers import assigned, run_here, start_python, wait_until
 from tests.kafka.conftest import read_topic
 from tests.kafka.test_delivery import CASE, hurried, options
 from utils.app.config import Settings
@@ -151,7 +151,7 @@ def test_two_machines_that_are_killed_while_the_database_restarts(
         author: (count, pytest.approx(sentiment), length)
         for author, (count, sentiment, length) in statistics(settings).items()
     }
-    once = run_python(
+    once = run_here(
         CONSUMER, *options(settings, "--group", settings.group, "--once", "--json"),
         settings=machine(shared, tmp_path / "machine-2"), environment=shared.environment,
     )  # fmt: skip

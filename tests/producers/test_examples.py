@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from producers import factory_producer, market_producer, sensor_producer
-from tests.helpers import run_python
+from tests.helpers import run_here
 from utils.app.config import Settings
 from utils.records.infer import with_roles
 from utils.records.record import Batch, encode_records
@@ -133,7 +133,7 @@ def test_bad_parts_are_rare_and_beyond_the_limits() -> None:
 def test_an_example_arrives_typed_in_every_sink(name: str, settings: Settings) -> None:
     stream, make = EXAMPLES[name]
     arguments = ["--count", "1000", "--interval", "0", "--seed", "3", "--sinks", *EMBEDDED]
-    done = run_python(f"producers.{name}_producer", *arguments, settings=settings)
+    done = run_here(f"producers.{name}_producer", *arguments, settings=settings)
     assert done.returncode == 0, done.stderr
     assert "in extra" not in done.stdout
     found = known(stream.name, settings.schema_folder)
@@ -158,7 +158,7 @@ def test_sql_sees_numbers(settings: Settings) -> None:
 
     import duckdb
 
-    run_python("producers.sensor_producer", "--count", "500", "--interval", "0", settings=settings)
+    run_here("producers.sensor_producer", "--count", "500", "--interval", "0", settings=settings)
     query = "SELECT device, avg(temperature_c), count(*) FROM sensors GROUP BY device ORDER BY device"
     with closing(sqlite3.connect(settings.sqlite_path)) as database:
         rows = database.execute(query).fetchall()

@@ -8,7 +8,7 @@ import pytest
 import rich
 from rich.console import Console, ConsoleDimensions
 
-from tests.helpers import run_python
+from tests.helpers import run_here
 from tests.reading.test_windows import SENSORS, Opened, records
 from utils.app.config import Settings
 from utils.reading.progress import Progress
@@ -87,7 +87,7 @@ def test_a_run_begins_with_what_the_windows_contain(settings: Settings) -> None:
     schema = b'{"fields":{"device":"text","temperature_c":"number","timestamp":"timestamp"},"by":"device"'
     schema += b',"value":"temperature_c"}'
     (settings.data_path / "streams" / "sensors.json").write_bytes(schema)
-    done = run_python("consumers.file_consumer_case", "--stream", "sensors", "--top", "--once", settings=settings)
+    done = run_here("consumers.file_consumer_case", "--stream", "sensors", "--top", "--once", settings=settings)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if "%" in line]
     assert rows == [["a", "3", "75%", "1", "20.00", "30.00"], ["b", "1", "25%", "0", "1.00"]]
