@@ -180,3 +180,10 @@ def postgres() -> Iterator[Server]:
         pytest.skip(reason)
     with closing(throwaway(settings=("fsync = off",))) as server:
         yield server
+
+
+@pytest.fixture
+def server(postgres: Server) -> Iterator[Server]:
+    """The session's PostgreSQL for a test that stops it."""
+    yield postgres
+    postgres.start_again()

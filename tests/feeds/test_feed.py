@@ -288,17 +288,17 @@ class TestDamage:
     def test_of_a_compressed_file_all_before_the_damage_arrives(
         self, feed: Feed, settings: Settings, tmp_path: Path
     ) -> None:
-        rows = "n\n" + "".join(f"{n}\n" for n in range(100_000))
+        rows = "n\n" + "".join(f"{n}\n" for n in range(30_000))
         whole = gzip.compress(rows.encode(), mtime=0)
         path = tmp_path / "things.csv.gz"
-        path.write_bytes(whole[:-5_000])
+        path.write_bytes(whole[:-1_500])
         done = feed(path, "--sinks", "file", code=2)
         assert "things.csv.gz is damaged behind line" in done.stderr
         found = column(settings, "things", "n")["file"]
-        assert 50_000 < len(found) < 100_000
+        assert 15_000 < len(found) < 30_000
         path.write_bytes(whole)
         feed(path, "--sinks", "file")
-        assert column(settings, "things", "n")["file"] == list(range(100_000))
+        assert column(settings, "things", "n")["file"] == list(range(30_000))
 
     def test_line_ends_of_old_macs_are_named(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
         settings.schema_folder.mkdir(parents=True)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from typing import Any
 from zlib import crc32
 
 import confluent_kafka
@@ -72,10 +73,22 @@ def create_topic(admin: AdminClient, settings: Settings, partitions: int = 1, ma
     ].result(10)
 
 
-def set_topic(admin: AdminClient, settings: Settings, option: str, value: str) -> None:
-    entry = ConfigEntry(option, value, incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ConfigResource.Type.TOPIC, settings.topic, incremental_configs=[entry])
+def configure(admin: AdminClient, kind: Any, name: str, option: str, value: str | None) -> None:
+    """Set an option of a topic or broker, or its default back with None, and wait until the broker goes by it."""
+
+    def described() -> str:
+        asked = ConfigResource(kind, name)
+        return str(admin.describe_configs([asked])[asked].result(10)[option].value)
+
+    before, operation = described(), AlterConfigOpType.DELETE if value is None else AlterConfigOpType.SET
+    entry = ConfigEntry(option, value or "", incremental_operation=operation)
+    resource = ConfigResource(kind, name, incremental_configs=[entry])
     admin.incremental_alter_configs([resource])[resource].result(10)
+    wait_until(lambda: described() != before if value is None else described() == value)
+
+
+def set_topic(admin: AdminClient, settings: Settings, option: str, value: str) -> None:
+    configure(admin, ConfigResource.Type.TOPIC, settings.topic, option, value)
 
 
 def fill(settings: Settings, amount: int) -> None:
@@ -182,15 +195,10 @@ def test_a_transaction_that_never_ends_is_named(settings: Settings, monkeypatch:
 @pytest.fixture
 def trusting(admin: AdminClient) -> Iterator[None]:
     """The broker takes transactional rows that its coordinator does not know of, as brokers before 3.6 did."""
-
-    def set_to(operation: AlterConfigOpType) -> None:
-        entry = ConfigEntry("transaction.partition.verification.enable", "false", incremental_operation=operation)
-        resource = ConfigResource(ConfigResource.Type.BROKER, "1", incremental_configs=[entry])
-        admin.incremental_alter_configs([resource])[resource].result(10)
-
-    set_to(AlterConfigOpType.SET)
+    option = "transaction.partition.verification.enable"
+    configure(admin, ConfigResource.Type.BROKER, "1", option, "false")
     yield
-    set_to(AlterConfigOpType.DELETE)
+    configure(admin, ConfigResource.Type.BROKER, "1", option, None)
 
 
 def test_rows_that_the_coordinator_left_open_do_not_hide_the_rest_for_ever(
@@ -432,37 +440,40 @@ def test_records_of_others_with_our_key_are_passed_over(settings: Settings) -> N
 
 
 def test_two_copies_of_a_journal_fence_each_other_and_stay_exact(settings: Settings) -> None:
-    """Both continue where the topic says that their run is, as workers do."""
+    """Both continue where the topic says that their run is, as workers do; who is fenced lets the other one store."""
     goal, reasons = 500, Counter[str]()
-    started, asked = threading.Barrier(2), threading.Barrier(2)
+    started, asked, moved = threading.Barrier(2), threading.Barrier(2), threading.Condition()
+    stored = {"one": 0, "two": 0}
 
-    def deliver(run: str) -> None:
-        stored, waits = 0, 0
+    def deliver(run: str, other: str) -> None:
+        first = True
         started.wait(10)
-        while stored < goal:
-            with suppress(Unavailable):
-                try:
-                    with emitter(settings) as sink:
-                        stored = last(sink, run)
-                        if not waits:  # whoever asked first is fenced by now, unless the other one was already
-                            with suppress(threading.BrokenBarrierError):
-                                asked.wait(5)
-                        while stored < goal:
-                            sink.emit(make_batch(10, producer_id=run, first=stored + 1))
-                            stored += 10
-                except Unavailable as error:
-                    reasons[str(error)[:60]] += 1
-                    raise
-            waits += 1
-            time.sleep((0.05 if run == "one" else 0.08) * waits)
+        while stored[run] < goal:
+            try:
+                with emitter(settings) as sink:
+                    stored[run] = last(sink, run)
+                    if first:  # whoever asked first is fenced by now, unless the other one was already
+                        with suppress(threading.BrokenBarrierError):
+                            asked.wait(5)
+                    while stored[run] < goal:
+                        sink.emit(make_batch(10, producer_id=run, first=stored[run] + 1))
+                        with moved:
+                            stored[run] += 10
+                            moved.notify_all()
+            except Unavailable as error:
+                reasons[str(error)[:60]] += 1
+                enough = min(goal, stored[other] + 100)
+                with moved:  # in vain if the other one was fenced at the same moment
+                    moved.wait_for(lambda enough=enough: stored[other] >= enough, 1.0)  # type: ignore[misc]
+            first = False
 
-    copies = [threading.Thread(target=deliver, args=(run,)) for run in ("one", "two")]
+    copies = [threading.Thread(target=deliver, args=runs) for runs in (("one", "two"), ("two", "one"))]
     for copy in copies:
         copy.start()
     for copy in copies:
         copy.join(60)
     assert any(f"another process writes as {KEY}" in reason for reason in reasons), reasons
-    for run in ("one", "two"):
+    for run in stored:
         assert sequences(settings, run) == list(range(1, goal + 1))
 
 
@@ -536,14 +547,8 @@ def test_a_compacted_topic_is_rejected_in_one_line(settings: Settings, admin: Ad
 
 
 def test_topics_are_not_compacted_where_that_is_the_brokers_default(settings: Settings, admin: AdminClient) -> None:
-    broker = ConfigResource(ConfigResource.Type.BROKER, "1")
-
-    def set_to(operation: AlterConfigOpType) -> None:
-        broker.incremental_configs = [ConfigEntry("log.cleanup.policy", "compact", incremental_operation=operation)]
-        admin.incremental_alter_configs([broker])[broker].result(10)
-
     other = replace(settings, topic=f"{settings.topic}-other")
-    set_to(AlterConfigOpType.SET)
+    configure(admin, ConfigResource.Type.BROKER, "1", "log.cleanup.policy", "compact")
     try:
         assert Admin(settings).problem(settings.topic) == ""  # there is none yet
         with emitter(settings) as sink:
@@ -552,7 +557,7 @@ def test_topics_are_not_compacted_where_that_is_the_brokers_default(settings: Se
         with pytest.raises(ToolkitError, match="is compacted"):
             opened(other)
     finally:
-        set_to(AlterConfigOpType.DELETE)
+        configure(admin, ConfigResource.Type.BROKER, "1", "log.cleanup.policy", None)
 
 
 def test_brokers_too_few_for_transactions_are_no_missing_broker(

@@ -3,10 +3,11 @@
 import json
 import random
 import signal
+import socket
 import subprocess
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
-from scripts.postgres_server import Server, throwaway
+from scripts.postgres_server import Server
 from tests.faults.running import Running
 from tests.helpers import assigned, run_here, start_python, wait_until
 from tests.kafka.conftest import read_topic
@@ -27,13 +28,6 @@ from utils.app.config import Settings
 CONSUMER = "consumers.kafka_consumer_case"
 PARTITIONS = 4
 pytestmark = pytest.mark.postgres
-
-
-@pytest.fixture
-def server(postgres: Server) -> Iterator[Server]:
-    """One that a test may stop; `postgres` says whether there can be one."""
-    with closing(throwaway()) as own:
-        yield own
 
 
 @dataclass
@@ -128,7 +122,7 @@ def test_two_machines_that_are_killed_while_the_database_restarts(
             if kill % 5 == 1:
                 restarts += 1
                 shared.server.stop(rng.choice([signal.SIGINT, signal.SIGQUIT]))
-                time.sleep(rng.uniform(0, 2) if long else 0.3)
+                time.sleep(rng.uniform(0, 2) if long else 0)
                 shared.server.start_again()
             consumers[victim] = consumer(victim)
         for producer in producers:
@@ -166,6 +160,14 @@ def test_two_machines_that_are_killed_while_the_database_restarts(
     )
 
 
+def wait_for_attempts(server: Server, count: int = 3) -> None:
+    """Until a server that is away was asked so often, by whoever is answered nothing."""
+    with closing(socket.create_server(("127.0.0.1", server.port))) as listening:
+        listening.settimeout(30)
+        for _ in range(count):
+            listening.accept()[0].close()
+
+
 def test_consumers_wait_while_the_database_is_away(shared: Shared, tmp_path: Path) -> None:
     """From their first moment on; reported once per outage, and nothing is lost."""
     settings, maker = machine(shared, tmp_path / "machine"), machine(shared, tmp_path / "producer")
@@ -175,13 +177,13 @@ def test_consumers_wait_while_the_database_is_away(shared: Shared, tmp_path: Pat
     consumer = Running(CONSUMER, *more, settings=settings, environment=shared.environment, drain_s=None)
     try:
         wait_until(lambda: consumer.lines("; waiting"), 30)
-        time.sleep(1.0)  # several attempts
+        wait_for_attempts(shared.server)
         shared.server.start_again()
         wait_until(lambda: shared.amount() == 300, 60)
         shared.server.stop(signal.SIGQUIT)
         assert produce(maker, 300).wait(60) == 0
         wait_until(lambda: len(consumer.lines("; waiting")) == 2, 30, str(consumer.log))
-        time.sleep(1.0)
+        wait_for_attempts(shared.server)
         shared.server.start_again()
         wait_until(lambda: shared.amount() == 600, 60, str(consumer.log))
         code, out = consumer.stop()

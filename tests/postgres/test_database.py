@@ -42,13 +42,6 @@ def store(place: PostgresPlace) -> Iterator[ProcessedStore]:
         yield opened
 
 
-@pytest.fixture
-def own_server() -> Iterator[Server]:
-    """One that a test may stop."""
-    with closing(throwaway()) as server:
-        yield server
-
-
 class TestValues:
     @pytest.mark.parametrize("amount", [1, 100])
     def test_u0000_is_replaced_and_counted(self, store: ProcessedStore, place: PostgresPlace, amount: int) -> None:
@@ -166,21 +159,21 @@ class TestSharing:
 
 class TestAway:
     @pytest.mark.parametrize("how", ["SIGINT", "SIGQUIT", "SIGKILL"])
-    def test_a_restart_between_transactions(self, own_server: Server, how: str, logged: list[str]) -> None:
-        place = PostgresPlace(own_server)
+    def test_a_restart_between_transactions(self, server: Server, how: str, logged: list[str]) -> None:
+        place = PostgresPlace(server)
         with closing(open_store(place, BUZZ)) as store:
             store.add(chunk("", "1", ann(1, 200)))
             if how == "SIGKILL":
-                own_server.kill()
+                server.kill()
             else:
-                own_server.stop(getattr(signal, how))
+                server.stop(getattr(signal, how))
             states = StateLog()
             for _ in range(3):
                 with pytest.raises(StoreUnavailable) as raised:
                     store.add(chunk("1", "2", ann(201, 400)))
                 states.trouble(raised.value)
             assert len([line for line in logged if line.endswith("; waiting")]) == 1
-            own_server.start_again()
+            server.start_again()
             assert len(store.add(chunk("1", "2", ann(201, 400))).new) == 200
             assert store.counts() == Counts(records=400)
 
@@ -255,6 +248,13 @@ def test_what_can_heal(name: str, heals: bool) -> None:
     with pytest.raises(ToolkitError, match="here: some reason") as raised, client.errors(StoreUrl("", "here")):
         raise getattr(psycopg.errors, name)("some\nreason")
     assert isinstance(raised.value, StoreUnavailable) == heals
+
+
+@pytest.fixture
+def own_server(postgres: Server) -> Iterator[Server]:
+    """One whose settings a test may change; `postgres` says whether there can be one."""
+    with closing(throwaway()) as server:
+        yield server
 
 
 class TestConnecting:
