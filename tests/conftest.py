@@ -76,6 +76,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "kafka" in item.path.parts:
             item.add_marker(pytest.mark.kafka)
+        if "faults" in item.path.parts:  # seconds each
+            item.add_marker(pytest.mark.full)
         if reason := why_not(item, setting(config)):
             item.add_marker(pytest.mark.skip(reason=reason))
         if item.get_closest_marker("postgres") and not item.get_closest_marker("kafka"):
