@@ -23,8 +23,7 @@ from utils.reading.database import Database
 from utils.reading.follow import StateLog
 from utils.records.codec import instant_text
 
-ATTEMPT_S = BATCH_S = 10.0
-BATCH = 20
+ATTEMPT_S, BATCH = 10.0, 5
 LEASE_S = 60.0  # more than a batch can take: until then no other copy tries its alerts
 POLL_S = 0.2
 RETRY_CAP_S, MAX_ATTEMPTS = 300.0, 300  # about a day; then an alert waits for the next start
@@ -136,25 +135,22 @@ class AlertDelivery:
 
     def step(self) -> bool:
         """Deliver some of what is due now; whether there was any. What is not possible now is left."""
-        claimed, done = list[Claimed](), list[tuple[int | None, int, str]]()
+        claimed, done = list[Claimed](), list[tuple[int | None, str]]()
         failed: ToolkitError | None = None
         try:
-            claimed, until_s = self._claim(), time.monotonic() + BATCH_S
+            claimed = self._claim()
             for id, attempts, line in claimed:
-                due_us, attempted = None, attempts + 1
+                due_us = None
                 try:
-                    if self._send is not None and time.monotonic() < until_s:
+                    if self._send is not None:
                         self._send(id, line)
-                    elif self._send is not None:
-                        # No time for it in this batch: new alerts wait for their line in the file.
-                        due_us, attempted = 0, max(1, attempts)
                 except Unavailable as error:
                     failed, wait_s = error, min(2.0 ** min(attempts, 20), RETRY_CAP_S)
                     due_us = round((self._clock() + wait_s) * 1e6)
-                done.append((due_us, attempted, id))
+                done.append((due_us, id))
             if claimed:
                 with self._database.transaction():
-                    self._database.execute_many("UPDATE alerts SET due_us = ?, attempts = ? WHERE id = ?", done)
+                    self._database.execute_many("UPDATE alerts SET due_us = ? WHERE id = ?", done)
         except ToolkitError as error:  # what only the user can fix ends whoever reads
             failed = error
         if failed is not None:
