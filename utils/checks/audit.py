@@ -161,12 +161,6 @@ class Report:
     def broken(self) -> bool:
         return any(judgement.findings for judgement in self.judgements)
 
-    @property
-    def empty(self) -> bool:
-        """Whether every sink could be read and none contains anything."""
-        counted = sum(self.external.values()) + sum(self.invalid.values())
-        return not (self.judgements or self.notes or self.unread or counted)
-
     def rows(self) -> Iterator[tuple[str, ...]]:
         """The rows of the table, one for the sinks of a producer that are alike."""
         alike: dict[tuple[str, ...], list[str]] = {}
@@ -201,6 +195,10 @@ def audit(
     started_s, report, before = time.monotonic(), Report(), accounts(settings)
     known = stream_names(settings, before)
     streams = [stream_of(name, settings, sinks) for name in ([stream] if stream else known)]
+    if stream and stream not in known and not streams[0].fields:  # a misspelt name must not be a verdict
+        raise ToolkitError(
+            f"nothing to audit: no journal and no sink has stream {stream}; known are {', '.join(known)}"
+        )
     with tempfile.TemporaryDirectory(prefix="audit-", ignore_cleanup_errors=True) as folder:
         config: dict[str, Any] = {"memory_limit": MEMORY_LIMIT, "temp_directory": folder, "threads": 2}
         with closing(duckdb.connect(str(Path(folder) / "audit.duckdb"), config=config)) as database:
@@ -210,10 +208,6 @@ def audit(
                 _Audit(database, settings, streams, sinks).run(before, report, advance)
             finally:
                 gc.enable()
-    if stream and stream not in known and report.empty:  # a misspelt name must not be a verdict
-        raise ToolkitError(
-            f"nothing to audit: no journal and no sink has stream {stream}; known are {', '.join(known)}"
-        )
     report.seconds = time.monotonic() - started_s
     return report
 

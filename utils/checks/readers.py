@@ -36,7 +36,7 @@ def pages(sink: str, settings: Settings, stream: Stream) -> Generator[Page]:
 
 
 def _topic_pages(settings: Settings, stream: Stream) -> Generator[Page]:
-    """All partitions of a topic, one after the other, read_committed."""
+    """All partitions of a topic, read_committed."""
     from kafka import KafkaConsumer, TopicPartition
     from kafka.errors import KafkaError, UnsupportedCodecError
 
@@ -53,21 +53,19 @@ def _topic_pages(settings: Settings, stream: Stream) -> Generator[Page]:
             max_partition_fetch_bytes=4 << 20,
         )
         with closing(consumer):
-            numbers = consumer.partitions_for_topic(topic)
-            if not numbers:
+            places = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
+            if not places:
                 raise Absent(f"topic {topic} does not exist (yet) at {settings.kafka_broker}")
-            for number in sorted(numbers):
-                place = TopicPartition(topic, number)
-                consumer.assign([place])
-                consumer.seek_to_beginning(place)
-                end = consumer.end_offsets([place])[place]
-                silent_ms = 0
-                while consumer.position(place) < end:
-                    found = consumer.poll(timeout_ms=POLL_MS, max_records=PAGE_RECORDS).get(place, [])
-                    silent_ms = 0 if found else silent_ms + POLL_MS
-                    if silent_ms > SILENCE_S * 1000:
-                        raise Unavailable(f"the end of topic {topic} was not reached; is a transaction open?")
-                    yield _page(stream, found)
+            consumer.assign(places)
+            consumer.seek_to_beginning(*places)
+            ends, silent_ms = consumer.end_offsets(places), 0
+            while any(consumer.position(place) < end for place, end in ends.items()):
+                found = consumer.poll(timeout_ms=POLL_MS, max_records=PAGE_RECORDS)
+                silent_ms = 0 if found else silent_ms + POLL_MS
+                if silent_ms > SILENCE_S * 1000:
+                    raise Unavailable(f"the end of topic {topic} was not reached; is a transaction open?")
+                for records in found.values():
+                    yield _page(stream, records)
     except UnsupportedCodecError as error:
         raise ToolkitError(
             f"topic {topic} is compressed in a way that kafka-python cannot read: python -m pip install python-snappy"
