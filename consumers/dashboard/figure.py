@@ -2,7 +2,6 @@
 
 import io
 import re
-from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -39,12 +38,11 @@ class Dashboard:
         *,
         size: tuple[float, float] = DEFAULT_SIZE,
         narrow: bool = False,
-        panels: Sequence[type[Panel]] = PANELS,
         figure: Any = None,
     ) -> None:
-        self.theme, self.kinds = theme, panels
+        self.theme = theme
         if narrow:
-            size = NARROW_IN, NARROW_SCALE * (sum(HEIGHTS[True]) + NARROW_CARD_IN * len(panels))
+            size = NARROW_IN, NARROW_SCALE * (sum(HEIGHTS[True]) + NARROW_CARD_IN * len(PANELS))
         self.figure: Any = figure or FigureCanvasAgg(Figure(figsize=size, dpi=DPI)).figure
         self.build()
 
@@ -52,8 +50,8 @@ class Dashboard:
         """Make everything in the present theme and size."""
         self.rc, palette = style(self.theme), PALETTES[self.theme]
         narrow = self._scale()
-        columns = 1 if narrow else 2 if len(self.kinds) <= 4 else 3
-        rows = [self.kinds[first : first + columns] for first in range(0, len(self.kinds), columns)]
+        columns = 1 if narrow else 2 if len(PANELS) <= 4 else 3
+        rows = [PANELS[first : first + columns] for first in range(0, len(PANELS), columns)]
         rest = max(self.figure.get_figheight() - sum(HEIGHTS[narrow]), 0.1) / len(rows)
         with mpl.rc_context(self.rc):
             self.figure.clear()

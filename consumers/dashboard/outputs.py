@@ -18,7 +18,8 @@ from consumers.dashboard.options import Plan
 from consumers.dashboard.snapshot import Put, Snapshot
 from consumers.dashboard.state import State
 from utils.app import shared_files
-from utils.app.errors import ToolkitError
+from utils.app.errors import ToolkitError, Unavailable
+from utils.reading.follow import StateLog
 
 WRITERS = {".gif": "pillow", ".mp4": "ffmpeg_file"}  # the latter starts ffmpeg at the end: Ctrl+C ends it as well
 SLOWEST_FPS = 1 / 655  # of a GIF
@@ -41,17 +42,14 @@ def run_headless(state: State, put: Put, plan: Plan, stop: Event) -> int:
 def image_file(path: Path, dashboard: Dashboard) -> Iterator[Put]:
     """One PNG that always contains the latest image; a failed write is logged once and tried again next time."""
     logger.info("drawing without a window: the image is {}", path)
-    failing = False
+    states = StateLog()
 
     def put(snapshot: Snapshot) -> None:
-        nonlocal failing
         try:
             shared_files.replace(path, dashboard.png(snapshot))
-            failing = False
+            states.healthy(f"{path} is written")
         except OSError as error:
-            if not failing:
-                logger.warning("{} cannot be written: {}; continuing", path, error.strerror)
-            failing = True
+            states.trouble(Unavailable(f"{path} cannot be written: {error.strerror}"))
 
     yield put
 

@@ -28,10 +28,8 @@ def summary(values: Sequence[float]) -> Summary | None:
     """Mean, percentiles (linear) and the other measures of numbers; None if there is none."""
     if not values:
         return None
-    data = pd.Series(values, dtype=float)
-    sigma = data.std() if len(values) > 1 else 0.0
-    found = pd.Series([data.mean(), data.median(), data.quantile(0.95), sigma, data.min(), data.max()])
-    mean, median, p95, sigma, low, high = found.tolist()  # as numbers of Python
+    described = pd.Series(values, dtype=float).describe(percentiles=[0.5, 0.95]).fillna(0.0)
+    _, mean, sigma, low, median, p95, high = described.tolist()
     return Summary(mean, median, p95, sigma, low, high, len(values))
 
 

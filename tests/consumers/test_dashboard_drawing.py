@@ -15,7 +15,7 @@ import pytest
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from consumers.dashboard import formatting, theme
+from consumers.dashboard import figure, formatting, theme
 from consumers.dashboard.figure import Dashboard
 from consumers.dashboard.panels import PANELS
 from consumers.dashboard.snapshot import Snapshot, Source
@@ -369,10 +369,10 @@ def test_any_size_is_drawn(size: tuple[float, float]) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3, 6])
-def test_any_number_of_panels_is_drawn_tidily(count: int) -> None:
-    kinds = [PANELS[number % len(PANELS)] for number in range(count)]
+def test_any_number_of_panels_is_drawn_tidily(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figure, "PANELS", [PANELS[number % len(PANELS)] for number in range(count)])
     for options in ({}, {"narrow": True}, {"size": (19.2, 10.8)}):
-        drawing = Dashboard("light", panels=kinds, **options)
+        drawing = Dashboard("light", **options)
         drawing.update(all_scenes()["anomalies"].snapshot)
         assert len(drawing.panels) == count
         assert_tidy(drawing)
