@@ -15,11 +15,10 @@ from utils.app.startup import UNFINISHED
 from utils.delivery import producing
 from utils.feeds.feeding import described
 from utils.feeds.inputs import PLAIN, InputOptions, find_input
-from utils.feeds.lines import FedLine
 from utils.reading.follow import InvalidLog
 from utils.records.codec import Codec
 from utils.records.infer import event_time
-from utils.records.record import Batch
+from utils.records.record import Batch, Line
 from utils.records.stream import Stream
 from utils.records.table import Table
 from utils.sinks import EMBEDDED, WHOLE_RUN, Making, Run, Sinks
@@ -62,7 +61,7 @@ class Replay:
         self.ended = False
         self.valid = self.invalid = 0
 
-    def paced(self) -> Iterator[tuple[float, FedLine]]:
+    def paced(self) -> Iterator[tuple[float, Line]]:
         """Pairs of the seconds since the line before, 0 where they are not known, and the line."""
         before_us: int | None = None
         for line in self._lines():
@@ -76,7 +75,7 @@ class Replay:
                 break
         self.ended = True  # whoever asks for more has taken over the last one
 
-    def _lines(self) -> Iterator[FedLine]:
+    def _lines(self) -> Iterator[Line]:
         log = InvalidLog()
         with closing(self._source) as source:
             while (chunk := source.poll(producing.MAX_APPEND)) is not None:
@@ -84,7 +83,7 @@ class Replay:
                 log.add(chunk.invalid)
                 self.invalid += len(chunk.invalid)
 
-    def make(self, lines: Sequence[FedLine], producer_id: str, first: int, codec: Codec) -> Batch:
+    def make(self, lines: Sequence[Line], producer_id: str, first: int, codec: Codec) -> Batch:
         """The batch that sends these lines. Raises ValueError for what no sink can store."""
         self._producer_id = producer_id
         return Batch.of_lines(lines, producer_id, first, codec)

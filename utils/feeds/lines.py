@@ -9,22 +9,13 @@ from typing import Any
 from utils.app.errors import ToolkitError
 from utils.feeds.csv_pages import json_lines
 from utils.records.codec import Codec, encoder, instant_text
-from utils.records.external import are_small, stamp
+from utils.records.external import are_plain, are_small, stamp
 from utils.records.infer import event_time
 from utils.records.record import Line
 from utils.records.stream import Stream
 
 Parse = Callable[[bytes, Mapping[str, str]], bytes]
 """The JSON line of a line of text, given the types of fields. Raises ValueError with the reason if there is none."""
-
-
-class FedLine(Line):
-    """A line to be sent on, and the record that it is.
-
-    Its `timestamp` is the event time where the record has it in another field, else the time of reading.
-    """
-
-    record: Any = None
 
 
 class LineCodec(Codec):
@@ -40,20 +31,20 @@ class LineCodec(Codec):
         if self._parse:
             data = b"".join(self._parse(line, self._types) + b"\n" for line in data.removesuffix(b"\n").split(b"\n"))
         records = self._codec.decode_lines(data)
-        lines = data.split(b"\n")
-        if not are_small(lines, data):
-            for line in filter(None, lines):
+        lines = data.removesuffix(b"\n").split(b"\n")
+        is_small = are_small(lines, data)
+        if not is_small:
+            for line in lines:
                 stamp(line, "", 1, "")  # raises the reason, if there is one
         now = present()
-        if not self._event_us:
-            return list(map(FedLine, lines, repeat(now), records))
-        return [FedLine(line, self._time(record, now), record) for line, record in zip(lines, records, strict=False)]
+        times = [self._time(record, now) for record in records] if self._event_us else repeat(now)
+        return list(map(Line, lines, times, records, repeat(is_small and are_plain(lines, data, records))))
 
-    def decode(self, line: bytes) -> FedLine:
+    def decode(self, line: bytes) -> Line:
         data = self._parse(line, self._types) if self._parse else line
         stamp(data, "", 1, "")  # first, for its reasons are the better ones
         record = self._codec.decode(data)
-        return FedLine(data, self._time(record, present()), record)
+        return Line(data, self._time(record, present()), record)
 
     def _time(self, record: Any, now: str) -> str:
         at_us = self._event_us(record) if self._event_us else None

@@ -16,7 +16,8 @@ from msgspec import Raw
 from starlette.exceptions import HTTPException
 
 from utils.delivery.producing import Session
-from utils.feeds.lines import FedLine, LineCodec
+from utils.feeds.lines import LineCodec
+from utils.records.record import Line
 
 MAX_RECORDS = 10_000
 """Of one request."""
@@ -125,7 +126,7 @@ def json_texts(body: bytes) -> tuple[str, list[tuple[int, bytes]]]:
     return "record", [(1, body)]  # an object over several lines that is invalid
 
 
-def fed_lines(body: bytes, codec: LineCodec) -> list[FedLine] | HTTPException:
+def fed_lines(body: bytes, codec: LineCodec) -> list[Line] | HTTPException:
     """The records of a request, or the place and the reason of the first that is invalid."""
     try:
         word, texts = json_texts(body)
@@ -135,7 +136,7 @@ def fed_lines(body: bytes, codec: LineCodec) -> list[FedLine] | HTTPException:
         return HTTPException(413, f"{len(texts):,} records in one request: send {MAX_RECORDS:,} at most")
     with suppress(ValueError):  # at least one needs a closer look
         return codec.decode_lines(b"".join(text.replace(b"\n", b" ") + b"\n" for _, text in texts)) if texts else []
-    lines: list[FedLine] = []
+    lines: list[Line] = []
     for number, text in texts:
         try:
             lines.append(codec.decode(text))
@@ -153,7 +154,7 @@ class Intake:
 
     def take(self, group: Sequence[Posted]) -> Sequence[Answer]:
         """Acknowledge or reject each of the requests as a whole."""
-        session, lines, keys = self._session, list[FedLine](), dict[str, str]()
+        session, lines, keys = self._session, list[Line](), dict[str, str]()
         is_full = not session.has_room()
         answers = [self._answer(posted, lines, keys, is_full) for posted in group]
         if lines:
@@ -168,7 +169,7 @@ class Intake:
                 session.journal.trim_positions(_KEY, KEYS)
         return answers
 
-    def _answer(self, posted: Posted, lines: list[FedLine], keys: dict[str, str], is_full: bool) -> Answer:
+    def _answer(self, posted: Posted, lines: list[Line], keys: dict[str, str], is_full: bool) -> Answer:
         """What the request is answered once `lines` and `keys`, to which it is added, are in the journal."""
         position, fingerprint = _KEY + posted.key, ""
         if posted.key:

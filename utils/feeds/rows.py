@@ -159,11 +159,10 @@ def line_pages(lines: Iterator[list[bytes]]) -> Pages:
     """The lines that are not blank."""
     number = 0
     for page in lines:
-        rows = []
-        for number, line in enumerate(page, number + 1):  # noqa: B020
-            if data := line.strip():
-                reason = TOO_LONG if len(data) > MAX_LINE_BYTES else ""
-                rows.append(Row(number, data, data, reason))
+        rows = [Row(n, data, data) for n, line in enumerate(page, number + 1) if (data := line.strip())]
+        number += len(page)
+        for row in rows if len(max(page, key=len)) > MAX_LINE_BYTES else ():
+            row.reason = TOO_LONG if len(row.data) > MAX_LINE_BYTES else ""
         if rows:
             yield rows
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 import msgspec
 from msgspec import Raw
@@ -43,6 +44,19 @@ def are_small(lines: Sequence[bytes], data: bytes) -> bool:
     """Whether none of the lines, which are joined in `data`, can be too long or nested too deeply."""
     brackets = data.translate(None, delete=_NO_BRACKETS).split(b"\n")
     return len(max(brackets, key=len)) <= MAX_DEPTH and len(max(lines, key=len)) <= MAX_RECORD_BYTES
+
+
+def are_plain(lines: Sequence[bytes], data: bytes, records: Sequence[Any]) -> bool:
+    """Whether to `stamp` any of the lines, joined in `data` and decoded as these records, only adds to its end."""
+    if len(lines) != len(records) or {line[:1] for line in lines} != {b"{"} or b"\r" in data:
+        return False
+    if any(end[:1] in b" \t{" or end[1:] != b"}" for end in {line[-2:] for line in lines}):
+        return False
+    if any(name in data for name in (b'"producer_id"', b'"sequence"')):
+        return False
+    if any(record.extra or record.producer_id for record in records) or not hasattr(records[0], "timestamp"):
+        return False
+    return b'"timestamp"' not in data or all(record.timestamp for record in records)
 
 
 def stamp(line: bytes, producer_id: str, sequence: int, timestamp: str) -> bytes:

@@ -47,10 +47,16 @@ class Invalid(msgspec.Struct, frozen=True):
 
 
 class Line(msgspec.Struct):
-    """A JSON object as another program wrote it, and its event time if it is known."""
+    """A JSON object as another program wrote it.
+
+    `timestamp` is for a line that has none: its event time, else the time of reading. `record` is what a reader of the
+    line sees. `is_plain`: see `are_plain`.
+    """
 
     line: bytes
     timestamp: str = ""
+    record: Any = None
+    is_plain: bool = False
 
 
 def encode_records(records: Sequence[Any]) -> bytes:
@@ -124,8 +130,19 @@ class Batch:
     @classmethod
     def of_lines(cls, lines: Sequence[Line], producer_id: str, first: int, codec: Codec) -> Batch:
         """Batch of lines of other programs. Raises ValueError like `stamp`."""
-        stamped = [stamp(each.line, producer_id, first + n, each.timestamp) for n, each in enumerate(lines)]
-        return cls(producer_id, first + len(stamped) - 1, len(stamped), b"".join(stamped), codec)
+        last = first + len(lines) - 1
+        if not all(each.is_plain and type(each.record) is codec.type for each in lines):
+            stamped = [stamp(each.line, producer_id, first + n, each.timestamp) for n, each in enumerate(lines)]
+            return cls(producer_id, last, len(lines), b"".join(stamped), codec)
+        ids = b',"producer_id":"%b","sequence":' % producer_id.encode()
+        stamped = [
+            b"%b%b%b%d}\n" % (each.line[:-1], _timestamp(each), ids, sequence)
+            for sequence, each in enumerate(lines, first)
+        ]
+        columns = codec.columns_of([each.record for each in lines])
+        columns[codec.columns.index("timestamp")] = [each.record.timestamp or each.timestamp for each in lines]
+        columns[-2:] = [producer_id] * len(lines), list(range(first, last + 1))
+        return cls(producer_id, last, len(lines), b"".join(stamped), codec, columns=columns)
 
     @property
     def first(self) -> int:
@@ -200,6 +217,11 @@ class Batch:
         known = columns if all(each._columns is not None for each in several) else None
         count = sum(each.count for each in several)
         return Batch(first.producer_id, last.last, count, lines, first.codec, columns=known)
+
+
+def _timestamp(line: Line) -> bytes:
+    """The member to append to a plain line."""
+    return b"" if line.record.timestamp is not None else b',"timestamp":"%b"' % line.timestamp.encode()
 
 
 def _behind(lines: bytes, count: int, start: int = 0) -> int:

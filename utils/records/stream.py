@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Any
 
 from msgspec import Meta, inspect
@@ -63,7 +63,7 @@ class Stream:
     @cached_property
     def codec(self) -> Codec:
         """What reads and writes the lines of this stream."""
-        return Codec(self.fields, _BUZZ_TYPES, _fill_buzz) if self.name == DEFAULT_STREAM else Codec(self.fields)
+        return _codec(self.fields, self.name == DEFAULT_STREAM)
 
     def describe(self, record: Any) -> str:
         """A record in one line for people: `by`, then the other fields that have a value."""
@@ -75,6 +75,12 @@ class Stream:
         hidden = ("timestamp", *OWN)
         shown += [f"{name}={value}" for name, value in values.items() if value is not None and name not in hidden]
         return " ".join(map(str, [*shown, record.extra] if record.extra else shown))
+
+
+@lru_cache(maxsize=64)
+def _codec(fields: tuple[Field, ...], is_buzz: bool) -> Codec:
+    """One for all streams with these fields, so that the records of one are those of the other."""
+    return Codec(fields, _BUZZ_TYPES, _fill_buzz) if is_buzz else Codec(fields)
 
 
 def declared_fields(record: type[Record]) -> tuple[Field, ...]:

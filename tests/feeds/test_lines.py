@@ -1,0 +1,108 @@
+"""Lines of other programs on their way into a batch: what is known of plain ones is what reading them again shows."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from utils.feeds.lines import LineCodec
+from utils.records.codec import Field
+from utils.records.record import Batch, Line, Record
+from utils.records.stream import Stream
+
+AT = "2026-11-23T19:04:05.123Z"
+
+
+class Reading(Record):
+    device: str
+    temperature_c: float | None = None
+    count: int | None = None
+    more: Any = None
+
+
+READINGS = Stream("readings", Reading)
+
+members: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {},
+    optional={
+        "device": st.none() | st.text(max_size=5) | st.sampled_from(['"sequence"', "\u00e9\u20ac", "}\n{"]),
+        "temperature_c": st.none() | st.floats(allow_nan=False, allow_infinity=False) | st.integers(),
+        "count": st.none() | st.integers(-9, 9) | st.just(2**64),
+        "more": st.none() | st.just({}) | st.lists(st.integers(), max_size=2),
+        "odd": st.booleans(),
+        "timestamp": st.none() | st.just(AT) | st.just("never"),
+        "producer_id": st.none() | st.just("other-1"),
+        "sequence": st.none() | st.just(7),
+    },
+)
+
+
+def fed(*lines: bytes) -> tuple[list[Line], list[Line]]:
+    """The lines as a feed hands them on, and as they are without what it knows of them."""
+    found = LineCodec(READINGS).decode_lines(b"\n".join(lines) + b"\n")
+    return found, [Line(line.line, line.timestamp) for line in found]
+
+
+def check(*lines: bytes) -> bool:
+    """Whether the lines are plain; the batch that they make is the same anyway."""
+    known, unknown = fed(*lines)
+    made, read = (Batch.of_lines(each, "p-1", 3, READINGS.codec) for each in (known, unknown))
+    assert made.lines == read.lines
+    assert list(map(list, made.columns)) == list(map(list, read.columns))
+    return all(line.is_plain for line in known)
+
+
+@given(st.lists(members, min_size=1, max_size=4), st.booleans())
+@example([{"device": "a", "temperature_c": 1.5}, {"device": "b", "timestamp": AT}], True)
+@example([{}], True)
+def test_a_batch_is_the_same_as_of_lines_that_are_read_again(objects: list[dict[str, Any]], ascii_only: bool) -> None:
+    check(*(json.dumps(each, ensure_ascii=ascii_only).encode() for each in objects))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"device":"a","temperature_c":1e2,"more":[1, {"x": null}],"timestamp":"2026-11-23T19:04:05.123Z"}',
+        b'{ "temperature_c" : 12345678901234567.25, "device": "\\u00e9" }'.replace(b" }", b"}"),
+        b'{"device":"}{","count":-0}',
+    ],
+)
+def test_plain_lines_are_known(line: bytes) -> None:
+    assert check(line)
+    assert check(line, line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{}",
+        b"{ }",
+        b"{\t}",
+        b'{"device":"a" }',
+        b' {"device":"a"}',
+        b'{"device":"a"}\r',
+        b'{"device":\r"a"}',
+        b'{"device":"a","timestamp":null}',
+        b'{"device":"a","timestamp":"never"}',
+        b'{"device":"a","producer_id":null}',
+        b'{"device":"a","producer_id":"x","sequence":1}',
+        b'{"device":"a","sequence":1}',
+        b'{"device":"a","odd":1}',
+        b'{"device":1}',
+        b'{"device":"a","p\\u0072oducer_id":"x","sequence":1}',
+    ],
+)
+def test_any_other_line_is_not_plain(line: bytes) -> None:
+    assert not check(line)
+    assert not check(b'{"device":"a","timestamp":"2026-11-23T19:04:05.123Z"}', line)
+
+
+def test_a_stream_with_other_fields_reads_the_lines_again() -> None:
+    known, _ = fed(b'{"device":"a","count":1}')
+    fields = [Field(each.name, "text" if each.name == "count" else each.type) for each in READINGS.fields]
+    changed = Stream("readings", fields=(*fields, Field("room", "text")))
+    assert known[0].is_plain
+    (record,) = Batch.of_lines(known, "p-1", 1, changed.codec).records
+    assert (record.device, record.count, record.room, record.extra) == ("a", None, None, '{"count":1}')
