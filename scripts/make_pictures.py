@@ -112,9 +112,10 @@ def scenes() -> list[Scene]:
     clock = NOW + 1
     empty = State(BUZZ, "file", clock=lambda: clock)
     empty.using("file", "data/project_live.json")
+    four = _snapshot(FOUR)
     return [
-        Scene("light", "light", _snapshot(FOUR)),
-        Scene("dark", "dark", _snapshot(FOUR)),
+        Scene("light", "light", four),
+        Scene("dark", "dark", four),
         Scene("anomalies", "light", _snapshot(TEN, calm=True)),
         Scene("empty", "light", replace(empty.snapshot(), started=clock - 12)),
         Scene("stale-dark", "dark", _snapshot(FOUR, now=NOW + 24)),

@@ -38,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "toolkit",
         deadline=None,  # a busy machine is no fault
         derandomize=chosen != "long",  # every run attacks alike
-        max_examples=25 if chosen == "quick" else 100,
+        max_examples={"quick": 20, "full": 50, "long": 100}[chosen],
     )
     hypothesis.settings.load_profile("toolkit")
 

@@ -163,15 +163,15 @@ class TestRunning:
 
     @pytest.mark.full
     def test_two_copies_at_once(self, sink: str, settings: Settings) -> None:
-        for first in range(1, 60_001, 20_000):
-            emit(sink, settings, 20_000, first=first)
+        for first in range(1, 30_001, 15_000):
+            emit(sink, settings, 15_000, first=first)
         copies = [start_python(consumer(sink), "--once", settings=settings) for _ in range(2)]
         ends = [copy.communicate(timeout=100) for copy in copies]
         assert [copy.returncode for copy in copies] == [0, 0], ends
-        assert ask(settings.processed_path(sink), "SELECT count(*), max(sequence) FROM records") == [(60_000, 60_000)]
+        assert ask(settings.processed_path(sink), "SELECT count(*), max(sequence) FROM records") == [(30_000, 30_000)]
         assert ask(
             settings.processed_path(sink), "SELECT sum(memory ->> '$.tracker.counts.records') FROM partitions"
-        ) == [(60_000,)]
+        ) == [(30_000,)]
 
 
 def test_a_database_without_the_table(settings: Settings, case: Case) -> None:

@@ -753,7 +753,7 @@ OBJECTS = st.lists(st.dictionaries(NAMES, VALUES, max_size=9), min_size=1, max_s
 @pytest.mark.proof(
     "a record arrives whole: every field, typed in SQL, unchanged on the wire",
     "random objects through a table, compared with their lines",
-    full=25,
+    full=15,
     long=500,
 )
 @pytest.mark.parametrize("name", ["sqlite", "duckdb"])
