@@ -39,11 +39,7 @@ class Charts:
         named = {name: getattr(self, name) for name in ("by", "value", "histogram") if getattr(self, name)}
         zones = self.zones or (None if "value" in named else stream.zones)
         chosen = replace(stream, zones=zones, **named)
-        try:
-            check_roles(chosen, "the dashboard's options")
-        except ToolkitError as error:
-            fields = ", ".join(f"{field.name} ({field.type})" for field in stream.fields)
-            raise ToolkitError(f"{error}; stream {stream.name} has the fields {fields}") from error
+        check_roles(chosen, f"the dashboard of stream {stream.name}")
         return chosen
 
 

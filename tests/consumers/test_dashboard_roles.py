@@ -151,8 +151,13 @@ def test_options_name_roles_and_errors_name_the_fields() -> None:
     assert (chosen.by, chosen.value, chosen.zones) == ("device", "battery_v", (2.5, 3.0))
     assert Charts(value="battery_v").roles(stream).zones is None  # those of the temperature
     assert Charts().roles(stream) == replace(stream, fields=stream.fields)
-    for wrong in (Charts(by="battery_v"), Charts(value="nosuch"), Charts(histogram="device"), Charts(zones=(3.0, 2.0))):
-        with pytest.raises(ToolkitError, match=r"temperature_c \(number\)"):
+    for wrong, message in (
+        (Charts(by="battery_v"), r"by names battery_v, which is number; name a field of type text \(device\)"),
+        (Charts(value="nosuch"), r"type number or integer \(temperature_c, humidity_pct, battery_v\)"),
+        (Charts(histogram="device"), r"type number or integer \(temperature_c, humidity_pct, battery_v\)"),
+        (Charts(zones=(3.0, 2.0)), "the lower first"),
+    ):
+        with pytest.raises(ToolkitError, match=message):
             wrong.roles(stream)
 
 

@@ -112,7 +112,9 @@ def check_roles(stream: Stream, where: str) -> None:
         name = getattr(stream, role)
         if name is not None and types.get(name) not in allowed:
             found = f"which is {types[name]}" if name in types else "which is no field"
-            raise ToolkitError(f"{where}: {role} names {name}, {found}; name a field of type {' or '.join(allowed)}")
+            usable = ", ".join(each for each, kind in types.items() if kind in allowed) or "there is none"
+            wanted = f"name a field of type {' or '.join(allowed)} ({usable})"
+            raise ToolkitError(f"{where}: {role} names {name}, {found}; {wanted}")
     if stream.zones and not -math.inf < stream.zones[0] < stream.zones[1] < math.inf:
         raise ToolkitError(f"{where}: zones are {list(stream.zones)}; give two limits, the lower first")
 
