@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -44,6 +44,9 @@ from utils.records.codec import instant_text
 from utils.records.record import Batch, Record, without_ids
 from utils.records.stream import BUZZ
 from utils.sinks import ALL, EMBEDDED, SINKS, source
+
+if TYPE_CHECKING:
+    from utils.reading.database import Database
 
 KEY = "bench-0"
 MAX_BATCH = 20_000
@@ -233,13 +236,13 @@ def sinks(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = False) -
         return bench.run("sinks", note, write)
 
 
-def read(name: str, settings: Settings, store: Callable[[Path], object] | None = None) -> Callable[[Path], Taken]:
+def read(name: str, settings: Settings, store: Callable[[Path], "Database"] | None = None) -> Callable[[Path], Taken]:
     """Read a source from its beginning to its present end, with `store` into a processed store that this opens."""
     from utils.reading.store import ProcessedStore
 
     def work(place: Path) -> None:
         with ExitStack() as stack:
-            kept = stack.enter_context(closing(ProcessedStore(store(place), BUZZ))) if store else None  # type: ignore[arg-type]
+            kept = stack.enter_context(closing(ProcessedStore(store(place), BUZZ))) if store else None
             resume: Callable[[str], str] = kept.resume if kept else lambda partition: ""
             reader = stack.enter_context(closing(source(name, settings, BUZZ, resume, finished=True)))
             while (chunk := reader.poll(bare.PAGE_RECORDS)) is not None:
@@ -251,9 +254,11 @@ def read(name: str, settings: Settings, store: Callable[[Path], object] | None =
 
 def add_reading(bench: Bench, name: str, settings: Settings, reader: Callable[[Settings], object]) -> None:
     """The rows of a source: a bare read, the source, the source into the processed store."""
+    from utils.reading.database import SqliteDatabase
+
     bench.add(f"bare {name} read", "", timed(lambda place: reader(settings)))
     bench.add(f"{name} source", f"bare {name} read", read(name, settings))
-    stored = read(name, settings, lambda place: place / "store.sqlite")
+    stored = read(name, settings, lambda place: SqliteDatabase(place / "store.sqlite"))
     bench.add(f"{name} source, processed store", f"bare {name} read", stored)
 
 

@@ -18,6 +18,7 @@ from consumers import ragini_consumer
 from tests.helpers import make_batch, make_messages, run_here, start_python, wait_until
 from utils.app.config import Settings
 from utils.app.errors import Unavailable
+from utils.reading.database import SqliteDatabase
 from utils.reading.store import ProcessedStore
 from utils.records.record import encode_records
 from utils.records.stream import BUZZ, Stream
@@ -250,7 +251,10 @@ def test_text_view_and_store_give_the_same_statistics(
         message.producer_id, message.sequence = producer_id, sequence if producer_id else None
     settings.live_path.write_bytes(encode_records(messages) if messages else b"")
     shown = view("--source", "file", "--once")
-    with TemporaryDirectory() as folder, closing(ProcessedStore(Path(folder) / "s.sqlite", BUZZ)) as store:
+    with (
+        TemporaryDirectory() as folder,
+        closing(ProcessedStore(SqliteDatabase(Path(folder) / "s.sqlite"), BUZZ)) as store,
+    ):
         with closing(FileSource(settings.live_path, BUZZ.codec, store.resume, finished=True)) as reader:
             while (chunk := reader.poll(7)) is not None:
                 store.add(chunk)

@@ -21,6 +21,7 @@ from utils.delivery.journal import Journal
 from utils.emitters.sqlite_emitter import SqliteEmitter
 from utils.feeds.lines import LineCodec
 from utils.feeds.rows import RowSource, array_pages
+from utils.reading.database import SqliteDatabase
 from utils.reading.store import ProcessedStore
 from utils.records.record import Batch
 from utils.records.stream import BUZZ
@@ -99,7 +100,7 @@ def journal_with(path: Path) -> None:
 
 
 def newer(path: Path) -> None:
-    ProcessedStore(path, BUZZ).close()
+    ProcessedStore(SqliteDatabase(path), BUZZ).close()
     sql("UPDATE facts SET value = '99' WHERE name = 'version'")(path)
 
 

@@ -70,7 +70,7 @@ class Run:
     """A run of the consumer of one rule."""
 
     def __init__(self, path: Path, then: str, clock: Callable[[], float]) -> None:
-        self.store = ProcessedStore(path, SENSORS)
+        self.store = ProcessedStore(SqliteDatabase(path), SENSORS)
         self.alerts = Alerts(self.store, Rule(when=HOT, by="").on(SENSORS), clock)
         send = send_to(then) if then else None
         self.jsonl = path.parent / "alerts.jsonl"

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from utils.app.errors import PositionMoved, ToolkitError
 from utils.reading.alerts import Alerts, Rule, State
 from utils.reading.anomaly import TRAILING, TRAILING_LEAST, anomalies
+from utils.reading.database import SqliteDatabase
 from utils.reading.store import ProcessedStore
 from utils.records.codec import Field, instant_text
 from utils.records.stream import Stream
@@ -62,7 +63,7 @@ def given_by(rule: Rule, made: Sequence[Made], path: Path, size: int = 1_000) ->
     """The sequences of the records that gave an alert; a new process reads each chunk of `size`."""
     read = records(made)
     for start in range(0, len(read), size):
-        with closing(ProcessedStore(path, SENSORS)) as store:
+        with closing(ProcessedStore(SqliteDatabase(path), SENSORS)) as store:
             part = Alerts(store, rule.on(SENSORS)).add
             store.add(Chunk("live", str(start or ""), str(start + size), read[start : start + size]), part)
     return stored(path)
@@ -144,7 +145,7 @@ def test_the_whole_stream_instead_of_each_device(tmp_path: Path) -> None:
 
 def test_a_record_that_comes_twice_counts_once(tmp_path: Path) -> None:
     path, read = tmp_path / "file.sqlite", records(values(25, 25, 1))
-    with closing(ProcessedStore(path, SENSORS)) as store:
+    with closing(ProcessedStore(SqliteDatabase(path), SENSORS)) as store:
         alerts = Alerts(store, Rule(when=HOT, times=3).on(SENSORS))
         store.add(Chunk("live", "", "1", [*read[:2], *read[:2], read[2]]), alerts.add)
     assert stored(path) == []
@@ -152,7 +153,7 @@ def test_a_record_that_comes_twice_counts_once(tmp_path: Path) -> None:
 
 def test_another_copy_that_was_faster_has_given_the_alert(tmp_path: Path) -> None:
     path, read = tmp_path / "file.sqlite", records(values(25, 1))
-    opened = [ProcessedStore(path, SENSORS) for _ in range(2)]
+    opened = [ProcessedStore(SqliteDatabase(path), SENSORS) for _ in range(2)]
     copies = [Alerts(store, Rule(when=HOT).on(SENSORS)) for store in opened]
     opened[0].add(Chunk("live", "", "1", read), copies[0].add)
     with pytest.raises(PositionMoved):
@@ -189,7 +190,7 @@ class TestSilence:
 
     def read(self, path: Path, rule: Rule, now: list[float], steps: list[list[Made] | float]) -> list[tuple[str, int]]:
         """A run that reads records or lets seconds pass; name and time (s) of each alert in the store."""
-        with closing(ProcessedStore(path, SENSORS)) as store:
+        with closing(ProcessedStore(SqliteDatabase(path), SENSORS)) as store:
             alerts = Alerts(store, rule.on(SENSORS), clock=lambda: now[0])
             for step in steps:
                 alerts.check_silence()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from msgspec.structs import asdict
 
 from utils.app.errors import PositionMoved
+from utils.reading.database import SqliteDatabase
 from utils.reading.store import ProcessedStore
 from utils.reading.windows import Tumbling, Windows
 from utils.records.codec import Field, instant_text
@@ -52,17 +53,17 @@ class Opened:
         self.closed: list[tuple[int, str, dict[str, Any]]] = []
 
     def add(self, read: list[Any], start: str, end: str) -> None:
-        with closing(ProcessedStore(self.path, SENSORS)) as store:
+        with closing(ProcessedStore(SqliteDatabase(self.path), SENSORS)) as store:
             windows = Windows(store, self.tumbling)
             store.add(Chunk(self.partition, start, end, read), windows.add)
         self.closed += [(start_us, name, asdict(window)) for start_us, name, window in windows.closed]
 
     def report(self) -> Any:
-        with closing(ProcessedStore(self.path, SENSORS)) as store:
+        with closing(ProcessedStore(SqliteDatabase(self.path), SENSORS)) as store:
             return Windows(store, self.tumbling).report(10_000)
 
     def open(self) -> Any:
-        with closing(ProcessedStore(self.path, SENSORS)) as store:
+        with closing(ProcessedStore(SqliteDatabase(self.path), SENSORS)) as store:
             return [each[:2] for each in Windows(store, self.tumbling).open()]
 
 
@@ -177,7 +178,7 @@ def test_records_without_event_time_and_names_of_any_kind(tmp_path: Path) -> Non
         "odd", by="who", value="n", time="t", fields=tuple(map(Field, ("who", "n", "t"), ("text", "number", "number")))
     )
     read = stream.codec.decode_lines(b'{"who":"x\\u0000y","n":1,"t":1700000000}\n{"who":"z","n":2}\n{"t":1700000001}\n')
-    with closing(ProcessedStore(tmp_path / "file.sqlite", stream)) as store:
+    with closing(ProcessedStore(SqliteDatabase(tmp_path / "file.sqlite"), stream)) as store:
         windows = Windows(store, Tumbling(86_400 * 7))
         store.add(Chunk("live", "", "1", read), windows.add)
         assert [(each["name"], each["records"]) for each in windows.report(9)] == [("", 1), ("x\ufffdy", 1)]

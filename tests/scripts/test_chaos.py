@@ -11,6 +11,7 @@ from tests.helpers import make_batch, wait_until
 from utils.app import cli
 from utils.app.config import Settings
 from utils.delivery.journal import Journal
+from utils.reading.database import SqliteDatabase
 from utils.reading.store import ProcessedStore
 from utils.records.stream import BUZZ
 from utils.sinks import EMBEDDED, SINKS, source
@@ -67,7 +68,7 @@ def test_a_processed_store_is_compared_with_its_sink(settings: Settings, damage:
         each.last([])
         each.emit(make_batch(20))
     with (
-        closing(ProcessedStore(settings.processed_path("file"), BUZZ)) as store,
+        closing(ProcessedStore(SqliteDatabase(settings.processed_path("file")), BUZZ)) as store,
         closing(source("file", settings, BUZZ, store.resume)) as reader,
     ):
         chunk = reader.poll(100)

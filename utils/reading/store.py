@@ -8,14 +8,13 @@ indexes of `records` decide what is new; `partitions` has positions and what the
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from zlib import crc32
 
 import msgspec
 
 from utils.app.errors import PositionMoved, ToolkitError
-from utils.reading.database import Database, Row, SqliteDatabase, make_tables, upsert
+from utils.reading.database import Database, Row, make_tables, upsert
 from utils.reading.tracker import Counts, Tracker, journal_of
 from utils.records.codec import Field, instant_text
 from utils.records.infer import event_time
@@ -92,15 +91,12 @@ class ProcessedStore:
     """One consumer's store; opening creates it. `stream` is the stream with the types that the store began with.
 
     `start` says where each partition begins when it is first resumed in this run. At its end only if nobody has
-    advanced it since: what another copy then hands over is not passed over. A path stands for a SQLite file. Raises
-    ToolkitError if another version wrote the store.
+    advanced it since: what another copy then hands over is not passed over. Raises ToolkitError if another version
+    wrote the store.
     """
 
-    def __init__(
-        self, database: Database | Path, stream: Stream, start: Literal["stored", "start", "end"] = "stored"
-    ) -> None:
-        self.database: Database = SqliteDatabase(database) if isinstance(database, Path) else database
-        self._start, self.run = start, Counts()
+    def __init__(self, database: Database, stream: Stream, start: Literal["stored", "start", "end"] = "stored") -> None:
+        self.database, self._start, self.run = database, start, Counts()
         self._before: dict[str, str | None]  # the positions when this run began, None once a partition was resumed
         try:
             with self.database.transaction():
