@@ -6,7 +6,6 @@ from typing import Annotated
 
 from loguru import logger
 
-from consumers.dashboard.formatting import counted
 from consumers.dashboard.options import DEFAULT_BUFFERS, Buffers, Charts, Plan
 from utils import sinks
 from utils.app import cli, signals, startup
@@ -65,8 +64,8 @@ def main(
         raise reader.failure
     known = state.snapshot()
     cli.print_lines(
-        f"{counted(known.total, known.roles.record)}, {known.invalid:,} invalid, {known.lost:,} lost,"
-        f" {known.duplicate:,} duplicate; {counted(count, 'frame')}"
+        f"{cli.counted(known.total, known.roles.record)}, {known.invalid:,} invalid, {known.lost:,} lost,"
+        f" {known.duplicate:,} duplicate; {cli.counted(count, 'frame')}"
     )
     return 0 if reader.alive_to_the_end else startup.UNFINISHED
 

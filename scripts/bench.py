@@ -107,8 +107,11 @@ def report(command: str, title: str, rows: Sequence[Sequence[str]], note: str, w
     print(text)
     if write:
         begin, end = f"<!-- measured: {command} -->", f"<!-- end of {command} -->"
-        before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
-        PAGE.write_text(f"{before}{begin}\n{text}{end}{rest.partition(end)[2]}", encoding="utf-8")
+        before, found, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+        _, ended, after = rest.partition(end)
+        if not (found and ended):
+            raise ToolkitError(f"{PAGE} has no place for this: write {begin} and {end} where it shall stand")
+        PAGE.write_text(f"{before}{begin}\n{text}{end}{after}", encoding="utf-8")
 
 
 def machine() -> str:

@@ -79,7 +79,7 @@ def test_a_healthy_set_up_has_no_problem(settings: Settings) -> None:
     assert [line for line in lines if line.state == "problem"] == []
     topics = ".env, python, packages, data folder, journal, file, sqlite, duckdb, kafka, dashboard, clock"
     assert list(dict.fromkeys(line.topic for line in lines)) == topics.split(", ")
-    assert "ann.sqlite (buzz): 3 assigned in 1 runs, 0 pending" in look(settings, "journal", "ok")
+    assert "ann.sqlite (buzz): 3 assigned in 1 run, 0 pending" in look(settings, "journal", "ok")
     assert "file since 20" in look(settings, "journal", "ok")
     assert all("stream buzz has records" in look(settings, sink, "ok") for sink in EMBEDDED)
 

@@ -53,12 +53,6 @@ def brief(count: int) -> str:
     return f"{count:,}"
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 frame`, `2,000 frames`, `2 anomalies`, `3 status`."""
-    many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun.removesuffix('s')}s"
-    return f"{number:,} {noun if number == 1 else many}"
-
-
 def number(value: float, extent: float) -> str:
     """`0.57`, `1,235`, `1.2e9`: two decimals where values differ by 1, one where by 10; three digits if it is long."""
     places = 2 - round(math.log10(extent)) if extent > 0 else 2

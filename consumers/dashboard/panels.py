@@ -9,11 +9,12 @@ from matplotlib import dates
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from consumers.dashboard.formatting import between, brief, clock, counted, number, rate, share, span
+from consumers.dashboard.formatting import between, brief, clock, number, rate, share, span
 from consumers.dashboard.history import TOP
 from consumers.dashboard.panel import Panel, fit
 from consumers.dashboard.snapshot import Roles, Series, Snapshot
 from consumers.dashboard.theme import MARKERS
+from utils.app.cli import counted
 
 _Dates: Any = dates  # they have no types
 DAY_S = 86_400  # matplotlib counts time in days

@@ -23,7 +23,7 @@ from consumers.dashboard.state import State
 from producers import sensor_producer
 from scripts.make_pictures import Scene, draw, examples, scenes
 from tests.helpers import make_messages
-from utils.app import local_time
+from utils.app import cli, local_time
 from utils.reading.expression import Expression
 from utils.records.codec import Field, instant_text
 from utils.records.stream import BUZZ, Stream
@@ -388,6 +388,6 @@ def test_formatting() -> None:
     assert [formatting.brief(number) for number in (999, 1_234, 3_400_000, 2**64)] == ["999", "1,234", "3.4M", "18E"]
     shares = [formatting.share(count, 200) for count in (0, 1, 2, 198, 199, 200)]
     assert shares == ["0%", "<1%", "1%", "99%", ">99%", "100%"]
-    assert (formatting.counted(1, "frame"), formatting.counted(2_000, "frame")) == ("1 frame", "2,000 frames")
+    assert (cli.counted(1, "frame"), cli.counted(2_000, "frame")) == ("1 frame", "2,000 frames")
     assert formatting.heading("message length") == "Message Length"
     assert formatting.plain("a\x00\u202eb") == "a b"

@@ -272,9 +272,10 @@ def test_emit_message_keeps_all_fields_and_reports_what_it_cannot_store(path: Pa
     assert emit_message(given, db_path=path)
     assert emit_message({"temperature": 21.5}, db_path=str(path))
     assert not emit_message({"value": float("inf")}, db_path=path)
+    assert not emit_message([1], db_path=path)  # type: ignore[arg-type]  # as a notebook may
     assert not emit_message({"message": "three"}, db_path=path.parent)
     columns = "message, timestamp, extra, producer_id, sequence"
     assert without_none(query(path, f"SELECT {columns} FROM streamed_messages ORDER BY rowid")) == [
         ("one", "2025-01-02 03:04:05", '{"room":{"floor":3}}'), ('{"temperature":21.5}',),
     ]  # fmt: skip
-    assert [line.split()[0] for line in logged] == ["ERROR"] * 2
+    assert [line.split()[0] for line in logged] == ["ERROR"] * 3

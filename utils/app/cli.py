@@ -140,6 +140,12 @@ def _nobody_reads(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 frame`, `2,000 frames`, `2 anomalies`, `3 status`."""
+    many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun.removesuffix('s')}s"
+    return f"{number:,} {noun if number == 1 else many}"
+
+
 def print_lines(*lines: str, to: TextIO | None = None) -> None:
     """Print lines, on stdout unless `to` is another; what others wrote in them cannot steer the terminal."""
     stream = to or sys.stdout

@@ -17,6 +17,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from utils.app.cli import counted
 from utils.app.config import Settings
 from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.checks.accounts import Account, accounts, dead_letters, stream_names, stream_of
@@ -181,8 +182,8 @@ class Report:
         lines += [NEXT_STEP] if self.broken else []
         verdict = "BROKEN" if self.broken else "incomplete" if self.unread else "ok"
         count, read = sum(each.count for each in self.judgements), sinks - len(self.unread)
-        ending = f"in {read} sink{'s' * (read != 1)} compared in {self.seconds:.1f} s"
-        return [*lines, f"{verdict}: {count:,} records {ending}"]
+        what = f"{counted(count, 'record')} in {counted(read, 'sink')}"
+        return [*lines, f"{verdict}: {what} compared in {self.seconds:.1f} s"]
 
 
 def audit(
@@ -236,7 +237,7 @@ class _Audit:
             judgements[producer, number].findings.append(finding)
         report.judgements = list(judgements.values())
         for producer_id, count, first, last, why in self._database.execute(UNKNOWN).fetchall():
-            report.notes.append(f"{count:,} records of {producer_id} ({first}-{last}): {why}")
+            report.notes.append(f"{counted(count, 'record')} of {producer_id} ({first}-{last}): {why}")
 
     def _read(self, number: int, report: Report, advance: Callable[[int], None]) -> bool:
         """Load the records of a sink; one that is out of reach for five seconds is given up."""

@@ -166,7 +166,8 @@ def _journal(account: Account, max_mb: int) -> Iterator[Sign]:
     in_use = bool(user and user < 1 << 31 and psutil.pid_exists(user))
     subscribed = ", ".join(f"{sink} since {since}" for sink, (since, _) in account.subscribed.items()) or "nothing"
     text = (
-        f"{name} ({account.stream}): {account.last:,} assigned in {len(account.runs):,} runs, {pending:,} pending "
+        f"{name} ({account.stream}): {account.last:,} assigned in {cli.counted(len(account.runs), 'run')}, "
+        f"{pending:,} pending "
         f"({account.pending_bytes / 2**20:,.1f} MiB), subscribed: {subscribed}"
     )
     yield Sign("journal", "ok", f"{text}; {f'in use by process {user}' if in_use else 'not in use'}")

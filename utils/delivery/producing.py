@@ -174,7 +174,7 @@ def session(
             if pending or sink not in wanted:
                 hint = "" if sink in wanted else f": it is not in this run, --drop {sink} ends that"
                 since = journal.subscriptions[sink].since
-                logger.info("{} is subscribed since {}, {:,} records are pending{}", sink, since, pending, hint)
+                logger.info("{} is subscribed since {}, {:,} pending{}", sink, since, pending, hint)
         logger.info("{}: producing to {} as {}", name, ", ".join(wanted), journal.producer_id)
         opened = Session(delivery, stop, settings.journal_max_mb << 20)
         try:

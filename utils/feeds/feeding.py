@@ -71,7 +71,8 @@ def fed_stream(
         if values and all(instant_us(value) is None for value in values):
             raise ToolkitError(f"--time names {time}, whose values are no times, such as {values[0]!r}")
     if found is None:
-        logger.info("stream {}: inferred from the first {:,} records, kept in its schema file", name, len(records))
+        sample = cli.counted(len(records), "record")
+        logger.info("stream {}: inferred from the first {}, kept in its schema file", name, sample)
         roles = {getattr(stream, role): role for role in ("histogram", "value", "by", "time")}
         rows = [(field.name, field.type, roles.get(field.name, "")) for field in stream.fields]
         cli.print_table(("field", "type", "role"), rows[:MAX_SHOWN_FIELDS])

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from utils.app import cli
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.app.web import WebServer, is_loopback, parse_address
@@ -108,9 +109,8 @@ class Endpoint:
         if time.monotonic() - self._logged_s >= REPORT_EVERY_S:
             self._logged_s = time.monotonic()
             client = request.client.host if request.client else "a client"
-            logger.warning(
-                "{} requests rejected, the last of {}: {} {}", self.rejected, client, error.status_code, reason
-            )
+            requests = cli.counted(self.rejected, "request")
+            logger.warning("{} rejected, the last of {}: {} {}", requests, client, error.status_code, reason)
         return JSONResponse({"error": reason}, error.status_code, error.headers)
 
 
@@ -142,6 +142,7 @@ def feed_http(  # noqa: PLR0917
         is_new = known(name, settings.schema_folder) is None
         while is_new and not samples:
             if is_over():
+                cli.print_lines(f"feed-{name}-http: no record came")
                 return 0
             found = [fed_lines(posted.body, codec) for posted in waiting.group(TICK_S, FIRST_S)]
             samples = [line.line for lines in found if isinstance(lines, list) for line in lines]

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from msgspec.structs import asdict, astuple
 
+from utils.app.cli import counted
 from utils.reading.database import Row, make_tables, one_of, upsert
 from utils.reading.store import ProcessedStore, Stored
 from utils.records.codec import instant_text
@@ -131,7 +132,7 @@ class Windows:
 
     def line(self, start_us: int, name: str, window: Window) -> str:
         """A window in one line for people."""
-        text = "1 record" if window.records == 1 else f"{window.records:,} records"
+        text = counted(window.records, "record")
         if window.numbers:
             text += f", {self._stream.value} mean {window.mean:,.2f}, {window.low:,.2f} to {window.high:,.2f}"
         text += f", late {window.late:,}" if window.late else ""

@@ -81,6 +81,8 @@ def encode_records(records: Sequence[Any]) -> bytes:
 
 def without_ids(record: Mapping[str, Any]) -> bytes:
     """The JSON line of any mapping, with all its fields but ids. Raises ValueError for what no sink could store."""
+    if not isinstance(record, Mapping):
+        raise ValueError(f"a record is a mapping of names to values, not {type(record).__name__}")
     plain = {str(name): value for name, value in record.items() if name not in ("producer_id", "sequence")}
     line = encode_records([plain])
     if not is_finite(plain):
