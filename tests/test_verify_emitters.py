@@ -74,21 +74,6 @@ def test_check_leaves_the_data_folder_alone(tmp_path: Path, nobody_listens: str)
     assert not folder.exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (["adit"], "verify_emitters: unknown argument 'adit' (python -m verify_emitters --help)"),
-        (["audit", "--jsn"], "verify_emitters: Unknown option: --jsn. Did you mean --json?"),
-        (["--sinks", "paper"], 'verify_emitters: Invalid value "paper" for --sinks.'),
-    ],
-)
-def test_bad_arguments_get_one_line(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(*arguments) == 2
-    shown = capsys.readouterr().err
-    assert shown.startswith(line)
-    assert shown.count("\n") == 1
-
-
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     shown = capsys.readouterr().out
