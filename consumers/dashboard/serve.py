@@ -1,6 +1,5 @@
 """The page: matplotlib's SVG for browsers, JSON and metrics for programs; view only."""
 
-import json
 import re
 import socket
 import threading
@@ -8,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+import msgspec
 import psutil
 from loguru import logger
 from starlette.applications import Starlette
@@ -110,7 +110,7 @@ class Page:
             "refresh_s": self._plan.refresh,
             "theme": theme,
         }
-        return json.dumps(content, ensure_ascii=False)
+        return msgspec.json.encode(content).decode()
 
 
 def known_hosts(host: str, allowed: Sequence[str]) -> list[str]:
