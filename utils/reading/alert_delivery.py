@@ -23,7 +23,7 @@ from utils.reading.database import Database
 from utils.reading.follow import StateLog
 from utils.records.codec import instant_text
 
-ATTEMPT_S, BATCH = 10.0, 5
+ATTEMPT_S, BATCH = 10.0, 2  # while a batch waits for its receiver, later alerts wait for their line in log and file
 LEASE_S = 60.0  # more than a batch can take: until then no other copy tries its alerts
 POLL_S = 0.2
 RETRY_CAP_S, MAX_ATTEMPTS = 300.0, 300  # about a day; then an alert waits for the next start
