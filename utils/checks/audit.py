@@ -198,7 +198,7 @@ def audit(
     streams = [stream_of(name, settings, sinks) for name in ([stream] if stream else known)]
     if stream and stream not in known and not streams[0].fields:  # a misspelt name must not be a verdict
         raise ToolkitError(
-            f"nothing to audit: no journal and no sink has stream {stream}; known are {', '.join(known)}"
+            f"nothing to audit: no journal and no sink that answers has stream {stream}; known are {', '.join(known)}"
         )
     with tempfile.TemporaryDirectory(prefix="audit-", ignore_cleanup_errors=True) as folder:
         config: dict[str, Any] = {"memory_limit": MEMORY_LIMIT, "temp_directory": folder, "threads": 2}
