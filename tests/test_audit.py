@@ -606,7 +606,7 @@ def test_a_misspelt_stream_is_no_verdict(settings: Settings, capsys: pytest.Capt
     append(settings, 10, stream=READINGS)
     arguments = ["audit", "--data-dir", str(settings.data_dir), "--stream"]
     assert verify_emitters.run([*arguments, "reading"]) == 2
-    assert "no sink has stream reading; known are buzz, readings" in capsys.readouterr().err
+    assert "no sink that answers has stream reading; known are buzz, readings" in capsys.readouterr().err
     assert verify_emitters.run([*arguments, BUZZ]) == 0, "a stream that is known may be empty"
     settings.file_path("weather").write_text('{"city":"Pune","rain_mm":3}\n')
     assert verify_emitters.run([*arguments, "weather"]) == 0, "records of other programs need no journal"
