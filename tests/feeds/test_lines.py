@@ -39,16 +39,16 @@ members: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 )
 
 
-def fed(*lines: bytes) -> tuple[list[Line], list[Line]]:
+def fed(*lines: bytes, stream: Stream = READINGS) -> tuple[list[Line], list[Line]]:
     """The lines as a feed hands them on, and as they are without what it knows of them."""
-    found = LineCodec(READINGS).decode_lines(b"\n".join(lines) + b"\n")
+    found = LineCodec(stream).decode_lines(b"\n".join(lines) + b"\n")
     return found, [Line(line.line, line.timestamp) for line in found]
 
 
-def check(*lines: bytes) -> bool:
+def check(*lines: bytes, stream: Stream = READINGS) -> bool:
     """Whether the lines are plain; the batch that they make is the same anyway."""
-    known, unknown = fed(*lines)
-    made, read = (Batch.of_lines(each, "p-1", 3, READINGS.codec) for each in (known, unknown))
+    known, unknown = fed(*lines, stream=stream)
+    made, read = (Batch.of_lines(each, "p-1", 3, stream.codec) for each in (known, unknown))
     assert made.lines == read.lines
     assert list(map(list, made.columns)) == list(map(list, read.columns))
     return all(line.is_plain for line in known)
@@ -97,6 +97,19 @@ def test_plain_lines_are_known(line: bytes) -> None:
 def test_any_other_line_is_not_plain(line: bytes) -> None:
     assert not check(line)
     assert not check(b'{"device":"a","timestamp":"2026-11-23T19:04:05.123Z"}', line)
+
+
+@pytest.mark.parametrize("name, kind", [("timestamp", "integer"), ("Timestamp", "timestamp"), ("other", "text")])
+def test_where_no_column_takes_a_timestamp_no_line_is_plain(name: str, kind: str) -> None:
+    fields = (Field("device", "text"), Field(name, kind), Field("timestamp", "timestamp"))
+    stream = Stream("odd", fields=fields[:2] if name != "Timestamp" else fields)
+    assert not check(b'{"device":"a"}', stream=stream)
+    assert not check(b'{"device":"a","timestamp":0}', b'{"device":"b","timestamp":5}', stream=stream)
+
+
+def test_no_line_makes_an_empty_batch() -> None:
+    stream = Stream("odd", fields=(Field("device", "text"),))
+    assert Batch.of_lines([], "p-1", 1, stream.codec).count == 0
 
 
 def test_a_stream_with_other_fields_reads_the_lines_again() -> None:

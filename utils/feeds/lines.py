@@ -8,7 +8,7 @@ from typing import Any
 
 from utils.app.errors import ToolkitError
 from utils.feeds.csv_pages import json_lines
-from utils.records.codec import Codec, encoder, instant_text
+from utils.records.codec import Codec, Field, encoder, instant_text
 from utils.records.external import are_plain, are_small, stamp
 from utils.records.infer import event_time
 from utils.records.record import Line
@@ -26,6 +26,7 @@ class LineCodec(Codec):
         self._codec, self._parse = stream.codec, parse
         self._event_us = event_time(stream) if stream.time not in (None, "timestamp") else None
         self._types = {field.name: field.type for field in stream.fields}
+        self._is_dated = Field("timestamp", "timestamp") in self._codec.fields  # else a timestamp goes to `extra`
 
     def decode_lines(self, data: bytes) -> list[Any]:
         if self._parse:
@@ -38,7 +39,8 @@ class LineCodec(Codec):
                 stamp(line, "", 1, "")  # raises the reason, if there is one
         now = present()
         times = [self._time(record, now) for record in records] if self._event_us else repeat(now)
-        return list(map(Line, lines, times, records, repeat(is_small and are_plain(lines, data, records))))
+        is_plain = is_small and self._is_dated and are_plain(lines, data, records)
+        return list(map(Line, lines, times, records, repeat(is_plain)))
 
     def decode(self, line: bytes) -> Line:
         data = self._parse(line, self._types) if self._parse else line

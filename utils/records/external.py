@@ -54,7 +54,7 @@ def are_plain(lines: Sequence[bytes], data: bytes, records: Sequence[Any]) -> bo
         return False
     if any(name in data for name in (b'"producer_id"', b'"sequence"')):
         return False
-    if any(record.extra or record.producer_id for record in records) or not hasattr(records[0], "timestamp"):
+    if any(record.extra or record.producer_id for record in records):
         return False
     return b'"timestamp"' not in data or all(record.timestamp for record in records)
 

@@ -133,7 +133,7 @@ class Batch:
     def of_lines(cls, lines: Sequence[Line], producer_id: str, first: int, codec: Codec) -> Batch:
         """Batch of lines of other programs. Raises ValueError like `stamp`."""
         last = first + len(lines) - 1
-        if not all(each.is_plain and type(each.record) is codec.type for each in lines):
+        if not lines or not all(each.is_plain and type(each.record) is codec.type for each in lines):
             stamped = [stamp(each.line, producer_id, first + n, each.timestamp) for n, each in enumerate(lines)]
             return cls(producer_id, last, len(lines), b"".join(stamped), codec)
         ids = b',"producer_id":"%b","sequence":' % producer_id.encode()
