@@ -45,7 +45,7 @@ def main(
     replay = Replay(found.open(declared, lambda partition: "", True), event_time(declared), run.count)
     making = Making(interval=1 / speed if speed else 0.0, sinks=sinks, run=replace(run, count=None))
     code = producing.produce(declared, name, replay.paced(), making, settings, make=replay.make)
-    cli.print_lines(f"{recording}: {replay.valid:,} records read, {replay.invalid:,} invalid")
+    cli.print_lines(f"{recording}: {cli.counted(replay.valid, 'record')} read, {replay.invalid:,} invalid")
     return code if replay.ended else code or UNFINISHED
 
 

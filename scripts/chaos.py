@@ -204,7 +204,8 @@ def compare_store(sink: str, settings: Settings) -> str:
         ).fetchall()
     differing.subtract(map(hash, codec.canonical(rows) if rows else ()))
     missing, extra = (sum(max(sign * count, 0) for count in differing.values()) for sign in (1, -1))
-    return f"{sink} consumer: {missing} records of the sink missing, {extra} others stored" if missing or extra else ""
+    lost = cli.counted(missing, "record")
+    return f"{sink} consumer: {lost} of the sink missing, {extra} more stored" if missing or extra else ""
 
 
 def main(

@@ -243,14 +243,7 @@ def test_a_full_disk_under_the_output_changes_no_exit_code(settings: Settings) -
     settings.data_path.mkdir(parents=True)
     command = [
         sys.executable,
-        "-m",
-        "producers.ragini_producer",
-        "--interval",
-        "0",
-        "--count",
-        "100",
-        "--sinks",
-        "file",
+        *["-m", "producers.ragini_producer", "--interval", "0", "--count", "100", "--sinks", "file"],
     ]
     environment = {**os.environ, "BASE_DATA_DIR": str(settings.data_path)}
     with Path("/dev/full").open("w") as full:

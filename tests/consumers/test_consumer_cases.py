@@ -80,7 +80,7 @@ class TestRunning:
         emit(sink, settings, 2, first=6)
         done = case(sink, "--once", "--count", "1")
         assert done.returncode == 0, done.stderr
-        assert f"{sink}: 1 records" in done.stdout
+        assert f"{sink}: 1 record," in done.stdout
         assert "in the store: records 6, external 0, invalid 0, lost 0, duplicate 0, again 0" in done.stdout
 
     def test_from_start_and_end(self, sink: str, settings: Settings, case: Case) -> None:

@@ -34,6 +34,7 @@ pytestmark = [pytest.mark.full, pytest.mark.xdist_group("drawing")]  # each scen
 SIZES: dict[str, dict[str, Any]] = {
     "standard": {},
     "small": {"size": (8.0, 6.0)},
+    "large": {"size": (19.2, 10.8)},
     "wide": {"size": (16.0, 6.0)},
     "column": {"narrow": True},
 }

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -163,10 +163,15 @@ def close_by_sigterm(window: Window) -> None:
     window.process.send_signal(signal.SIGTERM)
 
 
-def test_window_closes_with_a_summary(window: Window) -> None:
+def close_by_ctrl_c(window: Window) -> None:
+    window.process.send_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("close", [close_by_window, close_by_ctrl_c])  # others are below
+def test_window_closes_with_a_summary(window: Window, close: Callable[[Window], None]) -> None:
     width, height = window.saved().size  # a toolkit may scale by what it takes for the dots per inch
     assert (width / 1280, height / 720) == pytest.approx((1, 1), rel=0.05)
-    close_by_window(window)
+    close(window)
     code, out, err = window.end()
     assert code == 0, err
     assert "40 messages, 0 invalid, 0 lost, 0 duplicate" in out

@@ -245,7 +245,7 @@ class TestDamage:
             ("things.csv", b'n,m\n1,\n"unclosed,\n2,\n', "line 3", "unexpected end of data"),
             ("things.csv", b"n,m\n1,\n3,J\xf6rg\n2,\n", "line 3", "not utf-8; --encoding"),
             ("things.csv", b"n,m\n1,\n" + b"x" * 300_000 + b",\n2,\n", "line 3", "field limit"),
-            ("things.tsv", b"n\tm\n1\t\n3\n2\t\n", "line 3", "1 cells where the first line has 2"),
+            ("things.tsv", b"n\tm\n1\t\n3\n2\t\n", "line 3", "1 cell where the first line has 2"),
         ],
     )
     def test_is_kept_with_place_and_reason_and_all_else_arrives(  # noqa: PLR0917
@@ -335,7 +335,7 @@ BAD: dict[str, tuple[str, bytes | None, list[str], str]] = {
     "empty": ("a.jsonl", b"", [], "no readable record, so that no stream is known: it is empty"),
     "names only": ("a.csv", b"n,m\n,\n", [], "there is nothing behind the line of names"),
     "a view": ("a.sqlite", VIEW, ["--table", "v"], "has no row numbers to follow (a view has none)"),
-    "all damaged": ("a.csv", b"n,m\n1\n", [], "1 cells where"),
+    "all damaged": ("a.csv", b"n,m\n1\n", [], "1 cell where"),
     "incomplete array": ("a.json", b'[{"n":1},', [], "is not a complete one"),
     "same column twice": ("a.csv", b"n,n\n1,2\n", [], "names 'n' twice"),
     "bad pattern": ("a.log", b"1\n", ["--pattern", "("], "is no regular expression"),

@@ -174,6 +174,13 @@ def test_a_port_in_use_is_one_error_before_anything_is_opened(settings: Settings
     assert raised.value.exit_code == 2 and not settings.data_path.exists()
 
 
+def test_a_feed_that_nothing_came_to_ends_with_one_line(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    stop = threading.Event()
+    stop.set()
+    assert feed_http("0", "things", PLAIN_FEED, settings, stop) == 0
+    assert capsys.readouterr().out == "feed-things-http: no record came\n"
+
+
 def test_a_retry_with_its_key_answers_the_same_and_adds_nothing(settings: Settings) -> None:
     keyed = JSON | {"Idempotency-Key": "one"}
     two = f"[{ONE}, {ONE}]"

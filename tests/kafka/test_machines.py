@@ -5,7 +5,6 @@ import random
 import signal
 import socket
 import subprocess
-import time
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import closing
@@ -122,7 +121,7 @@ def test_two_machines_that_are_killed_while_the_database_restarts(
             if kill % 5 == 1:
                 restarts += 1
                 shared.server.stop(rng.choice([signal.SIGINT, signal.SIGQUIT]))
-                time.sleep(rng.uniform(0, 2) if long else 0)
+                wait_for_attempts(shared.server, rng.randrange(4) if long else 0)
                 shared.server.start_again()
             consumers[victim] = consumer(victim)
         for producer in producers:
@@ -160,7 +159,7 @@ def test_two_machines_that_are_killed_while_the_database_restarts(
     )
 
 
-def wait_for_attempts(server: Server, count: int = 3) -> None:
+def wait_for_attempts(server: Server, count: int) -> None:
     """Until a server that is away was asked so often, by whoever is answered nothing."""
     with closing(socket.create_server(("127.0.0.1", server.port))) as listening:
         listening.settimeout(30)
@@ -177,13 +176,13 @@ def test_consumers_wait_while_the_database_is_away(shared: Shared, tmp_path: Pat
     consumer = Running(CONSUMER, *more, settings=settings, environment=shared.environment, drain_s=None)
     try:
         wait_until(lambda: consumer.lines("; waiting"), 30)
-        wait_for_attempts(shared.server)
+        wait_for_attempts(shared.server, 3)
         shared.server.start_again()
         wait_until(lambda: shared.amount() == 300, 60)
         shared.server.stop(signal.SIGQUIT)
         assert produce(maker, 300).wait(60) == 0
         wait_until(lambda: len(consumer.lines("; waiting")) == 2, 30, str(consumer.log))
-        wait_for_attempts(shared.server)
+        wait_for_attempts(shared.server, 3)
         shared.server.start_again()
         wait_until(lambda: shared.amount() == 600, 60, str(consumer.log))
         code, out = consumer.stop()

@@ -58,9 +58,9 @@ def test_a_short_attack_is_survived(tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        ("UPDATE records SET author = 'x' WHERE sequence = 7", "1 records of the sink missing, 1 others stored"),
-        ("DELETE FROM records WHERE sequence = 20", "1 records of the sink missing, 0 others"),
-        ("INSERT INTO records SELECT * FROM records WHERE sequence = 3", "0 records of the sink missing, 1 others"),
+        ("UPDATE records SET author = 'x' WHERE sequence = 7", "1 record of the sink missing, 1 more stored"),
+        ("DELETE FROM records WHERE sequence = 20", "1 record of the sink missing, 0 more"),
+        ("INSERT INTO records SELECT * FROM records WHERE sequence = 3", "0 records of the sink missing, 1 more"),
     ],
 )
 def test_a_processed_store_is_compared_with_its_sink(settings: Settings, damage: str, words: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
+from utils.app.cli import counted
 from utils.app.config import Settings, kafka_security
 from utils.app.errors import ToolkitError, Unavailable
 
@@ -164,7 +165,7 @@ class Admin:
         from confluent_kafka.admin import NewTopic
 
         partitions, copies = self.settings.kafka_partitions, self.settings.kafka_replication or -1
-        logger.info("kafka: topic {} is missing and is created with {} partitions", name, partitions)
+        logger.info("kafka: topic {} is missing and is created with {}", name, counted(partitions, "partition"))
         wanted = NewTopic(name, partitions, copies, config={"cleanup.policy": "delete"})
         asked = self.client.create_topics([wanted], operation_timeout=REQUEST_S, request_timeout=REQUEST_S)
         try:

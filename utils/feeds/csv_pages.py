@@ -8,6 +8,7 @@ from functools import lru_cache
 import msgspec
 from msgspec import Raw
 
+from utils.app.cli import counted
 from utils.app.errors import ToolkitError
 from utils.records.codec import encoder
 
@@ -50,7 +51,7 @@ def csv_pages(lines: Iterator[list[bytes]], name: str, encoding: str, types: Map
             names = _names(first.cells, name)
         for row in rows:
             if not row.reason and len(row.cells) != len(names):
-                row.reason = f"{len(row.cells)} cells where the first line has {len(names)}"
+                row.reason = f"{counted(len(row.cells), 'cell')} where the first line has {len(names)}"
         whole = [row for row in rows if not row.reason]
         for row, line in zip(whole, json_lines(names, [row.cells for row in whole], types), strict=True):
             row.line = line

@@ -138,7 +138,7 @@ def process(
 
 def _report(sink: str, store: ProcessedStore, windows: Windows | None, line: str, *, as_json: bool) -> None:
     totals, stream = store.counts(), store.stream
-    with cli.progress(None, f"summary of {totals.records:,} records"):
+    with cli.progress(None, f"summary of {cli.counted(totals.records, 'record')}"):
         summary = store.summary()
     if as_json:
         report = {"source": sink, "stream": stream.name, "run": store.run.items(), "store": totals.items()}

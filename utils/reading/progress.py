@@ -8,6 +8,7 @@ from typing import Any
 
 from loguru import logger
 
+from utils.app.cli import counted
 from utils.reading.tracker import Counts
 from utils.records.infer import event_time
 from utils.records.stream import Stream
@@ -64,6 +65,6 @@ class Progress:
         more = f", seen again {counts.again:,}" if counts.again else ""
         more += "" if self._lag_s is None else f", lag {self._lag_s:,.1f} s"
         return (
-            f"{self.name}: {counts.records:,} records, {rate:,.0f}/s, invalid {counts.invalid:,}, "
+            f"{self.name}: {counted(counts.records, 'record')}, {rate:,.0f}/s, invalid {counts.invalid:,}, "
             f"lost {counts.lost:,}, duplicate {counts.duplicate:,}, external {counts.external:,}{more}"
         )

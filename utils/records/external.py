@@ -91,9 +91,18 @@ def stamp(line: bytes, producer_id: str, sequence: int, timestamp: str) -> bytes
             seen.timestamp = NONE
         line = b"{" + b",".join(encoder.encode(name) + b":" + bytes(raw) for name, raw in members.items()) + b"}"
     comma = b"" if line[1:].lstrip() == b"}" else b","
-    event = b'"timestamp":"%b",' % timestamp.encode() if seen.timestamp is NONE else b""
-    ids = b'"producer_id":"%b","sequence":%d}\n' % (producer_id.encode(), sequence)
-    return line[:-1].rstrip() + comma + event + ids
+    event = timestamp_member(timestamp) if seen.timestamp is NONE else b""
+    return b"%b%b%b%b%d}\n" % (line[:-1].rstrip(), comma, event, id_members(producer_id), sequence)
+
+
+def timestamp_member(timestamp: str) -> bytes:
+    """What is appended to a line that has none, before `id_members`."""
+    return b'"timestamp":"%b",' % timestamp.encode()
+
+
+def id_members(producer_id: str) -> bytes:
+    """What is appended to a line, before the sequence."""
+    return b'"producer_id":"%b","sequence":' % producer_id.encode()
 
 
 def _move(members: dict[str, Raw], name: str) -> None:

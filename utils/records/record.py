@@ -12,7 +12,7 @@ import msgspec
 
 from utils.records.codec import Codec, encoder, kept_fields
 from utils.records.columns import check_finite, columns_of_made, is_finite
-from utils.records.external import MAX_RECORD_BYTES, check_size, stamp
+from utils.records.external import MAX_RECORD_BYTES, check_size, id_members, stamp, timestamp_member
 
 
 class Record(msgspec.Struct, kw_only=True, gc=False):
@@ -136,10 +136,11 @@ class Batch:
         if not lines or not all(each.is_plain and type(each.record) is codec.type for each in lines):
             stamped = [stamp(each.line, producer_id, first + n, each.timestamp) for n, each in enumerate(lines)]
             return cls(producer_id, last, len(lines), b"".join(stamped), codec)
-        ids = b',"producer_id":"%b","sequence":' % producer_id.encode()
+        ids = id_members(producer_id)
+        members = (ids if each.record.timestamp else timestamp_member(each.timestamp) + ids for each in lines)
         stamped = [
-            b"%b%b%b%d}\n" % (each.line[:-1], _timestamp(each), ids, sequence)
-            for sequence, each in enumerate(lines, first)
+            b"%b,%b%d}\n" % (each.line[:-1], more, sequence)
+            for sequence, (each, more) in enumerate(zip(lines, members, strict=True), first)
         ]
         columns = codec.columns_of([each.record for each in lines])
         columns[codec.columns.index("timestamp")] = [each.record.timestamp or each.timestamp for each in lines]
@@ -219,11 +220,6 @@ class Batch:
         known = columns if all(each._columns is not None for each in several) else None
         count = sum(each.count for each in several)
         return Batch(first.producer_id, last.last, count, lines, first.codec, columns=known)
-
-
-def _timestamp(line: Line) -> bytes:
-    """The member to append to a plain line."""
-    return b"" if line.record.timestamp is not None else b',"timestamp":"%b"' % line.timestamp.encode()
 
 
 def _behind(lines: bytes, count: int, start: int = 0) -> int:
