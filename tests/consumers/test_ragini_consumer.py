@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from consumers import ragini_consumer
 from tests.helpers import make_batch, make_messages, run_here, start_python, wait_until
+from utils.app import cli
 from utils.app.config import Settings
 from utils.app.errors import Unavailable
 from utils.reading.database import SqliteDatabase
@@ -261,7 +262,7 @@ def test_text_view_and_store_give_the_same_statistics(
         counts = store.counts()
     assert shown.stdout.count("\n") == counts.records
     totals = f"lost {counts.lost:,}, duplicate {counts.duplicate:,}, external {counts.external:,}"
-    assert f": {counts.records:,} records, " in shown.stderr.splitlines()[-1]
+    assert f": {cli.counted(counts.records, 'record')}, " in shown.stderr.splitlines()[-1]
     assert totals in shown.stderr.splitlines()[-1]
 
 
