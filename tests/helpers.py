@@ -29,6 +29,7 @@ from utils.sinks import EMBEDDED
 open_files_stay = pytest.mark.skipif(
     sys.platform == "win32", reason="Windows keeps a file that is open from being renamed or deleted"
 )
+has_links = pytest.mark.skipif(sys.platform == "win32", reason="Windows lets few users make symbolic links")
 
 
 @contextmanager

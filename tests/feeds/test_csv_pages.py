@@ -49,7 +49,7 @@ def test_what_is_written_is_read_back(table: list[list[str]], size: int) -> None
     assert read(written([["a", "b", "c"], *table]), size) == ([row for row in table if any(row)], [])
 
 
-@given(st.integers(0, 600), st.integers(1, 600))
+@given(st.integers(0, 600), st.integers(1, 3_000))
 def test_an_unclosed_quote_costs_its_line_only(before: int, after: int) -> None:
     first = [[str(number), "x"] for number in range(before)]
     rest = [[str(number), "y"] for number in range(after)]

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from tests.feeds.feed_runs import column, letters, lines
-from tests.helpers import run_here, start_python, wait_until
+from tests.helpers import has_links, run_here, start_python, wait_until
 from utils.app.config import PROJECT_DIR, Settings
 from utils.feeds import inputs, rows
 from utils.records.stream import Stream
@@ -454,6 +454,33 @@ def test_a_file_that_grows_is_followed_until_ctrl_c(settings: Settings, tmp_path
         process.interrupt()
         _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
+
+
+@has_links
+def test_a_link_that_is_pointed_at_the_next_file_of_a_series_is_one_source(
+    feed: Feed, settings: Settings, tmp_path: Path
+) -> None:
+    first, second, link = (tmp_path / f"{name}.jsonl" for name in ("app-20261126", "app-20261127", "current"))
+    first.write_text('{"n":0}\n')
+    link.symlink_to(first)
+    feed(link, "--once")
+    with first.open("a") as file:
+        file.write('{"n":1}\n')  # which nobody read before the next one began
+    second.write_text('{"n":2}\n')
+    link.unlink()
+    link.symlink_to(second)
+    for _ in range(2):
+        feed(link, "--once")
+    assert [record["n"] for record in lines(settings, "current")] == [0, 1, 2]
+
+
+@has_links
+def test_the_own_sink_is_known_behind_a_link(feed: Feed, settings: Settings, tmp_path: Path) -> None:
+    settings.file_path("a").parent.mkdir(parents=True, exist_ok=True)
+    settings.file_path("a").write_text('{"n":0}\n')
+    (tmp_path / "b.jsonl").symlink_to(settings.file_path("a"))
+    done = feed(tmp_path / "b.jsonl", "--stream", "a", code=2)
+    assert "is the file sink of stream a" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz"])

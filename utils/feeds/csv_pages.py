@@ -13,7 +13,7 @@ from utils.app.errors import ToolkitError
 from utils.records.codec import encoder
 
 MAX_CELL_BYTES = 256 * 1024
-MAX_LINES = 200
+MAX_LINES = 2_000
 """A row of more lines is an unclosed quote."""
 DELIMITERS = ",;\t|"
 """The one that is most frequent in the first line separates the cells."""

@@ -66,15 +66,15 @@ PLAIN = InputOptions()
 class Input(ABC):
     """What a feed reads.
 
-    `name` proposes that of the stream; positions are stored under `place`. It `ends` where it cannot grow, and
-    `restarts` where it may be rotated or replaced; what does neither was changed if it begins again. Where it
-    `has_cells`, a value is text unless most of its field look like something else.
+    `name` proposes that of the stream; positions are stored under `place`, which leads to `target` at present. It
+    `ends` where it cannot grow, and `restarts` where it may be rotated or replaced; what does neither was changed if it
+    begins again. Where it `has_cells`, a value is text unless most of its field look like something else.
     """
 
     ends = restarts = has_cells = False
 
-    def __init__(self, name: str, place: str) -> None:
-        self.name, self.place = _stem(name), place
+    def __init__(self, name: str, place: str, target: str = "") -> None:
+        self.name, self.place, self.target = _stem(name), place, target or place
 
     @abstractmethod
     def open(self, stream: Stream, resume: Resume, finished: bool) -> Source:
@@ -125,7 +125,10 @@ class GrowingFile(Input):
     restarts = True
 
     def __init__(self, path: Path, parse: Parse | None) -> None:
-        super().__init__(path.stem, str(path.resolve()))
+        target = path.resolve()
+        # A link is a place of its own, as it leads to another file tomorrow.
+        place = path.parent.resolve() / path.name if path.is_symlink() else target
+        super().__init__(path.stem, str(place), str(target))
         self._path, self._parse, self.has_cells = path, parse, parse is not None
 
     def open(self, stream: Stream, resume: Resume, finished: bool) -> Source:
@@ -173,7 +176,7 @@ class StandardInput(CompleteFile):
             raise ToolkitError(f"{PIPE}: there is no standard input")
         path = Path("standard input")
         super().__init__(path, options.format or ("text" if options.pattern else "json"), options)
-        self.name, self.place = "stdin", PIPE
+        self.name, self.place, self.target = "stdin", PIPE, PIPE
         self._unread = utf8_lines(Pipe(sys.stdin.buffer, stop), path.name, options.encoding)
 
     def open(self, stream: Stream, resume: Resume, finished: bool) -> Source:

@@ -24,7 +24,8 @@ class RotatedFile(FileSource):
     """Follows a file as FileSource does, across rotations that happened while nobody read.
 
     Where the file no longer has what comes before the position, a rotated file beside it may: then this one is read
-    from there, and those rotated after it, before the file itself. Compressed ones are not looked at.
+    from there, and those rotated after it, before the file itself. Compressed ones are not looked at. A link names the
+    newest file of a series, whose names differ in their digits.
     """
 
     def __init__(
@@ -95,13 +96,16 @@ class RotatedFile(FileSource):
     def _rotated(self) -> list[tuple[int, str, int]]:
         """Time, path and inode of the files beside this one with its name and a number or a date, the newest first."""
         target = self._path.resolve()
-        pattern = re.compile(re.escape(target.name) + _ROTATED)
+        name = re.escape(target.name)
+        if self._path.is_symlink():
+            name = re.sub(r"\d+", r"\\d+", name)
+        pattern = re.compile(f"{name}({_ROTATED})?")
         found = []
         with suppress(FileNotFoundError), os.scandir(target.parent) as beside:
             for entry in beside:
                 with suppress(FileNotFoundError):
                     status = os.stat(entry.path)
-                    if pattern.fullmatch(entry.name) and stat.S_ISREG(status.st_mode):
+                    if entry.name != target.name and pattern.fullmatch(entry.name) and stat.S_ISREG(status.st_mode):
                         found.append((status.st_mtime_ns, entry.path, status.st_ino))
         return sorted(found, reverse=True)
 
