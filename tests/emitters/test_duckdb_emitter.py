@@ -20,7 +20,7 @@ from utils.clients import duck, files
 from utils.emitters import duckdb_emitter
 from utils.emitters.base import STEP
 from utils.emitters.duckdb_emitter import DuckdbEmitter, emit_message
-from utils.records.codec import Field
+from utils.records.codec import Field, microseconds
 from utils.records.record import Batch, Columns, Line
 from utils.records.stream import BUZZ, Stream
 
@@ -103,6 +103,16 @@ class TestValues:
             emitter.emit(batch)
         found = query(path, 'SELECT "a text", extra, sequence FROM readings WHERE "a text" IS NOT NULL')
         assert found == [("5", '{"more":1}', 3_001)]
+
+    @pytest.mark.parametrize(
+        "odd", [None, "2026-11-23T19:04:05.123Z", "2026-11-23T19:04:05+05:30", "0001-01-02T00:00:00.000Z"]
+    )
+    def test_an_instant_is_the_one_of_its_text(self, odd: str | None, path: Path) -> None:
+        texts = [f"{year:04}-02-28T23:59:59.{year % 1000:03}Z" for year in range(2, 9999, 97)] + [odd] * bool(odd)
+        with closing(DuckdbEmitter(path, READINGS)) as emitter:
+            emitter.emit(lines(*(f'{{"a timestamp":"{text}"}}' for text in texts)))
+        found = query(path, 'SELECT epoch_us("a timestamp") FROM readings ORDER BY rowid')
+        assert [instant for (instant,) in found] == list(map(microseconds, texts))
 
     @pytest.mark.parametrize("name", ["page", "rows", "select", "information_schema"])
     def test_a_stream_may_have_any_name(self, name: str, path: Path) -> None:

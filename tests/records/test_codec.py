@@ -269,7 +269,14 @@ def _through_duckdb(connection: duckdb.DuckDBPyConnection, rows: list[tuple[Any,
     )
     connection.execute("DELETE FROM odd")
     connection.executemany(f"INSERT INTO odd VALUES ({marks})", instants_us)
-    return connection.execute(f"SELECT {wanted} FROM odd ORDER BY sequence").fetchall()
+    found = connection.execute(f"SELECT {wanted} FROM odd ORDER BY sequence").fetchall()
+    return [
+        tuple(
+            instant_text(value) if kind == "timestamp" and value is not None else value
+            for kind, value in zip(types, row, strict=True)
+        )
+        for row in found
+    ]
 
 
 @pytest.mark.full

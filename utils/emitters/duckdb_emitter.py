@@ -12,7 +12,7 @@ from utils.app.config import Settings
 from utils.app.errors import Rejected, ToolkitError, Unavailable
 from utils.clients import duck, files
 from utils.emitters.base import STEP, delivered_by_another, emit_one
-from utils.records.codec import microseconds
+from utils.records.codec import is_usual, microseconds
 from utils.records.record import Batch, Columns
 from utils.records.stream import BUZZ, Stream
 from utils.records.table import Table, quoted
@@ -135,8 +135,13 @@ class DuckdbEmitter:
             column: Any = page[number]
             kind: Any = object
             if field.type == "timestamp" and self._types[field.name.lower()] == "TIMESTAMP":
-                instants = {text: None if text is None else microseconds(text) for text in set(column)}
-                column, kind = [instants[text] for text in column], "M8[us]"
+                texts = set(column)
+                if 2 * len(texts) > len(column) and None not in texts and all(map(is_usual, texts)):
+                    column = np.array(column, "S23")  # without the Z, which NumPy does not read
+                else:
+                    instants = {text: None if text is None else microseconds(text) for text in texts}
+                    column = [instants[text] for text in column]
+                kind = "M8[us]"
             elif field.type == "number":
                 kind = float  # None is NaN, and that is NULL
             elif field.type in ("integer", "boolean"):

@@ -6,6 +6,7 @@ object with everything that has no column or does not fit its column), `producer
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -69,6 +70,10 @@ def with_columns(fields: Iterable[Field]) -> Iterator[Field]:
         if not odd and field.name.lower() not in seen:
             seen.add(field.name.lower())
             yield field
+
+
+is_usual = re.compile(r"\d{4}-\d\d-\d\dT([01]\d|2[0-3]):\d\d:\d\d\.\d{3}Z", re.ASCII).fullmatch
+"""Whether a timestamp has the form of `instant_text` with milliseconds."""
 
 
 @lru_cache(maxsize=16_384)  # more than the records of a chunk
@@ -262,8 +267,9 @@ class Codec:
         for number, field in enumerate(self.fields):
             column = columns[number]
             if field.type == "timestamp":
-                instants = {v: microseconds(v) if isinstance(v, str) else v for v in set(column)}
-                columns[number] = tuple(map(instants.__getitem__, column))
+                unusual = {v for v in set(column) if isinstance(v, str) and not is_usual(v)}
+                usual = {v: instant_text(us) for v in unusual if (us := microseconds(v)) is not None}
+                columns[number] = [usual.get(v, v) for v in column] if usual else column
             elif field.type == "number" and (0.0 in column or not set(map(type, column)) <= {float, NoneType}):
                 # 1 is 1.0, and -0.0 is 0.0: SQLite keeps no sign
                 columns[number] = tuple(v + 0.0 if isinstance(v, int | float) else v for v in column)
