@@ -70,6 +70,12 @@ def contents(path: Path) -> list[list[tuple[Any, ...]]]:
 
 @pytest.mark.parametrize("sink", EMBEDDED)
 class TestRunning:
+    def test_its_store_is_here_whatever_machines_share(self, sink: str, settings: Settings) -> None:
+        emit(sink, settings, 5)
+        shared = {"PROCESSED_STORE_URL": "no address"}
+        assert run_here(consumer(sink), "--once", settings=settings, environment=shared).returncode == 0
+        assert stored(sink, settings) == 5
+
     def test_once_then_only_what_is_new(self, sink: str, settings: Settings, case: Case) -> None:
         emit(sink, settings, 5)
         done = case(sink, "--once", "--json")

@@ -86,7 +86,7 @@ def by_pandas(made: Sequence[Made], times: int, cooldown_s: float) -> list[int]:
         row = group["hit"].groupby(crossing).cumsum()
         latest_s, done = -np.inf, -1
         for index in group.index[group["hit"] & (row >= times)]:
-            if crossing[index] != done and group["at_s"][index] >= latest_s + cooldown_s:
+            if crossing[index] != done and abs(group["at_s"][index] - latest_s) >= cooldown_s:
                 found.append(index + 1)
                 latest_s, done = group["at_s"][index], crossing[index]
     return sorted(found)
@@ -125,7 +125,8 @@ def test_equal_pandas_in_any_order_and_chunks(made: Any, size: int, times: int, 
         pytest.param(1, 10, [(0, "a", 25), (5, "a", 1), (9.999, "a", 25), (9.9995, "a", 1)], [1], id="in the cooldown"),
         pytest.param(1, 10, [(0, "a", 25), (5, "a", 1), (10, "a", 25)], [1, 3], id="the cooldown has just ended"),
         pytest.param(1, 10, [(0, "a", 25), (5, "a", 1), (6, "a", 25), (10, "a", 25)], [1, 4], id="lasts longer"),
-        pytest.param(1, 10, [(50, "a", 25), (51, "a", 1), (0, "a", 25), (1, "a", 1)], [1], id="late records are in it"),
+        pytest.param(1, 10, [(50, "a", 25), (51, "a", 1), (41, "a", 25), (1, "a", 1)], [1], id="late ones are in it"),
+        pytest.param(1, 10, [(9e9, "a", 25), (1, "a", 1), (2, "a", 25)], [1, 3], id="a wrong clock mutes nothing"),
         pytest.param(1, 10, [(0, "a", 25), (1, "b", 25)], [1, 2], id="each value of by has its own"),
         pytest.param(1, None, [(0, "", 25), (1, "x\0y", 25)], [1, 2], id="names of any kind"),
     ],

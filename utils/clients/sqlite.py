@@ -33,7 +33,8 @@ def errors(path: Path) -> Iterator[None]:
         if code in _FATAL:
             raise ToolkitError(f"{path} {_FATAL[code]}; move it away or name another file") from error
         can_heal = isinstance(error, sqlite3.OperationalError)
-        raise (Unavailable if can_heal else ToolkitError)(f"{path}: {error}") from error
+        remedy = " (it and its folder must be writable)" if code.startswith("SQLITE_CANTOPEN") else ""
+        raise (Unavailable if can_heal else ToolkitError)(f"{path}: {error}{remedy}") from error
 
 
 def columns(connection: sqlite3.Connection, table: str) -> dict[str, str]:

@@ -107,7 +107,8 @@ class State(msgspec.Struct, array_like=True):
         self.matches = min(self.matches + 1, rule.times)
         if self.active or self.matches < rule.times:
             return False
-        if at_us is not None and self.alert_us is not None and at_us < self.alert_us + (rule.cooldown_s or 0) * 1e6:
+        cooldown_us = (rule.cooldown_s or 0) * 1e6  # to both sides: an alert by a wrong clock may be of next year
+        if at_us is not None and self.alert_us is not None and abs(at_us - self.alert_us) < cooldown_us:
             return False
         self.active, self.alert_us = True, self.alert_us if at_us is None else at_us
         return True

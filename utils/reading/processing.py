@@ -60,8 +60,8 @@ class Consumer:
 
     def database(self, stream: Stream) -> Database:
         """Where the store is: a file, or PostgreSQL for what machines share, which is the partitions of a topic."""
-        url = processed_store_url()
-        if url is None or self.sink not in SINKS or SINKS[self.sink].embedded:
+        url = None if self.sink not in SINKS or SINKS[self.sink].embedded else processed_store_url()
+        if url is None:
             return SqliteDatabase(self.settings.processed_path(self.name, stream.name))
         return PostgresDatabase(url, self.settings.group_of(stream.name))
 
