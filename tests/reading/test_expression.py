@@ -64,6 +64,12 @@ def test_what_it_finds(text: str, expected: list[bool]) -> None:
     assert Expression(SENSORS, text).matches([COLD, HOT, ABSENT]) == expected
 
 
+def test_fields_may_have_the_names_of_constants() -> None:
+    odd = Stream("odd", fields=(Field("true", "boolean"), Field("false", "boolean"), Field("null", "text")))
+    found = odd.codec.decode_lines(b'{"true":false,"false":true,"null":"x"}\n{}\n')
+    assert Expression(odd, "\"null\" = 'x'").matches(found) == [True, False]
+
+
 def test_no_records() -> None:
     assert Expression(BUZZ, "sentiment > 0.5").matches([]) == []
 

@@ -29,8 +29,8 @@ REACH_S = 5.0
 SHOWN = 10
 COLUMNS = ("stream", "producer", "runs", "sinks", "records", "pending", "dead letters", "result")
 NEXT_STEP = (
-    "next: something else than the producers changed a sink, and they deliver nothing again that it had. A sink that "
-    "is ok in this table still has these records (README.md, Troubleshooting)"
+    "next: something else than the producers changed a sink, or a schema file, and they deliver nothing again that a "
+    "sink had. One that is ok in this table still has these records (README.md, Troubleshooting)"
 )
 
 TABLES = """

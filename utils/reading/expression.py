@@ -14,8 +14,8 @@ from utils.records.table import Table, quoted
 MAX_TEXT_BYTES = 2_000_000  # that an expression makes; a record has at most 256 KiB
 FIELDS_SHOWN = 40
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"((?:[^"]|"")*)\"""")
-# A text that closes our brackets, or leaves a comment open, does not fit both. No field is called oid.
-_COLUMN, _CHECK = "oid AS (({}\n) IS TRUE)", "SELECT 1 FROM record WHERE ({}\n)"
+# A text that closes our brackets, or leaves a comment open, does not fit both. No field is called oid, some are `true`.
+_COLUMN, _CHECK = "oid AS (CASE WHEN ({}\n) THEN 1 ELSE 0 END)", "SELECT 1 FROM record WHERE ({}\n)"
 
 
 class Expression:
