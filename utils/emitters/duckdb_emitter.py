@@ -4,9 +4,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
+import numpy as np
 
 from utils.app.config import Settings
 from utils.app.errors import Rejected, ToolkitError, Unavailable
@@ -16,9 +17,6 @@ from utils.records.codec import is_usual, microseconds
 from utils.records.record import Batch, Columns
 from utils.records.stream import BUZZ, Stream
 from utils.records.table import Table, quoted
-
-if TYPE_CHECKING:
-    import numpy as np
 
 PAUSE_S = 0.05
 MAX_ROWS, MAX_CELLS = 4 * STEP, 2_000_000  # of a window, which so takes less than a second
@@ -126,10 +124,8 @@ class DuckdbEmitter:
                 raise delivered_by_another(self._path, producer_id)
             sink.execute(f"INSERT INTO {table} ({columns}) SELECT {values} FROM arrays")
 
-    def _arrays(self, page: Columns) -> "dict[str, np.ndarray[Any, Any]]":
+    def _arrays(self, page: Columns) -> dict[str, np.ndarray[Any, Any]]:
         """The columns as arrays, for DuckDB to scan."""
-        import numpy as np
-
         arrays: dict[str, np.ndarray[Any, Any]] = {}
         for number, field in enumerate(self._table.fields):
             column: Any = page[number]
