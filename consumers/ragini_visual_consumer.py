@@ -14,6 +14,7 @@ from utils.reading.expression import Expression
 from utils.reading.processing import wait_for_stream
 
 SWITCH_S = 0.0005  # of Python's threads; by default a flood of records makes a frame twice as slow
+FIRST_LOOK_S = 2.0
 AS_READ, USUAL = Charts(), Plan()
 
 
@@ -57,6 +58,7 @@ def main(
     else:
         with outputs.opened(plan, settings.data_path) as put:
             reader.start()
+            reader.looked.wait(FIRST_LOOK_S)  # so that one image is one of what is there
             count = outputs.run_headless(state, put, plan, stop)
     stop.set()
     reader.join(timeout=10.0)

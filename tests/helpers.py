@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import chdir, closing, contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 from itertools import zip_longest
 from pathlib import Path
@@ -24,7 +24,7 @@ from utils.app import cli
 from utils.app.config import PROJECT_DIR, Settings
 from utils.records.record import Batch, Message
 from utils.records.stream import BUZZ
-from utils.sinks import EMBEDDED
+from utils.sinks import EMBEDDED, SINKS
 
 open_files_stay = pytest.mark.skipif(
     sys.platform == "win32", reason="Windows keeps a file that is open from being renamed or deleted"
@@ -75,6 +75,9 @@ def make_batch(amount: int, *, producer_id: str = "ann-1", first: int = 1, text:
     return Batch.of_records(make_messages(amount, text=text, first=first), producer_id, first, BUZZ.codec)
 
 
+FILES = ("file", "sqlite", "duckdb")
+"""The sinks that are one file whose form the tests know; EMBEDDED has those too that somebody adds."""
+
 Held = dict[str | None, list[int | None]]
 
 
@@ -98,7 +101,7 @@ def open_duckdb(path: Path) -> duckdb.DuckDBPyConnection:
 
 
 def held(sink: str, settings: Settings) -> Held:
-    """What a sink holds, read without any code of the project: producer_id -> sequences in the sink's order."""
+    """What a sink holds: producer_id -> sequences in the sink's order; of FILES without any code of the project."""
     query = "SELECT producer_id, sequence FROM streamed_messages ORDER BY rowid"
     match sink:
         case "file":
@@ -114,7 +117,9 @@ def held(sink: str, settings: Settings) -> Held:
         case "duckdb":
             with open_duckdb(settings.duckdb_path) as database:
                 return _grouped(database.execute(query).fetchall())
-    raise ValueError(sink)
+    with closing(SINKS[sink].source(settings, BUZZ, lambda partition: "", finished=True)) as source:
+        records = [record for chunk in iter(lambda: source.poll(10_000), None) for record in chunk.records]
+    return _grouped((record.producer_id, record.sequence) for record in records)
 
 
 def assert_complete(

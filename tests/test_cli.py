@@ -23,16 +23,17 @@ from utils.sinks import Sinks
 
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Without anybody's .env."""
+    """Without anybody's .env; logs go elsewhere."""
     folder = tmp_path / "here"
     folder.mkdir()
     (folder / ".env").touch()
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("BASE_DATA_DIR", str(tmp_path / "data"))
     return folder
 
 
 def run_raising(error: BaseException) -> int:
-    def main() -> int:
+    def main(settings: Settings = DEFAULTS) -> int:
         raise error
 
     return cli.run(main, name="producers.test", arguments=[])

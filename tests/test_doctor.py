@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 import verify_emitters
-from tests.helpers import make_batch
+from tests.helpers import FILES, make_batch
 from utils.app import cli
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError
@@ -34,7 +34,7 @@ from utils.records.codec import Field
 from utils.records.record import Batch
 from utils.records.schema import declare
 from utils.records.stream import BUZZ, Stream
-from utils.sinks import EMBEDDED, SINKS
+from utils.sinks import ALL, EMBEDDED, SINKS
 
 
 def append(journal: Journal, count: int, text: str = "hello") -> Batch:
@@ -77,8 +77,8 @@ def look(settings: Settings, topic: str, state: str = "problem") -> str:
 def test_a_healthy_set_up_has_no_problem(settings: Settings) -> None:
     lines = list(doctor.examine(settings, lambda: "Agg: tests"))
     assert [line for line in lines if line.state == "problem"] == []
-    topics = ".env, python, packages, data folder, journal, file, sqlite, duckdb, kafka, dashboard, clock"
-    assert list(dict.fromkeys(line.topic for line in lines)) == topics.split(", ")
+    topics = [".env", "python", "packages", "data folder", "journal", *ALL, "dashboard", "clock"]
+    assert list(dict.fromkeys(line.topic for line in lines)) == topics
     assert "ann.sqlite (buzz): 3 assigned in 1 run, 0 pending" in look(settings, "journal", "ok")
     assert "file since 20" in look(settings, "journal", "ok")
     assert all("stream buzz has records" in look(settings, sink, "ok") for sink in EMBEDDED)
@@ -214,7 +214,7 @@ def test_every_stream_is_looked_at(settings: Settings) -> None:
     assert "stream wind is empty" in look(settings, "sqlite", "ok")
 
 
-@pytest.mark.parametrize("sink", EMBEDDED)
+@pytest.mark.parametrize("sink", FILES)
 def test_a_sink_that_is_a_folder(settings: Settings, sink: str) -> None:
     path = SINKS[sink].path(settings, BUZZ)
     assert path

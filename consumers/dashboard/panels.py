@@ -28,7 +28,7 @@ TIMES = {
 
 
 class FlowPanel(Panel):
-    """Cumulative total over event time up to now, with the record rate below."""
+    """Cumulative total over event time up to now or into a long silence, with the record rate below."""
 
     title = "{record} Flow Over Time"
     empty = "Waiting for the first {record}{why}"
@@ -70,6 +70,8 @@ class FlowPanel(Panel):
         for at, time, total in zip(x, times, totals, strict=False):
             self.hint(self.axes, at, total, f"{brief(int(total))} \u00b7 {clock(time, snapshot.now)}")
         reach = f"last {span(max(snapshot.now - times[0], 1))}" if len(times) > 1 else "latest record"
+        if len(times) > 1 and times[-1] < end < times[-1] + snapshot.idle_s - 1:
+            reach = f"{span(times[-1] - times[0])} until {clock(times[-1], snapshot.now)}"
         mean = f"{rate(snapshot.rate, snapshot.roles.records)} mean of 60 s"
         return [reach, mean, self.draw_rates(snapshot, times, totals, begin, end)]
 

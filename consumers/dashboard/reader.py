@@ -16,6 +16,7 @@ class Reader(threading.Thread):
     """Follows the source into the state until `stop`. It sets `stop` itself when it cannot continue.
 
     `failure` is then what the user must fix; if there is none and it was not `alive_to_the_end`, the log has the cause.
+    `looked` is set once it has read what was there, or found that it has to wait.
     """
 
     def __init__(self, source: Source, state: State, stop: threading.Event) -> None:
@@ -23,6 +24,7 @@ class Reader(threading.Thread):
         self._source, self._state, self._stop_event = source, state, stop
         self.failure: ToolkitError | None = None
         self.alive_to_the_end = False
+        self.looked = threading.Event()
         self._name_source()
 
     def run(self) -> None:
@@ -34,6 +36,7 @@ class Reader(threading.Thread):
         finally:
             self._source.close()  # also if it was stopped before it began
             self._stop_event.set()
+            self.looked.set()
 
     def _take(self, chunk: Chunk) -> int:
         self._name_source()
@@ -45,6 +48,7 @@ class Reader(threading.Thread):
         self._name_source("" if error is None or has_only_to_appear else str(error))
         if error is None:
             self._state.go_live()
+        self.looked.set()
 
     def _name_source(self, trouble: str = "") -> None:
         detail, trouble = (text.replace(f"{PROJECT_DIR}{os.sep}", "") for text in (self._source.detail, trouble))

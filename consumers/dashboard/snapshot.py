@@ -7,6 +7,7 @@ from consumers.dashboard.options import DEFAULT_BUFFERS, Buffers
 
 STALE_AFTER_S, STALE_GAPS = 10.0, 5.0
 MISPLACED_S = 60.0
+LEAST_SILENCE_S = 60.0  # has room on the time axis, however short the flow before it
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,13 @@ class Snapshot:
 
     @property
     def flow_end(self) -> float:
-        """Where the time axis ends: now, or for event times that are not of today as long after the newest record."""
-        newest = self.flow[-1][0] if self.flow else self.now
-        return self.now if self.now - newest - self.idle_s < MISPLACED_S else newest + self.idle_s
+        """Where the time axis ends: now, or for event times that are not of today as long after the newest record.
+
+        A silence takes at most half of it, so that a recording of an hour is not a dot in the week since then.
+        """
+        oldest, newest = (self.flow[0][0], self.flow[-1][0]) if self.flow else (self.now, self.now)
+        end = self.now if self.now - newest - self.idle_s < MISPLACED_S else newest + self.idle_s
+        return min(end, newest + max(newest - oldest, LEAST_SILENCE_S))
 
     @property
     def idle_s(self) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import make_batch, ragini, run_here, start_python, wait_until
+from tests.helpers import FILES, make_batch, ragini, run_here, start_python, wait_until
 from utils.app.config import Settings
 from utils.records.codec import Field
 from utils.records.record import Batch
@@ -120,6 +120,32 @@ class TestRunning:
         assert "does not exist yet" in done.stderr
         assert not sink_path(sink, settings).exists()
 
+    def test_a_store_of_another_version(self, sink: str, settings: Settings, case: Case) -> None:
+        emit(sink, settings, 1)
+        case(sink, "--once")
+        with closing(sqlite3.connect(settings.processed_path(sink))) as connection:
+            connection.execute("UPDATE facts SET value = '99' WHERE name = 'version'")
+            connection.commit()
+        done = case(sink, "--once")
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert "written by another version" in done.stderr
+
+    @pytest.mark.full
+    def test_two_copies_at_once(self, sink: str, settings: Settings) -> None:
+        for first in range(1, 30_001, 15_000):
+            emit(sink, settings, 15_000, first=first)
+        copies = [start_python(consumer(sink), "--once", settings=settings) for _ in range(2)]
+        ends = [copy.communicate(timeout=100) for copy in copies]
+        assert [copy.returncode for copy in copies] == [0, 0], ends
+        assert ask(settings.processed_path(sink), "SELECT count(*), max(sequence) FROM records") == [(30_000, 30_000)]
+        assert ask(
+            settings.processed_path(sink), "SELECT sum(memory ->> '$.tracker.counts.records') FROM partitions"
+        ) == [(30_000,)]
+
+
+@pytest.mark.parametrize("sink", FILES)
+class TestFiles:
     @pytest.mark.parametrize("bad", ["folder", "rubbish"])
     def test_what_cannot_be_read(self, sink: str, bad: str, settings: Settings, case: Case) -> None:
         path = sink_path(sink, settings)
@@ -155,29 +181,6 @@ class TestRunning:
         assert done.returncode == 0
         assert "was rotated, truncated or rebuilt" in done.stderr
         assert "in the store: records 7," in done.stdout
-
-    def test_a_store_of_another_version(self, sink: str, settings: Settings, case: Case) -> None:
-        emit(sink, settings, 1)
-        case(sink, "--once")
-        with closing(sqlite3.connect(settings.processed_path(sink))) as connection:
-            connection.execute("UPDATE facts SET value = '99' WHERE name = 'version'")
-            connection.commit()
-        done = case(sink, "--once")
-        assert done.returncode == 2
-        assert done.stderr.count("\n") == 1
-        assert "written by another version" in done.stderr
-
-    @pytest.mark.full
-    def test_two_copies_at_once(self, sink: str, settings: Settings) -> None:
-        for first in range(1, 30_001, 15_000):
-            emit(sink, settings, 15_000, first=first)
-        copies = [start_python(consumer(sink), "--once", settings=settings) for _ in range(2)]
-        ends = [copy.communicate(timeout=100) for copy in copies]
-        assert [copy.returncode for copy in copies] == [0, 0], ends
-        assert ask(settings.processed_path(sink), "SELECT count(*), max(sequence) FROM records") == [(30_000, 30_000)]
-        assert ask(
-            settings.processed_path(sink), "SELECT sum(memory ->> '$.tracker.counts.records') FROM partitions"
-        ) == [(30_000,)]
 
 
 def test_a_database_without_the_table(settings: Settings, case: Case) -> None:
@@ -222,7 +225,7 @@ class TestOtherStreams:
             assert summary["store"] | {"external": 0, "invalid": 0, "lost": 0, "duplicate": 0} == summary["store"]
             query = "SELECT * FROM records ORDER BY rowid"
             found.append((summary["summary"], ask(settings.processed_path(sink, "sensors"), query)))
-        assert found[0] == found[1] == found[2]
+        assert all(each == found[0] for each in found)
 
     def test_one_without_a_schema_is_inferred(self, settings: Settings, case: Case) -> None:
         path = settings.file_path("ticks")
@@ -357,5 +360,5 @@ def test_ragini_producer_and_consumers_agree(settings: Settings, case: Case) -> 
     for sink in EMBEDDED:
         case(sink, "--once")
     messages = [ask(settings.processed_path(sink), "SELECT * FROM records ORDER BY rowid") for sink in EMBEDDED]
-    assert messages[0] == messages[1] == messages[2]
+    assert all(each == messages[0] for each in messages)
     assert len(messages[0]) == 500

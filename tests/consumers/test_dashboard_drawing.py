@@ -213,6 +213,19 @@ def test_hostile_data_is_drawn_tidily(name: str, size: str) -> None:
     assert formatting.brief(hard(name).total) in assert_tidy(draw(Scene(name, "dark", hard(name)), **SIZES[size]))
 
 
+def test_a_silence_takes_at_most_half_of_the_flow() -> None:
+    """A recording is looked at days later, and is more than a dot then."""
+    shown_s = {}
+    for idle_s in (30.0, 3_000.0, 3_000_000.0):
+        times = iter(range(int(NOW) - 3_600, int(NOW), 90))
+        snapshot = snapshot_of(40, idle_s=idle_s, timestamp=lambda rng, times=times: instant_text(next(times) * 10**6))
+        flow: Any = draw(Scene("", "light", snapshot)).panels[0]
+        oldest, newest, end = (flow.line.get_xdata()[at] * 86_400 for at in (0, -2, -1))
+        shown_s[idle_s] = round(newest - oldest), round(end - newest)
+        assert ("until" in flow.subtitle.get_text()) == (idle_s > 3_600)
+    assert shown_s == {30.0: (3_510, 120), 3_000.0: (3_510, 3_090), 3_000_000.0: (3_510, 3_510)}
+
+
 HOSTILE = Stream(
     "hostile",
     by="</svg> ]]>\u202e " + "x" * 300,

@@ -8,7 +8,9 @@ from contextlib import closing
 import pytest
 from PIL import Image
 
+from consumers.dashboard.figure import Dashboard
 from consumers.dashboard.options import Plan
+from consumers.dashboard.snapshot import Snapshot
 from tests.helpers import Process, make_batch, run_here, run_python, start_python, wait_until
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError
@@ -98,6 +100,18 @@ def test_save_records_a_gif(live: Settings) -> None:
     assert done.returncode == 0, done.stderr
     image = Image.open(path)
     assert image.size == (800, 600)
+
+
+def test_the_first_image_shows_what_is_there(live: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, png = list[int](), Dashboard.png
+
+    def noted(dashboard: Dashboard, snapshot: Snapshot) -> bytes:
+        drawn.append(snapshot.total)
+        return png(dashboard, snapshot)
+
+    monkeypatch.setattr(Dashboard, "png", noted)
+    done = run_here(MODULE, "--source", "file", "--save", live.data_path / "look.png", "--frames", "1", settings=live)
+    assert (done.returncode, drawn) == (0, [60]), done.stderr
 
 
 def test_sizes_are_inches_or_pixels() -> None:

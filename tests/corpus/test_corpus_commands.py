@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from utils.app import cli
+from utils.sinks import ALL
 
 PRODUCERS = ("producers.ragini_producer", "producers.producer_case")
 STORING = tuple(f"consumers.{sink}_consumer_case" for sink in ("file", "sqlite", "duckdb", "kafka"))
@@ -36,7 +37,7 @@ PRODUCING = [
     ("--sinks paper", 'Invalid value "paper" for --sinks. Choose from: "file", "sqlite", "duckdb", "kafka"'),
     ("--sinks file,sqlite", 'Invalid value "file,sqlite" for --sinks'),
     ("--sinks --count 3", "no sink is left to produce to: name at least one with --sinks"),
-    ("--drop file sqlite duckdb kafka", "no sink is left to produce to"),
+    (f"--drop {' '.join(ALL)}", "no sink is left to produce to"),
     ("--drop paper", 'Invalid value "paper" for --drop'),
     ("--seed x", '--seed: unable to convert "x" into int'),
     ("--drain -1", "for --drain. Must be a number of 0 or more"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.running import Running
-from tests.helpers import assert_complete, last_assigned, wait_until
+from tests.helpers import FILES, assert_complete, last_assigned, wait_until
 from utils.app.config import Settings
 from utils.sinks import EMBEDDED
 
@@ -57,7 +57,7 @@ def fill(disk: Path) -> Path:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("place", [*EMBEDDED, "journal"])
+@pytest.mark.parametrize("place", [*FILES, "journal"])
 def test_one_disk_is_full_and_gets_space_again(
     place: str, settings: Settings, small_disk: Path, started: list[Running]
 ) -> None:

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import held, make_batch, start_python
+from tests.helpers import FILES, held, make_batch, start_python
 from utils.app.config import Settings
 from utils.emitters.file_emitter import FileEmitter
 from utils.emitters.sqlite_emitter import SqliteEmitter
 from utils.records.stream import BUZZ
-from utils.sinks import EMBEDDED
 
 SYNCED, ALL = 5, 45
 
@@ -106,7 +105,7 @@ def believed_and_left(disk: Disk, sink: str, call: int, *, sync: int = 1) -> tup
     "a power cut after each call that changes a file of a sink (needs root and Linux)",
     full="each call",
 )
-@pytest.mark.parametrize("sink", EMBEDDED)
+@pytest.mark.parametrize("sink", FILES)
 def test_what_is_believed_is_on_the_disk(sink: str, disk: Disk) -> None:
     disk.make(sink)
     code, calls = disk.ask("emit", sink, disk.settings.data_path, SYNCED + 1, ALL, 0)

@@ -121,7 +121,9 @@ class TestInputs:
         schema = json.loads((settings.schema_folder / "things.json").read_text())
         assert schema["fields"] == {"who": "text", "n": "number", "at": "timestamp", "timestamp": "timestamp"}
         assert (schema["by"], schema["value"], schema["time"]) == ("who", "n", "at")
-        assert "inferred" not in feed("things.csv").stderr
+        second = feed("things.csv")
+        assert "inferred" not in second.stderr
+        assert second.stdout.endswith("nothing is new in things since it was fed: --again feeds all of it once more\n")
 
     def test_a_declared_stream_types_what_comes(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
         settings.schema_folder.mkdir(parents=True)
@@ -435,11 +437,15 @@ class TestStandardInput:
             assert process.stdout
             assert "read 1, acknowledged 1; file 1 delivered, 0 pending" in process.stdout.read()
 
-    def test_an_empty_pipe_describes_no_stream(self, settings: Settings) -> None:
+    @pytest.mark.parametrize(
+        ("text", "reason"), [("", ": it is empty\n"), ("a,b\n1,2\n", "object; for CSV or text name --format\n")]
+    )
+    def test_a_pipe_without_records_describes_no_stream(self, text: str, reason: str, settings: Settings) -> None:
         with start_python("producers.feed_producer", "-", settings=settings) as process:
-            _, err = process.communicate("", timeout=60)
+            _, err = process.communicate(text, timeout=60)
         assert process.returncode == 2
         assert "no readable record" in err
+        assert err.endswith(reason)
 
 
 @pytest.mark.full

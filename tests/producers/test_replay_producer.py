@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from producers.replay_producer import Replay
-from tests.helpers import make_batch, open_duckdb, run_here, start_python, wait_until
+from tests.helpers import FILES, make_batch, open_duckdb, run_here, start_python, wait_until
 from utils.app.config import Settings
 from utils.emitters.duckdb_emitter import DuckdbEmitter
 from utils.emitters.file_emitter import FileEmitter
@@ -20,7 +20,7 @@ from utils.emitters.sqlite_emitter import SqliteEmitter
 from utils.feeds.lines import LineCodec
 from utils.records.infer import event_time
 from utils.records.stream import BUZZ
-from utils.sinks import EMBEDDED, SINKS
+from utils.sinks import SINKS
 from utils.sources.file_source import FileSource
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -89,7 +89,7 @@ class TestRecordings:
         assert producer_id.startswith("replay-")
         assert {record["timestamp"] for record in found} == {"2026-11-23T19:04:05.123Z"}
 
-    @pytest.mark.parametrize("sink", EMBEDDED)
+    @pytest.mark.parametrize("sink", FILES)
     def test_a_sink_as_recording_is_sent_once(self, sink: str, run: Run, settings: Settings) -> None:
         """It grows by what is sent from it; that is where the replay ends, also the second time."""
         with closing(SINKS[sink].emitter(settings, BUZZ, "ann-1", "")) as emitter:

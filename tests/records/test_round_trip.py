@@ -35,6 +35,11 @@ def through(sink: str, stream: Stream, batches: list[Batch], place: Settings) ->
             emitter.emit(batch)
     finally:
         emitter.close()
+    return contained(sink, stream, place)
+
+
+def contained(sink: str, stream: Stream, place: Settings) -> list[Any]:
+    """The records of a sink, as a reader of this stream sees them."""
     found: list[Any] = []
     with closing(source(sink, place, stream, lambda partition: "", finished=True)) as reader:
         while chunk := reader.poll(100):
@@ -133,10 +138,7 @@ def test_what_was_in_extra_is_in_its_field_once_the_stream_has_gained_it(sink: s
     before = Stream("odd", fields=(Field("device", "text"), Field("timestamp", "timestamp")))
     through(sink, before, batches_of(given_objects, before, 3), settings)
     gained = Stream("odd", fields=(*before.fields, Field("ph", "number")))
-    with closing(source(sink, settings, gained, lambda partition: "", finished=True)) as reader:
-        chunk = reader.poll(100)
-    assert chunk is not None
-    assert [(record.device, record.ph, record.extra) for record in chunk.records] == [
+    assert [(record.device, record.ph, record.extra) for record in contained(sink, gained, settings)] == [
         ("a", 6.5, None),
         ("b", None, '{"ph":"n/a"}'),
         ("c", None, '{"odd":1}'),
@@ -182,7 +184,5 @@ def test_a_field_is_added_while_a_reader_is_connected(sink: str, settings: Setti
 
         wait_until(read)
     assert [(record.device, json.loads(record.extra)) for record in found] == [("b", {"ph": 6.5, "ok": True})]
-    with closing(source(sink, settings, gained, lambda partition: "", finished=True)) as reader:
-        chunk = reader.poll(100)
-    assert chunk is not None
-    assert [(record.device, record.ph, record.ok) for record in chunk.records] == [("a", None, None), ("b", 6.5, True)]
+    records = contained(sink, gained, settings)
+    assert [(record.device, record.ph, record.ok) for record in records] == [("a", None, None), ("b", 6.5, True)]

@@ -171,7 +171,7 @@ def test_stream_source_and_looks_reach_both() -> None:
     options = start.parse(chosen)
     producer, dashboard = start.producer_command("python", options), start.dashboard_command("python", options)
     assert producer[2] == "producers.sensor_producer"
-    assert producer[producer.index("--sinks") :] == ["--sinks", "file", "sqlite", "duckdb", "kafka"]
+    assert producer[producer.index("--sinks") :] == ["--sinks", *ALL]
     assert "--pattern" not in producer
     for option in (chosen[i : i + 2] for i in range(0, 8, 2)):
         assert " ".join(option) in " ".join(dashboard)

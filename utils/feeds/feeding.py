@@ -105,7 +105,8 @@ def first_lines(source: Input, stop: threading.Event, *, needed: bool, wait: boo
             if not needed or (chunk and chunk.records):
                 return [line.line for line in chunk.records] if chunk else []
             if chunk:
-                reason = chunk.invalid[0].reason if chunk.invalid else reason
+                hint = "; for CSV or text name --format" if source.place == PIPE and not source.has_cells else ""
+                reason = f"{chunk.invalid[0].reason}{hint}" if chunk.invalid else reason
             elif not wait:
                 raise ToolkitError(f"{reader.detail} has no readable record, so that no stream is known: {reason}")
             else:
@@ -194,5 +195,7 @@ def feed(source: Input, name: str, options: FeedOptions, settings: Settings, sto
         )  # fmt: skip
     if opened.counts["rejected"]:
         cli.print_lines(f"what was rejected is in {letters}")
+    if once and source.place != PIPE and not opened.counts["read"] and not stop.is_set():
+        cli.print_lines(f"nothing is new in {source.name} since it was fed: --again feeds all of it once more")
     is_cut = stop.is_set() and source.ends and not source.restarts
     return opened.code or (startup.UNFINISHED if is_cut else 0)

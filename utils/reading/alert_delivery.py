@@ -19,6 +19,7 @@ import msgspec
 from loguru import logger
 
 from utils.app.errors import ToolkitError, Unavailable
+from utils.reading.alerts import NO_RECORD
 from utils.reading.database import Database
 from utils.reading.follow import StateLog
 from utils.records.codec import instant_text
@@ -176,7 +177,8 @@ class AlertDelivery:
                 about = {"id": id, **self._about, "alert": alert, "name": name, "time": at}
                 claimed.append((id, attempts, msgspec.json.encode(about | {"record": msgspec.Raw(record)}) + b"\n"))
                 if not attempts:
-                    new.append(" ".join(filter(None, (f"alert {alert}:", name, at, record))))
+                    what = (at, record) if record != NO_RECORD else ("nothing since", at)
+                    new.append(" ".join(filter(None, (f"alert {alert}:", name, *what))))
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 with self._path.open("ab") as stream:

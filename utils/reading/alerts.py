@@ -19,6 +19,7 @@ from utils.reading.store import ProcessedStore, Stored
 from utils.reading.windows import namer
 from utils.records.stream import Stream
 
+NO_RECORD = "null"  # of a silence
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS alerts (id TEXT PRIMARY KEY, alert TEXT NOT NULL, name TEXT NOT NULL, event_us BIGINT, "
     "stored_us BIGINT NOT NULL, record TEXT NOT NULL, attempts BIGINT NOT NULL DEFAULT 0, "
@@ -169,7 +170,7 @@ class Alerts:
             return
         if silent := self._database.query(_SILENT, round((now_s - silent_s) * 1e6)):
             text, now_us = self.rule.text, round(now_s * 1e6)
-            rows = [(self._silence_id(*each), text, *each, now_us, "null") for each in sorted(silent)]
+            rows = [(self._silence_id(*each), text, *each, now_us, NO_RECORD) for each in sorted(silent)]
             with self._database.transaction():
                 self._database.execute_many(_STORE, rows)
 
