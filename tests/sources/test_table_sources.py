@@ -387,9 +387,11 @@ class TestTablesOfOthers:
         kind.execute(
             "CREATE TABLE readings (d DATE, money DECIMAL(5,2), big HUGEINT, photo BLOB, place STRUCT(a INTEGER), "
             "list INTEGER[], length INTERVAL, small FLOAT, j JSON, moment TIMESTAMPTZ, odd DOUBLE, "
+            "nano TIMESTAMPTZ_NS, moments TIMESTAMP[], prices DECIMAL(4,1)[], "
             '"a number" DECIMAL(4,1), "a json" STRUCT(q INTEGER), "a text" UUID)',
             "INSERT INTO readings VALUES ('2025-01-01', 1.5, 170141183460469231731687303715884105727, 'abc'::BLOB, "
-            "{'a': 1}, [1, NULL], INTERVAL 1 DAY, 0.3, '{\"a\":[1]}', '2025-01-01 00:00:00+02', 'nan', 2.5, {'q': 1}, "
+            "{'a': 1}, [1, NULL], INTERVAL 1 DAY, 0.3, '{\"a\":[1]}', '2025-01-01 00:00:00+02', 'nan', "
+            "'2025-01-01 00:00:00.123456789+02', ['2025-01-01'], [0.3], 2.5, {'q': 1}, "
             "'00000000-0000-0000-0000-000000000001')",
         )
         assert kind.objects() == [
@@ -405,6 +407,9 @@ class TestTablesOfOthers:
                 "j": {"a": [1]},
                 "moment": "2024-12-31T22:00:00.000Z",
                 "odd": "nan",
+                "nano": "2024-12-31T22:00:00.123457Z",
+                "moments": ["2025-01-01T00:00:00"],
+                "prices": ["0.3"],
                 "a number": 2.5,
                 "a json": {"q": 1},
                 "a text": "00000000-0000-0000-0000-000000000001",

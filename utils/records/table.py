@@ -55,7 +55,7 @@ def as_double(column: str, found: str) -> str | None:
     """The expression that makes a DuckDB column of numbers one of 64-bit floats; None if it holds no numbers."""
     if found == "FLOAT":  # 0.3 of 32 bits is not 0.3
         return f"round({column}::DOUBLE, 6)"
-    return f"{column}::DOUBLE" if re.fullmatch(_WHOLE, found) or found.startswith("DECIMAL") else None
+    return f"{column}::DOUBLE" if re.fullmatch(rf"{_WHOLE}|DECIMAL\(\d+,\d+\)", found) else None
 
 
 class Table:

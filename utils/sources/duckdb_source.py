@@ -114,7 +114,9 @@ def open_source(settings: Settings, stream: Stream, resume: Resume, finished: bo
 def readable(name: str, kind: str, field_type: str) -> str:
     """The expression of a column: an instant as RFC 3339 text, a number as the emitter would widen its column."""
     column = quoted(name)
-    if kind.startswith("TIMESTAMP"):
+    if kind.startswith("TIMESTAMP") and not kind.endswith("]"):
+        if kind == "TIMESTAMPTZ_NS":  # of Parquet files by pandas; epoch_us does not take it
+            column += "::TIMESTAMPTZ"
         instant, form = f"make_timestamp(epoch_us({column}))", "%Y-%m-%dT%H:%M:%S"
         milliseconds, microseconds = (f"strftime({instant}, '{form}.%{fraction}Z')" for fraction in "gf")
         text = f"CASE epoch_us({column}) % 1000 WHEN 0 THEN {milliseconds} ELSE {microseconds} END"
