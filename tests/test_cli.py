@@ -212,9 +212,9 @@ def test_a_reader_that_leaves_is_no_failure_on_windows_either(monkeypatch: pytes
         print("x" * 100_000)
         return 1
 
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(Left())))
-    assert cli.run(main, name="producers.test", arguments=[]) == 0
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(Left())))
+        assert cli.run(main, name="producers.test", arguments=[]) == 0
     assert run_raising(OSError(errno.EINVAL, "Invalid argument")) == 3
 
 

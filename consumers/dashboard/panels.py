@@ -257,8 +257,9 @@ class HistogramPanel(Panel):
     def draw(self, snapshot: Snapshot) -> Sequence[str]:
         roles, found = snapshot.roles, snapshot.measures
         assert found is not None  # has_data
-        edges = bins(found.low, found.high, self.BINS, whole=roles.whole)
-        counts, _ = np.histogram(np.clip(snapshot.measured, edges[0], edges[-1]), edges)
+        measured = usual(snapshot.measured)
+        edges = bins(measured.min(), measured.max(), self.BINS, whole=roles.whole)
+        counts, _ = np.histogram(np.clip(measured, edges[0], edges[-1]), edges)
         width = edges[-1] - edges[0]
         extent = 100 if roles.whole else width
         names = (f"{between(left, right, extent)}: {counted(int(count), roles.record)}" for left, right, count
@@ -275,7 +276,17 @@ class HistogramPanel(Panel):
             text.set_text(f"{name}\n{number(value, finer)}")
             self.words.append(f"{name} {number(value, finer)}")
         reach = f"{between(found.low, found.high, extent)} {roles.unit}".rstrip()
+        beyond = len(snapshot.measured) - len(measured)
+        reach += f", {beyond} beyond the scale" if beyond else ""
         return [f"last {counted(found.count, roles.record)}", reach, f"\u03c3 {number(found.sigma, finer)} shaded"]
+
+
+def usual(values: Sequence[float]) -> Any:
+    """The values but those further from the middle half than three times its width, which would flatten the others."""
+    found = np.array(values)
+    first, third = np.percentile(found, (25, 75))
+    reach = 3 * (third - first) or np.inf
+    return found[(found >= first - reach) & (found <= third + reach)]
 
 
 def bins(low: float, high: float, most: int, *, whole: bool) -> Any:

@@ -213,6 +213,14 @@ def test_hostile_data_is_drawn_tidily(name: str, size: str) -> None:
     assert formatting.brief(hard(name).total) in assert_tidy(draw(Scene(name, "dark", hard(name)), **SIZES[size]))
 
 
+def test_an_outlier_flattens_no_histogram() -> None:
+    lengths = iter([40, 41, 42, 43, 44] * 5 + [90_000])
+    histogram: Any = draw(Scene("", "light", snapshot_of(26, message_length=lambda rng: next(lengths)))).panels[3]
+    counts, edges, _ = histogram.bars.get_data()
+    assert (counts.sum(), counts.max(), edges[-1] < 50) == (25, 5, True)
+    assert "40\u201390,000 characters, 1 beyond the scale" in histogram.subtitle.get_text()
+
+
 def test_a_silence_takes_at_most_half_of_the_flow() -> None:
     """A recording is looked at days later, and is more than a dot then."""
     shown_s = {}
