@@ -71,7 +71,8 @@ def main(
 
     with closing(view):
         follow(lambda: reading, handle, stop, once=once, count=count, on_wait=lambda error: view.idle())
-    cli.print_lines(progress.end(), to=sys.stderr)
+    if not top:  # whose last table has this line
+        cli.print_lines(progress.end(), to=sys.stderr)
     return 0
 
 

@@ -103,9 +103,16 @@ class History:
         return came[-1]
 
     def _placed(self, events: NDArray[np.float64], now: float) -> list[float]:
-        """Event times on an axis that never runs backwards or ahead of now; times that make no sense become now."""
+        """Event times on an axis that never runs backwards or ahead of now.
+
+        A time that makes no sense becomes now, or in what was there before the time of its neighbour: one bad date in a
+        recording would put all that follows it at the present end.
+        """
         latest = self.flow[-1][0] if self.flow else EARLIEST_S
         earliest = max(EARLIEST_S, latest - MISPLACED_S if self.live else 0)
-        times = np.where((events >= earliest) & (events <= now), events, now)
+        good = (events >= earliest) & (events <= now)
+        if not self.flow and good.any():
+            latest = float(events[good][0])
+        times = np.where(good, events, now if self.live or latest == EARLIEST_S else latest)
         placed: list[float] = np.maximum.accumulate([latest, *times]).tolist()
         return placed[1:]

@@ -236,6 +236,21 @@ def test_time_axis_neither_runs_ahead_nor_backwards(state: State, clock: Clock, 
     assert flow[-1][1] == 39
 
 
+@pytest.mark.parametrize("bad", [0, 3, 39])
+@pytest.mark.parametrize("at_once", [7, 40])
+def test_one_bad_time_in_a_recording_does_not_move_the_others(state: State, bad: int, at_once: int) -> None:
+    messages = make_messages(40, producer_id="ann-1")
+    times = [NOW - 36_000 + 60 * number for number in range(40)]
+    for message, at in zip(messages, times, strict=True):
+        message.timestamp = timestamp_text(at)
+    messages[bad].timestamp = "8 o'clock"
+    for place in range(0, 40, at_once):
+        state.add(chunk(messages[place : place + at_once]))
+    snapshot = state.snapshot()
+    assert (snapshot.total, snapshot.status) == (40, "STALE")
+    assert {at for at, _ in snapshot.flow} == set(times) - {times[bad]}
+
+
 def test_trouble_keeps_its_beginning_and_ends(state: State, clock: Clock) -> None:
     state.using("file", "live.json", "database is locked")
     clock.now += 5
