@@ -50,7 +50,7 @@ def main(
     store = consumer.open(found)
     if store is None:
         return 0
-    about, path = {"stream": found.name, "by": rule.by or ""}, settings.data_path / "alerts.jsonl"
+    about, path = {"stream": found.name, "by": rule.by or ""}, settings.alerts_path
     with closing(store):
         alerts, progress = Alerts(store, rule), Progress("alerts", store.stream)
 

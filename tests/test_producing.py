@@ -232,6 +232,7 @@ def test_a_rejected_record_costs_few_transactions_more(settings: Settings, monke
         (("file",), {"live_file": "journal/ragini.pid"}),
         (("file",), {"live_file": "dead_letter/sqlite.jsonl"}),
         (("file",), {"live_file": "logs/ragini_producer.log"}),
+        (("file",), {"live_file": "alerts.jsonl"}),
     ],
 )
 def test_two_that_would_share_a_file_are_one_line(
@@ -244,7 +245,7 @@ def test_two_that_would_share_a_file_are_one_line(
         if not (settings.data_path / "link").is_symlink():
             pytest.skip("Wine has no symbolic links")
     shared = replace(settings, **{name: Path(each) for name, each in names.items()})  # type: ignore[arg-type]
-    with pytest.raises(ToolkitError, match=r"same file|for other files") as error:
+    with pytest.raises(ToolkitError, match=r"same file|for other files|alerts are appended") as error:
         produce(shared, paced(5), sinks=sinks)
     assert (error.value.exit_code, str(error.value).count("\n")) == (2, 0)
     assert not settings.journal_path("ragini").exists()

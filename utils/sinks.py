@@ -143,6 +143,8 @@ def check_places(settings: Settings, stream: Stream, sinks: Iterable[str]) -> No
             continue
         if path.resolve().parent in own:
             raise ToolkitError(f"{sink} cannot be {path}: this folder is for other files; name one elsewhere")
+        if path.resolve() == settings.alerts_path.resolve():
+            raise ToolkitError(f"{sink} cannot be {path}: alerts are appended to it; name another file or stream")
         for suffix in OF_A_DATABASE:
             name = f"{os.path.normcase(path.resolve())}{suffix}"
             if owners.setdefault(name, sink) != sink:

@@ -133,6 +133,11 @@ class Settings:
     def dead_letter_path(self, sink: str) -> Path:
         return self.data_path / "dead_letter" / f"{sink}.jsonl"
 
+    @property
+    def alerts_path(self) -> Path:
+        """Where the alerts of all streams are appended; a stream `alerts` can be read, not produced."""
+        return self.data_path / "alerts.jsonl"
+
     def processed_path(self, source: str, stream: str = BUZZ) -> Path:
         """The processed store of the consumer of a source."""
         name = source if stream == BUZZ else f"{stream}-{source}"
