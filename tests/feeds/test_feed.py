@@ -198,7 +198,7 @@ class TestInputs:
 
     @pytest.mark.full
     def test_a_table_grows_and_a_deleted_row_is_one_line(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
-        arguments = (tmp_path / "other.sqlite", "--table", "Things To Do", "--once", "--sinks", "file")
+        arguments = (tmp_path / "other.sqlite", "--once", "--sinks", "file", "--table", "Things To Do")
         with closing(sqlite3.connect(tmp_path / "other.sqlite", isolation_level=None)) as database:
             database.execute('CREATE TABLE "Things To Do" (id INTEGER, n INTEGER)')
             for first in (1, 4):
@@ -206,6 +206,7 @@ class TestInputs:
                     'INSERT INTO "Things To Do" VALUES (?, ?)', [(n, n) for n in range(first, first + 3)]
                 )
                 feed(*arguments)
+                feed(*arguments[:-1], "things TO do")
             database.execute('DELETE FROM "Things To Do" WHERE n = 6')
             done = feed(*arguments, code=2)
         assert "--again feeds all of it" in done.stderr

@@ -178,7 +178,7 @@ def feed(source: Input, name: str, options: FeedOptions, settings: Settings, sto
     for sink in options.sinks:
         path = SINKS[sink].path(settings, Stream(name))
         own = f"{TOPIC}{settings.topic_of(name)}" if path is None else f"{path.resolve()}"
-        table = source.target.removeprefix(f"{own}/").lower()  # databases do not tell its letters' case
+        table = source.target.removeprefix(f"{own}/")
         if source.target == own or table == Table(Stream(name)).name:
             raise ToolkitError(f"{source.target} is the {sink} sink of stream {name}: name another --stream")
     once = options.once or source.ends

@@ -108,6 +108,7 @@ class DatabaseTable(Input):
     def __init__(self, path: Path, kind: str, table: str) -> None:
         if not table:
             raise ToolkitError(f"{path} is a database: name one of its tables with --table")
+        table = re.sub("[A-Z]", lambda letter: letter[0].lower(), table)  # databases do not tell these apart
         super().__init__(table, f"{path.resolve()}/{table}")
         self._path, self._kind, self._table = path, kind, table
 
