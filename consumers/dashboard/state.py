@@ -35,18 +35,12 @@ class State:
         clock: Callable[[], float] = time.time,
         from_end: bool = False,
     ) -> None:
-        self._lock, self._clock, self._where = threading.Lock(), clock, where
-        self._charted, now = Charted(stream), clock()
-        shown = plain(where.text) if where else ""
-        self._known = Snapshot(stream.name, now, now, Source(source), self._charted.roles, shown, buffers=buffers)
-        self._from_end = from_end
-        self.begun = False  # whether any record has come
+        self._lock, self._clock, self._where, self._from_end = threading.Lock(), clock, where, from_end
+        self._history, now = History(Charted(stream), buffers), clock()
+        shown, roles = plain(where.text) if where else "", self._history.charted.roles
+        self._known = Snapshot(stream.name, now, now, Source(source), roles, shown, buffers=buffers)
+        self._tracker = Tracker(from_end=from_end)
         self.begins: dict[str, str] = {}  # partition -> where its end was when reading began there
-        self._begin()
-
-    def _begin(self) -> None:
-        self._tracker = Tracker(from_end=self._from_end)
-        self._history = History(self._charted, self._known.buffers)
 
     def using(self, name: str, detail: str, trouble: str = "") -> None:
         """Note the source in use, and if it cannot be read, why; the first trouble since it could sets the time.
@@ -56,7 +50,8 @@ class State:
         with self._lock:
             before = self._known.source
             if name not in (before.name, sinks.AUTO):
-                self._begin()
+                self._tracker = Tracker(from_end=self._from_end)
+                self._history = History(self._history.charted, self._known.buffers)
             since = (before.trouble_since or self._clock()) if trouble else None
             self._known = replace(self._known, source=Source(name, plain(detail), plain(trouble), since))
 
@@ -70,7 +65,6 @@ class State:
         if chunk.start == "end":
             self.begins[chunk.partition] = chunk.end
         fresh = tracker.admit(chunk.records)
-        self.begun |= bool(fresh)
         if self._where:
             fresh = list(compress(fresh, self._where.matches(fresh)))
         with self._lock:
@@ -87,7 +81,7 @@ class State:
             known, history, counts, now = self._known, self._history, self._tracker.counts, self._clock()
             keys, seconds, flow = history.keys.copy(), history.seconds.copy(), tuple(history.flow)
             points, measured, lags = list(history.points), tuple(history.measures), list(history.lags)
-        total, others = keys.total(), keys.pop("", 0)
+        total, others, charted = keys.total(), keys.pop("", 0), history.charted
         return replace(
             known,
             now=now,
@@ -100,7 +94,7 @@ class State:
             group_count=len(keys),
             more_groups=others > 0,
             flow=flow,
-            series=stats.all_series(points, known.buffers, self._charted.floor, lines=self._charted.has_lines),
+            series=stats.all_series(points, known.buffers, charted.floor, lines=charted.has_lines),
             measured=measured,
             measures=stats.summary(measured),
             rate=stats.rate(seconds, now, known.started),
