@@ -1,6 +1,7 @@
 """Local times of every year, also where the system knows no rules for it."""
 
-from datetime import datetime, tzinfo
+import time
+from datetime import datetime, timedelta, timezone, tzinfo
 from typing import Self
 
 import pytest
@@ -39,3 +40,26 @@ def test_it_does_so_without_rules_for_the_year(year: int, monkeypatch: pytest.Mo
     instant = local_time.in_utc(Windows(year, 2, 11, 12, 30))
     assert local_time.of((instant - local_time._EPOCH).total_seconds()) == datetime(year, 2, 11, 12, 30)
     assert abs((instant.replace(tzinfo=None) - datetime(year, 2, 11, 12, 30)).total_seconds()) < 86_400
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="a process has one time zone there")
+@pytest.mark.parametrize(
+    "zone, first, last",
+    [("UTC0", "0001-01-01", "9999-12-31T23:59:59"), ("EST5", "0001-01-01", "9999-12-31T18:59:59"),
+     ("CST-8", "0001-01-01T08:00:00", "9999-12-31T23:59:59")],
+)  # fmt: skip
+def test_the_calendar_ends_where_that_of_utc_does(
+    zone: str, first: str, last: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many write 9999-12-31 for never."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    microseconds.cache_clear()
+    hours = {"UTC0": 0, "EST5": 5, "CST-8": -8}[zone]
+    found = [microseconds(text) for text in (first, last, "9999-12-31")]
+    monkeypatch.undo()
+    time.tzset()
+    microseconds.cache_clear()
+    there = [datetime.fromisoformat(text).replace(tzinfo=timezone(timedelta(hours=-hours)))
+             for text in (first, last, "9999-12-31")]  # fmt: skip
+    assert found == [(each - local_time._EPOCH) // timedelta(microseconds=1) for each in there]

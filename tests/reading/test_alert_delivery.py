@@ -229,6 +229,8 @@ def test_what_was_not_delivered_is_by_the_next_run(tmp_path: Path, clock: Clock,
         run.alert(1)
         run.alert(2)
         assert run.finish(0.2) == (2, 2)
+        first = run.delivery
+    wait_until(lambda: not first._thread.is_alive(), timeout_s=60)  # as when its process has ended
     with running(tmp_path, webhook.url, clock) as run:
         assert run.finish(60) == (2, 0)
         assert {id for id, _ in webhook.received} == {each["id"] for each in lines(run.jsonl)}

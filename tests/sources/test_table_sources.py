@@ -320,7 +320,7 @@ class TestTypes:
     def test_json_that_is_nested_too_deeply_is_one_invalid_row(self, tmp_path: Path, column: str) -> None:
         kind = Kind("sqlite", tmp_path)
         kind.emit_lines("{}", "{}", "{}")
-        kind.execute(f"UPDATE readings SET \"{column}\" = '{'[' * 9_000}{']' * 9_000}' WHERE sequence = 2")
+        kind.execute(f"UPDATE readings SET \"{column}\" = '{'[' * 99_000}{']' * 99_000}' WHERE sequence = 2")
         (chunk,) = drain(kind.source(stream=READINGS))
         assert sequences([chunk]) == [1, 3]
         assert [each.where for each in chunk.invalid] == ["buzz.sqlite/readings row 2"]

@@ -1,4 +1,7 @@
-"""Local times. Windows knows none before 1970 and after the year 3000: there the rules of a year near by count."""
+"""Local times. Python knows none at the ends of its calendar, Windows none before 1970 and after the year 3000.
+
+There the rules of a year near by count.
+"""
 
 from datetime import UTC, datetime, timedelta
 
@@ -10,7 +13,7 @@ def in_utc(local: datetime) -> datetime:
     """The instant of a local time. Raises OverflowError outside of the years 1 to 9999."""
     try:
         return local.astimezone(UTC)
-    except OSError:
+    except (OSError, ValueError, OverflowError):
         return local.replace(tzinfo=UTC) - _offset(local)
 
 
