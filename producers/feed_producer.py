@@ -39,6 +39,8 @@ def main(
 
         return feed_http(source.removeprefix(HTTP), stream, options, settings, stop, feed_token())
     found = find_input(source, read, settings, stop)
+    if not stream and not found.is_named:
+        raise ToolkitError(f"{source}: a stream cannot have this name: give it one with --stream")
     return feed(found, stream or found.name, options, settings, stop)
 
 

@@ -349,6 +349,7 @@ BAD: dict[str, tuple[str, bytes | None, list[str], str]] = {
     "time of no times": ("a.csv", b"n\n1\n2\n", ["--time", "n"], "whose values are no times, such as 1"),
     "time of a text": ("a.csv", b"n\nx\n", ["--time", "n"], "which is text"),
     "stream": ("a.csv", b"n\n1\n", ["--stream", "No Name"], "cannot name a stream"),
+    "no letter of a stream": ("データ 1.csv", b"n\n1\n", [], "give it one with --stream"),
     "own table": ("data/buzz.sqlite", b"", ["--table", "A", "--stream", "a"], "is the sqlite sink of stream a"),
     "own sink": ("data/a.jsonl", b'{"n":1}\n', [], "is the file sink of stream a"),
     "no sink": ("a.csv", b"n\n1\n", ["--sinks", "file", "--drop", "file"], "no sink is left"),

@@ -66,15 +66,18 @@ PLAIN = InputOptions()
 class Input(ABC):
     """What a feed reads.
 
-    `name` proposes that of the stream; positions are stored under `place`, which leads to `target` at present. It
-    `ends` where it cannot grow, and `restarts` where it may be rotated or replaced; what does neither was changed if it
-    begins again. Where it `has_cells`, a value is text unless most of its field look like something else.
+    `name` proposes that of the stream; where it is not `is_named`, none of its letters can be in one. Positions are
+    stored under `place`, which leads to `target` at present. It `ends` where it cannot grow, and `restarts` where it
+    may be rotated or replaced; what does neither was changed if it begins again. Where it `has_cells`, a value is text
+    unless most of its field look like something else.
     """
 
     ends = restarts = has_cells = False
 
     def __init__(self, name: str, place: str, target: str = "") -> None:
         self.name, self.place, self.target = _stem(name), place, target or place
+        letters = list(filter(str.isalpha, name))
+        self.is_named = not letters or any(map(str.isascii, letters))
 
     @abstractmethod
     def open(self, stream: Stream, resume: Resume, finished: bool) -> Source:
