@@ -37,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.register_profile(
         "toolkit",
         deadline=None,  # a busy machine is no fault
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
         derandomize=chosen != "long",  # every run attacks alike
         max_examples={"quick": 20, "full": 50, "long": 100}[chosen],
     )
