@@ -63,7 +63,7 @@ def test_alerts_and_windows_are_those_of_sqlite(rule: Rule, postgres: Server, tm
 def test_a_silence_is_stored_once_by_two_machines(postgres: Server, tmp_path: Path) -> None:
     place, now_s = PostgresPlace(postgres), 1_000.0
     stores = [ProcessedStore(place.database(), SENSORS) for _ in range(2)]
-    machines = [Alerts(store, Rule(silent_s=5).on(SENSORS), lambda: now_s) for store in stores]
+    machines = [Alerts(store, Rule(silent_s=5).on(SENSORS), lambda: now_s, lambda: now_s) for store in stores]
     now_s += 5
     for alerts in machines:
         alerts.check_silence()

@@ -192,7 +192,7 @@ class TestSilence:
     def read(self, path: Path, rule: Rule, now: list[float], steps: list[list[Made] | float]) -> list[tuple[str, int]]:
         """A run that reads records or lets seconds pass; name and time (s) of each alert in the store."""
         with closing(ProcessedStore(SqliteDatabase(path), SENSORS)) as store:
-            alerts = Alerts(store, rule.on(SENSORS), clock=lambda: now[0])
+            alerts = Alerts(store, rule.on(SENSORS), lambda: now[0], lambda: now[0])
             for step in steps:
                 alerts.check_silence()
                 if isinstance(step, float):
@@ -216,6 +216,21 @@ class TestSilence:
 
     def test_a_stream_that_never_began(self, now: list[float], tmp_path: Path) -> None:
         assert self.read(tmp_path / "file.sqlite", Rule(silent_s=10), now, [10.0]) == [("", 1000)]
+
+    @pytest.mark.parametrize("by_s", [3_600.0, -3_600.0])
+    def test_a_clock_that_is_set_is_no_silence_and_hides_none(self, by_s: float, tmp_path: Path) -> None:
+        wrong_s = passed_s = 0.0
+        with closing(ProcessedStore(SqliteDatabase(tmp_path / "file.sqlite"), SENSORS)) as store:
+            alerts = Alerts(store, Rule(silent_s=10).on(SENSORS), lambda: 9e8 + passed_s + wrong_s, lambda: passed_s)
+            store.add(Chunk("live", "", "1", records(values(1))), alerts.add)
+            wrong_s = by_s
+            for seconds in (0, 9):
+                passed_s += seconds
+                alerts.check_silence()
+                assert store.database.query("SELECT * FROM alerts") == []
+            passed_s += 2
+            alerts.check_silence()
+            assert len(store.database.query("SELECT * FROM alerts")) == 1
 
     def test_of_one_device(self, now: list[float], tmp_path: Path) -> None:
         steps: list[list[Made] | float] = [[(0, "a", 1), (0, "b", 1)], 8.0, [(1, "b", 1)], 3.0]
