@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,34 @@ class TestInputs:
         (tmp_path / name).write_text("\n".join(["t"] * is_csv + rows) + "\n")
         line = f"t is {kind}, though most of its values are numbers: 3 of 10 are not, such as 'n/a'\n"
         assert line in feed(name, "--once", "--sinks", "file").stdout
+
+    @pytest.mark.parametrize(
+        ("table", "notes"),
+        [
+            ("Tag;Wert\n" + "23.11.2026 19:04;4,1\n" * 9, ["times such as '23.11.2026 19:04'", "such as '4,1'"]),
+            ("date,sales\n" + '11/23/2026 7:04 PM,"1,451"\n' * 9, ["times such as '11/23/2026 7:04 PM'", "'1,451'"]),
+            ("2026-11-23,0.5\n" * 9, ["'2026-11-23' in the first line names a field"]),
+            ("at,city,n,code\n" + '2026-11-23,"Köln, Deutz",1.5,007\n' * 9, []),
+        ],
+    )  # fmt: skip
+    def test_what_people_would_read_otherwise_is_named(
+        self, table: str, notes: list[str], feed: Feed, tmp_path: Path
+    ) -> None:
+        (tmp_path / "things.csv").write_text(table, encoding="utf-8")
+        shown = feed("things.csv", "--sinks", "file").stdout
+        named = [line for line in shown.splitlines() if ", though " in line or "names a field" in line]
+        assert len(named) == len(notes)
+        assert all(note in line for note, line in zip(notes, named, strict=True))
+
+    @pytest.mark.parametrize(("name", "options"), [("date", ()), ("day", ("--time", "day"))])
+    def test_a_date_alone_is_a_text_and_the_event_time(
+        self, name: str, options: tuple[str, ...], feed: Feed, settings: Settings, tmp_path: Path
+    ) -> None:
+        (tmp_path / "things.csv").write_text(f"{name},n\n2026-11-23,1\n2026-11-24,2\n")
+        assert feed("things.csv", "--sinks", "file", *options).returncode == 0
+        assert [record[name] for record in lines(settings, "things")] == ["2026-11-23", "2026-11-24"]
+        stamps = [datetime.fromisoformat(record["timestamp"]).astimezone() for record in lines(settings, "things")]
+        assert [stamp.strftime("%d %H:%M") for stamp in stamps] == ["23 00:00", "24 00:00"]
 
     def test_text_with_a_pattern(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
         (tmp_path / "app.log").write_bytes(
@@ -347,7 +376,7 @@ BAD: dict[str, tuple[str, bytes | None, list[str], str]] = {
     "encoding of no text": ("a.csv", b"n\n1\n", ["--encoding", "base64"], "there is no such encoding"),
     "time of no field": ("a.csv", b"n\n1\n", ["--time", "at"], "--time: time names at, which is no field"),
     "time of no times": ("a.csv", b"n\n1\n2\n", ["--time", "n"], "whose values are no times, such as 1"),
-    "time of a text": ("a.csv", b"n\nx\n", ["--time", "n"], "which is text"),
+    "time of a text": ("a.csv", b"n\nx\n", ["--time", "n"], "--time names n, whose values are no times, such as 'x'"),
     "stream": ("a.csv", b"n\n1\n", ["--stream", "No Name"], "cannot name a stream"),
     "no letter of a stream": ("データ 1.csv", b"n\n1\n", [], "give it one with --stream"),
     "own table": ("data/buzz.sqlite", b"", ["--table", "A", "--stream", "a"], "is the sqlite sink of stream a"),

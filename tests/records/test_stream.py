@@ -249,7 +249,7 @@ def test_a_file_that_is_no_text_is_one_line(folder: Path) -> None:
         Stream("sensors", Reading, by="count"),
         Stream("sensors", Reading, value="ok"),
         Stream("sensors", Reading, histogram="producer_id"),
-        Stream("sensors", Reading, time="device"),
+        Stream("sensors", Reading, time="ok"),
         Stream("sensors", Reading, zones=(24, 18)),
         Stream("sensors", Reading, zones=(float("nan"), 18)),
     ],

@@ -1,7 +1,8 @@
 """From an input to the journal: the stream that it holds, its positions, and what of it is rejected."""
 
+import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from utils.emitters.file_emitter import FileEmitter
 from utils.feeds.inputs import PIPE, TOPIC, Input
 from utils.reading.follow import IDLE_CAP_S, follow
 from utils.records.codec import Field, encoder
-from utils.records.infer import fields, instant_us, values_of, with_roles
+from utils.records.infer import ENOUGH, fields, instant_us, values_of, with_roles
 from utils.records.record import Batch, Invalid
 from utils.records.schema import check_roles, known
 from utils.records.stream import Stream
@@ -28,6 +29,9 @@ from utils.sources.base import Chunk
 
 CHUNK_RECORDS = 10_000
 MAX_SHOWN_FIELDS = 40
+_LOCAL_NUMBER = re.compile(r"[-+]?\d[\d.\s']*,[\d,]*\d")
+_LOCAL_DATE = re.compile(r"\d{1,2}[./-](\d{1,2}|[A-Za-z]{3,9})[./-]\d{2,4}(\D.*)?")
+_NO_NAME = re.compile(r"[-+]?\d[\d.,:/ -]*")
 
 
 @Parameter(name="*")
@@ -76,17 +80,32 @@ def fed_stream(
         roles = {getattr(stream, role): role for role in ("histogram", "value", "by", "time")}
         rows = [(field.name, field.type, roles.get(field.name, "")) for field in stream.fields]
         cli.print_table(("field", "type", "role"), rows[:MAX_SHOWN_FIELDS])
-        for field in stream.fields:
-            _note_numbers(field, [record[field.name] for record in records if record.get(field.name) is not None])
+        names = [field.name for field in stream.fields]
+        given = {name: [record[name] for record in records if record.get(name) is not None] for name in names}
+        for note in _notes(stream, given, cells=cells):
+            cli.print_lines(note)
     return stream
 
 
-def _note_numbers(field: Field, values: Sequence[Any]) -> None:
-    """Print that a field has another type although most of its values are numbers."""
-    others = [value for value in values if type(value) not in (int, float)]
-    if field.type in ("text", "json") and 0 < 2 * len(others) < len(values):
-        shown = f"{len(others):,} of {len(values):,} are not, such as {str(others[0])[:MAX_SHOWN]!r}"
-        cli.print_lines(f"{field.name} is {field.type}, though most of its values are numbers: {shown}")
+def _notes(stream: Stream, values: Mapping[str, Sequence[Any]], *, cells: bool) -> Iterator[str]:
+    """What people see in the values of a stream, given by field, and its types do not say."""
+    for field in stream.fields:
+        found = values[field.name]
+        others = [value for value in found if type(value) not in (int, float)]
+        if field.type in ("text", "json") and 0 < 2 * len(others) < len(found):
+            shown = f"{len(others):,} of {len(found):,} are not, such as {str(others[0])[:MAX_SHOWN]!r}"
+            yield f"{field.name} is {field.type}, though most of its values are numbers: {shown}"
+        if field.type == "text" and _are(_LOCAL_NUMBER, found):
+            yield f"{field.name} is text, though it has numbers such as {found[0]!r}: write them as 1234.5"
+        if field.type == "text" and stream.time is None and _are(_LOCAL_DATE, found):
+            yield f"{field.name} is text, though it has times such as {found[0]!r}: write them as 2026-11-23 19:04:05"
+    unlikely = [field.name for field in stream.fields if _NO_NAME.fullmatch(field.name)]
+    if cells and unlikely:
+        yield f"{unlikely[0]!r} in the first line names a field: if it is a value, put a line of names before it"
+
+
+def _are(form: re.Pattern[str], values: Sequence[Any]) -> bool:
+    return bool(values) and sum(form.fullmatch(str(value)) is not None for value in values) >= ENOUGH * len(values)
 
 
 def first_lines(source: Input, stop: threading.Event, *, needed: bool, wait: bool) -> list[bytes]:

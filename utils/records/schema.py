@@ -20,8 +20,8 @@ from utils.records.stream import BUZZ, Stream, checked_name
 LOCK_WAIT_S = 10.0
 
 _NUMBERS = ("number", "integer")
-_ROLES = {"by": ("text",), "value": _NUMBERS, "histogram": _NUMBERS, "time": ("timestamp", *_NUMBERS)}
-"""The types that a field in this role may have."""
+_ROLES = {"by": ("text",), "value": _NUMBERS, "histogram": _NUMBERS, "time": ("timestamp", *_NUMBERS, "text")}
+"""The types that a field in this role may have. A date alone is a text, and a time all the same."""
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
