@@ -102,11 +102,13 @@ class Snapshot:
     def flow_end(self) -> float:
         """Where the time axis ends: now, or for event times that are not of today as long after the newest record.
 
-        A silence takes at most half of it, so that a recording of an hour is not a dot in the week since then.
+        What ended before the dashboard began is a recording, and its silence takes at most half of the axis: an hour
+        of last week would be a dot.
         """
         oldest, newest = (self.flow[0][0], self.flow[-1][0]) if self.flow else (self.now, self.now)
         end = self.now if self.now - newest - self.idle_s < MISPLACED_S else newest + self.idle_s
-        return min(end, newest + max(newest - oldest, LEAST_SILENCE_S))
+        is_recording = self.last is not None and self.last < self.started
+        return min(end, newest + max(newest - oldest, LEAST_SILENCE_S)) if is_recording else end
 
     @property
     def idle_s(self) -> float:
