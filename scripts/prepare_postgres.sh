@@ -139,7 +139,7 @@ create_data() {
     printf '%s' "$word" >"$partial/word"
     if [ ${#as_user[@]} -gt 0 ]; then chown -R "$owner" "$partial"; fi
     run "$programs/initdb" --pgdata "$partial/data" --username $user --pwfile "$partial/word" --auth scram-sha-256 \
-        --encoding UTF8 --locale C >"$home/initdb.log" 2>&1 || fail "initdb: $(tail -n 1 "$home/initdb.log")"
+        --encoding UTF8 --locale C >"$home/initdb.log" 2>&1 || fail "$(grep -m 1 error: "$home/initdb.log" || tail -n 1 "$home/initdb.log")"
     rm -f "$home/initdb.log"
     {
         echo "listen_addresses = '127.0.0.1'"
