@@ -316,6 +316,7 @@ def test_a_sink_is_subscribed_until_it_is_dropped(
     assert not [line for line in logged if "older copy" in line]
 
 
+@pytest.mark.full
 def test_what_was_delivered_is_not_pending_while_its_sink_is_away(settings: Settings, logged: list[str]) -> None:
     assert produce(settings, paced(10), sinks=("sqlite",)) == 0
     with closing(sqlite3.connect(settings.sqlite_path, isolation_level=None)) as other:
@@ -432,6 +433,7 @@ def small(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return settings
 
 
+@pytest.mark.full
 def test_at_its_limit_the_journal_waits_and_names_each_sink_once(small: Settings, logged: list[str]) -> None:
     """A sink that is only slow may be the first that it waits for."""
 
@@ -527,6 +529,7 @@ def test_a_folder_that_duckdb_cannot_write_in_is_one_line_before_anything_is_mad
         produce(replace(settings, data_dir=settings.data_dir / "why?"), paced(1), sinks=("duckdb",))
 
 
+@pytest.mark.full
 def test_a_bug_in_one_emitter_leaves_the_others_and_exit_code_3(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -272,6 +272,7 @@ class TestOtherStreams:
         found = ask(settings.processed_path("file", "ticks"), "SELECT price FROM records ORDER BY rowid")
         assert found == [(None,), (None,), (None,), (10.5,), (None,), (12.5,)]
 
+    @pytest.mark.full
     def test_one_that_appears_while_its_consumer_waits(self, settings: Settings) -> None:
         with start_python(consumer("file"), "--stream", "ticks", settings=settings) as process:
             assert process.stderr is not None

@@ -65,7 +65,7 @@ def path_of(watched: Watched) -> str:
     return str(getattr(watched.settings, {"file": "live_path"}.get(watched.sink, f"{watched.sink}_path")))
 
 
-@pytest.mark.parametrize("auto", [False, True])
+@pytest.mark.parametrize("auto", [False, pytest.param(True, marks=pytest.mark.full)])  # it looks again after 2 s
 def test_sink_that_comes_later_is_waited_for_calmly(watched: Watched, auto: bool) -> None:
     if auto:
         watched = Watched("auto", watched.sink, watched.settings)

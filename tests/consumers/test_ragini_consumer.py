@@ -277,6 +277,7 @@ def test_invalid_records_alone_are_counted(settings: Settings, view: View) -> No
     assert "invalid 1," in view("--source", "file", "--once").stderr
 
 
+@pytest.mark.full
 def test_following_shows_the_last_ones_then_every_new_one(settings: Settings) -> None:
     emit(settings, 50)
     with start_python(NAME, "--source", "file", settings=settings) as process:
@@ -289,6 +290,7 @@ def test_following_shows_the_last_ones_then_every_new_one(settings: Settings) ->
         process.communicate(timeout=30)
 
 
+@pytest.mark.full
 def test_it_stops_quietly_when_the_pipe_closes(settings: Settings) -> None:
     emit(settings, 50)
     process = start_python(NAME, "--source", "file", "--json", settings=settings)

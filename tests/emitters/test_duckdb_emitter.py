@@ -184,6 +184,7 @@ class TestRejected:
             assert rejected.value.sequence == 10, "the first of 256 characters"
         assert stored(path) == ids(9)
 
+    @pytest.mark.full
     def test_a_table_that_rejects_all_costs_few_windows_a_row(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -195,6 +195,7 @@ def test_a_retry_with_its_key_answers_the_same_and_adds_nothing(settings: Settin
         assert len(feed.end()) == 4
 
 
+@pytest.mark.full
 def test_only_the_last_keys_are_remembered(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "KEYS", 3)
     monkeypatch.setattr(requests, "TRIM_EVERY", 1)
@@ -242,6 +243,7 @@ def test_a_full_journal_is_answered_with_429_until_there_is_room(settings: Setti
     assert "journal is full" in feed.log and "waiting for sqlite" in feed.log
 
 
+@pytest.mark.full
 def test_a_slow_body_is_answered_and_a_large_one_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint = Endpoint(taken := Waiting(), "", body_s=0.3)
     monkeypatch.setattr(http, "MAX_WAITING_BYTES", 100_000)
@@ -307,6 +309,7 @@ def test_chunked_and_pipelined_requests_are_answered_in_their_order(settings: Se
     ],
     ids=["TLS", "version", "two lengths", "negative length", "length and chunks", "huge head", "zeros"],
 )
+@pytest.mark.full
 def test_what_is_no_http_is_ended(data: bytes) -> None:
     with (
         closing(WebServer(Endpoint(Waiting(), "").app(), "127.0.0.1", 0, "", head_s=0.5)) as server,
@@ -316,6 +319,7 @@ def test_what_is_no_http_is_ended(data: bytes) -> None:
         assert not answer or re.match(rb"HTTP/1.1 4\d\d", answer)
 
 
+@pytest.mark.full
 def test_a_head_that_comes_byte_by_byte_is_given_up() -> None:
     """Also behind an answer, on a connection that stays open."""
     with closing(WebServer(Endpoint(Waiting(), "").app(), "127.0.0.1", 0, "", head_s=0.4)) as server:
@@ -337,6 +341,7 @@ def ended(connection: socket.socket) -> bool:
         return True
 
 
+@pytest.mark.full
 def test_a_clean_end_answers_what_it_has_taken(settings: Settings) -> None:
     """While clients post: each record with 200 is stored, and nothing else is."""
     acknowledged: Counter[str] = Counter()
@@ -387,6 +392,7 @@ def test_a_body_that_comes_after_the_end_has_begun_is_not_taken(settings: Settin
         assert len(feed.end()) == 1
 
 
+@pytest.mark.full
 def test_endlessly_many_field_names_fill_neither_log_nor_memory(settings: Settings) -> None:
     records = [json.dumps({f"field {number} {'x' * 1000}": 1, "known": 1}) for number in range(5_000)]
     with running(settings) as feed:
@@ -428,6 +434,7 @@ def test_fields_of_a_new_stream_are_those_of_the_first_records(settings: Setting
         }
 
 
+@pytest.mark.full
 def test_a_new_stream_without_any_record_leaves_nothing_behind(settings: Settings) -> None:
     with running(settings, declared=False) as feed:
         assert post(feed.port, "7").status == 400
@@ -435,6 +442,7 @@ def test_a_new_stream_without_any_record_leaves_nothing_behind(settings: Setting
     assert not settings.data_path.exists()
 
 
+@pytest.mark.full
 def test_a_journal_in_use_is_one_error_and_whoever_waits_gets_an_answer(settings: Settings) -> None:
     with closing(Journal(settings.journal_path(NAME), THINGS)):
         feed = RunningFeed(settings, declared=False)

@@ -192,6 +192,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return commands
 
 
+@pytest.mark.full
 def test_a_stream_without_a_producer_is_shown_if_it_has_records(
     settings: Settings,
     started: list[list[str]],

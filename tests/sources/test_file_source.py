@@ -164,6 +164,7 @@ class TestHoles:
         chunks = drain(from_start(live))
         assert (texts(chunks), wrong(chunks)[0]) == (["a", "b"], f"live.json byte {len(line('a'))}")
 
+    @pytest.mark.full
     def test_their_end_is_reached_in_a_number_of_polls_that_grows_with_their_size_only(self, live: Path) -> None:
         with live.open("wb") as file:
             file.truncate(64 * MAX_LINE_BYTES)
