@@ -52,14 +52,13 @@ def test_the_calendar_ends_where_that_of_utc_does(
     zone: str, first: str, last: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Many write 9999-12-31 for never."""
-    monkeypatch.setenv("TZ", zone)
+    microseconds.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", zone)
+        time.tzset()
+        found = [microseconds(text) for text in (first, last, "9999-12-31")]
     time.tzset()
     microseconds.cache_clear()
-    hours = {"UTC0": 0, "EST5": 5, "CST-8": -8}[zone]
-    found = [microseconds(text) for text in (first, last, "9999-12-31")]
-    monkeypatch.undo()
-    time.tzset()
-    microseconds.cache_clear()
-    there = [datetime.fromisoformat(text).replace(tzinfo=timezone(timedelta(hours=-hours)))
-             for text in (first, last, "9999-12-31")]  # fmt: skip
-    assert found == [(each - local_time._EPOCH) // timedelta(microseconds=1) for each in there]
+    there = timezone(timedelta(hours=-int(zone[3:])))
+    wanted = [datetime.fromisoformat(text).replace(tzinfo=there) for text in (first, last, "9999-12-31")]
+    assert found == [(each - local_time._EPOCH) // timedelta(microseconds=1) for each in wanted]

@@ -28,7 +28,7 @@ TIMES = {
 
 
 class FlowPanel(Panel):
-    """Cumulative total over event time up to now or into a long silence, with the record rate below."""
+    """Cumulative total over event time up to now, or to where `flow_end` cuts, with the record rate below."""
 
     title = "{record} Flow Over Time"
     empty = "Waiting for the first {record}{why}"

@@ -61,19 +61,23 @@ def test_an_array_must_be_complete(path: Path) -> None:
         read(path)
 
 
-def test_nanoseconds_and_lists_of_instants_in_a_parquet_file(tmp_path: Path) -> None:
-    path = tmp_path / "nano.parquet"
-    with duckdb.connect() as memory:
-        moment = "'2025-01-01 00:00:00.1234565+02'::TIMESTAMPTZ_NS"
-        memory.execute(f"COPY (SELECT {moment} AS one, ['2025-01-01'::TIMESTAMP] AS all) TO '{path}' (FORMAT parquet)")
-    ((row,),) = parquet_pages(path)
-    assert row.data == b'{"one":"2024-12-31T22:00:00.123457Z","all":["2025-01-01T00:00:00"]}'
-
-
-def test_numbers_of_a_parquet_file_keep_all_their_digits(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "values, line",
+    [
+        (
+            "12345678901234567890.123456789::DECIMAL(38, 9) AS price, 'nan'::DOUBLE AS nothing",
+            b'{"price":12345678901234567890.123456789}',
+        ),
+        (
+            "'2025-01-01 00:00:00.1234565+02'::TIMESTAMPTZ_NS AS one, ['2025-01-01'::TIMESTAMP] AS all",
+            b'{"one":"2024-12-31T22:00:00.123457Z","all":["2025-01-01T00:00:00"]}',
+        ),
+    ],
+    ids=["numbers keep all their digits", "nanoseconds and lists of instants"],
+)
+def test_values_of_a_parquet_file(values: str, line: bytes, tmp_path: Path) -> None:
     path = tmp_path / "exact.parquet"
     with duckdb.connect() as memory:
-        price = "12345678901234567890.123456789::DECIMAL(38, 9) AS price"
-        memory.execute(f"COPY (SELECT {price}, 'nan'::DOUBLE AS nothing) TO '{path}' (FORMAT parquet)")
+        memory.execute(f"COPY (SELECT {values}) TO '{path}' (FORMAT parquet)")
     ((row,),) = parquet_pages(path)
-    assert row.data == b'{"price":12345678901234567890.123456789}'
+    assert row.data == line

@@ -176,10 +176,8 @@ class Report:
     def lines(self, sinks: int) -> list[str]:
         """What comes below the table, the verdict last; `sinks` is how many were to be read."""
         lines = [f"note: {note}" for note in self.notes]
-        for sink, count in self.external.items():
-            lines += [f"note: {sink} contains {counted(count, 'record')} without ids"] if count else []
-        for sink, count in self.invalid.items():
-            lines += [f"note: {sink} contains {counted(count, 'invalid record')}"] if count else []
+        for counts, noun, more in ((self.external, "record", " without ids"), (self.invalid, "invalid record", "")):
+            lines += [f"note: {sink} contains {counted(count, noun)}{more}" for sink, count in counts.items() if count]
         lines += [f"not read: {sink}: {reason}" for sink, reason in self.unread.items()]
         lines += [NEXT_STEP] if self.broken else []
         verdict = "BROKEN" if self.broken else "incomplete" if self.unread else "ok"

@@ -81,7 +81,7 @@ class Journal:
             execute("INSERT INTO facts VALUES ('stream', ?) ON CONFLICT DO NOTHING", (stream,))
             ((known,),) = execute("SELECT value FROM facts WHERE name = 'stream'").fetchall()
             if known != stream:
-                other = "name the producer, or SOURCE or stream of a feed, otherwise, or use another --data-dir"
+                other = "give the producer, or SOURCE or stream of the feed, another name, or use another --data-dir"
                 raise ToolkitError(f"{path} belongs to stream {known}, not {stream}: {other}")
             rows = execute("SELECT producer_id, last FROM runs ORDER BY run DESC LIMIT 1").fetchall()
             newest, last = rows[0] if rows else (f"{path.stem}-{secrets.token_hex(4)}-", 0)

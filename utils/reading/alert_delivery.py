@@ -19,7 +19,7 @@ import msgspec
 from loguru import logger
 
 from utils.app.errors import ToolkitError, Unavailable
-from utils.reading.alerts import NO_RECORD
+from utils.reading.alerts import NO_RECORD, Clock
 from utils.reading.database import Database
 from utils.reading.follow import StateLog
 from utils.records.codec import instant_text
@@ -34,7 +34,6 @@ _CLAIM = "UPDATE alerts SET due_us = ?, attempts = attempts + 1 WHERE id = ? AND
 
 Send = Callable[[str, bytes], None]
 """Delivers an alert (id, JSON) within about 10 s, or raises Unavailable."""
-Clock = Callable[[], float]
 Claimed = tuple[str, int, bytes]
 """Id of an alert, how many attempts there were, and its line."""
 
