@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import make_batch
-from utils.app.errors import ToolkitError, Unavailable
+from utils.app.errors import SinkReplaced, ToolkitError, Unavailable
 from utils.clients import line_file
 from utils.emitters import file_emitter
 from utils.emitters.file_emitter import FileEmitter, emit_message
@@ -338,6 +338,16 @@ class TestAppend:
             monkeypatch.setattr(os, "write", write_and_cut)
             with pytest.raises(Unavailable, match="shortened by another program"):
                 emitter.emit(make_batch(3, first=3))
+
+    def test_an_older_copy_that_was_written_over_the_file_is_noticed(self, path: Path) -> None:
+        with closing(FileEmitter(path)) as emitter:
+            emitter.emit(make_batch(5))
+            path.write_bytes(whole(2))
+            with pytest.raises(SinkReplaced, match="older copy"):
+                emitter.emit(make_batch(1, first=6))
+            assert emitter.last(["ann-1"]) == ("ann-1", 2)
+            emitter.emit(make_batch(1, first=3))
+        assert path.read_bytes() == whole(3)
 
     def test_an_id_in_a_text_of_others_is_no_delivery(self, path: Path) -> None:
         with closing(FileEmitter(path)) as emitter:

@@ -165,6 +165,18 @@ class TestRejected:
             assert emitter.last(["ann-1"]) == (("ann-1", sequence - 1) if sequence > 1 else None)
         assert stored(path) == ann(sequence - 1)
 
+    def test_a_row_that_a_trigger_leaves_out_is_named_too(self, path: Path) -> None:
+        SqliteEmitter(path, BUZZ).close()
+        condition = "WHEN new.sequence IN (4711, 4712) BEGIN SELECT RAISE(IGNORE); END"
+        run(path, f"CREATE TRIGGER picky BEFORE INSERT ON streamed_messages {condition}")
+        with closing(SqliteEmitter(path, BUZZ)) as emitter:
+            for first in (1, 4712):
+                with pytest.raises(Rejected, match="a trigger of the table leaves it out") as rejected:
+                    emitter.emit(make_batch(5_000, first=first))
+                assert rejected.value.sequence == max(first, 4711)
+            emitter.emit(make_batch(5, first=4713))
+        assert stored(path) == ann(4710) + ann(4717, 4713)
+
     def test_a_record_is_never_taken_twice(self, path: Path) -> None:
         with closing(SqliteEmitter(path, BUZZ)) as emitter:
             emitter.emit(make_batch(5))

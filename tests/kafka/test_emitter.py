@@ -291,19 +291,22 @@ def test_a_smaller_limit_while_running_can_heal(settings: Settings, admin: Admin
     assert sequences(settings) == list(range(1, stored + 101))
 
 
-def test_a_topic_that_was_created_again_is_noticed(settings: Settings, admin: AdminClient) -> None:
+@pytest.mark.parametrize(("before", "amount"), [(50, 5), (50, 200), (1, 1), (1, 200)])
+def test_a_topic_that_was_created_again_is_noticed(
+    settings: Settings, admin: AdminClient, before: int, amount: int
+) -> None:
     with emitter(settings) as sink:
-        sink.emit(make_batch(50))
+        sink.emit(make_batch(before))
         delete_topic(admin, settings.topic)
         create_topic(admin, settings, 4)
         with pytest.raises((SinkReplaced, Unavailable)):
-            sink.emit(make_batch(5, first=51))
+            sink.emit(make_batch(amount, first=before + 1))
         mark = sink.mark
     with emitter(settings, mark=mark) as sink:
         assert last(sink) == 0  # so that all that the journal still contains comes again
         assert sink.mark != mark
-        sink.emit(make_batch(55))
-    assert sequences(settings) == list(range(1, 56))
+        sink.emit(make_batch(before + amount))
+    assert sequences(settings) == list(range(1, before + amount + 1))
 
 
 def test_a_mark_of_another_topic_of_this_name_hides_nothing(settings: Settings, admin: AdminClient) -> None:

@@ -13,7 +13,7 @@ import portalocker
 from loguru import logger
 
 from utils.app.config import Settings
-from utils.app.errors import ToolkitError, Unavailable
+from utils.app.errors import SinkReplaced, ToolkitError, Unavailable
 from utils.clients.files import check_same_file, errors, sync, sync_path
 from utils.clients.line_file import BLANK, first_hole, is_whole, last_line, lines_backwards, read_at
 from utils.emitters.base import STEP, delivered_by_another, emit_one
@@ -104,6 +104,8 @@ class FileEmitter:
         """Append the batch and sync it. See Emitter."""
         check_same_file(self._path, self._opened)
         with self._locked():
+            if os.fstat(self._fd).st_size < self._end:
+                raise SinkReplaced(f"{self._path} was cut, or an older copy was written over it, while in use")
             end = self._repair_tail()
             since = lines_backwards(self._fd, encoder.encode(batch.producer_id), end, self._end)
             if any(_place(line, (batch.producer_id,)) for line, _ in since):

@@ -56,17 +56,18 @@ class KafkaEmitter:
             topic_id, partition, noted = mark.rsplit("/", 2)
             if topic_id == self._topic.topic_id and int(partition) < self._topic.partitions:
                 self._partition, self._start = int(partition), int(noted)
+        self._end = 0  # of the partition, when it was seen last
         self._note(self._start)
 
     def _note(self, offset: int) -> None:
         """Keep the offset before which nothing of this key can be of interest."""
-        self._offset = offset
         self.mark = f"{self._topic.topic_id}/{self._partition}/{offset}"
 
     def last(self, producer_ids: Sequence[str]) -> tuple[str, int] | None:
         """Read the partition for the last committed record of these runs. See Emitter."""
         with self._mapped():
             lowest, end = self._bounds(self._fenced())
+            self._end = end
             # An end before what was noted: the topic was created again by brokers that know no ids of topics.
             start = max(lowest, self._start) if self._start <= end else lowest
             offset, found = self._search(start, end, producer_ids) if start < end and producer_ids else (end, None)
@@ -175,10 +176,11 @@ class KafkaEmitter:
                 raise Unavailable(f"only {queued} of {len(records)} records could be queued")
             if producer.flush(COMMIT_S):
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-            if 0 <= delivered[0] < self._offset:
+            if 0 <= delivered[0] < self._end + len(records) - 1:  # where the first of them is, too
                 # Not committed, or the cursor would pass over what came before and is still pending.
                 raise SinkReplaced(f"topic {self._topic.name} was deleted and created again")
             producer.commit_transaction(COMMIT_S)
+        self._end = delivered[0] + 1
         self._note(delivered[0])
 
     def _check_sizes(self, batch: Batch, lines: Sequence[bytes]) -> None:
