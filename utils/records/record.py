@@ -46,7 +46,7 @@ class Invalid(msgspec.Struct, frozen=True):
     line: bytes = b""
 
 
-class Line(msgspec.Struct):
+class Line(msgspec.Struct, gc=False):
     """A JSON object as another program wrote it.
 
     `timestamp` is for a line that has none: its event time, else the time of reading. `record` is what a reader of the
