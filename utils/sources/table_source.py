@@ -1,5 +1,6 @@
 """What the SQL sources share: paging a table by row number, and the records of its rows."""
 
+import marshal
 import math
 import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -133,15 +134,15 @@ class TableSource:
         size, codec = len(rows), self._codec
         members: dict[str, Sequence[Any]] = {}
         for field, column in zip(fields, list(zip(*rows, strict=True))[1:], strict=True):
-            types = set(map(type, column)) - {NoneType}
-            if len(types) > 1 or (field.type == "json" and types - {str}):
-                return None
-            if types == {float} and not math.isfinite(sum(filter(None, column))):
-                return None
-            if field.type == "boolean" and types == {int} and set(column) <= {0, 1, None}:
-                members[field.name] = [value if value is None else bool(value) for value in column]
-            elif types:
-                members[field.name] = column
+            if column.count(None) == size:
+                continue
+            if field.type in ("json", "boolean"):
+                types = set(map(type, column)) - {NoneType}
+                if field.type == "json" and types != {str}:
+                    return None
+                if field.type == "boolean" and types == {int} and set(column) <= {0, 1, None}:
+                    members[field.name] = [value if value is None else bool(value) for value in column]
+            members.setdefault(field.name, column)
         ids = members.pop("producer_id", None), members.pop("sequence", None)
         texts = {field.name: members.pop(field.name, ()) for field in codec.fields if field.type == "json"}
         found = fitting(codec, members, size)  # None if there is something in `extra`
@@ -184,10 +185,18 @@ def fetched(fetch_many: Callable[[int], Sequence[Row]], count: int) -> list[Row]
     # From one row on in growing steps, because the rows of a step are in memory before their size is known.
     while size < CHUNK_BYTES and (step := fetch_many(min(1 + len(rows), GROUP_ROWS, count - len(rows)))):
         rows += step
-        size += len(pickle.dumps(step))  # about; faster than a sum over all values
+        size += _size([*step])
         if len(rows) == count:
             break
     return rows
+
+
+def _size(rows: list[Any]) -> int:
+    """About how many bytes rows take; to sum up all values would take longer."""
+    try:
+        return len(marshal.dumps(rows))
+    except ValueError:  # it knows no dates, say
+        return len(pickle.dumps(rows))
 
 
 def _number(position: str) -> int:
