@@ -1,8 +1,8 @@
 """Do the sinks contain what the journals acknowledged: all of it, once, alike and in order?
 
-The records of each sink are loaded into a temporary DuckDB as (sink, run, sequence, hash of the canonical record,
-place), as a reader sees them, types included. Each guarantee is one query. Producers may continue meanwhile: what they
-acknowledge after the audit began is not judged.
+The records of each sink are loaded into a temporary DuckDB as (sink, run, sequence, hash of the canonical record), in
+their order, as a reader sees them, types included. Each guarantee is one query. Producers may continue meanwhile: what
+they acknowledge after the audit began is not judged.
 """
 
 import gc
@@ -34,7 +34,7 @@ NEXT_STEP = (
 )
 
 TABLES = """
-CREATE TABLE stored (sink UTINYINT, run INTEGER, sequence BIGINT, hash BIGINT, place BIGINT);
+CREATE TABLE stored (sink UTINYINT, run INTEGER, sequence BIGINT, hash BIGINT);
 CREATE TABLE names (run INTEGER, producer_id VARCHAR, producer VARCHAR, stream VARCHAR);
 CREATE TABLE assigned (
     earlier BOOLEAN, run INTEGER, first BIGINT, last BIGINT, pruned BIGINT, sink UTINYINT, after BIGINT);
@@ -53,8 +53,8 @@ CREATE TABLE expected AS
     SELECT sink, run, min(greatest(first, least(after, last) + 1)) AS first, max(last) AS last, max(pruned) AS pruned
     FROM assigned WHERE earlier AND sink IS NOT NULL GROUP BY sink, run;
 CREATE VIEW contents AS
-    SELECT stored.*, producer_id, producer, known, sequence BETWEEN first AND last AS acknowledged,
-        first <= last AS beyond FROM stored JOIN runs USING (run);
+    SELECT stored.*, stored.rowid AS place, producer_id, producer, known, first <= last AS beyond,
+        sequence BETWEEN first AND last AS acknowledged FROM stored JOIN runs USING (run);
 CREATE TABLE missing AS
     WITH marks AS (
         SELECT sink, run, sequence FROM (
@@ -257,25 +257,24 @@ class _Audit:
             time.sleep(0.2)
 
     def _load(self, number: int, stream: Stream, report: Report, advance: Callable[[int], None]) -> None:
-        sink, place = self._sinks[number], 0
+        sink = self._sinks[number]
         for found, invalid in pages(sink, self._settings, stream):
-            records = [record for record in found if record.sequence is not None]
-            report.external[sink] += len(found) - len(records)
-            report.invalid[sink] += len(invalid)
             advance(len(found))
-            if not records:
-                continue
-            columns = stream.codec.columns_of(records)
+            report.invalid[sink] += len(invalid)
+            columns = stream.codec.columns_of(found)
+            if external := columns[-1].count(None):
+                report.external[sink] += external
+                columns = stream.codec.columns_of([each for each in found if each.sequence is not None])
             *_, ids, sequences = columns
+            if not sequences:
+                continue
             numbers = {each: self._runs.setdefault(each, (len(self._runs), stream.name))[0] for each in set(ids)}
             page = {  # noqa: F841 (DuckDB finds it by its name)
                 "run": np.fromiter(map(numbers.__getitem__, ids), np.int32),
                 "sequence": np.array(sequences, np.int64),
                 "hash": np.fromiter(map(hash, stream.codec.canonical_columns(columns)), np.int64),
-                "place": np.arange(place, place + len(records)),
             }
-            self._database.execute(f"INSERT INTO stored SELECT {number}, run, sequence, hash, place FROM page")
-            place += len(records)
+            self._database.execute(f"INSERT INTO stored SELECT {number}, run, sequence, hash FROM page")
 
     def _enter(self, before: Sequence[Account], read: Sequence[int]) -> None:
         """Enter what the journals knew before the sinks were read and know now, and the dead letters."""
