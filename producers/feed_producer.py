@@ -39,7 +39,7 @@ def main(
 
         return feed_http(source.removeprefix(HTTP), stream, options, settings, stop, feed_token())
     found = find_input(source, read, settings, stop)
-    if not stream and not found.is_named:
+    if not (stream or found.name):
         raise ToolkitError(f"{source}: a stream cannot have this name: give it one with --stream")
     return feed(found, stream or found.name, options, settings, stop)
 

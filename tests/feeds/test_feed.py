@@ -74,7 +74,7 @@ INPUTS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "things.dat": (lambda path: path.write_text(as_lines(), "utf-8"), ["--format", "json", "--once"]),
     "things.csv": (lambda path: path.write_bytes(as_csv().encode("utf-8-sig")), []),
     "things.CSV": (lambda path: path.write_bytes(as_csv(";").encode("utf-16")), []),
-    "things.tsv": (lambda path: path.write_bytes(as_csv("\t").encode()), []),
+    "things.tsv": (lambda path: path.write_bytes(gzip.compress(as_csv("\t").encode())), []),
     "things.csv.gz": (lambda path: path.write_bytes(gzip.compress(as_csv().encode())), []),
     "things.jsonl.gz": (lambda path: path.write_bytes(gzip.compress(as_lines().encode())), []),
     "things[1].parquet": (write_parquet, ["--stream", "things"]),
@@ -124,7 +124,7 @@ class TestInputs:
         assert (schema["by"], schema["value"], schema["time"]) == ("who", "n", "at")
         second = feed("things.csv")
         assert "inferred" not in second.stderr
-        assert second.stdout.endswith("nothing is new in things since it was fed: --again feeds all of it once more\n")
+        assert f"nothing is new in {tmp_path / 'things.csv'} since it was fed: --again feeds all" in second.stdout
 
     def test_a_declared_stream_types_what_comes(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
         settings.schema_folder.mkdir(parents=True)
@@ -140,32 +140,17 @@ class TestInputs:
         for sink, codes in column(settings, "things", "code").items():
             assert codes == ["A1", "B2", "12"], sink
 
-    @pytest.mark.parametrize(("name", "kind"), [("things.csv", "text"), ("things.jsonl", "json")])
-    def test_a_field_of_numbers_that_is_none_is_named(self, name: str, kind: str, feed: Feed, tmp_path: Path) -> None:
-        values = [*range(7), "n/a", "n/a", "-"]
-        is_csv = name.endswith("csv")
-        rows = [str(value) if is_csv else json.dumps({"t": value}) for value in values]
-        (tmp_path / name).write_text("\n".join(["t"] * is_csv + rows) + "\n")
-        line = f"t is {kind}, though most of its values are numbers: 3 of 10 are not, such as 'n/a'\n"
-        assert line in feed(name, "--once", "--sinks", "file").stdout
-
     @pytest.mark.parametrize(
-        ("table", "notes"),
+        ("table", "shown"),
         [
-            ("Tag;Wert\n" + "23.11.2026 19:04;4,1\n" * 9, ["times such as '23.11.2026 19:04'", "such as '4,1'"]),
-            ("date,sales\n" + '11/23/2026 7:04 PM,"1,451"\n' * 9, ["times such as '11/23/2026 7:04 PM'", "'1,451'"]),
-            ("2026-11-23,0.5\n" * 9, ["'2026-11-23' in the first line names a field"]),
-            ("at,city,n,code\n" + '2026-11-23,"Köln, Deutz",1.5,007\n' * 9, []),
+            ("t\n" + "7\n" * 9 + "n/a\n" * 3, "t +text .*n/a"),
+            ("Wert;Tag\n" + "4,1;23.11.2026 19:04\n" * 9, r"Wert +text .*4,1 *\n *Tag +text .*23\.11\.2026 19:04"),
+            ("2026-11-23,0.5\n" * 9, "2026-11-23 +text .*2026-11-23"),
         ],
-    )  # fmt: skip
-    def test_what_people_would_read_otherwise_is_named(
-        self, table: str, notes: list[str], feed: Feed, tmp_path: Path
-    ) -> None:
-        (tmp_path / "things.csv").write_text(table, encoding="utf-8")
-        shown = feed("things.csv", "--sinks", "file").stdout
-        named = [line for line in shown.splitlines() if ", though " in line or "names a field" in line]
-        assert len(named) == len(notes)
-        assert all(note in line for note, line in zip(notes, named, strict=True))
+    )
+    def test_a_value_shows_why_a_field_is_no_number(self, table: str, shown: str, feed: Feed, tmp_path: Path) -> None:
+        (tmp_path / "things.csv").write_text(table)
+        assert re.search(shown, feed("things.csv", "--sinks", "file").stdout)
 
     @pytest.mark.parametrize(("name", "options"), [("date", ()), ("day", ("--time", "day"))])
     def test_a_date_alone_is_a_text_and_the_event_time(
@@ -355,8 +340,7 @@ BAD: dict[str, tuple[str, bytes | None, list[str], str]] = {
     "no suffix": ("a", b"1", [], "does not tell what it holds"),
     "binary": ("a.csv", b"\x89PNG\r\n\0\0\0\rIHDR", [], "is binary"),
     "executable": ("a.log", b"\x7fELF\2\1\1\0\0", [], "is binary"),
-    "gzip": ("a.csv", gzip.compress(b"n\n1\n", mtime=0), [], "compressed by gzip: name it a.csv.gz"),
-    "no gzip": ("a.csv.gz", b"n\n1\n", [], "is damaged behind line 0"),
+    "half of a gzip": ("a.csv", gzip.compress(b"n\n1\n", mtime=0)[:-9], [], "is damaged behind line"),
     "UTF-16 lines": ("a.jsonl", '{"n":1}'.encode("utf-16"), [], "is UTF-16 text"),
     "UTF-16 unmarked": ("a.csv", "n\n1".encode("utf-16-le"), [], "UTF-16 text without"),
     "no database": ("a.sqlite", b"x" * 5_000, ["--table", "t"], "is not a SQLite database"),
@@ -364,8 +348,8 @@ BAD: dict[str, tuple[str, bytes | None, list[str], str]] = {
     "no table named": ("a.sqlite", b"", [], "name one of its tables with --table"),
     "missing table": ("a.sqlite", b"", ["--table", "t"], "has no table t"),
     "no Parquet": ("a.parquet", b"x" * 50, [], "is no Parquet file"),
-    "empty": ("a.jsonl", b"", [], "no readable record, so that no stream is known: it is empty"),
-    "names only": ("a.csv", b"n,m\n,\n", [], "there is nothing behind the line of names"),
+    "empty": ("a.jsonl", b"", [], "no readable record, so no stream is known"),
+    "names only": ("a.csv", b"n,m\n,\n", [], "no readable record, so no stream is known"),
     "a view": ("a.sqlite", VIEW, ["--table", "v"], "has no row numbers to follow (a view has none)"),
     "all damaged": ("a.csv", b"n,m\n1\n", [], "1 cell where"),
     "incomplete array": ("a.json", b'[{"n":1},', [], "is not a complete one"),
@@ -469,14 +453,13 @@ class TestStandardInput:
             assert "read 1, acknowledged 1; file 1 delivered, 0 pending" in process.stdout.read()
 
     @pytest.mark.parametrize(
-        ("text", "reason"), [("", ": it is empty\n"), ("a,b\n1,2\n", "object; for CSV or text name --format\n")]
+        ("text", "reason"), [("", ""), ("a,b\n1,2\n", ": not a JSON object; --format and --pattern say how to read it")]
     )
     def test_a_pipe_without_records_describes_no_stream(self, text: str, reason: str, settings: Settings) -> None:
         with start_python("producers.feed_producer", "-", settings=settings) as process:
             _, err = process.communicate(text, timeout=60)
         assert process.returncode == 2
-        assert "no readable record" in err
-        assert err.endswith(reason)
+        assert err.endswith(f"standard input has no readable record{reason}, so no stream is known\n")
 
 
 @pytest.mark.full

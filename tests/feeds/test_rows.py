@@ -68,12 +68,13 @@ def test_an_array_must_be_complete(path: Path) -> None:
             "12345678901234567890.123456789::DECIMAL(38, 9) AS price, 'nan'::DOUBLE AS nothing",
             b'{"price":12345678901234567890.123456789}',
         ),
+        ("0.3::FLOAT AS a, 1e-7::FLOAT AS b", b'{"a":0.3,"b":1e-7}'),
         (
             "'2025-01-01 00:00:00.1234565+02'::TIMESTAMPTZ_NS AS one, ['2025-01-01'::TIMESTAMP] AS all",
             b'{"one":"2024-12-31T22:00:00.123457Z","all":["2025-01-01T00:00:00"]}',
         ),
     ],
-    ids=["numbers keep all their digits", "nanoseconds and lists of instants"],
+    ids=["numbers keep all their digits", "numbers of 32 bits", "nanoseconds and lists of instants"],
 )
 def test_values_of_a_parquet_file(values: str, line: bytes, tmp_path: Path) -> None:
     path = tmp_path / "exact.parquet"

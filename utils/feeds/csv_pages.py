@@ -4,6 +4,7 @@ import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 
 import msgspec
 from msgspec import Raw
@@ -13,8 +14,7 @@ from utils.app.errors import ToolkitError
 from utils.records.codec import encoder
 
 MAX_CELL_BYTES = 256 * 1024
-MAX_LINES = 2_000
-"""A row of more lines is an unclosed quote."""
+"""A longer cell is an unclosed quote."""
 DELIMITERS = ",;\t|"
 """The one that is most frequent in the first line separates the cells."""
 
@@ -62,29 +62,23 @@ def csv_pages(lines: Iterator[list[bytes]], name: str, encoding: str, types: Map
 def _parsed(lines: Iterator[list[bytes]], encoding: str) -> Iterator[list[Row]]:
     """All rows, also those without a value; one that is not closed yet waits for the lines that come next."""
     csv.field_size_limit(MAX_CELL_BYTES)
-    number, delimiter, rest, more = 1, "", list[bytes](), True
-    while more:
-        page = next(lines, [])
-        more, page = bool(page), rest + page
-        texts = [line.decode("utf-8", "surrogateescape") for line in page]
-        delimiter = delimiter or max(DELIMITERS, key="".join(texts[:1]).count)
-        rows, start = list[Row](), 0
-        while start < len(page):
-            first = start
-            reader = csv.reader(map(texts.__getitem__, range(first, len(page))), delimiter=delimiter, strict=True)
+    number, delimiter, page = 1, "", list[bytes]()
+    for more in chain(lines, [[]]):  # at the end once more, for what is not closed
+        page, rows, is_open = page + more, list[Row](), False
+        delimiter = delimiter or max(DELIMITERS, key=page[0].decode("utf-8", "replace").count) if page else ""
+        while page and not is_open:
+            texts = (line.decode("utf-8", "surrogateescape") for line in page)
+            reader, taken = csv.reader(texts, delimiter=delimiter, strict=True), 0
             try:
                 for cells in reader:
-                    end = first + reader.line_num
-                    if end - start > MAX_LINES:
-                        raise csv.Error("unclosed quote")
-                    rows.append(_row(number + start, page[start:end], cells, "", encoding))
-                    start = end
+                    rows.append(_row(number + taken, page[taken : reader.line_num], cells, "", encoding))
+                    taken = reader.line_num
             except csv.Error as error:
-                if more and first + reader.line_num == len(page) <= start + MAX_LINES:
-                    break
-                rows.append(_row(number + start, page[start : start + 1], (), str(error), encoding))
-                start += 1
-        number, rest = number + start, page[start:]
+                is_open = bool(more) and reader.line_num == len(page)
+                if not is_open:
+                    rows.append(_row(number + taken, page[taken : taken + 1], (), str(error), encoding))
+                    taken += 1
+            number, page = number + taken, page[taken:]
         yield rows
 
 

@@ -1,12 +1,11 @@
 """From an input to the journal: the stream that it holds, its positions, and what of it is rejected."""
 
-import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 from loguru import logger
@@ -17,9 +16,9 @@ from utils.app.errors import Absent, ToolkitError
 from utils.delivery.producing import MAX_SHOWN, Session, session
 from utils.emitters.file_emitter import FileEmitter
 from utils.feeds.inputs import PIPE, TOPIC, Input
-from utils.reading.follow import IDLE_CAP_S, follow
+from utils.reading.follow import IDLE_CAP_S, StateLog, follow
 from utils.records.codec import Field, encoder
-from utils.records.infer import ENOUGH, fields, instant_us, values_of, with_roles
+from utils.records.infer import Values, fields, instant_us, values_of, with_roles
 from utils.records.record import Batch, Invalid
 from utils.records.schema import check_roles, known
 from utils.records.stream import Stream
@@ -29,9 +28,6 @@ from utils.sources.base import Chunk
 
 CHUNK_RECORDS = 10_000
 MAX_SHOWN_FIELDS = 40
-_LOCAL_NUMBER = re.compile(r"[-+]?\d[\d.\s']*,[\d,]*\d")
-_LOCAL_DATE = re.compile(r"\d{1,2}[./-](\d{1,2}|[A-Za-z]{3,9})[./-]\d{2,4}(\D.*)?")
-_NO_NAME = re.compile(r"[-+]?\d[\d.,:/ -]*")
 
 
 @Parameter(name="*")
@@ -78,34 +74,19 @@ def fed_stream(
         sample = cli.counted(len(records), "record")
         logger.info("stream {}: inferred from the first {}, kept in its schema file", name, sample)
         roles = {getattr(stream, role): role for role in ("histogram", "value", "by", "time")}
-        rows = [(field.name, field.type, roles.get(field.name, "")) for field in stream.fields]
-        cli.print_table(("field", "type", "role"), rows[:MAX_SHOWN_FIELDS])
-        names = [field.name for field in stream.fields]
-        given = {name: [record[name] for record in records if record.get(name) is not None] for name in names}
-        for note in _notes(stream, given, cells=cells):
-            cli.print_lines(note)
+        rows = [
+            (field.name, field.type, roles.get(field.name, ""), _example(field.name, records))
+            for field in stream.fields[:MAX_SHOWN_FIELDS]
+        ]
+        cli.print_table(("field", "type", "role", "such as"), rows)
     return stream
 
 
-def _notes(stream: Stream, values: Mapping[str, Sequence[Any]], *, cells: bool) -> Iterator[str]:
-    """What people see in the values of a stream, given by field, and its types do not say."""
-    for field in stream.fields:
-        found = values[field.name]
-        others = [value for value in found if type(value) not in (int, float)]
-        if field.type in ("text", "json") and 0 < 2 * len(others) < len(found):
-            shown = f"{len(others):,} of {len(found):,} are not, such as {str(others[0])[:MAX_SHOWN]!r}"
-            yield f"{field.name} is {field.type}, though most of its values are numbers: {shown}"
-        if field.type == "text" and _are(_LOCAL_NUMBER, found):
-            yield f"{field.name} is text, though it has numbers such as {found[0]!r}: write them as 1234.5"
-        if field.type == "text" and stream.time is None and _are(_LOCAL_DATE, found):
-            yield f"{field.name} is text, though it has times such as {found[0]!r}: write them as 2026-11-23 19:04:05"
-    unlikely = [field.name for field in stream.fields if _NO_NAME.fullmatch(field.name)]
-    if cells and unlikely:
-        yield f"{unlikely[0]!r} in the first line names a field: if it is a value, put a line of names before it"
-
-
-def _are(form: re.Pattern[str], values: Sequence[Any]) -> bool:
-    return bool(values) and sum(form.fullmatch(str(value)) is not None for value in values) >= ENOUGH * len(values)
+def _example(name: str, records: Sequence[Values]) -> str:
+    """A value of a field, if possible one that is no number: it shows why the field is none of numbers."""
+    found = [record[name] for record in records if record.get(name) is not None]
+    others = [value for value in found if type(value) not in (int, float)]
+    return str((others or found or [""])[0])[:MAX_SHOWN]
 
 
 def first_lines(source: Input, stop: threading.Event, *, needed: bool, wait: bool) -> list[bytes]:
@@ -113,9 +94,8 @@ def first_lines(source: Input, stop: threading.Event, *, needed: bool, wait: boo
 
     Raises ToolkitError if the input cannot be read, or holds no record though one is needed.
     """
-    logged = False
+    states, reason = StateLog(), ""
     with closing(source.sample()) as reader:
-        reason = "there is nothing behind the line of names" if source.has_cells and source.ends else "it is empty"
         while not stop.is_set():
             try:
                 chunk = reader.poll(INFERRED_FROM)
@@ -123,15 +103,13 @@ def first_lines(source: Input, stop: threading.Event, *, needed: bool, wait: boo
                 raise ToolkitError(str(error)) from error
             if not needed or (chunk and chunk.records):
                 return [line.line for line in chunk.records] if chunk else []
-            if chunk:
-                hint = "; for CSV or text name --format" if source.place == PIPE and not source.has_cells else ""
-                reason = f"{chunk.invalid[0].reason}{hint}" if chunk.invalid else reason
-            elif not wait:
-                raise ToolkitError(f"{reader.detail} has no readable record, so that no stream is known: {reason}")
-            else:
-                if not logged:
-                    logger.info("{} has no readable record yet: waiting", reader.detail)
-                logged = True
+            missing = f"{reader.detail} has no readable record{reason}"
+            if chunk and chunk.invalid:
+                reason = f": {chunk.invalid[0].reason}; --format and --pattern say how to read it"
+            elif not chunk and not wait:
+                raise ToolkitError(f"{missing}, so no stream is known")
+            elif not chunk:
+                states.trouble(Absent(missing))
                 stop.wait(IDLE_CAP_S)
     return []
 
@@ -194,18 +172,18 @@ def feed(source: Input, name: str, options: FeedOptions, settings: Settings, sto
 
     Raises ToolkitError for what only the user can fix.
     """
+    place = {source.place, str(Path(source.place).resolve())}
     for sink in options.sinks:
         path = SINKS[sink].path(settings, Stream(name))
-        own = f"{TOPIC}{settings.topic_of(name)}" if path is None else f"{path.resolve()}"
-        table = source.target.removeprefix(f"{own}/")
-        if source.target == own or table == Table(Stream(name)).name:
-            raise ToolkitError(f"{source.target} is the {sink} sink of stream {name}: name another --stream")
+        own = f"{TOPIC}{settings.topic_of(name)}" if path is None else str(path.resolve())
+        if place & {own, f"{own}/{Table(Stream(name)).name}"}:
+            raise ToolkitError(f"{source.place} is the {sink} sink of stream {name}: name another --stream")
     once = options.once or source.ends
     stream = described(source, name, settings, stop, time=options.time, wait=not once)
     if stream is None:
         return 0
     time, letters = stream.time, settings.dead_letter_path(f"{name}-input")
-    journal = f"feed-{name}" if source.name == name else f"feed-{name}-{source.name}"
+    journal = f"feed-{name}" if source.name in ("", name) else f"feed-{name}-{source.name}"
     with session(stream, journal, settings, sinks=options.sinks, run=options.run, stop=stop) as opened:
         feeding = Feeding(source, opened, letters, again=options.again)
         follow(
@@ -215,6 +193,6 @@ def feed(source: Input, name: str, options: FeedOptions, settings: Settings, sto
     if opened.counts["rejected"]:
         cli.print_lines(f"what was rejected is in {letters}")
     if once and source.place != PIPE and not opened.counts["read"] and not stop.is_set():
-        cli.print_lines(f"nothing is new in {source.name} since it was fed: --again feeds all of it once more")
+        cli.print_lines(f"nothing is new in {source.place} since it was fed: --again feeds all of it once more")
     is_cut = stop.is_set() and source.ends and not source.restarts
     return opened.code or (startup.UNFINISHED if is_cut else 0)

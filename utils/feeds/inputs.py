@@ -5,8 +5,7 @@ import gzip
 import re
 import sys
 import threading
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import tee
 from pathlib import Path
@@ -17,7 +16,7 @@ from cyclopts import Parameter
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError
 from utils.feeds.csv_pages import csv_pages
-from utils.feeds.lines import LineCodec, Parse, text_parser
+from utils.feeds.lines import LineCodec, text_parser
 from utils.feeds.rotated import RotatedFile
 from utils.feeds.rows import Pipe, RowSource, array_pages, line_pages, parquet_pages, utf8_lines
 from utils.records.stream import BUZZ, Stream
@@ -63,138 +62,34 @@ class InputOptions:
 PLAIN = InputOptions()
 
 
-class Input(ABC):
+Open = Callable[[Stream, Resume, bool], Source]
+"""Gives a source whose records are lines of a stream, from the positions of a Resume on; the last as in Sink."""
+
+
+def _from_start(partition: str) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Input:
     """What a feed reads.
 
-    `name` proposes that of the stream; where it is not `is_named`, none of its letters can be in one. Positions are
-    stored under `place`, which leads to `target` at present. It `ends` where it cannot grow, and `restarts` where it
-    may be rotated or replaced; what does neither was changed if it begins again. Where it `has_cells`, a value is text
-    unless most of its field look like something else.
+    `name` proposes that of the stream, unless it is empty. Positions are stored under `place`. It `ends` where it
+    cannot grow, and `restarts` where it may be rotated or replaced; what does neither was changed if it begins again.
+    Where it `has_cells`, a value is text unless most of its field look like something else.
     """
 
-    ends = restarts = has_cells = False
-
-    def __init__(self, name: str, place: str, target: str = "") -> None:
-        self.name, self.place, self.target = _stem(name), place, target or place
-        letters = list(filter(str.isalpha, name))
-        self.is_named = not letters or any(map(str.isascii, letters))
-
-    @abstractmethod
-    def open(self, stream: Stream, resume: Resume, finished: bool) -> Source:
-        """A source whose records are lines of a stream, from the positions of `resume` on; `finished`: as in Sink."""
+    name: str
+    place: str
+    open: Open
+    ends: bool = False
+    restarts: bool = False
+    has_cells: bool = False
+    sampled: Callable[[], Source] | None = None
 
     def sample(self) -> Source:
         """A source of the first lines, which stay to be fed."""
-        return self.open(Stream("sample"), lambda partition: "", False)
-
-
-class KafkaTopic(Input):
-    """A topic of Kafka."""
-
-    restarts = True
-
-    def __init__(self, topic: str, settings: Settings) -> None:
-        if not topic:
-            raise ToolkitError(f"{TOPIC}: name a topic, as in {TOPIC}things")
-        super().__init__(topic, f"{TOPIC}{topic}")
-        self._settings = replace(settings, topic=topic)
-
-    def open(self, stream: Stream, resume: Resume, finished: bool) -> Source:
-        from utils.sources.kafka_source import KafkaSource
-
-        return KafkaSource(self._settings, BUZZ, resume, finished=finished, codec=LineCodec(stream))
-
-
-class DatabaseTable(Input):
-    """A table of a SQLite or DuckDB file."""
-
-    def __init__(self, path: Path, kind: str, table: str) -> None:
-        if not table:
-            raise ToolkitError(f"{path} is a database: name one of its tables with --table")
-        table = re.sub("[A-Z]", lambda letter: letter[0].lower(), table)  # databases do not tell these apart
-        super().__init__(table, f"{path.resolve()}/{table}")
-        self._path, self._kind, self._table = path, kind, table
-
-    def open(self, stream: Stream, resume: Resume, finished: bool) -> Source:
-        from utils.sources.duckdb_source import DuckdbSource
-        from utils.sources.sqlite_source import SqliteSource
-
-        source = DuckdbSource if self._kind == "duckdb" else SqliteSource
-        return source(self._path, stream, resume, self._table, LineCodec(stream))
-
-
-class GrowingFile(Input):
-    """A file of JSON lines, or of text that `parse` reads."""
-
-    restarts = True
-
-    def __init__(self, path: Path, parse: Parse | None) -> None:
-        target = path.resolve()
-        # A link is a place of its own, as it leads to another file tomorrow.
-        place = path.parent.resolve() / path.name if path.is_symlink() else target
-        super().__init__(path.stem, str(place), str(target))
-        self._path, self._parse, self.has_cells = path, parse, parse is not None
-
-    def open(self, stream: Stream, resume: Resume, finished: bool) -> Source:
-        return RotatedFile(self._path, LineCodec(stream, self._parse), resume, finished=finished)
-
-
-class CompleteFile(Input):
-    """A file that is read to its end: CSV, a JSON array, Parquet, or anything compressed."""
-
-    ends = True
-
-    def __init__(self, path: Path, kind: str, options: InputOptions) -> None:
-        super().__init__(Path(path.name.removesuffix(".gz")).stem, str(path.resolve()))
-        self._path, self._kind, self._options = path, kind, options
-        self.has_cells = kind.startswith(("csv", "text"))
-
-    def open(self, stream: Stream, resume: Resume, finished: bool) -> Source:
-        name, options, row, parse = self._path.name, self._options, "line", None
-        match self._kind.removesuffix(".gz"):
-            case "array":
-                pages, row = array_pages(self._path), "item"
-            case "parquet":
-                pages, row = parquet_pages(self._path), "row"
-            case "csv":
-                types = {field.name: field.type for field in stream.fields}
-                pages = csv_pages(self._lines(), name, options.encoding, types)
-            case kind:
-                pages = line_pages(self._lines())
-                parse = text_parser(options.pattern, "utf-8") if kind == "text" else None
-        return RowSource(name, pages, LineCodec(stream, parse), resume, row)
-
-    def _lines(self) -> Iterator[list[bytes]]:
-        opened: Any = gzip.open if self._kind.endswith(".gz") else open
-        with opened(self._path, "rb") as file:
-            yield from utf8_lines(file, self._path.name, self._options.encoding)
-
-
-class StandardInput(CompleteFile):
-    """What a pipe brings, which nobody can read once more."""
-
-    restarts = True
-
-    def __init__(self, options: InputOptions, stop: threading.Event) -> None:
-        if sys.stdin is None or sys.stdin.closed:
-            raise ToolkitError(f"{PIPE}: there is no standard input")
-        path = Path("standard input")
-        super().__init__(path, options.format or ("text" if options.pattern else "json"), options)
-        self.name, self.place, self.target = "stdin", PIPE, PIPE
-        self._unread = utf8_lines(Pipe(sys.stdin.buffer, stop), path.name, options.encoding)
-
-    def open(self, stream: Stream, resume: Resume, finished: bool) -> Source:
-        return super().open(stream, lambda partition: "", finished)
-
-    def sample(self) -> Source:
-        shown, unread = tee(self._unread)
-        self._unread = shown
-        reader = super().sample()
-        self._unread = unread
-        return reader
-
-    def _lines(self) -> Iterator[list[bytes]]:
-        return self._unread
+        return self.sampled() if self.sampled else self.open(Stream("sample"), _from_start, False)
 
 
 def find_input(source: str, options: InputOptions, settings: Settings, stop: threading.Event) -> Input:
@@ -203,22 +98,109 @@ def find_input(source: str, options: InputOptions, settings: Settings, stop: thr
         "text".encode(options.encoding)  # some names are no encodings of text, such as base64
     except (LookupError, UnicodeError) as error:
         raise ToolkitError(f"--encoding {options.encoding}: there is no such encoding") from error
-    parse = text_parser(options.pattern, options.encoding)
+    text_parser(options.pattern, options.encoding)  # or the pattern is named
     if source == PIPE:
-        return StandardInput(options, stop)
+        return _standard_input(options, stop)
     if source.startswith(TOPIC):
-        return KafkaTopic(source.removeprefix(TOPIC), settings)
+        return _topic(source.removeprefix(TOPIC), settings)
     path = Path(source)
-    kind = _kind(path, options)
+    kind, is_packed = _kind(path, options)
     if kind in ("sqlite", "duckdb"):
-        return DatabaseTable(path, kind, options.table)
-    if kind in ("json", "text"):
-        return GrowingFile(path, parse if kind == "text" else None)
-    return CompleteFile(path, kind, options)
+        return _table(path, kind, options.table)
+    if kind in ("json", "text") and not is_packed:
+        return _growing_file(path, kind, options)
+    return _complete_file(path, kind, options, is_packed=is_packed)
 
 
-def _kind(path: Path, options: InputOptions) -> str:
-    """What a file holds: one of SUFFIXES, with `.gz` where it is compressed, or `array` of JSON objects.
+def _topic(topic: str, settings: Settings) -> Input:
+    if not topic:
+        raise ToolkitError(f"{TOPIC}: name a topic, as in {TOPIC}things")
+
+    def opened(stream: Stream, resume: Resume, finished: bool) -> Source:
+        from utils.sources.kafka_source import KafkaSource
+
+        own = replace(settings, topic=topic)
+        return KafkaSource(own, BUZZ, resume, finished=finished, codec=LineCodec(stream))
+
+    return Input(_stem(topic), f"{TOPIC}{topic}", opened, restarts=True)
+
+
+def _table(path: Path, kind: str, table: str) -> Input:
+    if not table:
+        raise ToolkitError(f"{path} is a database: name one of its tables with --table")
+    table = re.sub("[A-Z]", lambda letter: letter[0].lower(), table)  # databases do not tell these apart
+
+    def opened(stream: Stream, resume: Resume, finished: bool) -> Source:
+        from utils.sources.duckdb_source import DuckdbSource
+        from utils.sources.sqlite_source import SqliteSource
+
+        source = DuckdbSource if kind == "duckdb" else SqliteSource
+        return source(path, stream, resume, table, LineCodec(stream))
+
+    return Input(_stem(table), f"{path.resolve()}/{table}", opened)
+
+
+def _growing_file(path: Path, kind: str, options: InputOptions) -> Input:
+    """JSON lines, or text."""
+    parse = text_parser(options.pattern, options.encoding) if kind == "text" else None
+
+    def opened(stream: Stream, resume: Resume, finished: bool) -> Source:
+        return RotatedFile(path, LineCodec(stream, parse), resume, finished=finished)
+
+    place = path.parent.resolve() / path.name  # a link is a place of its own: it leads to another file tomorrow
+    return Input(_stem(path.stem), str(place), opened, restarts=True, has_cells=kind == "text")
+
+
+def _complete_file(path: Path, kind: str, options: InputOptions, *, is_packed: bool) -> Input:
+    """CSV, a JSON array, Parquet, or anything compressed."""
+
+    def lines() -> Iterator[list[bytes]]:
+        opened: Any = gzip.open if is_packed else open
+        with opened(path, "rb") as file:
+            yield from utf8_lines(file, path.name, options.encoding)
+
+    def opened(stream: Stream, resume: Resume, finished: bool) -> Source:
+        match kind:
+            case "array":
+                return RowSource(path.name, array_pages(path), LineCodec(stream), resume, "item")
+            case "parquet":
+                return RowSource(path.name, parquet_pages(path), LineCodec(stream), resume, "row")
+        return _rows(path.name, kind, lines(), options, stream, resume)
+
+    name = _stem(Path(path.name.removesuffix(".gz")).stem)
+    return Input(name, str(path.resolve()), opened, ends=True, has_cells=kind in ("csv", "text"))
+
+
+def _standard_input(options: InputOptions, stop: threading.Event) -> Input:
+    """What a pipe brings, which nobody can read once more."""
+    if sys.stdin is None or sys.stdin.closed:
+        raise ToolkitError(f"{PIPE}: there is no standard input")
+    name, kind = "standard input", options.format or ("text" if options.pattern else "json")
+    unread = utf8_lines(Pipe(sys.stdin.buffer, stop), name, options.encoding)
+
+    def opened(stream: Stream, resume: Resume, finished: bool) -> Source:
+        return _rows(name, kind, unread, options, stream, _from_start)
+
+    def sampled() -> Source:
+        nonlocal unread
+        shown, unread = tee(unread)
+        return _rows(name, kind, shown, options, Stream("sample"), _from_start)
+
+    return Input("stdin", PIPE, opened, ends=True, restarts=True, has_cells=kind != "json", sampled=sampled)
+
+
+def _rows(  # noqa: PLR0917
+    name: str, kind: str, lines: Iterator[list[bytes]], options: InputOptions, stream: Stream, resume: Resume
+) -> Source:
+    if kind == "csv":
+        types = {field.name: field.type for field in stream.fields}
+        return RowSource(name, csv_pages(lines, name, options.encoding, types), LineCodec(stream), resume)
+    parse = text_parser(options.pattern, "utf-8") if kind == "text" else None
+    return RowSource(name, line_pages(lines), LineCodec(stream, parse), resume)
+
+
+def _kind(path: Path, options: InputOptions) -> tuple[str, bool]:
+    """What a file holds: one of SUFFIXES, or `array` of JSON objects; and whether it is compressed by gzip.
 
     Raises ToolkitError if that is not known, or if the file cannot be read.
     """
@@ -233,24 +215,23 @@ def _kind(path: Path, options: InputOptions) -> str:
             head = file.read(_HEAD_BYTES)
     except OSError as error:
         raise ToolkitError(f"{path} cannot be read: {error.strerror}") from error
-    is_packed = path.suffix.lower() == ".gz"
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     kind = options.format or ("text" if options.pattern else SUFFIXES.get(suffix))
     if kind is None:
         raise ToolkitError(
             f"{path}: {suffix or 'no suffix'} does not tell what it holds: name --format json, csv or text"
         )
-    if is_packed or kind not in ("json", "csv", "text"):
-        return kind + ".gz" * is_packed
-    if head.startswith(_GZIP):
-        raise ToolkitError(f"{path} is compressed by gzip: name it {path.name}.gz")
+    if kind not in ("json", "csv", "text") or head.startswith(_GZIP):
+        return kind, head.startswith(_GZIP)
     if not head.startswith(_UTF16) and b"\0" in _ZEROS.sub(b"", head):
         raise ToolkitError(f"{path} is binary, or UTF-16 text without a byte order mark: it is no {kind}")
     is_array = suffix == ".json" and head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
-    return "array" if kind == "json" and is_array else kind
+    return "array" if kind == "json" and is_array else kind, False
 
 
 def _stem(name: str) -> str:
-    """The name of a stream for a file, table or topic of this name."""
+    """The name of a stream for a file, table or topic of this name; "" where none of its letters can be in one."""
     stem = re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_")
+    if any(map(str.isalpha, name)) and not re.search("[a-z]", stem):
+        return ""
     return (stem if stem[:1].isalpha() else f"feed_{stem}")[:60]

@@ -9,7 +9,7 @@ from typing import Any
 from utils.app.errors import ToolkitError
 from utils.feeds.csv_pages import json_lines
 from utils.records.codec import Codec, Field, encoder, instant_text
-from utils.records.external import are_plain, are_small, stamp
+from utils.records.external import are_plain, are_small, check_size, stamp
 from utils.records.infer import event_time
 from utils.records.record import Line
 from utils.records.stream import Stream
@@ -71,6 +71,7 @@ def text_parser(pattern: str, encoding: str) -> Parse:
         raise ToolkitError(f"--pattern {pattern} names no field: write a group as (?P<level>[A-Z]+)")
 
     def parse(line: bytes, types: Mapping[str, str]) -> bytes:
+        check_size(len(line))  # of a longer one the middle may be missing
         try:
             text = line.decode(encoding).strip()
         except UnicodeDecodeError as error:

@@ -22,7 +22,6 @@ from utils.records.table import quoted
 from utils.sources.base import Chunk, Resume, decode_all
 
 MAX_LINE_BYTES = 1 << 20
-TOO_LONG = f"a line over the limit of {MAX_LINE_BYTES} bytes"
 BLOCK_BYTES = 1 << 20
 AHEAD_BLOCKS, AHEAD_BYTES = 32, 1 << 16
 PARQUET_ROWS = 1_000
@@ -35,30 +34,8 @@ Pages = Iterator[list[Row]]
 """Rows as they come, some at a time."""
 
 
-class Unread:
-    """The rows that are left of some pages, and the position before them: `rows:crc` of all that were taken."""
-
-    def __init__(self, pages: Pages) -> None:
-        self._pages = pages
-        self._page: list[Row] = []  # the rest of one
-        self.taken = self._crc = 0
-
-    def take(self, max_rows: int) -> list[Row]:
-        """The next rows of a page; none at the end."""
-        page = self._page or next(self._pages, [])
-        rows, self._page = page[:max_rows], page[max_rows:]
-        if rows:
-            self.taken += len(rows)
-            self._crc = crc32(b"\n".join(row.data for row in rows) + b"\n", self._crc)
-        return rows
-
-    @property
-    def position(self) -> str:
-        return f"{self.taken}:{self._crc}"
-
-
 class RowSource:
-    """Hands out rows as lines. Its positions are those of `Unread`.
+    """Hands out rows as lines. A position is `rows:crc` of all rows before it.
 
     If the rows before a stored position are other ones, the chunk says that the partition begins again.
     """
@@ -67,7 +44,8 @@ class RowSource:
 
     def __init__(self, name: str, pages: Pages, codec: LineCodec, resume: Resume, row: str = "line") -> None:
         self.detail, self._row, self._codec, self._resume = name, row, codec, resume
-        self._unread = Unread(pages)
+        self._pages, self._page = pages, list[Row]()  # what is left of them, and of the one that is handed out
+        self._taken = self._crc = 0  # of all rows so far
         self._position: str | None = None
 
     def poll(self, max_records: int) -> Chunk | None:
@@ -76,23 +54,31 @@ class RowSource:
             self._position = self._resume(self.detail)
             if self._position and not self._skip(self._position):
                 return Chunk(self.detail, self._position, "", [])
-        rows = self._unread.take(max_records)
+        rows = self._take(max_records)
         if not rows:
             return None
-        start, self._position = self._position, self._unread.position
+        start, self._position = self._position, f"{self._taken}:{self._crc}"
         return Chunk(self.detail, start, self._position, *self._decode(rows))
 
     def close(self) -> None:
         """Let go of the rows, and so of the file that they come from."""
-        self._unread = Unread(iter(()))
+        self._pages, self._page = iter(()), []
+
+    def _take(self, max_rows: int) -> list[Row]:
+        """The next rows of a page; none at the end."""
+        page = self._page or next(self._pages, [])
+        rows, self._page = page[:max_rows], page[max_rows:]
+        self._taken += len(rows)
+        self._crc = crc32(b"".join(b"%b\n" % row.data for row in rows), self._crc)
+        return rows
 
     def _skip(self, position: str) -> bool:
         """Whether the rows before the stored position are those that were handled."""
         count = position.partition(":")[0]
         wanted = int(count) if count.isdecimal() else 0
-        while self._unread.taken < wanted and self._unread.take(wanted - self._unread.taken):
+        while self._taken < wanted and self._take(wanted - self._taken):
             pass
-        return self._unread.position == position
+        return f"{self._taken}:{self._crc}" == position
 
     def _decode(self, rows: list[Row]) -> tuple[list[Any], list[Invalid]]:
         invalid = [Invalid(self._where(row), row.reason, row.data) for row in rows if row.reason]
@@ -139,7 +125,9 @@ class Pipe:
 
 
 def utf8_lines(file: Any, name: str, encoding: str) -> Iterator[list[bytes]]:
-    """The lines of what has `read1` in UTF-8, as they come, with their ends; one that is too long is cut.
+    """The lines of what has `read1` in UTF-8, as they come, with their ends.
+
+    Of one that no record can be the middle is left out, so that the rest fits into memory and is still too long.
 
     UTF-16 with a byte order mark is read whatever `encoding` says. What cannot be decoded stays as it is, so that it
     damages its line only. Raises ToolkitError where a file is damaged.
@@ -171,8 +159,6 @@ def line_pages(lines: Iterator[list[bytes]]) -> Pages:
     for page in lines:
         rows = [Row(n, data, data) for n, line in enumerate(page, number + 1) if (data := line.strip())]
         number += len(page)
-        for row in rows if len(max(page, key=len)) > MAX_LINE_BYTES else ():
-            row.reason = TOO_LONG if len(row.data) > MAX_LINE_BYTES else ""
         if rows:
             yield rows
 
@@ -198,20 +184,20 @@ def parquet_pages(path: Path) -> Pages:
         with duckdb.connect(config=duck.CONFIG) as memory:
             pattern = [escape(str(path))]
             columns = memory.execute("DESCRIBE FROM read_parquet(?)", pattern).fetchall()
-            selected = ", ".join(
-                quoted(name) if kind.startswith("DECIMAL")
-                else f"nullif({quoted(name)}, 'nan')" if kind in ("FLOAT", "DOUBLE")
-                else readable(name, kind, "")
-                for name, kind, *_ in columns
-            )  # fmt: skip
-            names = [name for name, *_ in columns]
-            rows = memory.execute(f"SELECT {selected} FROM read_parquet(?)", pattern)
+            kinds = {name: kind for name, kind, *_ in columns}
+            selected = [
+                quoted(name) if kind.startswith("DECIMAL") else readable(name, kind, "") for name, kind in kinds.items()
+            ]
+            found = memory.execute(f"SELECT {', '.join(selected)} FROM read_parquet(?)", pattern)
             number = 0
-            while page := rows.fetchmany(PARQUET_ROWS):
-                pairs = (zip(names, row, strict=True) for row in page)
-                objects = ({name: cell for name, cell in each if cell is not None} for each in pairs)
-                lines = map(_exact.encode, objects)
-                yield [Row(number, line, line) for number, line in enumerate(lines, number + 1)]
+            while page := found.fetchmany(PARQUET_ROWS):
+                rows = [dict(zip(kinds, row, strict=True)) for row in page]
+                lines = [_exact.encode({name: cell for name, cell in row.items() if _is_value(cell)}) for row in rows]
+                yield [Row(each, line, line) for each, line in enumerate(lines, number + 1)]
                 number += len(page)
     except duckdb.Error as error:
         raise ToolkitError(f"{path} is no Parquet file: {str(error).splitlines()[0]}") from error
+
+
+def _is_value(cell: object) -> bool:
+    return cell is not None and cell == cell  # noqa: PLR0124  # NaN is not

@@ -53,8 +53,8 @@ def _affinity(declared: str) -> str:
 
 def as_double(column: str, found: str) -> str | None:
     """The expression that makes a DuckDB column of numbers one of 64-bit floats; None if it holds no numbers."""
-    if found == "FLOAT":  # 0.3 of 32 bits is not 0.3
-        return f"round({column}::DOUBLE, 6)"
+    if found == "FLOAT":  # 0.3 of 32 bits is not 0.3, but its text is
+        return f"{column}::VARCHAR::DOUBLE"
     return f"{column}::DOUBLE" if re.fullmatch(rf"{_WHOLE}|DECIMAL\(\d+,\d+\)", found) else None
 
 
