@@ -119,6 +119,21 @@ def test_a_batch_arrives_whole_in_order_in_one_partition(settings: Settings) -> 
     assert all(before_ms - 1000 <= record.timestamp()[1] <= time.time() * 1000 + 1000 for record in records)
 
 
+def test_a_large_batch_is_several_transactions(settings: Settings) -> None:
+    """One that takes longer than a transaction may, on a slow way to the brokers, would be tried for ever."""
+    batch = make_batch(9_001, text="x" * 1_000)
+    with emitter(settings) as sink:
+        sink.emit(batch)
+        assert last(sink) == 9_001
+    records = read_topic(settings)
+    assert b"\n".join(record.value() or b"" for record in records) + b"\n" == batch.lines
+    sizes: dict[int, int] = Counter()
+    for number, record in enumerate(records):
+        sizes[(record.offset() or 0) - number] += len(record.value() or b"")  # each end of a transaction has an offset
+    assert len(sizes) > 1
+    assert max(sizes.values()) <= kafka_emitter.MAX_BYTES
+
+
 def test_brokers_that_create_no_topics_are_asked_to(settings: Settings, admin: AdminClient) -> None:
     broker = ConfigResource(ConfigResource.Type.BROKER, "1")
     found = admin.describe_configs([broker], request_timeout=10)[broker].result()

@@ -1,4 +1,4 @@
-"""The Kafka sink: one transaction per batch, one partition per journal, the topic itself is the cursor."""
+"""The Kafka sink: a transaction per batch of up to 4 MiB, one partition per journal, the topic itself is the cursor."""
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from confluent_kafka import Producer
 
 TRANSACTION_S = 10.0  # how long a dead producer may hide later rows from read_committed readers
+MAX_BYTES = 4 << 20  # of a transaction: more might never end in time where the way to the brokers is slow
 COMMIT_S = 12.0  # a broker that dies costs about 9 s until another one leads
 HELD_UP_S = 1.0  # longer than a transaction of a living producer usually hides rows
 SCAN_S, SCAN_RECORDS = 15.0, 5_000
@@ -160,9 +161,14 @@ class KafkaEmitter:
         return offset, found
 
     def emit(self, batch: Batch) -> None:
-        """Store the batch in one transaction. See Emitter."""
+        """Store the batch in one transaction, or in several if it is large. See Emitter."""
         from confluent_kafka import KafkaError, KafkaException
 
+        if len(batch.lines) > MAX_BYTES and batch.count > 1:
+            middle = batch.first + batch.count // 2
+            self.emit(batch.between(batch.first, middle - 1))
+            self.emit(batch.between(middle, batch.last))
+            return
         lines = batch.lines.splitlines()
         self._check_sizes(batch, lines)
         records: list[dict[str, Any]] = [{"value": line, "key": self._key} for line in lines]
