@@ -194,6 +194,9 @@ write_log_config() {
 
 # Configuration: the combined broker and controller of KRaft.
 
+# By default Kafka acknowledges what only memory has: a power cut takes the last seconds from all brokers of one machine.
+sync=log.flush.interval.messages=1
+
 settings() { # ID PORT LOG_DIR VOTERS REPLICATION MIN_ISR
     cat <<EOF
 process.roles=broker,controller
@@ -214,6 +217,7 @@ transaction.state.log.min.isr=$6
 share.coordinator.state.topic.replication.factor=$5
 share.coordinator.state.topic.min.isr=$6
 log.retention.hours=168
+$sync
 EOF
 }
 
@@ -251,6 +255,8 @@ prepare_single() {
         esac
         format "$config" "$(cluster_id)"
     fi
+    # Also where it was set up before; a value that somebody chose stays.
+    if [ -w "$config" ] && ! grep -q "^${sync%=*}=" "$config"; then echo "$sync" >>"$config"; fi
     say "Kafka is ready in $home (data in $(log_dir "$config"))"
     say "start: cd $home && bin/kafka-server-start.sh config/kraft/server.properties"
     local all="" # Apache's own command asks no further

@@ -13,6 +13,7 @@ import pytest
 from utils.app.config import PROJECT_DIR
 
 SCRIPT = PROJECT_DIR / "scripts" / "prepare_kafka.sh"
+SYNC = "log.flush.interval.messages"
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="on Windows it runs inside WSL")
 
@@ -56,12 +57,16 @@ def test_a_tarball_is_set_up_and_its_data_kept(tarball: Path, tmp_path: Path) ->
     assert "bin/kafka-server-start.sh config/kraft/server.properties" in done.stdout
     for config in ("config/server.properties", "config/kraft/server.properties"):
         assert f"log.dirs={target}/data\n" in (target / config).read_text()
+    used = target / "config/kraft/server.properties"
+    assert used.read_text().count(f"{SYNC}=1\n") == 1
+    used.write_text(used.read_text().replace(f"{SYNC}=1\n", f"{SYNC}=5\n"))
     formatted = (target / "data" / "meta.properties").read_text()
     started_s = time.monotonic()
     again = prepare(target, "--quiet")
     assert time.monotonic() - started_s < 1.0
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
     assert (target / "data" / "meta.properties").read_text() == formatted
+    assert used.read_text().count(SYNC) == used.read_text().count(f"{SYNC}=5\n") == 1
     assert [path.name for path in target.parent.iterdir()] == ["kafka"]
 
 
@@ -76,6 +81,7 @@ def test_a_cluster_gets_its_own_data_and_commands(tarball: Path, tmp_path: Path)
     assert len(identity) == 1
     settings = (cluster / "server-2.properties").read_text()
     assert "default.replication.factor=3\nmin.insync.replicas=2\n" in settings
+    assert f"{SYNC}=1\n" in settings
     assert os.access(cluster / "start.sh", os.X_OK) and os.access(cluster / "stop.sh", os.X_OK)
     assert prepare(target, "--cluster", "3", "--port", "21000", "--quiet").returncode == 0
     assert [(cluster / f"data-{number}" / "meta.properties").read_text() for number in (1, 2, 3)] == formatted
