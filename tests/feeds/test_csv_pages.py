@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from utils.app.errors import ToolkitError
 from utils.feeds.csv_pages import MAX_CELL_BYTES, Row, csv_pages, json_lines
-from utils.feeds.rows import utf8_lines
+from utils.feeds.rows import file_blocks, utf8_lines
 
 cells = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(['"', ",", "\r\n", "a\nb", "7"])
 
@@ -33,7 +33,7 @@ class Pieces(io.BytesIO):
 
 
 def rows_of(data: bytes, size: int = 1 << 20, encoding: str = "utf-8") -> list[Row]:
-    lines = utf8_lines(Pieces(data, size), "table.csv", encoding)
+    lines = utf8_lines(file_blocks(Pieces(data, size)), "table.csv", encoding)
     return [row for page in csv_pages(lines, "table.csv", encoding, {}) for row in page]
 
 
@@ -99,9 +99,7 @@ def test_the_delimiter_is_what_the_first_line_has_most(delimiter: str) -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 def test_encodings_and_line_ends(encoding: str, end: str, size: int) -> None:
     text = end.join(["Größe,Straße", "1,Übel", "", "2,Öl", ""])
-    if encoding == "utf-16" and size == 1:
-        return  # no byte order mark can be seen in one byte
-    rows = rows_of(text.encode(encoding), size, "utf-8" if encoding == "utf-16" else encoding)
+    rows = rows_of(text.encode(encoding), size, encoding)
     assert [(row.number, row.cells) for row in rows] == [(2, ["1", "Übel"]), (4, ["2", "Öl"])]
 
 

@@ -31,6 +31,7 @@ from tests.feeds.http_clients import (
     thing,
 )
 from tests.helpers import wait_until
+from utils.app import web
 from utils.app.config import Settings, feed_token
 from utils.app.errors import ToolkitError
 from utils.app.web import WebServer
@@ -243,8 +244,9 @@ def test_a_full_journal_is_answered_with_429_until_there_is_room(settings: Setti
 
 
 @pytest.mark.full
-def test_a_slow_body_is_answered() -> None:
-    endpoint = Endpoint(Waiting(), "", body_s=0.3)
+def test_a_slow_body_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "BODY_S", 0.3)
+    endpoint = Endpoint(Waiting(), "")
     head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
     with closing(WebServer(endpoint.app(), "127.0.0.1", 0, "")) as server:
         slow = raw(port_of(server), head + b"Content-Length: 100\r\n\r\n{")
@@ -300,9 +302,10 @@ def test_chunked_and_pipelined_requests_are_answered_in_their_order(settings: Se
     ids=["TLS", "version", "two lengths", "negative length", "length and chunks", "huge head", "zeros"],
 )
 @pytest.mark.full
-def test_what_is_no_http_is_ended(data: bytes) -> None:
+def test_what_is_no_http_is_ended(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "HEAD_S", 0.5)
     with (
-        closing(WebServer(Endpoint(Waiting(), "").app(), "127.0.0.1", 0, "", head_s=0.5)) as server,
+        closing(WebServer(Endpoint(Waiting(), "").app(), "127.0.0.1", 0, "")) as server,
         suppress(ConnectionError),
     ):
         answer = raw(port_of(server), data, timeout_s=10)
@@ -310,9 +313,10 @@ def test_what_is_no_http_is_ended(data: bytes) -> None:
 
 
 @pytest.mark.full
-def test_a_head_that_comes_byte_by_byte_is_given_up() -> None:
+def test_a_head_that_comes_byte_by_byte_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also behind an answer, on a connection that stays open."""
-    with closing(WebServer(Endpoint(Waiting(), "").app(), "127.0.0.1", 0, "", head_s=0.4)) as server:
+    monkeypatch.setattr(web, "HEAD_S", 0.4)
+    with closing(WebServer(Endpoint(Waiting(), "").app(), "127.0.0.1", 0, "")) as server:
         for before in (b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"):
             with socket.create_connection(("127.0.0.1", port_of(server)), timeout=20) as connection:
                 connection.sendall(before)

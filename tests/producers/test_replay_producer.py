@@ -5,23 +5,24 @@ import json
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from producers.replay_producer import Replay
+from producers import replay_producer
 from tests.helpers import FILES, make_batch, open_duckdb, run_here, start_python, wait_until
 from utils.app.config import Settings
+from utils.app.signals import Stop
+from utils.delivery.producing import Session
 from utils.emitters.duckdb_emitter import DuckdbEmitter
 from utils.emitters.file_emitter import FileEmitter
 from utils.emitters.sqlite_emitter import SqliteEmitter
-from utils.feeds.lines import LineCodec
-from utils.records.infer import event_time
+from utils.records.record import Batch
 from utils.records.stream import BUZZ
 from utils.sinks import SINKS
-from utils.sources.file_source import FileSource
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 SENSORS = (
@@ -79,7 +80,7 @@ class TestRecordings:
                 FileEmitter(recording).emit(make_batch(5))
         done = run(recording)
         assert done.returncode == 0, done.stderr
-        assert f"{recording}: 5 records read, 0 invalid" in done.stdout
+        assert "replay: read 5, acknowledged 5;" in done.stdout
         assert counts(settings) == [5, 5, 5]
         found = stored(settings.live_path)
         assert texts(settings) == [f"hello {number}" for number in range(1, 6)]
@@ -90,18 +91,17 @@ class TestRecordings:
         assert {record["timestamp"] for record in found} == {"2026-11-23T19:04:05.123Z"}
 
     @pytest.mark.parametrize("sink", FILES)
-    def test_a_sink_as_recording_is_sent_once(self, sink: str, run: Run, settings: Settings) -> None:
-        """It grows by what is sent from it; that is where the replay ends, also the second time."""
+    def test_a_sink_as_recording_is_sent_to_others_only(self, sink: str, run: Run, settings: Settings) -> None:
         with closing(SINKS[sink].emitter(settings, BUZZ, "ann-1", "")) as emitter:
             emitter.emit(make_batch(30))
         path = SINKS[sink].path(settings, BUZZ)
-        for total in (60, 120):
-            done = run(path, "--sinks", sink, "file")
-            assert done.returncode == 0, done.stderr
-            if sink == "file":
-                assert len(stored(settings.live_path)) == total
-            else:
-                assert len(stored(settings.live_path)) == total - 30
+        done = run(path, "--sinks", sink)
+        assert done.returncode == 2
+        assert f"is the {sink} sink of stream buzz: name other --sinks or --stream" in done.stderr
+        other = "sqlite" if sink == "file" else "file"
+        assert run(path, "--sinks", other).returncode == 0
+        if other == "file":
+            assert len(stored(settings.live_path)) == 30
 
     def test_a_second_replay_is_another_run(self, run: Run, settings: Settings, tmp_path: Path) -> None:
         recording = tmp_path / "dead.jsonl"
@@ -191,7 +191,7 @@ class TestDamage:
         (tmp_path / name).write_bytes(content)
         done = run(tmp_path / name, "--sinks", "file")
         assert done.returncode == 0
-        assert "2 records read, 1 invalid" in done.stdout
+        assert "read 3, acknowledged 2; rejected 1" in done.stdout
         assert f"invalid record in {name} " in done.stderr
         assert texts(settings) == ["hello 1", "hello 2"]
 
@@ -202,7 +202,7 @@ class TestDamage:
         rows[499] = '"unclosed,Ann\n'
         (tmp_path / "old.csv").write_text("message,author\n" + "".join(rows))
         done = run(tmp_path / "old.csv", "--sinks", "file")
-        assert "999 records read, 1 invalid" in done.stdout
+        assert "read 1,000, acknowledged 999; rejected 1" in done.stdout
         assert "old.csv line 501" in done.stderr
         assert texts(settings)[498:500] == ["hello 499", "hello 501"]
 
@@ -241,12 +241,24 @@ def test_an_interrupted_replay_is_unfinished(options: list[str], settings: Setti
     assert len(stored(settings.live_path)) == 1
 
 
-def test_gaps_are_those_of_the_recording(tmp_path: Path) -> None:
+def test_gaps_are_those_of_the_recording(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     times = ["19:04:05Z", "19:04:07.500Z", "unknown", "19:04:07Z", "19:05:07Z"]
-    lines = [json.dumps({"message": "hello", "timestamp": f"2026-11-23T{time}"}) for time in times]
-    recording = tmp_path / "old.jsonl"
-    recording.write_text("\n".join([*lines[:2], "bad", *lines[2:]]))
-    source = FileSource(recording, LineCodec(BUZZ), lambda _: "", finished=True)
-    replay = Replay(source, event_time(BUZZ))
-    assert [gap for gap, _ in replay.paced()] == [0.0, 2.5, 0.0, 0.0, 60.0]
-    assert (replay.valid, replay.invalid) == (5, 1)
+    lines = [json.dumps({"message": time, "timestamp": f"2026-11-23T{time}"}) for time in times]
+    (tmp_path / "old.jsonl").write_text("\n".join([*lines[:2], "bad", *lines[2:]]) + "\n")
+    now_s = 0.0
+    groups = list[tuple[float, int]]()
+
+    def wait(stop: Stop, timeout: float | None = None) -> bool:
+        nonlocal now_s
+        now_s += timeout or 0.0
+        return False
+
+    def append(session: Session, batch: Batch, positions: Mapping[str, str]) -> bool:
+        groups.append((now_s, batch.count))
+        return True
+
+    monkeypatch.setattr(Stop, "wait", wait)
+    monkeypatch.setattr(Session, "append", append)
+    monkeypatch.setattr(replay_producer, "time", SimpleNamespace(monotonic=lambda: now_s))
+    run_here("producers.replay_producer", tmp_path / "old.jsonl", "--speed", "10", "--sinks", "file", settings=settings)
+    assert [(at_s, count) for at_s, count in groups if count] == [(0.0, 1), (0.25, 3), (pytest.approx(6.25), 1)]

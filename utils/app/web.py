@@ -15,8 +15,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from utils.app.errors import ToolkitError
 
 LOOPBACK = "127.0.0.1"
-HEAD_S = 15.0  # from a connection, or from an answer, to the complete head of the next request
-END_S = 5.0  # for the requests in hand when the server ends
+HEAD_S = 15  # from a connection, or from an answer, to the complete head of the next request
+END_S = 5  # for the requests in hand when the server ends
 MAX_CONNECTIONS = 1_000
 
 
@@ -50,7 +50,6 @@ class WebServer:
         option: str,
         *,
         headers: Sequence[tuple[str, str]] = (),
-        head_s: float = HEAD_S,
     ) -> None:
         """Listen at once; port 0 takes a free one. Each answer has `headers`, errors too.
 
@@ -76,9 +75,9 @@ class WebServer:
             headers=list(headers),
             proxy_headers=False,
             limit_concurrency=MAX_CONNECTIONS,
-            timeout_graceful_shutdown=int(END_S),
+            timeout_keep_alive=HEAD_S,
+            timeout_graceful_shutdown=END_S,
         )
-        config.timeout_keep_alive = head_s  # type: ignore[assignment]  # it serves as a delay
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._socket]}, name="web server", daemon=True

@@ -1,7 +1,7 @@
 """From an input to the journal: the stream that it holds, its positions, and what of it is rejected."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -167,7 +167,16 @@ def described(
     return fed_stream(name, samples, settings, time, cells=source.has_cells) if samples or not is_new else None
 
 
-def feed(source: Input, name: str, options: FeedOptions, settings: Settings, stop: threading.Event) -> int:
+def feed(
+    source: Input,
+    name: str,
+    options: FeedOptions,
+    settings: Settings,
+    stop: threading.Event,
+    *,
+    journal: str = "",
+    feeding: Callable[..., Feeding] = Feeding,
+) -> int:
     """Feed an input to stream `name` until its end, the count of the run, or the stop; the exit code.
 
     Raises ToolkitError for what only the user can fix.
@@ -177,22 +186,22 @@ def feed(source: Input, name: str, options: FeedOptions, settings: Settings, sto
         path = SINKS[sink].path(settings, Stream(name))
         own = f"{TOPIC}{settings.topic_of(name)}" if path is None else str(path.resolve())
         if place & {own, f"{own}/{Table(Stream(name)).name}"}:
-            raise ToolkitError(f"{source.place} is the {sink} sink of stream {name}: name another --stream")
+            raise ToolkitError(f"{source.place} is the {sink} sink of stream {name}: name other --sinks or --stream")
     once = options.once or source.ends
     stream = described(source, name, settings, stop, time=options.time, wait=not once)
     if stream is None:
         return 0
     time, letters = stream.time, settings.dead_letter_path(f"{name}-input")
-    journal = f"feed-{name}" if source.name in ("", name) else f"feed-{name}-{source.name}"
+    journal = journal or (f"feed-{name}" if source.name in ("", name) else f"feed-{name}-{source.name}")
     with session(stream, journal, settings, sinks=options.sinks, run=options.run, stop=stop) as opened:
-        feeding = Feeding(source, opened, letters, again=options.again)
+        handler = feeding(source, opened, letters, again=options.again)
         follow(
-            lambda: source.open(replace(opened.journal.stream, time=time), feeding.resume, once),
-            feeding.handle, stop, once=once, count=options.run.count, chunk_records=CHUNK_RECORDS,
+            lambda: source.open(replace(opened.journal.stream, time=time), handler.resume, once),
+            handler.handle, stop, once=once, count=options.run.count, chunk_records=CHUNK_RECORDS,
         )  # fmt: skip
+        is_cut = stop.is_set() and once and source.place != PIPE
     if opened.counts["rejected"]:
         cli.print_lines(f"what was rejected is in {letters}")
     if once and source.place != PIPE and not opened.counts["read"] and not stop.is_set():
         cli.print_lines(f"nothing is new in {source.place} since it was fed: --again feeds all of it once more")
-    is_cut = stop.is_set() and source.ends and not source.restarts
     return opened.code or (startup.UNFINISHED if is_cut else 0)

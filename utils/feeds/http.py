@@ -38,10 +38,10 @@ CLOSE = {"Connection": "close"}
 class Endpoint:
     """Reads and checks the requests of clients, and sends the answers."""
 
-    def __init__(self, waiting: Waiting, token: str, *, body_s: float = BODY_S) -> None:
+    def __init__(self, waiting: Waiting, token: str) -> None:
         """`token` is what clients must send as `Authorization: Bearer TOKEN`; "" = nothing."""
         self.rejected = 0
-        self._waiting, self._token, self._body_s = waiting, token.encode(), body_s
+        self._waiting, self._token = waiting, token.encode()
         self._logged_s = 0.0
 
     def app(self) -> Starlette:
@@ -74,12 +74,12 @@ class Endpoint:
         """The body of a request. Raises HTTPException if it is too large, or too slow."""
         body, size = bytearray(), 0
         try:
-            async with asyncio.timeout(self._body_s):
+            async with asyncio.timeout(BODY_S):
                 async for part in request.stream():  # to its end, so that the client comes to read the answer
                     size += len(part)
                     body += part if size <= MAX_BODY_BYTES else b""
         except TimeoutError:
-            raise HTTPException(408, f"the body was not complete within {self._body_s:g} s", CLOSE) from None
+            raise HTTPException(408, f"the body was not complete within {BODY_S:g} s", CLOSE) from None
         except ClientDisconnect:
             raise HTTPException(400, "the client left before its body was complete", CLOSE) from None
         if size > MAX_BODY_BYTES:

@@ -18,7 +18,7 @@ from utils.app.errors import ToolkitError
 from utils.feeds.csv_pages import csv_pages
 from utils.feeds.lines import LineCodec, text_parser
 from utils.feeds.rotated import RotatedFile
-from utils.feeds.rows import Pipe, RowSource, array_pages, line_pages, parquet_pages, utf8_lines
+from utils.feeds.rows import RowSource, array_pages, file_blocks, line_pages, parquet_pages, pipe_blocks, utf8_lines
 from utils.records.stream import BUZZ, Stream
 from utils.sources.base import Resume, Source
 
@@ -36,7 +36,6 @@ TOPIC = "kafka:"
 HTTP = "http:"
 _HEAD_BYTES = 4096
 _GZIP = b"\x1f\x8b"
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _ZEROS = re.compile(rb"\0{16,}")  # a hole, as a copied and truncated log has
 
 
@@ -157,7 +156,7 @@ def _complete_file(path: Path, kind: str, options: InputOptions, *, is_packed: b
     def lines() -> Iterator[list[bytes]]:
         opened: Any = gzip.open if is_packed else open
         with opened(path, "rb") as file:
-            yield from utf8_lines(file, path.name, options.encoding)
+            yield from utf8_lines(file_blocks(file), path.name, options.encoding)
 
     def opened(stream: Stream, resume: Resume, finished: bool) -> Source:
         match kind:
@@ -176,7 +175,7 @@ def _standard_input(options: InputOptions, stop: threading.Event) -> Input:
     if sys.stdin is None or sys.stdin.closed:
         raise ToolkitError(f"{PIPE}: there is no standard input")
     name, kind = "standard input", options.format or ("text" if options.pattern else "json")
-    unread = utf8_lines(Pipe(sys.stdin.buffer, stop), name, options.encoding)
+    unread = utf8_lines(pipe_blocks(sys.stdin.buffer, stop), name, options.encoding)
 
     def opened(stream: Stream, resume: Resume, finished: bool) -> Source:
         return _rows(name, kind, unread, options, stream, _from_start)
@@ -223,8 +222,8 @@ def _kind(path: Path, options: InputOptions) -> tuple[str, bool]:
         )
     if kind not in ("json", "csv", "text") or head.startswith(_GZIP):
         return kind, head.startswith(_GZIP)
-    if not head.startswith(_UTF16) and b"\0" in _ZEROS.sub(b"", head):
-        raise ToolkitError(f"{path} is binary, or UTF-16 text without a byte order mark: it is no {kind}")
+    if options.encoding == PLAIN.encoding and b"\0" in _ZEROS.sub(b"", head):
+        raise ToolkitError(f"{path} is binary, or UTF-16, which --encoding utf-16 reads of CSV files: it is no {kind}")
     is_array = suffix == ".json" and head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
     return "array" if kind == "json" and is_array else kind, False
 

@@ -35,24 +35,20 @@ Answer = int | HTTPException
 """How many records were acknowledged, or why none was."""
 
 
-class Posted:
-    """A request that waits for its answer."""
+class Posted(Future[int]):
+    """A request that waits for its answer: how many records were acknowledged, or an HTTPException."""
 
     def __init__(self, body: bytes, key: str) -> None:
+        super().__init__()
         self.body, self.key = body, key
-        self._answer: Future[int] = Future()
-
-    async def answered(self) -> int:
-        """How many records were acknowledged. Raises HTTPException if none was."""
-        return await asyncio.wrap_future(self._answer)
 
     def answer(self, answer: Answer) -> None:
         """Answer it; may be called from any thread, and the first answer counts."""
         with suppress(InvalidStateError):  # it has one, or nobody waits any more
             if isinstance(answer, HTTPException):
-                self._answer.set_exception(answer)
+                self.set_exception(answer)
             else:
-                self._answer.set_result(answer)
+                self.set_result(answer)
 
 
 class Waiting:
@@ -71,7 +67,7 @@ class Waiting:
             if self._is_closed:  # asked behind the line before, so that either side sees the other
                 raise stopping()
             self._new.put(posted)
-            return await posted.answered()
+            return await asyncio.wrap_future(posted)
         finally:
             self._unanswered.discard(posted)
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from glob import escape
 from pathlib import Path
 from queue import Empty, Queue
-from typing import Any, BinaryIO
+from typing import Any
 from zlib import crc32
 
 import msgspec
@@ -90,67 +90,67 @@ class RowSource:
         return f"{self.detail} {self._row} {row.number}"
 
 
-class Pipe:
-    """Reads a pipe in a thread, a little ahead, so that whoever waits for it can be told to stop."""
-
-    def __init__(self, file: BinaryIO, stop: threading.Event) -> None:
-        self._file, self._stop = file, stop
-        self._blocks: Queue[bytes] = Queue(AHEAD_BLOCKS)
-        self._error: OSError | None = None
-        threading.Thread(target=self._run, name="standard input", daemon=True).start()
-
-    def _run(self) -> None:
-        try:
-            while block := self._file.read1(AHEAD_BYTES):  # type: ignore[attr-defined]  # as all buffered
-                self._blocks.put(block)
-        except OSError as error:
-            self._error = error
-        self._blocks.put(b"")
-
-    def read1(self, _size: int) -> bytes | None:
-        """All that has come, once there is anything; b"" at the end, None when told to stop."""
-        found: list[bytes] = []
-        while not found:
-            if self._stop.is_set():
-                return None
-            with suppress(Empty):
-                found.append(self._blocks.get(timeout=STOP_S))
-                while found[-1]:
-                    found.append(self._blocks.get_nowait())
-        if not found[-1]:
-            self._blocks.put(b"")  # it is the end for whoever asks again, too
-            if self._error and len(found) == 1:
-                raise ToolkitError(f"standard input: {self._error}") from self._error
-        return b"".join(found)
-
-
-def utf8_lines(file: Any, name: str, encoding: str) -> Iterator[list[bytes]]:
-    """The lines of what has `read1` in UTF-8, as they come, with their ends.
-
-    Of one that no record can be the middle is left out, so that the rest fits into memory and is still too long.
-
-    UTF-16 with a byte order mark is read whatever `encoding` says. What cannot be decoded stays as it is, so that it
-    damages its line only. Raises ToolkitError where a file is damaged.
-    """
-    decoder: codecs.IncrementalDecoder | None = None
-    rest, number, data = b"", 0, b"?"
+def file_blocks(file: Any) -> Iterator[bytes]:
+    """What is in an open file, some at a time; the last block is empty."""
+    data = b"?"
     while data:
+        data = file.read1(BLOCK_BYTES)
+        yield data
+
+
+def pipe_blocks(file: Any, stop: threading.Event) -> Iterator[bytes]:
+    """What a pipe brings, as it comes; the last block is empty, unless it was told to stop.
+
+    A thread reads a little ahead, because a read cannot be interrupted. Raises ToolkitError if it fails.
+    """
+    blocks: Queue[bytes] = Queue(AHEAD_BLOCKS)
+    errors = list[OSError]()
+
+    def read() -> None:
         try:
-            data = file.read1(BLOCK_BYTES)
-            if data is None:
-                return
-            if not decoder:
-                is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-                known = "utf-16" if is_utf16 else codecs.lookup(encoding).name
-                decoder = codecs.getincrementaldecoder("utf-8-sig" if known == "utf-8" else known)("surrogateescape")
+            while data := file.read1(AHEAD_BYTES):
+                blocks.put(data)
+        except OSError as error:
+            errors.append(error)
+        blocks.put(b"")
+
+    threading.Thread(target=read, name="standard input", daemon=True).start()
+    has_ended = False
+    while not (has_ended or stop.is_set()):
+        found = list[bytes]()
+        with suppress(Empty):
+            found.append(blocks.get(timeout=STOP_S))
+            while found[-1]:
+                found.append(blocks.get_nowait())
+        has_ended = b"" in found
+        if any(found):
+            yield b"".join(found)
+    if errors and has_ended:
+        raise ToolkitError(f"standard input: {errors[0]}")
+    if has_ended:
+        yield b""
+
+
+def utf8_lines(blocks: Iterator[bytes], name: str, encoding: str) -> Iterator[list[bytes]]:
+    """The lines of blocks in UTF-8, as they come, with their ends; an empty block ends the last line.
+
+    Of a line that no record can be the middle is left out, so that the rest fits into memory and is still too long.
+    What cannot be decoded stays as it is and damages its line only. Raises ToolkitError where a file is damaged.
+    """
+    known = codecs.lookup(encoding).name
+    decoder = codecs.getincrementaldecoder("utf-8-sig" if known == "utf-8" else known)("surrogateescape")
+    rest, number = b"", 0
+    try:
+        for data in blocks:
             text = decoder.decode(data, final=not data)
-        except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeError) as error:
-            raise ToolkitError(f"{name} is damaged behind line {number}: {error}") from error
-        lines = (rest + text.encode("utf-8", "surrogateescape")).splitlines(keepends=True)
-        rest = lines.pop()[: MAX_LINE_BYTES + 1] if data and lines and not lines[-1].endswith(b"\n") else b""
-        number += len(lines)
-        if lines:
-            yield lines
+            lines = (rest + text.encode("utf-8", "surrogateescape")).splitlines(keepends=True)
+            is_open = data and lines and not lines[-1].endswith(b"\n")
+            rest = lines.pop()[: MAX_LINE_BYTES + 1] if is_open else b""
+            number += len(lines)
+            if lines:
+                yield lines
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeError) as error:
+        raise ToolkitError(f"{name} is damaged behind line {number}: {error}") from error
 
 
 def line_pages(lines: Iterator[list[bytes]]) -> Pages:

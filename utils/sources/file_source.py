@@ -148,9 +148,10 @@ class FileSource:
         if b"\0" in lines:
             lines = _HOLE.sub(lambda hole: b" " * (len(hole[0]) - 1) + b"\n", lines)
         end = lines.rfind(b"\n") + 1
-        if lines and ((end == 0 and is_full) or (before[-1:] not in b"\n\0" and _is_cut(file, offset))):
+        is_rest = before[-1:] not in b"\n\0"  # of a line over the limit, or of one that was read without its end
+        if lines and (is_rest or (end == 0 and is_full)):
             part = data[: lines.find(b"\n") + 1 or len(lines)]
-            where, reason = f"{self._path.name} byte {offset}", f"part of a line of over {MAX_LINE_BYTES} bytes"
+            where, reason = f"{self._path.name} byte {offset}", "a part of a line, which is too long or was read before"
             kept = part.rstrip(b"\r\n\0")
             invalid = [Invalid(where, reason, kept)] if kept else []
             return self._chunk(_position(offset + len(part), before + part), [], invalid)
@@ -185,13 +186,6 @@ class FileSource:
             return None
         self._counted = self._position  # read again next time: perhaps its other half is being written
         return self._chunk(self._position or "", records, invalid)
-
-
-def _is_cut(file: FileIO, offset: int) -> bool:
-    """Whether what comes before this place is a part of a line over the limit, so that its rest is one too."""
-    file.seek(max(0, offset - MAX_LINE_BYTES - 1))
-    before = file.read(min(offset, MAX_LINE_BYTES + 1))
-    return len(before) > MAX_LINE_BYTES and b"\n" not in before and b"\0" not in before
 
 
 def _position(offset: int, before: bytes) -> str:
