@@ -48,9 +48,8 @@ def main(
 
     theme.reset()
     state = State(found, source, buffers=buffers, where=where, from_end=start == "end")
-    begin = "end" if start == "end" else ""
-    opened = sinks.source(source, settings, found, lambda partition: state.begins.get(partition, begin))
-    reader = Reader(opened, state, stop)
+    resume = "end" if start == "end" else ""
+    reader = Reader(sinks.source(source, settings, found, lambda partition: resume), state, stop)
     if plan.serve is None and not plan.save and (name := window.window_backend(plan.backend)):
         logger.info("drawing in a window with {}", name)
         reader.start()

@@ -14,10 +14,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from consumers.dashboard.figure import Dashboard
-from consumers.dashboard.options import ThemeName
+from consumers.dashboard.options import DEFAULT_SIZE, ThemeName
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.state import State
-from consumers.dashboard.theme import DEFAULT_SIZE
 from producers import factory_producer, market_producer, sensor_producer
 from utils.app.config import PROJECT_DIR
 from utils.records.codec import instant_text

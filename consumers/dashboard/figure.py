@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 
 from consumers.dashboard.formatting import status
 from consumers.dashboard.header import TILE, Header, HealthStrip
-from consumers.dashboard.options import DPI, ThemeName
+from consumers.dashboard.options import DEFAULT_SIZE, DPI, ThemeName
 from consumers.dashboard.panel import Panel
 from consumers.dashboard.panels import PANELS
 from consumers.dashboard.report import tiles
 from consumers.dashboard.snapshot import Snapshot
-from consumers.dashboard.theme import DEFAULT_SIZE, PALETTES, style
+from consumers.dashboard.theme import PALETTES, style
 
 NARROW_IN, NARROW_BELOW_IN, NARROW_SCALE = 4.0625, 6.0, 1.16  # 390 CSS pixels; no text under 11 of them
 HEIGHTS = {False: (0.6, TILE + 0.22), True: (0.95, 3 * TILE + 0.22)}  # inches of header and strip, wide and narrow
@@ -113,17 +113,17 @@ class Dashboard:
         return self._saved("png")
 
     def svg(self, snapshot: Snapshot) -> str:
-        """The snapshot as an <svg> element whose size its page decides, with titles where the mouse rests."""
+        """The snapshot as an <svg> element whose size its page decides, with labels where the mouse rests."""
         self.update(snapshot)
         text = self._saved("svg", metadata={"Date": None}).decode()
         text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text[text.index("<svg") :], count=2)
         points, height = 72 / self.figure.dpi, self.figure.bbox.height
-        titles = (
+        labels = (
             f'<rect x="{x0 * points:.1f}" y="{(height - y1) * points:.1f}" width="{(x1 - x0) * points:.1f}"'
-            f' height="{(y1 - y0) * points:.1f}"><title>{escape(hint)}</title></rect>'
+            f' height="{(y1 - y0) * points:.1f}" aria-label="{escape(hint)}"/>'
             for x0, y0, x1, y1, hint in self.hints()
         )
-        return text.replace("</svg>", f'<g style="fill: none; pointer-events: all">{"".join(titles)}</g></svg>')
+        return text.replace("</svg>", f'<g style="fill: none; pointer-events: all">{"".join(labels)}</g></svg>')
 
     def words(self, snapshot: Snapshot) -> list[tuple[str, str]]:
         """What the image of the snapshot shows, for people who cannot see it: headings and words."""

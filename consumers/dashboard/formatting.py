@@ -39,12 +39,6 @@ def lag(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if abs(seconds) < 0.1 else f"{seconds:.1f} s"
 
 
-def share(count: int, total: int) -> str:
-    """`21%`; `<1%` and `>99%` for what is not quite nothing or all."""
-    percent = 100 * count / max(1, total)
-    return "<1%" if 0 < percent <= 0.5 else ">99%" if 99.5 <= percent < 100 else f"{percent:.0f}%"
-
-
 def brief(count: int) -> str:
     """`5,243`, `999,999`, `1.2M`: what always has room."""
     for size, unit in zip((10**18, 10**15, 10**12, 10**9, 10**6), "EPTGM", strict=True):

@@ -23,31 +23,34 @@ EARLIEST_S = 31_536_000.0  # 1971; what other languages call their zero time has
 
 
 class Charted:
-    """The roles of a stream's fields. A role without a field has a form of its own.
+    """The roles of a stream's fields.
 
-    Without `by` records are counted per producer, without `value` the pauses between them are charted, without
-    `histogram` the lengths of a text, and without any text the pauses again.
+    Without `by` records count per producer; without `value` or `histogram` the lengths of the first text are charted.
     """
 
     def __init__(self, stream: Stream) -> None:
         self.stream, self.event_us, self._field = stream, event_time(stream), stream.codec.value
         self._name = lru_cache(MAX_KEYS)(lambda text: plain(text) or "(no name)")
         types = {field.name: field.type for field in stream.fields}
-        texts = sorted((name for name in types if types[name] == "text"), key=lambda name: name == stream.by)
-        lengths = bool(texts) and not stream.histogram
-        self.measured = texts[0] if lengths else stream.histogram
-        is_buzz = stream.name == BUZZ.name
+        texts = [name for name, kind in types.items() if kind == "text" and name != stream.by]
+        text = texts[0] if texts else stream.by
+        self.value, self.measured = stream.value or text, stream.histogram or text
+        kind, is_buzz = types.get(self.measured or ""), stream.name == BUZZ.name
+
+        def words(name: str | None) -> str:
+            return plain((name or "number").replace("_", " ")) + " length" * (types.get(name or "") == "text")
+
         self.has_lines = stream.by is not None and not is_buzz
         self.floor = floor_of(stream, stream.value)
         self.roles = Roles(
             by=plain((stream.by or "producer").replace("_", " ")),
-            value=plain((stream.value or "pause_s").replace("_", " ")),
-            histogram=plain((self.measured or "pause_s").replace("_", " ") + " length" * lengths),
+            value=words(self.value),
+            histogram=words(self.measured),
             records="messages" if is_buzz else "records",
             zones=stream.zones,
             scale=(0.0, 1.0) if is_buzz and stream.value == BUZZ.value else None,
-            whole=lengths or types.get(self.measured or "") == "integer",
-            unit="characters" if lengths or (is_buzz and self.measured == BUZZ.histogram) else "",
+            whole=kind in ("integer", "text"),
+            unit="characters" if kind == "text" or (is_buzz and self.measured == BUZZ.histogram) else "",
         )
 
     def key(self, record: Any) -> str:
@@ -56,9 +59,9 @@ class Charted:
         found = self._field(record, by) if by else run and run.rsplit("-", 2)[0]
         return self._name(found[:KEY_CHARS]) if isinstance(found, str) else "(none)"
 
-    def number(self, record: Any, name: str | None, pause_s: float) -> float | None:
-        """The number of a field, the length of a text, without a name the pause; None if it cannot be drawn."""
-        found = self._field(record, name) if name else pause_s
+    def number(self, record: Any, name: str | None) -> float | None:
+        """The number of a field or the length of its text; None if there is none that can be drawn."""
+        found = self._field(record, name) if name else None
         found = len(found) if isinstance(found, str) else found
         return float(found) if isinstance(found, int | float) and abs(found) <= MAX_NUMBER else None
 
@@ -83,16 +86,14 @@ class History:
             self.keys[key if key in self.keys or len(self.keys) < MAX_KEYS else ""] += count
         events = np.array([charted.event_us(record) for record in records], dtype=float) / 1e6  # None is no number
         times = self._placed(events, now)
-        pauses = np.diff([flow[-1][0] if flow else times[0], *times]).tolist()
         for count, at in enumerate(times, start=total + 1):
             if len(flow) > 1 and (at - flow[-2][0] < POINT_SPACING_S or at == flow[-1][0]):
                 flow.pop()
             flow.append((at, count))
-        rows = list(zip(records, keys, times, pauses, strict=True))
-        for record, key, at, pause_s in rows[-(self.points.maxlen or 0) :]:
-            if (value := charted.number(record, charted.stream.value, pause_s)) is not None:
+        for record, key, at in list(zip(records, keys, times, strict=True))[-(self.points.maxlen or 0) :]:
+            if (value := charted.number(record, charted.value)) is not None:
                 self.points.append(Point(at, value, key))
-            if (measure := charted.number(record, charted.measured, pause_s)) is not None:
+            if (measure := charted.number(record, charted.measured)) is not None:
                 self.measures.append(measure)
         came = [now] * len(times) if self.live else times
         self.seconds.update(map(int, came))

@@ -14,8 +14,10 @@ from utils.records.stream import Stream
 
 ThemeName = Literal["light", "dark"]
 Length = Annotated[int, Parameter(converter=whole, validator=positive)]
+DEFAULT_SIZE = (12.8, 7.2)  # inches
 DPI = 100
 MAX_BUFFER = 10_000
+MAX_REFRESH_S = 600  # the frames of a GIF last less than 655 s
 
 
 @Parameter(name="*")
@@ -75,8 +77,8 @@ class Plan:
     """Colours: light unless given; the served page follows the system unless given."""
     backend: Annotated[str | None, Parameter(env_var="MPLBACKEND")] = None
     """Matplotlib backend; Agg draws without a window."""
-    size: str = "12.8x7.2"
-    """WIDTHxHEIGHT in inches, or in pixels."""
+    size: tuple[float, float] = DEFAULT_SIZE
+    """Width and height in inches, of 100 pixels each."""
     serve: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=(0, 1))] = None
     """Show the image to browsers at PORT or ADDRESS:PORT; alone, at 127.0.0.1:8765."""
     allow_host: Annotated[tuple[str, ...], Parameter(show_default=False)] = ()
@@ -91,21 +93,13 @@ class Plan:
     """Seconds between frames."""
 
     def __post_init__(self) -> None:
-        width, height = self.inches
+        width, height = self.size
         if not (4 <= width <= 80 and 3 <= height <= 80):
-            limits = "from 4x3 to 80x80 inches, or in pixels such as 1920x1080"
-            raise ToolkitError(f"--size {self.size}: give WIDTHxHEIGHT {limits}")
+            raise ToolkitError(f"--size {width:g} {height:g}: give width and height in inches, from 4 3 to 80 80")
+        if self.refresh > MAX_REFRESH_S:
+            raise ToolkitError(f"--refresh {self.refresh:g}: at most {MAX_REFRESH_S} seconds")
         if self.serve is not None and self.save:
             raise ToolkitError("--serve and --save: give one of them; a second dashboard can do the other")
-
-    @property
-    def inches(self) -> tuple[float, float]:
-        """Width and height; numbers of 100 or more are pixels."""
-        try:
-            width, height = (float(part) for part in self.size.lower().split("x"))
-        except ValueError:
-            return 0, 0
-        return (width / DPI, height / DPI) if max(width, height) >= 100 else (width, height)
 
     def is_done(self, frames: int, elapsed_s: float) -> bool:
         """Whether it ends after what was drawn."""

@@ -22,7 +22,6 @@ from utils.app.errors import ToolkitError, Unavailable
 from utils.reading.follow import StateLog
 
 WRITERS = {".gif": "pillow", ".mp4": "ffmpeg_file"}  # the latter starts ffmpeg at the end: Ctrl+C ends it as well
-SLOWEST_FPS = 1 / 655  # of a GIF
 
 
 def run_headless(state: State, put: Put, plan: Plan, stop: Event) -> int:
@@ -64,7 +63,7 @@ def recording(path: Path, dashboard: Dashboard, plan: Plan) -> Iterator[Put]:
     if not writers.is_available(kind):
         raise ToolkitError(f"--save {path}: needs ffmpeg, which is not installed; install it or save a .gif")
     writer: Any = writers[kind]
-    writer = writer(fps=max(1 / plan.refresh, SLOWEST_FPS))
+    writer = writer(fps=1 / plan.refresh)
 
     def put(snapshot: Snapshot) -> None:
         dashboard.update(snapshot)
@@ -97,5 +96,5 @@ def opened(plan: Plan, folder: Path) -> AbstractContextManager[Put]:
         raise ToolkitError(f"{path.parent} cannot be made: {error.strerror}; choose another folder") from error
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise ToolkitError(f"{path}: no file can be written there; name another one")
-    dashboard = Dashboard(plan.theme or "light", size=plan.inches)
+    dashboard = Dashboard(plan.theme or "light", size=plan.size)
     return recording(path, dashboard, plan) if path.suffix in WRITERS else image_file(path, dashboard)

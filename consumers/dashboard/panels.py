@@ -9,7 +9,7 @@ from matplotlib import dates
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from consumers.dashboard.formatting import between, brief, clock, number, rate, share, span
+from consumers.dashboard.formatting import between, brief, clock, number, rate, span
 from consumers.dashboard.history import TOP
 from consumers.dashboard.panel import Panel, fit
 from consumers.dashboard.snapshot import Roles, Series, Snapshot
@@ -40,7 +40,7 @@ class FlowPanel(Panel):
         self.below = self.axes.fill_between([0, 1], [0, 1], step="post", color=self.palette.area, alpha=0.6, lw=0)
         look = {"color": self.palette.accent, "weight": "bold", "size": "large", "va": "center"}
         self.total = self.axes.annotate("", (0, 0), (8, 0), textcoords="offset points", annotation_clip=False, **look)
-        self.bars = self.rate_axes.stairs([0], [0, 1], fill=True, alpha=0.45)
+        self.bars = self.rate_axes.bar(range(self.BARS + 2), 0, align="edge", alpha=0.45)
         foreground, background = self.palette.stale
         self.silence = self.axes.axvspan(0, 1, color=background, lw=0)
         self.no_data = self.axes.text(0, 0.5, "", transform=self.axes.get_xaxis_transform(), color=foreground,
@@ -86,7 +86,7 @@ class FlowPanel(Panel):
         self.rate_axes.set_ylim(0, max(1, counts.max()))
         names = (f"{counted(int(count), snapshot.roles.record)} in {span(step)} from {clock(left, snapshot.now)}"
                  for left, count in zip(edges, counts, strict=False))  # fmt: skip
-        self.draw_bars(self.bars, edges / DAY_S, counts, names, gap=0.08)
+        self.draw_bars(self.bars, edges / DAY_S, counts, names)
         return f"bars per {span(step)}, at most {most}"
 
 
@@ -116,10 +116,10 @@ class GroupsPanel(Panel):
         for row, (bar, name, label, (text, count, color)) in enumerate(artists):
             bar.set(width=count, color=color)
             fit(name, self.margins[0] - 0.35, text)
-            label.set_text(f"{brief(count)}  {share(count, total)}" if count else "")
+            label.set_text(f"{brief(count)}  {count / total:.0%}" if count else "")
             label.xy = count, row
             if count:
-                hint = f"{text}: {counted(count, record)}, {share(count, total)}"
+                hint = f"{text}: {counted(count, record)}, {count / total:.0%}"
                 self.hint(self.axes, 0, row - 0.4, hint, count, row + 0.4)
                 self.words.append(hint)
         more = "over " if snapshot.more_groups else ""
@@ -245,7 +245,7 @@ class HistogramPanel(Panel):
         self.axes, palette = self.subplots(), self.palette
         self.axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         self.sigma = self.axes.axvspan(0, 1, color=palette.sigma, lw=0, zorder=0)
-        self.bars = self.axes.stairs([0], [0, 1], fill=True, alpha=0.77)
+        self.bars = self.axes.bar(range(self.BINS), 0, align="edge", alpha=0.77)
         looks = ((palette.text, "-", 2.0), (palette.muted, "--", 1.8), (palette.p95, "-", 1.8))
         self.lines = [self.axes.axvline(0, color=color, ls=ls, lw=lw) for color, ls, lw in looks]
         place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 3, "columnspacing": 1.5}
@@ -264,7 +264,7 @@ class HistogramPanel(Panel):
         extent = 100 if roles.whole else width
         names = (f"{between(left, right, extent)}: {counted(int(count), roles.record)}" for left, right, count
                  in zip(edges + 0.5 * roles.whole, edges[1:] - 0.5 * roles.whole, counts, strict=False))  # fmt: skip
-        self.draw_bars(self.bars, edges, counts, names, gap=0.01)
+        self.draw_bars(self.bars, edges, counts, names)
         self.axes.xaxis.set_major_locator(MaxNLocator(6, integer=roles.whole, min_n_ticks=1))
         self.axes.set(xlim=(edges[0] - 0.05 * width, edges[-1] + 0.05 * width), ylim=(0, 1.12 * max(counts)))
         fit(self.axes.xaxis.label, self.inner[0], roles.unit or roles.histogram)

@@ -40,7 +40,6 @@ class State:
         shown, roles = plain(where.text) if where else "", self._history.charted.roles
         self._known = Snapshot(stream.name, now, now, Source(source), roles, shown, buffers=buffers)
         self._tracker = Tracker(from_end=from_end)
-        self.begins: dict[str, str] = {}  # partition -> where its end was when reading began there
 
     def using(self, name: str, detail: str, trouble: str = "") -> None:
         """Note the source in use, and if it cannot be read, why; the first trouble since it could sets the time.
@@ -62,8 +61,6 @@ class State:
     def add(self, chunk: Chunk) -> None:
         """Take in one chunk. Never raises for what records may hold."""
         tracker = self._tracker
-        if chunk.start == "end":
-            self.begins[chunk.partition] = chunk.end
         fresh = tracker.admit(chunk.records)
         if self._where:
             fresh = list(compress(fresh, self._where.matches(fresh)))

@@ -13,7 +13,6 @@ from consumers.dashboard.options import ThemeName
 # matplotlib's own is wide: texts have room in whatever font a browser shows them. The others have more letters.
 FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC")
 MARKERS = "os^Dv"
-DEFAULT_SIZE = (12.8, 7.2)  # inches
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class Window:
     """
 
     def __init__(self, state: State, plan: Plan, stop: Event, folder: Path) -> None:
-        figure: Any = plt.figure(TITLE, figsize=plan.inches, dpi=DPI)
+        figure: Any = plt.figure(TITLE, figsize=plan.size, dpi=DPI)
         self.dashboard, self.shown = Dashboard(plan.theme or "light", figure=figure), state.snapshot()
         self.paused, self.frames = False, 0
         self._stop, self._folder = stop, folder

@@ -131,8 +131,10 @@ def program() -> Iterator[Program]:
 
 
 def texts(svg: str) -> list[str]:
-    """Every text of an image, hover titles included. Fails if it is not well-formed."""
-    return [text.strip() for text in ElementTree.fromstring(svg).itertext() if text.strip()]
+    """Every text of an image, hover labels included. Fails if it is not well-formed."""
+    root = ElementTree.fromstring(svg)
+    shown = [*root.itertext(), *(each.get("aria-label", "") for each in root.iter())]
+    return [text.strip() for text in shown if text.strip()]
 
 
 def test_page_in_every_form(program: Program) -> None:
@@ -229,9 +231,9 @@ def test_headers_of_every_answer(program: Program) -> None:
     ):
         _, headers, _ = program.ask(path, host)
         policy = headers["content-security-policy"]
-        assert "default-src 'none'" in policy
+        assert "default-src 'self'" in policy
         assert "frame-ancestors 'none'" in policy
-        assert "'unsafe-inline'" not in policy.partition("script-src")[2].partition(";")[0]
+        assert "'unsafe-inline'" not in policy.replace("style-src 'self' 'unsafe-inline'", "")
         assert (headers["x-content-type-options"], headers["cache-control"]) == ("nosniff", "no-store")
         assert "server" not in headers
 
@@ -262,7 +264,7 @@ def test_allowed_host_and_no_other() -> None:
         program.end()
 
 
-@pytest.mark.parametrize("name", ["", "*", "a b", "dash.example.org:80", "http://x", "a*b"])
+@pytest.mark.parametrize("name", ["", "*", "a b", "dash.example.org:80", "http://x", "*.example.org"])
 def test_what_cannot_be_a_host_is_one_clear_error(name: str) -> None:
     with pytest.raises(ToolkitError, match="--allow-host"):
         known_hosts("127.0.0.1", [name])

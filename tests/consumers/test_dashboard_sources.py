@@ -26,7 +26,7 @@ class Watched:
         settings.data_path.mkdir(parents=True, exist_ok=True)
         self.sink, self.settings, self.stop = sink, settings, threading.Event()
         self.state = State(BUZZ, name, from_end=start == "end")
-        source = sinks.source(name, settings, BUZZ, lambda partition: self.state.begins.get(partition, start))
+        source = sinks.source(name, settings, BUZZ, lambda partition: start)
         self.reader = Reader(source, self.state, self.stop)
 
     def write(self, first: int, last: int) -> None:
@@ -155,27 +155,4 @@ def test_from_the_end_holds_for_the_source_that_is_taken_next(
     second.write(41, 45)
     snapshot = watched.snapshot(lambda snapshot: snapshot.total == 15)
     assert (snapshot.total, snapshot.lost, snapshot.duplicate) == (15, 0, 0)
-    end(watched)
-
-
-def test_from_the_end_a_source_that_comes_back_begins_where_it_did(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(auto_source, "GIVE_UP_S", 0.0)
-    monkeypatch.setattr(auto_source, "ASK_AGAIN_S", 0.0)
-    watched, aside = Watched("auto", "file", settings, start="end"), settings.data_path / "aside"
-    watched.write(1, 30)
-    run(watched)
-    watched.snapshot(lambda snapshot: snapshot.source.name == "file")
-    watched.write(31, 40)
-    watched.snapshot(lambda snapshot: snapshot.total == 10)
-    with moving_open_files():
-        settings.live_path.rename(aside)
-    settings.live_path.mkdir()
-    watched.snapshot(lambda snapshot: snapshot.source.trouble)
-    settings.live_path.rmdir()
-    aside.rename(settings.live_path)
-    watched.write(41, 45)
-    snapshot = watched.snapshot(lambda snapshot: snapshot.total == 15)
-    assert (snapshot.lost, snapshot.duplicate) == (0, 0)
     end(watched)

@@ -84,7 +84,7 @@ OWN = {
     "consumers.ragini_visual_consumer": [
         ("--source paper", 'Invalid value "paper" for --source. Choose from: "auto"'),
         ("--theme pink", 'Invalid value "pink" for --theme. Choose from: "light", "dark"'),
-        ("--size big", "--size big: give WIDTHxHEIGHT"),
+        ("--size big", "Parameter --size requires 2 positional arguments"),
         ("--frames 0", 'Invalid value "0" for --frames. Must be more than 0'),
         ("--duration -1", "for --duration. Must be more than 0"),
         ("--refresh 0", "for --refresh. Must be more than 0"),
