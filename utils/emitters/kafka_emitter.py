@@ -41,8 +41,8 @@ class KafkaEmitter:
     """Writes to the topic of a stream with transactions that a killed predecessor cannot disturb.
 
     `key` is `<name>-<journal>`: the transactional id, so that `last` fences whoever wrote with it before, and the key
-    of all records, which share one partition. The mark is `topic id/partition/offset`: `last` searches the partition
-    from that offset on. Every call has a deadline.
+    of all records, which share one partition. The mark is `topic id/partition/offset`, and the ids of the record there
+    if there is one: `last` searches the partition from that offset on. Every call has a deadline.
     """
 
     max_records = STEP
@@ -53,16 +53,18 @@ class KafkaEmitter:
         self._topic = self._admin.open_topic(settings.topic_of(stream.name))
         self._key = key
         self._partition, self._start = crc32(key.encode()) % self._topic.partitions, 0
+        self._noted: tuple[str, int] | None = None  # the record at the start
         if mark:
-            topic_id, partition, noted = mark.rsplit("/", 2)
+            topic_id, partition, offset, *ids = mark.split("/")
             if topic_id == self._topic.topic_id and int(partition) < self._topic.partitions:
-                self._partition, self._start = int(partition), int(noted)
+                self._partition, self._start = int(partition), int(offset)
+                self._noted = (ids[0], int(ids[1])) if ids else None
         self._end = 0  # of the partition, when it was seen last
-        self._note(self._start)
+        self._note(self._start, self._noted)
 
-    def _note(self, offset: int) -> None:
-        """Keep the offset before which nothing of this key can be of interest."""
-        self.mark = f"{self._topic.topic_id}/{self._partition}/{offset}"
+    def _note(self, offset: int, ids: tuple[str, int] | None) -> None:
+        """Keep the offset before which nothing of this key can be of interest, and which record is there."""
+        self.mark = "/".join(map(str, (self._topic.topic_id, self._partition, offset, *(ids or ()))))
 
     def last(self, producer_ids: Sequence[str]) -> tuple[str, int] | None:
         """Read the partition for the last committed record of these runs. See Emitter."""
@@ -72,7 +74,9 @@ class KafkaEmitter:
             # An end before what was noted: the topic was created again by brokers that know no ids of topics.
             start = max(lowest, self._start) if self._start <= end else lowest
             offset, found = self._search(start, end, producer_ids) if start < end and producer_ids else (end, None)
-        self._note(offset)
+        if not found and self._noted and self._noted[0] in producer_ids and self._start < lowest <= end:
+            return self._noted  # retention has removed it: it was there, and readers may have seen it
+        self._note(offset, found)
         return found
 
     def _fenced(self) -> "Producer":
@@ -187,7 +191,7 @@ class KafkaEmitter:
                 raise SinkReplaced(f"topic {self._topic.name} was deleted and created again")
             producer.commit_transaction(COMMIT_S)
         self._end = delivered[0] + 1
-        self._note(delivered[0])
+        self._note(delivered[0], (batch.producer_id, batch.last))
 
     def _check_sizes(self, batch: Batch, lines: Sequence[bytes]) -> None:
         """Raise Rejected for the first record that the topic never takes, once what comes before it is stored."""
