@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +24,12 @@ from tests.feeds.feed_runs import column, letters, lines
 from tests.helpers import has_links, run_here, start_python, wait_until
 from utils.app.config import PROJECT_DIR, Settings
 from utils.feeds import inputs, rows
+from utils.feeds.csv_pages import Row
+from utils.feeds.feeding import described
+from utils.feeds.lines import LineCodec
+from utils.feeds.rows import RowSource
 from utils.records.stream import Stream
+from utils.sources.base import Resume, Source
 
 Feed = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -461,6 +466,19 @@ class TestStandardInput:
             _, err = process.communicate(text, timeout=60)
         assert process.returncode == 2
         assert err.endswith(f"standard input has no readable record{reason}, so no stream is known\n")
+
+
+def test_a_wait_for_a_first_record_ends_without_an_error(settings: Settings) -> None:
+    stop = threading.Event()
+
+    def opened(stream: Stream, resume: Resume, finished: bool) -> Source:
+        return RowSource("standard input", pages(), LineCodec(stream), resume)
+
+    def pages() -> Iterator[list[Row]]:
+        stop.set()  # Ctrl+C while nothing comes
+        yield from ()
+
+    assert described(inputs.Input("stdin", "-", opened, ends=True), "things", settings, stop) is None
 
 
 @pytest.mark.full

@@ -101,6 +101,8 @@ def first_lines(source: Input, stop: threading.Event, *, needed: bool, wait: boo
                 chunk = reader.poll(INFERRED_FROM)
             except Absent as error:  # the user named it, so it should be there
                 raise ToolkitError(str(error)) from error
+            if stop.is_set():
+                return []
             if not needed or (chunk and chunk.records):
                 return [line.line for line in chunk.records] if chunk else []
             missing = f"{reader.detail} has no readable record{reason}"

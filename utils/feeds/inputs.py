@@ -146,7 +146,8 @@ def _growing_file(path: Path, kind: str, options: InputOptions) -> Input:
     def opened(stream: Stream, resume: Resume, finished: bool) -> Source:
         return RotatedFile(path, LineCodec(stream, parse), resume, finished=finished)
 
-    place = path.parent.resolve() / path.name  # a link is a place of its own: it leads to another file tomorrow
+    # A link is a place of its own, as it leads to another file tomorrow.
+    place = path.parent.resolve() / path.name if path.is_symlink() else path.resolve()
     return Input(_stem(path.stem), str(place), opened, restarts=True, has_cells=kind == "text")
 
 
