@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 
 from utils.app.config import Settings
-from utils.app.errors import Rejected, SinkReplaced, ToolkitError, Unavailable
+from utils.app.errors import Rejected, ToolkitError, Unavailable
 from utils.clients import duck, files
 from utils.emitters.base import STEP, delivered_by_another, emit_one
 from utils.records.codec import is_usual, microseconds
@@ -37,7 +37,6 @@ class DuckdbEmitter:
         self.max_records = max(1, min(MAX_ROWS, MAX_CELLS // len(self._table.columns)))
         self._closed_at_s = 0.0
         self._opened: tuple[int, int] | None = None
-        self._seen: tuple[str, int] | None = None  # the last record that the table was seen to contain
         self._memory: duckdb.DuckDBPyConnection | None = None
         files.check_one_name(path)
         with files.errors(path):
@@ -94,8 +93,7 @@ class DuckdbEmitter:
                 [list(producer_ids)],
             ).fetchall()
         found = dict(rows)
-        self._seen = next(((each, found[each]) for each in reversed(producer_ids) if each in found), None)
-        return self._seen
+        return next(((each, found[each]) for each in reversed(producer_ids) if each in found), None)
 
     def emit(self, batch: Batch) -> None:
         """Insert the batch in one window, or in several if there is a record that the table rejects. See Emitter."""
@@ -114,22 +112,17 @@ class DuckdbEmitter:
             self._store([column[half:] for column in page], first + half)
 
     def _insert(self, page: Columns, first: int) -> None:
-        """Insert rows of one run, given by the table's columns, in one window, behind the last that was seen there."""
+        """Insert rows of one run, given by the table's columns, in one window, if nobody has stored any of them."""
         columns, values, table = self._table.row, "*", f"sink.{quoted(self._table.name)}"
         if self._id_needed:  # of buzzline: as a primary key without a default it takes no NULL
             columns, values = f"id, {columns}", f"(SELECT COALESCE(MAX(id), 0) FROM {table}) + row_number() OVER (), *"
         arrays = self._arrays(page)  # noqa: F841  (DuckDB reads the variable that SQL names)
         with self._window() as sink:
-            query = f"SELECT MAX(sequence) FROM {table} WHERE producer_id = ? AND sequence >= ?"
-            producer_id, last = page[-2][0], page[-1][-1]
-            seen = self._seen[1] if self._seen and self._seen[0] == producer_id else None
-            ((stored,),) = sink.execute(query, (producer_id, first if seen is None else seen)).fetchall()
-            if stored is not None and stored >= first:
+            stored = f"SELECT 1 FROM {table} WHERE producer_id = ? AND sequence >= ? LIMIT 1"
+            producer_id = page[-2][0]
+            if sink.execute(stored, (producer_id, first)).fetchall():
                 raise delivered_by_another(self._path, producer_id)
-            if stored != seen:
-                raise SinkReplaced(f"{self._path} lost rows, or an older copy was written over it, while in use")
             sink.execute(f"INSERT INTO {table} ({columns}) SELECT {values} FROM arrays")
-        self._seen = producer_id, last
 
     def _arrays(self, page: Columns) -> dict[str, np.ndarray[Any, Any]]:
         """The columns as arrays, for DuckDB to scan."""
