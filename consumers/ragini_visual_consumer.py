@@ -9,12 +9,12 @@ from loguru import logger
 from consumers.dashboard.options import DEFAULT_BUFFERS, Buffers, Charts, Plan
 from utils import sinks
 from utils.app import cli, signals, startup
-from utils.app.config import BUZZ, DEFAULTS, READING, Begin, Reads, Settings, StreamName
+from utils.app.config import BUZZ, DEFAULTS, PROJECT_DIR, READING, Begin, Reads, Settings, StreamName
 from utils.reading.expression import Expression
 from utils.reading.processing import wait_for_stream
 
 SWITCH_S = 0.0005  # of Python's threads; by default a flood of records makes a frame twice as slow
-FIRST_LOOK_S = 2.0
+FIRST_LOOK_S, END_S = 2.0, 10.0
 AS_READ, USUAL = Charts(), Plan()
 
 
@@ -40,7 +40,9 @@ def main(
         return 0
     found = charts.roles(sinks.with_chosen_roles(found, settings, source))
     where = Expression(found, charts.where) if charts.where else None
-    os.environ.pop("MPLBACKEND", None)  # it is `backend`, and matplotlib would check it while it is imported
+    # While matplotlib is imported it would check MPLBACKEND, which is `backend`, and fail at a damaged matplotlibrc.
+    os.environ.pop("MPLBACKEND", None)
+    os.environ["MATPLOTLIBRC"] = str(PROJECT_DIR / "consumers" / "dashboard" / "base.mplstyle")
 
     from consumers.dashboard import outputs, theme, window
     from consumers.dashboard.reader import Reader
@@ -60,7 +62,9 @@ def main(
             reader.looked.wait(FIRST_LOOK_S)  # so that one image is one of what is there
             count = outputs.run_headless(state, put, plan, stop)
     stop.set()
-    reader.join(timeout=10.0)
+    reader.join(timeout=END_S)
+    if reader.is_alive():
+        logger.warning("reading does not end within {:.0f} s: it is given up", END_S)
     if reader.failure:
         raise reader.failure
     known = state.snapshot()

@@ -71,7 +71,8 @@ def recording(path: Path, dashboard: Dashboard, plan: Plan) -> Iterator[Put]:
 
     logger.info("drawing without a window: saving to {}", path)
     try:
-        with writer.saving(figure, str(path), figure.dpi):
+        # As a whole path: ffmpeg takes `-a.mp4` for an option and `12:30.mp4` for an address.
+        with writer.saving(figure, str(path.absolute()), figure.dpi):
             yield put
     except (OSError, subprocess.CalledProcessError) as error:
         reason = getattr(error, "strerror", None) or f"ffmpeg ended: {error}"
@@ -94,7 +95,7 @@ def opened(plan: Plan, folder: Path) -> AbstractContextManager[Put]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ToolkitError(f"{path.parent} cannot be made: {error.strerror}; choose another folder") from error
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    if path.is_dir() or not all(os.access(each, os.W_OK) for each in (path.parent, path) if each.exists()):
         raise ToolkitError(f"{path}: no file can be written there; name another one")
     dashboard = Dashboard(plan.theme or "light", size=plan.size)
     return recording(path, dashboard, plan) if path.suffix in WRITERS else image_file(path, dashboard)

@@ -75,6 +75,8 @@ class Panel(Card):
         self.subtitle = self.text(EDGE, 0.57, color=palette.muted)
         self.notice = area.text(0.5, 0.42, "", color=palette.muted, ha="center", va="center")
         self.build()
+        for axes in area.axes:
+            axes.yaxis.get_offset_text().set_fontsize("small")  # it stands close below the subtitle
 
     @property
     def inner(self) -> tuple[float, float]:

@@ -7,7 +7,7 @@ import numpy as np
 from dateutil import tz  # type: ignore[import-untyped]  # matplotlib brings it
 from matplotlib import dates
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from consumers.dashboard.formatting import between, brief, clock, number, rate, span
 from consumers.dashboard.history import TOP
@@ -21,8 +21,8 @@ DAY_S = 86_400  # matplotlib counts time in days
 TIME_STEPS_S = (1, 2, 4, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 RECORDS_AGO: Any = MaxNLocator(4, integer=True, steps=[1, 2, 5, 10])
 TIMES = {
-    "formats": ["%Y", "%b %Y", "%b %d", "%H:%M", "%H:%M", "%H:%M:%S"],
-    "zero_formats": ["", "%Y", "%b %d", "%b %d", "%H:%M", "%H:%M:%S"],
+    "formats": ["%Y", "%Y-%m", "%b %d", "%H:%M", "%H:%M", "%H:%M:%S"],
+    "zero_formats": ["", "%Y-%m", "%b %d", "%b %d", "%H:%M", "%H:%M:%S"],
     "show_offset": False,
 }
 
@@ -46,7 +46,6 @@ class FlowPanel(Panel):
         self.no_data = self.axes.text(0, 0.5, "", transform=self.axes.get_xaxis_transform(), color=foreground,
                                       rotation=90, ha="center", va="center", weight="bold")  # fmt: skip
         self.axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        self.axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: brief(round(y))))
         self.axes.xaxis.set_visible(False)
         self.rate_axes.yaxis.set_visible(False)
         most = max(3, min(5, int(self.inner[0])))
@@ -140,7 +139,6 @@ class TrendPanel(Panel):
             self.legend = {"loc": "upper center", "bbox_to_anchor": (0.42, -0.48), "ncols": 2, "columnspacing": 1}
         axes = self.axes = self.subplots()
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.yaxis.set_major_formatter("{x:,.6g}")
         across = {"transform": axes.get_yaxis_transform(), "size": "small", "weight": "bold", "va": "center"}
         self.zones = [(axes.axhspan(0, 1, lw=0, zorder=0), axes.text(0.02, 0, "", **across)) for _ in range(3)]
         self.raw = [axes.plot([], [], marker, ls="-", lw=0.9, alpha=0.6)[0] for marker in MARKERS]
@@ -164,8 +162,9 @@ class TrendPanel(Panel):
         self.axes.set_xticks(ticks, [f"{-x:.0f}" if x else "now" for x in ticks])
         each = f", each {roles.by}" if shown[0].name else ""
         fit(self.axes.xaxis.label, self.inner[0] + 2 * min(self.margins[:2]) - 0.3, f"{roles.records} ago{each}")
-        if roles.scale:
-            self.axes.set_yticks([*roles.scale, *(roles.zones or ())])
+        marks = sorted([*(roles.scale or ()), *(roles.zones or ())])
+        if roles.scale and (marks[0], marks[-1]) == roles.scale and np.diff(marks).min() > 0.1:
+            self.axes.set_yticks(marks)
         found = self.draw_lines(snapshot, extent)
         self.outliers.set_data([x for x, _ in found], np.clip([y for _, y in found], bottom, top))
         beyond = [number(y, extent) for _, y in found if not bottom <= y <= top]
@@ -226,11 +225,16 @@ def limits(shown: Sequence[Series], zones: tuple[float, float] | None) -> tuple[
     """The range of all values but anomalies, which would flatten the others, and of zones that are near."""
     values = [pair for series in shown for pair in zip(series.values, series.anomalies, strict=True)]
     usual = [value for value, odd in values if not odd] or [value for value, _ in values]
-    low, high = min(usual), max(usual)
-    if high - low <= 1e-9 * abs(high):
-        low, high = low - max(0.05 * abs(low), 0.5), high + max(0.05 * abs(high), 0.5)
+    low, high = spread(min(usual), max(usual))
     near = [zone for zone in zones or () if low - 0.5 * (high - low) <= zone <= high + 0.5 * (high - low)]
     return min([low, *near]), max([high, *near])
+
+
+def spread(low: float, high: float) -> tuple[float, float]:
+    """The range of an axis: a wider one where the ends differ by less than a millionth, which no axis can show."""
+    size = max(abs(low), abs(high))
+    pad = max(0.05 * size, 0.5) if high - low <= 1e-6 * size else 0.0
+    return low - pad, high + pad
 
 
 class HistogramPanel(Panel):
@@ -248,7 +252,8 @@ class HistogramPanel(Panel):
         self.bars = self.axes.bar(range(self.BINS), 0, align="edge", alpha=0.77)
         looks = ((palette.text, "-", 2.0), (palette.muted, "--", 1.8), (palette.p95, "-", 1.8))
         self.lines = [self.axes.axvline(0, color=color, ls=ls, lw=lw) for color, ls, lw in looks]
-        place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 3, "columnspacing": 1.5}
+        place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 3}
+        place |= {"columnspacing": 0.9, "handletextpad": 0.5}  # room for three long numbers
         self.legend = self.axes.legend(self.lines, [""] * 3, **place)
 
     def has_data(self, snapshot: Snapshot) -> bool:
@@ -292,7 +297,7 @@ def usual(values: Sequence[float]) -> Any:
 def bins(low: float, high: float, most: int, *, whole: bool) -> Any:
     """The edges of at most so many bins of a round width from low to high; of whole numbers they lie between them."""
     locator: Any = MaxNLocator(most - 2, integer=whole, steps=[1, 2, 2.5, 5, 10])
-    return locator.tick_values(low, high + whole) - 0.5 * whole
+    return locator.tick_values(*spread(low, high + whole)) - 0.5 * whole
 
 
 PANELS: tuple[type[Panel], ...] = (FlowPanel, GroupsPanel, TrendPanel, HistogramPanel)

@@ -234,6 +234,16 @@ def test_the_silence_behind_a_recording_takes_at_most_half_of_the_flow(began_s: 
         assert ("until" in flow.subtitle.get_text()) == (idle_s > most_s)
 
 
+@pytest.mark.parametrize("size", ["small", "column"])
+@pytest.mark.parametrize("zones", [(-5.0, 0.5), (0.5, 0.51), (-1e308, 1e308), (0.999, 7.0)])
+def test_zones_never_change_the_scale_of_sentiment(zones: tuple[float, float], size: str) -> None:
+    seen = hard("same length")
+    drawing = draw(Scene("", "light", replace(seen, roles=replace(seen.roles, zones=zones))), **SIZES[size])
+    assert_tidy(drawing)
+    trend: Any = drawing.panels[2]
+    assert trend.axes.get_ylim() == pytest.approx((-0.04, 1.04))
+
+
 HOSTILE = Stream(
     "hostile",
     by="</svg> ]]>\u202e " + "x" * 300,
@@ -271,11 +281,33 @@ def hostile(values: list[float]) -> Snapshot:
         [0.0],
         [1.0, 1.0 + 1e-12] * 40,
         [1e300] * 30,
+        [1234567.0 + n for n in range(90)],
+        [-1234567.0 - n for n in range(90)],
+        [123456.0 + n / 100 for n in range(90)],
+        [123456789012.0] * 90,
+        [5e-324, 0.0] * 40,
     ],
-    ids=["huge", "tiny", "constant", "far from zero", "one", "nearly the same", "beyond all"],
+    ids=[
+        "huge",
+        "tiny",
+        "constant",
+        "far from zero",
+        "one",
+        "nearly the same",
+        "beyond all",
+        "counter",
+        "counter below zero",
+        "long decimals",
+        "constant and large",
+        "denormal",
+    ],
 )
 def test_hostile_fields_and_numbers_are_drawn_tidily(values: list[float], size: str) -> None:
-    assert_tidy(draw(Scene("hostile", "light", hostile(values)), **SIZES[size]))
+    drawing = draw(Scene("hostile", "light", hostile(values)), **SIZES[size])
+    assert_tidy(drawing)
+    for axis in (each for panel in drawing.panels for axes in panel.area.axes for each in (axes.xaxis, axes.yaxis)):
+        labels = [label.get_text() for label in axis.get_ticklabels() if label.get_text()]
+        assert len(labels) == len(set(labels))  # a value has one
 
 
 def labels(tree: ElementTree.Element) -> list[str]:

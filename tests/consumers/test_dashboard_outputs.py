@@ -125,15 +125,18 @@ COUNTS_IMAGES = """
 from pathlib import Path
 signal.signal(signal.SIGINT, lambda *_: os._exit(255))
 rate, pattern = (sys.argv[sys.argv.index(option) + 1] for option in ("-framerate", "-i"))
+assert os.path.isabs(sys.argv[-1])
 open(sys.argv[-1], "w").write(f"{len(list(Path(pattern).parent.iterdir()))} {rate}")
 """
 
 
 def test_film_gets_every_frame(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also under a name that ffmpeg would take for an option or an address."""
     stand_in_for_ffmpeg(tmp_path, monkeypatch, COUNTS_IMAGES)
-    output = outputs.opened(plan(0.5, save=tmp_path / "out.mp4"), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    output = outputs.opened(plan(0.5, save=Path("-at:12:30.mp4")), tmp_path)
     run(state, output, plan(frames=3))
-    assert (tmp_path / "out.mp4").read_text() == "3 2.0"
+    assert (tmp_path / "-at:12:30.mp4").read_text() == "3 2.0"
 
 
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is not installed")

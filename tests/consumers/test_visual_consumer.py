@@ -2,14 +2,17 @@
 
 import json
 import socket
+import time
 from collections.abc import Callable
 from contextlib import closing
 
 import pytest
 from PIL import Image
 
+from consumers import ragini_visual_consumer
 from consumers.dashboard.figure import Dashboard
 from consumers.dashboard.snapshot import Snapshot
+from consumers.dashboard.state import State
 from tests.helpers import Process, make_batch, run_here, run_python, start_python, wait_until
 from utils.app.config import Settings
 
@@ -27,14 +30,16 @@ def live(settings: Settings) -> Settings:
 
 
 def test_headless_run_leaves_an_image_and_one_summary(live: Settings) -> None:
-    """Also where there is a display that does not answer."""
-    environment = {**HEADLESS, "DISPLAY": ":987"}
+    """Also where there is a display that does not answer, and a matplotlibrc that is none."""
+    (live.data_path / "matplotlibrc").write_bytes(b"font.size: banana\nnonsense\xff\n")
+    environment = {**HEADLESS, "DISPLAY": ":987", "MPLCONFIGDIR": str(live.data_path)}
     options = ("--source", "file", "--duration", "2", "--refresh", "0.5")
     done = run_python(MODULE, *options, settings=live, environment=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("60 messages, 1 invalid, 0 lost, 0 duplicate; ")
     assert done.stdout.count("\n") == 1
     assert "drawing without a window: the image is" in done.stderr
+    assert "matplotlibrc" not in done.stderr
     assert Image.open(live.data_path / "dashboard.png").size == (1280, 720)
 
 
@@ -52,6 +57,14 @@ def test_from_end_shows_only_what_comes(live: Settings) -> None:
     options = ("--from", "end", "--duration", "0.6", "--refresh", "0.2", "--backend", "agg")
     done = run_here(MODULE, "--source", "file", *options, settings=live)
     assert done.stdout.startswith("0 messages"), done.stderr
+
+
+def test_reading_that_does_not_end_is_logged(live: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ragini_visual_consumer, "FIRST_LOOK_S", 0.1)
+    monkeypatch.setattr(ragini_visual_consumer, "END_S", 0.1)
+    monkeypatch.setattr(State, "add", lambda *_: time.sleep(3))
+    done = run_here(MODULE, "--source", "file", "--frames", "1", "--backend", "agg", settings=live)
+    assert (done.returncode, "reading does not end" in done.stderr) == (3, True)
 
 
 BAD_INPUT: list[tuple[list[str], str]] = [
