@@ -25,7 +25,8 @@ EARLIEST_S = 31_536_000.0  # 1971; what other languages call their zero time has
 class Charted:
     """The roles of a stream's fields.
 
-    Without `by` records count per producer; without `value` or `histogram` the lengths of the first text are charted.
+    Without `by` records count per producer; without `value` or `histogram` the lengths of the first text are charted,
+    or else the first number, whatever it is.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -33,8 +34,9 @@ class Charted:
         self._name = lru_cache(MAX_KEYS)(lambda text: plain(text) or "(no name)")
         types = {field.name: field.type for field in stream.fields}
         texts = [name for name, kind in types.items() if kind == "text" and name != stream.by]
-        text = texts[0] if texts else stream.by
-        self.value, self.measured = stream.value or text, stream.histogram or text
+        numbers = [name for name, kind in types.items() if kind in ("number", "integer")]
+        other = next(iter(texts + numbers), stream.by)
+        self.value, self.measured = stream.value or other, stream.histogram or other
         kind, is_buzz = types.get(self.measured or ""), stream.name == BUZZ.name
 
         def words(name: str | None) -> str:

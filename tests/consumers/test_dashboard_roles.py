@@ -98,6 +98,7 @@ FORMS = [
     ((), [], "number", "number", 0),
     ((Field("note", "text"),), [{"note": "abc"}, {"note": "a"}], "note length", "note length", 30),
     ((Field("ok", "boolean"),), [{"ok": True}], "number", "number", 0),
+    ((Field("ok", "boolean"), Field("place", "integer")), [{"ok": True, "place": 7}], "place", "place", 30),
 ]
 
 
