@@ -222,9 +222,10 @@ class TrendPanel(Panel):
 
 
 def limits(shown: Sequence[Series], zones: tuple[float, float] | None) -> tuple[float, float]:
-    """The range of all values but anomalies, which would flatten the others, and of zones that are near."""
+    """The range of all values but anomalies, which would flatten it, of means without them, and of near zones."""
     values = [pair for series in shown for pair in zip(series.values, series.anomalies, strict=True)]
     usual = [value for value, odd in values if not odd] or [value for value, _ in values]
+    usual += [mean for series in shown if not any(series.anomalies) for mean in series.rolling]
     low, high = spread(min(usual), max(usual))
     near = [zone for zone in zones or () if low - 0.5 * (high - low) <= zone <= high + 0.5 * (high - low)]
     return min([low, *near]), max([high, *near])

@@ -35,7 +35,7 @@ def window_backend(asked: str | None) -> str:
         name = plt.get_backend()
         _, toolkit = backend_registry.resolve_backend(name)  # type: ignore[no-untyped-call]
         return name if toolkit else ""
-    except (ImportError, RuntimeError, ValueError) as error:
+    except (AttributeError, ImportError, RuntimeError, ValueError) as error:  # the first: a module that is no backend
         reason = " ".join(str(error).split())
         raise ToolkitError(
             f"backend {asked} (from --backend or MPLBACKEND) cannot draw here: {reason};"

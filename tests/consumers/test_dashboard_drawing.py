@@ -315,6 +315,14 @@ def labels(tree: ElementTree.Element) -> list[str]:
     return [element.get("aria-label", "") for element in tree.iter()]
 
 
+def test_rolling_mean_of_values_that_rise_is_seen() -> None:
+    """It lies below all values that are shown."""
+    trend: Any = draw(Scene("", "light", hostile([1234567.0 + n for n in range(999)]))).panels[2]
+    bottom, top = trend.axes.get_ylim()
+    means = trend.rolling[0].get_ydata()
+    assert bottom < min(means) < min(trend.raw[0].get_ydata()) < top
+
+
 @pytest.mark.parametrize("narrow", [False, True])
 def test_svg_is_well_formed_and_names_are_text(narrow: bool) -> None:
     for snapshot in (hard("hard names"), hostile([1.0, 2.0, 30.0] * 20)):

@@ -70,6 +70,7 @@ def test_reading_that_does_not_end_is_logged(live: Settings, monkeypatch: pytest
 BAD_INPUT: list[tuple[list[str], str]] = [
     ([], "nonsense (from --backend or MPLBACKEND)"),  # the variable counts for the first one only
     (["--backend", "bananas"], "backend bananas"),
+    (["--backend", "module://os"], "backend module://os"),
     (["--backend", "TkAgg"], "backend TkAgg"),
     (["--save", f"{__file__}/out.gif"], "cannot be made"),
     (["--save", "out.bmp"], "must end in"),
