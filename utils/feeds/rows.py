@@ -23,7 +23,7 @@ from utils.sources.base import Chunk, Resume, decode_all
 
 MAX_LINE_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 20
-AHEAD_BLOCKS, AHEAD_BYTES = 32, 1 << 16
+AHEAD_BLOCKS, AHEAD_BYTES = 16, 1 << 16
 PARQUET_ROWS = 1_000
 STOP_S = 0.1
 
