@@ -13,7 +13,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from utils.app import cli
-from utils.app.config import DEFAULTS, PRODUCING, READING, Json, Reads, Settings
+from utils.app.config import DEFAULTS, PRODUCING, READING, Reads, Settings
+from utils.app.options import Json
 from utils.sinks import ALL, Sinks
 
 Which = Annotated[Sinks, Parameter(show_default=False, help="Only these sinks.")]

@@ -8,8 +8,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from utils.app import cli, signals
-from utils.app.config import BUZZ, DEFAULTS, FOLLOWING, READING, Drain, Reading, Reads, Settings, StreamName
+from utils.app.config import BUZZ, DEFAULTS, READING, Reads, Settings
 from utils.app.errors import ToolkitError, Unavailable
+from utils.app.options import FOLLOWING, Drain, Reading, StreamName
 from utils.app.startup import UNFINISHED
 from utils.reading.alert_delivery import AlertDelivery, send_to
 from utils.reading.alerts import Alerts, Rule

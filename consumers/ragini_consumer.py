@@ -9,7 +9,8 @@ from cyclopts import Parameter
 from loguru import logger
 
 from utils.app import cli, log, signals
-from utils.app.config import BUZZ, DEFAULTS, READING, Begin, Count, Json, Once, Reads, Settings, StreamName
+from utils.app.config import BUZZ, DEFAULTS, READING, Reads, Settings
+from utils.app.options import Begin, Count, Json, Once, StreamName
 from utils.reading.follow import follow
 from utils.reading.processing import wait_for_stream
 from utils.reading.progress import Progress

@@ -9,7 +9,8 @@ from loguru import logger
 from consumers.dashboard.options import DEFAULT_BUFFERS, Buffers, Charts, Plan
 from utils import sinks
 from utils.app import cli, signals, startup
-from utils.app.config import BUZZ, DEFAULTS, PROJECT_DIR, READING, Begin, Reads, Settings, StreamName
+from utils.app.config import BUZZ, DEFAULTS, PROJECT_DIR, READING, Reads, Settings
+from utils.app.options import Begin, StreamName
 from utils.reading.expression import Expression
 from utils.reading.processing import wait_for_stream
 

@@ -11,7 +11,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from utils.app import cli, signals
-from utils.app.config import BUZZ, DEFAULTS, PRODUCING, Reads, Settings, Speed, StreamName
+from utils.app.config import BUZZ, DEFAULTS, PRODUCING, Reads, Settings
+from utils.app.options import Speed, StreamName
 from utils.delivery.producing import Session
 from utils.feeds.feeding import Feeding, FeedOptions, feed
 from utils.feeds.inputs import PLAIN, Input, InputOptions, find_input

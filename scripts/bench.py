@@ -37,7 +37,7 @@ from utils.app.config import DEFAULTS, PROJECT_DIR, Settings, StoreUrl
 from utils.app.errors import ToolkitError
 from utils.delivery.journal import Journal
 from utils.delivery.worker import Delivery
-from utils.records.codec import instant_text
+from utils.records.instants import instant_text
 from utils.records.record import Batch, Record, without_ids
 from utils.records.stream import BUZZ
 from utils.sinks import ALL, EMBEDDED, SINKS, source

@@ -26,7 +26,7 @@ from consumers.dashboard.figure import Dashboard
 from consumers.dashboard.options import DPI
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.state import State
-from utils.records.codec import instant_text
+from utils.records.instants import instant_text
 from utils.records.record import Message
 from utils.records.stream import BUZZ
 from utils.sources.base import Chunk

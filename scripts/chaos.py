@@ -29,8 +29,9 @@ from cyclopts.validators import Number
 
 from scripts.start import ask_to_end, begin
 from utils.app import cli
-from utils.app.config import DEFAULTS, Seed, Settings
+from utils.app.config import DEFAULTS, Settings
 from utils.app.errors import Unavailable
+from utils.app.options import Seed
 from utils.checks.accounts import accounts
 from utils.checks.readers import pages
 from utils.clients import duck

@@ -19,7 +19,7 @@ from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.state import State
 from producers import factory_producer, market_producer, sensor_producer
 from utils.app.config import PROJECT_DIR
-from utils.records.codec import instant_text
+from utils.records.instants import instant_text
 from utils.records.record import Invalid, Message, Record
 from utils.records.stream import BUZZ, Stream
 from utils.sources.base import Chunk

@@ -16,8 +16,9 @@ from cyclopts import Parameter
 from tests.helpers import run_here, run_python, start_python
 from tests.test_docs import ENTRY_POINTS, run_help
 from utils.app import cli
-from utils.app.config import DEFAULTS, PROJECT_DIR, VERSION, Interval, Reads, Settings, kafka_security
+from utils.app.config import DEFAULTS, PROJECT_DIR, VERSION, Reads, Settings, kafka_security
 from utils.app.errors import PositionMoved, Rejected, SinkReplaced, ToolkitError, Unavailable
+from utils.app.options import Interval
 from utils.sinks import Sinks
 
 

@@ -13,6 +13,7 @@ import pytest
 from tests.test_imports import MODULES
 from utils.app import config
 from utils.app.config import PROJECT_DIR, Settings
+from utils.app.options import Interval
 
 # The library takes a command line from sys.argv under pytest for a mistake.
 pytestmark = [
@@ -40,7 +41,7 @@ SHARED = {
     )
     for name, hint in get_type_hints(Settings, include_extras=True).items()
 }
-INTERVAL = ("--interval", config.variables()["MESSAGE_INTERVAL_SECONDS"], get_args(config.Interval)[1].help)
+INTERVAL = ("--interval", config.variables()["MESSAGE_INTERVAL_SECONDS"], get_args(Interval)[1].help)
 ALL = {"MESSAGE_INTERVAL_SECONDS": INTERVAL, **SHARED}
 
 

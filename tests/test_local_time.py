@@ -7,7 +7,7 @@ from typing import Self
 import pytest
 
 from utils.app import local_time
-from utils.records.codec import microseconds
+from utils.records.instants import microseconds
 
 YEARS = (2, 1900, 1969, 1970, 2000, 2039, 2999, 3001, 9998)
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from utils.app.config import Count, Drain, Interval, Seed, Settings
+from utils.app.config import Settings
 from utils.app.errors import Absent, ToolkitError, Unavailable
+from utils.app.options import Count, Drain, Interval, Seed
 from utils.emitters.base import Emitter
 from utils.records.infer import inferred, values_of, with_roles
 from utils.records.schema import known

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from utils.app.config import positive, whole
 from utils.app.errors import ToolkitError
+from utils.app.options import positive, whole
 from utils.records.schema import check_roles
 from utils.records.stream import Stream
 

@@ -25,7 +25,8 @@ from scripts.make_pictures import Scene, draw, examples, scenes
 from tests.helpers import make_messages
 from utils.app import cli, local_time
 from utils.reading.expression import Expression
-from utils.records.codec import Field, instant_text
+from utils.records.codec import Field
+from utils.records.instants import instant_text
 from utils.records.stream import BUZZ, Stream
 from utils.sources.base import Chunk
 

@@ -18,7 +18,8 @@ from utils import sinks
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError
 from utils.reading.expression import Expression
-from utils.records.codec import Field, instant_text
+from utils.records.codec import Field
+from utils.records.instants import instant_text
 from utils.records.schema import declare
 from utils.records.stream import BUZZ, Stream
 from utils.sources.base import Chunk

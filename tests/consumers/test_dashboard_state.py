@@ -12,7 +12,7 @@ from consumers.dashboard import history, report
 from consumers.dashboard.state import State
 from tests.helpers import make_messages
 from utils.reading.tracker import Tracker
-from utils.records.codec import instant_text
+from utils.records.instants import instant_text
 from utils.records.record import Invalid, Message
 from utils.records.stream import BUZZ
 from utils.sources.base import Chunk

@@ -20,7 +20,8 @@ from utils.clients import duck, files
 from utils.emitters import duckdb_emitter
 from utils.emitters.base import STEP
 from utils.emitters.duckdb_emitter import DuckdbEmitter, emit_message
-from utils.records.codec import Field, microseconds
+from utils.records.codec import Field
+from utils.records.instants import microseconds
 from utils.records.record import Batch, Columns, Line
 from utils.records.stream import BUZZ, Stream
 

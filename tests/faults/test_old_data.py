@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers import held, make_batch
 from utils.app.config import Settings
-from utils.records.codec import microseconds
+from utils.records.instants import microseconds
 from utils.records.stream import BUZZ
 from utils.sinks import SINKS, source
 

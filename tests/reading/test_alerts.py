@@ -19,7 +19,8 @@ from utils.reading.alerts import Alerts, Rule, State
 from utils.reading.anomaly import TRAILING, TRAILING_LEAST, anomalies
 from utils.reading.database import SqliteDatabase
 from utils.reading.store import ProcessedStore
-from utils.records.codec import Field, instant_text
+from utils.records.codec import Field
+from utils.records.instants import instant_text
 from utils.records.stream import Stream
 from utils.sources.base import Chunk
 

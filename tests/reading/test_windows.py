@@ -17,7 +17,8 @@ from utils.app.errors import PositionMoved
 from utils.reading.database import SqliteDatabase
 from utils.reading.store import ProcessedStore
 from utils.reading.windows import Tumbling, Windows
-from utils.records.codec import Field, instant_text
+from utils.records.codec import Field
+from utils.records.instants import instant_text
 from utils.records.stream import Stream
 from utils.sources.base import Chunk
 

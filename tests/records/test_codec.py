@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from utils.records import sentiment
-from utils.records.codec import OWN, Codec, Field, instant_text, kept_fields, microseconds
+from utils.records.codec import OWN, Codec, Field, kept_fields
 from utils.records.external import stamp
+from utils.records.instants import instant_text, microseconds
 from utils.records.stream import BUZZ, Stream
 from utils.records.table import Table, quoted
 

@@ -1,43 +1,25 @@
 """Every setting: option, variable, default and meaning, once. The only reader of the environment."""
 
 import inspect
-import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 from urllib.parse import unquote
 
-from cyclopts import Group, Parameter, Token
+from cyclopts import Group, Parameter
 
 from utils.app.errors import ToolkitError
+from utils.app.options import not_negative, positive, whole
 
 VERSION = "0.2.0"
 PROJECT_DIR = Path(__file__).resolve().parents[2]
 
 BUZZ = "buzz"
 """The stream of the course: the default everywhere, with names of its own for file, table and topic."""
-
-
-def not_negative(_: Any, value: float | None) -> None:
-    if value is not None and not (math.isfinite(value) and value >= 0):
-        raise ValueError("Must be a number of 0 or more.")
-
-
-def positive(_: Any, value: float | None) -> None:
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise ValueError("Must be more than 0.")
-
-
-def whole(_: Any, tokens: Sequence[Token]) -> int:
-    """The parser's own conversion would round 1.5 to 2."""
-    try:
-        return int(tokens[0].value)
-    except ValueError as error:
-        raise ValueError(f'unable to convert "{tokens[0].value}" into int') from error
 
 
 def _from_home(path: Path | str) -> Path:
@@ -191,53 +173,6 @@ def narrowed(command: Callable[..., int]) -> Callable[..., int]:
 def full(settings: Any) -> Settings:
     """All settings, from those that a command takes."""
     return settings if isinstance(settings, Settings) else Settings(**vars(settings))
-
-
-def _whole(name: str, help: str, least: Callable[..., None] | None = None) -> Parameter:
-    return Parameter(name=name, converter=whole, validator=least, help=help)
-
-
-def _seconds(name: str, help: str, variable: str | None = None) -> Parameter:
-    return Parameter(name=name, env_var=variable, validator=not_negative, help=help)
-
-
-def _flag(name: str, help: str) -> Parameter:
-    return Parameter(name=name, show_default=False, help=help)
-
-
-Interval = Annotated[
-    float, _seconds("--interval", "Seconds between records; 0 = full speed.", "MESSAGE_INTERVAL_SECONDS")
-]
-Count = Annotated[int | None, _whole("--count", "Stop after this many records.", positive)]
-Seed = Annotated[int | None, _whole("--seed", "The same seed gives the same records, timestamps aside.")]
-Drain = Annotated[float, _seconds("--drain", "Seconds to wait at the end for pending deliveries.")]
-Speed = Annotated[float, _seconds("--speed", "Times the original speed; 0 = full speed.")]
-Start = Annotated[
-    Literal["stored", "start", "end"],
-    Parameter(name="--from", help="Where to begin: the stored position, the first record, or only new ones."),
-]
-Begin = Annotated[
-    Literal["start", "end"], Parameter(name="--from", help="Where to begin: the first record, or only new ones.")
-]
-Once = Annotated[bool, _flag("--once", "Stop at the present end instead of following.")]
-StreamName = Annotated[
-    str, Parameter(name="--stream", help="Which stream: its file, tables and topic are named after it.")
-]
-Json = Annotated[bool, _flag("--json", "Print JSON for programs.")]
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Reading:
-    """What every consumer with a processed store can be told."""
-
-    start: Start = "stored"
-    once: Once = False
-    count: Count = None
-    json: Json = False
-
-
-FOLLOWING = Reading()
 
 
 @dataclass(frozen=True)

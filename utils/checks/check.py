@@ -11,7 +11,7 @@ from typing import Any, Literal
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.checks.readers import pages
-from utils.records.codec import instant_text
+from utils.records.instants import instant_text
 from utils.records.record import Batch, Record
 from utils.records.stream import Stream
 from utils.sinks import SINKS

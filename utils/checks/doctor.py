@@ -22,7 +22,7 @@ from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.checks.accounts import Account, account_of, journal_paths, stream_names, stream_of
 from utils.checks.readers import pages
 from utils.clients.kafka_admin import Admin
-from utils.records.codec import instant_text
+from utils.records.instants import instant_text
 from utils.records.stream import Stream
 from utils.sinks import EMBEDDED, SINKS, Sink
 from utils.sources.auto_source import require_answer

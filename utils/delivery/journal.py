@@ -16,7 +16,7 @@ import portalocker
 
 from utils.app.errors import ToolkitError, Unavailable
 from utils.clients import sqlite
-from utils.records.codec import instant_text
+from utils.records.instants import instant_text
 from utils.records.record import Batch
 from utils.records.stream import Stream
 

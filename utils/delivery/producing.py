@@ -17,7 +17,7 @@ from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.delivery.journal import Journal
 from utils.delivery.worker import Delivery, Status
-from utils.records.codec import instant_text
+from utils.records.instants import instant_text
 from utils.records.record import Batch
 from utils.records.schema import declare
 from utils.records.stream import Stream

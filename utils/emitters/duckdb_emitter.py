@@ -13,7 +13,7 @@ from utils.app.config import Settings
 from utils.app.errors import Rejected, ToolkitError, Unavailable
 from utils.clients import duck, files
 from utils.emitters.base import STEP, delivered_by_another, emit_one
-from utils.records.codec import is_usual, microseconds
+from utils.records.instants import is_usual, microseconds
 from utils.records.record import Batch, Columns
 from utils.records.stream import BUZZ, Stream
 from utils.records.table import Table, quoted

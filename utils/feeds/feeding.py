@@ -11,8 +11,9 @@ from cyclopts import Parameter
 from loguru import logger
 
 from utils.app import cli, startup
-from utils.app.config import Once, Settings
+from utils.app.config import Settings
 from utils.app.errors import Absent, ToolkitError
+from utils.app.options import Once
 from utils.delivery.producing import MAX_SHOWN, Session, session
 from utils.emitters.file_emitter import FileEmitter
 from utils.feeds.inputs import PIPE, TOPIC, Input

@@ -8,9 +8,10 @@ from typing import Any
 
 from utils.app.errors import ToolkitError
 from utils.feeds.csv_pages import json_lines
-from utils.records.codec import Codec, Field, encoder, instant_text
+from utils.records.codec import Codec, Field, encoder
 from utils.records.external import are_plain, are_small, check_size, stamp
 from utils.records.infer import event_time
+from utils.records.instants import instant_text
 from utils.records.record import Line
 from utils.records.stream import Stream
 

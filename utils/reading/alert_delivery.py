@@ -22,7 +22,7 @@ from utils.app.errors import ToolkitError, Unavailable
 from utils.reading.alerts import NO_RECORD, Clock
 from utils.reading.database import Database
 from utils.reading.follow import StateLog
-from utils.records.codec import instant_text
+from utils.records.instants import instant_text
 
 ATTEMPT_S, BATCH = 10.0, 2  # while a batch waits for its receiver, later alerts wait for their line in log and file
 LEASE_S = 60.0  # more than a batch can take: until then no other copy tries its alerts

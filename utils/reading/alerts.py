@@ -10,8 +10,8 @@ from zlib import crc32
 import msgspec
 from cyclopts import Parameter
 
-from utils.app.config import positive, whole
 from utils.app.errors import ToolkitError
+from utils.app.options import positive, whole
 from utils.reading.anomaly import TRAILING, floor_of, stands_out
 from utils.reading.database import make_tables, one_of, upsert
 from utils.reading.expression import Expression

@@ -9,8 +9,9 @@ from typing import Annotated, TypeVar
 
 from utils.app import cli, signals
 from utils.app.backoff import Backoff
-from utils.app.config import BUZZ, DEFAULTS, FOLLOWING, Reading, Reads, Settings, StreamName, processed_store_url
+from utils.app.config import BUZZ, DEFAULTS, Reads, Settings, processed_store_url
 from utils.app.errors import Unavailable
+from utils.app.options import FOLLOWING, Reading, StreamName
 from utils.reading.database import Database, PostgresDatabase, SqliteDatabase
 from utils.reading.follow import Handler, OnWait, StateLog, follow
 from utils.reading.progress import Progress

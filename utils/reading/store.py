@@ -16,8 +16,9 @@ import msgspec
 from utils.app.errors import PositionMoved, ToolkitError
 from utils.reading.database import Database, Row, make_tables, upsert
 from utils.reading.tracker import Counts, Tracker, journal_of
-from utils.records.codec import Field, instant_text
+from utils.records.codec import Field
 from utils.records.infer import event_time
+from utils.records.instants import instant_text
 from utils.records.stream import Stream
 from utils.records.table import Table, quoted
 from utils.sources.base import Chunk

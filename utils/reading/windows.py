@@ -12,7 +12,7 @@ from msgspec.structs import asdict, astuple
 from utils.app.cli import counted
 from utils.reading.database import Row, make_tables, one_of, upsert
 from utils.reading.store import ProcessedStore, Stored
-from utils.records.codec import instant_text
+from utils.records.instants import instant_text
 from utils.records.stream import Stream
 
 MAX_WINDOW_S = 1_000_000_000

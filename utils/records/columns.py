@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from utils.records.codec import GROUP_LINES, TYPES, Codec, Field, are_instants, encoder
+from utils.records.codec import GROUP_LINES, TYPES, Codec, Field, encoder
+from utils.records.instants import are_instants
 
 ODD_ONE_IN = 64  # records; where more are odd, all are read
 

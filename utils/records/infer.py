@@ -14,7 +14,8 @@ import msgspec
 from msgspec import Raw
 from msgspec.json import Decoder
 
-from utils.records.codec import MAX_EXACT, MAX_INT64, OWN, Field, microseconds
+from utils.records.codec import MAX_EXACT, MAX_INT64, OWN, Field
+from utils.records.instants import microseconds
 from utils.records.stream import Stream
 
 ENOUGH = 0.9  # of the values make a type
