@@ -12,7 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from consumers.dashboard.formatting import between, brief, clock, number, rate, span
 from consumers.dashboard.history import TOP
 from consumers.dashboard.panel import Panel, fit
-from consumers.dashboard.snapshot import Roles, Series, Snapshot
+from consumers.dashboard.scales import bins, limits, usual
+from consumers.dashboard.snapshot import Roles, Snapshot
 from consumers.dashboard.theme import MARKERS
 from utils.app.cli import counted
 
@@ -221,23 +222,6 @@ class TrendPanel(Panel):
         return found
 
 
-def limits(shown: Sequence[Series], zones: tuple[float, float] | None) -> tuple[float, float]:
-    """The range of all values but anomalies, which would flatten it, of means without them, and of near zones."""
-    values = [pair for series in shown for pair in zip(series.values, series.anomalies, strict=True)]
-    usual = [value for value, odd in values if not odd] or [value for value, _ in values]
-    usual += [mean for series in shown if not any(series.anomalies) for mean in series.rolling]
-    low, high = spread(min(usual), max(usual))
-    near = [zone for zone in zones or () if low - 0.5 * (high - low) <= zone <= high + 0.5 * (high - low)]
-    return min([low, *near]), max([high, *near])
-
-
-def spread(low: float, high: float) -> tuple[float, float]:
-    """The range of an axis: a wider one where the ends differ by less than a millionth, which no axis can show."""
-    size = max(abs(low), abs(high))
-    pad = max(0.05 * size, 0.5) if high - low <= 1e-6 * size else 0.0
-    return low - pad, high + pad
-
-
 class HistogramPanel(Panel):
     """Histogram of the latest measures with mean, median, 95th percentile and one standard deviation."""
 
@@ -285,20 +269,6 @@ class HistogramPanel(Panel):
         beyond = len(snapshot.measured) - len(measured)
         reach += f", {beyond} beyond the scale" if beyond else ""
         return [f"last {counted(found.count, roles.record)}", reach, f"\u03c3 {number(found.sigma, finer)} shaded"]
-
-
-def usual(values: Sequence[float]) -> Any:
-    """The values but those further from the middle half than three times its width, which would flatten the others."""
-    found = np.array(values)
-    first, third = np.percentile(found, (25, 75))
-    reach = 3 * (third - first) or np.inf
-    return found[(found >= first - reach) & (found <= third + reach)]
-
-
-def bins(low: float, high: float, most: int, *, whole: bool) -> Any:
-    """The edges of at most so many bins of a round width from low to high; of whole numbers they lie between them."""
-    locator: Any = MaxNLocator(most - 2, integer=whole, steps=[1, 2, 2.5, 5, 10])
-    return locator.tick_values(*spread(low, high + whole)) - 0.5 * whole
 
 
 PANELS: tuple[type[Panel], ...] = (FlowPanel, GroupsPanel, TrendPanel, HistogramPanel)

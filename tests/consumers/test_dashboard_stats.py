@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from consumers.dashboard import stats
 from consumers.dashboard.options import Buffers
-from consumers.dashboard.panels import bins
+from consumers.dashboard.scales import bins
 from consumers.dashboard.stats import Point
 
 values = st.lists(st.floats(0, 1) | st.sampled_from([1e30, -1e100]), min_size=1, max_size=60)
