@@ -356,7 +356,7 @@ def test_what_retention_removed_does_not_come_again(settings: Settings, admin: A
         assert last(sink, "ann-2") == 0
     with emitter(settings, mark=mark) as sink:  # a process that was killed before it noted more
         assert last(sink) == 25
-    with emitter(settings, mark="/".join(mark.split("/")[:3])) as sink:  # of an older version
+    with emitter(settings, mark=mark.partition(" ")[0]) as sink:  # of an older version
         assert last(sink) == 0
 
 
@@ -398,7 +398,7 @@ def test_the_search_ends_at_the_mark(settings: Settings, monkeypatch: pytest.Mon
         assert last(sink) == 0
         assert sink.mark.endswith("/0/0")  # noted before anything is written
         sink.emit(make_batch(30))
-        assert "/0/29/" in sink.mark
+        assert sink.mark.endswith("/0/29 ann-1 30")
         mark = sink.mark
     fill(one_partition, 5_000)
     with emitter(one_partition, mark=mark) as sink:
@@ -413,6 +413,43 @@ def test_the_search_ends_at_the_mark(settings: Settings, monkeypatch: pytest.Mon
     with emitter(one_partition, mark=mark) as sink:
         assert last(sink, "nobody") == 0
     assert searched == []
+
+
+def test_a_topic_id_may_contain_a_slash(
+    settings: Settings, admin: AdminClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A third of all do."""
+    described = Admin.described
+    monkeypatch.setattr(Admin, "described", lambda self, name: ("a/b/1", (described(self, name) or ("", 0))[1]))
+    create_topic(admin, settings)
+    with emitter(settings) as sink:
+        sink.emit(make_batch(3))
+        mark = sink.mark
+    with emitter(settings, mark=mark) as sink:
+        assert sink.mark == mark
+
+
+def test_an_end_that_comes_too_early_is_none(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leader that was just elected may show less for a moment (seen: the topic counted as empty)."""
+
+    class Early:
+        def error(self) -> KafkaError:
+            return KafkaError(KafkaError._PARTITION_EOF)
+
+        def offset(self) -> int:
+            return 0
+
+    class Eager(confluent_kafka.Consumer):
+        asked = False
+
+        def consume(self, *arguments: Any) -> list[Any]:
+            first, self.asked = not self.asked, True
+            return [Early()] if first else super().consume(*arguments)
+
+    with emitter(settings) as sink:
+        sink.emit(make_batch(3))
+        monkeypatch.setattr(confluent_kafka, "Consumer", Eager)
+        assert last(sink) == 3
 
 
 def test_many_records_of_others_behind_the_last_own_one(settings: Settings) -> None:

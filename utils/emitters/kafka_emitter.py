@@ -55,16 +55,19 @@ class KafkaEmitter:
         self._partition, self._start = crc32(key.encode()) % self._topic.partitions, 0
         self._noted: tuple[str, int] | None = None  # the record at the start
         if mark:
-            topic_id, partition, offset, *ids = mark.split("/")
+            place, _, ids = mark.partition(" ")
+            topic_id, partition, offset = place.rsplit("/", 2)  # the id may contain a / itself
             if topic_id == self._topic.topic_id and int(partition) < self._topic.partitions:
                 self._partition, self._start = int(partition), int(offset)
-                self._noted = (ids[0], int(ids[1])) if ids else None
+                producer_id, _, sequence = ids.partition(" ")
+                self._noted = (producer_id, int(sequence)) if ids else None
         self._end = 0  # of the partition, when it was seen last
         self._note(self._start, self._noted)
 
     def _note(self, offset: int, ids: tuple[str, int] | None) -> None:
         """Keep the offset before which nothing of this key can be of interest, and which record is there."""
-        self.mark = "/".join(map(str, (self._topic.topic_id, self._partition, offset, *(ids or ()))))
+        place = f"{self._topic.topic_id}/{self._partition}/{offset}"
+        self.mark = " ".join(map(str, (place, *(ids or ()))))
 
     def last(self, producer_ids: Sequence[str]) -> tuple[str, int] | None:
         """Read the partition for the last committed record of these runs. See Emitter."""
@@ -153,7 +156,8 @@ class KafkaEmitter:
                 deadline_s = time.monotonic() + SCAN_S if records else deadline_s
                 for record in records:
                     place, error = record.offset() or 0, record.error()
-                    is_done |= place >= end - 1 or error is not None
+                    # A leader that was just elected may show less for a moment: an end before `end` is none.
+                    is_done |= place >= (end if error else end - 1)
                     if error and error.code() != KafkaError._PARTITION_EOF:  # what was not seen may be there
                         raise Unavailable(f"topic {self._topic.name} cannot be read back: {error.str()}")
                     if not error and place < end and record.key() == self._key.encode():
