@@ -113,17 +113,17 @@ class Dashboard:
         return self._saved("png")
 
     def svg(self, snapshot: Snapshot) -> str:
-        """The snapshot as an <svg> element whose size its page decides, with labels where the mouse rests."""
+        """The snapshot as an <svg> element whose size its page decides, with titles where the mouse rests."""
         self.update(snapshot)
         text = self._saved("svg", metadata={"Date": None}).decode()
         text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text[text.index("<svg") :], count=2)
         points, height = 72 / self.figure.dpi, self.figure.bbox.height
-        labels = (
+        titles = (
             f'<rect x="{x0 * points:.1f}" y="{(height - y1) * points:.1f}" width="{(x1 - x0) * points:.1f}"'
-            f' height="{(y1 - y0) * points:.1f}" aria-label="{escape(hint)}"/>'
+            f' height="{(y1 - y0) * points:.1f}"><title>{escape(hint)}</title></rect>'
             for x0, y0, x1, y1, hint in self.hints()
         )
-        return text.replace("</svg>", f'<g style="fill: none; pointer-events: all">{"".join(labels)}</g></svg>')
+        return text.replace("</svg>", f'<g style="fill: none; pointer-events: all">{"".join(titles)}</g></svg>')
 
     def words(self, snapshot: Snapshot) -> list[tuple[str, str]]:
         """What the image of the snapshot shows, for people who cannot see it: headings and words."""

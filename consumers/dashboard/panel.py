@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 from matplotlib.patches import FancyBboxPatch
@@ -95,15 +96,14 @@ class Panel(Card):
         """Show the text where the mouse is on a point, or on the box to this right and top `end`."""
         self.hints.append((axes, (left, bottom, *(end or (left, bottom))), text))
 
-    def draw_bars(self, bars: Any, edges: Any, counts: Any, hints: Iterable[str]) -> None:
-        """Move the bars of `axes.bar`; those without a count are not seen."""
-        for bar in bars:
-            bar.set_visible(False)
-        for bar, left, right, count, text in zip(bars, edges, edges[1:], counts, hints, strict=False):
+    def draw_bars(self, stairs: Any, edges: Any, counts: Any, hints: Iterable[str]) -> None:
+        """Give one artist of `axes.stairs` the shape of bars: to draw each by itself takes a twentieth of a frame."""
+        gap = 0.03 * (edges[1] - edges[0])
+        sides = np.column_stack([edges[:-1] + gap, edges[1:] - gap]).ravel()
+        stairs.set_data(np.insert(counts, range(1, len(counts)), 0), sides)
+        for left, right, count, text in zip(edges, edges[1:], counts, hints, strict=False):
             if count:
-                gap = 0.03 * (right - left)
-                bar.set(x=left + gap, width=right - left - 2 * gap, height=count, visible=True)
-                self.hint(bar.axes, left, 0, text, right, count)
+                self.hint(stairs.axes, left, 0, text, right, count)
 
     def build(self) -> None:
         """Make the artists."""
