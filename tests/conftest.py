@@ -3,10 +3,14 @@
 import importlib.util
 import json
 import os
+import re
 import sys
+import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
@@ -136,8 +140,23 @@ def reset_log() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def own_log() -> None:
-    reset_log()
+def own_log() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sysconfig, "get_path", cache(sysconfig.get_path))  # loguru asks for many at each handler
+        reset_log()
+        yield
+
+
+@pytest.fixture(scope="session")
+def numbers() -> Iterator[int]:
+    return count(1)
+
+
+@pytest.fixture
+def tmp_path(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, numbers: Iterator[int]) -> Path:
+    """As that of pytest, which looks for the next number among the folders of all tests before."""
+    name = re.sub(r"\W", "_", request.node.name)[:30]
+    return tmp_path_factory.mktemp(f"{name}{next(numbers)}", numbered=False)
 
 
 @pytest.fixture(autouse=True)
@@ -169,18 +188,22 @@ def logged() -> Iterator[list[str]]:
         logger.remove(number)
 
 
+def require(missing: str) -> None:
+    """Skip the test for what is missing, if anything is; fail where CI=true says that all must be there."""
+    if missing:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(missing)
+
+
+def missing_postgres() -> str:
+    if importlib.util.find_spec("psycopg") is None:
+        return "no psycopg: pip install 'psycopg[binary]'"
+    return "" if programs() else "no PostgreSQL: run scripts/prepare_postgres.sh"
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
-    """A PostgreSQL for the whole session; without one its tests are skipped, or fail with CI=true."""
-    reason = ""
-    if importlib.util.find_spec("psycopg") is None:
-        reason = "no psycopg: pip install 'psycopg[binary]'"
-    elif programs() is None:
-        reason = "no PostgreSQL: run scripts/prepare_postgres.sh"
-    if reason and os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    if reason:
-        pytest.skip(reason)
+    """A PostgreSQL for the whole session."""
+    require(missing_postgres())
     with closing(throwaway(settings=("fsync = off",))) as server:
         yield server
 

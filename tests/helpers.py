@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import chdir, closing, contextmanager, redirect_stderr, redirect_stdout
+from functools import cache
 from importlib import import_module
 from itertools import zip_longest
 from pathlib import Path
@@ -20,6 +21,7 @@ import duckdb
 import pytest
 from loguru import logger
 
+from producers import ragini_producer
 from utils.app import cli
 from utils.app.config import PROJECT_DIR, Settings
 from utils.records.record import Batch, Message
@@ -264,8 +266,15 @@ def run_here(
     return subprocess.CompletedProcess([name, *line], code, *texts)
 
 
+TEXTS = cache(ragini_producer.pool)
+
+
 def ragini(*arguments: str | int, settings: Settings, code: int | None = 0) -> subprocess.CompletedProcess[str]:
-    """Run ragini_producer at full speed in this process; its exit code must be `code` unless that is None."""
-    done = run_here("producers.ragini_producer", "--interval", "0", *arguments, settings=settings)
+    """Run ragini_producer at full speed in this process; its exit code must be `code` unless that is None.
+
+    Its texts are scored once for all runs.
+    """
+    with mock.patch.object(ragini_producer, "pool", TEXTS):
+        done = run_here("producers.ragini_producer", "--interval", "0", *arguments, settings=settings)
     assert code is None or done.returncode == code, done.stderr + done.stdout
     return done

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,14 +48,13 @@ def emitter(sink: str, settings: Settings, stream: Stream = BUZZ) -> Emitter:
     return SINKS[sink].emitter(settings, stream, "ann-1", "")
 
 
-@pytest.fixture
-def settings(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """A folder with data, an empty .env, and nobody at the broker's address."""
-    (tmp_path / ".env").touch()
-    monkeypatch.chdir(tmp_path)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-    settings = replace(settings, kafka_broker=address)
+VERSION = cache(importlib.metadata.version)
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a journal and sinks that contain all of it, made once."""
+    settings = Settings(data_dir=tmp_path_factory.mktemp("healthy") / "data")
     with closing(Journal(settings.journal_path("ann"), BUZZ)) as journal:
         journal.subscribe(EMBEDDED)
         batch = append(journal, 3)
@@ -65,7 +65,19 @@ def settings(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         for sink in EMBEDDED:
             journal.note(sink, 3, "")
         journal.prune()
-    return settings
+    return settings.data_path
+
+
+@pytest.fixture
+def settings(healthy: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A folder with data, an empty .env, and nobody at the broker's address."""
+    (tmp_path / ".env").touch()
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    shutil.copytree(healthy, settings.data_path)
+    monkeypatch.setattr(importlib.metadata, "version", VERSION)  # it is asked for some thirty, and reads a file each
+    return replace(settings, kafka_broker=address)
 
 
 def look(settings: Settings, topic: str, state: str = "problem") -> str:

@@ -1,6 +1,5 @@
 """A broker for the whole session, a cluster for the cluster tests, both from the prepared Kafka."""
 
-import os
 import secrets
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from scripts.kafka_broker import Broker, Cluster, free_ports, java, kafka_home
+from tests.conftest import require
 from tests.helpers import wait_until
 from utils.app.config import Settings
 
@@ -22,19 +22,18 @@ USER, PASSWORD = "ann", "a-very-secret-word"
 _LISTENERS = "PLAINTEXT://127.0.0.1:{{port}},SASL_PLAINTEXT://127.0.0.1:{},SSL://127.0.0.1:{},SASL_SSL://127.0.0.1:{}"
 
 
+def missing_kafka() -> str:
+    if kafka_home() is None:
+        return "no Kafka in KAFKA_HOME or ~/kafka: run scripts/prepare_kafka.sh"
+    return "" if shutil.which(java()) else "no Java: Kafka cannot be started"
+
+
 @pytest.fixture(scope="session")
 def home() -> Path:
-    """The prepared Kafka; without one the tests are skipped, or fail where CI=true says that it must be there."""
-    reason = ""
+    """The prepared Kafka."""
+    require(missing_kafka())
     found = kafka_home()
-    if found is None:
-        reason = "no Kafka in KAFKA_HOME or ~/kafka: run scripts/prepare_kafka.sh"
-    elif not shutil.which(java()):
-        reason = "no Java: Kafka cannot be started"
-    if reason and os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    if found is None or reason:
-        pytest.skip(reason)
+    assert found
     return found
 
 
