@@ -5,7 +5,6 @@ if __name__ == "__main__":
 
     startup.guard()
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -80,10 +79,13 @@ def doctor(*, json: Json = False, settings: Settings = DEFAULTS) -> int:
 
     Each line is ok, a note or a problem, with what to do about it. Exit code 1 if there is a problem.
     """
+    from consumers.dashboard.options import shield
+
+    backend = shield()
     from consumers.dashboard.window import window_backend
     from utils.checks.doctor import examine
 
-    found = list(examine(settings, lambda: window_backend(os.environ.get("MPLBACKEND")) or "images without a window"))
+    found = list(examine(settings, lambda: window_backend(backend) or "images without a window"))
     if json:
         cli.print_json(found)
     else:

@@ -1,15 +1,14 @@
 """Live dashboard: a threaded matplotlib animation of a stream in a window, an image, a browser or a recording."""
 
-import os
 import sys
 from typing import Annotated
 
 from loguru import logger
 
-from consumers.dashboard.options import DEFAULT_BUFFERS, Buffers, Charts, Plan
+from consumers.dashboard.options import DEFAULT_BUFFERS, Buffers, Charts, Plan, shield
 from utils import sinks
 from utils.app import cli, signals, startup
-from utils.app.config import BUZZ, DEFAULTS, PROJECT_DIR, READING, Reads, Settings
+from utils.app.config import BUZZ, DEFAULTS, READING, Reads, Settings
 from utils.app.options import Begin, StreamName
 from utils.reading.expression import Expression
 from utils.reading.processing import wait_for_stream
@@ -41,9 +40,7 @@ def main(
         return 0
     found = charts.roles(sinks.with_chosen_roles(found, settings, source))
     where = Expression(found, charts.where) if charts.where else None
-    # While matplotlib is imported it would check MPLBACKEND, which is `backend`, and fail at a damaged matplotlibrc.
-    os.environ.pop("MPLBACKEND", None)
-    os.environ["MATPLOTLIBRC"] = str(PROJECT_DIR / "consumers" / "dashboard" / "base.mplstyle")
+    shield()  # MPLBACKEND is `backend` of the plan
 
     from consumers.dashboard import outputs, theme, window
     from consumers.dashboard.reader import Reader

@@ -57,7 +57,8 @@ class Replay(Feeding):
         """Acknowledge the lines of a chunk. See `follow`."""
         for lines in self._due(chunk.records):
             super().handle(replace(chunk, records=lines, invalid=[]))
-        super().handle(replace(chunk, records=[]))
+        if chunk.invalid or chunk.begins_again:
+            super().handle(replace(chunk, records=[]))
         return len(chunk.records)
 
     def _due(self, lines: Sequence[Line]) -> Iterator[list[Line]]:
@@ -69,13 +70,15 @@ class Replay(Feeding):
                 gap_us = 0 if self._before_us is None else max(0, at_us - self._before_us)
                 self._before_us, self._due_s = at_us, self._due_s + gap_us / 1e6 / self._speed
             if self._due_s > time.monotonic():
-                yield due
+                if due:
+                    yield due
                 due = []
                 self._run.stop.wait(self._due_s - time.monotonic())
             if self._run.stop.is_set():
                 return
             due.append(line)
-        yield due
+        if due:
+            yield due
 
 
 if __name__ == "__main__":

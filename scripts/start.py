@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 import signal
 import subprocess
@@ -34,6 +35,7 @@ SOURCES = ("auto", "file", "sqlite", "duckdb", "kafka")
 # Whether matplotlib, which chooses the window system, opens a window; in a process that some of them abort.
 WINDOW = "import matplotlib.pyplot as plt; raise SystemExit(plt.figure().canvas.required_interactive_framework is None)"
 WINDOW_S = 20.0
+STYLE = environment.PROJECT_DIR / "consumers" / "dashboard" / "base.mplstyle"
 
 
 def main(arguments: list[str]) -> int:
@@ -92,8 +94,9 @@ def check_data(python: str, options: argparse.Namespace) -> None:
 
 def has_window(python: str) -> bool:
     """Whether the dashboard can open a window here; else a page in the browser is the next best."""
+    variables = {**os.environ, "MATPLOTLIBRC": str(STYLE)}  # as the dashboard does: the user's may be damaged
     try:
-        done = subprocess.run([python, "-c", WINDOW], capture_output=True, timeout=WINDOW_S, check=False)
+        done = subprocess.run([python, "-c", WINDOW], env=variables, capture_output=True, timeout=WINDOW_S, check=False)
     except subprocess.TimeoutExpired:
         return False
     return done.returncode == 0

@@ -458,6 +458,7 @@ def test_mark_and_cursor_are_durable_before_the_first_emit(machine: Machine) -> 
     class Marked(Sink):
         def connect(self, mark: str) -> Emitter:
             emitter = super().connect(mark)
+            assert isinstance(emitter, MemoryEmitter)
             emitter.mark = mark or "found by last"
             return emitter
 

@@ -23,7 +23,7 @@ import psutil
 import pytest
 
 import verify_emitters
-from tests.helpers import FILES, make_batch
+from tests.helpers import FILES, make_batch, run_python
 from utils.app import cli
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError
@@ -332,3 +332,17 @@ def test_the_command(settings: Settings, capsys: pytest.CaptureFixture[str]) -> 
     Path(".env").write_text("JOURNAL_MAX_MB=much\n")
     assert verify_emitters.run(arguments) == 2
     assert "JOURNAL_MAX_MB" in capsys.readouterr().err
+
+
+@pytest.mark.full
+def test_a_damaged_matplotlibrc_or_backend_is_no_end_of_it(settings: Settings, tmp_path: Path) -> None:
+    home = tmp_path / "config"
+    home.mkdir()
+    (home / "matplotlibrc").write_bytes(b"nonsense\xff\n")
+    for backend in ("", "nosuch"):
+        own = {"MPLCONFIGDIR": str(home), "MPLBACKEND": backend}
+        done = run_python("verify_emitters", "doctor", settings=settings, environment=own)
+        shown = done.stdout + done.stderr
+        assert done.returncode in (0, 1) and "Traceback" not in shown and "unexpected" not in shown, shown
+        (line,) = [line for line in done.stdout.splitlines() if "dashboard" in line.lower()]
+        assert ("nosuch" in line) == bool(backend), line

@@ -168,10 +168,16 @@ def test_a_journal_serves_one_stream(settings: Settings) -> None:
 def test_fields_without_a_column_are_named_once_and_counted(
     settings: Settings, logged: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = [(1.0, Line(b'{"device":"a","temperature_c":%d,"colour":"red"}' % number)) for number in range(300)]
-    lines += [(1.0, Line(b'{"device":"a","temperature_c":"n/a"}')) for _ in range(5)]
-    code = producing.produce(SENSORS, "sensor", lines, AT_ONCE, settings, make=Batch.of_lines)
-    assert code == 0
+    given = [b'{"device":"a","temperature_c":%d,"colour":"red"}' % number for number in range(300)]
+    given += [b'{"device":"a","temperature_c":"n/a"}'] * 5
+    lines = [Line(each, "2026-11-23T19:04:05.123Z") for each in given]
+    run, stop = AT_ONCE.run, threading.Event()
+    with producing.session(SENSORS, "sensor", settings, sinks=AT_ONCE.sinks, run=run, stop=stop) as opened:
+        for start in range(0, len(lines), 64):
+            batch, rejected = opened.batch(lines[start : start + 64])
+            assert not rejected
+            opened.append(batch)
+    assert opened.code == 0
     assert [line.split("'")[1] for line in logged if "no column takes a value of" in line] == [
         "colour",
         "temperature_c",

@@ -42,7 +42,6 @@ class Charted:
         def words(name: str | None) -> str:
             return plain((name or "number").replace("_", " ")) + " length" * (types.get(name or "") == "text")
 
-        self.has_lines = stream.by is not None and not is_buzz
         self.floor = floor_of(stream, stream.value)
         self.roles = Roles(
             by=plain((stream.by or "producer").replace("_", " ")),
@@ -54,6 +53,11 @@ class Charted:
             whole=kind in ("integer", "text"),
             unit="characters" if kind == "text" or (is_buzz and self.measured == BUZZ.histogram) else "",
         )
+
+    @property
+    def has_lines(self) -> bool:
+        """Whether each `by` value has a line of its own."""
+        return self.stream.by is not None and self.stream.name != BUZZ.name
 
     def key(self, record: Any) -> str:
         """What the record counts for, as it is shown."""

@@ -1,6 +1,7 @@
 """The dashboard's own options: what of a stream is charted, and how it is drawn."""
 
 import math
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -43,6 +44,15 @@ class Charts:
         chosen = replace(stream, zones=zones, **named)
         check_roles(chosen, f"the dashboard of stream {stream.name}")
         return chosen
+
+
+def shield() -> str | None:
+    """Keep MPLBACKEND and the user's matplotlibrc from matplotlib, whose import fails at a wrong one; the former.
+
+    Call it before matplotlib is imported.
+    """
+    os.environ["MATPLOTLIBRC"] = str(Path(__file__).with_name("base.mplstyle"))
+    return os.environ.pop("MPLBACKEND", None)
 
 
 @Parameter(name="*")

@@ -2,7 +2,7 @@
 
 import json
 import socket
-import time
+import threading
 from collections.abc import Callable
 from contextlib import closing
 
@@ -62,8 +62,12 @@ def test_from_end_shows_only_what_comes(live: Settings) -> None:
 def test_reading_that_does_not_end_is_logged(live: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ragini_visual_consumer, "FIRST_LOOK_S", 0.1)
     monkeypatch.setattr(ragini_visual_consumer, "END_S", 0.1)
-    monkeypatch.setattr(State, "add", lambda *_: time.sleep(3))
-    done = run_here(MODULE, "--source", "file", "--frames", "1", "--backend", "agg", settings=live)
+    released = threading.Event()
+    monkeypatch.setattr(State, "add", lambda *_: released.wait(60))
+    try:
+        done = run_here(MODULE, "--source", "file", "--frames", "1", "--backend", "agg", settings=live)
+    finally:
+        released.set()
     assert (done.returncode, "reading does not end" in done.stderr) == (3, True)
 
 

@@ -443,7 +443,7 @@ class Double(Emitter):
         return self.rig.sink.emitter(self.rig.settings, self.rig.stream, self.key, mark)
 
     @property
-    def mark(self) -> str:  # type: ignore[override]
+    def mark(self) -> str:
         return self.real.mark
 
     @property

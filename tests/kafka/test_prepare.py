@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import time
 from pathlib import Path
@@ -145,3 +146,13 @@ def test_a_folder_with_something_else_is_left_alone(home: Path, tmp_path: Path) 
 def test_something_that_is_no_tarball(home: Path, tmp_path: Path) -> None:
     (tmp_path / "kafka.tgz").write_text("<html>404</html>")
     assert_one_line(prepare(tmp_path / "kafka", "--from", tmp_path / "kafka.tgz"), 3, "is not a .tgz archive")
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("", "1 skipped"), ("true", "1 error")])
+def test_missing_kafka_fails_where_it_must_be_there(tmp_path: Path, ci: str, outcome: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rs", "tests/kafka/test_source.py", "-k", "only_what_comes"],
+        cwd=PROJECT_DIR, capture_output=True, text=True, check=False,
+        env={**os.environ, "KAFKA_HOME": str(tmp_path), "CI": ci},
+    )  # fmt: skip
+    assert outcome in done.stdout and "run scripts/prepare_kafka.sh" in done.stdout, done.stdout

@@ -23,7 +23,7 @@ from confluent_kafka.admin import (
 )
 
 from tests.helpers import make_batch, wait_until
-from tests.kafka.conftest import USER, Secured, delete_topic
+from tests.kafka.conftest import USER, Kafka, Secured, delete_topic
 from tests.kafka.test_emitter import NOBODY, delete_rules, raw_producer
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
@@ -282,6 +282,30 @@ def test_what_cannot_be_read_now_is_one_line_and_heals(settings: Settings, capfd
         write(settings, 3)
         assert len(records(read_all(reader))) == 3
     assert "kafka" not in capfd.readouterr().err.replace("utils.clients.kafka_admin", "").replace("- kafka: topic", "")
+
+
+def test_a_broker_that_comes_back_is_followed_without_repeats(kafka: Kafka, settings: Settings) -> None:
+    write(settings, 10)
+    with source(settings, finished=False) as reader:
+        seen: list[int | None] = []
+        failures: list[str] = []
+
+        def read() -> int:
+            try:
+                chunk = reader.poll(1000)
+            except Unavailable as error:
+                failures.append(str(error))
+            else:
+                seen.extend(m.sequence for m in chunk.records) if chunk else None
+            return len(seen)
+
+        wait_until(lambda: read() == 10)
+        kafka.broker.kill()
+        wait_until(lambda: read() and failures)
+        kafka.broker.start()
+        write(settings, 10, first=11)
+        wait_until(lambda: read() == 20, 30)
+    assert seen == list(range(1, 21))
 
 
 @pytest.mark.parametrize(

@@ -125,3 +125,18 @@ def test_programs_from_maven(target: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert f"PostgreSQL is in {target}/bin" in done.stdout
     assert subprocess.run([target / "bin" / "postgres", "--version"], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("", "1 skipped"), ("true", "1 error")])
+def test_missing_postgres_fails_where_it_must_be_there(tmp_path: Path, ci: str, outcome: str) -> None:
+    """As on a machine that has none."""
+    (tmp_path / "test_it.py").write_text("def test_it(postgres): ...\n")
+    (tmp_path / "conftest.py").write_text(
+        "import tests.conftest\ntests.conftest.programs = lambda: None\nfrom tests.conftest import *\n"
+    )
+    shared = ["-p", "no:cacheprovider", "-c", str(PROJECT_DIR / "pyproject.toml"), "--rootdir", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rs", *shared, str(tmp_path)],
+        cwd=PROJECT_DIR, capture_output=True, text=True, check=False, env={**os.environ, "CI": ci},
+    )  # fmt: skip
+    assert outcome in done.stdout and "run scripts/prepare_postgres.sh" in done.stdout, done.stdout

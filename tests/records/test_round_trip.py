@@ -1,6 +1,7 @@
 """Any JSON object through the emitters into the sinks and through their sources back, nothing lost or changed."""
 
 import json
+import threading
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,12 +16,12 @@ from tests.helpers import wait_until
 from tests.records.test_codec import READ_AT, STREAM, moved, objects
 from utils.app.config import Settings
 from utils.app.errors import Absent
-from utils.delivery.producing import produce
+from utils.delivery.producing import session
 from utils.records.codec import Field, kept_fields
 from utils.records.infer import inferred
 from utils.records.record import Batch, Line
 from utils.records.stream import BUZZ, Stream
-from utils.sinks import EMBEDDED, SINKS, Making, find_stream, source
+from utils.sinks import EMBEDDED, SINKS, WHOLE_RUN, find_stream, source
 
 PRODUCER_ID = "any-11111111-22222222"
 KEY = "any-11111111"
@@ -149,10 +150,12 @@ def test_what_is_no_record_of_the_stream_is_rejected_alone(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [b'{"message":"a"}', b'{"text":"no message"}', b'{"message":"b","likes":NaN}', b'{"message":"c","likes":1}']
-    paced = [(0.0, Line(line)) for line in lines]
-    code = produce(BUZZ, "lines", paced, Making(interval=0, sinks=("file",)), settings, make=Batch.of_lines)
-    assert code == 0
-    assert "made 4, acknowledged 2; rejected 2; in extra: likes 1; file 2 delivered" in capsys.readouterr().out
+    with session(BUZZ, "lines", settings, sinks=("file",), run=WHOLE_RUN, stop=threading.Event()) as opened:
+        batch, rejected = opened.batch([Line(line, READ_AT) for line in lines])
+        assert [line.line for line, _ in rejected] == lines[1:3]
+        opened.append(batch)
+    assert opened.code == 0
+    assert "acknowledged 2; in extra: likes 1; file 2 delivered" in capsys.readouterr().out
     found = [json.loads(line) for line in settings.live_path.read_text().splitlines()]
     assert [(record["message"], record["sequence"]) for record in found] == [("a", 1), ("c", 2)]
     assert all(record["timestamp"] for record in found)

@@ -1,7 +1,6 @@
 """run_tests.py: three settings, what CI runs, exit codes, why there is no Kafka; and what the suite says at its end."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +8,6 @@ from pathlib import Path
 import pytest
 
 from scripts import environment, run_tests
-from tests import conftest
-from tests.kafka.conftest import missing_kafka
 from utils.app.config import PROJECT_DIR
 
 
@@ -117,20 +114,6 @@ def test_checks_see_what_is_planted(what: str, tmp_path: Path) -> None:
         [sys.executable, "-m", *command, *config, str(planted)], cwd=tmp_path, capture_output=True, check=False
     )
     assert done.returncode == 1, done.stdout
-
-
-@pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])
-def test_a_missing_server_fails_where_it_must_be_there(
-    ci: str, outcome: type[BaseException], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("CI", ci)
-    monkeypatch.setenv("KAFKA_HOME", str(tmp_path))
-    monkeypatch.setattr(conftest, "programs", lambda: None)
-    for missing in (missing_kafka(), conftest.missing_postgres()):
-        assert re.search("run scripts/prepare_(kafka|postgres).sh|no psycopg", missing)
-        with pytest.raises(outcome, match="no "):
-            conftest.require(missing)
-    conftest.require("")
 
 
 SUITE = """

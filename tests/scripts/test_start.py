@@ -230,13 +230,18 @@ def test_page_where_it_is_asked_for_or_no_window_can_be(
 
 
 @pytest.mark.full
-def test_window_is_what_matplotlib_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_window_is_what_matplotlib_opens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for backend in ("Agg", "svg", "nosuch"):
         monkeypatch.setenv("MPLBACKEND", backend)
         assert not start.has_window(sys.executable)
     for code, opened in (("raise SystemExit(False)", True), ("import os; os.abort()", False)):
         monkeypatch.setattr(start, "WINDOW", code)
         assert start.has_window(sys.executable) == opened
+    (tmp_path / "matplotlibrc").write_bytes(b"nonsense\xff\n")
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path))
+    monkeypatch.delenv("MPLBACKEND")
+    monkeypatch.setattr(start, "WINDOW", "import matplotlib")
+    assert start.has_window(sys.executable)
     monkeypatch.setattr(start, "WINDOW", "import time; time.sleep(60)")
     monkeypatch.setattr(start, "WINDOW_S", 0.5)
     assert not start.has_window(sys.executable)

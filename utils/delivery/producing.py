@@ -37,7 +37,7 @@ MAX_SHOWN = 50  # characters of a name
 MakeBatch = Callable[[Sequence[Any], str, int, Any], Batch]
 
 Paced = Iterable[tuple[float, Any]]
-"""Pairs of a gap (in intervals) and the Record or Line after it; one without a timestamp gets the present time."""
+"""Pairs of a gap (in intervals) and the Record after it; one without a timestamp gets the present time."""
 
 
 class Session:
@@ -186,24 +186,22 @@ def session(
             cli.print_lines(opened.summary(name))
 
 
-def produce(
-    stream: Stream, name: str, items: Paced, making: Making, settings: Settings, *, make: MakeBatch = Batch.of_records
-) -> int:
+def produce(stream: Stream, name: str, items: Paced, making: Making, settings: Settings) -> int:
     """Run the producer `name` until its items or the user ends it; the exit code. Raises ToolkitError."""
     count = making.run.count and min(making.run.count, sys.maxsize)
     with session(stream, name, settings, sinks=making.sinks, run=making.run, stop=signals.stop_on_signals()) as opened:
-        _pace(opened, islice(items, count), making.interval, make)
+        _pace(opened, islice(items, count), making.interval)
     return opened.code
 
 
-def _pace(run: Session, items: Paced, interval_s: float, make: MakeBatch) -> None:
+def _pace(run: Session, items: Paced, interval_s: float) -> None:
     """Append all items, the first at once, each other when it is due; those due together in one batch."""
     made: list[Any] = []  # and not appended yet
     limit = 64  # of a batch; grows where records are small
 
     def flush() -> None:
         nonlocal limit
-        batch, rejected = run.batch(made, make)
+        batch, rejected = run.batch(made, Batch.of_records)
         run.counts.update(made=len(made), rejected=len(rejected))
         made.clear()
         for _, reason in rejected:
@@ -231,5 +229,5 @@ def _pace(run: Session, items: Paced, interval_s: float, make: MakeBatch) -> Non
             made.append(item)
             if len(made) >= limit or not 0 <= now_s - began_s < MAX_HELD_S:
                 flush()
-    finally:  # a recording may turn out to be broken
+    finally:  # whatever ends the generator
         flush()

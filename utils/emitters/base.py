@@ -22,8 +22,9 @@ class Emitter(Protocol):
     worker makes it so by asking `last` after each construction.
     """
 
-    mark: str
-    """Up to where the sink was certainly written; opaque, "" = unknown. The journal keeps it: it bounds searches."""
+    @property
+    def mark(self) -> str:
+        """Up to where the sink was certainly written; opaque, "" = unknown. The journal keeps it to bound searches."""
 
     max_records: int
     """How many records a batch may have."""

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -37,12 +37,34 @@ _READER = {
 }
 
 
+class Mark(NamedTuple):
+    """A place in a topic before which nothing of a key can be of interest, and the ids of the record there, if any.
+
+    As text it is `topic id/partition/offset`, and with ids ` producer_id sequence` behind it.
+    """
+
+    topic_id: str
+    partition: int
+    offset: int
+    ids: tuple[str, int] | None = None
+
+    @classmethod
+    def parsed(cls, text: str) -> "Mark":
+        """The mark of a text."""
+        place, _, ids = text.partition(" ")
+        topic_id, partition, offset = place.rsplit("/", 2)  # the id may contain a / itself
+        producer_id, _, sequence = ids.partition(" ")
+        return cls(topic_id, int(partition), int(offset), (producer_id, int(sequence)) if ids else None)
+
+    def __str__(self) -> str:
+        return " ".join(map(str, (f"{self.topic_id}/{self.partition}/{self.offset}", *(self.ids or ()))))
+
+
 class KafkaEmitter:
     """Writes to the topic of a stream with transactions that a killed predecessor cannot disturb.
 
     `key` is `<name>-<journal>`: the transactional id, so that `last` fences whoever wrote with it before, and the key
-    of all records, which share one partition. The mark is `topic id/partition/offset`, and the ids of the record there
-    if there is one: `last` searches the partition from that offset on. Every call has a deadline.
+    of all records, which share one partition. `last` searches it from the given mark on. Every call has a deadline.
     """
 
     max_records = STEP
@@ -52,34 +74,31 @@ class KafkaEmitter:
         self._producer: Producer | None = None
         self._topic = self._admin.open_topic(settings.topic_of(stream.name))
         self._key = key
-        self._partition, self._start = crc32(key.encode()) % self._topic.partitions, 0
-        self._noted: tuple[str, int] | None = None  # the record at the start
-        if mark:
-            place, _, ids = mark.partition(" ")
-            topic_id, partition, offset = place.rsplit("/", 2)  # the id may contain a / itself
-            if topic_id == self._topic.topic_id and int(partition) < self._topic.partitions:
-                self._partition, self._start = int(partition), int(offset)
-                producer_id, _, sequence = ids.partition(" ")
-                self._noted = (producer_id, int(sequence)) if ids else None
+        known = Mark.parsed(mark) if mark else None
+        if known and known.topic_id == self._topic.topic_id and known.partition < self._topic.partitions:
+            self._begin = known
+        else:
+            self._begin = Mark(self._topic.topic_id, crc32(key.encode()) % self._topic.partitions, 0)
+        self._mark = self._begin
         self._end = 0  # of the partition, when it was seen last
-        self._note(self._start, self._noted)
 
-    def _note(self, offset: int, ids: tuple[str, int] | None) -> None:
-        """Keep the offset before which nothing of this key can be of interest, and which record is there."""
-        place = f"{self._topic.topic_id}/{self._partition}/{offset}"
-        self.mark = " ".join(map(str, (place, *(ids or ()))))
+    @property
+    def mark(self) -> str:
+        """See Emitter."""
+        return str(self._mark)
 
     def last(self, producer_ids: Sequence[str]) -> tuple[str, int] | None:
         """Read the partition for the last committed record of these runs. See Emitter."""
         with self._mapped():
             lowest, end = self._bounds(self._fenced())
             self._end = end
+            noted = self._begin
             # An end before what was noted: the topic was created again by brokers that know no ids of topics.
-            start = max(lowest, self._start) if self._start <= end else lowest
+            start = max(lowest, noted.offset) if noted.offset <= end else lowest
             offset, found = self._search(start, end, producer_ids) if start < end and producer_ids else (end, None)
-        if not found and self._noted and self._noted[0] in producer_ids and self._start < lowest <= end:
-            return self._noted  # retention has removed it: it was there, and readers may have seen it
-        self._note(offset, found)
+        if not found and noted.ids and noted.ids[0] in producer_ids and noted.offset < lowest <= end:
+            return noted.ids  # retention has removed it: it was there, and readers may have seen it
+        self._mark = noted._replace(offset=offset, ids=found)
         return found
 
     def _fenced(self) -> "Producer":
@@ -114,7 +133,7 @@ class KafkaEmitter:
         while self._offset_of(OffsetSpec.latest(), IsolationLevel.READ_COMMITTED) < end:
             waited_s = time.monotonic() - began_s
             if waited_s > SCAN_S:
-                held_up = f"partition {self._partition} of {self._topic.name}"
+                held_up = f"partition {self._mark.partition} of {self._topic.name}"
                 raise Unavailable(f"{held_up} waits for another producer's transaction")
             if waited_s > HELD_UP_S and not is_ended:
                 self._end_own_transaction(producer)
@@ -126,7 +145,7 @@ class KafkaEmitter:
         """One offset of the partition, as an OffsetSpec names it."""
         from confluent_kafka import TopicPartition
 
-        place = TopicPartition(self._topic.name, self._partition)
+        place = TopicPartition(self._topic.name, self._mark.partition)
         asked = self._admin.client.list_offsets({place: what}, isolation_level=isolation, request_timeout=REQUEST_S)
         return int(asked[place].result().offset)
 
@@ -140,7 +159,7 @@ class KafkaEmitter:
         record without a value that it takes is no record of the stream.
         """
         producer.begin_transaction()
-        producer.produce(self._topic.name, None, key=self._key, partition=self._partition)
+        producer.produce(self._topic.name, None, key=self._key, partition=self._mark.partition)
         producer.commit_transaction(COMMIT_S)
 
     def _search(self, start: int, end: int, known: Collection[str]) -> tuple[int, tuple[str, int] | None]:
@@ -149,7 +168,7 @@ class KafkaEmitter:
 
         offset, found, is_done = end, None, False
         with closing(Consumer(self._admin.options | _READER)) as consumer:
-            consumer.assign([TopicPartition(self._topic.name, self._partition, start)])
+            consumer.assign([TopicPartition(self._topic.name, self._mark.partition, start)])
             deadline_s = time.monotonic() + SCAN_S
             while not is_done:
                 records = consumer.consume(SCAN_RECORDS, 0.05)
@@ -164,7 +183,7 @@ class KafkaEmitter:
                         ids = identity_of(record.value() or b"{}")
                         offset, found = (place, ids) if ids and ids[0] in known else (offset, found)
                 if time.monotonic() > deadline_s:
-                    late = f"partition {self._partition} of {self._topic.name}"
+                    late = f"partition {self._mark.partition} of {self._topic.name}"
                     raise Unavailable(f"{late} cannot be read back within {SCAN_S:.0f} s")
         return offset, found
 
@@ -185,7 +204,7 @@ class KafkaEmitter:
         with self._mapped():
             producer = self._fenced()
             producer.begin_transaction()
-            queued = producer.produce_batch(self._topic.name, records, partition=self._partition)
+            queued = producer.produce_batch(self._topic.name, records, partition=self._mark.partition)
             if queued < len(records):
                 raise Unavailable(f"only {queued} of {len(records)} records could be queued")
             if producer.flush(COMMIT_S):
@@ -195,7 +214,7 @@ class KafkaEmitter:
                 raise SinkReplaced(f"topic {self._topic.name} was deleted and created again")
             producer.commit_transaction(COMMIT_S)
         self._end = delivered[0] + 1
-        self._note(delivered[0], (batch.producer_id, batch.last))
+        self._mark = self._mark._replace(offset=delivered[0], ids=(batch.producer_id, batch.last))
 
     def _check_sizes(self, batch: Batch, lines: Sequence[bytes]) -> None:
         """Raise Rejected for the first record that the topic never takes, once what comes before it is stored."""

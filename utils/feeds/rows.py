@@ -34,8 +34,28 @@ Pages = Iterator[list[Row]]
 """Rows as they come, some at a time."""
 
 
+class Unread:
+    """The rows that are left of some pages, and the position before them: `rows:crc` of all that were taken."""
+
+    def __init__(self, pages: Pages) -> None:
+        self._pages, self._page = pages, list[Row]()  # the rest of one
+        self.taken = self._crc = 0
+
+    @property
+    def position(self) -> str:
+        return f"{self.taken}:{self._crc}"
+
+    def take(self, max_rows: int) -> list[Row]:
+        """The next rows of a page; none at the end."""
+        page = self._page or next(self._pages, [])
+        rows, self._page = page[:max_rows], page[max_rows:]
+        self.taken += len(rows)
+        self._crc = crc32(b"\n".join([*(row.data for row in rows), b""]), self._crc)
+        return rows
+
+
 class RowSource:
-    """Hands out rows as lines. A position is `rows:crc` of all rows before it.
+    """Hands out rows as lines. Its positions are those of `Unread`.
 
     If the rows before a stored position are other ones, the chunk says that the partition begins again.
     """
@@ -44,8 +64,7 @@ class RowSource:
 
     def __init__(self, name: str, pages: Pages, codec: LineCodec, resume: Resume, row: str = "line") -> None:
         self.detail, self._row, self._codec, self._resume = name, row, codec, resume
-        self._pages, self._page = pages, list[Row]()  # what is left of them, and of the one that is handed out
-        self._taken = self._crc = 0  # of all rows so far
+        self._unread = Unread(pages)
         self._position: str | None = None
 
     def poll(self, max_records: int) -> Chunk | None:
@@ -54,31 +73,23 @@ class RowSource:
             self._position = self._resume(self.detail)
             if self._position and not self._skip(self._position):
                 return Chunk(self.detail, self._position, "", [])
-        rows = self._take(max_records)
+        rows = self._unread.take(max_records)
         if not rows:
             return None
-        start, self._position = self._position, f"{self._taken}:{self._crc}"
+        start, self._position = self._position, self._unread.position
         return Chunk(self.detail, start, self._position, *self._decode(rows))
 
     def close(self) -> None:
         """Let go of the rows, and so of the file that they come from."""
-        self._pages, self._page = iter(()), []
-
-    def _take(self, max_rows: int) -> list[Row]:
-        """The next rows of a page; none at the end."""
-        page = self._page or next(self._pages, [])
-        rows, self._page = page[:max_rows], page[max_rows:]
-        self._taken += len(rows)
-        self._crc = crc32(b"".join(b"%b\n" % row.data for row in rows), self._crc)
-        return rows
+        self._unread = Unread(iter(()))
 
     def _skip(self, position: str) -> bool:
         """Whether the rows before the stored position are those that were handled."""
         count = position.partition(":")[0]
         wanted = int(count) if count.isdecimal() else 0
-        while self._taken < wanted and self._take(wanted - self._taken):
+        while self._unread.taken < wanted and self._unread.take(wanted - self._unread.taken):
             pass
-        return f"{self._taken}:{self._crc}" == position
+        return self._unread.position == position
 
     def _decode(self, rows: list[Row]) -> tuple[list[Any], list[Invalid]]:
         invalid = [Invalid(self._where(row), row.reason, row.data) for row in rows if row.reason]
