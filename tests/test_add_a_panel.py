@@ -1,13 +1,12 @@
 """docs/add-a-panel.md, followed to the letter in a copy: one class, one list entry, and nothing else fails."""
 
-import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.project_copy import PACKAGES, apply_changes, copy_project
 from utils.app.config import PROJECT_DIR
 
 pytestmark = pytest.mark.full
@@ -18,19 +17,8 @@ PAGE = (PROJECT_DIR / "docs" / "add-a-panel.md").read_text(encoding="utf-8")
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project that has what the page adds."""
-    folder = tmp_path_factory.mktemp("copy") / "project"
-    for each in ("utils", "producers", "consumers", "scripts", "tests", "docs"):
-        shutil.copytree(PROJECT_DIR / each, folder / each, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "verify_emitters.py", "requirements.txt"):
-        shutil.copy(PROJECT_DIR / name, folder)
-    (folder / ".env").touch()
-    for name, code in re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE, re.DOTALL):
-        (folder / name).write_text(code, encoding="utf-8")
-    for name, change in re.findall(r"```diff\n--- (\S+)\n(.*?)```", PAGE, re.DOTALL):
-        path, lines = folder / name, change.splitlines(keepends=True)
-        text, old = path.read_text(encoding="utf-8"), "".join(line[1:] for line in lines if line[0] in " -")
-        assert text.count(old) == 1, f"{name} does not contain once: {old}"
-        path.write_text(text.replace(old, "".join(line[1:] for line in lines if line[0] in " +")), encoding="utf-8")
+    folder = copy_project(tmp_path_factory.mktemp("copy") / "project", PAGE, (*PACKAGES, "docs"))
+    apply_changes(folder, PAGE)
     return folder
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.project_copy import apply_changes, copy_project
 from utils.app.config import PROJECT_DIR
 
 pytestmark = pytest.mark.full
@@ -20,26 +21,8 @@ class Copy:
     """A copy of the project that has what the page adds."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        for package in ("utils", "producers", "consumers", "scripts", "tests"):
-            shutil.copytree(PROJECT_DIR / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-        for pattern in ("requirements*.txt", "verify_emitters.py", "pyproject.toml"):
-            for path in PROJECT_DIR.glob(pattern):
-                shutil.copy(path, folder)
-        (folder / ".env").touch()
-        for name, code in re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE, re.DOTALL):
-            assert not (folder / name).exists(), name
-            (folder / name).write_text(code, encoding="utf-8")
-        for name, change in re.findall(r"```diff\n--- (\S+)\n(.*?)```", PAGE, re.DOTALL):
-            self.patch(folder / name, change.splitlines(keepends=True))
-
-    @staticmethod
-    def patch(path: Path, change: list[str]) -> None:
-        text = path.read_text(encoding="utf-8")
-        old = "".join(line[1:] for line in change if line[0] in " -")
-        assert text.count(old) == 1, f"{path.name} does not hold once: {old}"
-        new = "".join(line[1:] for line in change if line[0] in " +")
-        path.write_text(text.replace(old, new), encoding="utf-8")
+        self.folder = copy_project(folder, PAGE)
+        apply_changes(folder, PAGE)
 
     def start(self, module: str, *options: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", module, *options]
@@ -101,19 +84,16 @@ def test_audit_and_doctor_know_it(copy: Copy) -> None:
     assert "parquet" in copy.run("verify_emitters", "doctor")
 
 
-def test_the_contract_suite_knows_it(copy: Copy) -> None:
-    assert "passed" in copy.run("pytest", "-q", "tests/emitters/test_contract.py", "-k", "parquet")
-
-
 def test_no_other_test_counts_on_the_sinks_that_there_were(copy: Copy) -> None:
-    """The quick tests of each file that is about all sinks; who adds one has no other to correct."""
+    """The contracts, and the quick tests of each file that is about all sinks; who adds one has no other to correct."""
     named = re.compile(r"\b(ALL|EMBEDDED)\b")
     found = [
         path for path in (copy.folder / "tests").rglob("test_*.py") if named.search(path.read_text(encoding="utf-8"))
     ]
     files = [str(path) for path in found if path.name not in ("test_docs.py", Path(__file__).name)]  # these need pages
     assert len(files) > 10
-    assert "passed" in copy.run("pytest", "-q", "--quick", "-p", "no:cacheprovider", *files)
+    printed = copy.run("pytest", "-v", "--quick", "-p", "no:cacheprovider", *files)
+    assert re.search(r"test_sink_keeps\[parquet-\S+ PASSED", printed)
 
 
 def test_its_code_is_typed_and_tidy(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.project_copy import apply_changes, copy_project, replace_once
 from utils.app.config import PROJECT_DIR
 
 pytestmark = pytest.mark.full
@@ -32,15 +32,7 @@ def commands() -> list[list[str]]:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("BASE_DATA_DIR", "data")
-    folder = tmp_path / "project"
-    for package in ("utils", "producers", "consumers"):
-        shutil.copytree(PROJECT_DIR / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(PROJECT_DIR / "verify_emitters.py", folder)
-    (folder / ".env").touch()
-    for block in blocks("python"):
-        if found := re.match(r"# (\S+\.py)\n", block):
-            (folder / found[1]).write_text(block, encoding="utf-8")
-    return folder
+    return copy_project(tmp_path / "project", PAGE, ("utils", "producers", "consumers"))
 
 
 def run(project: Path, *arguments: str, code: int = 0) -> str:
@@ -62,13 +54,6 @@ def follow(project: Path, word: str, *more: str) -> str:
     """Run the first command of the page that has this word, without pauses and to its end."""
     arguments = next(each for each in commands() if word in each)
     return run(project, "-m", *[argument if argument != "0.1" else "0" for argument in arguments], *more)
-
-
-def add_field(project: Path, before: str, after: str) -> None:
-    path = project / PRODUCER
-    text = path.read_text(encoding="utf-8")
-    assert text.count(before) == 1
-    path.write_text(text.replace(before, after), encoding="utf-8")
 
 
 def test_the_page_from_the_idea_to_the_fourth_look(project: Path) -> None:
@@ -100,14 +85,11 @@ def test_other_fields_and_odd_values_are_in_extra(project: Path) -> None:
 
 def test_a_field_more_and_a_type_that_changes(project: Path) -> None:
     follow(project, "producers.garden_producer")
-    (change,) = blocks("diff")
-    lines = change.splitlines(keepends=True)[1:]
-    before = "".join(line[1:] for line in lines if line[0] == " ")
-    add_field(project, before, "".join(line[1:] for line in lines))
+    apply_changes(project, PAGE)
     follow(project, "producers.garden_producer")
     assert rows(project, "SELECT ph, count(*) FROM garden GROUP BY ph ORDER BY ph") == [(None, 300), (7.0, 300)]
     assert '"ph": "number"' in (project / "data" / "streams" / "garden.json").read_text()
-    add_field(project, "ph: float = 7.0", 'ph: str = "7.0"')
+    replace_once(project / PRODUCER, "ph: float = 7.0", 'ph: str = "7.0"')
     printed = run(project, "-m", "producers.garden_producer", "--count", "1", code=2)
     for word in ("ph", "number", "text", "garden.json"):
         assert word in printed
