@@ -251,6 +251,19 @@ def test_the_state_is_logged_once_however_often_it_fails(machine: Machine, logge
     ]
 
 
+def test_a_sink_that_stores_is_up_though_more_is_pending(machine: Machine, logged: list[str]) -> None:
+    def every_second(sink: Sink, batch: Batch | None) -> None:
+        if batch and len(sink.asked) <= batch.first:
+            raise Unavailable("the disk is on fire")
+
+    sink = Sink(every_second, max_records=1)
+    delivery = machine.deliver(one=sink)
+    machine.append(3)
+    delivery.drain(5)
+    assert len(sink.rows) == len(lines_with(logged, "unavailable")) == 3
+    assert delivery.workers["one"].status.reason == ""
+
+
 def test_a_stalled_sink_stops_no_other(machine: Machine) -> None:
     hold = threading.Event()
     slow, fast = Sink(lambda sink, batch: (batch and hold.wait(20), None)[1]), Sink()
@@ -301,7 +314,10 @@ def test_an_unknown_error_is_logged_once_and_retried(machine: Machine, logged: l
     assert odd.open_now == 0
 
 
-def test_a_sink_never_reached_gets_one_more_attempt_at_the_end(machine: Machine) -> None:
+def test_a_sink_never_reached_gets_one_more_attempt_at_the_end(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Backoff, "next_s", lambda self: 60.0)
     delivery = machine.deliver(one=Sink(is_down))
     machine.append(1)
     delivery.drain(30)  # returns long before
@@ -345,12 +361,14 @@ def test_a_sink_that_opens_and_cannot_answer_yet_is_waited_for_at_the_end(machin
 
 def test_a_drain_ends_within_its_bound(machine: Machine) -> None:
     hold = threading.Event()
-    delivery = machine.deliver(one=Sink(lambda sink, batch: (batch and hold.wait(20), None)[1]))
+    sink = Sink(lambda sink, batch: (batch and hold.wait(20), None)[1], max_records=1)
+    delivery = machine.deliver(one=sink)
     machine.append(5)
     delivery.drain(0.05)
     assert delivery.workers["one"].is_alive()  # left behind in the library's call
     hold.set()
     delivery.workers["one"].join(5)
+    assert len(sink.rows) == 1  # nothing behind the batch in hand
 
 
 # What only the user can fix
@@ -603,14 +621,16 @@ def test_rows_that_leave_the_journal_while_a_sink_is_asked_again_are_named(
     """A sink is emptied; an append that knew its old cursor prunes between asking and reading."""
     monkeypatch.setattr(journal_module, "RECENT_RECORDS", 0)
     sink = Sink()
-    delivery = machine.deliver(one=sink)
+    delivery = machine.deliver(one=sink, slow=Sink(is_down))
     machine.append(10)
-    wait_until(lambda: low_watermark(delivery) == 10)
+    wait_until(lambda: delivery.journal.pending()["one"] == 0)
     journal, real = machine.journal, machine.journal.note
 
     def then_pruned(name: str, reached: int, mark: str, *, durable: bool) -> None:
-        real(name, 10, mark, durable=durable)
+        monkeypatch.setattr(journal, "note", real)
+        real("slow", 10, "")
         journal.prune()
+        real(name, reached, mark, durable=durable)
 
     def replaced(sink: Sink, batch: Batch | None) -> None:
         if batch:
@@ -624,7 +644,7 @@ def test_rows_that_leave_the_journal_while_a_sink_is_asked_again_are_named(
     delivery.wake()
     wait_until(lambda: len(sink.rows) == 5)
     assert sink.rows == made
-    assert lines_with(logged, "1 to 10 have left the journal")
+    assert lines_with(logged, "one: was replaced behind sequence 0, just when what it had before left the journal")
 
 
 def test_a_worker_does_not_end_when_all_it_would_read_has_left_the_journal(
@@ -812,9 +832,12 @@ def test_a_table_that_rejects_everything_is_the_fault_itself(machine: Machine, l
     assert len(lines_with(logged, "given up", "ERROR")) == 1
 
 
-def test_many_rejections_with_something_stored_between_are_no_fault_of_the_table(machine: Machine) -> None:
+@pytest.mark.parametrize("max_records", [1, 1_000])
+def test_many_rejections_with_something_stored_between_are_no_fault_of_the_table(
+    machine: Machine, max_records: int
+) -> None:
     even = range(2, 101, 2)
-    picky = Sink(rejects(*even))
+    picky = Sink(rejects(*even), max_records=max_records)
     made = machine.run(100, picky=picky)
     assert picky.rows == without(made, *even)
 

@@ -62,29 +62,38 @@ def failing(number: int) -> Callable[..., None]:
 
 
 class TestTail:
+    @pytest.mark.parametrize(("meanwhile", "zeros"), [(False, 0), (True, 0), (False, 3)])
     @pytest.mark.parametrize("cut", [1, 2, 20, len(whole(1)) - 2])
-    def test_a_partial_last_line_is_cut(self, path: Path, cut: int, logged: list[str]) -> None:
-        path.write_bytes(whole(2) + whole(1)[:-1][:-cut])
+    def test_a_partial_last_line_is_cut(
+        self, path: Path, cut: int, meanwhile: bool, zeros: int, logged: list[str]
+    ) -> None:
+        """Also that of another producer, which was killed since this one has looked."""
+        partial = b"\0" * zeros + whole(1)[:-1][:-cut]
+        path.write_bytes(whole(2) + partial * (not meanwhile))
         with closing(FileEmitter(path)) as emitter:
             assert emitter.last(["ann-1"]) == ("ann-1", 2)
+            with path.open("ab") as other:
+                other.write(partial * meanwhile)
             emitter.emit(make_batch(1, first=3))
         assert path.read_bytes() == whole(3)
         assert len([line for line in logged if "cut a partial last line" in line]) == 1
 
-    @pytest.mark.parametrize("zeros", [0, 3])
+    @pytest.mark.parametrize(("zeros", "behind"), [(0, b""), (3, b""), (0, b"\0\0")])
     @pytest.mark.parametrize("last", [whole(1, 3)[:-1], b'{"message":"external","sequence":"7"}', b"[1, 2]", b"a text"])
     def test_a_whole_last_line_without_newline_is_kept(
-        self, path: Path, last: bytes, zeros: int, logged: list[str]
+        self, path: Path, last: bytes, zeros: int, behind: bytes, logged: list[str]
     ) -> None:
-        path.write_bytes(whole(2) + b"\0" * zeros + last)
+        path.write_bytes(whole(2) + b"\0" * zeros + last + behind)
         with closing(FileEmitter(path)) as emitter:
             found = emitter.last(["ann-1"])
             assert found == ("ann-1", 3 if b"ann-1" in last else 2)
             emitter.emit(make_batch(1, first=found[1] + 1))
-        assert path.read_bytes() == whole(2) + b"\0" * zeros + last + b"\n" + whole(1, found[1] + 1)
+        assert path.read_bytes() == whole(2) + b"\0" * zeros + last + behind + b"\n" + whole(1, found[1] + 1)
         assert logged == []
 
-    @pytest.mark.parametrize("tail", [b'{"message": "' + b"x" * 3_000_000, b"\0" * 3_000_000, b"{\0"])
+    @pytest.mark.parametrize(
+        "tail", [b'{"message": "' + b"x" * 3_000_000, b"\0" * 3_000_000, b"{\0", b'{"a":' * 200_000]
+    )
     def test_a_file_that_is_all_one_partial_line_becomes_empty(self, path: Path, tail: bytes) -> None:
         path.write_bytes(tail)
         with closing(FileEmitter(path)) as emitter:
@@ -120,7 +129,7 @@ class TestScan:
     ) -> None:
         others = b"".join(make_batch(500, producer_id=f"bob-{number}").lines for number in range(4))
         quoting = b'{"message":"I am \\"ann-1\\"","producer_id":"bob-1","sequence":3}\n{"message":"\\"ann-1\\"\n'
-        path.write_bytes(whole(7) + others + quoting)
+        path.write_bytes(b"\xef\xbb\xbf" + whole(7) + others + quoting)
         monkeypatch.setattr(line_file, "SCAN_BYTES", block)
         with closing(FileEmitter(path)) as emitter:
             assert emitter.last(["ann-1"]) == ("ann-1", 7)
@@ -258,9 +267,10 @@ class TestHoles:
             assert emitter.last(["ann-1"]) == ("ann-1", 90)
         assert path.read_bytes() == lines
 
-    @pytest.mark.parametrize("mark", ["", "x", "-5:0", "10", "10:0", "99999999:00000000"])
+    @pytest.mark.parametrize("mark", ["", "x", "-5:0", "10", "10:0", "99999999:00000000", "9" * 30 + ":0"])
     def test_any_text_may_be_a_mark(self, path: Path, mark: str) -> None:
-        path.write_bytes(whole(3) + whole(1, 7))
+        """One that does not fit is of another file: what looks like a hole is no reason to cut this one."""
+        path.write_bytes(whole(3) + b"\0" * 30 + whole(1, 7))
         with closing(FileEmitter(path, mark)) as emitter:
             assert emitter.last(["ann-1"]) == ("ann-1", 7)
         assert ids(path) == [*ann(3), ("ann-1", 7)]

@@ -133,8 +133,7 @@ class Journal:
         noted = [(each.reached, each.mark, sink) for sink, each in self.subscriptions.items()]
         connection.executemany(_NOTE, noted)
         rows = connection.execute(
-            "DELETE FROM batches WHERE last <= (SELECT MIN(MAX(after, reached)) FROM subscriptions) "
-            "RETURNING LENGTH(lines)"
+            "DELETE FROM batches WHERE last <= (SELECT MIN(reached) FROM subscriptions) RETURNING LENGTH(lines)"
         )
         return sum(size for (size,) in rows.fetchall())
 
@@ -165,9 +164,7 @@ class Journal:
                 "INSERT INTO subscriptions VALUES (?, ?, ?, ?, '') ON CONFLICT DO NOTHING",
                 [(sink, now, self.last, self.last) for sink in sinks],
             )
-        rows = self._file.query(
-            "SELECT sink, since, after, MAX(after, reached), mark FROM subscriptions ORDER BY rowid"
-        )
+        rows = self._file.query("SELECT sink, since, after, reached, mark FROM subscriptions ORDER BY rowid")
         self.subscriptions = {sink: Subscription(*rest) for sink, *rest in rows}
 
     def runs(self) -> dict[str, int]:
@@ -178,7 +175,7 @@ class Journal:
         """The records right behind `after`, at most `max_count`, of one run; None if there are none."""
         found: list[Batch] = []
         count = size = 0
-        for batch in self._behind(after) if after < self.last else ():
+        for batch in self._behind(after):
             if found and (batch.producer_id != found[0].producer_id or size + len(batch.lines) > MAX_BATCH_BYTES):
                 break
             first = max(batch.first, after + 1)

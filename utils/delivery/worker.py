@@ -27,7 +27,7 @@ CLOSE_S = 0.5  # a worker stuck in a library call is left behind, a daemon threa
 class Status:
     """What a worker reports."""
 
-    answered: bool | None = None  # None before its first answer or error
+    answered: bool = False  # or has failed, at least once
     opened: bool = False  # its emitter was, at least once
     delivered: int = 0
     dead_letters: int = 0
@@ -94,7 +94,8 @@ class Worker(threading.Thread):
         wanted = min(journal.last - reached, max_records)
         batch = journal.read(reached, wanted // STEP * STEP or wanted)
         if batch is None or batch.first != reached + 1:
-            raise Unavailable("it was replaced just when what it had before left the journal")
+            self._warn(f"was replaced behind sequence {reached}", "just when what it had before left the journal")
+            raise Unavailable("it was replaced")
         return batch
 
     def _ask(self, emitter: Emitter) -> int:
@@ -154,7 +155,7 @@ class Worker(threading.Thread):
         if not isinstance(error, ToolkitError) and reason != status.reason:
             logger.opt(exception=error).error("{}: unexpected {} (traceback in logs/)", self.name, reason)
         with delivery.changed:
-            status.reason, status.failure, status.answered = reason, failure, bool(status.answered)
+            status.reason, status.failure, status.answered = reason, failure, True
             # Known to `start`, which raises it, or logged. At the end it may have found the journal closed.
             if failure and not delivery.is_starting and delivery.until != "closed":
                 logger.error("{}: given up: {}", self.name, reason)
@@ -184,9 +185,7 @@ class Delivery:
         for worker in self.workers.values():
             worker.start()
         with self.changed:
-            self.changed.wait_for(
-                lambda: all(self.workers[sink].status.answered is not None for sink in wait_for), wait_s
-            )
+            self.changed.wait_for(lambda: all(self.workers[sink].status.answered for sink in wait_for), wait_s)
             failures = [worker.status.failure for worker in self.workers.values() if worker.status.failure]
             self.is_starting = bool(failures)
         if failures:
