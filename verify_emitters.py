@@ -52,7 +52,7 @@ def audit(
     """
     from utils.checks.accounts import audited_sinks
 
-    return print_audit(settings, sinks or audited_sinks(settings), json, stream)
+    return print_audit(settings, sinks or audited_sinks(settings, stream), json, stream)
 
 
 def print_audit(settings: Settings, sinks: Sequence[str], json: bool = False, stream: str | None = None) -> int:
@@ -61,7 +61,7 @@ def print_audit(settings: Settings, sinks: Sequence[str], json: bool = False, st
     from utils.checks.audit import COLUMNS
     from utils.checks.audit import audit as compare
 
-    expected = sum(account.last for account in accounts(settings)) * len(sinks)
+    expected = sum(each.last for each in accounts(settings) if stream in (None, each.stream)) * len(sinks)
     with cli.progress(expected or None, "records") as advance:
         report = compare(settings, sinks, stream, advance)
     if json:

@@ -91,7 +91,7 @@ def append(
 
 def audited(settings: Settings, *chosen: str, stream: str = BUZZ) -> tuple[Report, dict[str, list[str]]]:
     """The report, and the problems by sink."""
-    report = audit(settings, chosen or audited_sinks(settings), stream)
+    report = audit(settings, chosen or audited_sinks(settings, stream), stream)
     problems: dict[str, list[str]] = {}
     for judgement in report.judgements:
         problems.setdefault(judgement.sink, []).extend(judgement.findings)
@@ -538,6 +538,8 @@ def test_a_topic_whose_broker_is_down_is_not_judged(settings: Settings, monkeypa
     assert report.unread == {"kafka": "no Kafka broker answers at localhost:1"}
     read = len(EMBEDDED)
     assert report.lines(read + 1)[-1].startswith(f"incomplete: {10 * read} records in {read} sinks compared")
+    append(settings, 10, name="q", stream=READINGS)
+    assert audited(down, stream=READINGS.name)[0].unread == {}, "no journal of this stream has Kafka"
 
 
 @pytest.mark.full

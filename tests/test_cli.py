@@ -58,7 +58,7 @@ def test_whatever_ends_a_command_is_one_line(
     assert run_raising(error) == code
     shown = capsys.readouterr()
     assert (shown.out, shown.err.count("\n")) == ("", 1)
-    assert "Traceback" not in shown.err
+    assert "Traceback" not in shown.err and "before it began" not in shown.err
 
 
 def test_the_code_of_the_command_is_the_exit_code() -> None:

@@ -308,7 +308,7 @@ def test_a_sink_is_subscribed_until_it_is_dropped(
 
     assert produce(settings, paced(10), sinks=("file", "sqlite")) == 0
     assert produce(settings, paced(10), sinks=("file",)) == 3
-    assert "sqlite 0 delivered, 10 pending (not in this run)" in capsys.readouterr().out
+    assert "sqlite 0 delivered, 10 pending (not in this run, --drop sqlite ends that)" in capsys.readouterr().out
     assert [line for line in logged if "sqlite is subscribed since" in line and "--drop sqlite" in line]
     with monkeypatch.context() as patch:
         patch.setattr(SqliteEmitter, "emit", emit_later)

@@ -160,7 +160,7 @@ def test_an_address_that_others_reach_needs_a_token(settings: Settings, address:
         feed_http(address, "things", PLAIN_FEED, settings, threading.Event())
 
 
-@pytest.mark.parametrize("address", ["", "http", "99999", "localhost:", "127.0.0.1:x", "\u0663"])
+@pytest.mark.parametrize("address", ["", "http", "99999", "localhost:", "127.0.0.1:x", "//host:80", "\u0663"])
 def test_an_address_that_is_none_is_one_error(settings: Settings, address: str) -> None:
     with pytest.raises(ToolkitError, match="give PORT or ADDRESS:PORT"):
         feed_http(address, "things", PLAIN_FEED, settings, threading.Event())

@@ -110,7 +110,7 @@ def _ended_by(error: BaseException, name: str, ready: bool) -> int:
             _nobody_reads(sys.stdout)
             return 0
         case KeyboardInterrupt():
-            line, code = "interrupted before it began", UNFINISHED
+            line, code = "interrupted" if ready else "interrupted before it began", UNFINISHED
         case _:
             line, code = f"unexpected {type(error).__name__}: {line}", UNFINISHED
             if ready:

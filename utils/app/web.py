@@ -26,7 +26,7 @@ def parse_address(text: str, option: str) -> tuple[str, int]:
     Raises ToolkitError that names `option`, what stands before the address.
     """
     host, _, port = text.rpartition(":")
-    if not (port.isascii() and port.isdecimal() and int(port) <= 65_535):
+    if "/" in host or not (port.isascii() and port.isdecimal() and int(port) <= 65_535):
         raise ToolkitError(f"{option}{text}: give PORT or ADDRESS:PORT, such as 8765 or 0.0.0.0:8765")
     return host.strip("[]") or LOOPBACK, int(port)
 

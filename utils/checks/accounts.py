@@ -92,13 +92,14 @@ def stream_of(name: str, settings: Settings, sinks: Iterable[str] = ALL) -> Stre
     return Stream(name)
 
 
-def audited_sinks(settings: Settings) -> tuple[str, ...]:
-    """The sinks that any journal subscribes; without journals the embedded ones that exist.
+def audited_sinks(settings: Settings, stream: str | None = None) -> tuple[str, ...]:
+    """The sinks that the journals of `stream` subscribe, or any journal; without journals the embedded ones that exist.
 
     Raises ToolkitError if there is none.
     """
     found = accounts(settings)
-    sinks = {sink for account in found for sink in account.subscribed}
+    of_stream = [account for account in found if account.stream == stream]
+    sinks = {sink for account in of_stream or found for sink in account.subscribed}
     for name in stream_names(settings, found) if not sinks else ():
         paths = {sink: SINKS[sink].path(settings, Stream(name)) for sink in EMBEDDED}
         sinks |= {sink for sink, path in paths.items() if path and path.exists()}

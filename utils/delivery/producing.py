@@ -147,7 +147,7 @@ class Session:
             words.append(f"in extra: {', '.join(most)}")
         for sink, pending in self.journal.pending().items():
             worker = self.delivery.workers.get(sink)
-            status = worker.status if worker else Status(reason="not in this run")
+            status = worker.status if worker else Status(reason=f"not in this run, --drop {sink} ends that")
             text = f"{sink} {status.delivered:,} delivered, {pending:,} pending"
             text += f", {status.dead_letters:,} dead letters" if status.dead_letters else ""
             words.append(text + (f" ({status.reason})" if pending and status.reason else ""))

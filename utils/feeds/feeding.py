@@ -21,7 +21,7 @@ from utils.reading.follow import IDLE_CAP_S, StateLog, follow
 from utils.records.codec import Field, encoder
 from utils.records.infer import Values, fields, instant_us, values_of, with_roles
 from utils.records.record import Batch, Invalid
-from utils.records.schema import check_roles, known
+from utils.records.schema import check_roles, known, schema_path
 from utils.records.stream import Stream
 from utils.records.table import Table
 from utils.sinks import EMBEDDED, INFERRED_FROM, SINKS, WHOLE_RUN, Run, Sinks
@@ -73,7 +73,8 @@ def fed_stream(
             raise ToolkitError(f"--time names {time}, whose values are no times, such as {values[0]!r}")
     if found is None:
         sample = cli.counted(len(records), "record")
-        logger.info("stream {}: inferred from the first {}, kept in its schema file", name, sample)
+        path = schema_path(name, settings.schema_folder)
+        logger.info("stream {}: inferred from the first {}, kept in {}", name, sample, path)
         roles = {getattr(stream, role): role for role in ("histogram", "value", "by", "time")}
         rows = [
             (field.name, field.type, roles.get(field.name, ""), _example(field.name, records))
