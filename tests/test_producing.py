@@ -95,18 +95,26 @@ def test_each_run_has_an_id_of_its_own_and_sequences_continue(settings: Settings
 
 def test_messages_come_at_their_pace(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
+    acknowledged: list[int] = []
     now = [100.0]
 
     class Stop(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
             waits.append(timeout or 0.0)
+            acknowledged.append(last_assigned(settings))
             now[0] += timeout or 0.0
             return False
 
+    def made() -> Paced:
+        for each in paced(5, gap=2.0):
+            now[0] += 0.5  # what making it takes
+            yield each
+
     monkeypatch.setattr("utils.delivery.producing.time.monotonic", lambda: now[0])
     monkeypatch.setattr(signals, "stop_on_signals", Stop)
-    assert produce(settings, paced(5, gap=2.0), interval_s=3.0) == 0
-    assert [round(wait, 6) for wait in waits if wait > 1] == [6.0] * 4  # the first one at once
+    assert produce(settings, made(), interval_s=3.0) == 0
+    assert [round(wait, 6) for wait in waits if wait > 1] == [5.5] * 4  # the first one at once
+    assert acknowledged == [1, 2, 3, 4], "what is made waits for nothing"
     assert sum(map(len, held("file", settings).values())) == 5
 
 
@@ -170,6 +178,7 @@ def test_fields_without_a_column_are_named_once_and_counted(
 ) -> None:
     given = [b'{"device":"a","temperature_c":%d,"colour":"red"}' % number for number in range(300)]
     given += [b'{"device":"a","temperature_c":"n/a"}'] * 5
+    given += [json.dumps(dict.fromkeys((f"{number:060}" for number in range(150)), 1)).encode()]  # names are values
     lines = [Line(each, "2026-11-23T19:04:05.123Z") for each in given]
     run, stop = AT_ONCE.run, threading.Event()
     with producing.session(SENSORS, "sensor", settings, sinks=AT_ONCE.sinks, run=run, stop=stop) as opened:
@@ -178,11 +187,11 @@ def test_fields_without_a_column_are_named_once_and_counted(
             assert not rejected
             opened.append(batch)
     assert opened.code == 0
-    assert [line.split("'")[1] for line in logged if "no column takes a value of" in line] == [
-        "colour",
-        "temperature_c",
-    ]
-    assert "in extra: colour 300, temperature_c 5" in capsys.readouterr().out
+    named = [line.split("'")[1::2] for line in logged if "no column takes a value of" in line]
+    assert named == [["colour"], ["temperature_c", *["0" * 50] * 98]]
+    out = capsys.readouterr().out
+    assert f"in extra: colour 300, (others) 52, temperature_c 5, {'0' * 50} 1" in out
+    assert "0" * 51 not in out
     first = settings.file_path("sensors").read_bytes().splitlines()[0]
     assert first.startswith(b'{"device":"a","temperature_c":0,"colour":"red","timestamp":')
 

@@ -19,7 +19,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from tests.helpers import moving_open_files
+from tests.helpers import moving_open_files, open_files_stay
 from utils.app.config import Settings
 from utils.app.errors import Rejected, SinkReplaced, ToolkitError, Unavailable
 from utils.emitters import duckdb_emitter, file_emitter
@@ -654,6 +654,24 @@ def test_sink_keeps(check: Callable[[Rig], None], stream: Stream, sink: Sink, se
 def test_check_catches(check: Callable[[Rig], None], double: type[Double], settings: Settings) -> None:
     """Of each check is shown once that it sees the mistake; a sink without a server and with all spoilers will do."""
     assert_catches(check, double, Rig(SINKS["sqlite"], settings))
+
+
+@open_files_stay
+@pytest.mark.parametrize(("name", "step"), [("file", "_write"), ("sqlite", "_insert"), ("duckdb", "_insert")])
+def test_a_file_that_is_moved_while_it_is_written_is_noticed(
+    name: str, step: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(SINKS[name], settings)
+    with closing(rig.connect()) as emitter:
+        write = getattr(emitter, step)
+
+        def then_moved(*given: object) -> None:
+            write(*given)
+            rig.path.rename(rig.path.with_name("moved"))
+
+        monkeypatch.setattr(emitter, step, then_moved)
+        with pytest.raises(SinkReplaced):
+            emitter.emit(rig.batch(2))
 
 
 def test_kafka_takes_part() -> None:

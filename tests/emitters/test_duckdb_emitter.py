@@ -117,12 +117,14 @@ class TestValues:
 
     @pytest.mark.parametrize("name", ["page", "rows", "select", "information_schema"])
     def test_a_stream_may_have_any_name(self, name: str, path: Path) -> None:
-        stream = Stream(name, fields=(Field("rowid", "text"), Field("select", "integer"), WHEN))
+        """And a column `id`, which only buzz has otherwise."""
+        stream = Stream(name, fields=(Field("rowid", "text"), Field("select", "integer"), Field("id", "text"), WHEN))
         with closing(DuckdbEmitter(path, stream)) as emitter:
-            emitter.emit(lines('{"rowid":"x","select":1}', stream=stream))
+            emitter.emit(lines('{"rowid":"x","select":1,"id":"a"}', stream=stream))
             emitter.emit(lines("{}", stream=stream, first=2))
             assert emitter.last(["ann-1"]) == ("ann-1", 2)
-        assert query(path, f'SELECT "select", extra FROM main."{name}"') == [(1, '{"rowid":"x"}'), (None, None)]
+        found = query(path, f'SELECT "select", id, extra FROM main."{name}"')
+        assert found == [(1, "a", '{"rowid":"x"}'), (None, None, None)]
 
     def test_windows_of_a_wide_stream_are_shorter(self, path: Path) -> None:
         stream = Stream("wide", fields=tuple(Field(f"f{number}", "number") for number in range(297)))

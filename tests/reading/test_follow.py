@@ -7,7 +7,7 @@ import pytest
 
 from tests.helpers import make_messages
 from utils.app.config import Settings
-from utils.app.errors import Absent, PositionMoved, ToolkitError, Unavailable
+from utils.app.errors import Absent, PositionMoved, StoreUnavailable, ToolkitError, Unavailable
 from utils.reading import follow as loop
 from utils.reading import processing
 from utils.reading.follow import INVALID_SHOWN, follow
@@ -31,6 +31,7 @@ class Scripted:
         self.asked: list[int] = []
 
     def __call__(self) -> "Scripted":
+        assert self.opened == self.closed, "what is open keeps partitions from others"
         self.opened += 1
         return self
 
@@ -111,6 +112,13 @@ def test_what_is_unavailable_is_logged_once_until_it_heals(logged: list[str]) ->
     ]
     assert [str(error) for error in waits if error] == ["no disk"] * 3
     assert source.opened == 1
+
+
+def test_a_store_that_is_away_is_named_once_and_its_source_is_let_go(logged: list[str]) -> None:
+    source = Scripted(StoreUnavailable("no route"), StoreUnavailable("refused"), chunk(1))
+    assert follow(source, size, source.stop) == 1
+    assert source.opened == 3
+    assert warnings(logged) == ["WARNING no route; waiting"]
 
 
 def test_what_has_not_appeared_yet_is_no_warning(logged: list[str]) -> None:

@@ -169,8 +169,9 @@ class TestStoring:
 
     def test_late_is_more_than_a_minute_behind_the_newest_before(self, store: ProcessedStore, place: Place) -> None:
         store.add(chunk("", "1", at("19:04:00", "19:05:00")))
-        store.add(chunk("1", "2", at("19:03:59.999", "19:06:00.001", "19:05:00", first=3)))
-        assert place.ask("SELECT late FROM records ORDER BY rowid") == [(0,), (0,), (1,), (0,), (1,)]
+        clocks = "19:03:59.999", "19:06:00.001", "19:05:00", "19:05:00.001", "19:04:59"
+        store.add(chunk("1", "2", at(*clocks, first=3)))
+        assert place.ask("SELECT late FROM records ORDER BY rowid") == [(0,), (0,), (1,), (0,), (1,), (0,), (1,)]
 
     def test_any_order_is_stored_whole(self, store: ProcessedStore, place: Place) -> None:
         """More gaps than the tracker keeps: what it takes for duplicates is stored all the same."""
@@ -198,6 +199,11 @@ class TestStoring:
         store.add(chunk("", "1", ann(1, 3)))
         store.add(chunk("", "1", ann(2, 2), partition="other"))
         assert store.counts() == Counts(records=3, duplicate=1)
+
+    def test_of_two_records_with_the_same_ids_the_first_is_new(self, store: ProcessedStore, place: Place) -> None:
+        both = [*buzz((ANN, 1), message="first"), *buzz((ANN, 1), message="second")]
+        assert [record for record, _, _ in store.add(chunk("", "1", both)).new] == both[:1]
+        assert place.ask("SELECT message FROM records") == [("first",)]
 
     def test_a_journal_that_moved_to_another_partition_lost_nothing(self, store: ProcessedStore) -> None:
         """As in a sink whose every run, or file, is a partition."""
@@ -230,19 +236,15 @@ class TestPositions:
             store.add(chunk("2", "3", ann(3, 3)))
             assert store.counts() == Counts(records=3)
 
-    def test_a_failure_in_the_middle_stores_nothing(
-        self, store: ProcessedStore, place: Place, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_failure_in_the_middle_stores_nothing(self, store: ProcessedStore, place: Place) -> None:
         store.add(chunk("", "1", ann(1, 1)))
         before = list(snapshot(place))
 
         def fail(*_: object) -> None:
             raise MemoryError
 
-        with monkeypatch.context() as patch:
-            patch.setattr(ProcessedStore, "_save", fail)
-            with pytest.raises(MemoryError):
-                store.add(chunk("1", "2", ann(2, 3), invalid=1))
+        with pytest.raises(MemoryError):
+            store.add(chunk("1", "2", ann(2, 3), invalid=1), fail)
         assert list(snapshot(place)) == before
         store.add(chunk("1", "2", ann(2, 3), invalid=1))
         assert store.counts() == Counts(records=3, invalid=1)
@@ -253,8 +255,8 @@ class TestPositions:
             assert again.resume("live") == ""
             again.add(chunk("", "1", [*ann(1, 2), *external("x")]))
             assert again.resume("live") == "1"
-            again.add(chunk("1", "2", external("x", "x")))
-            assert again.counts() == Counts(records=5, external=3, again=4)
+            again.add(chunk("1", "2", [*external("x", "x"), *buzz((BOB, 3))]))
+            assert again.counts() == Counts(records=6, external=3, again=4, lost=2)
         assert len(place.ask("SELECT DISTINCT place FROM records WHERE place IS NOT NULL")) == 3
 
     def test_records_without_ids_of_another_file_are_stored(self, store: ProcessedStore, place: Place) -> None:
@@ -294,8 +296,19 @@ class TestPositions:
             again.add(chunk("end", "9", []))
             assert again.resume("live") == "9"
             again.add(chunk("9", "10", ann(10, 10)))
-            again.add(chunk("10", "12", ann(12, 12)))
-            assert again.counts() == Counts(records=4, lost=1)
+            again.add(chunk("10", "12", [*ann(12, 12), *buzz((BOB, 70))]))
+            assert again.counts() == Counts(records=5, lost=1)
+
+    def test_a_record_without_ids_behind_the_end_is_none_that_was_read_before(
+        self, store: ProcessedStore, place: Place
+    ) -> None:
+        store.add(chunk("", "3", external("tick", "tick", "tick")))
+        with closing(open_store(place, BUZZ, "start")) as again:
+            again.resume("live")
+            again.add(chunk("", "1", external("tick")))
+        with closing(open_store(place, BUZZ, "end")) as again:
+            again.resume("live")
+            assert len(again.add(chunk("end", "9", external("tick"))).new) == 1
 
     def test_from_the_start_brings_what_was_passed_over(self, store: ProcessedStore, place: Place) -> None:
         store.add(chunk("", "1", ann(1, 2)))

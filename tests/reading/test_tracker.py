@@ -54,6 +54,7 @@ class TestOneRun:
 
     def test_no_claim_is_made_on_what_came_before_the_end(self) -> None:
         tracker = Tracker(from_end=True)
+        tracker.begin_again(rotated=False)
         assert admit(tracker, 4, 6) == [4, 6]
         assert tracker.counts.lost == 1
         assert admit(tracker, 2, 3) == [2, 3]
@@ -182,8 +183,15 @@ class TestBounds:
         for number in range(10):
             admit(tracker, number + 1, producer_id="bob-1")
             admit(tracker, 1, producer_id=f"ann-{number}")
-        admit(tracker, 10, producer_id="bob-1")
-        assert tracker.counts == counts(records=20, duplicate=1)
+        admit(tracker, 1, 10, producer_id="bob-1")
+        assert tracker.counts == counts(records=20, duplicate=2)
+
+    def test_while_a_journal_has_another_run_its_claims_stay(self) -> None:
+        tracker = Tracker(max_runs=2)
+        for sequence, run in enumerate((RUN_1, RUN_2, COPY), 1):
+            admit(tracker, sequence, producer_id=run)
+        admit(tracker, 5, producer_id="bob-1")
+        assert tracker.counts.lost == 4
 
     def test_the_oldest_gap_is_dropped(self) -> None:
         tracker = Tracker(max_gaps=2)

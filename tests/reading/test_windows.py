@@ -185,6 +185,17 @@ def test_records_without_event_time_and_names_of_any_kind(tmp_path: Path) -> Non
         assert [(each["name"], each["records"]) for each in windows.report(9)] == [("", 1), ("x\ufffdy", 1)]
 
 
+def test_any_instant_of_the_calendar_is_in_a_window(tmp_path: Path) -> None:
+    days = "0001-01-01", "1969-12-31", "1970-01-01", "2026-11-23"
+    read = SENSORS.codec.decode_lines(b"".join(b'{"timestamp":"%sT00:00:00Z"}\n' % day.encode() for day in days))
+    with closing(ProcessedStore(SqliteDatabase(tmp_path / "file.sqlite"), SENSORS)) as store:
+        windows = Windows(store, Tumbling(86_400 * 7))
+        store.add(Chunk("live", "", "1", read), windows.add)
+        weeks = ["0001-01-01", "1969-12-25", "1970-01-01", "2026-11-19"]
+        assert [windows.line(*each)[:10] for each in [*windows.closed, *windows.open()]] == weeks
+        assert [each["start"][:10] for each in windows.report(9)] == weeks[::-1]
+
+
 def test_windows_of_another_size_begin_with_the_next_records(tmp_path: Path) -> None:
     path, read = tmp_path / "file.sqlite", records([(0, "a", 1), (1, "a", 2)])
     Opened(path, Tumbling(60)).add(read[:1], "", "1")

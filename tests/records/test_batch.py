@@ -79,6 +79,13 @@ def test_a_batch_of_lines_has_the_lines() -> None:
     ]
 
 
+def deep(levels: int) -> Any:
+    found: Any = []
+    for _ in range(levels):
+        found = [found]
+    return found
+
+
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
@@ -89,6 +96,7 @@ def test_a_batch_of_lines_has_the_lines() -> None:
         ("\ud800", "not valid Unicode"),
         ({"\udc00": 1}, "not valid Unicode"),
         (object(), "unsupported"),
+        pytest.param(deep(5_000), "recursion", id="deep"),
         ("x" * MAX_RECORD_BYTES, "over the limit of 262144"),
     ],
     ids=lambda value: repr(value)[:20],

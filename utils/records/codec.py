@@ -209,7 +209,7 @@ class Codec:
         members: dict[str, Any] = {
             field.name: value
             for field, value in zip(self.fields, msgspec.structs.astuple(record), strict=False)
-            if value is not None and value is not NONE and field.name not in extra
+            if value is not None and value is not NONE
         }
         ids = {} if record.sequence is None else {"producer_id": record.producer_id, "sequence": record.sequence}
         return encoder.encode(members | extra | ids)
@@ -241,7 +241,7 @@ def kept_fields(extras: Iterable[str | None]) -> Counter[str]:
 
 def _attribute(name: str, number: int) -> str:
     """The attribute that holds a field: its name where that can be one."""
-    usable = name.isidentifier() and name.isascii() and not name.startswith(("_", "field_")) and name not in OWN
+    usable = name.isidentifier() and name.isascii() and not name.startswith(("_", "field_"))
     return name if usable else f"field_{number}"
 
 
