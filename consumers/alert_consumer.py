@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from utils.app import cli, signals
-from utils.app.config import BUZZ, DEFAULTS, READING, Reads, Settings
+from utils.app.config import DEFAULT_STREAM, DEFAULTS, READING, Reads, Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.app.options import FOLLOWING, Drain, Reading, StreamName
 from utils.app.startup import UNFINISHED
@@ -25,7 +25,7 @@ NO_RULE = Rule()
 
 def main(
     *,
-    stream: StreamName = BUZZ,
+    stream: StreamName = DEFAULT_STREAM,
     rule: Rule = NO_RULE,
     then: Annotated[
         str,
@@ -76,7 +76,7 @@ def main(
             cli.print_json({"stream": found.name, "run": store.run.items(), **totals})
         else:
             rest = f", {left:,} not yet delivered: run it again" if left else ""
-            cli.print_lines(progress.end(), f"in the store: {stored:,} alert{'s' * (stored != 1)}{rest}")
+            cli.print_lines(progress.end(), f"in the store: {cli.counted(stored, 'alert')}{rest}")
     return UNFINISHED if left else 0
 
 

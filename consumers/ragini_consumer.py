@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from loguru import logger
 
 from utils.app import cli, log, signals
-from utils.app.config import BUZZ, DEFAULTS, READING, Reads, Settings
+from utils.app.config import DEFAULT_STREAM, DEFAULTS, READING, Reads, Settings
 from utils.app.options import Begin, Count, Json, Once, StreamName
 from utils.reading.follow import follow
 from utils.reading.processing import wait_for_stream
@@ -29,7 +29,7 @@ _COLOURS = {"negative": "\x1b[31m", "neutral": "", "positive": "\x1b[32m"}
 
 def main(
     *,
-    stream: StreamName = BUZZ,
+    stream: StreamName = DEFAULT_STREAM,
     source_name: ChosenSource = AUTO,
     start: Begin = "start",
     once: Once = False,
@@ -108,7 +108,7 @@ class Lines:
 
     def _text(self, record: Any) -> str:
         timestamp = self._stream.codec.value(record, "timestamp") or ""
-        if self._stream.name != BUZZ:
+        if self._stream.name != DEFAULT_STREAM:
             return log.plain(f"{timestamp} {self._stream.describe(record)}")
         sentiment = label(record.sentiment)
         who = f"{timestamp} {record.author} [{record.category or ''}] {record.sentiment:.2f} {sentiment}"

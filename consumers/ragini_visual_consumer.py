@@ -8,7 +8,7 @@ from loguru import logger
 from consumers.dashboard.options import DEFAULT_BUFFERS, Buffers, Charts, Plan, shield
 from utils import sinks
 from utils.app import cli, signals, startup
-from utils.app.config import BUZZ, DEFAULTS, READING, Reads, Settings
+from utils.app.config import DEFAULT_STREAM, DEFAULTS, READING, Reads, Settings
 from utils.app.options import Begin, StreamName
 from utils.reading.expression import Expression
 from utils.reading.processing import wait_for_stream
@@ -20,7 +20,7 @@ AS_READ, USUAL = Charts(), Plan()
 
 def main(
     *,
-    stream: StreamName = BUZZ,
+    stream: StreamName = DEFAULT_STREAM,
     source: sinks.ChosenSource = sinks.AUTO,
     start: Begin = "start",
     charts: Charts = AS_READ,

@@ -11,7 +11,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from utils.app import cli, signals
-from utils.app.config import BUZZ, DEFAULTS, PRODUCING, Reads, Settings
+from utils.app.config import DEFAULT_STREAM, DEFAULTS, PRODUCING, Reads, Settings
 from utils.app.options import Speed, StreamName
 from utils.delivery.producing import Session
 from utils.feeds.feeding import Feeding, FeedOptions, feed
@@ -28,7 +28,7 @@ def main(
     recording: Annotated[str, Parameter(help="What feed_producer reads: a file, or a table of a database.")],
     /,
     *,
-    stream: StreamName = BUZZ,
+    stream: StreamName = DEFAULT_STREAM,
     speed: Speed = 1.0,
     options: InputOptions = PLAIN,
     sinks: Sinks = EMBEDDED,
@@ -39,7 +39,7 @@ def main(
     stop = signals.stop_on_signals()
     options = replace(options, table=options.table or Table(Stream(stream)).name)
     found = find_input(recording, options, settings, stop)
-    name = "replay" if stream == BUZZ else f"replay-{stream}"
+    name = "replay" if stream == DEFAULT_STREAM else f"replay-{stream}"
     once = FeedOptions(once=True, again=True, sinks=sinks, run=run)
     return feed(found, stream, once, settings, stop, journal=name, feeding=partial(Replay, speed))
 

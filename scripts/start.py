@@ -115,7 +115,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="NAME",
         help=f"what to show (buzz); {', '.join(PRODUCERS)} are produced as well, others must have records",
     )
-    parser.add_argument("--source", choices=SOURCES, default="auto", help="what the dashboard reads (auto)")
+    parser.add_argument(
+        "--source", choices=SOURCES, help="what the dashboard reads (the file that the producer writes, else auto)"
+    )
     parser.add_argument("--theme", choices=("light", "dark"), help="colours (light; a page follows the system)")
     parser.add_argument(
         "--serve",
@@ -124,7 +126,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="[ADDRESS:]PORT",
         help="show the dashboard as a page, at 127.0.0.1:8765 (without a display it is one anyway)",
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    # A topic of earlier runs, which auto would take, has nothing of this producer.
+    options.source = options.source or ("file" if options.stream in PRODUCERS else "auto")
+    return options
 
 
 def positive(text: str) -> float:

@@ -20,7 +20,7 @@ import pytest
 
 import verify_emitters
 from tests.helpers import FILES, assigned, make_messages, wait_until
-from utils.app.config import BUZZ, PROJECT_DIR, Settings
+from utils.app.config import DEFAULT_STREAM, PROJECT_DIR, Settings
 from utils.checks import audit as audit_module
 from utils.checks import readers
 from utils.checks.accounts import accounts, audited_sinks, dead_letters
@@ -71,7 +71,7 @@ def append(
     prune: bool = True,
 ) -> str:
     """Acknowledge records in a new run; each sink gets those of the run up to sequence `contains` (all by default)."""
-    made: Sequence[Record] = make_messages(count, text="näive") if stream.name == BUZZ else make_readings(count)
+    made: Sequence[Record] = make_messages(count, text="näive") if stream == streams.BUZZ else make_readings(count)
     with closing(Journal(settings.journal_path(name), stream)) as journal:
         journal.subscribe(subscribed)
         batch = Batch.of_records(made, journal.producer_id, journal.last + 1, stream.codec)
@@ -89,7 +89,7 @@ def append(
         return journal.producer_id
 
 
-def audited(settings: Settings, *chosen: str, stream: str = BUZZ) -> tuple[Report, dict[str, list[str]]]:
+def audited(settings: Settings, *chosen: str, stream: str = DEFAULT_STREAM) -> tuple[Report, dict[str, list[str]]]:
     """The report, and the problems by sink."""
     report = audit(settings, chosen or audited_sinks(settings, stream), stream)
     problems: dict[str, list[str]] = {}
@@ -557,7 +557,7 @@ def test_a_sink_that_is_replaced_while_it_is_read_is_read_again(
             shutil.copy(settings.live_path, copy)
             copy.replace(settings.live_path)
 
-    report = audit(settings, ["file"], BUZZ, replace)
+    report = audit(settings, ["file"], DEFAULT_STREAM, replace)
     assert not report.broken
     assert [each.count for each in report.judgements] == [100]
     assert sum(reads) > 100
@@ -598,7 +598,7 @@ def test_the_command_is_for_people_and_for_programs(settings: Settings, capsys: 
     shown = capsys.readouterr().out.splitlines()
     assert any("2,500 lost: 1-2500" in line for line in shown)
     assert shown[-1].startswith("BROKEN: ")
-    assert verify_emitters.run([*arguments, "--sinks", "file", "duckdb", "--stream", BUZZ, "--json"]) == 0
+    assert verify_emitters.run([*arguments, "--sinks", "file", "duckdb", "--stream", DEFAULT_STREAM, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert [each["count"] for each in report["judgements"]] == [COUNT, COUNT]
     assert verify_emitters.run([*arguments, "--json"]) == 1
@@ -611,7 +611,7 @@ def test_a_misspelt_stream_is_no_verdict(settings: Settings, capsys: pytest.Capt
     arguments = ["audit", "--data-dir", str(settings.data_dir), "--stream"]
     assert verify_emitters.run([*arguments, "reading"]) == 2
     assert "no sink that answers has stream reading; known are buzz, readings" in capsys.readouterr().err
-    assert verify_emitters.run([*arguments, BUZZ]) == 0, "a stream that is known may be empty"
+    assert verify_emitters.run([*arguments, DEFAULT_STREAM]) == 0, "a stream that is known may be empty"
     settings.file_path("weather").write_text('{"city":"Pune","rain_mm":3}\n')
     assert verify_emitters.run([*arguments, "weather"]) == 0, "records of other programs need no journal"
 

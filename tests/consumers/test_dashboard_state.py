@@ -129,7 +129,7 @@ def test_source_that_is_lost_and_found_begins_again_without_an_empty_image(state
     state.using("sqlite", "buzz.sqlite")
     state.add(chunk(make_messages(10, producer_id="ann-1")))
     state.using("sqlite", "buzz.sqlite", "database is locked")
-    state.using("auto", "looking for data", "no source has data")
+    state.using("auto", "what has data", "no source has data")
     assert (state.snapshot().total, state.snapshot().source.name) == (10, "auto")
     state.using("sqlite", "buzz.sqlite")
     state.add(chunk(make_messages(12, producer_id="ann-1")))

@@ -10,7 +10,7 @@ from kafka.codec import has_snappy
 
 from tests.helpers import make_batch
 from tests.kafka.conftest import delete_topic
-from utils.app.config import BUZZ, Settings
+from utils.app.config import DEFAULT_STREAM, Settings
 from utils.app.errors import ToolkitError
 from utils.checks import check
 from utils.checks.audit import Report, audit
@@ -23,7 +23,7 @@ CHOSEN = ("file", "kafka")
 
 
 def audited(settings: Settings) -> Report:
-    report = audit(settings, CHOSEN, BUZZ)
+    report = audit(settings, CHOSEN, DEFAULT_STREAM)
     assert not report.unread
     return report
 

@@ -177,6 +177,11 @@ def test_stream_source_and_looks_reach_both() -> None:
         assert " ".join(option) in " ".join(dashboard)
 
 
+def test_the_dashboard_reads_what_the_producer_writes_unless_an_option_names_another_source() -> None:
+    chosen = ([], ["--stream", "ticks"], ["--stream", "wind"], ["--source", "auto"])
+    assert [start.parse(each).source for each in chosen] == ["file", "file", "auto", "auto"]
+
+
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The commands that are started together; nothing is installed, copied or run."""

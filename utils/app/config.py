@@ -18,7 +18,7 @@ from utils.app.options import not_negative, positive, whole
 VERSION = "0.2.0"
 PROJECT_DIR = Path(__file__).resolve().parents[2]
 
-BUZZ = "buzz"
+DEFAULT_STREAM = "buzz"
 """The stream of the course: the default everywhere, with names of its own for file, table and topic."""
 
 
@@ -87,15 +87,15 @@ class Settings:
 
     def file_path(self, stream: str) -> Path:
         """The JSON lines file of a stream."""
-        return self.live_path if stream == BUZZ else self.data_path / f"{stream}.jsonl"
+        return self.live_path if stream == DEFAULT_STREAM else self.data_path / f"{stream}.jsonl"
 
     def topic_of(self, stream: str) -> str:
         """The Kafka topic of a stream."""
-        return self.topic if stream == BUZZ else stream
+        return self.topic if stream == DEFAULT_STREAM else stream
 
     def group_of(self, stream: str) -> str:
         """The Kafka consumer group that reads a stream."""
-        return self.group if stream == BUZZ else f"{self.group}-{stream}"
+        return self.group if stream == DEFAULT_STREAM else f"{self.group}-{stream}"
 
     @property
     def live_path(self) -> Path:
@@ -120,9 +120,9 @@ class Settings:
         """Where the alerts of all streams are appended; a stream `alerts` can be read, not produced."""
         return self.data_path / "alerts.jsonl"
 
-    def processed_path(self, source: str, stream: str = BUZZ) -> Path:
+    def processed_path(self, source: str, stream: str = DEFAULT_STREAM) -> Path:
         """The processed store of the consumer of a source."""
-        name = source if stream == BUZZ else f"{stream}-{source}"
+        name = source if stream == DEFAULT_STREAM else f"{stream}-{source}"
         return self.data_path / "processed" / f"{name}.sqlite"
 
 

@@ -106,7 +106,8 @@ class Database:
         if files.file_id(self.path) != self._opened:
             with suppress(sqlite3.Error):  # of a file that was deleted
                 self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            raise self._replaced(f"{self.path} was deleted, moved or replaced while in use")
+            remedy = "" if issubclass(self._replaced, Unavailable) else ": start again"
+            raise self._replaced(f"{self.path} was deleted, moved or replaced while in use{remedy}")
 
     def close(self) -> None:
         """Release the file, once no other thread is in a statement. May be called twice."""

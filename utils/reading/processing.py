@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 
 from utils.app import cli, signals
 from utils.app.backoff import Backoff
-from utils.app.config import BUZZ, DEFAULTS, Reads, Settings, processed_store_url
+from utils.app.config import DEFAULT_STREAM, DEFAULTS, Reads, Settings, processed_store_url
 from utils.app.errors import Unavailable
 from utils.app.options import FOLLOWING, Reading, StreamName
 from utils.reading.database import Database, PostgresDatabase, SqliteDatabase
@@ -87,7 +87,7 @@ def consumer(sink: str, *reads: str) -> Callable[..., int]:
 
     def main(
         *,
-        stream: StreamName = BUZZ,
+        stream: StreamName = DEFAULT_STREAM,
         reading: Reading = FOLLOWING,
         tumbling: Tumbling = NO_WINDOWS,
         top: Top = False,

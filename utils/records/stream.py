@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, inspect
 
-from utils.app.config import BUZZ as DEFAULT_STREAM
+from utils.app.config import DEFAULT_STREAM
 from utils.app.errors import ToolkitError
 from utils.records import sentiment
 from utils.records.codec import MAX_INT64, OWN, Codec, Field

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
-from utils.app.config import BUZZ
+from utils.app.config import DEFAULT_STREAM
 from utils.app.errors import ToolkitError
 from utils.records.codec import Field
 from utils.records.stream import Stream
@@ -65,7 +65,7 @@ class Table:
     """
 
     def __init__(self, stream: Stream) -> None:
-        self.has_id = stream.name == BUZZ
+        self.has_id = stream.name == DEFAULT_STREAM
         self.name = BUZZ_TABLE if self.has_id else stream.name
         self.fields: tuple[Field, ...] = (*stream.codec.fields, *_OWN)
         self.columns = tuple(field.name for field in self.fields)

@@ -37,7 +37,7 @@ class AutoSource:
 
     @property
     def detail(self) -> str:
-        return self._open[self._used].detail if self._used else "looking for data"
+        return self._open[self._used].detail if self._used else "what has data"
 
     def poll(self, max_records: int) -> Chunk | None:
         """The next records of the source in use. See Source."""
