@@ -23,6 +23,7 @@ import pytest
 from tests.feeds.feed_runs import column, letters, lines
 from tests.helpers import has_links, run_here, start_python, wait_until
 from utils.app.config import PROJECT_DIR, Settings
+from utils.clients.line_file import MAX_LINE_BYTES
 from utils.feeds import inputs, rows
 from utils.feeds.csv_pages import Row
 from utils.feeds.feeding import described
@@ -288,7 +289,7 @@ class TestDamage:
         self, tail: bytes, feed: Feed, settings: Settings, tmp_path: Path
     ) -> None:
         (tmp_path / "things.txt.gz").write_bytes(
-            gzip.compress(b"first\n" + b"x" * (rows.MAX_LINE_BYTES + rows.BLOCK_BYTES) + tail + b"\nlast\n")
+            gzip.compress(b"first\n" + b"x" * (MAX_LINE_BYTES + rows.BLOCK_BYTES) + tail + b"\nlast\n")
         )
         assert "read 3, acknowledged 2; rejected 1;" in feed("things.txt.gz").stdout
         assert column(settings, "things", "line")["file"] == ["first", "last"]

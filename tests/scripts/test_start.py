@@ -178,7 +178,7 @@ def test_stream_source_and_looks_reach_both() -> None:
 
 
 def test_the_dashboard_reads_what_the_producer_writes_unless_an_option_names_another_source() -> None:
-    chosen = ([], ["--stream", "ticks"], ["--stream", "wind"], ["--source", "auto"])
+    chosen: tuple[list[str], ...] = ([], ["--stream", "ticks"], ["--stream", "wind"], ["--source", "auto"])
     assert [start.parse(each).source for each in chosen] == ["file", "file", "auto", "auto"]
 
 

@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from utils.app.errors import ToolkitError, Unavailable
+from utils.clients.line_file import MAX_LINE_BYTES
 from utils.records.stream import BUZZ
 from utils.sources.base import Chunk
-from utils.sources.file_source import MAX_LINE_BYTES, FileSource
+from utils.sources.file_source import FileSource
 
 rename_while_open = pytest.mark.skipif(os.name == "nt", reason="Windows keeps a file that is open from being renamed")
 

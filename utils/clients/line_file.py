@@ -1,11 +1,13 @@
 """Reading a large file of lines from its end, in bounded memory."""
 
 import os
+import re
 from collections.abc import Iterator
 
 SCAN_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 20
 BLANK = b" \t\r\n\0"  # a power cut may leave zeros
+HOLE = re.compile(rb"\0{16,}")  # of a power cut, or a copied and truncated log; shorter: UTF-16, or one wrong character
 
 
 def read_at(fd: int, offset: int, size: int) -> bytes:

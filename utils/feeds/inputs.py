@@ -15,6 +15,7 @@ from cyclopts import Parameter
 
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError
+from utils.clients.line_file import HOLE
 from utils.feeds.csv_pages import csv_pages
 from utils.feeds.lines import LineCodec, text_parser
 from utils.feeds.rotated import RotatedFile
@@ -36,7 +37,6 @@ TOPIC = "kafka:"
 HTTP = "http:"
 _HEAD_BYTES = 4096
 _GZIP = b"\x1f\x8b"
-_ZEROS = re.compile(rb"\0{16,}")  # a hole, as a copied and truncated log has
 
 
 @Parameter(name="*")
@@ -223,7 +223,7 @@ def _kind(path: Path, options: InputOptions) -> tuple[str, bool]:
         )
     if kind not in ("json", "csv", "text") or head.startswith(_GZIP):
         return kind, head.startswith(_GZIP)
-    if options.encoding == PLAIN.encoding and b"\0" in _ZEROS.sub(b"", head):
+    if options.encoding == PLAIN.encoding and b"\0" in HOLE.sub(b"", head):
         raise ToolkitError(f"{path} is binary, or UTF-16, which --encoding utf-16 reads of CSV files: it is no {kind}")
     is_array = suffix == ".json" and head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
     return "array" if kind == "json" and is_array else kind, False

@@ -15,13 +15,13 @@ from zlib import crc32
 import msgspec
 
 from utils.app.errors import ToolkitError
+from utils.clients.line_file import MAX_LINE_BYTES
 from utils.feeds.csv_pages import Row
 from utils.feeds.lines import LineCodec
 from utils.records.record import Invalid
 from utils.records.table import quoted
 from utils.sources.base import Chunk, Resume, decode_all
 
-MAX_LINE_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 20
 AHEAD_BLOCKS, AHEAD_BYTES = 16, 1 << 16
 PARQUET_ROWS = 1_000

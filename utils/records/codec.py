@@ -44,7 +44,7 @@ RESERVED = (*OWN, "rowid", "_rowid_", "oid")
 
 
 encoder = msgspec.json.Encoder()
-_object = Decoder(dict[str, Raw])
+object_decoder = Decoder(dict[str, Raw])
 
 
 class Field(msgspec.Struct, frozen=True):
@@ -166,7 +166,7 @@ class Codec:
         """A record of the members that fit, and the others in their order."""
         values: dict[str, Any] = dict.fromkeys(self.type.__struct_fields__) | dict.fromkeys(self._json, NONE)
         left = {}
-        for name, raw in _object.decode(line).items():
+        for name, raw in object_decoder.decode(line).items():
             attribute, decoder = self._known.get(name, ("", None))
             try:
                 if decoder is not None:
@@ -205,7 +205,7 @@ class Codec:
 
     def encode(self, record: Any) -> bytes:
         """The record as one JSON object without line end: the fields that have a value, then those of `extra`."""
-        extra = _object.decode(record.extra) if record.extra else {}
+        extra = object_decoder.decode(record.extra) if record.extra else {}
         members: dict[str, Any] = {
             field.name: value
             for field, value in zip(self.fields, msgspec.structs.astuple(record), strict=False)
@@ -236,7 +236,7 @@ class Codec:
 
 def kept_fields(extras: Iterable[str | None]) -> Counter[str]:
     """How often each field went to `extra`, given that column."""
-    return Counter(name for extra in extras if extra is not None for name in _object.decode(extra))
+    return Counter(name for extra in extras if extra is not None for name in object_decoder.decode(extra))
 
 
 def _attribute(name: str, number: int) -> str:

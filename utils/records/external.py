@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Raw
 from msgspec.json import Decoder
 
-from utils.records.codec import NONE, encoder
+from utils.records.codec import NONE, encoder, object_decoder
 
 MAX_RECORD_BYTES = 256 * 1024
 MAX_DEPTH = 100
@@ -31,7 +31,6 @@ _LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])
 _NO_BRACKETS = bytes(each for each in range(256) if each not in b"{[\n")
 
 _peek = Decoder(_Peek)
-_object = Decoder(dict[str, Raw])
 
 
 def check_size(size: int) -> None:
@@ -83,7 +82,7 @@ def stamp(line: bytes, producer_id: str, sequence: int, timestamp: str) -> bytes
     except msgspec.DecodeError as error:
         raise ValueError(_reason(error, line)) from error
     if seen.producer_id is not NONE or seen.sequence is not NONE or bytes(seen.timestamp) == b"null":
-        members = _object.decode(line)  # rare: names that are ours
+        members = object_decoder.decode(line)  # rare: names that are ours
         for name in ("producer_id", "sequence"):
             _move(members, name)
         if bytes(seen.timestamp) == b"null":

@@ -11,10 +11,8 @@ from itertools import pairwise
 from typing import Any
 
 import msgspec
-from msgspec import Raw
-from msgspec.json import Decoder
 
-from utils.records.codec import MAX_EXACT, MAX_INT64, OWN, Field
+from utils.records.codec import MAX_EXACT, MAX_INT64, OWN, Field, object_decoder
 from utils.records.instants import microseconds
 from utils.records.stream import Stream
 
@@ -31,8 +29,6 @@ _IDENTIFIER = re.compile(
     r"(^|[_\W])(id|index|idx|key|zip|code|no|nr|order|seq\w*|lat\w*|lon\w*|lng|year|mmsi)$|[a-z]I[dD]$", re.IGNORECASE
 )
 
-_object = Decoder(dict[str, Raw])
-
 Values = Mapping[str, Any]
 """A record as a mapping of JSON values."""
 
@@ -40,7 +36,7 @@ Values = Mapping[str, Any]
 def values_of(line: bytes | str) -> Values:
     """The values of a JSON object; one that Python cannot hold (1e400) becomes an empty array."""
     found: dict[str, Any] = {}
-    for name, raw in _object.decode(line).items():
+    for name, raw in object_decoder.decode(line).items():
         try:
             found[name] = msgspec.json.decode(raw)
         except ValueError:

@@ -19,16 +19,14 @@ from zlib import crc32
 
 from utils.app.config import Settings
 from utils.app.errors import Absent, ToolkitError, Unavailable
+from utils.clients.line_file import BLANK, HOLE, MAX_LINE_BYTES
 from utils.records.codec import Codec
 from utils.records.record import Invalid
 from utils.records.stream import Stream
 from utils.sources.base import Chunk, Resume, decode_all
 
-MAX_LINE_BYTES = 1024 * 1024
 FINGERPRINT_BYTES = 256
 _MAX_OFFSET = 1 << 62
-_BLANK = b" \t\r\n\0"
-_HOLE = re.compile(rb"\0{16,}")  # shorter: UTF-16 text, or one wrong character
 _HEAD_BYTES = 256
 _ARRAY = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*\{")
 
@@ -146,7 +144,7 @@ class FileSource:
         is_full = len(data) > MAX_LINE_BYTES
         lines = data if is_full else data.rstrip(b"\0")  # zeros at the end may be where somebody is writing
         if b"\0" in lines:
-            lines = _HOLE.sub(lambda hole: b" " * (len(hole[0]) - 1) + b"\n", lines)
+            lines = HOLE.sub(lambda hole: b" " * (len(hole[0]) - 1) + b"\n", lines)
         end = lines.rfind(b"\n") + 1
         is_rest = before[-1:] not in b"\n\0"  # of a line over the limit, or of one that was read without its end
         if lines and (is_rest or (end == 0 and is_full)):
@@ -168,14 +166,14 @@ class FileSource:
         found: dict[str, bytes] = {}
         offset += len(lines) - len(text)
         for line in text.split(b"\n"):
-            if stripped := line.strip(_BLANK):
+            if stripped := line.strip(BLANK):
                 found[f"{self._path.name} byte {offset}"] = stripped
             offset += len(line) + 1
         return decode_all(self._codec, list(found.values()), found)
 
     def _read_unfinished(self, before: bytes, line: bytes, offset: int, is_left: bool) -> Chunk | None:
         """A last line without newline: left for later, unless nobody will complete it."""
-        if not line.strip(_BLANK) or not (is_left or self._finished):
+        if not line.strip(BLANK) or not (is_left or self._finished):
             return None
         records, invalid = self._decode(line, offset)
         if invalid and b"\r" in line.strip():

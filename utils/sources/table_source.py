@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from utils.app.errors import Absent, ToolkitError
-from utils.records.codec import MAX_INT64, Codec, Field, encoder
+from utils.records.codec import MAX_INT64, Codec, Field, encoder, object_decoder
 from utils.records.columns import fitting
 from utils.records.record import Invalid
 from utils.records.stream import Stream
@@ -32,7 +32,6 @@ _ProducerIds = list[Annotated[str, Meta(min_length=1)]]
 _Sequences = list[Annotated[int, Meta(ge=1, le=MAX_INT64)]]
 
 _json = msgspec.json.Decoder(Raw)
-_object = msgspec.json.Decoder(dict[str, Raw])
 
 
 class NotUtf8(str):
@@ -166,7 +165,7 @@ class TableSource:
                 for field, value in zip(fields, row[1:], strict=True):
                     member = None if value is None else _member(field.type, value)
                     if field.name == "extra" and isinstance(member, Raw) and bytes(member)[:1] == b"{":
-                        members.update(_object.decode(member))
+                        members.update(object_decoder.decode(member))
                     elif member is not None:
                         members[field.name] = member
                 lines[where] = encoder.encode(members)
