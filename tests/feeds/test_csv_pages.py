@@ -63,7 +63,7 @@ def test_a_text_of_many_lines_is_a_row_up_to_a_limit() -> None:
 
 
 def test_blank_lines_are_no_rows_and_columns_without_a_name_get_one() -> None:
-    assert [row.line for row in rows_of(b",b\n\n1,2\n\n")] == [b'{"column_1":1,"b":2}']
+    assert [row.line for row in rows_of(b" , b\n\n1,2\n\n")] == [b'{"column_1":1,"b":2}']
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,8 @@ def test_encodings_and_line_ends(encoding: str, end: str, size: int) -> None:
 def test_names_that_cannot_be_read_are_one_error() -> None:
     with pytest.raises(ToolkitError, match=r"the first line of table\.csv cannot name the columns: not utf-8"):
         rows_of("Größe,b\n1,2\n".encode("latin-1"))
+    with pytest.raises(ToolkitError, match=r"the first line of table\.csv names 'b' twice"):
+        rows_of(b"a,b,b\n1,2,3\n")
 
 
 def test_empty_cells_are_absent() -> None:

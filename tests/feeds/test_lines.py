@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from utils.feeds.lines import LineCodec
 from utils.records.codec import Field
+from utils.records.external import MAX_RECORD_BYTES
 from utils.records.record import Batch, Line, Record
 from utils.records.stream import Stream
 
@@ -83,6 +84,7 @@ def test_plain_lines_are_known(line: bytes) -> None:
         b'{"device":"a" }',
         b' {"device":"a"}',
         b'{"device":"a"}\r',
+        b'{"device":"a"} ',
         b'{"device":\r"a"}',
         b'{"device":"a","timestamp":null}',
         b'{"device":"a","timestamp":"never"}',
@@ -92,11 +94,24 @@ def test_plain_lines_are_known(line: bytes) -> None:
         b'{"device":"a","odd":1}',
         b'{"device":1}',
         b'{"device":"a","p\\u0072oducer_id":"x","sequence":1}',
+        b'{"device":"a","p\\u0072oducer_id":"x","s\\u0065quence":1}',
+        b'{"device":"a","p\\u0072oducer_id":"x"}',
+        b'{"device":"a","t\\u0069mestamp":null}',
     ],
 )
 def test_any_other_line_is_not_plain(line: bytes) -> None:
     assert not check(line)
     assert not check(b'{"device":"a","timestamp":"2026-11-23T19:04:05.123Z"}', line)
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [(b"[" * 101 + b"]" * 101, "nested too deeply"), (b'"%b"' % (b"x" * MAX_RECORD_BYTES), "over the limit")],
+    ids=["deep", "long"],
+)
+def test_what_no_sink_can_store_is_found_among_plain_lines(more: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        fed(b'{"device":"a"}', b'{"device":"b","more":%b}' % more)
 
 
 @pytest.mark.parametrize("name, kind", [("timestamp", "integer"), ("Timestamp", "timestamp"), ("other", "text")])

@@ -181,6 +181,29 @@ def test_a_rotation_while_the_rotated_files_are_looked_for_hides_none(
     model.source.close()
 
 
+@open_files_stay
+def test_a_renamed_file_is_left_for_the_new_one_once_it_is_quiet(tmp_path: Path) -> None:
+    """Whoever writes may not have opened the new one yet."""
+    path, rotated = tmp_path / "app.jsonl", tmp_path / "app.jsonl.1"
+    path.write_bytes(b'{"line":1}\n')
+    source = RotatedFile(path, LineCodec(STREAM), lambda partition: "", linger_s=60.0)
+
+    def read() -> list[bytes]:
+        return [each.line for each in chunk.records] if (chunk := source.poll(10)) else []
+
+    assert read() == [b'{"line":1}']
+    path.rename(rotated)
+    assert source.poll(10) is None
+    path.write_bytes(b'{"line":3}\n')
+    assert source.poll(10) is None
+    with rotated.open("ab") as late:
+        late.write(b'{"line":2}\n')
+    assert read() == [b'{"line":2}']
+    os.utime(rotated, (0, 0))
+    assert [*read(), *read()] == [b'{"line":3}']
+    source.close()
+
+
 @pytest.mark.full
 def test_whatever_happens_to_a_file_its_lines_come_once(long: bool) -> None:
     @hypothesis_settings(

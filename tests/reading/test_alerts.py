@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from utils.app.errors import PositionMoved, ToolkitError
 from utils.reading.alerts import Alerts, Rule, State
-from utils.reading.anomaly import TRAILING, TRAILING_LEAST, anomalies
+from utils.reading.anomaly import TRAILING, anomalies
 from utils.reading.database import SqliteDatabase
 from utils.reading.store import ProcessedStore
 from utils.records.codec import Field
@@ -179,7 +179,7 @@ class TestAnomalies:
 
     def test_an_absent_value_is_none(self) -> None:
         state = State()
-        assert not any(state.stands_out(value, None) for value in [20.0, 20.5] * TRAILING_LEAST)
+        assert not any(state.stands_out(value, None) for value in [20.0, 20.5] * TRAILING)
         assert not state.stands_out(None, None)
         assert state.stands_out(40.0, None)
         assert len(state.trail) <= TRAILING
@@ -217,6 +217,17 @@ class TestSilence:
 
     def test_a_stream_that_never_began(self, now: list[float], tmp_path: Path) -> None:
         assert self.read(tmp_path / "file.sqlite", Rule(silent_s=10), now, [10.0]) == [("", 1000)]
+
+    def test_a_silence_has_another_id_for_each_rule(self, now: list[float], tmp_path: Path) -> None:
+        """By which a webhook knows what it has."""
+        found = set()
+        for silent_s in (10, 20):
+            now[0] = 1_000.0
+            path = tmp_path / f"{silent_s}.sqlite"
+            assert self.read(path, Rule(silent_s=silent_s), now, [20.0]) == [("", 1000)]
+            with closing(sqlite3.connect(path)) as store:
+                found |= set(store.execute("SELECT id FROM alerts"))
+        assert len(found) == 2
 
     @pytest.mark.parametrize("by_s", [3_600.0, -3_600.0])
     def test_a_clock_that_is_set_is_no_silence_and_hides_none(self, by_s: float, tmp_path: Path) -> None:

@@ -219,7 +219,17 @@ class TestPositions:
         chunks = drain(FileSource(live, BUZZ.codec, lambda partition: position))
         assert (chunks[0].start, chunks[0].begins_again, texts(chunks)) == (position, True, ["a"])
 
-    @pytest.mark.parametrize("before", [b"", line("a"), line("a") + b'{"mess', b'{"mess', b"x" * (2 * MAX_LINE_BYTES)])
+    @pytest.mark.parametrize(
+        "before",
+        [
+            b"",
+            line("a"),
+            line("a") + b'{"mess',
+            b'{"mess',
+            b"x" * (2 * MAX_LINE_BYTES),
+            line("a") + b"x" * (2 * MAX_LINE_BYTES),
+        ],
+    )
     def test_from_the_end_only_what_comes(self, live: Path, before: bytes) -> None:
         live.write_bytes(before)
         source = FileSource(live, BUZZ.codec, lambda partition: "end")

@@ -203,9 +203,10 @@ class TestReading:
 
     @pytest.mark.parametrize("name", ["page", "rows", "select", "temp"])
     def test_a_stream_may_have_any_name(self, kind: Kind, name: str) -> None:
-        stream = Stream(name, fields=(Field("select", "integer"), Field("rowid", "text")))
-        kind.emit_lines('{"select":1,"rowid":"x"}', "{}", stream=stream)
-        assert kind.objects(stream) == [{"select": 1, "rowid": "x"}, {}]
+        """And a column `id`, which only buzz has otherwise."""
+        stream = Stream(name, fields=(Field("select", "integer"), Field("rowid", "text"), Field("id", "integer")))
+        kind.emit_lines('{"select":1,"rowid":"x","id":7}', "{}", stream=stream)
+        assert kind.objects(stream) == [{"select": 1, "rowid": "x", "id": 7}, {}]
 
 
 class TestTypes:

@@ -18,7 +18,7 @@ MAX_CELL_BYTES = 256 * 1024
 DELIMITERS = ",;\t|"
 """The one that is most frequent in the first line separates the cells."""
 
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _TEXTS = ("text", "timestamp")
 
 
