@@ -23,12 +23,15 @@ import pytest
 from tests.feeds.feed_runs import column, letters, lines
 from tests.helpers import has_links, run_here, start_python, wait_until
 from utils.app.config import PROJECT_DIR, Settings
+from utils.app.errors import Unavailable
 from utils.clients.line_file import MAX_LINE_BYTES
-from utils.feeds import inputs, rows
+from utils.emitters.file_emitter import FileEmitter
+from utils.feeds import feeding, inputs, rows
 from utils.feeds.csv_pages import Row
 from utils.feeds.feeding import described
 from utils.feeds.lines import LineCodec
 from utils.feeds.rows import RowSource
+from utils.records.record import Batch
 from utils.records.stream import Stream
 from utils.sources.base import Resume, Source
 
@@ -348,7 +351,8 @@ BAD: dict[str, tuple[str, bytes | None, list[str], str]] = {
     "executable": ("a.log", b"\x7fELF\2\1\1\0\0", [], "is binary"),
     "half of a gzip": ("a.csv", gzip.compress(b"n\n1\n", mtime=0)[:-9], [], "is damaged behind line"),
     "UTF-16 lines": ("a.jsonl", '{"n":1}'.encode("utf-16"), [], "or UTF-16"),
-    "UTF-16 lines named": ("a.jsonl", '{"n":1}'.encode("utf-16"), ["--encoding", "utf-16"], "is UTF-16 text: save"),
+    "UTF-16 lines named": ("a.log", "n\n".encode("utf-16"), ["--encoding", "utf-16"], "not read as utf-16: save it"),
+    "JSON that grows": ("a.jsonl", b'{"n":"\xc3\xa9"}\n', ["--encoding", "latin-1"], "so it is not read as iso8859-1"),
     "UTF-16 table": ("a.csv", "n\n1".encode("utf-16-le"), [], "or UTF-16, which --encoding utf-16 reads"),
     "no database": ("a.sqlite", b"x" * 5_000, ["--table", "t"], "is not a SQLite database"),
     "no DuckDB": ("a.duckdb", b"x" * 15_000, ["--table", "t"], "DuckDB database"),
@@ -480,6 +484,35 @@ def test_a_wait_for_a_first_record_ends_without_an_error(settings: Settings) -> 
         yield from ()
 
     assert described(inputs.Input("stdin", "-", opened, ends=True), "things", settings, stop) is None
+
+
+def test_what_is_interrupted_before_its_first_record_is_unfinished(settings: Settings, tmp_path: Path) -> None:
+    path, stop = tmp_path / "things.csv", threading.Event()
+    path.write_text("n\n1\n")
+    stop.set()
+    found = inputs.find_input(str(path), inputs.PLAIN, settings, stop)
+    assert feeding.feed(found, "things", feeding.PLAIN_FEED, settings, stop) == 3
+
+
+def test_what_is_rejected_waits_for_a_full_disk(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, full = tmp_path / "things.csv", [True, True]
+    path.write_text("n\n1\n2,2\n3\n")
+
+    class OnFullDisk(FileEmitter):
+        def emit(self, batch: Batch) -> None:
+            if full:
+                full.pop()
+                raise Unavailable("no space left")
+            super().emit(batch)
+
+    monkeypatch.setattr(feeding, "FileEmitter", OnFullDisk)
+    stop = threading.Event()
+    found = inputs.find_input(str(path), inputs.PLAIN, settings, stop)
+    assert feeding.feed(found, "things", feeding.PLAIN_FEED, settings, stop) == 0
+    assert [each["input"] for each in letters(settings, "things")] == ["2,2"]
+    assert column(settings, "things", "n") == {"file": [1, 3], "sqlite": [1, 3], "duckdb": [1, 3]}
 
 
 @pytest.mark.full

@@ -73,8 +73,9 @@ def test_an_array_must_be_complete(path: Path) -> None:
             "'2025-01-01 00:00:00.1234565+02'::TIMESTAMPTZ_NS AS one, ['2025-01-01'::TIMESTAMP] AS all",
             b'{"one":"2024-12-31T22:00:00.123457Z","all":["2025-01-01T00:00:00"]}',
         ),
+        ("'inf'::DOUBLE AS a, '-inf'::FLOAT AS b", b'{"a":"inf","b":"-inf"}'),
     ],
-    ids=["numbers keep all their digits", "numbers of 32 bits", "nanoseconds and lists of instants"],
+    ids=["numbers keep all their digits", "numbers of 32 bits", "nanoseconds and lists of instants", "infinity"],
 )
 def test_values_of_a_parquet_file(values: str, line: bytes, tmp_path: Path) -> None:
     path = tmp_path / "exact.parquet"

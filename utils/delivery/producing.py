@@ -79,11 +79,8 @@ class Session:
     def append(self, batch: Batch, positions: Mapping[str, str] | None = None, *, shown: bool = False) -> bool:
         """Acknowledge the batch and the positions behind it, once there is room; False if told to stop before that."""
         self._note_kept(batch.kept)
-        while not self.has_room() or not self._is_appended(batch, positions):
-            with self.delivery.changed:
-                self.delivery.changed.wait(0.2)
-            if self.stop.is_set():
-                return False
+        if not self.write(partial(self.journal.append, batch, positions)):
+            return False
         if self._logged and self.journal.pending_bytes < self.max_bytes // 2:
             logger.info("journal takes records again")
             self._logged.clear()
@@ -97,13 +94,19 @@ class Session:
             logger.info("{:,} acknowledged, {:,.0f}/s", done, (done - before) / (now_s - then_s))
         return True
 
-    def _is_appended(self, batch: Batch, positions: Mapping[str, str] | None) -> bool:
-        try:
-            self.journal.append(batch, positions)
-        except Unavailable as error:
-            self._log_once(f"journal cannot take records, waiting: {error}")
-            return False
-        return True
+    def write(self, attempt: Callable[[], None]) -> bool:
+        """Attempt it while the disk is full or the journal has no room; False if told to stop before it was done."""
+        while True:
+            if self.has_room():
+                try:
+                    attempt()
+                    return True
+                except Unavailable as error:
+                    self._log_once(f"journal cannot take records, waiting: {error}")
+            with self.delivery.changed:
+                self.delivery.changed.wait(0.2)
+            if self.stop.is_set():
+                return False
 
     def has_room(self) -> bool:
         """Whether the journal is below its limit; raises Unavailable where that waits for a sink that takes nothing."""

@@ -148,13 +148,18 @@ class Feeding:
                 for each in invalid
             ]
             lines = encoder.encode_lines(letters)
-            with closing(FileEmitter(self._letters)) as emitter:
-                emitter.emit(Batch("", len(letters), len(letters), lines, self._run.journal.stream.codec))
+            kept = Batch("", len(letters), len(letters), lines, self._run.journal.stream.codec)
+            if not self._run.write(lambda: self._keep(kept)):
+                return 0
         if not self._run.append(batch, {self._key(chunk.partition): chunk.end}):
             return 0
         self._reached[chunk.partition] = chunk.end
         self._run.counts.update(read=batch.count + len(invalid), rejected=len(invalid))
         return batch.count
+
+    def _keep(self, letters: Batch) -> None:
+        with closing(FileEmitter(self._letters)) as emitter:
+            emitter.emit(letters)
 
     def _key(self, partition: str) -> str:
         return f"{self._source.place} {partition}"
@@ -192,9 +197,10 @@ def feed(
         if place & {own, f"{own}/{Table(Stream(name)).name}"}:
             raise ToolkitError(f"{source.place} is the {sink} sink of stream {name}: name other --sinks or --stream")
     once = options.once or source.ends
+    is_whole = once and source.place != PIPE  # what is left of it when it is interrupted, the next run reads
     stream = described(source, name, settings, stop, time=options.time, wait=not once)
     if stream is None:
-        return 0
+        return startup.UNFINISHED if is_whole else 0
     time, letters = stream.time, settings.dead_letter_path(f"{name}-input")
     journal = journal or (f"feed-{name}" if source.name in ("", name) else f"feed-{name}-{source.name}")
     with session(stream, journal, settings, sinks=options.sinks, run=options.run, stop=stop) as opened:
@@ -203,9 +209,9 @@ def feed(
             lambda: source.open(replace(opened.journal.stream, time=time), handler.resume, once),
             handler.handle, stop, once=once, count=options.run.count, chunk_records=CHUNK_RECORDS,
         )  # fmt: skip
-        is_cut = stop.is_set() and once and source.place != PIPE
+        is_cut = is_whole and stop.is_set()
     if opened.counts["rejected"]:
         cli.print_lines(f"what was rejected is in {letters}")
-    if once and source.place != PIPE and not opened.counts["read"] and not stop.is_set():
+    if is_whole and not opened.counts["read"] and not stop.is_set():
         cli.print_lines(f"nothing is new in {source.place} since it was fed: --again feeds all of it once more")
     return opened.code or (startup.UNFINISHED if is_cut else 0)

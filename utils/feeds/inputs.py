@@ -140,7 +140,10 @@ def _table(path: Path, kind: str, table: str) -> Input:
 
 
 def _growing_file(path: Path, kind: str, options: InputOptions) -> Input:
-    """JSON lines, or text."""
+    """JSON lines, or text. Raises ToolkitError for an encoding in which it cannot be read while it grows."""
+    known = codecs.lookup(options.encoding).name
+    if (kind == "json" and not known.startswith("utf-8")) or b"\n".decode(known, "replace") != "\n":
+        raise ToolkitError(f"{path} may grow, so it is not read as {known}: save it as UTF-8, or send it to {PIPE}")
     parse = text_parser(options.pattern, options.encoding) if kind == "text" else None
 
     def opened(stream: Stream, resume: Resume, finished: bool) -> Source:

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from glob import escape
+from math import inf
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
@@ -203,7 +204,10 @@ def parquet_pages(path: Path) -> Pages:
             number = 0
             while page := found.fetchmany(PARQUET_ROWS):
                 rows = [dict(zip(kinds, row, strict=True)) for row in page]
-                lines = [_exact.encode({name: cell for name, cell in row.items() if _is_value(cell)}) for row in rows]
+                lines = [
+                    _exact.encode({name: _member(cell) for name, cell in row.items() if _is_value(cell)})
+                    for row in rows
+                ]
                 yield [Row(each, line, line) for each, line in enumerate(lines, number + 1)]
                 number += len(page)
     except duckdb.Error as error:
@@ -212,3 +216,7 @@ def parquet_pages(path: Path) -> Pages:
 
 def _is_value(cell: object) -> bool:
     return cell is not None and cell == cell  # noqa: PLR0124  # NaN is not
+
+
+def _member(cell: object) -> object:
+    return str(cell) if cell in (inf, -inf) else cell  # else it would be a null
