@@ -464,7 +464,12 @@ class TestStandardInput:
             assert "read 1, acknowledged 1; file 1 delivered, 0 pending" in process.stdout.read()
 
     @pytest.mark.parametrize(
-        ("text", "reason"), [("", ""), ("a,b\n1,2\n", ": not a JSON object; --format and --pattern say how to read it")]
+        ("text", "reason"),
+        [
+            ("", ""),
+            ("a,b\n1,2\n", ": not a JSON object; --format and --pattern say how to read it"),
+            ('{\n"a": 1\n}\n', ": Input data was truncated; write each object on one line"),
+        ],
     )
     def test_a_pipe_without_records_describes_no_stream(self, text: str, reason: str, settings: Settings) -> None:
         with start_python("producers.feed_producer", "-", settings=settings) as process:
