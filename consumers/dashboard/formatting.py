@@ -36,7 +36,7 @@ def lag(seconds: float) -> str:
     """`54 ms`, `1.1 s`, `2 h 1 m`."""
     if abs(seconds) >= 60:
         return "-" * (seconds < 0) + span(abs(seconds))
-    return f"{seconds * 1000:.0f} ms" if abs(seconds) < 0.1 else f"{seconds:.1f} s"
+    return f"{seconds * 1000:z.0f} ms" if abs(seconds) < 0.1 else f"{seconds:.1f} s"
 
 
 def brief(count: int) -> str:
@@ -52,7 +52,7 @@ def number(value: float, extent: float) -> str:
     places = 2 - round(math.log10(extent)) if extent > 0 else 2
     if abs(value) >= 1e7 or places > 6:
         return f"{value:.3g}".replace("e+", "e")
-    return f"{value:,.{max(0, min(places, 7 - len(f'{abs(value):.0f}')))}f}"
+    return f"{value:z,.{max(0, min(places, 7 - len(f'{abs(value):.0f}')))}f}"
 
 
 def between(low: float, high: float, extent: float) -> str:

@@ -93,9 +93,9 @@ def opened(plan: Plan, folder: Path) -> AbstractContextManager[Put]:
         raise ToolkitError(f"--save {path}: the name must end in .gif, .mp4 or .png")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir() or not all(os.access(each, os.W_OK) for each in (path.parent, path) if each.exists()):
+            raise ToolkitError(f"{path}: no file can be written there; name another one")
     except OSError as error:
-        raise ToolkitError(f"{path.parent} cannot be made: {error.strerror}; choose another folder") from error
-    if path.is_dir() or not all(os.access(each, os.W_OK) for each in (path.parent, path) if each.exists()):
-        raise ToolkitError(f"{path}: no file can be written there; name another one")
+        raise ToolkitError(f"{path} cannot be made: {error.strerror}; name another one") from error
     dashboard = Dashboard(plan.theme or "light", size=plan.size)
     return recording(path, dashboard, plan) if path.suffix in WRITERS else image_file(path, dashboard)

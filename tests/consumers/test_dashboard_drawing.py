@@ -125,6 +125,17 @@ def test_scene_is_tidy(name: str, size: str) -> None:
         assert any("python -m producers.ragini_producer" in text for text in seen)
 
 
+def test_time_axis_shows_how_long_it_is() -> None:
+    """One time on it would not."""
+    scene = all_scenes()["light"]
+    axes = draw(scene, size=(8.0, 6.0)).panels[0].area.axes[-1]
+    _, end = axes.get_xlim()
+    for length_s in np.geomspace(10, 1e8, 200):
+        begin = end - length_s / 86_400
+        axes.set_xlim(begin, end)
+        assert 2 <= sum(begin <= tick <= end for tick in axes.get_xticks()) <= 5
+
+
 def test_examples_are_charted_by_their_fields() -> None:
     """Without any option."""
     titles = {
@@ -451,6 +462,7 @@ def test_formatting() -> None:
         "2 h 1 m",
         "-0.5 s",
     ]
+    assert [formatting.lag(-0.0001), formatting.number(-0.04, 5)] == ["0 ms", "0.0"]
     assert [formatting.brief(number) for number in (999, 1_234, 3_400_000, 2**64)] == ["999", "1,234", "3.4M", "18E"]
     assert (cli.counted(1, "frame"), cli.counted(2_000, "frame")) == ("1 frame", "2,000 frames")
     assert formatting.heading("message length") == "Message Length"

@@ -104,6 +104,7 @@ def test_save_that_cannot_work_is_one_line(tmp_path: Path, monkeypatch: pytest.M
     for path, reason in (
         (tmp_path / "file" / "a.gif", "cannot be made"),
         (tmp_path / "folder.gif", "no file can be written there"),
+        (tmp_path / f"{'a' * 300}.png", "cannot be made"),
         (tmp_path / "a.bmp", "must end in"),
         (tmp_path / "a.mp4", "ffmpeg"),
     ):

@@ -429,6 +429,11 @@ def test_page_follows_data_theme_stale_and_a_restart(program: Program, browser: 
     program.shown(SNAPSHOT)
     wait_until(lambda: browser.text("#mark") == "")
 
+    browser.see("getSelection().selectAllChildren(document.getElementById('image'))")
+    wait_until(lambda: "text is selected" in browser.text("#mark"), 20)
+    browser.see("getSelection().removeAllRanges()")
+    wait_until(lambda: browser.text("#mark") == "")
+
     program.end()
     wait_until(lambda: "does not answer" in browser.text("#mark"), 20)
     again = Program(f"127.0.0.1:{program.port}", replace(SNAPSHOT, total=777))

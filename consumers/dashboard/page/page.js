@@ -2,14 +2,15 @@
 const [image, state, mark, age, table, hint] =
   ["image", "state", "mark", "age", "statistics", "hint"].map(id => document.getElementById(id));
 const dark = matchMedia("(prefers-color-scheme: dark)"), wide = matchMedia("(min-width: 1000px)");
-let frame = {status: "WAITING", stream: "", refresh_s: 2}, drawn = Date.now(), pointer = null;
+let frame = {status: "WAITING", stream: "", refresh_s: 2}, drawn = Date.now(), held = false, pointer = null;
 
 function tick() {
   const seconds = Math.round((Date.now() - drawn) / 1000);
   const lost = seconds > 3 * frame.refresh_s + 2, old = lost || frame.status === "STALE";
   image.className = (frame.narrow ? "narrow" : "") + (lost ? " old" : "");
   state.className = old ? "old" : "";
-  const words = lost ? "STALE: the dashboard does not answer. Is it running? Trying again." : old ? "STALE: nothing new comes." : "";
+  const why = held ? "the image waits while text is selected." : "the dashboard does not answer. Is it running? Trying again.";
+  const words = lost ? `STALE: ${why}` : old ? "STALE: nothing new comes." : "";
   if (mark.textContent !== words) mark.textContent = words;  // what did not change is not read aloud again
   age.textContent = image.firstChild ? `Image ${seconds} s old` : "Connecting…";
   document.title = (old ? "(STALE) " : "") + (frame.stream ? frame.stream + " – " : "") + "Streaming Dashboard";
@@ -52,8 +53,9 @@ async function load() {
   try {
     const answer = await fetch("/frame.json?" + form, {signal: AbortSignal.timeout(15000)});
     const next = await answer.json();
-    if (getSelection().isCollapsed) show({...next, narrow});  // text that somebody marks to copy it stays
-  } catch { }  // the age shows it
+    held = !getSelection().isCollapsed;  // text that somebody marks to copy it stays
+    if (!held) show({...next, narrow});
+  } catch { held = false; }  // the age shows it
   tick();
   setTimeout(load, Math.min(frame.refresh_s, 5) * 1000);
 }
