@@ -310,6 +310,24 @@ def test_fields_that_a_stream_gained_are_compared_with_what_was_in_extra(setting
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("change, count", [("copied", 3), ("moved", 3), ("moved", 20)])
+def test_rows_in_the_table_of_another_stream_are_named(settings: Settings, change: str, count: int) -> None:
+    others = Stream("others", Reading)
+    for name, stream in (("p", READINGS), ("q", others)):
+        declare(stream, settings.schema_folder)
+        append(settings, 20, name=name, stream=stream)
+    rows = f"FROM readings WHERE sequence <= {count}"
+    run_sql(settings, "sqlite", f"INSERT INTO others SELECT * {rows}")
+    if change == "moved":
+        run_sql(settings, "sqlite", f"DELETE {rows}")
+    report = audit(settings, audited_sinks(settings), None)
+    found = {(each.stream, each.sink): " ".join(each.findings) for each in report.judgements if each.findings}
+    assert found.pop(("others", "sqlite")).startswith(f"{count} acknowledged by no journal here")
+    assert change == "copied" or found.pop(("readings", "sqlite")).startswith(f"{count} lost: 1-{count} of p-")
+    assert not found
+
+
+@pytest.mark.full
 def test_a_stream_without_its_schema_file_is_compared(settings: Settings) -> None:
     append(settings, 20, stream=READINGS)
     report, problems = audited(settings, stream="readings")

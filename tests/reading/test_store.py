@@ -133,6 +133,16 @@ class TestStoring:
             assert store.summary() == {"minute": []}
             assert store.counts() == Counts(records=2, external=2)
 
+    def test_minutes_before_1970_begin_as_those_after_it(self, place: Place) -> None:
+        clocks = "1970-01-01T00:00:00", "1969-12-31T23:59:59", "1969-12-31T23:58:00"
+        stream = Stream("old", fields=(Field("timestamp", "timestamp"),))
+        with closing(open_store(place, stream)) as store:
+            store.add(chunk("", "1", lines(stream, *(b'{"timestamp":"%bZ"}' % each.encode() for each in clocks))))
+            newest = [f"{each}.000Z" for each in clocks]
+            minutes = newest[0], newest[1].replace(":59.", ":00."), newest[2]
+            rows = [(minute, 1, None, at) for minute, at in zip(minutes, newest, strict=True)]
+            assert store.summary() == {"minute": rows}
+
     def test_event_time_in_a_field_of_its_own(self, place: Place) -> None:
         stream = Stream("ticks", time="t", fields=(Field("t", "number"),))
         with closing(open_store(place, stream)) as store:

@@ -46,14 +46,14 @@ CREATE TABLE findings (problem VARCHAR, sink UTINYINT, run INTEGER, first BIGINT
 # last record of its sink: what is missing up to there, or is no longer in the journal, is lost, the rest pending.
 VIEWS = """
 CREATE TABLE runs AS
-    SELECT names.*, producer IN (SELECT producer FROM names JOIN assigned USING (run)) AS known,
+    SELECT names.*, (producer, stream) IN (SELECT producer, stream FROM names JOIN assigned USING (run)) AS known,
         coalesce(min(first), 1) AS first, coalesce(max(last), 0) AS last
     FROM names LEFT JOIN assigned USING (run) GROUP BY ALL;
 CREATE TABLE expected AS
     SELECT sink, run, min(greatest(first, least(after, last) + 1)) AS first, max(last) AS last, max(pruned) AS pruned
     FROM assigned WHERE earlier AND sink IS NOT NULL GROUP BY sink, run;
 CREATE VIEW contents AS
-    SELECT stored.*, stored.rowid AS place, producer_id, producer, known, first <= last AS beyond,
+    SELECT stored.*, stored.rowid AS place, producer_id, producer, stream, known, first <= last AS beyond,
         sequence BETWEEN first AND last AS acknowledged FROM stored JOIN runs USING (run);
 CREATE TABLE missing AS
     WITH marks AS (
@@ -64,12 +64,12 @@ CREATE TABLE missing AS
     steps AS (
         SELECT *, lead(sequence) OVER (PARTITION BY sink, run ORDER BY sequence) AS next FROM marks),
     reached AS (
-        SELECT sink, producer, max(sequence) AS reached FROM (
-            SELECT sink, producer, sequence FROM contents WHERE acknowledged
-            UNION ALL SELECT sink, producer, pruned FROM expected JOIN runs USING (run))
+        SELECT sink, producer, stream, max(sequence) AS reached FROM (
+            SELECT sink, producer, stream, sequence FROM contents WHERE acknowledged
+            UNION ALL SELECT sink, producer, stream, pruned FROM expected JOIN runs USING (run))
         GROUP BY ALL)
-    SELECT sink, run, producer, sequence + 1 AS first, next - 1 AS last, reached
-    FROM steps JOIN runs USING (run) JOIN reached USING (sink, producer) WHERE next > sequence + 1;
+    SELECT sink, run, producer, stream, sequence + 1 AS first, next - 1 AS last, reached
+    FROM steps JOIN runs USING (run) JOIN reached USING (sink, producer, stream) WHERE next > sequence + 1;
 """
 # Each query finds what breaks one guarantee: sink, run, first and last sequence.
 QUERIES = {
@@ -108,27 +108,29 @@ RANGES = f"""
             if(first = last, first::VARCHAR, first || '-' || last) AS range
         FROM ranges WINDOW whole AS (PARTITION BY problem, sink, run)
         QUALIFY row_number() OVER (whole ORDER BY first) <= {SHOWN})
-    SELECT sink, producer, format('{{:,}} {{}}: {{}}{{}} of {{}}', any_value(count)::BIGINT, problem,
+    SELECT stream, producer, sink, format('{{:,}} {{}}: {{}}{{}} of {{}}', any_value(count)::BIGINT, problem,
         string_agg(range, ', ' ORDER BY shown.first), if(any_value(more), ', ...', ''), producer_id)
-    FROM shown JOIN runs USING (run) GROUP BY sink, producer, producer_id, problem ORDER BY min(shown.first), problem"""
+    FROM shown JOIN runs USING (run) GROUP BY sink, producer, stream, producer_id, problem
+    ORDER BY min(shown.first), problem"""
 JUDGEMENTS = """
     WITH found AS (
         SELECT sink, producer, stream, count(*) AS runs, sum(count)::BIGINT AS count FROM (
             SELECT sink, run, count(*) AS count FROM stored GROUP BY ALL) JOIN runs USING (run) GROUP BY ALL),
     subscribed AS (SELECT DISTINCT sink, producer, stream, true AS yes FROM expected JOIN runs USING (run)),
     waiting AS (
-        SELECT sink, producer, sum(last - greatest(first, reached + 1) + 1)::BIGINT AS pending
+        SELECT sink, producer, stream, sum(last - greatest(first, reached + 1) + 1)::BIGINT AS pending
         FROM missing WHERE last > reached GROUP BY ALL),
-    rejected AS (SELECT sink, producer, count(*) AS letters FROM letters JOIN runs USING (run) GROUP BY ALL)
+    rejected AS (SELECT sink, producer, stream, count(*) AS letters FROM letters JOIN runs USING (run) GROUP BY ALL)
     SELECT stream, producer, sink, coalesce(yes, false), coalesce(runs, 0), coalesce(count, 0), coalesce(pending, 0),
         coalesce(letters, 0)
-    FROM found FULL JOIN subscribed USING (sink, producer, stream) LEFT JOIN waiting USING (sink, producer)
-    LEFT JOIN rejected USING (sink, producer) ORDER BY stream, producer, sink"""
+    FROM found FULL JOIN subscribed USING (sink, producer, stream)
+    LEFT JOIN waiting USING (sink, producer, stream)
+    LEFT JOIN rejected USING (sink, producer, stream) ORDER BY stream, producer, sink"""
 UNKNOWN = """
     SELECT producer_id, count(DISTINCT sequence), min(sequence), max(sequence), CASE
         WHEN beyond THEN format('journal {} does not know them: it is an older copy, or somebody made them', producer)
         WHEN known THEN format('journal {} does not know this run: a copy or a backup of it was used', producer)
-        ELSE 'no journal here knows it: its records are only compared between the sinks' END
+        ELSE 'no journal here knows it in this stream: its records are only compared between the sinks' END
     FROM contents WHERE NOT acknowledged GROUP BY producer_id, producer, known, beyond ORDER BY ALL"""
 
 
@@ -214,13 +216,16 @@ def audit(
 
 
 class _Audit:
-    """One audit in its database, where a sink is its number among `sinks` and a run its number in `runs`."""
+    """One audit in its database, where a sink is its number among `sinks` and a run of a stream its number in `runs`.
+
+    Records of a run that are in the table of another stream belong to a run there that its journal does not know.
+    """
 
     def __init__(
         self, database: duckdb.DuckDBPyConnection, settings: Settings, streams: Sequence[Stream], sinks: Sequence[str]
     ) -> None:
         self._database, self._settings, self._streams, self._sinks = database, settings, streams, sinks
-        self._runs: dict[str, tuple[int, str]] = {}  # producer_id -> number and stream
+        self._runs: dict[tuple[str, str], int] = {}  # stream and producer_id -> number
 
     def run(self, before: Sequence[Account], report: Report, advance: Callable[[int], None]) -> None:
         """Load everything, ask each query, and put what they find into the report."""
@@ -232,9 +237,9 @@ class _Audit:
             self._database.execute(f"INSERT INTO findings SELECT '{problem}', * FROM ({query})")
         judgements = {}
         for stream, producer, number, *counts in self._database.execute(JUDGEMENTS).fetchall():
-            judgements[producer, number] = Judgement(stream, producer, self._sinks[number], *counts)
-        for number, producer, finding in self._database.execute(RANGES).fetchall():
-            judgements[producer, number].findings.append(finding)
+            judgements[stream, producer, number] = Judgement(stream, producer, self._sinks[number], *counts)
+        for *key, finding in self._database.execute(RANGES).fetchall():
+            judgements[tuple(key)].findings.append(finding)
         report.judgements = list(judgements.values())
         for producer_id, count, first, last, why in self._database.execute(UNKNOWN).fetchall():
             report.notes.append(f"{counted(count, 'record')} of {producer_id} ({first}-{last}): {why}")
@@ -268,7 +273,7 @@ class _Audit:
             *_, ids, sequences = columns
             if not sequences:
                 continue
-            numbers = {each: self._runs.setdefault(each, (len(self._runs), stream.name))[0] for each in set(ids)}
+            numbers = {each: self._runs.setdefault((stream.name, each), len(self._runs)) for each in set(ids)}
             page = {  # noqa: F841 (DuckDB finds it by its name)
                 "run": np.fromiter(map(numbers.__getitem__, ids), np.int32),
                 "sequence": np.array(sequences, np.int64),
@@ -284,14 +289,15 @@ class _Audit:
             for account in (each for each in found if each.stream in streams):
                 behind = [(numbers[sink], after) for sink, (_, after) in account.subscribed.items() if sink in numbers]
                 for producer_id, limits in account.runs.items():
-                    run, _ = self._runs.setdefault(producer_id, (len(self._runs), account.stream))
+                    run = self._runs.setdefault((account.stream, producer_id), len(self._runs))
                     rows += [(earlier, run, *limits, account.pruned, *each) for each in (*behind, (None, 0))]
         self._insert("assigned", rows)
-        split = [(run, name, name.rpartition("-")[0] or name, stream) for name, (run, stream) in self._runs.items()]
+        split = [(run, name, name.rpartition("-")[0] or name, stream) for (stream, name), run in self._runs.items()]
         self._insert("names", split)
         for sink, number in numbers.items():
             ids = set(dead_letters(self._settings.dead_letter_path(sink)))
-            self._insert("letters", [(number, self._runs[name][0], at) for name, at in ids if name in self._runs])
+            found_in = [(self._runs.get((stream, name)), at) for stream in streams for name, at in ids]
+            self._insert("letters", [(number, run, at) for run, at in found_in if run is not None])
 
     def _insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
         """Insert many rows in one statement."""

@@ -187,16 +187,16 @@ class ProcessedStore:
         """Rows (name, count, mean of `value`, newest event time): the most frequent by `by`, the latest minutes."""
         at, by, types = self._table.event_us, self.stream.by, {field.name: field.type for field in self._table.fields}
         groups = {by: (quoted(by), "2 DESC, 1")} if by in types else {}
-        groups["minute"] = f"{at} - {at} % 60000000", "1 DESC"
+        groups["minute"] = f"{at} - ({at} % 60000000 + 60000000) % 60000000", "1 DESC"  # before 1970 too
         has_value = types.get(self.stream.value or "") in ("integer", "number")
-        mean = f"CAST(AVG({quoted(self.stream.value or '')}) AS DOUBLE PRECISION)" if has_value else "NULL"
+        average = f"CAST(AVG({quoted(self.stream.value or '')}) AS DOUBLE PRECISION)" if has_value else "NULL"
         found = {}
         for kind, (group, order) in groups.items():
-            query = f"SELECT {group}, COUNT(*), {mean}, MAX({at}) FROM records WHERE {group} IS NOT NULL "
+            query = f"SELECT {group}, COUNT(*), {average}, MAX({at}) FROM records WHERE {group} IS NOT NULL "
             rows = self.database.query(f"{query}GROUP BY 1 ORDER BY {order} LIMIT {int(limit)}")
             found[kind] = [
-                (name if kind == by else instant_text(name), count, each_mean, last and instant_text(last))
-                for name, count, each_mean, last in rows
+                (name if kind == by else instant_text(name), count, mean, None if last is None else instant_text(last))
+                for name, count, mean, last in rows
             ]
         return found
 
