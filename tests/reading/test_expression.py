@@ -136,6 +136,8 @@ def test_the_fields_of_a_wide_stream_stay_one_line() -> None:
         "rowid = 1",
         "CURRENT_TIMESTAMP > '2026'",
         "random() > 0",
+        "datetime('now') > device",
+        "unixepoch() > 0",
         "1) UNION SELECT (1",
         "randomblob(10) > 0",
     ],

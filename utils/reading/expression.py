@@ -42,6 +42,8 @@ class Expression:
                     raise ValueError(f"no such column: {name}")
             self._connection.execute(f"CREATE TABLE record ({columns}, {_COLUMN.format(text)})")
             self._connection.execute(_CHECK.format(text))
+            self._connection.execute("INSERT INTO record DEFAULT VALUES")  # some functions are rejected when they run
+            self._connection.execute("SELECT oid FROM record").fetchall()
         except (sqlite3.Error, ValueError) as error:  # ValueError: a NUL, or half a surrogate pair
             self._connection.close()
             fields = ", ".join(table.columns[:FIELDS_SHOWN]) + ", …" * (len(table.columns) > FIELDS_SHOWN)
