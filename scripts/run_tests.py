@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -42,14 +41,11 @@ def main(arguments: list[str]) -> int:
             reason = prepare(command)
             if reason:
                 print(f"No {server} for the tests: {reason}", flush=True)
-    with ThreadPoolExecutor(max_workers=1) as beside:  # the tests: mypy takes half a minute of one core
-        checks = {} if setting == "quick" else CHECKS
-        checked = {name: beside.submit(check, [python, "-m", *command]) for name, command in checks.items()}
-        code = wait([python, "-m", "pytest", *options(setting), *rest])
-        for name, result in checked.items():
-            is_bad, printed = result.result()
-            print(f"{name}: {printed}", flush=True)
-            failed += [name] if is_bad else []
+        for name, command in CHECKS.items():
+            print(f"{name}:", end=" ", flush=True)
+            if wait([python, "-m", *command]):
+                failed.append(name)
+    code = wait([python, "-m", "pytest", *options(setting), *rest])
     if failed:
         print(f"Failed besides the tests: {', '.join(failed)}", flush=True)
     return code or (1 if failed else 0)
@@ -70,12 +66,6 @@ def prepare(command: list[str], folder: Path = environment.PROJECT_DIR / "script
         return f"there is no {command[0]}"
     code = subprocess.run(["bash", str(folder / command[0]), *command[1:]], check=False).returncode
     return f"{command[0]} says why above" if code else ""
-
-
-def check(command: list[str]) -> tuple[int, str]:
-    """Exit code of the command, run in the project's folder, and what it printed."""
-    done = subprocess.run(command, cwd=environment.PROJECT_DIR, capture_output=True, text=True, check=False)
-    return done.returncode, f"{done.stdout}{done.stderr}".strip()
 
 
 def wait(command: list[str]) -> int:
