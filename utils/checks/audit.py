@@ -63,8 +63,7 @@ CREATE TABLE missing AS
         UNION ALL SELECT sink, run, unnest([first - 1, last + 1]) FROM expected),
     steps AS (
         SELECT *, lead(sequence) OVER (PARTITION BY sink, run ORDER BY sequence) AS next FROM marks),
-    reached AS (
-        SELECT sink, producer, stream, max(sequence) AS reached FROM (
+    reached AS (SELECT sink, producer, stream, max(sequence) AS reached FROM (
             SELECT sink, producer, stream, sequence FROM contents WHERE acknowledged
             UNION ALL SELECT sink, producer, stream, pruned FROM expected JOIN runs USING (run))
         GROUP BY ALL)
@@ -117,14 +116,12 @@ JUDGEMENTS = """
         SELECT sink, producer, stream, count(*) AS runs, sum(count)::BIGINT AS count FROM (
             SELECT sink, run, count(*) AS count FROM stored GROUP BY ALL) JOIN runs USING (run) GROUP BY ALL),
     subscribed AS (SELECT DISTINCT sink, producer, stream, true AS yes FROM expected JOIN runs USING (run)),
-    waiting AS (
-        SELECT sink, producer, stream, sum(last - greatest(first, reached + 1) + 1)::BIGINT AS pending
+    waiting AS (SELECT sink, producer, stream, sum(last - greatest(first, reached + 1) + 1)::BIGINT AS pending
         FROM missing WHERE last > reached GROUP BY ALL),
     rejected AS (SELECT sink, producer, stream, count(*) AS letters FROM letters JOIN runs USING (run) GROUP BY ALL)
     SELECT stream, producer, sink, coalesce(yes, false), coalesce(runs, 0), coalesce(count, 0), coalesce(pending, 0),
         coalesce(letters, 0)
-    FROM found FULL JOIN subscribed USING (sink, producer, stream)
-    LEFT JOIN waiting USING (sink, producer, stream)
+    FROM found FULL JOIN subscribed USING (sink, producer, stream) LEFT JOIN waiting USING (sink, producer, stream)
     LEFT JOIN rejected USING (sink, producer, stream) ORDER BY stream, producer, sink"""
 UNKNOWN = """
     SELECT producer_id, count(DISTINCT sequence), min(sequence), max(sequence), CASE
@@ -216,16 +213,13 @@ def audit(
 
 
 class _Audit:
-    """One audit in its database, where a sink is its number among `sinks` and a run of a stream its number in `runs`.
-
-    Records of a run that are in the table of another stream belong to a run there that its journal does not know.
-    """
+    """One audit in its database, where a sink is its number in `sinks`, and a run of a stream its number in `runs`."""
 
     def __init__(
         self, database: duckdb.DuckDBPyConnection, settings: Settings, streams: Sequence[Stream], sinks: Sequence[str]
     ) -> None:
         self._database, self._settings, self._streams, self._sinks = database, settings, streams, sinks
-        self._runs: dict[tuple[str, str], int] = {}  # stream and producer_id -> number
+        self._runs: dict[tuple[str, str], int] = {}  # by stream, so that a moved record is of another run
 
     def run(self, before: Sequence[Account], report: Report, advance: Callable[[int], None]) -> None:
         """Load everything, ask each query, and put what they find into the report."""
