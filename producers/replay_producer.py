@@ -55,7 +55,7 @@ class Replay(Feeding):
 
     def handle(self, chunk: Chunk) -> int:
         """Acknowledge the lines of a chunk. See `follow`."""
-        for lines in self._due(chunk.records):
+        for lines in filter(None, self._due(chunk.records)):
             super().handle(replace(chunk, records=lines, invalid=[]))
         if chunk.invalid or chunk.begins_again:
             super().handle(replace(chunk, records=[]))
@@ -70,15 +70,13 @@ class Replay(Feeding):
                 gap_us = 0 if self._before_us is None else max(0, at_us - self._before_us)
                 self._before_us, self._due_s = at_us, self._due_s + gap_us / 1e6 / self._speed
             if self._due_s > time.monotonic():
-                if due:
-                    yield due
+                yield due
                 due = []
                 self._run.stop.wait(self._due_s - time.monotonic())
             if self._run.stop.is_set():
                 return
             due.append(line)
-        if due:
-            yield due
+        yield due
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ _Dates: Any = dates  # they have no types
 DAY_S = 86_400  # matplotlib counts time in days
 TIME_STEPS_S = (1, 2, 4, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 RECORDS_AGO: Any = MaxNLocator(4, integer=True, steps=[1, 2, 5, 10])
-# Matplotlib's own go from 1 to 5, where one time may stand alone on the axis.
-MINUTES = [1, 2, 3, 5, 10, 15, 30]
+# Of minutes and seconds. Matplotlib's own go from 1 to 5, where one time may stand alone on the axis.
+TICK_STEPS = [1, 2, 3, 5, 10, 15, 30]
 TIMES = {
     "formats": ["%Y", "%Y-%m", "%b %d", "%H:%M", "%H:%M", "%H:%M:%S"],
     "zero_formats": ["", "%Y-%m", "%b %d", "%b %d", "%H:%M", "%H:%M:%S"],
@@ -53,7 +53,7 @@ class FlowPanel(Panel):
         self.rate_axes.yaxis.set_visible(False)
         most = 5 if self.inner[0] > 3 else 3
         locator = _Dates.AutoDateLocator(tz=tz.tzlocal(), minticks=1 + (most == 5), maxticks=most)
-        locator.intervald |= {_Dates.MINUTELY: MINUTES, _Dates.SECONDLY: MINUTES}
+        locator.intervald |= dict.fromkeys((_Dates.MINUTELY, _Dates.SECONDLY), TICK_STEPS)
         self.rate_axes.xaxis.set_major_locator(locator)
         self.rate_axes.xaxis.set_major_formatter(_Dates.ConciseDateFormatter(locator, tz=tz.tzlocal(), **TIMES))
 

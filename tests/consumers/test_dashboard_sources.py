@@ -4,7 +4,6 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 
 import pytest
 
@@ -18,12 +17,6 @@ from utils.app.config import Settings
 from utils.app.errors import Unavailable
 from utils.records.stream import BUZZ
 from utils.sources import auto_source
-
-
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    """Without the broker that may run on this machine."""
-    return replace(settings, kafka_broker="localhost:1")
 
 
 class Watched:

@@ -48,6 +48,8 @@ RECORDS = [
 
 HEADER: list[Any] = ["name", "number", "ts"]
 
+HINT = "--format and --pattern say how to read it; JSON has an object per line"
+
 
 def as_csv(delimiter: str = ",") -> str:
     def cell(value: object) -> str:
@@ -467,8 +469,8 @@ class TestStandardInput:
         ("text", "reason"),
         [
             ("", ""),
-            ("a,b\n1,2\n", ": not a JSON object; --format and --pattern say how to read it"),
-            ('{\n"a": 1\n}\n', ": Input data was truncated; write each object on one line"),
+            ("a,b\n1,2\n", f": not a JSON object; {HINT}"),
+            ('{\n"a": 1\n}\n', f": Input data was truncated; {HINT}"),
         ],
     )
     def test_a_pipe_without_records_describes_no_stream(self, text: str, reason: str, settings: Settings) -> None:

@@ -109,10 +109,8 @@ def first_lines(source: Input, stop: threading.Event, *, needed: bool, wait: boo
                 return [line.line for line in chunk.records] if chunk else []
             missing = f"{reader.detail} has no readable record{reason}"
             if chunk and chunk.invalid:
-                why = chunk.invalid[0].reason
-                is_cut = "truncated" in why  # an object over several lines
-                hint = "write each object on one line" if is_cut else "--format and --pattern say how to read it"
-                reason = f": {why}; {hint}"
+                hint = "--format and --pattern say how to read it; JSON has an object per line"
+                reason = f": {chunk.invalid[0].reason}; {hint}"
             elif not chunk and not wait:
                 raise ToolkitError(f"{missing}, so no stream is known")
             elif not chunk:

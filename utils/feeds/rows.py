@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from glob import escape
-from math import inf
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
@@ -22,6 +21,7 @@ from utils.feeds.lines import LineCodec
 from utils.records.record import Invalid
 from utils.records.table import quoted
 from utils.sources.base import Chunk, Resume, decode_all
+from utils.sources.table_source import as_member
 
 BLOCK_BYTES = 1 << 20
 AHEAD_BLOCKS, AHEAD_BYTES = 16, 1 << 16
@@ -205,7 +205,7 @@ def parquet_pages(path: Path) -> Pages:
             while page := found.fetchmany(PARQUET_ROWS):
                 rows = [dict(zip(kinds, row, strict=True)) for row in page]
                 lines = [
-                    _exact.encode({name: _member(cell) for name, cell in row.items() if _is_value(cell)})
+                    _exact.encode({name: as_member("", cell) for name, cell in row.items() if _is_value(cell)})
                     for row in rows
                 ]
                 yield [Row(each, line, line) for each, line in enumerate(lines, number + 1)]
@@ -216,7 +216,3 @@ def parquet_pages(path: Path) -> Pages:
 
 def _is_value(cell: object) -> bool:
     return cell is not None and cell == cell  # noqa: PLR0124  # NaN is not
-
-
-def _member(cell: object) -> object:
-    return str(cell) if cell in (inf, -inf) else cell  # else it would be a null

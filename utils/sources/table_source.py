@@ -163,7 +163,7 @@ class TableSource:
             where, members = f"{self._partition} row {row[0]}", dict[str, Any]()
             try:
                 for field, value in zip(fields, row[1:], strict=True):
-                    member = None if value is None else _member(field.type, value)
+                    member = None if value is None else as_member(field.type, value)
                     if field.name == "extra" and isinstance(member, Raw) and bytes(member)[:1] == b"{":
                         members.update(object_decoder.decode(member))
                     elif member is not None:
@@ -213,8 +213,8 @@ def _place(row: Row) -> str:
     return f"{row[0]}:{crc32(repr(values).encode('utf-8', 'backslashreplace'))}"
 
 
-def _member(kind: str, value: object) -> Any:
-    """The value of a column as a JSON member; bytes become base64."""
+def as_member(kind: str, value: object) -> Any:
+    """The value of a column as a JSON member; bytes become base64. `kind` is the type of its field, if it has one."""
     if kind == "json" and isinstance(value, str):
         try:
             return _json.decode(value)
