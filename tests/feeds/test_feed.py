@@ -380,6 +380,8 @@ BAD: dict[str, tuple[str, bytes | None, list[str], str]] = {
     "own sink": ("data/a.jsonl", b'{"n":1}\n', [], "is the file sink of stream a"),
     "no sink": ("a.csv", b"n\n1\n", ["--sinks", "file", "--drop", "file"], "no sink is left"),
     "no topic": ("kafka:", None, [], "name a topic"),
+    "cells of a topic": ("kafka:things", None, ["--format", "csv"], "one JSON object in UTF-8, or text"),
+    "JSON of a topic": ("kafka:things", None, ["--encoding", "utf-16"], "one JSON object in UTF-8, or text"),
     "no option": ("-", None, ["--onec"], "--once"),
 }
 

@@ -795,7 +795,7 @@ def test_more_copies_than_brokers_is_one_line(settings: Settings) -> None:
 
 
 def test_a_topic_name_that_cannot_be_is_a_mistake_of_the_user(settings: Settings) -> None:
-    with pytest.raises(ToolkitError, match="BUZZ_TOPIC is 'not a topic'") as raised:
+    with pytest.raises(ToolkitError, match="no topic 'not a topic'") as raised:
         opened(replace(settings, topic="not a topic"))
     assert not isinstance(raised.value, Unavailable)
 

@@ -7,20 +7,21 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from tests.feeds.feed_runs import column, feed, letters
 from tests.feeds.test_feed_killed import Writer, attack
+from tests.helpers import wait_until
 from tests.kafka.conftest import read_topic
 from tests.kafka.test_delivery import options
 from utils.app.config import Settings
 
 
-def produce(settings: Settings, *values: bytes) -> None:
-    """What another program sends to the only partition of the topic."""
+def produce(settings: Settings, *values: bytes, partition: int = 0) -> None:
+    """What another program sends to a partition of the topic."""
     producer = Producer({"bootstrap.servers": settings.kafka_broker, "log_level": 0, "linger.ms": 0})
     for value in values:
-        producer.produce(settings.topic, value, partition=0)
+        producer.produce(settings.topic, value, partition=partition)
     assert producer.flush(30) == 0
 
 
@@ -40,6 +41,34 @@ def test_a_topic_is_fed_once_and_what_is_no_record_is_kept(settings: Settings, t
     assert "read 0, acknowledged 0" in feed(*arguments, settings=settings).stdout
     assert column(settings, "things", "n") == {sink: [0, 1, 2, 3] for sink in ("file", "sqlite", "duckdb")}
     assert [letter["place"] for letter in letters(settings, "things")] == [f"{topic}-0 offset 1"]
+
+
+def test_values_of_text_are_read_as_those_of_a_file(settings: Settings, topic: str) -> None:
+    produce(settings, b"WARN slow 12", b"", b"INFO J\xf6rg\n says hello 7")
+
+    def fed(stream: str, *way: str) -> None:
+        arguments = options(settings, "--sinks", "file", "--encoding", "latin-1", *way)
+        feed(f"kafka:{topic}", *arguments, "--stream", stream, "--once", settings=settings)
+
+    fed("levels", "--pattern", r"(?P<level>[A-Z]+) .*?(?P<ms>\d+)")
+    assert column(settings, "levels", "level")["file"] == ["WARN"]
+    fed("texts", "--format", "text")
+    assert column(settings, "texts", "line")["file"] == ["WARN slow 12", "INFO Jörg\n says hello 7"]
+    (letter,) = letters(settings, "texts")
+    assert letter == {"place": f"{topic}-0 offset 1", "reason": "no text", "input": ""}
+
+
+def test_once_more_means_all_partitions_although_that_run_is_interrupted(
+    settings: Settings, topic: str, admin: AdminClient
+) -> None:
+    admin.create_partitions([NewPartitions(topic, 3)])[topic].result(10)
+    wait_until(lambda: len(admin.list_topics(topic, timeout=5).topics[topic].partitions) == 3)
+    for partition in range(3):
+        produce(settings, *(b'{"n":%d}' % n for n in range(10 * partition, 10 * partition + 10)), partition=partition)
+    arguments = (f"kafka:{topic}", *options(settings, "--sinks", "file"), "--stream", "things", "--once")
+    for more in ((), ("--again", "--count", "5"), ()):
+        feed(*arguments, *more, settings=settings)
+    assert sorted(column(settings, "things", "n")["file"]) == sorted([*range(30)] * 2)
 
 
 def test_a_recording_arrives_in_four_sinks(settings: Settings, tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ class Admin:
             if reason.name() in none:
                 return None
             if reason.name() in ("TOPIC_EXCEPTION", "_INVALID_ARG"):
-                raise ToolkitError(f"BUZZ_TOPIC is {topic!r}: {reason.str()}") from error
+                raise ToolkitError(f"Kafka takes no topic {topic!r}: {reason.str()}") from error
             raise failed(error, self.settings, self.log) from error
 
 

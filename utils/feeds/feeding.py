@@ -123,14 +123,13 @@ class Feeding:
     """Handles the chunks of an input: what is valid goes to the journal with the position, the rest to `letters`."""
 
     def __init__(self, source: Input, run: Session, letters: Path, *, again: bool) -> None:
-        self._source, self._run, self._letters, self._again = source, run, letters, again
-        self._reached: dict[str, str] = {}
+        self._source, self._run, self._letters = source, run, letters
         run.counts["read"] = 0
+        if again:  # at once for all partitions, or what an interrupted run had not come to would not be read again
+            run.journal.trim_positions(self._key(""), 0)
 
     def resume(self, partition: str) -> str:
-        """The position that is stored in the journal; with `again` only if this run has stored it."""
-        if self._again:
-            return self._reached.get(partition, "")
+        """The position that is stored in the journal."""
         return self._run.journal.position(self._key(partition))
 
     def handle(self, chunk: Chunk) -> int:
@@ -154,7 +153,6 @@ class Feeding:
                 return 0
         if not self._run.append(batch, {self._key(chunk.partition): chunk.end}):
             return 0
-        self._reached[chunk.partition] = chunk.end
         self._run.counts.update(read=batch.count + len(invalid), rejected=len(invalid))
         return batch.count
 

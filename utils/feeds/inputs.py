@@ -101,7 +101,7 @@ def find_input(source: str, options: InputOptions, settings: Settings, stop: thr
     if source == PIPE:
         return _standard_input(options, stop)
     if source.startswith(TOPIC):
-        return _topic(source.removeprefix(TOPIC), settings)
+        return _topic(source.removeprefix(TOPIC), options, settings)
     path = Path(source)
     kind, is_packed = _kind(path, options)
     if kind in ("sqlite", "duckdb"):
@@ -111,17 +111,21 @@ def find_input(source: str, options: InputOptions, settings: Settings, stop: thr
     return _complete_file(path, kind, options, is_packed=is_packed)
 
 
-def _topic(topic: str, settings: Settings) -> Input:
+def _topic(topic: str, options: InputOptions, settings: Settings) -> Input:
     if not topic:
         raise ToolkitError(f"{TOPIC}: name a topic, as in {TOPIC}things")
+    kind = options.format or ("text" if options.pattern else "json")
+    if kind == "csv" or (kind == "json" and codecs.lookup(options.encoding).name != "utf-8"):
+        raise ToolkitError(f"{TOPIC}{topic}: a value is one JSON object in UTF-8, or text (--format text, --pattern)")
+    parse = text_parser(options.pattern, options.encoding) if kind == "text" else None
 
     def opened(stream: Stream, resume: Resume, finished: bool) -> Source:
         from utils.sources.kafka_source import KafkaSource
 
         own = replace(settings, topic=topic)
-        return KafkaSource(own, BUZZ, resume, finished=finished, codec=LineCodec(stream))
+        return KafkaSource(own, BUZZ, resume, finished=finished, codec=LineCodec(stream, parse))
 
-    return Input(_stem(topic), f"{TOPIC}{topic}", opened, restarts=True)
+    return Input(_stem(topic), f"{TOPIC}{topic}", opened, restarts=True, has_cells=kind == "text")
 
 
 def _table(path: Path, kind: str, table: str) -> Input:
