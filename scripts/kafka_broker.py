@@ -163,6 +163,7 @@ class Cluster:
                     "transaction.state.log.num.partitions": "4",
                     "broker.session.timeout.ms": "2000",  # or a killed broker waits 9 s before it may come back
                     "broker.heartbeat.interval.ms": "400",
+                    "metadata.max.idle.interval.ms": "0",  # write nothing while nothing happens
                     "group.initial.rebalance.delay.ms": "100",
                     "group.min.session.timeout.ms": "1000",
                     **{name: value.format(port=port, controller_port=controller_port)

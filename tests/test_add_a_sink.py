@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,11 @@ pytestmark = pytest.mark.full
 PAGE = (PROJECT_DIR / "docs" / "add-a-sink.md").read_text(encoding="utf-8")
 
 
+@dataclass
 class Copy:
     """A copy of the project that has what the page adds."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = copy_project(folder, PAGE)
-        apply_changes(folder, PAGE)
+    folder: Path
 
     def start(self, module: str, *options: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", module, *options]
@@ -37,10 +37,16 @@ class Copy:
         return out
 
 
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = copy_project(tmp_path_factory.mktemp("copy") / "project", PAGE)
+    apply_changes(folder, PAGE)
+    return folder
+
+
 @pytest.fixture
-def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Copy:
-    monkeypatch.setenv("BASE_DATA_DIR", "data")
-    return Copy(tmp_path / "project")
+def copy(project: Path) -> Copy:
+    return Copy(project)
 
 
 def sequences(copy: Copy) -> list[int]:
@@ -48,7 +54,7 @@ def sequences(copy: Copy) -> list[int]:
     return [json.loads(line)["sequence"] for line in lines]
 
 
-def test_the_sink_of_the_page_keeps_the_promise(copy: Copy) -> None:
+def test_the_sink_of_the_page_keeps_the_promise(copy: Copy, tmp_path: Path) -> None:
     producer = ("producers.ragini_producer", "--interval", "0", "--sinks", "parquet", "file")
     copy.run(*producer, "--count", "5000")
     with copy.start(*producer) as process:  # without end, killed in the middle
@@ -60,7 +66,7 @@ def test_the_sink_of_the_page_keeps_the_promise(copy: Copy) -> None:
     found = sequences(copy)
     assert len(found) >= 5_005
     assert found == list(range(1, len(found) + 1))
-    lines = (copy.folder / "data" / "project_live.json").read_text(encoding="utf-8").splitlines()
+    lines = (tmp_path / "data" / "project_live.json").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["sequence"] for line in lines] == found
 
 
@@ -85,14 +91,18 @@ def test_audit_and_doctor_know_it(copy: Copy) -> None:
 
 
 def test_no_other_test_counts_on_the_sinks_that_there_were(copy: Copy) -> None:
-    """The contracts, and the quick tests of each file that is about all sinks; who adds one has no other to correct."""
+    """The contracts, and the quick tests of each file that is about all sinks; who adds one has no other to correct.
+
+    What is about one of the sinks that there were, or about the doubles of the contracts, is as it was.
+    """
     named = re.compile(r"\b(ALL|EMBEDDED)\b")
     found = [
         path for path in (copy.folder / "tests").rglob("test_*.py") if named.search(path.read_text(encoding="utf-8"))
     ]
     files = [str(path) for path in found if path.name not in ("test_docs.py", Path(__file__).name)]  # these need pages
     assert len(files) > 10
-    printed = copy.run("pytest", "-v", "--quick", "-p", "no:cacheprovider", *files)
+    chosen = "not sqlite and not duckdb and not kafka and not check_catches"
+    printed = copy.run("pytest", "-v", "--quick", "-p", "no:cacheprovider", "-k", chosen, *files)
     assert re.search(r"test_sink_keeps\[parquet-\S+ PASSED", printed)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.kafka_broker import QUICKLY
 from utils.app.config import PROJECT_DIR
 
 SCRIPT = PROJECT_DIR / "scripts" / "prepare_kafka.sh"
@@ -19,8 +20,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="on Windows it runs insi
 
 
 def prepare(target: Path, *arguments: str | Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-    quick = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"  # to start
-    own = {**os.environ, "KAFKA_HOME": str(target), "KAFKA_OPTS": quick, **environment}
+    own = {**os.environ, "KAFKA_HOME": str(target), "KAFKA_OPTS": " ".join(QUICKLY), **environment}
     return subprocess.run(
         ["bash", str(SCRIPT), *map(str, arguments)], env=own, capture_output=True, text=True, check=False
     )

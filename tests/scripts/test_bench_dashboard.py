@@ -13,12 +13,15 @@ pytestmark = pytest.mark.full
 def test_frames_leave_nothing_behind() -> None:
     """A line that is plotted anew each time would be 60 objects more; what grows are matplotlib's bounded caches."""
     stream, drawing = bench_dashboard.Stream(), Dashboard("light", size=(4, 3))
-    objects = []
-    for _ in range(12):
-        bench_dashboard.redraw(drawing, stream.step(2.0, 500))
+
+    def objects_after(frames: int) -> int:
+        for _ in range(frames):
+            bench_dashboard.redraw(drawing, stream.step(2.0, 500))
         gc.collect()
-        objects.append(len(gc.get_objects()))
-    assert objects[-1] - objects[3] < 100 * 8
+        return len(gc.get_objects())
+
+    early = objects_after(4)
+    assert objects_after(8) - early < 100 * 8
 
 
 @pytest.mark.slow
