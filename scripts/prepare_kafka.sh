@@ -196,6 +196,8 @@ write_log_config() {
 
 # By default Kafka acknowledges what only memory has: a power cut takes the last seconds from all brokers of one machine.
 sync=log.flush.interval.messages=1
+# By default it deletes what is older than a week, which an audit would miss.
+keep=log.retention.hours=-1
 
 settings() { # ID PORT LOG_DIR VOTERS REPLICATION MIN_ISR
     cat <<EOF
@@ -216,7 +218,7 @@ transaction.state.log.replication.factor=$5
 transaction.state.log.min.isr=$6
 share.coordinator.state.topic.replication.factor=$5
 share.coordinator.state.topic.min.isr=$6
-log.retention.hours=168
+$keep
 $sync
 EOF
 }
@@ -249,7 +251,8 @@ prepare_single() {
             /tmp/*)
                 local file
                 for file in "$config" "$home/config/server.properties"; do
-                    sed "s|^log\.dirs=/tmp/kraft.*|log.dirs=$home/data|" "$file" >"$file.new" && mv "$file.new" "$file"
+                    sed -e "s|^log\.dirs=/tmp/kraft.*|log.dirs=$home/data|" -e "s|^${keep%=*}=.*|$keep|" "$file" \
+                        >"$file.new" && mv "$file.new" "$file"
                 done
                 ;;
         esac

@@ -15,6 +15,7 @@ from utils.app.config import PROJECT_DIR
 
 SCRIPT = PROJECT_DIR / "scripts" / "prepare_kafka.sh"
 SYNC = "log.flush.interval.messages"
+KEEP = "log.retention.hours=-1"
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="on Windows it runs inside WSL")
 
@@ -44,7 +45,7 @@ def tarball(home: Path, tmp_path: Path) -> Path:
     (folder / "config" / "server.properties").write_text(
         "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.bootstrap.servers=localhost:9093\n"
         "listeners=PLAINTEXT://:9092,CONTROLLER://:9093\ncontroller.listener.names=CONTROLLER\n"
-        f"log.dirs=/tmp/kraft-combined-logs-{tmp_path.name}\n"
+        f"log.dirs=/tmp/kraft-combined-logs-{tmp_path.name}\nlog.retention.hours=168\n"
     )
     with tarfile.open(tmp_path / "kafka.tgz", "w:gz") as archive:
         archive.add(folder, folder.name)
@@ -57,7 +58,7 @@ def test_a_tarball_is_set_up_and_its_data_kept(tarball: Path, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert "bin/kafka-server-start.sh config/kraft/server.properties" in done.stdout
     for config in ("config/server.properties", "config/kraft/server.properties"):
-        assert f"log.dirs={target}/data\n" in (target / config).read_text()
+        assert f"log.dirs={target}/data\n{KEEP}\n" in (target / config).read_text()
     used = target / "config/kraft/server.properties"
     assert used.read_text().count(f"{SYNC}=1\n") == 1
     used.write_text(used.read_text().replace(f"{SYNC}=1\n", f"{SYNC}=5\n"))
@@ -83,6 +84,7 @@ def test_a_cluster_gets_its_own_data_and_commands(tarball: Path, tmp_path: Path)
     settings = (cluster / "server-2.properties").read_text()
     assert "default.replication.factor=3\nmin.insync.replicas=2\n" in settings
     assert f"{SYNC}=1\n" in settings
+    assert f"{KEEP}\n" in settings
     assert os.access(cluster / "start.sh", os.X_OK) and os.access(cluster / "stop.sh", os.X_OK)
     assert prepare(target, "--cluster", "3", "--port", "21000", "--quiet").returncode == 0
     assert [(cluster / f"data-{number}" / "meta.properties").read_text() for number in (1, 2, 3)] == formatted
