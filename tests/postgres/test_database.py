@@ -307,6 +307,15 @@ class TestConnecting:
         with pytest.raises(ToolkitError, match="UTF-8"):
             open_store(place, BUZZ)
 
+    def test_a_client_that_is_told_to_speak_another_encoding(
+        self, place: PostgresPlace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as environment, closing(open_store(place, BUZZ)) as store:
+            environment.setenv("PGCLIENTENCODING", "LATIN1")
+            store.database.close()
+            store.add(chunk("", "1", buzz((ANN, 1), message="∆")))
+        assert place.ask("SELECT message FROM records") == [("∆",)]
+
     def test_a_user_without_rights(self, postgres: Server, place: PostgresPlace) -> None:
         with psycopg.connect(postgres.url, autocommit=True) as connection:
             connection.execute("CREATE ROLE guest LOGIN PASSWORD 'guest-word'")

@@ -376,6 +376,16 @@ class TestSchema:
                 store.add(chunk(store.resume("live"), kind, lines(store.stream, line)))
         assert place.ask("SELECT n FROM records") == [(1,), (1.5,)]
 
+    def test_an_index_that_somebody_dropped_is_made_again(self, store: ProcessedStore, place: Place) -> None:
+        """Without it nothing would tell what is read again from what is new."""
+        store.add(chunk("", "3", ann(1, 3)))
+        for name in ("records_identity", "records_place"):
+            with store.database.transaction():
+                store.database.execute(f"DROP INDEX {name}")
+        with closing(open_store(place, BUZZ, "start")) as again:
+            assert again.resume("live") == ""
+            assert again.add(chunk("", "3", ann(1, 3))).new == []
+
 
 class TestSqliteFile:
     @pytest.fixture

@@ -66,6 +66,7 @@ def connect(url: StoreUrl, schema: str) -> "Connection[Any]":
         connection: Connection[Any] = psycopg.connect(
             url.text,
             autocommit=True,
+            client_encoding="UTF8",  # whatever the server or PGCLIENTENCODING says
             connect_timeout=CONNECT_S,
             application_name=f"processed store {schema}",
             tcp_user_timeout=IDLE_S * 1000,

@@ -94,7 +94,7 @@ class PostgresDatabase:
 
     def __init__(self, url: StoreUrl, schema: str) -> None:
         if len(schema.encode()) > postgres.MOST_NAME_BYTES or schema.startswith("pg_") or not schema:
-            raise ToolkitError(f"{schema!r} cannot name a schema of PostgreSQL: choose a shorter name for the group")
+            raise ToolkitError(f"{schema!r} cannot name a schema of PostgreSQL: choose another name for the group")
         self.place, self._url, self._schema = f"PostgreSQL at {url.place}, schema {schema}", url, schema
         self._connection: Any = None
         self._mutex = RLock()  # no thread is in another one's transaction

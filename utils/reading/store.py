@@ -245,7 +245,7 @@ def _prepared(database: Database, stream: Stream) -> Stream:
         stream = replace(stream, fields=tuple(fields.values()))
     table = StoreTable(stream)
     missing = table.upgrade(database.dialect, existing) if existing else table.create(database.dialect)
-    make_tables(database, *missing, *(table.indexes if missing else ()))
+    make_tables(database, *missing, *table.indexes)
     if fields != before:
         facts["fields"] = msgspec.json.encode(stream.fields).decode()
         database.execute_many(_SAVE_FACT, sorted(facts.items()))
