@@ -181,6 +181,22 @@ class TestReading:
         assert chunks[0].begins_again
         assert sequences(chunks) == [1, 2, 3, 4]
 
+    @pytest.mark.skipif(os.name == "nt", reason="nobody can delete what is open there")
+    def test_an_older_copy_that_is_written_over_the_file_begins_again(self, kind: Kind) -> None:
+        """As who restores a backup does: what belonged to the file before, its log, is deleted."""
+        kind.emit(3)
+        backup = kind.path.read_bytes()
+        kind.emit(2, first=4)
+        source = kind.source()
+        assert sequences(drain(source)) == [1, 2, 3, 4, 5]
+        kind.path.write_bytes(backup)
+        for suffix in ("-wal", "-shm"):
+            kind.path.with_name(f"{kind.path.name}{suffix}").unlink(missing_ok=True)
+        kind.emit(3, first=6)
+        chunks = drain(source)
+        assert chunks[0].begins_again
+        assert sequences(chunks) == [1, 2, 3, 6, 7, 8]
+
     def test_a_gap_of_deleted_rows_is_crossed(self, kind: Kind) -> None:
         kind.emit(20)
         kind.execute("DELETE FROM streamed_messages WHERE sequence BETWEEN 3 AND 15")

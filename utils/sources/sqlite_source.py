@@ -27,13 +27,13 @@ _UNNUMBERED = (
 class SqliteSource(TableSource):
     """Reads in single statements on a read-only connection, so that nobody is held up.
 
-    The connection is renewed when the path names another file. Rows are read in the order of their
-    rowid: one inserted below the position is not seen.
+    The connection is renewed when the path names another file, or its log does: a copy was written over the file. Rows
+    are read in the order of their rowid: one inserted below the position is not seen.
     """
 
     name = "sqlite"
     _connection: sqlite3.Connection | None = None
-    _opened: tuple[int, int] | None = None
+    _opened: list[tuple[int, int] | None] | None = None  # the file, and the index of its log
 
     def fetch(self, first: int | None, count: int) -> tuple[Sequence[Field], Sequence[Row]]:
         table = self._table.name
@@ -66,16 +66,18 @@ class SqliteSource(TableSource):
 
     def _connect(self) -> sqlite3.Connection:
         """The connection to the file that the path names now."""
-        found = file_id(self._path)
-        if found is None or found != self._opened:
+        path = Path(os.path.realpath(self._path))
+        names = path, path.with_name(f"{path.name}-shm")
+        found = list(map(file_id, names))
+        if found != self._opened:
             self.close()
-        if found is None:
+        if found[0] is None:
             raise Absent(f"{self._path} does not exist yet")
         if self._path.is_dir():
             raise ToolkitError(f"{self._path} is a folder; give the path of a SQLite database")
         if self._connection is None:
             self._connection, follows = open_read_only(self._path)
-            self._opened = found if follows else None
+            self._opened = [found[0], file_id(names[1])] if follows else None
         return self._connection
 
 
