@@ -307,7 +307,7 @@ class TestConnecting:
         with pytest.raises(ToolkitError, match="UTF-8"):
             open_store(place, BUZZ)
 
-    def test_a_client_that_is_told_to_speak_another_encoding(
+    def test_an_environment_that_asks_for_another_encoding(
         self, place: PostgresPlace, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with monkeypatch.context() as environment, closing(open_store(place, BUZZ)) as store:
