@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
 def producer_command(python: str, options: argparse.Namespace) -> list[str]:
     # The dashboard shows the messages; line by line they would only push its own words out of sight.
     command = [python, "-m", f"producers.{PRODUCERS[options.stream]}", "--log-level", "WARNING"]
-    if options.interval:
+    if options.interval is not None:
         command += ["--interval", str(options.interval)]
     if options.stream == "buzz":
         command += ["--pattern", options.pattern]
@@ -105,7 +105,7 @@ def has_window(python: str) -> bool:
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--duration", type=positive, default=math.inf, metavar="S", help="end after S seconds")
-    parser.add_argument("--interval", type=positive, metavar="S", help="seconds between messages (as .env says)")
+    parser.add_argument("--interval", type=not_negative, metavar="S", help="seconds between messages (as .env says)")
     parser.add_argument(
         "--pattern", choices=("steady", "wave", "burst", "drift"), default="wave", help="of buzz (wave)"
     )
@@ -135,6 +135,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def positive(text: str) -> float:
     number = float(text)
     if not number > 0:
+        raise ValueError
+    return number
+
+
+def not_negative(text: str) -> float:
+    number = float(text)
+    if not number >= 0:
         raise ValueError
     return number
 

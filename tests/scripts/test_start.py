@@ -162,8 +162,9 @@ def test_env_file_is_made_once_and_then_left_alone(tmp_path: Path) -> None:
 
 def test_the_interval_is_that_of_the_env_file_unless_an_option_sets_it() -> None:
     assert "--interval" not in start.producer_command("python", start.parse([]))
-    producer = start.producer_command("python", start.parse(["--interval", "2"]))
-    assert producer[producer.index("--interval") + 1] == "2.0"
+    for given, passed in (("2", "2.0"), ("0", "0.0")):  # 0 is full speed
+        producer = start.producer_command("python", start.parse(["--interval", given]))
+        assert producer[producer.index("--interval") + 1] == passed
 
 
 def test_stream_source_and_looks_reach_both() -> None:
@@ -252,7 +253,9 @@ def test_window_is_what_matplotlib_opens(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert not start.has_window(sys.executable)
 
 
-@pytest.mark.parametrize("arguments", [["--duration", "0"], ["--interval", "x"], ["--durations"], ["--pattern", "zig"]])
+@pytest.mark.parametrize(
+    "arguments", [["--duration", "0"], ["--interval", "x"], ["--interval=-1"], ["--durations"], ["--pattern", "zig"]]
+)
 def test_bad_options_exit_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         start.parse(arguments)
