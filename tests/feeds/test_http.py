@@ -6,6 +6,7 @@ import secrets
 import socket
 import sqlite3
 import threading
+import time
 from collections import Counter
 from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException
@@ -160,7 +161,10 @@ def test_an_address_that_others_reach_needs_a_token(settings: Settings, address:
         feed_http(address, "things", PLAIN_FEED, settings, threading.Event())
 
 
-@pytest.mark.parametrize("address", ["", "http", "99999", "localhost:", "127.0.0.1:x", "//host:80", "\u0663"])
+@pytest.mark.parametrize(
+    "address",
+    ["", "http", "99999", "localhost:", "127.0.0.1:x", "//host:80", "\u0663", "[::1:80", "::1]:80", "[[::1]]:80"],
+)
 def test_an_address_that_is_none_is_one_error(settings: Settings, address: str) -> None:
     with pytest.raises(ToolkitError, match="give PORT or ADDRESS:PORT"):
         feed_http(address, "things", PLAIN_FEED, settings, threading.Event())
@@ -266,6 +270,36 @@ def test_a_client_that_leaves_costs_nothing(settings: Settings) -> None:
     assert "Traceback" not in feed.log
 
 
+def test_a_client_of_the_wrong_type_sends_its_body_before_it_is_answered() -> None:
+    """Python's urllib names a form if told nothing; an answer before the end would break its connection."""
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: 2\r\nConnection: close\r\n\r\n"
+    with (
+        closing(WebServer(Endpoint(Waiting(), "").app(), "127.0.0.1", 0, "")) as server,
+        socket.create_connection(("127.0.0.1", port_of(server)), timeout=0.3) as connection,
+    ):
+        connection.sendall(head)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        connection.sendall(b"{}")
+        connection.settimeout(20)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 415")
+
+
+def test_answers_over_one_connection_come_at_once() -> None:
+    """None waits until the client has acknowledged a packet before it, which takes 40 ms or more."""
+    took_s = list[float]()
+    with (
+        closing(WebServer(Endpoint(Waiting(), "").app(), "127.0.0.1", 0, "")) as server,
+        closing(HTTPConnection("127.0.0.1", port_of(server), timeout=20)) as connection,
+    ):
+        for _ in range(40):
+            begun_s = time.perf_counter()
+            connection.request("GET", "/")
+            assert answered(connection.getresponse()).status == 405
+            took_s.append(time.perf_counter() - begun_s)
+    assert min(took_s[20:]) < 0.03  # the first ones do not wait in any case
+
+
 def test_chunked_and_pipelined_requests_are_answered_in_their_order(settings: Settings) -> None:
     def request(body: bytes, more: bytes = b"") -> bytes:
         head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-ndjson\r\n" + more
@@ -295,7 +329,7 @@ def test_chunked_and_pipelined_requests_are_answered_in_their_order(settings: Se
         b"POST / HTTP/9.9\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\nhello",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\nhello\r\n",
         b"POST / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
         b"\r\n" * 100 + b"\0" * 1000,
     ],

@@ -26,9 +26,11 @@ def parse_address(text: str, option: str) -> tuple[str, int]:
     Raises ToolkitError that names `option`, what stands before the address.
     """
     host, _, port = text.rpartition(":")
-    if "/" in host or not (port.isascii() and port.isdecimal() and int(port) <= 65_535):
-        raise ToolkitError(f"{option}{text}: give PORT or ADDRESS:PORT, such as 8765 or 0.0.0.0:8765")
-    return host.strip("[]") or LOOPBACK, int(port)
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if any(each in host for each in "/[]") or not (port.isascii() and port.isdecimal() and int(port) <= 65_535):
+        raise ToolkitError(f"{option}{text}: give PORT or ADDRESS:PORT, such as 8765, 0.0.0.0:8765 or [::1]:8765")
+    return host or LOOPBACK, int(port)
 
 
 def is_loopback(host: str) -> bool:
@@ -99,6 +101,9 @@ class _Bounded(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # Else the body of an answer waits for what the client has to acknowledge of its head: 40 ms and more. The event
+        # loop sets it for sockets of its own only.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def data_received(self, data: bytes) -> None:

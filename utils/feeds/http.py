@@ -50,13 +50,14 @@ class Endpoint:
         return Starlette(routes=[Route("/", self._post, methods=["POST"])], exception_handlers=handlers)  # type: ignore[arg-type]
 
     async def _post(self, request: Request) -> Response:
-        self._check_head(request)
+        self._check_client(request)
         body = await self._body(request)
+        self._check_form(request)  # not before: a client that still sends may not come to read the answer
         count = await self._waiting.answer_to(body, request.headers.get("idempotency-key", ""))
         return JSONResponse({"acknowledged": count})
 
-    def _check_head(self, request: Request) -> None:
-        """Raise HTTPException for a request whose body need not be read."""
+    def _check_client(self, request: Request) -> None:
+        """Raise HTTPException for a client who may not post."""
         headers = request.headers
         if self._token:
             scheme, _, token = headers.get("authorization", "").partition(" ")
@@ -64,6 +65,10 @@ class Endpoint:
                 raise HTTPException(401, "send Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
         elif "origin" in headers:  # the program of another site, in a browser of this machine
             raise HTTPException(403, "requests of web pages need a token: set FEED_TOKEN")
+
+    def _check_form(self, request: Request) -> None:
+        """Raise HTTPException for a body that is no JSON, or compressed."""
+        headers = request.headers
         kind = headers.get("content-type", "is missing").lower().partition(";")[0].strip()
         if "json" not in kind:
             raise HTTPException(415, f"Content-Type {kind}: send application/json or application/x-ndjson")
