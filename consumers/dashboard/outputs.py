@@ -57,6 +57,8 @@ def image_file(path: Path, dashboard: Dashboard) -> Iterator[Put]:
 def recording(path: Path, dashboard: Dashboard, plan: Plan) -> Iterator[Put]:
     """A GIF or MP4 with a frame per refresh, which is made at the end. Raises ToolkitError if it cannot be written.
 
+    An earlier file is replaced only then.
+
     Until then the frames of a GIF are in memory, 4 MB each, and those of an MP4 in the folder for temporary files.
     """
     kind, figure = WRITERS[path.suffix], dashboard.figure
@@ -70,13 +72,20 @@ def recording(path: Path, dashboard: Dashboard, plan: Plan) -> Iterator[Put]:
         writer.grab_frame(facecolor=figure.get_facecolor())
 
     logger.info("drawing without a window: saving to {}", path)
+    # As a whole path: ffmpeg takes `-a.mp4` for an option and `12:30.mp4` for an address.
+    draft = path.absolute().with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        # As a whole path: ffmpeg takes `-a.mp4` for an option and `12:30.mp4` for an address.
-        with writer.saving(figure, str(path.absolute()), figure.dpi):
+        writer.setup(figure, str(draft), figure.dpi)
+        try:
             yield put
+        finally:  # also of what was recorded up to an error
+            writer.finish()
+            shared_files.retried(lambda: draft.replace(path))
     except (OSError, subprocess.CalledProcessError) as error:
         reason = getattr(error, "strerror", None) or f"ffmpeg ended: {error}"
         raise ToolkitError(f"--save {path} cannot be written: {reason}") from error
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def opened(plan: Plan, folder: Path) -> AbstractContextManager[Put]:

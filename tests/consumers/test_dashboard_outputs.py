@@ -150,10 +150,15 @@ def test_film_is_a_film(state: State, tmp_path: Path) -> None:
 def test_film_that_fails_is_one_line_with_the_reason(
     state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stand_in_for_ffmpeg(tmp_path, monkeypatch, "sys.exit(1)")
-    output = outputs.opened(plan(save=tmp_path / "out.mp4"), tmp_path)
+    """What is cut, as on a full disk, does not take the place of an earlier film."""
+    stand_in_for_ffmpeg(tmp_path, monkeypatch, "open(sys.argv[-1], 'w').write('half a film'); sys.exit(1)")
+    film = tmp_path / "films" / "out.mp4"
+    film.parent.mkdir()
+    film.write_text("earlier")
+    output = outputs.opened(plan(save=film), tmp_path)
     with pytest.raises(ToolkitError, match=r"out.mp4 cannot be written: "):
         run(state, output, plan(frames=1))
+    assert (list(film.parent.iterdir()), film.read_text()) == ([film], "earlier")
 
 
 def test_film_survives_ctrl_c(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
