@@ -33,7 +33,7 @@ from utils.feeds.lines import LineCodec
 from utils.feeds.rows import RowSource
 from utils.records.record import Batch
 from utils.records.stream import Stream
-from utils.sources.base import Resume, Source
+from utils.sources.base import Chunk, Resume, Source
 
 Feed = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -493,6 +493,34 @@ def test_a_wait_for_a_first_record_ends_without_an_error(settings: Settings) -> 
         yield from ()
 
     assert described(inputs.Input("stdin", "-", opened, ends=True), "things", settings, stop) is None
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_source_that_is_away_at_the_start_is_waited_for_by_who_follows_it(
+    settings: Settings, is_new: bool, logged: list[str]
+) -> None:
+    """As a broker that starts later than the feed."""
+    if not is_new:
+        settings.schema_folder.mkdir(parents=True)
+        (settings.schema_folder / "things.json").write_text('{"fields": {"n": "number"}}')
+    failures = iter([Unavailable("no broker")] * 2)
+
+    class Away(RowSource):
+        def poll(self, max_records: int) -> Chunk | None:
+            if error := next(failures, None):
+                raise error
+            return super().poll(max_records)
+
+    def opened(stream: Stream, resume: Resume, finished: bool) -> Source:
+        pages = iter([[Row(1, b'{"n":1}', b'{"n":1}')]])
+        return Away("things", pages, LineCodec(stream), resume)
+
+    source, stop = inputs.Input("things", "things", opened), threading.Event()
+    with pytest.raises(Unavailable, match="no broker"):
+        described(source, "things", settings, stop)
+    found = described(source, "things", settings, stop, wait=True)
+    assert found and found.fields[0].name == "n"
+    assert [line for line in logged if "no broker; waiting" in line]
 
 
 def test_what_is_interrupted_before_its_first_record_is_unfinished(settings: Settings, tmp_path: Path) -> None:

@@ -197,7 +197,10 @@ def test_rows_hidden_by_another_transaction_are_waited_for(settings: Settings) -
 
 
 def test_a_transaction_that_never_ends_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka_emitter, "SCAN_S", 0.2)
+    monkeypatch.setattr(kafka_emitter, "SCAN_S", 0.5)
+    monkeypatch.setattr(kafka_emitter, "HELD_UP_S", 0.1)
+    ended: list[object] = []
+    monkeypatch.setattr(KafkaEmitter, "_end_own_transaction", lambda self, producer: ended.append(producer))
     with emitter(replace(settings, kafka_partitions=1)) as sink:
         other = raw_producer(settings, "other")
         other.begin_transaction()
@@ -205,6 +208,21 @@ def test_a_transaction_that_never_ends_is_named(settings: Settings, monkeypatch:
         other.flush(10)
         with pytest.raises(Unavailable, match="another producer's transaction"):
             last(sink)
+    assert len(ended) == 1, "each would leave a record in the topic"
+
+
+def test_a_producer_that_never_runs_again_hides_the_rows_of_others_for_a_bounded_time(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_emitter, "TRANSACTION_S", 1.0)
+    one_partition = replace(settings, kafka_partitions=1)
+    with emitter(one_partition) as sink:
+        producer = sink._fenced()
+        producer.begin_transaction()
+        producer.produce(settings.topic, b"{}", KEY, partition=0)
+        producer.flush(10)
+    fill(one_partition, 3)
+    wait_until(lambda: len(read_topic(settings)) == 3, 10.0)
 
 
 @pytest.fixture
@@ -277,10 +295,11 @@ def test_a_record_that_the_topic_cannot_take_is_rejected_behind_all_before(
     assert sequences(settings) == [*range(1, 30), *range(31, 51)]
 
 
-def test_largest_message_that_is_not_rejected_is_taken(settings: Settings, admin: AdminClient) -> None:
+@pytest.mark.parametrize("key", [KEY, "long-" * 40])
+def test_largest_message_that_is_not_rejected_is_taken(settings: Settings, admin: AdminClient, key: str) -> None:
     create_topic(admin, settings, max_bytes=2000)
-    with emitter(settings) as sink:
-        for size in range(1700, 1960):
+    with emitter(settings, key) as sink:
+        for size in range(1500, 1960):
             (message,) = make_messages(1)
             message.message = "x" * size
             batch = Batch.of_records([message], "ann-1", 1, BUZZ.codec)
@@ -324,21 +343,48 @@ def test_a_topic_that_was_created_again_is_noticed(
     assert sequences(settings) == list(range(1, before + amount + 1))
 
 
+def test_a_topic_that_was_created_again_since_it_was_asked_is_noticed(settings: Settings, admin: AdminClient) -> None:
+    with emitter(settings) as sink:
+        sink.emit(make_batch(50))
+    with emitter(settings) as sink:
+        assert last(sink) == 50
+        delete_topic(admin, settings.topic)
+        create_topic(admin, settings, 4)
+        with pytest.raises((SinkReplaced, Unavailable)):
+            sink.emit(make_batch(5, first=51))
+    assert sequences(settings) == []
+
+
 def test_a_mark_of_another_topic_of_this_name_hides_nothing(settings: Settings, admin: AdminClient) -> None:
     """The offset that was noted lies behind the end of the new topic, or in the middle of what is new."""
-    create_topic(admin, settings, 4)
+    create_topic(admin, settings)
     with emitter(settings) as sink:
         for first in range(1, 300, 10):
             sink.emit(make_batch(10, first=first))
         old = sink.mark
-    for partitions in (4, 1):
-        delete_topic(admin, settings.topic)
-        create_topic(admin, settings, partitions)
-        with emitter(settings, mark=old) as sink:
-            assert last(sink) == 0
-            sink.emit(make_batch(20))
+    delete_topic(admin, settings.topic)
+    create_topic(admin, settings)
+    with emitter(settings, mark=old) as sink:
+        assert last(sink) == 0
+        sink.emit(make_batch(20))
+    for others in (0, 1_000):
+        fill(settings, others)
         with emitter(settings, mark=old) as sink:  # a process that was killed before it noted the new one
             assert last(sink) == 20
+
+
+def test_a_topic_that_lost_its_newest_records_is_asked_what_it_has(settings: Settings) -> None:
+    """As after a power cut of brokers that do not sync: the journal may still have them."""
+    one_partition = replace(settings, kafka_partitions=1)
+    with emitter(one_partition) as sink:
+        assert last(sink) == 0
+        sink.emit(make_batch(20))
+        lost = f"{sink.mark.rpartition('/')[0]}/500"
+    for ids in ("", " ann-1 300"):
+        with emitter(one_partition, mark=lost + ids) as sink:
+            assert last(sink) == 20
+    with emitter(one_partition, mark=f"{lost} ann-2 300") as sink:
+        assert last(sink, "ann-2") == 0
 
 
 def test_what_retention_removed_does_not_come_again(settings: Settings, admin: AdminClient) -> None:
@@ -358,6 +404,9 @@ def test_what_retention_removed_does_not_come_again(settings: Settings, admin: A
         assert last(sink) == 25
     with emitter(settings, mark=mark.partition(" ")[0]) as sink:  # of an older version
         assert last(sink) == 0
+        sink.emit(make_batch(5, first=31))
+    with emitter(settings, mark=mark) as sink:  # what is there counts more than what was noted
+        assert last(sink) == 35
 
 
 def test_partitions_added_later_do_not_move_a_journal(settings: Settings, admin: AdminClient) -> None:
@@ -401,6 +450,9 @@ def test_the_search_ends_at_the_mark(settings: Settings, monkeypatch: pytest.Mon
         assert sink.mark.endswith("/0/29 ann-1 30")
         mark = sink.mark
     fill(one_partition, 5_000)
+    with emitter(one_partition) as sink:
+        assert sink.last([]) is None
+        assert searched == []  # where nothing was appended yet, there is nothing to look for
     with emitter(one_partition, mark=mark) as sink:
         assert last(sink) == 30
         assert sink.mark == mark
@@ -450,6 +502,28 @@ def test_an_end_that_comes_too_early_is_none(settings: Settings, monkeypatch: py
         sink.emit(make_batch(3))
         monkeypatch.setattr(confluent_kafka, "Consumer", Eager)
         assert last(sink) == 3
+
+
+def test_a_search_may_take_long_but_not_be_silent(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(confluent_kafka.Consumer):
+        found = True
+
+        def consume(self, *arguments: Any) -> list[Any]:
+            time.sleep(0.05)
+            return super().consume(*arguments) if self.found else []
+
+    with emitter(settings) as sink:
+        sink.emit(make_batch(100))
+        monkeypatch.setattr(confluent_kafka, "Consumer", Slow)
+        monkeypatch.setattr(kafka_emitter, "SCAN_S", 2.0)
+        monkeypatch.setattr(kafka_emitter, "SCAN_RECORDS", 2)
+        started_s = time.monotonic()
+        assert last(sink) == 100
+        assert time.monotonic() - started_s > 2.0
+        monkeypatch.setattr(kafka_emitter, "SCAN_S", 0.2)
+        monkeypatch.setattr(Slow, "found", False)
+        with pytest.raises(Unavailable, match="cannot be read back within"):
+            last(sink)
 
 
 def test_many_records_of_others_behind_the_last_own_one(settings: Settings) -> None:
@@ -604,6 +678,19 @@ def test_every_error_of_the_client_can_heal(settings: Settings, call: str, error
         stored = last(sink)
         sink.emit(make_batch(3, first=stored + 1))
     assert sequences(settings) == list(range(1, stored + 4))
+
+
+def test_a_batch_that_is_not_queued_whole_is_not_committed(settings: Settings) -> None:
+    class Short(Broken):
+        def produce_batch(self, topic: str, records: list[dict[str, Any]], **options: Any) -> int:
+            return self.real.produce_batch(topic, [*records[:1], *records[2:]], **options)
+
+    with emitter(settings) as sink:
+        sink._producer = Short(sink._fenced(), "", SystemError())  # type: ignore[assignment]
+        with pytest.raises(Unavailable, match="only 2 of 3"):
+            sink.emit(make_batch(3))
+    with emitter(settings) as sink:
+        assert last(sink) == 0
 
 
 @pytest.mark.parametrize("policy", ["compact", "compact,delete"])

@@ -75,7 +75,7 @@ class KafkaEmitter:
         self._topic = self._admin.open_topic(settings.topic_of(stream.name))
         self._key = key
         known = Mark.parsed(mark) if mark else None
-        if known and known.topic_id == self._topic.topic_id and known.partition < self._topic.partitions:
+        if known and known.topic_id == self._topic.topic_id:
             self._begin = known
         else:
             self._begin = Mark(self._topic.topic_id, crc32(key.encode()) % self._topic.partitions, 0)
@@ -93,10 +93,10 @@ class KafkaEmitter:
             lowest, end = self._bounds(self._fenced())
             self._end = end
             noted = self._begin
-            # An end before what was noted: the topic was created again by brokers that know no ids of topics.
-            start = max(lowest, noted.offset) if noted.offset <= end else lowest
+            # An end before what was noted: brokers lost power, and the topic its newest records.
+            start = noted.offset if noted.offset <= end else lowest
             offset, found = self._search(start, end, producer_ids) if start < end and producer_ids else (end, None)
-        if not found and noted.ids and noted.ids[0] in producer_ids and noted.offset < lowest <= end:
+        if not found and noted.ids and noted.ids[0] in producer_ids and noted.offset < lowest:
             return noted.ids  # retention has removed it: it was there, and readers may have seen it
         self._mark = noted._replace(offset=offset, ids=found)
         return found
@@ -111,9 +111,7 @@ class KafkaEmitter:
                 | {
                     "transactional.id": self._key,
                     "transaction.timeout.ms": int(TRANSACTION_S * 1000),
-                    "batch.size": max(1, min(1_000_000, self._topic.max_bytes - RECORD_BYTES)),
-                    "message.max.bytes": min(max(1_000_000, self._topic.max_bytes), 1_000_000_000),
-                    "batch.num.messages": 100_000,
+                    "batch.size": min(1_000_000, self._topic.max_bytes - RECORD_BYTES),
                 }
             )
             producer.init_transactions(REQUEST_S)
@@ -176,10 +174,10 @@ class KafkaEmitter:
                 for record in records:
                     place, error = record.offset() or 0, record.error()
                     # A leader that was just elected may show less for a moment: an end before `end` is none.
-                    is_done |= place >= (end if error else end - 1)
+                    is_done |= place >= end
                     if error and error.code() != KafkaError._PARTITION_EOF:  # what was not seen may be there
                         raise Unavailable(f"topic {self._topic.name} cannot be read back: {error.str()}")
-                    if not error and place < end and record.key() == self._key.encode():
+                    if not error and record.key() == self._key.encode():
                         ids = identity_of(record.value() or b"{}")
                         offset, found = (place, ids) if ids and ids[0] in known else (offset, found)
                 if time.monotonic() > deadline_s:
@@ -191,7 +189,7 @@ class KafkaEmitter:
         """Store the batch in one transaction, or in several if it is large. See Emitter."""
         from confluent_kafka import KafkaError, KafkaException
 
-        if len(batch.lines) > MAX_BYTES and batch.count > 1:
+        if len(batch.lines) > MAX_BYTES:  # many records: a single one is never so large
             middle = batch.first + batch.count // 2
             self.emit(batch.between(batch.first, middle - 1))
             self.emit(batch.between(middle, batch.last))
@@ -220,8 +218,6 @@ class KafkaEmitter:
         """Raise Rejected for the first record that the topic never takes, once what comes before it is stored."""
         limit = self._topic.max_bytes
         most = limit - RECORD_BYTES - len(self._key)
-        if len(batch.lines) <= most:
-            return
         for sequence, line in enumerate(lines, batch.first):
             if len(line) > most:
                 if sequence > batch.first:

@@ -12,12 +12,12 @@ from loguru import logger
 
 from utils.app import cli, startup
 from utils.app.config import Settings
-from utils.app.errors import Absent, ToolkitError
+from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.app.options import Once
 from utils.delivery.producing import MAX_SHOWN, Session, session
 from utils.emitters.file_emitter import FileEmitter
 from utils.feeds.inputs import PIPE, TOPIC, Input
-from utils.reading.follow import IDLE_CAP_S, StateLog, follow
+from utils.reading.follow import IDLE_CAP_S, RETRY_CAP_S, StateLog, follow
 from utils.records.codec import Field, encoder
 from utils.records.infer import Values, fields, instant_us, values_of, with_roles
 from utils.records.record import Batch, Invalid
@@ -92,7 +92,7 @@ def _example(name: str, records: Sequence[Values]) -> str:
 
 
 def first_lines(source: Input, stop: threading.Event, *, needed: bool, wait: bool) -> list[bytes]:
-    """The first lines of an input, which stay to be fed; if they are `needed`, waits for one where told to.
+    """The first lines of an input, which stay to be fed; may wait until it can be read, and for one that is `needed`.
 
     Raises ToolkitError if the input cannot be read, or holds no record though one is needed.
     """
@@ -103,6 +103,12 @@ def first_lines(source: Input, stop: threading.Event, *, needed: bool, wait: boo
                 chunk = reader.poll(INFERRED_FROM)
             except Absent as error:  # the user named it, so it should be there
                 raise ToolkitError(str(error)) from error
+            except Unavailable as error:
+                if not wait:
+                    raise
+                states.trouble(error)
+                stop.wait(RETRY_CAP_S)
+                continue
             if stop.is_set():
                 return []
             if not needed or (chunk and chunk.records):

@@ -84,9 +84,7 @@ class Connection:
     def begin(self) -> None:
         """Start to read. What it raises leaves a connection that must be closed."""
         if self._in_group:
-            self._consumer.subscribe(
-                [self._watch.topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
-            )
+            self._consumer.subscribe([self._watch.topic], on_assign=self._assigned, on_revoke=self._revoked)
         else:
             self._take(range(self._watch.partitions))
 

@@ -1,0 +1,53 @@
+"""What a reader of a topic asks beside it: whether that is still the same one. Without a broker."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from utils.app.config import Settings
+from utils.app.errors import Absent
+from utils.sources.kafka_connection import TopicChangedError, TopicWatch
+
+
+@dataclass
+class Brokers:
+    """What they answer, and how often they were asked."""
+
+    settings: Settings
+    found: tuple[str, int] | None = ("one", 4)
+    asked: int = 0
+
+    def described(self, name: str) -> tuple[str, int] | None:
+        self.asked += 1
+        return self.found
+
+
+@pytest.mark.parametrize("found", [("two", 4), ("one", 5)])
+def test_another_topic_of_the_name_and_more_partitions_are_noticed(settings: Settings, found: tuple[str, int]) -> None:
+    """Nobody but the id tells where a topic was deleted and created between two looks."""
+    brokers: Any = Brokers(settings)
+    watch = TopicWatch(brokers, "things")
+    watch.check(0.0)
+    brokers.found = found
+    with pytest.raises(TopicChangedError):
+        watch.check(0.0)
+
+
+def test_a_topic_that_is_gone_is_waited_for(settings: Settings) -> None:
+    brokers: Any = Brokers(settings)
+    watch = TopicWatch(brokers, "things")
+    brokers.found = None
+    with pytest.raises(Absent, match="things does not exist"):
+        watch.check(0.0)
+
+
+def test_brokers_are_asked_at_intervals(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now_s)
+    brokers: Any = Brokers(settings)
+    watch, before = TopicWatch(brokers, "things"), brokers.asked
+    for tenth in range(1, 31):
+        now_s = tenth / 10
+        watch.check(1.0)
+    assert brokers.asked - before == 3
