@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import psycopg
 import pytest
 
 from scripts.postgres_server import PASSWORD, Server, throwaway
+from tests.helpers import wait_until
 from tests.reading.test_store import ANN, BOB, SENSORS, ann, buzz, chunk, lines
 from tests.stores import PostgresPlace, open_store
 from utils.app.config import StoreUrl, processed_store_url
@@ -143,6 +145,12 @@ class TestSharing:
                 frozen.add(chunk("", "1", ann(1, 3)))
         assert store.counts() == Counts(records=2)
 
+    def test_a_query_leaves_no_transaction_open(self, store: ProcessedStore, place: PostgresPlace) -> None:
+        """Which the server would end after a while, and the connection with it."""
+        store.counts()
+        name = f"processed store {place.schema}"
+        assert place.ask(f"SELECT state FROM pg_stat_activity WHERE application_name = '{name}'") == [("idle",)]
+
     def test_another_version(self, store: ProcessedStore, place: PostgresPlace) -> None:
         with psycopg.connect(place.url.text) as connection:
             update = f"UPDATE \"{place.schema}\".facts SET value = '99' WHERE name = 'version'"
@@ -205,11 +213,20 @@ class TestAway:
                 store.add(chunk("1", "2", ann(3, 4)))
             assert store.counts() == Counts(records=4)
 
-    def test_there_is_none_yet(self, place: PostgresPlace) -> None:
-        place.url = StoreUrl("postgresql://ann:secret@127.0.0.1:1/x", "127.0.0.1:1/x")
-        with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:1/x: .*refused") as raised:
+    @pytest.mark.parametrize("hosts", ["127.0.0.1:1", "127.0.0.1:1,127.0.0.1:2"])
+    def test_there_is_none_yet(self, place: PostgresPlace, hosts: str, caplog: pytest.LogCaptureFixture) -> None:
+        place.url = StoreUrl(f"postgresql://ann:secret@{hosts}/x", "there")
+        with pytest.raises(StoreUnavailable, match=r"^PostgreSQL at there: Connection refused") as raised:
             open_store(place, BUZZ)
         assert "secret" not in str(raised.value) and "\n" not in str(raised.value)
+        assert not caplog.records  # by the library
+
+    def test_what_listens_there_does_not_answer(self, place: PostgresPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(client, "CONNECT_S", 2)
+        with socket.create_server(("127.0.0.1", 0)) as mute:
+            place.url = StoreUrl(f"postgresql://ann:secret@127.0.0.1:{mute.getsockname()[1]}/x", "there")
+            with pytest.raises(StoreUnavailable, match=r"there: .*timeout"):
+                open_store(place, BUZZ)
 
 
 def tls(server: Server, folder: Path) -> Path:
@@ -242,6 +259,7 @@ def tls(server: Server, folder: Path) -> Path:
         ("IdleInTransactionSessionTimeout", True), ("CannotConnectNow", True),
         ("InsufficientPrivilege", False), ("UndefinedTable", False), ("NotNullViolation", False),
         ("NumericValueOutOfRange", False), ("ProgramLimitExceeded", False), ("UntranslatableCharacter", False),
+        ("FeatureNotSupported", False),
     ],
 )  # fmt: skip
 def test_what_can_heal(name: str, heals: bool) -> None:
@@ -283,6 +301,8 @@ class TestConnecting:
             ("ann:", "bob:", "password authentication failed"),
             ("/postgres", "/nowhere", "does not exist"),
             ("/postgres", "/postgres?nonsense=1", "nonsense"),
+            ("/postgres", "/postgres?sslmode=no", "sslmode"),
+            ("/postgres", "/postgres?channel_binding=require", "channel binding"),
         ],
     )
     def test_what_only_the_user_can_fix(self, postgres: Server, old: str, new: str, word: str) -> None:
@@ -304,8 +324,11 @@ class TestConnecting:
         with psycopg.connect(postgres.url, autocommit=True) as connection:
             connection.execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0")
         place.url = replace(place.url, text=postgres.url.replace("/postgres", "/latin"))
-        with pytest.raises(ToolkitError, match="UTF-8"):
+        with pytest.raises(ToolkitError, match="UTF-8") as raised:
             open_store(place, BUZZ)
+        others = PostgresPlace(postgres)
+        wait_until(lambda: not others.ask("SELECT 1 FROM pg_stat_activity WHERE datname = 'latin'"))
+        assert raised.value.exit_code == 2
 
     def test_an_environment_that_asks_for_another_encoding(
         self, place: PostgresPlace, monkeypatch: pytest.MonkeyPatch
@@ -319,6 +342,29 @@ class TestConnecting:
     def test_a_user_without_rights(self, postgres: Server, place: PostgresPlace) -> None:
         with psycopg.connect(postgres.url, autocommit=True) as connection:
             connection.execute("CREATE ROLE guest LOGIN PASSWORD 'guest-word'")
-        place.url = replace(place.url, text=postgres.url.replace(f"ann:{PASSWORD}", "guest:guest-word"))
-        with pytest.raises(ToolkitError, match="permission denied"):
-            open_store(place, BUZZ)
+            connection.execute("CREATE DATABASE closed")
+            connection.execute("REVOKE CONNECT ON DATABASE closed FROM PUBLIC")
+        text = postgres.url.replace(f"ann:{PASSWORD}", "guest:guest-word")
+        for address, of in ((text, "database postgres"), (text.replace("/postgres", "/closed"), 'database "closed"')):
+            place.url = replace(place.url, text=address)
+            with pytest.raises(ToolkitError, match=f"permission denied for {of}") as raised:
+                open_store(place, BUZZ)
+            assert raised.value.exit_code == 2
+
+    def test_a_user_who_may_make_no_schema_uses_the_one_that_was_made(
+        self, postgres: Server, place: PostgresPlace
+    ) -> None:
+        with psycopg.connect(postgres.url, autocommit=True) as connection:
+            connection.execute("CREATE ROLE lodger LOGIN PASSWORD 'guest-word'")
+            connection.execute(f'CREATE SCHEMA "{place.schema}" AUTHORIZATION lodger'.encode())
+        place.url = replace(place.url, text=postgres.url.replace(f"ann:{PASSWORD}", "lodger:guest-word"))
+        with closing(open_store(place, BUZZ)) as store:
+            assert len(store.add(chunk("", "1", ann(1, 2))).new) == 2
+
+    def test_a_server_that_does_not_let_this_machine_in(self, own_server: Server) -> None:
+        (own_server.data / "pg_hba.conf").write_text("host all all all reject\n")
+        own_server.stop()
+        own_server.start()
+        with pytest.raises(ToolkitError, match=r"pg_hba\.conf rejects") as raised:
+            open_store(PostgresPlace(own_server), BUZZ)
+        assert raised.value.exit_code == 2

@@ -41,17 +41,14 @@ def errors(url: StoreUrl) -> Iterator[None]:
         yield
     except psycopg.Error as error:
         reason, state = _reason(error), error.sqlstate or ""
-        of_connection = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
-        lasts = (
-            state[:2] in _LASTING_CLASSES if state else not of_connection or any(each in reason for each in _LASTING)
-        )
+        can_heal = isinstance(error, psycopg.OperationalError) and not any(each in reason for each in _LASTING)
+        lasts = state[:2] in _LASTING_CLASSES if state else not can_heal
         raise (ToolkitError if lasts else StoreUnavailable)(f"PostgreSQL at {url.place}: {reason}") from None
 
 
 def _reason(error: Exception) -> str:
     """The last of several attempts in one line, without the address, which `errors` names."""
-    text = " ".join(str(error).split())
-    return text.rpartition(" failed: ")[2][:300] or type(error).__name__
+    return " ".join(str(error).split()).rpartition(" failed: ")[2]
 
 
 def connect(url: StoreUrl, schema: str) -> "Connection[Any]":
@@ -77,7 +74,6 @@ def connect(url: StoreUrl, schema: str) -> "Connection[Any]":
         try:
             connection.execute(f"SET lock_timeout = '{LOCK_S}s'")
             connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_S}s'")
-            connection.execute("SET client_min_messages = warning")
             if connection.info.parameter_status("server_encoding") != "UTF8":
                 raise ToolkitError(
                     f"PostgreSQL at {url.place} does not keep UTF-8: make a database WITH ENCODING 'UTF8'"
@@ -88,7 +84,7 @@ def connect(url: StoreUrl, schema: str) -> "Connection[Any]":
                 with connection.transaction():
                     connection.execute("SELECT pg_advisory_xact_lock(hashtext('processed store'))")
                     connection.execute(psycopg.sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
-            connection.execute(psycopg.sql.SQL("SET search_path = {}, pg_temp").format(name))
+            connection.execute(psycopg.sql.SQL("SET search_path = {}").format(name))
         except (psycopg.Error, ToolkitError):
             connection.close()
             raise
