@@ -159,7 +159,7 @@ class TestSharing:
             open_store(place, BUZZ)
         assert raised.value.exit_code == 2
 
-    @pytest.mark.parametrize("group", ["g" * 64, "pg_group"])
+    @pytest.mark.parametrize("group", ["g" * 64, "é" * 32, "pg_group"])
     def test_a_group_that_cannot_name_a_schema(self, place: PostgresPlace, group: str) -> None:
         with pytest.raises(ToolkitError, match="name for the group"):
             PostgresDatabase(place.url, group)
@@ -213,13 +213,25 @@ class TestAway:
                 store.add(chunk("1", "2", ann(3, 4)))
             assert store.counts() == Counts(records=4)
 
+    def test_the_library_logs_nothing(
+        self, place: PostgresPlace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def lost(copy: Any, row: Any) -> None:
+            copy.connection.pgconn.finish()
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+        with closing(open_store(place, BUZZ)) as store, monkeypatch.context() as patched:
+            patched.setattr(psycopg.Copy, "write_row", lost)
+            with pytest.raises(StoreUnavailable, match="unexpectedly"):
+                store.add(chunk("", "1", ann(1, 1)))
+        assert not caplog.records
+
     @pytest.mark.parametrize("hosts", ["127.0.0.1:1", "127.0.0.1:1,127.0.0.1:2"])
-    def test_there_is_none_yet(self, place: PostgresPlace, hosts: str, caplog: pytest.LogCaptureFixture) -> None:
+    def test_there_is_none_yet(self, place: PostgresPlace, hosts: str) -> None:
         place.url = StoreUrl(f"postgresql://ann:secret@{hosts}/x", "there")
         with pytest.raises(StoreUnavailable, match=r"^PostgreSQL at there: Connection refused") as raised:
             open_store(place, BUZZ)
         assert "secret" not in str(raised.value) and "\n" not in str(raised.value)
-        assert not caplog.records  # by the library
 
     def test_what_listens_there_does_not_answer(self, place: PostgresPlace, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(client, "CONNECT_S", 2)

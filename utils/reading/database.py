@@ -120,7 +120,7 @@ class PostgresDatabase:
                         connection.execute("ROLLBACK")
 
     def execute(self, statement: str, *values: Any) -> Any:
-        marked = statement.replace("%", "%%").replace("?", "%s") if values else statement
+        marked = statement.replace("?", "%s") if values else statement
         return self._connection.execute(marked, without_nul(values) or None)
 
     def execute_many(self, statement: str, rows: Sequence[Row]) -> None:
