@@ -1,4 +1,5 @@
 import socket
+import time
 from contextlib import closing
 
 import pytest
@@ -6,7 +7,7 @@ import pytest
 from tests.helpers import make_batch, make_messages
 from utils import sinks
 from utils.app.config import Settings
-from utils.app.errors import ToolkitError, Unavailable
+from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.emitters.sqlite_emitter import SqliteEmitter
 from utils.records.stream import BUZZ
 from utils.sources.auto_source import ASK_AGAIN_S, GIVE_UP_S, AutoSource, require_answer
@@ -37,7 +38,16 @@ class Stage:
     def __init__(self) -> None:
         self.now_s = 0.0
         self.first, self.second = Scripted("first"), Scripted("second")
-        self.auto = AutoSource({"first": lambda: self.first, "second": lambda: self.second}, clock=lambda: self.now_s)
+        self.opened: list[str] = []
+        self.auto = AutoSource({"first": self.open_first, "second": self.open_second}, clock=lambda: self.now_s)
+
+    def open_first(self) -> Scripted:
+        self.opened.append("first")
+        return self.first
+
+    def open_second(self) -> Scripted:
+        self.opened.append("second")
+        return self.second
 
 
 @pytest.fixture
@@ -59,7 +69,7 @@ def test_none_has_data_yet(stage: Stage) -> None:
     assert stage.auto.poll(1) is None
     stage.first.answer = stage.second.answer = CHUNK
     stage.auto.poll(1)
-    assert stage.auto.name == "first"
+    assert (stage.auto.name, stage.opened) == ("first", ["first", "second"])
 
 
 def test_an_empty_sink_is_not_chosen(stage: Stage) -> None:
@@ -108,8 +118,18 @@ def test_what_fails_is_named_while_the_others_are_empty_and_asked_again(stage: S
 
 def test_all_fail(stage: Stage) -> None:
     stage.first.answer, stage.second.answer = Unavailable("one"), Unavailable("two")
-    with pytest.raises(Unavailable, match="one; two"):
+    with pytest.raises(Unavailable, match="no source has data: one; two"):
         stage.auto.poll(1)
+
+
+def test_what_is_absent_is_named_only_where_nothing_fails(stage: Stage) -> None:
+    stage.first.answer, stage.second.answer = Absent("one"), Absent("two")
+    with pytest.raises(Absent, match="no source has data: one; two"):
+        stage.auto.poll(1)
+    stage.now_s, stage.second.answer = ASK_AGAIN_S, Unavailable("two")
+    with pytest.raises(Unavailable, match="no source has data: two") as raised:
+        stage.auto.poll(1)
+    assert not isinstance(raised.value, Absent)
 
 
 def test_it_moves_on_after_ten_seconds_of_failure(stage: Stage) -> None:
@@ -144,6 +164,9 @@ def test_closing_closes_all(stage: Stage) -> None:
     stage.auto.close()
     stage.auto.close()
     assert (stage.first.closed, stage.second.closed) == (1, 1)
+    assert stage.auto.name == "auto"
+    stage.first.answer = CHUNK
+    assert stage.auto.poll(1) is CHUNK
 
 
 def test_the_registered_one_takes_what_there_is(settings: Settings) -> None:
@@ -174,18 +197,39 @@ def test_a_broker_that_listens_answers() -> None:
 
 @pytest.mark.parametrize(
     ("broker", "place"),
-    [("there", ("there", 9092)), ("there:1", ("there", 1)), ("[::1]:2", ("::1", 2)), ("[::1]", ("::1", 9092))],
+    [
+        ("there", ("there", 9092)),
+        ("there:1", ("there", 1)),
+        ("[::1]:2", ("::1", 2)),
+        ("[::1]", ("::1", 9092)),
+        (" there:1 ", ("there", 1)),
+    ],
 )
 def test_a_broker_may_come_without_its_port(
     broker: str, place: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As for both client libraries."""
     asked: list[tuple[str, int]] = []
+    opened = socket.socket()
 
     def connect(address: tuple[str, int], timeout_s: float) -> socket.socket:
         asked.append(address)
-        return socket.socket()
+        return opened
 
     monkeypatch.setattr("socket.create_connection", connect)
     require_answer(broker)
-    assert asked == [place]
+    assert (asked, opened.fileno()) == ([place], -1)
+
+
+def test_all_brokers_share_one_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    timeouts_s: list[float] = []
+
+    def connect(address: tuple[str, int], timeout_s: float) -> socket.socket:
+        timeouts_s.append(timeout_s)
+        time.sleep(0.02)
+        raise TimeoutError
+
+    monkeypatch.setattr("socket.create_connection", connect)
+    with pytest.raises(Absent):
+        require_answer("a,b,c")
+    assert 1 >= timeouts_s[0] > timeouts_s[1] > timeouts_s[2]

@@ -49,7 +49,6 @@ class AutoSource:
             self._give_up_s = self._clock() + GIVE_UP_S if self._give_up_s is None else self._give_up_s
             if self._clock() < self._give_up_s:
                 raise Unavailable(f"{self._used} does not answer: {error}") from error
-            self._put_off(self._used, error)
             self._used = ""
             return self._find(max_records)
         self._give_up_s = None
