@@ -777,7 +777,7 @@ def test_a_frozen_broker_does_not_hold_the_emitter(
 @pytest.mark.parametrize(
     ("protocol", "mechanism"),
     [
-        ("SASL_PLAINTEXT", "PLAIN"),
+        ("SASL_PLAINTEXT", ""),
         ("SSL", ""),
         ("SASL_SSL", "SCRAM-SHA-512"),
     ],
@@ -874,6 +874,30 @@ def test_a_topic_that_may_not_be_read_is_no_empty_topic(secured: Secured, admin:
             assert last(sink) == 10
     finally:
         delete_rules(admin)
+
+
+def test_a_topic_whose_configuration_may_not_be_read_is_written(
+    secured: Secured, admin: AdminClient, logged: list[str]
+) -> None:
+    create_topic(admin, secured.settings)
+    try:
+        for operation in (AclOperation.WRITE, AclOperation.DESCRIBE, AclOperation.READ):
+            rule = AclBinding(ResourceType.TOPIC, secured.settings.topic, ResourcePatternType.LITERAL, f"User:{USER}",
+                              "*", operation, AclPermissionType.ALLOW)  # fmt: skip
+            admin.create_acls([rule])[rule].result(10)
+        with emitter(secured("SASL_PLAINTEXT")) as sink:
+            sink.emit(make_batch(10))
+            assert last(sink) == 10
+    finally:
+        delete_rules(admin)
+    assert [line for line in logged if "may not read the configuration" in line]
+
+
+def test_a_topic_that_somebody_else_creates_meanwhile_is_opened(settings: Settings, admin: AdminClient) -> None:
+    create_topic(admin, settings)
+    asked = Admin(settings)
+    asked._create(settings.topic)
+    assert asked.open_topic(settings.topic).partitions == 1
 
 
 def test_more_copies_than_brokers_is_one_line(settings: Settings) -> None:

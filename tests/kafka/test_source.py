@@ -31,7 +31,7 @@ from utils.emitters.kafka_emitter import KafkaEmitter
 from utils.records.codec import Field
 from utils.records.record import Batch, Line
 from utils.records.stream import BUZZ, Stream
-from utils.sources import kafka_connection
+from utils.sources import kafka_connection, kafka_source
 from utils.sources.base import Chunk
 from utils.sources.kafka_source import KafkaSource
 
@@ -159,7 +159,11 @@ def test_what_comes_while_a_reader_from_the_end_is_cut_off_is_read_later(setting
         assert records(read_all(reader)) == []
         reader.close()  # as when no broker answers
         write(settings, 3, first=6)
-        assert [message.sequence for message in records(read_all(reader))] == [6, 7, 8]
+        write(settings, 3, producer_id="cid-1")  # in a partition that held nothing
+        found = records(read_all(reader))
+    assert sorted((each.producer_id, each.sequence) for each in found) == [
+        *(("ann-1", sequence) for sequence in (6, 7, 8)), *(("cid-1", sequence) for sequence in (1, 2, 3))
+    ]  # fmt: skip
 
 
 def test_external_and_invalid_records(settings: Settings) -> None:
@@ -251,6 +255,15 @@ def test_aborted_transactions_are_not_seen_and_open_ones_hold_the_end_back(setti
 
 def _is(read: Callable[[], int], expected: int) -> bool:
     return read() == expected
+
+
+def test_an_end_that_is_not_reached_is_none(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a partition has no leader: with `finished`, nothing would be all there is."""
+    write(settings, 1)
+    monkeypatch.setattr(kafka_source, "FINISH_S", 0.2)
+    monkeypatch.setattr(kafka_connection.Connection, "fetch", lambda self, amount: None)
+    with source(settings) as reader, pytest.raises(Unavailable, match="was not reached within"):
+        reader.poll(10)
 
 
 def test_partitions_that_are_added_are_read(settings: Settings, admin: AdminClient) -> None:

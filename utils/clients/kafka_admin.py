@@ -137,7 +137,7 @@ class Admin:
         from confluent_kafka import TopicCollection
 
         asked = self.client.describe_topics(TopicCollection([name]), request_timeout=ANSWER_S)[name]
-        found = self._answer(name, asked, "UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC")
+        found = self._answer(name, asked, "UNKNOWN_TOPIC_OR_PART")
         return found and (str(found.topic_id), len(found.partitions))
 
     def problem(self, name: str) -> str:
@@ -155,7 +155,7 @@ class Admin:
 
         topic = ConfigResource(ConfigResource.Type.TOPIC, name)
         asked = self.client.describe_configs([topic], request_timeout=REQUEST_S)[topic]
-        found = self._answer(name, asked, "TOPIC_AUTHORIZATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED")
+        found = self._answer(name, asked, "TOPIC_AUTHORIZATION_FAILED")
         if found is None:
             what = "is it compacted? what is its max.message.bytes?"
             logger.warning("kafka: this user may not read the configuration of {}: {}", name, what)
@@ -174,8 +174,8 @@ class Admin:
             remedy = "create it with kafka-topics.sh, or change KAFKA_PARTITIONS and KAFKA_REPLICATION"
             raise Unavailable(f"topic {name} is missing and cannot be created ({error}): {remedy}") from error
 
-    def _answer(self, topic: str, asked: "Future[Any]", *none: str) -> Any:
-        """What the brokers answer about a topic, None for errors of these names."""
+    def _answer(self, topic: str, asked: "Future[Any]", none: str = "") -> Any:
+        """What the brokers answer about a topic, None for the error of this name."""
         from confluent_kafka import KafkaException
 
         try:
@@ -183,9 +183,9 @@ class Admin:
         except KafkaException as error:
             self.client.poll(0)  # brings what the client knows about it to the log
             reason = error.args[0]
-            if reason.name() in none:
+            if reason.name() == none:
                 return None
-            if reason.name() in ("TOPIC_EXCEPTION", "_INVALID_ARG"):
+            if reason.name() == "TOPIC_EXCEPTION":
                 raise ToolkitError(f"Kafka takes no topic {topic!r}: {reason.str()}") from error
             raise failed(error, self.settings, self.log) from error
 

@@ -102,11 +102,11 @@ class Connection:
         for number in numbers:
             name = f"{self._watch.topic}-{number}"
             stored = position = self._resume(name)
-            offset, _, topic_id = stored.partition(":")
+            topic_id = stored.partition(":")[2]
             if stored == "end":
                 _, end = self._consumer.get_watermark_offsets(TopicPartition(self._watch.topic, number), ANSWER_S)
                 position = self._position(end) if end else ""
-            elif not (offset.isdecimal() and topic_id == self._watch.topic_id):
+            elif topic_id != self._watch.topic_id:
                 position = ""  # of another topic that had this name
             taken[number] = Partition(name, position)
             if position != stored:
@@ -128,13 +128,7 @@ class Connection:
     @property
     def at_end(self) -> bool:
         """Whether all partitions of this reader are read to their present end."""
-        partitions = self.partitions
-        return partitions is not None and not self._ready and all(each.end is not None for each in partitions.values())
-
-    @property
-    def settled(self) -> bool:
-        """Whether this connection has shown what it can read."""
-        return self.at_end or any(each.handed_out for each in (self.partitions or {}).values())
+        return self.partitions is not None and all(each.end is not None for each in self.partitions.values())
 
     def fetch(self, max_records: int) -> Chunk | None:
         """What comes next: messages of one partition, a chunk that only reports something, or nothing yet."""
@@ -165,7 +159,7 @@ class Connection:
                 found.setdefault(partition, []).append(message)
             elif code == KafkaError._PARTITION_EOF:
                 partition.end = message.offset()
-            elif code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            elif code == KafkaError._AUTO_OFFSET_RESET:
                 outside.add(partition)
             else:
                 raise KafkaException(error)
@@ -190,7 +184,7 @@ class Connection:
         """Leave the group; what was handled is committed first, if a broker answers at once."""
         try:
             self._consumer.close()
-        except (KafkaException, RuntimeError):
+        except KafkaException:
             return
 
 

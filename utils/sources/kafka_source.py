@@ -15,7 +15,7 @@ from utils.sources.base import Chunk, Resume, decode_all
 from utils.sources.kafka_connection import Connection, TopicChangedError
 
 POLL_S = 0.1
-SETTLE_S = 1.0  # what the first answer may take, for readers that choose by whether there is data
+SETTLE_S = 1.0  # what an answer may take until all is read, for readers that choose by whether there is data
 FINISH_S = 20.0  # a member that was killed keeps its partitions until its session ends
 
 
@@ -67,10 +67,10 @@ class KafkaSource:
     def _poll(self, max_records: int) -> Chunk | None:
         connection = self._connection or self._connect()
         connection.commit()
-        settled = connection.settled
-        deadline_s = time.monotonic() + (FINISH_S if self._finished else POLL_S if settled else SETTLE_S)
+        was_at_end = connection.at_end
+        deadline_s = time.monotonic() + (FINISH_S if self._finished else POLL_S if was_at_end else SETTLE_S)
         while (chunk := connection.fetch(max_records)) is None:
-            if connection.at_end and (self._finished or not settled):
+            if connection.at_end and (self._finished or not was_at_end):
                 break
             if time.monotonic() >= deadline_s:
                 if self._finished:
