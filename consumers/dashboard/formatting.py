@@ -32,6 +32,12 @@ def rate(per_second: float, records: str) -> str:
     return f"{per_second:,.{decimals}f} {'msg' if records == 'messages' else 'rec'}/s"
 
 
+def share(count: int, total: int) -> str:
+    """`37%`; `<1%` for what is there, however rare."""
+    rounded = f"{count / total:.0%}"
+    return "<1%" if rounded == "0%" else rounded
+
+
 def lag(seconds: float) -> str:
     """`54 ms`, `1.1 s`, `2 h 1 m`."""
     if abs(seconds) >= 60:

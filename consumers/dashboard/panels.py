@@ -9,7 +9,7 @@ from matplotlib import dates
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from consumers.dashboard.formatting import between, brief, clock, number, rate, span
+from consumers.dashboard.formatting import between, brief, clock, number, rate, share, span
 from consumers.dashboard.history import TOP
 from consumers.dashboard.panel import Panel, fit
 from consumers.dashboard.scales import bins, limits, usual
@@ -51,8 +51,8 @@ class FlowPanel(Panel):
         self.axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         self.axes.xaxis.set_visible(False)
         self.rate_axes.yaxis.set_visible(False)
-        most = 5 if self.inner[0] > 3 else 3
-        locator = _Dates.AutoDateLocator(tz=tz.tzlocal(), minticks=1 + (most == 5), maxticks=most)
+        self.has_round_times = self.inner[0] > 3  # else there is room for the two at the ends
+        locator = _Dates.AutoDateLocator(tz=tz.tzlocal(), minticks=2, maxticks=5)
         locator.intervald |= dict.fromkeys((_Dates.MINUTELY, _Dates.SECONDLY), TICK_STEPS)
         self.rate_axes.xaxis.set_major_locator(locator)
         self.rate_axes.xaxis.set_major_formatter(_Dates.ConciseDateFormatter(locator, tz=tz.tzlocal(), **TIMES))
@@ -67,6 +67,8 @@ class FlowPanel(Panel):
         self.total.set_text(brief(snapshot.total))
         self.total.xy = x[-1], high
         self.axes.set(xlim=(begin / DAY_S, x[-1]), ylim=(floor, high + 0.08 * (high - floor)))
+        if not self.has_round_times:
+            self.rate_axes.set_xticks((begin / DAY_S, x[-1]), [clock(time, snapshot.now) for time in (begin, end)])
         stale, has_room = snapshot.status == "STALE", (end - times[-1]) / (end - begin) * self.inner[0] > 0.25
         self.silence.set(x=x[-2], width=x[-1] - x[-2], visible=stale)
         self.no_data.set(x=x[-2:].mean(), text="no data" if stale and has_room else "")
@@ -119,10 +121,10 @@ class GroupsPanel(Panel):
         for row, (bar, name, label, (text, count, color)) in enumerate(artists):
             bar.set(width=count, color=color)
             fit(name, self.margins[0] - 0.35, text)
-            label.set_text(f"{brief(count)}  {count / total:.0%}" if count else "")
+            label.set_text(f"{brief(count)}  {share(count, total)}" if count else "")
             label.xy = count, row
             if count:
-                hint = f"{text}: {counted(count, record)}, {count / total:.0%}"
+                hint = f"{text}: {counted(count, record)}, {share(count, total)}"
                 self.hint(self.axes, 0, row - 0.4, hint, count, row + 0.4)
                 self.words.append(hint)
         more = "over " if snapshot.more_groups else ""
@@ -140,7 +142,12 @@ class TrendPanel(Panel):
     def build(self) -> None:
         if self.width < 4:  # in one column the names of the lines stand below
             self.margins = (0.85, 0.3, 1.35, 0.8)
-            self.legend = {"loc": "upper center", "bbox_to_anchor": (0.42, -0.48), "ncols": 2, "columnspacing": 1}
+            self.legend = {
+                "loc": "upper center",
+                "bbox_to_anchor": (0.42, -0.46 / self.inner[1]),
+                "ncols": 2,
+                "columnspacing": 1,
+            }
         axes = self.axes = self.subplots()
         axes.yaxis.set_major_locator(MaxNLocator(4))
         across = {"transform": axes.get_yaxis_transform(), "size": "small", "weight": "bold", "va": "center"}

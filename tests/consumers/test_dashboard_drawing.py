@@ -125,6 +125,12 @@ def test_scene_is_tidy(name: str, size: str) -> None:
         assert any("python -m producers.ragini_producer" in text for text in seen)
 
 
+@pytest.mark.parametrize("name", ["light", "sensors"])
+def test_the_smallest_column_is_tidy(name: str) -> None:
+    """The one that docs/dashboard.md names; that for phones is higher."""
+    assert_tidy(draw(all_scenes()[name], size=(4.0, 17.0)))
+
+
 def test_time_axis_shows_how_long_it_is() -> None:
     """One time on it would not."""
     scene = all_scenes()["light"]
@@ -134,6 +140,15 @@ def test_time_axis_shows_how_long_it_is() -> None:
         begin = end - length_s / 86_400
         axes.set_xlim(begin, end)
         assert 2 <= sum(begin <= tick <= end for tick in axes.get_xticks()) <= 5
+
+
+@pytest.mark.parametrize("span_s", [1, 34, 100, 3_600, 100_000])
+def test_time_axis_in_one_column_names_both_ends(span_s: int) -> None:
+    times = iter(np.linspace(NOW - span_s, NOW, 40))
+    seen = snapshot_of(40, timestamp=lambda rng: instant_text(int(next(times) * 1e6)))
+    drawing = draw(Scene("", "light", seen), **SIZES["column"])
+    begin = min(seen.flow[0][0], seen.flow[-1][0] - 10)
+    assert {formatting.clock(time, seen.now) for time in (begin, seen.flow_end)} <= set(assert_tidy(drawing))
 
 
 def test_examples_are_charted_by_their_fields() -> None:
@@ -463,6 +478,7 @@ def test_formatting() -> None:
         "-0.5 s",
     ]
     assert [formatting.lag(-0.0001), formatting.number(-0.04, 5)] == ["0 ms", "0.0"]
+    assert [formatting.share(count, 800) for count in (1, 4, 5, 800)] == ["<1%", "<1%", "1%", "100%"]
     assert [formatting.brief(number) for number in (999, 1_234, 3_400_000, 2**64)] == ["999", "1,234", "3.4M", "18E"]
     assert (cli.counted(1, "frame"), cli.counted(2_000, "frame")) == ("1 frame", "2,000 frames")
     assert formatting.heading("message length") == "Message Length"
