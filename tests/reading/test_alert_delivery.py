@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -220,6 +221,49 @@ def test_a_receiver_that_hangs_delays_neither_reading_nor_the_end(
         release.set()
 
 
+def test_what_a_receiver_takes_after_the_end_of_the_run_is_noted(
+    tmp_path: Path, clock: Clock, webhook: Webhook
+) -> None:
+    release = threading.Event()
+    webhook.answer = lambda request: request.send_response(204 if release.wait(20) else 500)
+    with running(tmp_path, webhook.url, clock) as run:
+        run.alert(1)
+        run.delivery.start()
+        wait_until(lambda: webhook.received)
+    release.set()
+    wait_until(lambda: not run.delivery._thread.is_alive())
+    with running(tmp_path, "", clock) as run:
+        assert run.left() == 0
+
+
+def test_the_end_of_the_run_releases_the_store(tmp_path: Path, clock: Clock) -> None:
+    with running(tmp_path, "", clock) as run:
+        run.delivery.start()
+    with pytest.raises(ToolkitError, match="closed"):
+        run.delivery._database.query("SELECT 1")
+
+
+def test_what_waits_is_delivered_without_pauses_and_then_it_is_waited(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alert_delivery, "POLL_S", 60)
+    steps: list[bool] = []
+    with running(tmp_path, "", clock) as run:
+        step = run.delivery.step
+
+        def noted() -> bool:
+            steps.append(step())
+            return steps[-1]
+
+        monkeypatch.setattr(run.delivery, "step", noted)
+        for number in range(1, 11):
+            run.alert(number)
+        assert run.finish(20) == (10, 0)
+        wait_until(lambda: False in steps)
+        time.sleep(0.1)
+    assert steps == [True] * 5 + [False]
+
+
 def test_a_batch_that_takes_as_long_as_it_can_keeps_its_lease() -> None:
     assert alert_delivery.BATCH * alert_delivery.ATTEMPT_S < alert_delivery.LEASE_S
 
@@ -245,6 +289,26 @@ def test_a_command_gets_the_alert_on_its_standard_input(tmp_path: Path, clock: C
         run.alert(2)
         assert run.finish(60) == (2, 0)
         assert lines(copy) == lines(run.jsonl)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("https://127.0.0.1:9/secret", "127.0.0.1 does not answer: [Errno "),
+        ("http://no..name/secret", "no..name does not answer: "),
+        ("http://127.0.0.1:9/sécret", "127.0.0.1 does not answer: "),
+    ],
+)
+def test_an_address_that_cannot_be_reached(url: str, message: str) -> None:
+    with pytest.raises(Unavailable, match=f"^the webhook at {re.escape(message)}") as raised:
+        send_to(url)("1", b"{}\n")
+    assert "cret" not in str(raised.value)
+
+
+def test_what_a_command_prints_is_shown_beside_the_output_of_ours(capfd: pytest.CaptureFixture[str]) -> None:
+    send_to(python("print('rung')"))("1", b"{}\n")
+    shown = capfd.readouterr()
+    assert (shown.out, shown.err.split()) == ("", ["rung"])
 
 
 @pytest.mark.parametrize(

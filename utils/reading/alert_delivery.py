@@ -86,7 +86,7 @@ def _execute(command: str | Sequence[str], name: str, alert: bytes) -> None:
                 else:
                     process.kill()
                 raise Unavailable(f"{name} took over {ATTEMPT_S:g} s and was ended") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise Unavailable(f"{name} cannot be started: {error}") from error
     if process.returncode:
         raise Unavailable(f"{name} ended with exit code {process.returncode}")
