@@ -128,6 +128,16 @@ def test_log_and_file_without_a_receiver(tmp_path: Path, clock: Clock, logged: l
     assert [line for line in logged if line.startswith(f"WARNING alert {HOT}: {time_text}")] != []
 
 
+def test_an_alert_by_a_record_without_event_time(tmp_path: Path, clock: Clock, logged: list[str]) -> None:
+    with running(tmp_path, "", clock) as run:
+        read = SENSORS.codec.decode_lines(b'{"device":"a","temperature_c":30.5}\n')
+        run.store.add(Chunk("live", "", "1", read), run.alerts.add)
+        assert run.finish(60) == (1, 0)
+        (alert,) = lines(run.jsonl)
+    assert (alert["time"], alert["record"]["temperature_c"]) == (None, 30.5)
+    assert [line for line in logged if line.startswith(f'WARNING alert {HOT}: {{"device":"a"')] != []
+
+
 def test_a_webhook_gets_each_alert_with_its_id(tmp_path: Path, clock: Clock, webhook: Webhook) -> None:
     with running(tmp_path, webhook.url, clock) as run:
         for number in (1, 2, 3):
@@ -204,6 +214,21 @@ def test_waits_double_up_to_five_minutes_and_end_after_a_day(tmp_path: Path, clo
         assert run.finish(60) == (1, 0)
 
 
+def test_that_a_receiver_is_back_is_logged_once_it_took_an_alert(
+    tmp_path: Path, clock: Clock, webhook: Webhook, logged: list[str]
+) -> None:
+    webhook.answer = lambda request: request.send_response(500)
+    with running(tmp_path, webhook.url, clock) as run:
+        run.alert(1)
+        assert run.delivery.step()
+        assert not run.delivery.step()
+        assert not [line for line in logged if "no more waiting" in line]
+        webhook.answer = lambda request: request.send_response(204)
+        clock.now_s += 10
+        assert run.delivery.step()
+        assert len([line for line in logged if "no more waiting" in line]) == 1
+
+
 def test_a_receiver_that_hangs_delays_neither_reading_nor_the_end(
     tmp_path: Path, clock: Clock, webhook: Webhook
 ) -> None:
@@ -239,6 +264,7 @@ def test_what_a_receiver_takes_after_the_end_of_the_run_is_noted(
 def test_the_end_of_the_run_releases_the_store(tmp_path: Path, clock: Clock) -> None:
     with running(tmp_path, "", clock) as run:
         run.delivery.start()
+    assert not run.jsonl.exists()
     with pytest.raises(ToolkitError, match="closed"):
         run.delivery._database.query("SELECT 1")
 

@@ -145,7 +145,7 @@ class AlertDelivery:
                     if self._send is not None:
                         self._send(id, line)
                 except Unavailable as error:
-                    failed, wait_s = error, min(2.0 ** min(attempts, 20), RETRY_CAP_S)
+                    failed, wait_s = error, min(2.0**attempts, RETRY_CAP_S)
                     due_us = round((self._clock() + wait_s) * 1e6)
                 done.append((due_us, id))
             if claimed:

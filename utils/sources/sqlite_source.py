@@ -66,9 +66,7 @@ class SqliteSource(TableSource):
 
     def _connect(self) -> sqlite3.Connection:
         """The connection to the file that the path names now."""
-        path = Path(os.path.realpath(self._path))
-        names = path, path.with_name(f"{path.name}-shm")
-        found = list(map(file_id, names))
+        found = [file_id(self._path), file_id(self._path.with_name(f"{self._path.name}-shm"))]
         if found != self._opened:
             self.close()
         if found[0] is None:
@@ -77,7 +75,7 @@ class SqliteSource(TableSource):
             raise ToolkitError(f"{self._path} is a folder; give the path of a SQLite database")
         if self._connection is None:
             self._connection, follows = open_read_only(self._path)
-            self._opened = [found[0], file_id(names[1])] if follows else None
+            self._opened = found if follows else None
         return self._connection
 
 
