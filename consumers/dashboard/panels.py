@@ -121,7 +121,8 @@ class GroupsPanel(Panel):
         for row, (bar, name, label, (text, count, color)) in enumerate(artists):
             bar.set(width=count, color=color)
             fit(name, self.margins[0] - 0.35, text)
-            label.set_text(f"{brief(count)}  {share(count, total)}" if count else "")
+            # Not two spaces, of which browsers make one.
+            label.set_text(f"{brief(count)} \u00a0{share(count, total)}" if count else "")
             label.xy = count, row
             if count:
                 hint = f"{text}: {counted(count, record)}, {share(count, total)}"

@@ -356,6 +356,7 @@ def test_svg_is_well_formed_and_names_are_text(narrow: bool) -> None:
         svg = Dashboard("light", narrow=narrow).svg(snapshot)
         tree = ElementTree.fromstring(svg)
         assert svg.startswith("<svg ")
+        assert re.search(r"\d \u00a0\d+%", svg)  # a browser keeps count and share apart
         assert not re.search("<script|\x1b|\u202e", svg)
         assert not {"width", "height"} & set(tree.attrib)
         assert any("<script>" in title for title in titles(tree))
