@@ -468,6 +468,12 @@ class TestUpgrades:
         assert (sequences(chunks), chunks[0].begins_again) == ([3], False)
         assert [json.loads(record.extra) for record in records(chunks)] == [{"a integer": 3, "timestamp": TIMESTAMP}]
 
+    def test_json_in_a_column_of_text(self, tmp_path: Path) -> None:
+        kind = Kind("duckdb", tmp_path)
+        kind.emit_lines('{"a json":[1,{"b":2}]}', '{"a json":"text"}')
+        kind.execute('ALTER TABLE readings ALTER "a json" TYPE VARCHAR')
+        assert kind.objects() == [{"a json": [1, {"b": 2}]}, {"a json": "text"}]
+
     @pytest.mark.parametrize("narrow", ["FLOAT", "BIGINT", "DECIMAL(4, 2)"])
     def test_numbers_that_the_emitter_widens(self, tmp_path: Path, narrow: str) -> None:
         kind = Kind("duckdb", tmp_path)

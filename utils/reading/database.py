@@ -70,7 +70,7 @@ class SqliteDatabase(sqlite.Database):
     def insert(self, table: Table, identity: str, rows: Sequence[Row]) -> list[Row] | None:
         """Insert the rows that no unique index knows, in a transaction; None if all, else their `identity` columns."""
         ((last,),) = self.execute("SELECT COALESCE(MAX(rowid), 0) FROM records").fetchall()
-        step, inserted = max(1, min(ROWS_PER_STATEMENT, MAX_VALUES // len(table.columns))), 0
+        step, inserted = min(ROWS_PER_STATEMENT, MAX_VALUES // len(table.columns)), 0
         for start in range(0, len(rows), step):
             page = rows[start : start + step]
             statement = f"{table.insert(len(page))} ON CONFLICT DO NOTHING"
@@ -90,7 +90,7 @@ class PostgresDatabase:
     dialect: Dialect = "postgres"
     lock_tables = "SELECT pg_advisory_xact_lock(hashtext(current_schema()))"
     list_columns = """SELECT column_name, data_type FROM information_schema.columns
-        WHERE table_schema = current_schema() AND table_name = ? ORDER BY ordinal_position"""
+        WHERE table_schema = current_schema() AND table_name = ?"""
 
     def __init__(self, url: StoreUrl, schema: str) -> None:
         if len(schema.encode()) > postgres.MOST_NAME_BYTES or schema.startswith("pg_") or not schema:
@@ -121,10 +121,10 @@ class PostgresDatabase:
 
     def execute(self, statement: str, *values: Any) -> Any:
         marked = statement.replace("?", "%s") if values else statement
-        return self._connection.execute(marked, without_nul(values) or None)
+        return self._connection.execute(marked, values or None)
 
     def execute_many(self, statement: str, rows: Sequence[Row]) -> None:
-        self._connection.cursor().executemany(statement.replace("?", "%s"), list(map(without_nul, rows)))
+        self._connection.cursor().executemany(statement.replace("?", "%s"), rows)
 
     def query(self, statement: str, *values: Any) -> list[Row]:
         with self._connected():

@@ -54,7 +54,7 @@ class SqliteSource(TableSource):
                 try:
                     return fields, fetched(connection.execute(query).fetchmany, count)
                 except sqlite3.OperationalError as error:
-                    if as_text is not str or "UTF-8" not in str(error):
+                    if "UTF-8" not in str(error):
                         self.close()
                         raise
             raise AssertionError
