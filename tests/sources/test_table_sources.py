@@ -652,15 +652,15 @@ class TestFile:
     def test_polls_of_a_duckdb_file_are_apart(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(duckdb_source, "POLL_S", 3_600.0)
         kind = Kind("duckdb", tmp_path)
-        kind.emit(1)
+        kind.emit(3)
         source = kind.source()
-        assert sequences(drain(source)) == [1]
-        kind.emit(1, first=2)
+        assert sequences(drain(source, 1)) == [1, 2, 3]  # as long as there is more
+        kind.emit(1, first=4)
         assert source.poll(1) is None  # without a look, until the next one is due
         monkeypatch.setattr(duckdb_source, "POLL_S", 0.05)
         other = kind.source()
-        assert sequences(drain(other)) == [1, 2]
-        kind.emit(1, first=3)
+        assert sequences(drain(other)) == [1, 2, 3, 4]
+        kind.emit(1, first=5)
         wait_until(lambda: other.poll(1) is not None)
 
     def test_a_sqlite_writer_does_not_hold_up_the_reader(self, tmp_path: Path) -> None:
