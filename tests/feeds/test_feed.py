@@ -366,6 +366,7 @@ BAD: dict[str, tuple[str, bytes | None, list[str], str]] = {
     "a view": ("a.sqlite", VIEW, ["--table", "v"], "has no row numbers to follow (a view has none)"),
     "all damaged": ("a.csv", b"n,m\n1\n", [], "1 cell where"),
     "incomplete array": ("a.json", b'[{"n":1},', [], "is not a complete one"),
+    "NaN in an array": ("a.json", b'[{"n":NaN}]', [], "is not a complete one: NaN or Infinity (byte 6)"),
     "same column twice": ("a.csv", b"n,n\n1,2\n", [], "names 'n' twice"),
     "bad pattern": ("a.log", b"1\n", ["--pattern", "("], "is no regular expression"),
     "pattern without names": ("a.log", b"1\n", ["--pattern", ".*"], "names no field"),

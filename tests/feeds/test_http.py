@@ -68,6 +68,7 @@ ANSWERS: dict[str, tuple[bytes | str, dict[str, str], int, str]] = {
     "a text": ("hello", JSON, 400, "record 1: not a JSON object"),
     "NaN in an object over several lines": ('{\n"number": NaN\n}', JSON, 400, "record 1: NaN or Infinity"),
     "NaN": (f'{ONE}\n{{"client":"b","number":NaN}}', LINES, 400, "record 2: NaN or Infinity (byte 23)"),
+    "NaN in an array": (f'[{ONE}, {{"number": NaN}}]', JSON, 400, "no complete JSON array: NaN or Infinity (byte"),
     "an item that is no object": (f"[{ONE}, 7]", JSON, 400, "record 2: not a JSON object"),
     "half an object": (ONE[:-3], JSON, 400, "record 1: Input data was truncated"),
     "half an array": (f"[{ONE},", JSON, 400, "no complete JSON array"),

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from utils.delivery.producing import Session
 from utils.feeds.lines import LineCodec
+from utils.records.external import reason_of
 from utils.records.record import Line
 from utils.sources.base import decode_all
 
@@ -101,7 +102,7 @@ def fed_lines(body: bytes, codec: LineCodec) -> list[Line]:
         try:
             texts = [bytes(each).replace(b"\n", b" ") for each in _array.decode(body)]
         except (msgspec.DecodeError, RecursionError) as error:
-            raise HTTPException(400, f"no complete JSON array: {error}") from error
+            raise HTTPException(400, f"no complete JSON array: {reason_of(error, body)}") from error
     elif body.partition(b"\n")[0].rstrip().endswith(b"}"):
         texts = [line for line in body.split(b"\n") if line.strip()]
     else:

@@ -18,6 +18,7 @@ from utils.app.errors import ToolkitError
 from utils.clients.line_file import MAX_LINE_BYTES
 from utils.feeds.csv_pages import Row
 from utils.feeds.lines import LineCodec
+from utils.records.external import reason_of
 from utils.records.record import Invalid
 from utils.records.table import quoted
 from utils.sources.base import Chunk, Resume, decode_all
@@ -177,10 +178,13 @@ def line_pages(lines: Iterator[list[bytes]]) -> Pages:
 
 def array_pages(path: Path) -> Pages:
     """The items of a file that is one JSON array."""
+    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
-        items = _array.decode(path.read_bytes().removeprefix(codecs.BOM_UTF8))
+        items = _array.decode(data)
     except (ValueError, RecursionError) as error:
-        raise ToolkitError(f"{path} begins like a JSON array but is not a complete one: {error}") from error
+        raise ToolkitError(
+            f"{path} begins like a JSON array but is not a complete one: {reason_of(error, data)}"
+        ) from error
     lines = [bytes(item).replace(b"\n", b" ") for item in items]
     yield [Row(number, line, line) for number, line in enumerate(lines, 1)]
 

@@ -81,7 +81,7 @@ def stamp(line: bytes, producer_id: str, sequence: int, timestamp: str) -> bytes
     except UnicodeDecodeError as error:
         raise ValueError(f"not valid UTF-8 at byte {error.start}") from error
     except msgspec.DecodeError as error:
-        raise ValueError(_reason(error, line)) from error
+        raise ValueError(reason_of(error, line)) from error
     if seen.producer_id is not NONE or seen.sequence is not NONE or bytes(seen.timestamp) == b"null":
         members = object_decoder.decode(line)  # rare: names that are ours
         for name in ("producer_id", "sequence"):
@@ -112,8 +112,8 @@ def _move(members: dict[str, Raw], name: str) -> None:
         members[f"source_{name}"] = members.pop(name)
 
 
-def _reason(error: msgspec.DecodeError, line: bytes) -> str:
-    """Why a line is no JSON, in the words of its author: the decoder names a byte only."""
+def reason_of(error: Exception, line: bytes) -> str:
+    """Why a line, or an array, is no JSON, in the words of its author: the decoder names a byte only."""
     reason = str(error)
     place = _PLACE.search(reason)
     if place and _NOT_FINITE.match(line, int(place[1])):
