@@ -128,6 +128,7 @@ def test_only_what_comes_from_now_on(settings: Settings) -> None:
         chunks = read_all(reader)
     assert [m.sequence for m in records(chunks)] == [11, 12, 13]
     assert {chunk.start for chunk in ends} == {"end"}
+    assert ends[0].end  # who chooses a source looks at its first chunk
     assert sorted(chunk.end for chunk in ends)[:-1] == ["", "", ""]  # partitions that hold nothing yet
     positions([*ends, *chunks])
 

@@ -14,8 +14,7 @@ from utils.records.stream import Stream
 from utils.sources.base import Chunk, Resume, decode_all
 from utils.sources.kafka_connection import Connection, TopicChangedError
 
-POLL_S = 0.1
-SETTLE_S = 1.0  # what an answer may take until all is read, for readers that choose by whether there is data
+SETTLE_S = 1.0  # what an answer may take, for readers that choose by whether there is data
 FINISH_S = 20.0  # a member that was killed keeps its partitions until its session ends
 
 
@@ -67,11 +66,8 @@ class KafkaSource:
     def _poll(self, max_records: int) -> Chunk | None:
         connection = self._connection or self._connect()
         connection.commit()
-        was_at_end = connection.at_end
-        deadline_s = time.monotonic() + (FINISH_S if self._finished else POLL_S if was_at_end else SETTLE_S)
-        while (chunk := connection.fetch(max_records)) is None:
-            if connection.at_end and (self._finished or not was_at_end):
-                break
+        deadline_s = time.monotonic() + (FINISH_S if self._finished else SETTLE_S)
+        while (chunk := connection.fetch(max_records)) is None and not connection.at_end:
             if time.monotonic() >= deadline_s:
                 if self._finished:
                     raise Unavailable(f"the end of {self.detail} was not reached within {FINISH_S:.0f} s; try again")
