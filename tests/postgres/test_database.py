@@ -145,11 +145,14 @@ class TestSharing:
                 frozen.add(chunk("", "1", ann(1, 3)))
         assert store.counts() == Counts(records=2)
 
-    def test_a_query_leaves_no_transaction_open(self, store: ProcessedStore, place: PostgresPlace) -> None:
-        """Which the server would end after a while, and the connection with it."""
-        store.counts()
-        name = f"processed store {place.schema}"
-        assert place.ask(f"SELECT state FROM pg_stat_activity WHERE application_name = '{name}'") == [("idle",)]
+    def test_what_a_store_holds_on_the_server(self, place: PostgresPlace) -> None:
+        """No transaction after a query: the server would end it after a while, and the connection with it."""
+        query = f"SELECT state FROM pg_stat_activity WHERE application_name = 'processed store {place.schema}'"
+        with closing(open_store(place, BUZZ)) as store:
+            store.add(chunk("", "1", ann(1, 2)))
+            assert store.database.query("SELECT COUNT(*) FROM page") == [(0,)]
+            assert place.ask(query) == [("idle",)]
+        wait_until(lambda: not place.ask(query))
 
     def test_another_version(self, store: ProcessedStore, place: PostgresPlace) -> None:
         with psycopg.connect(place.url.text) as connection:
