@@ -1,0 +1,64 @@
+"""What clients of Kafka tell and how their errors are named, without a broker."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from utils.app.config import Settings
+from utils.clients.kafka_admin import ClientLog, failed
+
+AWAY = ("_TIMED_OUT", "_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE", "_SSL", "_AUTHENTICATION")
+
+
+@pytest.fixture
+def away(settings: Settings) -> Settings:
+    return replace(settings, kafka_broker="broker:9092")
+
+
+def text(settings: Settings, name: str, reason: str = "") -> str:
+    """The line about an error of this name, if `reason` was the last that the client told."""
+    log = ClientLog()
+    log.reason = reason
+    return str(failed(KafkaException(KafkaError(getattr(KafkaError, name))), settings, log))
+
+
+@pytest.mark.parametrize("name", AWAY)
+def test_errors_of_a_connection_are_a_missing_broker(away: Settings, name: str) -> None:
+    assert text(away, name) == "no Kafka broker answers at broker:9092"
+    assert text(away, name, "Connect failed: Connection refused").endswith("9092: Connect failed: Connection refused")
+
+
+def test_what_a_broker_answers_is_its_reason(away: Settings) -> None:
+    assert text(away, "NOT_COORDINATOR", "an older line") == "Kafka at broker:9092: Broker: Not coordinator"
+
+
+def test_what_to_check_is_named(away: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for reason in ("SSL handshake failed", "unable to load the certificate"):
+        assert "KAFKA_CA_FILE" in text(away, "_TRANSPORT", reason)
+    monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", "SASL_PLAINTEXT")
+    monkeypatch.setenv("KAFKA_USERNAME", "ann")
+    monkeypatch.setenv("KAFKA_PASSWORD", "secret")
+    assert "rejects user 'ann'" in text(away, "_TRANSPORT", "SASL authentication error")
+    assert "if it is up, check KAFKA_USERNAME" in text(away, "_TRANSPORT", "Disconnected")
+    assert "KAFKA_USERNAME" not in text(away, "_TRANSPORT", "Connect failed: Connection refused")
+
+
+def test_each_line_of_a_client_that_was_connected_is_a_warning_once(logged: list[str]) -> None:
+    log = ClientLog()
+
+    def tell(level: int, line: str) -> str:
+        logged.clear()
+        log.logger.log(level, line)
+        return logged[0]
+
+    lost = "%s [rdkafka#producer-%d] [thrd:sasl]: broker:9092: Disconnected (after %dms in state UP)%s"
+    assert tell(logging.ERROR, "FAIL [rdkafka#1] refused") == "DEBUG kafka: refused"  # whoever connects reports it
+    assert log.reason == "refused"
+    log.connected = True
+    assert tell(logging.WARNING, lost % ("FAIL", 1, 12, "")) == "WARNING kafka: broker:9092: Disconnected"
+    again = lost % ("FAIL", 2, 3456, ", 3 identical error(s) suppressed")
+    assert tell(logging.WARNING, again) == "DEBUG kafka: broker:9092: Disconnected"
+    assert tell(logging.INFO, "CONNECTED [rdkafka#2] up").startswith("DEBUG")
+    assert log.reason == "refused"  # the last error, and no warning
