@@ -212,7 +212,8 @@ def start_python(
     *arguments: str | Path, settings: Settings, code: str = "", environment: Mapping[str, str] | None = None
 ) -> Process:
     """Start Python on a module's command line (or on `code`) with pipes, away from anybody's .env and data."""
-    command = [sys.executable, *(("-c", code) if code else ("-m",)), *map(str, arguments)]
+    # DuckDB takes a program without a file for a person at work, and draws its progress on stdout.
+    command = [sys.executable, *(("-c", f"__file__ = ''\n{code}") if code else ("-m",)), *map(str, arguments)]
     settings.data_path.parent.mkdir(parents=True, exist_ok=True)
     (settings.data_path.parent / ".env").touch()
     own = {
