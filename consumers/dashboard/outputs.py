@@ -57,9 +57,8 @@ def image_file(path: Path, dashboard: Dashboard) -> Iterator[Put]:
 def recording(path: Path, dashboard: Dashboard, plan: Plan) -> Iterator[Put]:
     """A GIF or MP4 with a frame per refresh, which is made at the end. Raises ToolkitError if it cannot be written.
 
-    An earlier file is replaced only then.
-
-    Until then the frames of a GIF are in memory, 4 MB each, and those of an MP4 in the folder for temporary files.
+    An earlier file is replaced only then. Until then the frames of a GIF are in memory, 4 MB each, and those of an MP4
+    in the folder for temporary files.
     """
     kind, figure = WRITERS[path.suffix], dashboard.figure
     if not writers.is_available(kind):

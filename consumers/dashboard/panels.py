@@ -51,7 +51,6 @@ class FlowPanel(Panel):
         self.axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         self.axes.xaxis.set_visible(False)
         self.rate_axes.yaxis.set_visible(False)
-        self.has_round_times = self.inner[0] > 3  # else there is room for the two at the ends
         locator = _Dates.AutoDateLocator(tz=tz.tzlocal(), minticks=2, maxticks=5)
         locator.intervald |= dict.fromkeys((_Dates.MINUTELY, _Dates.SECONDLY), TICK_STEPS)
         self.rate_axes.xaxis.set_major_locator(locator)
@@ -67,7 +66,7 @@ class FlowPanel(Panel):
         self.total.set_text(brief(snapshot.total))
         self.total.xy = x[-1], high
         self.axes.set(xlim=(begin / DAY_S, x[-1]), ylim=(floor, high + 0.08 * (high - floor)))
-        if not self.has_round_times:
+        if self.inner[0] <= 3:  # there is room for no round times, but for those of the ends
             self.rate_axes.set_xticks((begin / DAY_S, x[-1]), [clock(time, snapshot.now) for time in (begin, end)])
         stale, has_room = snapshot.status == "STALE", (end - times[-1]) / (end - begin) * self.inner[0] > 0.25
         self.silence.set(x=x[-2], width=x[-1] - x[-2], visible=stale)
@@ -143,12 +142,8 @@ class TrendPanel(Panel):
     def build(self) -> None:
         if self.width < 4:  # in one column the names of the lines stand below
             self.margins = (0.85, 0.3, 1.35, 0.8)
-            self.legend = {
-                "loc": "upper center",
-                "bbox_to_anchor": (0.42, -0.46 / self.inner[1]),
-                "ncols": 2,
-                "columnspacing": 1,
-            }
+            below = 0.42, -0.46 / self.inner[1]
+            self.legend = {"loc": "upper center", "bbox_to_anchor": below, "ncols": 2, "columnspacing": 1}
         axes = self.axes = self.subplots()
         axes.yaxis.set_major_locator(MaxNLocator(4))
         across = {"transform": axes.get_yaxis_transform(), "size": "small", "weight": "bold", "va": "center"}

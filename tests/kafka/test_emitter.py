@@ -505,11 +505,14 @@ def test_an_end_that_comes_too_early_is_none(settings: Settings, monkeypatch: py
 
 
 def test_a_search_may_take_long_but_not_be_silent(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, passed_s = time.monotonic, 0.0
+
     class Slow(confluent_kafka.Consumer):
         found = True
 
         def consume(self, *arguments: Any) -> list[Any]:
-            time.sleep(0.05)
+            nonlocal passed_s
+            passed_s += 0.05
             return super().consume(*arguments) if self.found else []
 
     with emitter(settings) as sink:
@@ -517,6 +520,7 @@ def test_a_search_may_take_long_but_not_be_silent(settings: Settings, monkeypatc
         monkeypatch.setattr(confluent_kafka, "Consumer", Slow)
         monkeypatch.setattr(kafka_emitter, "SCAN_S", 2.0)
         monkeypatch.setattr(kafka_emitter, "SCAN_RECORDS", 2)
+        monkeypatch.setattr("time.monotonic", lambda: real() + passed_s)
         started_s = time.monotonic()
         assert last(sink) == 100
         assert time.monotonic() - started_s > 2.0

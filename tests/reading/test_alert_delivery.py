@@ -272,8 +272,14 @@ def test_the_end_of_the_run_releases_the_store(tmp_path: Path, clock: Clock) -> 
 def test_what_waits_is_delivered_without_pauses_and_then_it_is_waited(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alert_delivery, "POLL_S", 60)
     steps: list[bool] = []
+    pauses_s: list[float | None] = []
+
+    class Ended(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses_s.append(timeout)
+            return super().wait()
+
     with running(tmp_path, "", clock) as run:
         step = run.delivery.step
 
@@ -282,12 +288,12 @@ def test_what_waits_is_delivered_without_pauses_and_then_it_is_waited(
             return steps[-1]
 
         monkeypatch.setattr(run.delivery, "step", noted)
+        monkeypatch.setattr(run.delivery, "_ended", Ended())
         for number in range(1, 11):
             run.alert(number)
         assert run.finish(20) == (10, 0)
-        wait_until(lambda: False in steps)
-        time.sleep(0.1)
-    assert steps == [True] * 5 + [False]
+        wait_until(lambda: pauses_s)
+        assert (steps, pauses_s) == ([True] * 5 + [False], [alert_delivery.POLL_S])
 
 
 def test_a_batch_that_takes_as_long_as_it_can_keeps_its_lease() -> None:
