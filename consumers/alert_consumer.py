@@ -38,7 +38,7 @@ def main(
 ) -> int:
     """Give one alert each time that a condition begins to be met; log it, append it to data/alerts.jsonl, deliver it.
 
-    A rule is read once, whatever is killed: --from end passes over what is already there.
+    Each rule reads a record once, whatever is killed: with --from end a new one passes over what is already there.
     """
     send, stop = send_to(then) if then else None, signals.stop_on_signals()
     if reading.once and rule.silent_s is not None:

@@ -54,6 +54,6 @@ class PostgresPlace:
             return connection.execute(query.replace("rowid", "ctid").encode()).fetchall()
 
 
-def open_store(place: Place, stream: Stream, start: Literal["stored", "start", "end"] = "stored") -> ProcessedStore:
+def open_store(place: Place, stream: Stream, start: Literal["start", "end"] = "start") -> ProcessedStore:
     """The store at this place, with a connection of its own."""
     return ProcessedStore(place.database(), stream, start)

@@ -52,8 +52,8 @@ class TestValues:
         assert place.ask("SELECT DISTINCT message, author FROM records") == [("a\ufffdb", "c\ufffd")]
         store.add(chunk("1", "2", buzz(("odd\0-1", 1), (ANN, 1), (ANN, amount + 1))))
         assert store.counts() == store.run == Counts(records=amount + 2, duplicate=1, replaced=amount + 1)
-        with closing(open_store(place, BUZZ, "start")) as again:
-            again.resume("live")
+        with closing(open_store(place, BUZZ)) as again:
+            again.add(chunk("2", "", []))
             again.add(chunk("", "1", [*read, *buzz((BOB, 1), message="d\0")]))
             assert again.run == Counts(records=1, again=amount, replaced=1)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.reading.tracker import MAX_GAPS, MAX_LOST, Counts, Track, Tracker, journal_of
+from utils.reading.tracker import MAX_GAPS, MAX_LOST, Counts, Tracker, journal_of
 
 JOURNAL = "ann-0000000a"
 RUN_1, RUN_2, COPY = f"{JOURNAL}-00000001", f"{JOURNAL}-00000002", f"{JOURNAL}-00000003"
@@ -54,7 +54,6 @@ class TestOneRun:
 
     def test_no_claim_is_made_on_what_came_before_the_end(self) -> None:
         tracker = Tracker(from_end=True)
-        tracker.begin_again(rotated=False)
         assert admit(tracker, 4, 6) == [4, 6]
         assert tracker.counts.lost == 1
         assert admit(tracker, 2, 3) == [2, 3]
@@ -153,20 +152,6 @@ class TestBeginningAgain:
         tracker.begin_again()
         admit(tracker, 5, producer_id=RUN_2)
         assert tracker.counts.lost == 2
-
-    def test_after_a_jump_to_the_end_what_was_passed_over_is_no_loss(self) -> None:
-        """As a store remembers it: the track is marked, and no highest sequence of its journal is known."""
-        tracker = Tracker(from_end=True)
-        tracker.tracks[RUN_1] = Track(1, 2, jumped=True)
-        admit(tracker, 10, 11, 13)
-        admit(tracker, 20, producer_id="bob-0000000b-00000001")
-        assert tracker.counts == counts(records=4, lost=1)
-
-    def test_after_a_jump_to_the_end_a_new_run_may_begin_anywhere(self) -> None:
-        tracker = Tracker(from_end=True)
-        tracker.tracks[RUN_1] = Track(1, 2, jumped=True)
-        admit(tracker, 10, 11, producer_id=RUN_2)
-        assert tracker.counts == counts(records=2)
 
 
 class TestBounds:

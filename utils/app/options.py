@@ -45,10 +45,6 @@ Count = Annotated[int | None, _whole("--count", "Stop after this many records.",
 Seed = Annotated[int | None, _whole("--seed", "The same seed gives the same records, timestamps aside.")]
 Drain = Annotated[float, _seconds("--drain", "Seconds to wait at the end for pending deliveries.")]
 Speed = Annotated[float, _seconds("--speed", "Times the original speed; 0 = full speed.")]
-Start = Annotated[
-    Literal["stored", "start", "end"],
-    Parameter(name="--from", help="Where to begin: the stored position, the first record, or only new ones."),
-]
 Begin = Annotated[
     Literal["start", "end"], Parameter(name="--from", help="Where to begin: the first record, or only new ones.")
 ]
@@ -64,7 +60,9 @@ Json = Annotated[bool, _flag("--json", "Print JSON for programs.")]
 class Reading:
     """What every consumer with a processed store can be told."""
 
-    start: Start = "stored"
+    start: Annotated[
+        Begin, Parameter(help="Where to begin without a stored position: the first record, or only new ones.")
+    ] = "start"
     once: Once = False
     count: Count = None
     json: Json = False

@@ -67,8 +67,8 @@ class SqliteDatabase(sqlite.Database):
         """The rows as they can be stored: the same list if all of them can."""
         return rows
 
-    def insert(self, table: Table, identity: str, rows: Sequence[Row]) -> list[Row] | None:
-        """Insert the rows that no unique index knows, in a transaction; None if all, else their `identity` columns."""
+    def insert(self, table: Table, rows: Sequence[Row]) -> list[Row] | None:
+        """Insert the rows whose ids are not there yet, in a transaction; None if all, else the ids of those."""
         ((last,),) = self.execute("SELECT COALESCE(MAX(rowid), 0) FROM records").fetchall()
         step, inserted = min(ROWS_PER_STATEMENT, MAX_VALUES // len(table.columns)), 0
         for start in range(0, len(rows), step):
@@ -76,7 +76,7 @@ class SqliteDatabase(sqlite.Database):
             statement = f"{table.insert(len(page))} ON CONFLICT DO NOTHING"
             inserted += self.execute(statement, *chain.from_iterable(page)).rowcount
         # RETURNING would take a sixth of the time of all.
-        query = f"SELECT {identity} FROM records WHERE rowid > ?"
+        query = "SELECT producer_id, sequence FROM records WHERE rowid > ?"
         return None if inserted == len(rows) else self.execute(query, last).fetchall()
 
 
@@ -138,13 +138,13 @@ class PostgresDatabase:
         has_nul = b"\\u0000" in msgspec.json.encode(rows)  # the fastest way to see that almost no rows have it
         return list(map(without_nul, rows)) if has_nul else rows
 
-    def insert(self, table: Table, identity: str, rows: Sequence[Row]) -> list[Row] | None:
+    def insert(self, table: Table, rows: Sequence[Row]) -> list[Row] | None:
         self.execute("CREATE TEMPORARY TABLE IF NOT EXISTS page (LIKE records) ON COMMIT DELETE ROWS")
         with self._connection.cursor().copy(f"COPY page ({table.row}) FROM STDIN") as copy:
             for row in rows:
                 copy.write_row(row)
-        statement = f"INSERT INTO records ({table.row}) SELECT {table.row} FROM page ON CONFLICT DO NOTHING RETURNING "
-        inserted: list[Row] = self.execute(statement + identity).fetchall()
+        statement = f"INSERT INTO records ({table.row}) SELECT {table.row} FROM page ON CONFLICT DO NOTHING"
+        inserted: list[Row] = self.execute(f"{statement} RETURNING producer_id, sequence").fetchall()
         return None if len(inserted) == len(rows) else inserted
 
     def close(self) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Any, Literal, NamedTuple
-from zlib import crc32
 
 import msgspec
 
@@ -23,18 +22,17 @@ from utils.records.stream import Stream
 from utils.records.table import Table, quoted
 from utils.sources.base import Chunk
 
-VERSION, LATE_AFTER_US = "3", 60_000_000
-JUMP = 2**40  # more records without ids than a partition has
+VERSION, LATE_AFTER_US = "4", 60_000_000
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS partitions (partition TEXT PRIMARY KEY, position TEXT NOT NULL, newest_us BIGINT, "
-    "memory TEXT NOT NULL)",
+    "tracker TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
 )
-_ENTER = "INSERT INTO partitions (partition, position, memory) VALUES (?, '', '{}') ON CONFLICT DO NOTHING"
-# An update locks the partition and gives what is known of it, as whoever had it before left it.
-_LOCK = "UPDATE partitions SET position = position WHERE partition = ? RETURNING position, newest_us, memory"
-_ADVANCE = "UPDATE partitions SET position = ? WHERE partition = ? AND position = ? RETURNING newest_us, memory"
-_SAVE = "UPDATE partitions SET position = ?, newest_us = ?, memory = ? WHERE partition = ?"
+_ENTER = "INSERT INTO partitions (partition, position, tracker) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+_POSITION = "SELECT position FROM partitions WHERE partition = ?"
+# It locks the partition and gives what is known of it, as whoever had it before left it.
+_ADVANCE = "UPDATE partitions SET position = ? WHERE partition = ? AND position = ? RETURNING newest_us, tracker"
+_SAVE = "UPDATE partitions SET newest_us = ?, tracker = ? WHERE partition = ?"
 _SAVE_FACT = upsert("facts", "name", "value")
 
 
@@ -51,77 +49,47 @@ class Stored(NamedTuple):
     new: Sequence[Arrival]
 
 
-class Memory(msgspec.Struct, omit_defaults=True):
-    """What is known of a partition beside its position.
-
-    A record without ids is known by its number since the partition began, or began again, for the n-th time.
-    """
-
-    tracker: Tracker = msgspec.field(default_factory=Tracker)
-    rotations: int = 0
-    number: int = 0
-
-    def place(self, partition: str, row: Row) -> str:
-        """What tells the next record without ids from all others."""
-        self.number += 1
-        return f"{partition}:{self.rotations}:{self.number}:{crc32(repr(row).encode('utf-8', 'backslashreplace')):x}"
-
-
-_memory = msgspec.json.Decoder(Memory)
+_tracker = msgspec.json.Decoder(Tracker)
 
 
 class StoreTable(Table):
-    """The stream's columns, then event time in microseconds, whether it was late, and the place of what has no ids."""
+    """The stream's columns, then event time in microseconds, and whether it was late."""
 
     def __init__(self, stream: Stream) -> None:
         super().__init__(stream)
         self.has_id, self.name = False, "records"
         taken = {name.lower() for name in self.columns}
-        own = ("event_us", "late", "place")
+        own = ("event_us", "late")
         added = [next(free for n in count() if (free := "_" * n + name) not in taken) for name in own]
-        self.fields += tuple(map(Field, added, ("integer", "boolean", "text")))
+        self.fields += tuple(map(Field, added, ("integer", "boolean")))
         self.columns = tuple(field.name for field in self.fields)
         self.row = ", ".join(map(quoted, self.columns))
-        self.event_us, _, place = map(quoted, added)
-        self.identity = f"producer_id, sequence, {place}"
-        unique = f"CREATE UNIQUE INDEX IF NOT EXISTS records_place ON records ({place}) WHERE {place} IS NOT NULL"
-        self.indexes = [self.identity_index(), unique]
+        self.event_us = quoted(added[0])
 
 
 class ProcessedStore:
     """One consumer's store; opening creates it. `stream` is the stream with the types that the store began with.
 
-    `start` says where each partition begins when it is first resumed in this run. At its end only if nobody has
-    advanced it since: what another copy then hands over is not passed over. Raises ToolkitError if another version
-    wrote the store.
+    `start` says where a partition begins that this store has never read. Raises ToolkitError if another version wrote
+    the store.
     """
 
-    def __init__(self, database: Database, stream: Stream, start: Literal["stored", "start", "end"] = "stored") -> None:
-        self.database, self._start, self.run = database, start, Counts()
-        self._before: dict[str, str | None]  # the positions when this run began, None once a partition was resumed
+    def __init__(self, database: Database, stream: Stream, start: Literal["start", "end"] = "start") -> None:
+        self.database, self.run, from_end = database, Counts(), start == "end"
+        self._first = ("end" if from_end else ""), msgspec.json.encode(Tracker(from_end=from_end)).decode()
         try:
             with self.database.transaction():
                 self.stream = _prepared(self.database, stream)
-                self._before = dict(self.database.execute("SELECT partition, position FROM partitions").fetchall())
         except ToolkitError:
             self.close()
             raise
         self._table, self._event_us = StoreTable(self.stream), event_time(self.stream)
 
     def resume(self, partition: str) -> str:
-        """The stored position of a partition, which `start` may change. See Resume."""
+        """The stored position of a partition. See Resume."""
         with self.database.transaction():
-            self.database.execute(_ENTER, partition)
-            ((position, newest_us, text),) = self.database.execute(_LOCK, partition).fetchall()
-            before, memory = self._before.get(partition, ""), _memory.decode(text)
-            if self._start == "start" and before is not None:
-                memory.tracker.begin_again(rotated=False)
-                position, memory.number = "", 0
-            elif self._start == "end" and before == position:
-                memory.tracker.jump()
-                position, memory.number = "end", memory.number + JUMP
-            self._save(partition, position, newest_us, memory)
-        self._before[partition] = None
+            self.database.execute(_ENTER, partition, *self._first)
+            ((position,),) = self.database.execute(_POSITION, partition).fetchall()
         return str(position)
 
     def add(self, chunk: Chunk, *parts: Callable[[Stored], None]) -> Stored:
@@ -130,40 +98,40 @@ class ProcessedStore:
         Raises PositionMoved if another copy of this consumer has advanced the partition.
         """
         with self.database.transaction():
-            self.database.execute(_ENTER, chunk.partition)
+            self.database.execute(_ENTER, chunk.partition, *self._first)
             known = self.database.execute(_ADVANCE, chunk.end, chunk.partition, chunk.start).fetchall()
             if not known:
                 raise PositionMoved(f"another copy of this consumer has advanced {chunk.partition}")
             ((before_us, text),) = known
-            memory = _memory.decode(text)
-            stored, replaced = self._insert(chunk, before_us, memory)
-            self._learn(memory.tracker, chunk)
-            found = _counted(memory.tracker, chunk, stored.new, replaced)
+            tracker = _tracker.decode(text)
+            stored, replaced = self._insert(chunk, before_us)
+            self._learn(tracker, chunk)
+            found = _counted(tracker, chunk, len(stored.new), replaced)
             for part in parts:
                 part(stored)
             if chunk.begins_again:  # its records are the last ones of the file before
-                memory.tracker.begin_again()
-                memory.rotations, memory.number = memory.rotations + 1, 0
-            self._save(chunk.partition, chunk.end, stored.newest_us, memory)
+                tracker.begin_again()
+            self.database.execute(_SAVE, stored.newest_us, msgspec.json.encode(tracker).decode(), chunk.partition)
         self.run += found
         return stored
 
-    def _insert(self, chunk: Chunk, before_us: int | None, memory: Memory) -> tuple[Stored, int]:
+    def _insert(self, chunk: Chunk, before_us: int | None) -> tuple[Stored, int]:
         """Insert what is not there yet; what that is, and in how many of its records U+0000 had to be replaced."""
         rows, arrivals, newest_us = list[Row](), list[Arrival](), before_us
         for record, row in zip(chunk.records, self.stream.codec.rows(chunk.records), strict=True):
             at_us = self._event_us(record)
             late = at_us is not None and newest_us is not None and at_us < newest_us - LATE_AFTER_US
-            rows.append((*row, at_us, late, memory.place(chunk.partition, row) if record.sequence is None else None))
+            rows.append((*row, at_us, late))
             arrivals.append((record, at_us, newest_us))
             if at_us is not None and (newest_us is None or at_us > newest_us):
                 newest_us = at_us
         storable, places = self.database.storable(rows), list(range(len(rows)))
-        inserted = self.database.insert(self._table, self._table.identity, storable)
+        inserted = self.database.insert(self._table, storable)
         if inserted is not None:
-            # Of equal rows the first was inserted, so of each identity the last one is taken first.
-            first = {(row[-5], row[-4], row[-1]): place for place, row in reversed(list(enumerate(storable)))}
-            places = sorted(map(first.__getitem__, inserted))
+            # Of equal ids the first was inserted, so the last one is taken first. What has none was inserted.
+            first = {row[-4:-2]: place for place, row in reversed(list(enumerate(storable)))}
+            new = set(map(first.__getitem__, inserted))
+            places = [place for place in places if place in new or rows[place][-3] is None]
         replaced = storable is not rows and sum(rows[place] != storable[place] for place in places)
         return Stored(chunk.partition, before_us, newest_us, [arrivals[place] for place in places]), int(replaced)
 
@@ -171,17 +139,14 @@ class ProcessedStore:
         """Tell the tracker of a partition what the others know of journals that it meets: they may continue here."""
         met = {each.producer_id for each in chunk.records} - {None, *tracker.tracks}
         if unknown := set(map(journal_of, met)) - set(map(journal_of, tracker.tracks)):
-            others = self.database.execute("SELECT memory FROM partitions WHERE partition <> ?", chunk.partition)
+            others = self.database.execute("SELECT tracker FROM partitions WHERE partition <> ?", chunk.partition)
             for (text,) in others.fetchall():
-                tracker.learn(_memory.decode(text).tracker, unknown)
-
-    def _save(self, partition: str, position: str, newest_us: int | None, memory: Memory) -> None:
-        self.database.execute(_SAVE, position, newest_us, msgspec.json.encode(memory).decode(), partition)
+                tracker.learn(_tracker.decode(text), unknown)
 
     def counts(self) -> Counts:
         """The totals since the store began; `run` holds those of this run."""
-        found = self.database.query("SELECT memory FROM partitions")
-        return sum((_memory.decode(memory).tracker.counts for (memory,) in found), Counts())
+        found = self.database.query("SELECT tracker FROM partitions")
+        return sum((_tracker.decode(text).counts for (text,) in found), Counts())
 
     def summary(self, limit: int = 5) -> dict[str, list[Row]]:
         """Rows (name, count, mean of `value`, newest event time): the most frequent by `by`, the latest minutes."""
@@ -205,18 +170,14 @@ class ProcessedStore:
         self.database.close()
 
 
-def _counted(tracker: Tracker, chunk: Chunk, new: Sequence[Arrival], replaced: int) -> Counts:
+def _counted(tracker: Tracker, chunk: Chunk, new: int, replaced: int) -> Counts:
     """Let the tracker see the chunk; what that added to its counts. The index knows all, the tracker is bounded."""
     before, tracker.counts = tracker.counts, Counts()
     tracker.admit(chunk.records)
     seen = tracker.counts
-    external = seen.external and sum(record.sequence is None for record, _, _ in new)
-    known = len(chunk.records) - seen.external - (len(new) - external)
+    known = len(chunk.records) - new
     again = min(seen.again, known)
-    found = Counts(
-        records=len(new), external=external, invalid=len(chunk.invalid), lost=seen.lost, duplicate=known - again,
-        again=again + seen.external - external, replaced=replaced,
-    )  # fmt: skip
+    found = Counts(new, seen.external, len(chunk.invalid), seen.lost, known - again, again, replaced)
     tracker.counts = before + found
     return found
 
@@ -245,7 +206,7 @@ def _prepared(database: Database, stream: Stream) -> Stream:
         stream = replace(stream, fields=tuple(fields.values()))
     table = StoreTable(stream)
     missing = table.upgrade(database.dialect, existing) if existing else table.create(database.dialect)
-    make_tables(database, *missing, *table.indexes)
+    make_tables(database, *missing, table.identity_index())
     if fields != before:
         facts["fields"] = msgspec.json.encode(stream.fields).decode()
         database.execute_many(_SAVE_FACT, sorted(facts.items()))

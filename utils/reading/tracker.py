@@ -22,15 +22,11 @@ def journal_of(producer_id: str) -> str:
 
 
 class Track(msgspec.Struct, omit_defaults=True):
-    """What was seen of one run: everything from `first` up to `high`, except the `gaps`.
-
-    Sequences up to `again` may come once more. With `jumped` the next record may leave a gap that is no loss.
-    """
+    """What was seen of one run: all from `first` to `high` but the `gaps`; what is up to `again` may come once more."""
 
     first: int
     high: int
     again: int = 0
-    jumped: bool = False
     gaps: list[tuple[int, int]] = []
 
 
@@ -95,7 +91,7 @@ class Tracker(msgspec.Struct, omit_defaults=True):
         """The track of a run, which is the latest one now."""
         track = self.tracks.pop(producer_id, None)
         if track is None:
-            highs = [each.high for each in self._of_journal(producer_id) if not each.jumped]
+            highs = [each.high for each in self._of_journal(producer_id)]
             claimed = max(highs) + 1 if highs else sequence if self.from_end else 1
             first = min(sequence, claimed)
             track = Track(first, first - 1)
@@ -115,9 +111,8 @@ class Tracker(msgspec.Struct, omit_defaults=True):
         counts, gaps = self.counts, track.gaps
         at = bisect_right(gaps, (sequence, MAX_LOST**2)) - 1
         if sequence > track.high:
-            if not track.jumped:
-                self._miss(track, track.high + 1, sequence - 1)
-            track.high, track.jumped = sequence, False
+            self._miss(track, track.high + 1, sequence - 1)
+            track.high = sequence
         elif sequence < track.first:  # no claim was made on it, but it comes after all
             self._miss(track, sequence + 1, track.first - 1)
             track.first = sequence
@@ -139,20 +134,14 @@ class Tracker(msgspec.Struct, omit_defaults=True):
             track.gaps.insert(bisect_right(track.gaps, (first, last)), (first, last))
             del track.gaps[: -self.max_gaps]
 
-    def begin_again(self, *, rotated: bool = True) -> None:
-        """The partition is read from its beginning: what was seen is no duplicate; if `rotated`, it begins anywhere."""
+    def begin_again(self) -> None:
+        """The partition is read from its beginning, which may be anywhere: what was seen is no duplicate."""
         for track in self.tracks.values():
             track.again = track.high
-        self.from_end = self.from_end or rotated
-
-    def jump(self) -> None:
-        """The partition is read from its end on: what is passed over is no loss."""
-        for track in self.tracks.values():
-            track.jumped = True
         self.from_end = True
 
     def learn(self, other: "Tracker", journals: set[str]) -> None:
         """Take over what another tracker knows of these journals: they may have moved here."""
         for run, track in other.tracks.items():
-            if journal_of(run) in journals and not track.jumped:
+            if journal_of(run) in journals:
                 self.tracks.setdefault(run, track)
