@@ -112,7 +112,7 @@ def open_emitter(settings: Settings, stream: Stream, key: str, mark: str) -> Sql
     return SqliteEmitter(settings.sqlite_path, stream)
 
 
-def emit_message(message: Mapping[str, Any], *, db_path: Path | str) -> bool:
+def emit_message(message: Mapping[str, Any], db_path: Path | str) -> bool:
     """Insert one record with all its fields; True once it is stored, else False with the reason logged.
 
     Carries no ids, so it is outside the exactly-once promise.
