@@ -1,15 +1,13 @@
 """The one loop of everything that reads: poll a source, hand chunks on, wait, retry."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack, closing
-from itertools import islice
 
 from loguru import logger
 
 from utils.app.backoff import Backoff
 from utils.app.errors import Absent, PositionMoved, StoreUnavailable, ToolkitError, Unavailable
-from utils.records.record import Invalid
 from utils.sources.base import Chunk, Source
 
 CHUNK_RECORDS = 10_000
@@ -44,20 +42,6 @@ class StateLog:
         self._logged = ""
 
 
-class InvalidLog:
-    """Names the first ten invalid records; whoever reads counts them all."""
-
-    def __init__(self) -> None:
-        self._left = INVALID_SHOWN
-
-    def add(self, found: Iterable[Invalid]) -> None:
-        """Log what is left to be named."""
-        for invalid in islice(found, self._left):
-            self._left -= 1
-            more = "" if self._left else "; further ones are only counted"
-            logger.warning("invalid record in {}: {}{}", invalid.where, invalid.reason, more)
-
-
 def follow(
     open_source: Callable[[], Source],
     handle: Handler,
@@ -74,7 +58,7 @@ def follow(
     `handle` raises PositionMoved or Unavailable, it begins again at the stored position with a new source.
     """
     backoff = Backoff(first_s=RETRY_FIRST_S, cap_s=RETRY_CAP_S)
-    states, invalid = StateLog(), InvalidLog()
+    states, shown = StateLog(), 0
     idle_s, done, moved = IDLE_FIRST_S, 0, False
     with ExitStack() as opened:
         source: Source | None = None
@@ -109,7 +93,10 @@ def follow(
             if chunk.begins_again:
                 what = "was rotated, truncated or rebuilt: it is read from its beginning"
                 logger.warning("{} {}", chunk.partition, what)
-            invalid.add(chunk.invalid)
+            for invalid in chunk.invalid[: INVALID_SHOWN - shown]:  # whoever reads counts them all
+                shown += 1
+                more = "; further ones are only counted" if shown == INVALID_SHOWN else ""
+                logger.warning("invalid record in {}: {}{}", invalid.where, invalid.reason, more)
             done += new
             idle_s = IDLE_FIRST_S
             backoff.reset()
