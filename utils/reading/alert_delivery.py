@@ -24,12 +24,12 @@ from utils.reading.database import Database
 from utils.reading.follow import StateLog
 from utils.records.instants import instant_text
 
-ATTEMPT_S, BATCH = 10.0, 2  # while a batch waits for its receiver, later alerts wait for their line in log and file
-LEASE_S = 60.0  # more than a batch can take: until then no other copy tries its alerts
+ATTEMPT_S = 10.0  # while an alert waits for its receiver, later ones wait for their line in log and file
+LEASE_S = 60.0  # more than an attempt can take: until then no other copy makes one
 POLL_S = 0.2
 RETRY_CAP_S, MAX_ATTEMPTS = 300.0, 300  # about a day; then an alert waits for the next start
-_DUE = f"""SELECT id, alert, name, event_us, record, attempts, due_us FROM alerts WHERE due_us <= ? AND attempts < ?
-    ORDER BY due_us, stored_us LIMIT {BATCH}"""
+_DUE = """SELECT id, alert, name, event_us, record, attempts, due_us FROM alerts WHERE due_us <= ? AND attempts < ?
+    ORDER BY due_us, stored_us LIMIT 1"""
 _CLAIM = "UPDATE alerts SET due_us = ?, attempts = attempts + 1 WHERE id = ? AND due_us = ?"
 
 Send = Callable[[str, bytes], None]
@@ -134,56 +134,49 @@ class AlertDelivery:
             self._database.close()
 
     def step(self) -> bool:
-        """Deliver some of what is due now; whether there was any. What is not possible now is left."""
-        claimed, done = list[Claimed](), list[tuple[int | None, str]]()
-        failed: ToolkitError | None = None
+        """Deliver the next alert that is due; whether there was one. What is not possible now is left."""
         try:
-            claimed = self._claim()
-            for id, attempts, line in claimed:
-                due_us = None
-                try:
-                    if self._send is not None:
-                        self._send(id, line)
-                except Unavailable as error:
-                    failed, wait_s = error, min(2.0**attempts, RETRY_CAP_S)
-                    due_us = round((self._clock() + wait_s) * 1e6)
-                done.append((due_us, id))
-            if claimed:
-                with self._database.transaction():
-                    self._database.execute_many("UPDATE alerts SET due_us = ? WHERE id = ?", done)
+            if (claimed := self._claim()) is None:
+                return False
+            id, attempts, line = claimed
+            due_us = None
+            try:
+                if self._send is not None:
+                    self._send(id, line)
+                self._states.healthy("alerts are delivered")
+            except Unavailable as error:
+                self._states.trouble(error)
+                due_us = round((self._clock() + min(2.0**attempts, RETRY_CAP_S)) * 1e6)
+            with self._database.transaction():
+                self._database.execute("UPDATE alerts SET due_us = ? WHERE id = ?", due_us, id)
         except ToolkitError as error:  # what only the user can fix ends whoever reads
-            failed = error
-        if failed is not None:
-            self._states.trouble(failed)
-        elif claimed:
-            self._states.healthy("alerts are delivered")
-        return bool(claimed)
+            self._states.trouble(error)
+            return False
+        return True
 
-    def _claim(self) -> list[Claimed]:
-        """Take what is due.
+    def _claim(self) -> Claimed | None:
+        """Take the next alert that is due; None if there is none, or another copy took it.
 
-        A line is appended to the file in the transaction that notes it, so a kill before its end repeats it.
+        Its line is appended to the file in the transaction that notes it, so a kill before its end repeats it.
         """
         now_us = round(self._clock() * 1e6)
-        claimed, new = list[Claimed](), list[str]()
         if not (due := self._database.query(_DUE, now_us, MAX_ATTEMPTS)):
-            return []
+            return None
+        ((id, alert, name, event_us, record, attempts, due_us),) = due
+        at = None if event_us is None else instant_text(event_us)
+        about = {"id": id, **self._about, "alert": alert, "name": name, "time": at}
+        line = msgspec.json.encode(about | {"record": msgspec.Raw(record)}) + b"\n"
         with self._database.transaction():
-            for id, alert, name, event_us, record, attempts, due_us in due:
-                if self._database.execute(_CLAIM, now_us + round(LEASE_S * 1e6), id, due_us).rowcount != 1:
-                    continue  # by another copy
-                at = None if event_us is None else instant_text(event_us)
-                about = {"id": id, **self._about, "alert": alert, "name": name, "time": at}
-                claimed.append((id, attempts, msgspec.json.encode(about | {"record": msgspec.Raw(record)}) + b"\n"))
-                if not attempts:
-                    what = (at, record) if record != NO_RECORD else ("nothing since", at)
-                    new.append(" ".join(filter(None, (f"alert {alert}:", name, *what))))
-            try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                with self._path.open("ab") as stream:
-                    stream.writelines(line for _, attempts, line in claimed if not attempts)
-            except OSError as error:
-                raise Unavailable(f"{self._path}: {error.strerror}") from error
-        for text in new:
-            logger.warning("{}", text)
-        return claimed
+            if self._database.execute(_CLAIM, now_us + round(LEASE_S * 1e6), id, due_us).rowcount != 1:
+                return None
+            if not attempts:
+                try:
+                    self._path.parent.mkdir(parents=True, exist_ok=True)
+                    with self._path.open("ab") as stream:
+                        stream.write(line)
+                except OSError as error:
+                    raise Unavailable(f"{self._path}: {error.strerror}") from error
+        if not attempts:
+            what = (at, record) if record != NO_RECORD else ("nothing since", at)
+            logger.warning("{}", " ".join(filter(None, (f"alert {alert}:", name, *what))))
+        return id, attempts, line
