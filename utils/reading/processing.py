@@ -93,48 +93,41 @@ def consumer(sink: str, *reads: str) -> Callable[..., int]:
         top: Top = False,
         settings: Annotated[Settings, Reads(*reads)] = DEFAULTS,
     ) -> int:
-        return process(sink, stream, reading, settings, tumbling, top=top)
+        check_top(top=top, ends=reading.once or reading.count is not None, json=reading.json)
+        if top and not tumbling.every_s:
+            tumbling = replace(tumbling, every_s=EVERY_S)
+        stop = signals.stop_on_signals()
+        found = wait_for_stream(stream, settings, sink, stop, once=reading.once)
+        reader = Consumer(sink, sink, settings, reading, stop)
+        store = reader.open(found) if found else None
+        if store is None:
+            return 0
+        with closing(store):
+            windows = Windows(store, tumbling) if tumbling.every_s else None
+            parts = [windows.add] if windows else []
+            progress = Progress(sink, store.stream)
+            view = TopView(store.stream, progress, tumbling.every_s, windows.by_name()) if top and windows else None
+            show = view.idle if view else progress.show
+
+            def handle(chunk: Chunk) -> int:
+                new = [record for record, _, _ in store.add(chunk, *parts).new]
+                progress.saw(chunk.records, store.run)
+                if view:
+                    view.show(new)
+                elif windows and windows.closed and not reading.json:
+                    cli.print_lines(*(windows.line(*each) for each in windows.closed))
+                show()
+                return len(new)
+
+            reader.read(store, handle, lambda error: show())
+            if view:
+                view.close()
+            else:
+                _report(sink, store, windows, progress.end(), as_json=reading.json)
+        return 0
 
     main.__doc__ = f"Read the {sink} sink; keep each record once, with its statistics, in data/processed."
     return main
-
-
-def process(
-    sink: str, stream_name: str, reading: Reading, settings: Settings, tumbling: Tumbling, *, top: bool = False
-) -> int:
-    """Run the consumer of a sink; the exit code. `top` shows a live table instead of a running line and a summary."""
-    check_top(top=top, ends=reading.once or reading.count is not None, json=reading.json)
-    if top and not tumbling.every_s:
-        tumbling = replace(tumbling, every_s=EVERY_S)
-    stop = signals.stop_on_signals()
-    found = wait_for_stream(stream_name, settings, sink, stop, once=reading.once)
-    reader = Consumer(sink, sink, settings, reading, stop)
-    store = reader.open(found) if found else None
-    if store is None:
-        return 0
-    with closing(store):
-        windows = Windows(store, tumbling) if tumbling.every_s else None
-        parts = [windows.add] if windows else []
-        progress = Progress(sink, store.stream)
-        view = TopView(store.stream, progress, tumbling.every_s, windows.by_name()) if top and windows else None
-        show = view.idle if view else progress.show
-
-        def handle(chunk: Chunk) -> int:
-            new = [record for record, _, _ in store.add(chunk, *parts).new]
-            progress.saw(chunk.records, store.run)
-            if view:
-                view.show(new)
-            elif windows and windows.closed and not reading.json:
-                cli.print_lines(*(windows.line(*each) for each in windows.closed))
-            show()
-            return len(new)
-
-        reader.read(store, handle, lambda error: show())
-        if view:
-            view.close()
-        else:
-            _report(sink, store, windows, progress.end(), as_json=reading.json)
-    return 0
 
 
 def _report(sink: str, store: ProcessedStore, windows: Windows | None, line: str, *, as_json: bool) -> None:
