@@ -11,6 +11,7 @@ from collections import Counter
 from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -39,16 +40,15 @@ from utils.app.web import WebServer
 from utils.delivery.journal import Journal
 from utils.delivery.producing import Session
 from utils.delivery.worker import Delivery
-from utils.feeds import http, requests
+from utils.feeds import http
 from utils.feeds.feeding import PLAIN_FEED
-from utils.feeds.http import Endpoint, feed_http
+from utils.feeds.http import Endpoint, Intake, Posted, fed_lines, feed_http
 from utils.feeds.lines import LineCodec
-from utils.feeds.requests import Intake, Posted, Waiting, fed_lines
 
 ONE = thing("a", 1)
 DEEP = '{"client":' + "[" * 200 + "]" * 200 + "}"
 BEYOND_UTF8 = b'{"client":"\xff"}'
-MANY = "[" + ",".join(["{}"] * (requests.MAX_RECORDS + 1)) + "]"
+MANY = "[" + ",".join(["{}"] * (http.MAX_RECORDS + 1)) + "]"
 
 # name: (body, headers, status, what the answer says)
 ANSWERS: dict[str, tuple[bytes | str, dict[str, str], int, str]] = {
@@ -117,7 +117,7 @@ def test_each_request_is_answered_as_documented(settings: Settings) -> None:
 def test_other_methods_and_paths_are_answered_too(
     settings: Settings, method: str, to: str, status: int, text: str
 ) -> None:
-    with closing(WebServer(Endpoint(Waiting(), "").app(), "127.0.0.1", 0, "")) as server:
+    with closing(WebServer(Endpoint(SimpleQueue(), "").app(), "127.0.0.1", 0, "")) as server:
         answer = post(int(server.url.rpartition(":")[2][:-1]), ONE, method=method, to=to)
     assert answer.status == status and text in answer.body["error"]
 
@@ -202,19 +202,19 @@ def test_a_retry_with_its_key_answers_the_same_and_adds_nothing(settings: Settin
 
 @pytest.mark.full
 def test_only_the_last_keys_are_remembered(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "KEYS", 3)
-    monkeypatch.setattr(requests, "TRIM_EVERY", 1)
+    monkeypatch.setattr(http, "KEYS", 3)
+    monkeypatch.setattr(http, "TRIM_EVERY", 1)
 
     def send(*keys: str) -> None:
         for key in keys:
             assert post(feed.port, ONE, JSON | {"Idempotency-Key": key}).status == 200
 
     with running(settings) as feed:
-        send("a", "b", "c", "d", "b")  # b is known
-        assert len(feed.end()) == 4
-    with running(settings) as feed:
-        send("d", "a")  # a is new again
+        send("a", "b", "c", "d", "e", "b")  # b is known
         assert len(feed.end()) == 5
+    with running(settings) as feed:
+        send("e", "a")  # a is new again
+        assert len(feed.end()) == 6
 
 
 def test_what_was_rejected_leaves_its_key_free(settings: Settings) -> None:
@@ -251,7 +251,7 @@ def test_a_full_journal_is_answered_with_429_until_there_is_room(settings: Setti
 @pytest.mark.full
 def test_a_slow_body_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "BODY_S", 0.3)
-    endpoint = Endpoint(Waiting(), "")
+    endpoint = Endpoint(SimpleQueue(), "")
     head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
     with closing(WebServer(endpoint.app(), "127.0.0.1", 0, "")) as server:
         slow = raw(port_of(server), head + b"Content-Length: 100\r\n\r\n{")
@@ -275,7 +275,7 @@ def test_a_client_of_the_wrong_type_sends_its_body_before_it_is_answered() -> No
     """Python's urllib names a form if told nothing; an answer before the end would break its connection."""
     head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: 2\r\nConnection: close\r\n\r\n"
     with (
-        closing(WebServer(Endpoint(Waiting(), "").app(), "127.0.0.1", 0, "")) as server,
+        closing(WebServer(Endpoint(SimpleQueue(), "").app(), "127.0.0.1", 0, "")) as server,
         socket.create_connection(("127.0.0.1", port_of(server)), timeout=0.3) as connection,
     ):
         connection.sendall(head)
@@ -290,7 +290,7 @@ def test_answers_over_one_connection_come_at_once() -> None:
     """None waits until the client has acknowledged a packet before it, which takes 40 ms or more."""
     took_s = list[float]()
     with (
-        closing(WebServer(Endpoint(Waiting(), "").app(), "127.0.0.1", 0, "")) as server,
+        closing(WebServer(Endpoint(SimpleQueue(), "").app(), "127.0.0.1", 0, "")) as server,
         closing(HTTPConnection("127.0.0.1", port_of(server), timeout=20)) as connection,
     ):
         for _ in range(40):
@@ -340,7 +340,7 @@ def test_chunked_and_pipelined_requests_are_answered_in_their_order(settings: Se
 def test_what_is_no_http_is_ended(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web, "HEAD_S", 0.5)
     with (
-        closing(WebServer(Endpoint(Waiting(), "").app(), "127.0.0.1", 0, "")) as server,
+        closing(WebServer(Endpoint(SimpleQueue(), "").app(), "127.0.0.1", 0, "")) as server,
         suppress(ConnectionError),
     ):
         answer = raw(port_of(server), data, timeout_s=10)
@@ -351,7 +351,7 @@ def test_what_is_no_http_is_ended(data: bytes, monkeypatch: pytest.MonkeyPatch) 
 def test_a_head_that_comes_byte_by_byte_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also behind an answer, on a connection that stays open."""
     monkeypatch.setattr(web, "HEAD_S", 0.4)
-    with closing(WebServer(Endpoint(Waiting(), "").app(), "127.0.0.1", 0, "")) as server:
+    with closing(WebServer(Endpoint(SimpleQueue(), "").app(), "127.0.0.1", 0, "")) as server:
         for before in (b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"):
             with socket.create_connection(("127.0.0.1", port_of(server)), timeout=20) as connection:
                 connection.sendall(before)
@@ -408,7 +408,7 @@ def test_a_clean_end_answers_what_it_has_taken(settings: Settings) -> None:
         post(feed.port, ONE)
 
 
-def test_a_body_that_comes_after_the_end_has_begun_is_not_taken(settings: Settings) -> None:
+def test_a_request_in_hand_is_taken_while_the_feed_ends(settings: Settings) -> None:
     head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(ONE)
     with running(settings) as feed:
         with socket.create_connection(("127.0.0.1", feed.port), timeout=20) as connection:
@@ -417,8 +417,30 @@ def test_a_body_that_comes_after_the_end_has_begun_is_not_taken(settings: Settin
             feed.stop.set()
             wait_until(lambda: not can_connect(feed.port))
             connection.sendall(ONE[5:].encode())
-            assert connection.recv(1000).startswith(b"HTTP/1.1 503")
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        assert len(feed.end()) == 2
+
+
+@pytest.mark.full
+def test_a_request_that_is_not_complete_in_time_is_not_taken(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "END_S", 0.3)
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(ONE)
+    with running(settings) as feed, socket.create_connection(("127.0.0.1", feed.port), timeout=20) as connection:
+        connection.sendall(head + ONE[:5].encode())
+        post(feed.port, ONE)  # so that the first one is being read for certain
         assert len(feed.end()) == 1
+        assert connection.recv(1000).startswith(b"HTTP/1.1 500")
+
+
+def test_a_request_that_has_got_another_answer_is_not_taken(settings: Settings) -> None:
+    with closing(Journal(settings.journal_path(NAME), THINGS)) as journal:
+        intake = Intake(Session(Delivery(journal, {}, lambda _: Path()), threading.Event()), LineCodec(THINGS))
+        cancelled, posted = Posted(ONE.encode(), "one"), Posted(ONE.encode(), "two")
+        cancelled.cancel()
+        intake.answer([cancelled, posted])
+        assert posted.result() == journal.last == 1
 
 
 @pytest.mark.full
@@ -472,10 +494,15 @@ def test_a_new_stream_without_any_record_leaves_nothing_behind(settings: Setting
 
 
 @pytest.mark.full
-def test_a_journal_in_use_is_one_error_and_whoever_waits_gets_an_answer(settings: Settings) -> None:
+def test_a_journal_in_use_is_one_error_and_whoever_waits_gets_an_answer(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "END_S", 0.3)
+    body = ONE.encode()
+    request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
     with closing(Journal(settings.journal_path(NAME), THINGS)):
         feed = RunningFeed(settings, declared=False)
-        assert post(feed.port, ONE).status == 503
+        assert raw(feed.port, request % (len(body), body)).startswith(b"HTTP/1.1 500")
         feed.wait()
     assert isinstance(feed.code, ToolkitError) and "in use by process" in str(feed.code)
 
@@ -511,9 +538,9 @@ def test_any_sequence_of_requests_leaves_what_was_answered(
         session = Session(Delivery(journal, {}, lambda _: Path()), threading.Event())
         intake = Intake(session, LineCodec(THINGS))
         for each in groups:
-            answers = intake.take([Posted(body.encode(), key) for key, body in each])
-            for key_and_body, answer in zip(each, answers, strict=True):
-                key, body = key_and_body
+            group = [Posted(body.encode(), key) for key, body in each]
+            intake.answer(group)
+            for (key, body), posted in zip(each, group, strict=True):
                 amount = {"[]": 0, ONE: 1, f"[{ONE},{ONE}]": 2}.get(body)
                 if key in known:
                     wanted: int | None = {True: amount, False: 422}[known[key] == body]
@@ -522,5 +549,5 @@ def test_any_sequence_of_requests_leaves_what_was_answered(
                     expected += amount or 0
                     if key and amount:
                         known[key] = body
-                assert getattr(answer, "status_code", answer) == wanted
+                assert getattr(posted.result(0), "status_code", posted.result()) == wanted
             assert journal.last == expected

@@ -91,9 +91,13 @@ class WebServer:
     def is_serving(self) -> bool:
         return self._thread.is_alive()
 
-    def close(self) -> None:
-        """End once the requests in hand are answered, after END_S at the latest; may be called twice."""
+    def end(self) -> None:
+        """Begin to end: once the requests in hand are answered, after END_S at the latest."""
         self._server.should_exit = True
+
+    def close(self) -> None:
+        """End, and wait for it; may be called twice."""
+        self.end()
         self._thread.join(2 * END_S)
 
 

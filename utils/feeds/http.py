@@ -1,4 +1,7 @@
-"""A feed of HTTP requests: JSON that is posted is answered once the journal has committed its records."""
+"""A feed of HTTP requests: JSON that is posted is answered once the journal has committed its records.
+
+Many requests are taken in one transaction, each as a whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,14 @@ import asyncio
 import hmac
 import threading
 import time
-from contextlib import closing
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import closing, suppress
 from dataclasses import replace
+from hashlib import blake2b
+from queue import Empty, SimpleQueue
 
+import msgspec
 from loguru import logger
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -20,29 +28,65 @@ from utils.app import cli
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.app.web import WebServer, is_loopback, parse_address
-from utils.delivery.producing import REPORT_EVERY_S, session
+from utils.delivery.producing import Session, session
 from utils.feeds.feeding import FeedOptions, fed_stream
 from utils.feeds.inputs import HTTP
 from utils.feeds.lines import LineCodec
-from utils.feeds.requests import Intake, Posted, Waiting, fed_lines
+from utils.records.external import reason_of
+from utils.records.record import Line
 from utils.records.schema import known
 from utils.records.stream import Stream
+from utils.sources.base import decode_all
 
 MAX_BODY_BYTES = 4 << 20
+MAX_RECORDS = 10_000  # of one request
 BODY_S = 30.0
 FIRST_S = 1.0  # how long the first records are gathered from which the fields of a new stream are inferred
 TICK_S = 0.1
+GROUP_BYTES = 2 << 20
+KEYS = 1_000_000  # so many Idempotency-Keys are remembered, the newest
+TRIM_EVERY = 10_000  # records
+LATER = {"Retry-After": "5"}
 CLOSE = {"Connection": "close"}
+
+_BOM = b"\xef\xbb\xbf"
+_KEY = "key:"  # begins the names of their positions in the journal
+
+_array = msgspec.json.Decoder(list[msgspec.Raw])
+
+Answer = int | HTTPException
+"""How many records were acknowledged, or why none was."""
+
+
+class Posted(Future[Answer]):
+    """A request that waits for its answer."""
+
+    def __init__(self, body: bytes, key: str) -> None:
+        super().__init__()
+        self.body, self.key = body, key
+
+
+def group_of(queue: SimpleQueue[Posted], gather_s: float = 0.0) -> list[Posted]:
+    """The requests to answer next, about GROUP_BYTES at most; none if none has come for TICK_S.
+
+    Behind the first more are gathered for `gather_s`.
+    """
+    group, size = list[Posted](), 0
+    with suppress(Empty):
+        group.append(queue.get(timeout=TICK_S))
+        time.sleep(gather_s)
+        while (size := size + len(group[-1].body)) < GROUP_BYTES:
+            group.append(queue.get_nowait())
+    return group
 
 
 class Endpoint:
     """Reads and checks the requests of clients, and sends the answers."""
 
-    def __init__(self, waiting: Waiting, token: str) -> None:
+    def __init__(self, queue: SimpleQueue[Posted], token: str) -> None:
         """`token` is what clients must send as `Authorization: Bearer TOKEN`; "" = nothing."""
         self.rejected = 0
-        self._waiting, self._token = waiting, token.encode()
-        self._logged_s = 0.0
+        self._queue, self._token = queue, token.encode()
 
     def app(self) -> Starlette:
         """What the web server runs."""
@@ -53,8 +97,12 @@ class Endpoint:
         self._check_client(request)
         body = await self._body(request)
         self._check_form(request)  # not before: a client that still sends may not come to read the answer
-        count = await self._waiting.answer_to(body, request.headers.get("idempotency-key", ""))
-        return JSONResponse({"acknowledged": count})
+        posted = Posted(body, request.headers.get("idempotency-key", ""))
+        self._queue.put(posted)
+        answer = await asyncio.wrap_future(posted)
+        if isinstance(answer, HTTPException):
+            raise answer
+        return JSONResponse({"acknowledged": answer})
 
     def _check_client(self, request: Request) -> None:
         """Raise HTTPException for a client who may not post."""
@@ -92,14 +140,81 @@ class Endpoint:
         return bytes(body)
 
     async def _reject(self, request: Request, error: HTTPException) -> Response:
-        """The answer to a request of which nothing was taken; one line now and then in the log."""
+        """The answer to a request of which nothing was taken; the first, second, fourth, eighth ... is in the log."""
         self.rejected += 1
-        if time.monotonic() - self._logged_s >= REPORT_EVERY_S:
-            self._logged_s = time.monotonic()
-            client = request.client.host if request.client else "a client"
-            requests = cli.counted(self.rejected, "request")
+        if self.rejected.bit_count() == 1:
+            requests, client = cli.counted(self.rejected, "request"), request.client and request.client.host
             logger.warning("{} rejected, the last of {}: {} {}", requests, client, error.status_code, error.detail)
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+def fed_lines(body: bytes, codec: LineCodec) -> list[Line]:
+    """The records of one JSON object, an array or JSON lines.
+
+    Raises HTTPException with the place and the reason of the first that is invalid.
+    """
+    body = body.removeprefix(_BOM).strip()
+    if body.startswith(b"["):
+        try:
+            texts = [bytes(each).replace(b"\n", b" ") for each in _array.decode(body)]
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise HTTPException(400, f"no complete JSON array: {reason_of(error, body)}") from error
+    elif body.partition(b"\n")[0].rstrip().endswith(b"}"):
+        texts = [line for line in body.split(b"\n") if line.strip()]
+    else:
+        texts = [body]  # one object over several lines
+    if len(texts) > MAX_RECORDS:
+        raise HTTPException(413, f"{len(texts):,} records in one request: send {MAX_RECORDS:,} at most")
+    lines, invalid = decode_all(codec, texts, [f"record {number}" for number in range(1, len(texts) + 1)])
+    if invalid:
+        raise HTTPException(400, f"{invalid[0].where}: {invalid[0].reason}")
+    return lines
+
+
+class Intake:
+    """Takes requests into the journal, those of a group in one transaction."""
+
+    def __init__(self, session: Session, codec: LineCodec) -> None:
+        self._session, self._codec = session, codec
+
+    def answer(self, group: Sequence[Posted]) -> None:
+        """Acknowledge or reject each of the requests as a whole, and answer it."""
+        session, lines, keys = self._session, list[Line](), dict[str, str]()
+        group = [posted for posted in group if posted.set_running_or_notify_cancel()]  # else it has got another answer
+        is_full = not session.has_room()
+        answers = [self._answer(posted, lines, keys, is_full) for posted in group]
+        if lines:
+            batch, rejected = session.batch(lines)
+            assert not rejected, "what was decoded can be stored"
+            if batch.last % TRIM_EVERY < batch.count:
+                session.write(lambda: session.journal.trim_positions(_KEY, KEYS))
+            if session.append(batch, keys):
+                session.counts["read"] += batch.count
+            else:
+                answers = [HTTPException(503, "the feed is stopping: try again later", LATER) for _ in group]
+        for posted, answer in zip(group, answers, strict=True):
+            posted.set_result(answer)
+
+    def _answer(self, posted: Posted, lines: list[Line], keys: dict[str, str], is_full: bool) -> Answer:
+        """What a request is answered once `lines` and `keys`, to which it is added, are in the journal."""
+        position, fingerprint = _KEY + posted.key, ""
+        if posted.key:
+            fingerprint = blake2b(posted.body, digest_size=8).hexdigest()
+            if known := keys.get(position) or self._session.journal.position(position):
+                count, _, before = known.partition(" ")
+                if fingerprint != before:
+                    return HTTPException(422, "this Idempotency-Key came with another body: use one key per request")
+                return int(count)
+        if is_full:
+            return HTTPException(429, "the journal is full: try again later", LATER)
+        try:
+            found = fed_lines(posted.body, self._codec)
+        except HTTPException as error:
+            return error
+        lines += found
+        if found and posted.key:
+            keys[position] = f"{len(found)} {fingerprint}"
+        return len(found)
 
 
 def feed_http(  # noqa: PLR0917
@@ -115,38 +230,38 @@ def feed_http(  # noqa: PLR0917
         raise ToolkitError(
             f"{HTTP}{address} can be reached by other machines: set FEED_TOKEN (in .env), or listen on {HTTP}{port}"
         )
-    waiting, codec = Waiting(), LineCodec(Stream(name))
-    endpoint = Endpoint(waiting, token)
+    queue, codec = SimpleQueue[Posted](), LineCodec(Stream(name))
+    endpoint = Endpoint(queue, token)
     server = WebServer(endpoint.app(), host, port, f"{HTTP}{address}")
-    with closing(server), closing(waiting):
+
+    def is_over() -> bool:
+        if not server.is_serving:
+            raise Unavailable("the web server ended by itself: see the log, and start again")
+        return stop.is_set()
+
+    with closing(server):
         logger.info("POST a JSON object, an array or JSON lines to {}", server.url)
-
-        def is_over() -> bool:
-            if not server.is_serving:
-                raise Unavailable("the web server ended by itself: see the log, and start again")
-            return stop.is_set()
-
-        group, samples = list[Posted](), list[bytes]()
-        if known(name, settings.schema_folder) is None:
-            while not samples:
-                if is_over():
-                    cli.print_lines(f"feed-{name}-http: no record came")
-                    return 0
-                for posted in waiting.group(TICK_S, FIRST_S):
-                    try:
-                        samples += [line.line for line in fed_lines(posted.body, codec)]
-                        group.append(posted)  # to be taken
-                    except HTTPException as error:
-                        posted.answer(error)
+        samples = list[bytes]()
+        while not samples and known(name, settings.schema_folder) is None:
+            if is_over():
+                cli.print_lines(f"feed-{name}-http: no record came")
+                return 0
+            for posted in group_of(queue, FIRST_S):
+                try:
+                    samples += [line.line for line in fed_lines(posted.body, codec)]
+                    queue.put(posted)  # to be taken
+                except HTTPException as error:
+                    posted.set_result(error)
         stream, run = fed_stream(name, samples, settings, options.time), options.run
         with session(stream, f"feed-{name}-http", settings, sinks=options.sinks, run=run, stop=stop) as opened:
             counts = opened.counts
             counts["read"] = 0
             intake = Intake(opened, LineCodec(replace(opened.journal.stream, time=stream.time)))
-            with closing(server), closing(waiting):  # before what is pending is delivered
+            with closing(server):  # before what is pending is delivered
                 while not is_over() and (run.count is None or counts["acknowledged"] < run.count):
-                    if group:
-                        intake.answer(group)
-                    group = waiting.group(TICK_S)
+                    intake.answer(group_of(queue))
+                server.end()
+                while server.is_serving:
+                    intake.answer(group_of(queue))
             counts["rejected"] = endpoint.rejected
     return opened.code
