@@ -5,7 +5,6 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
 
@@ -64,6 +63,9 @@ class WebServer:
         except (OSError, UnicodeError) as error:  # the second for a name that no host can have
             reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
             raise ToolkitError(f"{option}: cannot listen on port {port} of {host}: {reason}; name another") from error
+        # Else the body of an answer waits until the client has acknowledged its head: 40 ms and more. Connections
+        # inherit it, on Linux (a test times them) as in BSD; the event loop sets it for sockets of its own only.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._socket.getsockname()[1]}/"
         _use_our_log()
@@ -106,10 +108,6 @@ class _Bounded(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # Else the body of an answer waits for what the client has to acknowledge of its head: 40 ms and more. The event
-        # loop sets it for sockets of its own only.
-        with suppress(OSError):  # macOS: the client has left already
-            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def data_received(self, data: bytes) -> None:
