@@ -36,28 +36,8 @@ Pages = Iterator[list[Row]]
 """Rows as they come, some at a time."""
 
 
-class Unread:
-    """The rows that are left of some pages, and the position before them: `rows:crc` of all that were taken."""
-
-    def __init__(self, pages: Pages) -> None:
-        self._pages, self._page = pages, list[Row]()  # the rest of one
-        self.taken = self._crc = 0
-
-    @property
-    def position(self) -> str:
-        return f"{self.taken}:{self._crc}"
-
-    def take(self, max_rows: int) -> list[Row]:
-        """The next rows of a page; none at the end."""
-        page = self._page or next(self._pages, [])
-        rows, self._page = page[:max_rows], page[max_rows:]
-        self.taken += len(rows)
-        self._crc = crc32(b"\n".join([*(row.data for row in rows), b""]), self._crc)
-        return rows
-
-
 class RowSource:
-    """Hands out rows as lines. Its positions are those of `Unread`.
+    """Hands out rows as lines. A position is `rows:crc` of all that were taken before it.
 
     If the rows before a stored position are other ones, the chunk says that the partition begins again.
     """
@@ -65,33 +45,44 @@ class RowSource:
     name = "file"
 
     def __init__(self, name: str, pages: Pages, codec: LineCodec, resume: Resume, row: str = "line") -> None:
-        self.detail, self._row, self._codec, self._resume = name, row, codec, resume
-        self._unread = Unread(pages)
-        self._position: str | None = None
+        self.detail, self._row, self._codec = name, row, codec
+        self._resume: Resume | None = resume  # until it is asked
+        self._pages, self._page = pages, list[Row]()  # the rest of one
+        self._taken = self._crc = 0
 
     def poll(self, max_records: int) -> Chunk | None:
         """The next rows; None at the end. Waits for a pipe. See Source."""
-        if self._position is None:
-            self._position = self._resume(self.detail)
-            if self._position and not self._skip(self._position):
-                return Chunk(self.detail, self._position, "", [])
-        rows = self._unread.take(max_records)
-        if not rows:
-            return None
-        start, self._position = self._position, self._unread.position
-        return Chunk(self.detail, start, self._position, *self._decode(rows))
+        if self._resume:
+            stored, self._resume = self._resume(self.detail), None
+            if stored and not self._skip(stored):
+                return Chunk(self.detail, stored, "", [])
+        start = self._position
+        rows = self._take(max_records)
+        return Chunk(self.detail, start, self._position, *self._decode(rows)) if rows else None
 
     def close(self) -> None:
         """Let go of the rows, and so of the file that they come from."""
-        self._unread = Unread(iter(()))
+        self._pages, self._page = iter(()), []
+
+    @property
+    def _position(self) -> str:
+        return f"{self._taken}:{self._crc}" if self._taken else ""
+
+    def _take(self, max_rows: int) -> list[Row]:
+        """The next rows of a page; none at the end."""
+        page = self._page or next(self._pages, [])
+        rows, self._page = page[:max_rows], page[max_rows:]
+        self._taken += len(rows)
+        self._crc = crc32(b"\n".join([*(row.data for row in rows), b""]), self._crc)
+        return rows
 
     def _skip(self, position: str) -> bool:
         """Whether the rows before the stored position are those that were handled."""
         count = position.partition(":")[0]
         wanted = int(count) if count.isdecimal() else 0
-        while self._unread.taken < wanted and self._unread.take(wanted - self._unread.taken):
+        while self._taken < wanted and self._take(wanted - self._taken):
             pass
-        return self._unread.position == position
+        return self._position == position
 
     def _decode(self, rows: list[Row]) -> tuple[list[Any], list[Invalid]]:
         invalid = [Invalid(self._where(row), row.reason, row.data) for row in rows if row.reason]
