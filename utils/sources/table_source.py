@@ -71,7 +71,7 @@ class TableSource:
         if not self._position:
             fields, rows = self.fetch(FIRST, max_records)
         else:
-            fields, rows = self.fetch(_number(self._position), max_records + 1)
+            fields, rows = self.fetch(int(self._position.partition(":")[0]), max_records + 1)
             if not rows or _place(rows[0]) != self._position:
                 return self._chunk("", [], [])
             rows = rows[1:]
@@ -196,15 +196,6 @@ def _size(rows: list[Any]) -> int:
         return len(marshal.dumps(rows))
     except ValueError:  # it knows no dates, say
         return len(pickle.dumps(rows))
-
-
-def _number(position: str) -> int:
-    """The row of a stored position; 0 of one that cannot be understood, which no row matches."""
-    try:
-        number = int(position.partition(":")[0])
-    except ValueError:
-        return 0
-    return number if FIRST <= number <= MAX_INT64 else 0
 
 
 def _place(row: Row) -> str:
