@@ -1,6 +1,5 @@
 """What the SQL sources share: paging a table by row number, and the records of its rows."""
 
-import marshal
 import math
 import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -184,18 +183,10 @@ def fetched(fetch_many: Callable[[int], Sequence[Row]], count: int) -> list[Row]
     # From one row on in growing steps, because the rows of a step are in memory before their size is known.
     while size < CHUNK_BYTES and (step := fetch_many(min(1 + len(rows), GROUP_ROWS, count - len(rows)))):
         rows += step
-        size += _size([*step])
+        size += len(pickle.dumps(step))  # about; to sum up all values would take longer
         if len(rows) == count:
             break
     return rows
-
-
-def _size(rows: list[Any]) -> int:
-    """About how many bytes rows take; to sum up all values would take longer."""
-    try:
-        return len(marshal.dumps(rows))
-    except ValueError:  # it knows no dates, say
-        return len(pickle.dumps(rows))
 
 
 def _place(row: Row) -> str:
