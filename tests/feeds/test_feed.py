@@ -345,8 +345,8 @@ def database_with_a_view() -> bytes:
 VIEW = database_with_a_view()
 BAD: dict[str, tuple[str, bytes | None, list[str], str]] = {
     "missing": ("no.csv", None, [], "there is no file no.csv"),
-    "folder": (".", None, [], ". is a folder"),
-    "device": ("/dev/null", None, [], "is no file: pipe it"),
+    "folder": (".", None, [], "there is no file .: name one, no folder"),
+    "device": ("/dev/null", None, [], "name one, no folder; what else can be read is piped into -"),
     "unknown suffix": ("a.xyz", b"1", [], ".xyz does not tell what it holds"),
     "no suffix": ("a", b"1", [], "does not tell what it holds"),
     "binary": ("a.csv", b"\x89PNG\r\n\0\0\0\rIHDR", [], "is binary"),

@@ -211,12 +211,8 @@ def _kind(path: Path, options: InputOptions) -> tuple[str, bool]:
 
     Raises ToolkitError if that is not known, or if the file cannot be read.
     """
-    if path.is_dir():
-        raise ToolkitError(f"{path} is a folder: name a file in it")
-    if not path.exists():
-        raise ToolkitError(f"there is no file {path}")
     if not path.is_file():
-        raise ToolkitError(f"{path} is no file: pipe it into {PIPE}")
+        raise ToolkitError(f"there is no file {path}: name one, no folder; what else can be read is piped into {PIPE}")
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
