@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from utils.app.errors import ToolkitError
 from utils.feeds.csv_pages import MAX_CELL_BYTES, Row, csv_pages, json_lines
-from utils.feeds.rows import file_blocks, utf8_lines
+from utils.feeds.rows import utf8_lines
 
 cells = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(['"', ",", "\r\n", "a\nb", "7"])
 
@@ -21,19 +21,9 @@ def written(table: list[list[str]]) -> bytes:
     return text.getvalue().encode()
 
 
-class Pieces(io.BytesIO):
-    """Bytes that come some at a time."""
-
-    def __init__(self, data: bytes, size: int) -> None:
-        super().__init__(data)
-        self._size = size
-
-    def read1(self, size: int | None = -1, /) -> bytes:
-        return self.read(self._size)
-
-
 def rows_of(data: bytes, size: int = 1 << 20, encoding: str = "utf-8") -> list[Row]:
-    lines = utf8_lines(file_blocks(Pieces(data, size)), "table.csv", encoding)
+    blocks = [data[start : start + size] for start in range(0, len(data), size)]
+    lines = utf8_lines(iter([*blocks, b""]), "table.csv", encoding)
     return [row for page in csv_pages(lines, "table.csv", encoding, {}) for row in page]
 
 

@@ -26,7 +26,7 @@ from utils.app.config import PROJECT_DIR, Settings
 from utils.app.errors import Unavailable
 from utils.clients.line_file import MAX_LINE_BYTES
 from utils.emitters.file_emitter import FileEmitter
-from utils.feeds import feeding, inputs, rows
+from utils.feeds import feeding, inputs
 from utils.feeds.csv_pages import Row
 from utils.feeds.feeding import described
 from utils.feeds.lines import LineCodec
@@ -294,7 +294,7 @@ class TestDamage:
         self, tail: bytes, feed: Feed, settings: Settings, tmp_path: Path
     ) -> None:
         (tmp_path / "things.txt.gz").write_bytes(
-            gzip.compress(b"first\n" + b"x" * (MAX_LINE_BYTES + rows.BLOCK_BYTES) + tail + b"\nlast\n")
+            gzip.compress(b"first\n" + b"x" * (MAX_LINE_BYTES + inputs.BLOCK_BYTES) + tail + b"\nlast\n")
         )
         assert "read 3, acknowledged 2; rejected 1;" in feed("things.txt.gz").stdout
         assert column(settings, "things", "line")["file"] == ["first", "last"]

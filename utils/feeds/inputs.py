@@ -7,7 +7,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import tee
+from functools import partial
+from itertools import chain, tee
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +20,7 @@ from utils.clients.line_file import HOLE
 from utils.feeds.csv_pages import csv_pages
 from utils.feeds.lines import LineCodec, text_parser
 from utils.feeds.rotated import RotatedFile
-from utils.feeds.rows import RowSource, array_pages, file_blocks, line_pages, parquet_pages, pipe_blocks, utf8_lines
+from utils.feeds.rows import RowSource, array_pages, line_pages, parquet_pages, pipe_blocks, utf8_lines
 from utils.records.stream import BUZZ, Stream
 from utils.sources.base import Resume, Source
 
@@ -35,6 +36,7 @@ SUFFIXES = {
 PIPE = "-"
 TOPIC = "kafka:"
 HTTP = "http:"
+BLOCK_BYTES = 1 << 20
 _HEAD_BYTES = 4096
 _GZIP = b"\x1f\x8b"
 
@@ -164,7 +166,8 @@ def _complete_file(path: Path, kind: str, options: InputOptions, *, is_packed: b
     def lines() -> Iterator[list[bytes]]:
         opened: Any = gzip.open if is_packed else open
         with opened(path, "rb") as file:
-            yield from utf8_lines(file_blocks(file), path.name, options.encoding)
+            blocks = iter(partial(file.read1, BLOCK_BYTES), b"")
+            yield from utf8_lines(chain(blocks, [b""]), path.name, options.encoding)
 
     def opened(stream: Stream, resume: Resume, finished: bool) -> Source:
         match kind:

@@ -24,7 +24,6 @@ from utils.records.table import quoted
 from utils.sources.base import Chunk, Resume, decode_all
 from utils.sources.table_source import as_member
 
-BLOCK_BYTES = 1 << 20
 AHEAD_BLOCKS, AHEAD_BYTES = 16, 1 << 16
 PARQUET_ROWS = 1_000
 STOP_S = 0.1
@@ -92,14 +91,6 @@ class RowSource:
 
     def _where(self, row: Row) -> str:
         return f"{self.detail} {self._row} {row.number}"
-
-
-def file_blocks(file: Any) -> Iterator[bytes]:
-    """What is in an open file, some at a time; the last block is empty."""
-    data = b"?"
-    while data:
-        data = file.read1(BLOCK_BYTES)
-        yield data
 
 
 def pipe_blocks(file: Any, stop: threading.Event) -> Iterator[bytes]:
