@@ -5,7 +5,7 @@ from contextlib import closing
 from typing import Any
 
 from utils.app.config import Settings
-from utils.app.errors import Absent, ToolkitError, Unavailable
+from utils.app.errors import Absent, Unavailable
 from utils.clients.kafka_admin import kafka_python_options
 from utils.records.record import Invalid
 from utils.records.stream import Stream
@@ -38,7 +38,7 @@ def pages(sink: str, settings: Settings, stream: Stream) -> Generator[Page]:
 def _topic_pages(settings: Settings, stream: Stream) -> Generator[Page]:
     """All partitions of a topic, read_committed."""
     from kafka import KafkaConsumer, TopicPartition
-    from kafka.errors import KafkaError, UnsupportedCodecError
+    from kafka.errors import KafkaError
 
     try:
         require_answer(settings.kafka_broker)
@@ -66,10 +66,6 @@ def _topic_pages(settings: Settings, stream: Stream) -> Generator[Page]:
                     raise Unavailable(f"the end of topic {topic} was not reached; is a transaction open?")
                 for records in found.values():
                     yield _page(stream, records)
-    except UnsupportedCodecError as error:
-        raise ToolkitError(
-            f"topic {topic} is compressed in a way that kafka-python cannot read: python -m pip install python-snappy"
-        ) from error
     except (KafkaError, OSError) as error:
         raise Unavailable(f"topic {topic} at {settings.kafka_broker} cannot be read: {error}") from error
 
