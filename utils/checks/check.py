@@ -11,6 +11,7 @@ from typing import Any, Literal
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.checks.readers import pages
+from utils.clients.kafka_admin import Admin
 from utils.records.instants import instant_text
 from utils.records.record import Batch, Record
 from utils.records.stream import Stream
@@ -74,7 +75,8 @@ def check(sink: str, settings: Settings) -> Result:
             return Result(sink, "failed", time.monotonic() - started_s, " ".join(str(error).split()))
         finally:
             if not embedded:
-                _delete_topic(place)
+                with suppress(Unavailable):
+                    Admin(place).delete_topic(place.topic)
     return Result(sink, "ok", time.monotonic() - started_s)
 
 
@@ -91,10 +93,3 @@ def _round_trip(sink: str, settings: Settings, stream: Stream, batch: Batch) -> 
     ((records, invalid),) = found
     if invalid or stream.codec.canonical(stream.codec.rows(records)) != stream.codec.canonical(batch.rows):
         raise ToolkitError(f"read back something else: {records or invalid}")
-
-
-def _delete_topic(settings: Settings) -> None:
-    from utils.clients.kafka_admin import Admin
-
-    with suppress(Unavailable):
-        Admin(settings).delete_topic(settings.topic)
