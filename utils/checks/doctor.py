@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import portalocker
 import psutil
@@ -26,9 +26,6 @@ from utils.records.instants import instant_text
 from utils.records.stream import Stream
 from utils.sinks import EMBEDDED, SINKS, Sink
 from utils.sources.auto_source import require_answer
-
-if TYPE_CHECKING:
-    from packaging.specifiers import SpecifierSet
 
 INSTALL = "python -m pip install -r requirements.txt"
 LITTLE_SPACE = 100 << 20
@@ -89,32 +86,22 @@ def _python() -> Iterator[Sign]:
 
 
 def _packages() -> Iterator[Sign]:
-    found = list(_listed("requirements.txt"))
-    for name, version, wanted in found:
-        if not version:
-            yield Sign("packages", "problem", f"{name} is missing", INSTALL)
-        elif version not in wanted:
-            yield Sign("packages", "problem", f"{name} {version} is not {wanted}", f"{INSTALL} --upgrade")
-    yield Sign("packages", "ok", ", ".join(f"{name} {version}" for name, version, _ in found if version))
-    missing = [
-        name for name, version, wanted in _listed("requirements-dev.txt") if not version or version not in wanted
-    ]
-    text = f"{', '.join(missing)} not there or too old: scripts/run_tests.py installs them" if missing else "all there"
-    yield Sign("packages", "ok", f"only for tests and checks: {text}")
-
-
-def _listed(name: str) -> Iterator[tuple[str, str, "SpecifierSet"]]:
-    """Name, installed version ("" if none) and wanted versions of each package that a list of the project names."""
+    """The packages that the project needs to run."""
     from packaging.requirements import Requirement
 
-    for line in (PROJECT_DIR / name).read_text(encoding="utf-8").splitlines():
-        text = line.partition("#")[0].strip()
-        if text and not text.startswith("-r"):
-            required = Requirement(text)
+    found = list[str]()
+    for line in (PROJECT_DIR / "requirements.txt").read_text(encoding="utf-8").splitlines():
+        if text := line.partition("#")[0].strip():
+            wanted = Requirement(text)
             try:
-                yield required.name, importlib.metadata.version(required.name), required.specifier
+                version = importlib.metadata.version(wanted.name)
             except importlib.metadata.PackageNotFoundError:
-                yield required.name, "", required.specifier
+                yield Sign("packages", "problem", f"{wanted.name} is missing", INSTALL)
+                continue
+            found.append(f"{wanted.name} {version}")
+            if version not in wanted.specifier:
+                yield Sign("packages", "problem", f"{found[-1]} is not {wanted.specifier}", f"{INSTALL} --upgrade")
+    yield Sign("packages", "ok", ", ".join(found))
 
 
 def _data_folder(folder: Path) -> Iterator[Sign]:
