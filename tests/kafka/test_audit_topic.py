@@ -60,7 +60,7 @@ def ghost(lines: list[bytes]) -> bytes:
     [
         (lambda lines: lines, []),
         (lambda lines: lines[:9] + lines[10:], ["kafka: 1 lost: 10"]),
-        (lambda lines: lines[:-4], ["kafka: 4 lost: 27-30"]),
+        (lambda lines: lines[:-4], ["kafka: 4 lost: between 27 and 30"]),
         (lambda lines: [*lines, lines[4]], ["kafka: 1 duplicate: 5"]),
         (lambda lines: [lines[1], lines[0], *lines[2:]], ["kafka: 1 out of order: 1"]),
         (

@@ -28,10 +28,7 @@ MEMORY_LIMIT = "256MB"
 REACH_S = 5.0
 SHOWN = 10
 COLUMNS = ("stream", "producer", "runs", "sinks", "records", "pending", "dead letters", "result")
-NEXT_STEP = (
-    "next: something else than the producers changed a sink, or a schema file, and they deliver nothing again that a "
-    "sink had. One that is ok in this table still has these records (README.md, Troubleshooting)"
-)
+NEXT_STEP = "next: a sink that is ok in this table still has these records; README.md, Troubleshooting, says what to do"
 
 TABLES = """
 CREATE TABLE stored (sink UTINYINT, run INTEGER, sequence BIGINT, hash BIGINT);
@@ -95,34 +92,23 @@ QUERIES = {
             GROUP BY ALL HAVING count(DISTINCT sink) < getvariable('sinks'))
         SELECT DISTINCT sink, run, sequence, sequence FROM stored JOIN partly USING (run, sequence)""",
 }
-# Neighbours as one range, the first ranges of each problem, and how many sequences there are in all.
-RANGES = f"""
-    WITH islands AS (
-        SELECT *, first - row_number() OVER (PARTITION BY problem, sink, run ORDER BY first) AS island FROM findings),
-    ranges AS (
-        SELECT problem, sink, run, min(first) AS first, max(last) AS last FROM islands
-        GROUP BY problem, sink, run, island),
-    shown AS (
-        SELECT *, sum(last - first + 1) OVER whole AS count, count(*) OVER whole > {SHOWN} AS more,
-            if(first = last, first::VARCHAR, first || '-' || last) AS range
-        FROM ranges WINDOW whole AS (PARTITION BY problem, sink, run)
-        QUALIFY row_number() OVER (whole ORDER BY first) <= {SHOWN})
-    SELECT stream, producer, sink, format('{{:,}} {{}}: {{}}{{}} of {{}}', any_value(count)::BIGINT, problem,
-        string_agg(range, ', ' ORDER BY shown.first), if(any_value(more), ', ...', ''), producer_id)
-    FROM shown JOIN runs USING (run) GROUP BY sink, producer, stream, producer_id, problem
-    ORDER BY min(shown.first), problem"""
+# One row for each producer in each sink; a finding names how many sequences of a run, the first and the last of them.
 JUDGEMENTS = """
-    WITH found AS (
-        SELECT sink, producer, stream, count(*) AS runs, sum(count)::BIGINT AS count FROM (
-            SELECT sink, run, count(*) AS count FROM stored GROUP BY ALL) JOIN runs USING (run) GROUP BY ALL),
-    subscribed AS (SELECT DISTINCT sink, producer, stream, true AS yes FROM expected JOIN runs USING (run)),
-    waiting AS (SELECT sink, producer, stream, sum(last - greatest(first, reached + 1) + 1)::BIGINT AS pending
-        FROM missing WHERE last > reached GROUP BY ALL),
-    rejected AS (SELECT sink, producer, stream, count(*) AS letters FROM letters JOIN runs USING (run) GROUP BY ALL)
-    SELECT stream, producer, sink, coalesce(yes, false), coalesce(runs, 0), coalesce(count, 0), coalesce(pending, 0),
-        coalesce(letters, 0)
-    FROM found FULL JOIN subscribed USING (sink, producer, stream) LEFT JOIN waiting USING (sink, producer, stream)
-    LEFT JOIN rejected USING (sink, producer, stream) ORDER BY stream, producer, sink"""
+    WITH named AS (
+        SELECT sink, run, problem, min(first) AS start, format('{:,} {}: {}', sum(last - first + 1)::BIGINT, problem,
+            if(start = max(last), start::VARCHAR, format('between {} and {}', start, max(last)))) AS finding
+        FROM findings GROUP BY sink, run, problem)
+    SELECT stream, producer, sink, count(subscribed) > 0, count(records), coalesce(sum(records), 0)::BIGINT,
+        coalesce(sum(pending), 0)::BIGINT, count(letter),
+        coalesce(list(finding || ' of ' || producer_id ORDER BY start, problem) FILTER (finding IS NOT NULL), [])
+    FROM (
+        SELECT sink, run, count(*) AS records FROM stored GROUP BY ALL
+        UNION ALL BY NAME SELECT sink, run, true AS subscribed FROM expected
+        UNION ALL BY NAME
+            SELECT sink, run, last - greatest(first, reached + 1) + 1 AS pending FROM missing WHERE last > reached
+        UNION ALL BY NAME SELECT sink, run, true AS letter FROM letters
+        UNION ALL BY NAME FROM named)
+    JOIN runs USING (run) GROUP BY stream, producer, sink ORDER BY stream, producer, sink"""
 UNKNOWN = """
     SELECT producer_id, count(DISTINCT sequence), min(sequence), max(sequence), CASE
         WHEN beyond THEN format('journal {} does not know them: it is an older copy, or somebody made them', producer)
@@ -143,7 +129,7 @@ class Judgement:
     count: int
     pending: int
     dead_letters: int
-    findings: list[str] = field(default_factory=list)
+    findings: list[str]
 
 
 @dataclass
@@ -229,12 +215,8 @@ class _Audit:
         self._database.execute(f"SET VARIABLE sinks = {len(read)}; {VIEWS}")
         for problem, query in QUERIES.items():
             self._database.execute(f"INSERT INTO findings SELECT '{problem}', * FROM ({query})")
-        judgements = {}
-        for stream, producer, number, *counts in self._database.execute(JUDGEMENTS).fetchall():
-            judgements[stream, producer, number] = Judgement(stream, producer, self._sinks[number], *counts)
-        for *key, finding in self._database.execute(RANGES).fetchall():
-            judgements[tuple(key)].findings.append(finding)
-        report.judgements = list(judgements.values())
+        for stream, producer, number, *found in self._database.execute(JUDGEMENTS).fetchall():
+            report.judgements.append(Judgement(stream, producer, self._sinks[number], *found))
         for producer_id, count, first, last, why in self._database.execute(UNKNOWN).fetchall():
             report.notes.append(f"{counted(count, 'record')} of {producer_id} ({first}-{last}): {why}")
 
@@ -265,8 +247,6 @@ class _Audit:
                 report.external[sink] += external
                 columns = stream.codec.columns_of([each for each in found if each.sequence is not None])
             *_, ids, sequences = columns
-            if not sequences:
-                continue
             numbers = {each: self._runs.setdefault((stream.name, each), len(self._runs)) for each in set(ids)}
             page = {  # noqa: F841 (DuckDB finds it by its name)
                 "run": np.fromiter(map(numbers.__getitem__, ids), np.int32),
