@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from utils.app.errors import ToolkitError
-from utils.app.options import positive, whole
+from utils.app.options import POSITIVE, whole
 from utils.records.schema import check_roles
 from utils.records.stream import Stream
 
 ThemeName = Literal["light", "dark"]
-Length = Annotated[int, Parameter(converter=whole, validator=positive)]
+Length = Annotated[int, Parameter(converter=whole, validator=POSITIVE)]
 DEFAULT_SIZE = (12.8, 7.2)  # inches
 DPI = 100
 MAX_BUFFER = 10_000
-MAX_REFRESH_S = 600  # the frames of a GIF last less than 655 s
 
 
 @Parameter(name="*")
@@ -87,8 +87,8 @@ class Plan:
     """Colours: light unless given; the served page follows the system unless given."""
     backend: Annotated[str | None, Parameter(env_var="MPLBACKEND")] = None
     """Matplotlib backend; Agg draws without a window."""
-    size: tuple[float, float] = DEFAULT_SIZE
-    """Width and height in inches, of 100 pixels each."""
+    size: Annotated[tuple[float, float], Parameter(validator=Number(gte=4, lte=80))] = DEFAULT_SIZE
+    """Width and height in inches of 100 pixels each, 4 to 80."""
     serve: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=(0, 1))] = None
     """Show the image to browsers at PORT or ADDRESS:PORT; alone, at 127.0.0.1:8765."""
     allow_host: Annotated[tuple[str, ...], Parameter(show_default=False)] = ()
@@ -97,17 +97,12 @@ class Plan:
     """Record to this .gif or .mp4, or keep the image in this .png."""
     frames: Length | None = None
     """Stop after this many frames."""
-    duration: Annotated[float | None, Parameter(validator=positive)] = None
+    duration: Annotated[float | None, Parameter(validator=POSITIVE)] = None
     """Stop after this many seconds."""
-    refresh: Annotated[float, Parameter(validator=positive)] = 2.0
-    """Seconds between frames."""
+    refresh: Annotated[float, Parameter(validator=Number(gt=0, lte=600))] = 2.0
+    """Seconds between frames, at most 600."""  # those of a GIF last less than 655 s
 
     def __post_init__(self) -> None:
-        width, height = self.size
-        if not (4 <= width <= 80 and 3 <= height <= 80):
-            raise ToolkitError(f"--size {width:g} {height:g}: give width and height in inches, from 4 3 to 80 80")
-        if self.refresh > MAX_REFRESH_S:
-            raise ToolkitError(f"--refresh {self.refresh:g}: at most {MAX_REFRESH_S} seconds")
         if self.serve is not None and self.save:
             raise ToolkitError("--serve and --save: give one of them; a second dashboard can do the other")
 

@@ -167,7 +167,7 @@ def test_film_survives_ctrl_c(settings: Settings, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     film = tmp_path / "out.mp4"
     command = ["-m", "consumers.ragini_visual_consumer", "--source", "file", "--backend", "agg"]
-    options = ["--save", str(film), "--refresh", "0.2", "--size", "4", "3", "--data-dir", str(settings.data_path)]
+    options = ["--save", str(film), "--refresh", "0.2", "--size", "4", "4", "--data-dir", str(settings.data_path)]
     process = subprocess.Popen(
         [sys.executable, *command, *options],
         cwd=PROJECT_DIR,

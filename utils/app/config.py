@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal, get_type_hints
 from urllib.parse import unquote
 
 from cyclopts import Group, Parameter
+from cyclopts.validators import Number
 
 from utils.app.errors import ToolkitError
-from utils.app.options import not_negative, positive, whole
+from utils.app.options import NOT_NEGATIVE, POSITIVE, whole
 
 VERSION = "0.2.0"
 PROJECT_DIR = Path(__file__).resolve().parents[2]
@@ -31,7 +32,7 @@ _SHARED = Group("Shared options", sort_key=1)
 _SINKS = Group("Where the sinks are", sort_key=2)
 
 
-def _option(variable: str, help: str, group: Group = _SINKS, least: Callable[..., None] | None = None) -> Parameter:
+def _option(variable: str, help: str, group: Group = _SINKS, least: Number | None = None) -> Parameter:
     """An option that `.env` may set too; with `least` a whole number."""
     return Parameter(env_var=variable, group=group, help=help, converter=least and whole, validator=least)
 
@@ -45,14 +46,14 @@ _BROKER = _option("KAFKA_BROKER_ADDRESS", "host:port of the brokers, comma separ
 _TOPIC = _option("BUZZ_TOPIC", "Kafka topic.")
 _GROUP = _option("BUZZ_CONSUMER_GROUP_ID", "Kafka consumer group.")
 _PARTITIONS = _option(
-    "KAFKA_PARTITIONS", "Partitions of a topic that is created because it is missing.", least=positive
+    "KAFKA_PARTITIONS", "Partitions of a topic that is created because it is missing.", least=POSITIVE
 )
 _REPLICATION = _option(
     "KAFKA_REPLICATION",
     "Copies of each partition of such a topic; 0 = what the brokers do by default.",
-    least=not_negative,
+    least=NOT_NEGATIVE,
 )
-_JOURNAL_MAX = _option("JOURNAL_MAX_MB", "MiB a journal holds before the producer waits.", _SHARED, positive)
+_JOURNAL_MAX = _option("JOURNAL_MAX_MB", "MiB a journal holds before the producer waits.", _SHARED, POSITIVE)
 
 
 @Parameter(name="*")

@@ -1,21 +1,13 @@
 """The options that several commands share, and how their values are checked."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, Token
+from cyclopts.validators import Number
 
-
-def not_negative(_: Any, value: float | None) -> None:
-    if value is not None and not (math.isfinite(value) and value >= 0):
-        raise ValueError("Must be a number of 0 or more.")
-
-
-def positive(_: Any, value: float | None) -> None:
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise ValueError("Must be more than 0.")
+NOT_NEGATIVE, POSITIVE = Number(gte=0, lte=10**12), Number(gt=0, lte=10**12)
 
 
 def whole(_: Any, tokens: Sequence[Token]) -> int:
@@ -26,12 +18,12 @@ def whole(_: Any, tokens: Sequence[Token]) -> int:
         raise ValueError(f'unable to convert "{tokens[0].value}" into int') from error
 
 
-def _whole(name: str, help: str, least: Callable[..., None] | None = None) -> Parameter:
+def _whole(name: str, help: str, least: Number | None = None) -> Parameter:
     return Parameter(name=name, converter=whole, validator=least, help=help)
 
 
 def _seconds(name: str, help: str, variable: str | None = None) -> Parameter:
-    return Parameter(name=name, env_var=variable, validator=not_negative, help=help)
+    return Parameter(name=name, env_var=variable, validator=NOT_NEGATIVE, help=help)
 
 
 def _flag(name: str, help: str) -> Parameter:
@@ -41,7 +33,7 @@ def _flag(name: str, help: str) -> Parameter:
 Interval = Annotated[
     float, _seconds("--interval", "Seconds between records; 0 = full speed.", "MESSAGE_INTERVAL_SECONDS")
 ]
-Count = Annotated[int | None, _whole("--count", "Stop after this many records.", positive)]
+Count = Annotated[int | None, _whole("--count", "Stop after this many records.", POSITIVE)]
 Seed = Annotated[int | None, _whole("--seed", "The same seed gives the same records, timestamps aside.")]
 Drain = Annotated[float, _seconds("--drain", "Seconds to wait at the end for pending deliveries.")]
 Speed = Annotated[float, _seconds("--speed", "Times the original speed; 0 = full speed.")]

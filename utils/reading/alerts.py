@@ -11,7 +11,7 @@ import msgspec
 from cyclopts import Parameter
 
 from utils.app.errors import ToolkitError
-from utils.app.options import positive, whole
+from utils.app.options import POSITIVE, whole
 from utils.reading.anomaly import TRAILING, floor_of, stands_out
 from utils.reading.database import make_tables, one_of, upsert
 from utils.reading.expression import Expression
@@ -44,10 +44,10 @@ _ALL_DUE = "UPDATE alerts SET due_us = 0, attempts = CASE attempts WHEN 0 THEN 0
 
 _When = Parameter(name="--when", help="SQL over a record's fields: 'temperature_c > 24'.", show_default=False)
 _Anomaly = Parameter(name="--anomaly", help="Number field whose unlikely values give an alert.", show_default=False)
-_Silent = Parameter(name="--silent", help="Alert after so many seconds without a record.", validator=positive)
+_Silent = Parameter(name="--silent", help="Alert after so many seconds without a record.", validator=POSITIVE)
 _By = Parameter(name="--by", help="Field whose values have alerts of their own, '' = none; else the stream's by.")
-_For = Parameter(name="--for", help="Records in a row until the alert.", converter=whole, validator=positive)
-_Cooldown = Parameter(name="--cooldown", help="Seconds of event time from an alert to the next.", validator=positive)
+_For = Parameter(name="--for", help="Records in a row until the alert.", converter=whole, validator=POSITIVE)
+_Cooldown = Parameter(name="--cooldown", help="Seconds of event time from an alert to the next.", validator=POSITIVE)
 
 
 Clock = Callable[[], float]
