@@ -11,11 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from consumers.dashboard.formatting import status
-from consumers.dashboard.header import TILE, Header, HealthStrip
+from consumers.dashboard.header import TILE, Header, HealthStrip, tiles
 from consumers.dashboard.options import DEFAULT_SIZE, DPI, ThemeName
 from consumers.dashboard.panel import Panel
 from consumers.dashboard.panels import PANELS
-from consumers.dashboard.report import tiles
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.theme import PALETTES, style
 

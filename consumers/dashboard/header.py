@@ -1,15 +1,14 @@
 """Title, status and health strip above the panels."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 
-from consumers.dashboard.formatting import status
+from consumers.dashboard.formatting import SOURCES, brief, clock, lag, rate, source_line, span, status
 from consumers.dashboard.panel import EDGE, Card, fit
-from consumers.dashboard.report import tiles
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.theme import Palette
 from utils.app import local_time
@@ -43,6 +42,31 @@ class Header(Card):
         title = " \u00b7 ".join(filter(None, parts))
         room = self.width - (2 * EDGE if self.narrow else STATUS_AND_CLOCK)
         fit(self.title, room, title, title.removeprefix("Streaming "))
+
+
+class Tile(NamedTuple):
+    """One statistic on the health of the stream: its value, in forms from the longest to the shortest, and a detail."""
+
+    name: str
+    values: tuple[str, ...]
+    detail: str = ""
+    is_warning: bool = False
+
+
+def tiles(snapshot: Snapshot) -> list[Tile]:
+    """The six statistics of the health strip."""
+    source, last, delay, age = snapshot.source, snapshot.last, snapshot.lag, span(snapshot.idle_s)
+    bad = (snapshot.invalid, snapshot.lost, snapshot.duplicate)
+    return [
+        Tile("Source", (SOURCES.get(source.name, source.name),), source_line(snapshot), bool(source.trouble)),
+        Tile("Throughput", (rate(snapshot.rate, snapshot.roles.records),), "mean of 60 s"),
+        Tile("Lag", (lag(delay.median),), f"p95 {lag(delay.p95)}") if delay else Tile("Lag", ("\u2013",)),
+        Tile("Invalid / lost / dup", (" / ".join(f"{count:,}" for count in bad), "/".join(map(brief, bad))),
+             f"of {brief(snapshot.received)} received", any(bad)),
+        Tile("Last record", (f"{age} ago", age), f"at {clock(last, snapshot.now)}", snapshot.status == "STALE")
+        if last else Tile("Last record", ("none yet",)),
+        Tile("Uptime", (span(snapshot.now - snapshot.started),), f"since {clock(snapshot.started, snapshot.now)}"),
+    ]  # fmt: skip
 
 
 class HealthStrip(Card):

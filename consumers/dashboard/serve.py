@@ -4,6 +4,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from consumers.dashboard import report
 from consumers.dashboard.figure import Dashboard
 from consumers.dashboard.options import Plan, ThemeName
 from consumers.dashboard.snapshot import Put, Snapshot
@@ -29,6 +29,7 @@ from utils.app.web import WebServer, is_loopback, parse_address
 DEFAULT_ADDRESS = "127.0.0.1:8765"
 FOLDER = Path(__file__).with_name("page")
 FORMS = 4
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # The page runs its own script only and asks nobody but this server.
 POLICY = "default-src 'self'; img-src data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
 HEADERS = (
@@ -54,8 +55,8 @@ class Page:
         self._dashboard, self._drawn = lru_cache(Dashboard), lru_cache(FORMS)(self._draw)
         routes = [
             Route("/frame.json", self._answers(self._frame, "application/json")),
-            Route("/snapshot.json", self._answers(lambda _, known: report.statistics(known), "application/json")),
-            Route("/metrics", self._answers(lambda _, known: report.metrics(known), report.METRICS_TYPE)),
+            Route("/snapshot.json", self._answers(lambda _, known: statistics(known), "application/json")),
+            Route("/metrics", self._answers(lambda _, known: metrics(known), METRICS_TYPE)),
             Mount("/", StaticFiles(directory=FOLDER, html=True)),
         ]
         middleware = [
@@ -122,3 +123,32 @@ def known_hosts(host: str, allowed: Sequence[str]) -> list[str]:
         addresses = [each.address for card in psutil.net_if_addrs().values() for each in card]
         names += [socket.gethostname(), *(address.partition("%")[0] for address in addresses)]
     return [f"[{name}]" if ":" in name else name for name in names]
+
+
+def statistics(snapshot: Snapshot) -> str:
+    """The snapshot as JSON, with its own names and units; what is not known yet is null."""
+    return msgspec.json.encode(asdict(snapshot) | {"status": snapshot.status, "idle_s": snapshot.idle_s}).decode()
+
+
+def metrics(snapshot: Snapshot) -> str:
+    """The statistics in the text format of Prometheus."""
+    delay = snapshot.lag
+    samples = {
+        "records_total": snapshot.total,
+        "invalid_total": snapshot.invalid,
+        "duplicate_total": snapshot.duplicate,
+        "lost": snapshot.lost,
+        "records_per_second": snapshot.rate,
+        "lag_median_seconds": delay.median if delay else None,
+        "lag_p95_seconds": delay.p95 if delay else None,
+        "stale": snapshot.status == "STALE",
+        "source_up": not snapshot.source.trouble,
+        "last_record_timestamp_seconds": snapshot.last,
+        "start_timestamp_seconds": snapshot.started,
+    }
+    return "".join(
+        f"# TYPE ragini_{name} {'counter' if name.endswith('_total') else 'gauge'}\n"
+        f'ragini_{name}{{stream="{snapshot.stream}"}} {float(number)!r}\n'
+        for name, number in samples.items()
+        if number is not None
+    )

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
-from consumers.dashboard import report, serve
+from consumers.dashboard import serve
 from consumers.dashboard.figure import Dashboard
 from consumers.dashboard.formatting import plain
 from consumers.dashboard.options import Plan
@@ -119,7 +119,7 @@ class Program:
     def shown(self, snapshot: Snapshot) -> None:
         """Show a snapshot and wait until it is the one that is served."""
         self.snapshot = snapshot
-        wait_until(lambda: json.loads(self.body("/snapshot.json")) == json.loads(report.statistics(snapshot)))
+        wait_until(lambda: json.loads(self.body("/snapshot.json")) == json.loads(serve.statistics(snapshot)))
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_image_statistics_and_text_have_the_same_values(program: Program) -> Non
 
 def test_metrics_are_the_text_format(program: Program) -> None:
     status, headers, body = program.ask("/metrics")
-    assert (status, headers["content-type"]) == (200, report.METRICS_TYPE)
+    assert (status, headers["content-type"]) == (200, serve.METRICS_TYPE)
     samples = parsed(body.decode())
     assert samples['ragini_records_total{stream="buzz"}'] == 1234
     assert samples['ragini_lag_p95_seconds{stream="buzz"}'] == 0.5

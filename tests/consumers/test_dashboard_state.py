@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from consumers.dashboard import history, report
+from consumers.dashboard import history, serve
 from consumers.dashboard.state import State
 from tests.helpers import make_messages
 from utils.reading.tracker import Tracker
@@ -108,7 +108,7 @@ def test_statistics_are_those_of_pandas(seed: int, state: State, clock: Clock) -
     for at, total in snapshot.flow:
         assert placed[total - 1] == pytest.approx(at, abs=2e-3)
     assert snapshot.flow[-1][1] == len(table)
-    read = json.loads(report.statistics(snapshot))
+    read = json.loads(serve.statistics(snapshot))
     assert (read["lag"]["p95"], read["rate"]) == (snapshot.lag.p95, snapshot.rate)
 
 
