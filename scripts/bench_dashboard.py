@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -73,7 +73,7 @@ def replot(figure: Figure, snapshot: Snapshot) -> None:
     trend.axhspan(0.7, 1, color=LIGHT.positive[1])
     trend.plot(series.values, "o-", color=LIGHT.raw)
     trend.plot(series.rolling, color=LIGHT.accent, label="rolling")
-    trend.axhline(series.average, ls="--", color=LIGHT.text, label="average")
+    trend.axhline(mean(series.values), ls="--", color=LIGHT.text, label="average")
     assert snapshot.measures is not None
     histogram.hist(snapshot.measured, bins=15, color=LIGHT.accent, edgecolor="white")
     for name, color in (("mean", LIGHT.text), ("median", LIGHT.muted), ("p95", LIGHT.p95)):

@@ -217,7 +217,7 @@ class TrendPanel(Panel):
                     self.words.append(hint)
                 self.hint(self.axes, ago, value, hint)
         if single:
-            average = shown[0].average
+            average = float(np.mean(shown[0].values))
             self.average.set_data([1 - len(shown[0].values), 0.6], [average, average])
             entries.append((average, self.average, "average"))
         entries.sort(key=lambda entry: -entry[0])

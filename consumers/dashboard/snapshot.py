@@ -40,11 +40,6 @@ class Series:
     anomalies: tuple[bool, ...]
     keys: tuple[str, ...] = ()  # the `by` value of each
 
-    @property
-    def average(self) -> float:
-        """The mean of the values."""
-        return sum(self.values) / len(self.values)
-
 
 @dataclass(frozen=True)
 class Summary:

@@ -94,7 +94,6 @@ def test_statistics_are_those_of_pandas(seed: int, state: State, clock: Clock) -
     (series,) = snapshot.series
     assert list(series.values) == table["sentiment"].tail(30).tolist()
     np.testing.assert_allclose(series.rolling, table["sentiment"].rolling(10).mean().tail(30))
-    assert series.average == pytest.approx(table["sentiment"].tail(30).mean())
     assert list(series.keys) == table["author"].tail(30).tolist()
     assert list(snapshot.measured) == table["length"].tail(30).tolist()
     lags = (table["arrival"] - table["event"]).tail(100)
