@@ -70,7 +70,7 @@ def main(
         f"{cli.counted(known.total, known.roles.record)}, {known.invalid:,} invalid, {known.lost:,} lost,"
         f" {known.duplicate:,} duplicate; {cli.counted(count, 'frame')}"
     )
-    return 0 if reader.alive_to_the_end else startup.UNFINISHED
+    return startup.UNFINISHED if reader.is_alive() else 0
 
 
 if __name__ == "__main__":
