@@ -55,10 +55,12 @@ def main(
         reader.start()
         count = window.Window(state, plan, stop, settings.data_path).run()
     else:
-        with outputs.opened(plan, settings.data_path) as put:
-            reader.start()
-            reader.looked.wait(FIRST_LOOK_S)  # so that one image is one of what is there
-            count = outputs.run_headless(state, put, plan, stop)
+        show = outputs.opened(plan, settings.data_path)
+        reader.start()
+        reader.looked.wait(FIRST_LOOK_S)  # so that one image is one of what is there
+        frames = outputs.Frames(state, plan, stop)
+        show(frames)
+        count = frames.count
     stop.set()
     reader.join(timeout=END_S)
     if reader.is_alive():

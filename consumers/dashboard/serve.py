@@ -3,7 +3,7 @@
 import re
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from starlette.staticfiles import StaticFiles
 
 from consumers.dashboard.figure import Dashboard
 from consumers.dashboard.options import Plan, ThemeName
-from consumers.dashboard.snapshot import Put, Snapshot
+from consumers.dashboard.snapshot import Snapshot
 from utils.app.errors import ToolkitError
 from utils.app.web import WebServer, is_loopback, parse_address
 
@@ -40,7 +40,7 @@ HEADERS = (
 
 
 class Page:
-    """Serves the latest snapshot, while it is a context.
+    """Serves the latest of the snapshots that it is to show.
 
     The image has four forms: light or dark, wide or in one column. Each is drawn when the first browser asks for it,
     once per snapshot, by a thread of the web server.
@@ -70,15 +70,11 @@ class Page:
         if not is_loopback(host):
             logger.warning("the page at {} can be seen by everyone who reaches this machine", self.url)
 
-    def __enter__(self) -> Put:
-        return self.put
-
-    def __exit__(self, *error: object) -> None:
+    def show(self, shown: Iterable[Snapshot]) -> None:
+        """Show each snapshot until the next one comes, then end."""
+        for snapshot in shown:
+            self._snapshot = snapshot
         self._server.close()
-
-    def put(self, snapshot: Snapshot) -> None:
-        """Show the snapshot from now on."""
-        self._snapshot = snapshot
 
     def _answers(self, make: Callable[[Request, Snapshot], str], kind: str) -> Callable[[Request], Response]:
         """What answers a request with what is made of the latest snapshot, in a thread of the server."""

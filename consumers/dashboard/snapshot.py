@@ -1,6 +1,5 @@
 """What one frame shows: each quantity once, so that image, page, JSON and metrics cannot differ."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from consumers.dashboard.options import DEFAULT_BUFFERS, Buffers
@@ -116,7 +115,3 @@ class Snapshot:
         if self.last is None:
             return "WAITING"
         return "STALE" if self.idle_s > max(STALE_AFTER_S, STALE_GAPS * self.usual_gap) else "LIVE"
-
-
-Put = Callable[[Snapshot], None]
-"""Shows a snapshot; called by the thread that draws."""

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from consumers.dashboard import outputs
 from consumers.dashboard.figure import Dashboard
 from consumers.dashboard.options import Plan
 from consumers.dashboard.reader import Reader
-from consumers.dashboard.snapshot import Put, Snapshot
+from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.state import State
 from tests.helpers import make_messages, wait_until
 from utils.app.config import PROJECT_DIR, Settings
@@ -46,14 +45,14 @@ def drawing() -> Dashboard:
     return Dashboard("light", size=(4, 3))
 
 
-def run(state: State, output: AbstractContextManager[Put], plan: Plan, stop: threading.Event | None = None) -> int:
-    with output as put:
-        return outputs.run_headless(state, put, plan, stop or threading.Event())
+def frames(state: State, plan: Plan, stop: threading.Event | None = None) -> outputs.Frames:
+    return outputs.Frames(state, plan, stop or threading.Event())
 
 
 def test_image_is_replaced_whole_and_nothing_is_left_behind(state: State, tmp_path: Path) -> None:
-    output = outputs.opened(plan(), tmp_path)
-    assert run(state, output, plan(frames=3)) == 3
+    three = frames(state, plan(frames=3))
+    outputs.opened(plan(), tmp_path)(three)
+    assert three.count == 3
     path = tmp_path / "dashboard.png"
     assert Image.open(path).size == (400, 300)
     assert list(tmp_path.iterdir()) == [path]
@@ -63,18 +62,21 @@ def test_image_that_cannot_be_written_is_logged_once_and_heals(
     state: State, drawing: Dashboard, tmp_path: Path, logged: list[str]
 ) -> None:
     folder = tmp_path / "images"
-    with outputs.image_file(folder / "dashboard.png", drawing) as put:
-        outputs.run_headless(state, put, plan(frames=3), threading.Event())
+
+    def shown() -> Iterator[Snapshot]:
+        yield from frames(state, plan(frames=3))
         assert sum("cannot be written" in line for line in logged) == 1
         folder.mkdir()
-        put(state.snapshot())
+        yield state.snapshot()
+
+    outputs.keep_image(folder / "dashboard.png", drawing, shown())
     assert (folder / "dashboard.png").exists()
 
 
 def test_images_come_at_absolute_times_and_a_last_one_at_the_stop(state: State) -> None:
     stop, times = threading.Event(), list[float]()
-    output = nullcontext(lambda snapshot: times.append(time.monotonic()))
-    thread = threading.Thread(target=run, args=(state, output, plan(0.2), stop))
+    images = frames(state, plan(0.2), stop)
+    thread = threading.Thread(target=lambda: times.extend(time.monotonic() for _ in images))
     thread.start()
     wait_until(lambda: len(times) >= 6)
     stop.set()
@@ -85,13 +87,13 @@ def test_images_come_at_absolute_times_and_a_last_one_at_the_stop(state: State) 
 
 def test_gif_holds_every_frame(state: State, tmp_path: Path) -> None:
     path = tmp_path / "out.gif"
-    with outputs.opened(plan(0.05, save=path), tmp_path) as record:
 
-        def put(snapshot: Snapshot) -> None:
-            record(snapshot)
+    def shown() -> Iterator[Snapshot]:
+        for snapshot in frames(state, plan(frames=5)):
+            yield snapshot
             state.add(Chunk("f", "1", "1", make_messages(1, producer_id="ann-1", first=snapshot.total + 1)))
 
-        outputs.run_headless(state, put, plan(frames=5), threading.Event())
+    outputs.opened(plan(0.05, save=path), tmp_path)(shown())
     image = Image.open(path)
     assert (getattr(image, "n_frames", 1), image.info["duration"]) == (5, 50)
     assert list(tmp_path.iterdir()) == [path]
@@ -108,8 +110,8 @@ def test_save_that_cannot_work_is_one_line(tmp_path: Path, monkeypatch: pytest.M
         (tmp_path / "a.bmp", "must end in"),
         (tmp_path / "a.mp4", "ffmpeg"),
     ):
-        with pytest.raises(ToolkitError, match=reason), outputs.opened(plan(save=path), tmp_path):
-            pytest.fail("it was opened")
+        with pytest.raises(ToolkitError, match=reason):
+            outputs.opened(plan(save=path), tmp_path)
 
 
 def stand_in_for_ffmpeg(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
@@ -135,15 +137,13 @@ def test_film_gets_every_frame(state: State, tmp_path: Path, monkeypatch: pytest
     """Also under a name that ffmpeg would take for an option or an address."""
     stand_in_for_ffmpeg(tmp_path, monkeypatch, COUNTS_IMAGES)
     monkeypatch.chdir(tmp_path)
-    output = outputs.opened(plan(0.5, save=Path("-at:12:30.mp4")), tmp_path)
-    run(state, output, plan(frames=3))
+    outputs.opened(plan(0.5, save=Path("-at:12:30.mp4")), tmp_path)(frames(state, plan(frames=3)))
     assert (tmp_path / "-at:12:30.mp4").read_text() == "3 2.0"
 
 
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is not installed")
 def test_film_is_a_film(state: State, tmp_path: Path) -> None:
-    output = outputs.opened(plan(save=tmp_path / "out.mp4"), tmp_path)
-    run(state, output, plan(frames=3))
+    outputs.opened(plan(save=tmp_path / "out.mp4"), tmp_path)(frames(state, plan(frames=3)))
     assert b"ftyp" in (tmp_path / "out.mp4").read_bytes()[:32]
 
 
@@ -155,9 +155,9 @@ def test_film_that_fails_is_one_line_with_the_reason(
     film = tmp_path / "films" / "out.mp4"
     film.parent.mkdir()
     film.write_text("earlier")
-    output = outputs.opened(plan(save=film), tmp_path)
+    record = outputs.opened(plan(save=film), tmp_path)
     with pytest.raises(ToolkitError, match=r"out.mp4 cannot be written: "):
-        run(state, output, plan(frames=1))
+        record(frames(state, plan(frames=1)))
     assert (list(film.parent.iterdir()), film.read_text()) == ([film], "earlier")
 
 
@@ -273,19 +273,14 @@ def test_flood_does_not_block_drawing_and_drawing_does_not_block_reading(tmp_pat
     drawing, path = Dashboard("light", size=(4, 3)), tmp_path / "dashboard.png"
     grown: list[int] = []
 
-    @contextmanager
-    def watched() -> Iterator[Put]:
-        with outputs.image_file(path, drawing) as image:
+    def watched() -> Iterator[Snapshot]:
+        for snapshot in frames(state, Plan(refresh=0.2, duration=60.0), stop):
+            yield snapshot
+            grown.append(state.snapshot().total - snapshot.total)
+            if len(grown) == 4:
+                stop.set()
 
-            def put(snapshot: Snapshot) -> None:
-                image(snapshot)
-                grown.append(state.snapshot().total - snapshot.total)
-                if len(grown) == 4:
-                    stop.set()
-
-            yield put
-
-    run(state, watched(), Plan(refresh=0.2, duration=60.0), stop)
+    outputs.keep_image(path, drawing, watched())
     stop.set()
     reader.join(10)
     assert len(grown) >= 4

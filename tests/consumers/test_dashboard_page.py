@@ -93,17 +93,16 @@ class Program:
         self.page = Page(Plan(refresh=0.2, serve=(address,), **options))
         self.port = int(self.page.url.rstrip("/").rpartition(":")[2])
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self.page.show, args=(self._shown(),))
         self._thread.start()
 
-    def _run(self) -> None:
+    def _shown(self) -> Iterator[Snapshot]:
         while not self._stop.wait(0.2):
-            self.page.put(self.snapshot)
+            yield self.snapshot
 
     def end(self) -> None:
         self._stop.set()
         self._thread.join()
-        self.page.__exit__()
 
     def ask(self, path: str, host: str | None = None, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)) as connection:
@@ -318,12 +317,12 @@ def test_wrong_address_is_one_clear_error() -> None:
 
 def test_no_answer_before_the_first_snapshot() -> None:
     page = Page(Plan(serve=("127.0.0.1:0",)))
-    with page:
-        port = int(page.url.rstrip("/").rpartition(":")[2])
-        for path in ("/snapshot.json", "/frame.json", "/metrics"):
-            with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
-                connection.request("GET", path)
-                assert connection.getresponse().status == 503
+    port = int(page.url.rstrip("/").rpartition(":")[2])
+    for path in ("/snapshot.json", "/frame.json", "/metrics"):
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
+            connection.request("GET", path)
+            assert connection.getresponse().status == 503
+    page.show([])
 
 
 def test_only_what_is_looked_at_is_drawn_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -472,9 +471,10 @@ def test_hostile_names_run_nothing(program: Program, browser: Browser) -> None:
 def test_end_is_quick_while_browsers_wait() -> None:
     page = Page(Plan(serve=("127.0.0.1:0",)))
     port = int(page.url.rstrip("/").rpartition(":")[2])
-    with closing(socket.create_connection(("127.0.0.1", port))) as client, page:
+    with closing(socket.create_connection(("127.0.0.1", port))) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         client.recv(10)
+        page.show([])
     with suppress(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port)).close()
         pytest.fail("it still listens")

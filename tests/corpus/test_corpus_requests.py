@@ -7,18 +7,16 @@ from contextlib import closing
 
 import pytest
 
-from consumers.dashboard.options import Plan
-from consumers.dashboard.serve import Page
-from consumers.dashboard.state import State
-from utils.records.stream import BUZZ
+from tests.consumers.test_dashboard_page import Program
+from tests.helpers import wait_until
 
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    served = Page(Plan(serve=("127.0.0.1:0",)))
-    with served as put:
-        put(State(BUZZ, "file").snapshot())
-        yield int(served.url.rstrip("/").rpartition(":")[2])
+    program = Program()
+    wait_until(lambda: program.ask("/snapshot.json")[0] == 200)
+    yield program.port
+    program.end()
 
 
 def answer(port: int, request: bytes) -> bytes:
