@@ -15,10 +15,9 @@ from utils.records.schema import check_roles
 from utils.records.stream import Stream
 
 ThemeName = Literal["light", "dark"]
-Length = Annotated[int, Parameter(converter=whole, validator=POSITIVE)]
+Length = Annotated[int, Parameter(converter=whole, validator=Number(gt=0, lte=10_000))]
 DEFAULT_SIZE = (12.8, 7.2)  # inches
 DPI = 100
-MAX_BUFFER = 10_000
 
 
 @Parameter(name="*")
@@ -68,8 +67,8 @@ class Buffers:
     """Values in a rolling mean."""
 
     def __post_init__(self) -> None:
-        if max(self.points, self.window) > MAX_BUFFER or self.rolling > self.window:
-            raise ToolkitError(f"--points and --window are at most {MAX_BUFFER:,}, and --rolling at most --window")
+        if self.rolling > self.window:
+            raise ToolkitError(f"--rolling {self.rolling}: give at most --window, which is {self.window}")
 
 
 DEFAULT_BUFFERS = Buffers()
@@ -95,7 +94,7 @@ class Plan:
     """Further host name under which browsers may ask."""
     save: Path | None = None
     """Record to this .gif or .mp4, or keep the image in this .png."""
-    frames: Length | None = None
+    frames: Annotated[int | None, Parameter(converter=whole, validator=POSITIVE)] = None
     """Stop after this many frames."""
     duration: Annotated[float | None, Parameter(validator=POSITIVE)] = None
     """Stop after this many seconds."""
