@@ -322,7 +322,7 @@ def test_a_command_gets_the_alert_on_its_standard_input(tmp_path: Path, clock: C
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("https://127.0.0.1:9/secret", "127.0.0.1 does not answer: [Errno "),
+        ("https://127.0.0.1:9/secret", "127.0.0.1 does not answer: ["),
         ("http://no..name/secret", "no..name does not answer: "),
         ("http://127.0.0.1:9/sécret", "127.0.0.1 does not answer: "),
     ],
