@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,9 @@ from hypothesis import strategies as st
 from loguru import logger
 
 from tests.helpers import make_messages, open_files_stay, wait_until
-from utils.app.backoff import Backoff
 from utils.app.errors import Rejected, ToolkitError, Unavailable
 from utils.delivery import journal as journal_module
+from utils.delivery import worker
 from utils.delivery.journal import Journal
 from utils.delivery.worker import MAX_REJECTED, Delivery
 from utils.emitters.base import Connect, Emitter
@@ -96,7 +97,7 @@ class MemoryEmitter:
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Backoff, "next_s", lambda self: 0.001)
+    monkeypatch.setattr(worker, "backoff", lambda: repeat(0.001))
 
 
 class Machine:
@@ -317,7 +318,7 @@ def test_an_unknown_error_is_logged_once_and_retried(machine: Machine, logged: l
 def test_a_sink_never_reached_gets_one_more_attempt_at_the_end(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Backoff, "next_s", lambda self: 60.0)
+    monkeypatch.setattr(worker, "backoff", lambda: repeat(60.0))
     delivery = machine.deliver(one=Sink(is_down))
     machine.append(1)
     delivery.drain(30)  # returns long before
@@ -908,7 +909,7 @@ def test_whatever_fails_each_record_is_stored_once_and_in_order(
     sink = Sink(plan, max_records=max_records)
     made: list[Row] = []
     with pytest.MonkeyPatch.context() as patch, TemporaryMachine(tmp_path_factory.mktemp("delivery")) as machine:
-        patch.setattr(Backoff, "next_s", lambda self: 0.0)
+        patch.setattr(worker, "backoff", lambda: repeat(0.0))
         machine.deliver(one=sink)
         for amount in appends:
             if amount:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from utils.app.backoff import Backoff
+from utils.app.backoff import backoff
 from utils.app.errors import Rejected, ToolkitError, Unavailable
 from utils.clients.files import errors
 from utils.delivery.journal import Journal
@@ -46,7 +46,7 @@ class Worker(threading.Thread):
         super().__init__(name=sink, daemon=True)
         self.status = Status()
         self._connect, self._letters, self._delivery = connect, letters, delivery
-        self._backoff = Backoff()
+        self._waits_s = backoff()
         self._down_since_s: float | None = None
         self._rejected = 0  # in a row
         self._warned: set[str] = set()  # each new connection may find the same again
@@ -142,7 +142,7 @@ class Worker(threading.Thread):
             logger.info("{}: delivering again after {:.0f} s", self.name, time.monotonic() - self._down_since_s)
             self._down_since_s = None
             self.status.reason = ""
-            self._backoff.reset()
+            self._waits_s = backoff()
 
     def _failed(self, error: Exception) -> bool:
         """Log it and wait; True without a next attempt: what only the user can fix, or a silent sink at the end."""
@@ -163,7 +163,7 @@ class Worker(threading.Thread):
             until = delivery.until
             if failure or until == "closed" or (until and not status.opened):
                 return True
-            delivery.changed.wait_for(lambda: delivery.until != until, self._backoff.next_s())
+            delivery.changed.wait_for(lambda: delivery.until != until, next(self._waits_s))
             return delivery.until == "closed"
 
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack, closing
 
 from loguru import logger
 
-from utils.app.backoff import Backoff
+from utils.app.backoff import backoff
 from utils.app.errors import Absent, PositionMoved, StoreUnavailable, ToolkitError, Unavailable
 from utils.sources.base import Chunk, Source
 
@@ -57,7 +57,7 @@ def follow(
     Follows with short waits; retries what is Unavailable and logs it once per change (with `once` it is raised). If
     `handle` raises PositionMoved or Unavailable, it begins again at the stored position with a new source.
     """
-    backoff = Backoff(first_s=RETRY_FIRST_S, cap_s=RETRY_CAP_S)
+    waits_s = backoff(RETRY_FIRST_S, RETRY_CAP_S)
     states, shown = StateLog(), 0
     idle_s, done, moved = IDLE_FIRST_S, 0, False
     with ExitStack() as opened:
@@ -80,7 +80,7 @@ def follow(
                 if chunk is not None or isinstance(error, StoreUnavailable):
                     opened.close()
                     source = None
-                stop.wait(backoff.next_s())
+                stop.wait(next(waits_s))
                 continue
             states.healthy(f"{source.detail} is read")
             if chunk is None:
@@ -99,5 +99,5 @@ def follow(
                 logger.warning("invalid record in {}: {}{}", invalid.where, invalid.reason, more)
             done += new
             idle_s = IDLE_FIRST_S
-            backoff.reset()
+            waits_s = backoff(RETRY_FIRST_S, RETRY_CAP_S)
     return done

@@ -8,7 +8,7 @@ from threading import Event
 from typing import Annotated, TypeVar
 
 from utils.app import cli, signals
-from utils.app.backoff import Backoff
+from utils.app.backoff import backoff
 from utils.app.config import DEFAULT_STREAM, DEFAULTS, Reads, Settings, processed_store_url
 from utils.app.errors import Unavailable
 from utils.app.options import FOLLOWING, Reading, StreamName
@@ -32,7 +32,7 @@ def wait_for(attempt: Callable[[], Result], stop: Event, *, once: bool) -> Resul
 
     Logs once per change why it waits.
     """
-    backoff, states = Backoff(first_s=0.1, cap_s=1.0), StateLog()
+    waits_s, states = backoff(0.1, 1.0), StateLog()
     while not stop.is_set():
         try:
             return attempt()
@@ -40,7 +40,7 @@ def wait_for(attempt: Callable[[], Result], stop: Event, *, once: bool) -> Resul
             if once:
                 raise
             states.trouble(error)
-            stop.wait(backoff.next_s())
+            stop.wait(next(waits_s))
     return None
 
 
