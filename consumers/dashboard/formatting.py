@@ -5,7 +5,7 @@ import unicodedata
 from itertools import pairwise
 
 from consumers.dashboard.snapshot import Snapshot
-from utils.app import local_time
+from utils.records.instants import local_time
 
 SOURCES = {"file": "JSONL", "sqlite": "SQLite", "duckdb": "DuckDB", "kafka": "Kafka", "auto": "Auto"}
 UNITS_S = ((31_536_000, "y"), (86_400, "d"), (3600, "h"), (60, "m"), (1, "s"))
@@ -23,7 +23,7 @@ def span(seconds: float) -> str:
 
 def clock(epoch_s: float, now: float) -> str:
     """The local time, with its date if that is over a day away from `now`."""
-    return local_time.of(epoch_s).strftime("%H:%M:%S" if abs(now - epoch_s) < 86_400 else "%Y-%m-%d %H:%M")
+    return local_time(epoch_s).strftime("%H:%M:%S" if abs(now - epoch_s) < 86_400 else "%Y-%m-%d %H:%M")
 
 
 def rate(per_second: float, records: str) -> str:

@@ -11,7 +11,7 @@ from consumers.dashboard.formatting import SOURCES, brief, clock, lag, rate, sou
 from consumers.dashboard.panel import EDGE, Card, fit
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.theme import Palette
-from utils.app import local_time
+from utils.records.instants import local_time
 
 TILE = 0.8  # inches from one row of tiles to the next
 STATUS_AND_CLOCK = 5.2  # inches of the longest
@@ -37,7 +37,7 @@ class Header(Card):
         self.status.set(text=f"\u25cf {words}", color=foreground)
         pill: Any = self.status.get_bbox_patch()
         pill.set_facecolor(background)
-        self.clock.set_text(f"{local_time.of(snapshot.now):%Y-%m-%d  %H:%M:%S}")
+        self.clock.set_text(f"{local_time(snapshot.now):%Y-%m-%d  %H:%M:%S}")
         parts = "Streaming Dashboard", snapshot.stream if snapshot.stream != "buzz" else "", snapshot.where
         title = " \u00b7 ".join(filter(None, parts))
         room = self.width - (2 * EDGE if self.narrow else STATUS_AND_CLOCK)

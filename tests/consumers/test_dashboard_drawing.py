@@ -23,10 +23,10 @@ from consumers.dashboard.state import State
 from producers import sensor_producer
 from scripts.make_pictures import Scene, draw, examples, scenes
 from tests.helpers import make_messages
-from utils.app import cli, local_time
+from utils.app import cli
 from utils.reading.expression import Expression
 from utils.records.codec import Field
-from utils.records.instants import instant_text
+from utils.records.instants import instant_text, local_time
 from utils.records.stream import BUZZ, Stream
 from utils.sources.base import Chunk
 
@@ -406,7 +406,7 @@ def test_one_quantity_has_one_value() -> None:
         seen = shown(drawing)
         rates = {rate for text in seen for rate in re.findall(r"[\d.]+ msg/s", text)}
         assert rates == {formatting.rate(snapshot.rate, "messages")}
-        assert f"{local_time.of(now):%Y-%m-%d  %H:%M:%S}" in seen
+        assert f"{local_time(now):%Y-%m-%d  %H:%M:%S}" in seen
         assert seen.count(f"{snapshot.total:,}") >= 1
         assert any(f"{snapshot.total:,} messages" in text for text in seen)
         trend: Any = drawing.panels[2]

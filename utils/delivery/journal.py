@@ -5,7 +5,6 @@ Each process is a run with a producer_id of its own. The sequence counts the rec
 
 import secrets
 import sqlite3
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ import portalocker
 
 from utils.app.errors import ToolkitError, Unavailable
 from utils.clients import sqlite
-from utils.records.instants import instant_text
+from utils.records.instants import present
 from utils.records.record import Batch
 from utils.records.stream import Stream
 
@@ -157,12 +156,11 @@ class Journal:
 
     def subscribe(self, sinks: Iterable[str], *, drop: Iterable[str] = ()) -> None:
         """From now on these sinks get every record, in any run, until one is to `drop` with what is pending for it."""
-        now = instant_text(time.time_ns() // 1_000_000 * 1_000)
         with self._file.transaction() as connection:
             connection.executemany("DELETE FROM subscriptions WHERE sink = ?", [(sink,) for sink in drop])
             connection.executemany(
                 "INSERT INTO subscriptions VALUES (?, ?, ?, ?, '') ON CONFLICT DO NOTHING",
-                [(sink, now, self.last, self.last) for sink in sinks],
+                [(sink, present(), self.last, self.last) for sink in sinks],
             )
         rows = self._file.query("SELECT sink, since, after, reached, mark FROM subscriptions ORDER BY rowid")
         self.subscriptions = {sink: Subscription(*rest) for sink, *rest in rows}

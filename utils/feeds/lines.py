@@ -1,7 +1,6 @@
 """What sources give to a feed instead of records: the lines as they came, if sinks can store them."""
 
 import re
-import time
 from collections.abc import Callable, Mapping
 from itertools import repeat
 from typing import Any
@@ -11,7 +10,7 @@ from utils.feeds.csv_pages import json_lines
 from utils.records.codec import Codec, Field, encoder
 from utils.records.external import are_plain, are_small, check_size, stamp
 from utils.records.infer import event_time
-from utils.records.instants import instant_text
+from utils.records.instants import instant_text, present
 from utils.records.record import Line
 from utils.records.stream import Stream
 
@@ -52,11 +51,6 @@ class LineCodec(Codec):
     def _time(self, record: Any, now: str) -> str:
         at_us = self._event_us(record) if self._event_us else None
         return now if at_us is None else instant_text(at_us)
-
-
-def present() -> str:
-    """The time of reading, in milliseconds."""
-    return instant_text(time.time_ns() // 1_000_000 * 1_000)
 
 
 def text_parser(pattern: str, encoding: str) -> Parse:

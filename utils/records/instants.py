@@ -1,16 +1,15 @@
-"""Timestamps as text and as microseconds since 1970: the one place that parses and checks them."""
+"""Timestamps as text and as microseconds since 1970: the one place that parses and checks them; local times."""
 
 import re
+import time
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from functools import lru_cache
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
-
-from utils.app import local_time
 
 EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _FIRST_US = (datetime.min.replace(tzinfo=UTC) - EPOCH) // MICROSECOND
@@ -21,12 +20,38 @@ is_usual = re.compile(r"\d{4}-\d\d-\d\dT([01]\d|2[0-3]):\d\d:\d\d\.\d{3}Z", re.A
 """Whether a timestamp has the form of `instant_text` with milliseconds."""
 
 
+def local_time(epoch_s: float) -> datetime:
+    """The local time of seconds since 1970. Raises OverflowError outside of the years 1 to 9999."""
+    try:
+        return datetime.fromtimestamp(epoch_s)
+    except OSError:
+        return (EPOCH + timedelta(seconds=epoch_s)).astimezone(_standard()).replace(tzinfo=None)
+
+
+def _in_utc(local: datetime) -> datetime:
+    """The instant of a local time. Raises OverflowError outside of the years 1 to 9999."""
+    try:
+        return local.astimezone(UTC)
+    except (OSError, ValueError, OverflowError):
+        return local.replace(tzinfo=_standard()).astimezone(UTC)
+
+
+def _standard() -> timezone:
+    """The zone without its rules, which are missing at the ends of the calendar, on Windows already before 1970."""
+    return timezone(timedelta(seconds=-time.timezone))
+
+
+def present() -> str:
+    """The text of the present time, in milliseconds."""
+    return instant_text(time.time_ns() // 1_000_000 * 1_000)
+
+
 @lru_cache(maxsize=16_384)  # more than the records of a chunk
 def microseconds(text: str) -> int | None:
     """Microseconds since 1970 UTC of a timestamp; local time where it has no zone; None if it is none."""
     try:
         instant = datetime.fromisoformat(text.replace("z", "Z"))
-        found = ((instant if instant.tzinfo else local_time.in_utc(instant)) - EPOCH) // MICROSECOND
+        found = ((instant if instant.tzinfo else _in_utc(instant)) - EPOCH) // MICROSECOND
     except (ValueError, OverflowError):
         return None
     return found if _FIRST_US <= found <= _LAST_US else None  # its day in UTC may be outside of the calendar
