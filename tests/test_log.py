@@ -98,7 +98,7 @@ def test_a_thread_that_dies_is_named(settings: Settings, path: Path, capsys: pyt
     threading.excepthook = before
     shown = capsys.readouterr().err
     assert shown.count("\n") == 1
-    assert "file worker stopped unexpectedly: ZeroDivisionError" in shown
+    assert "file worker ended by ZeroDivisionError" in shown
     assert "Traceback" in path.read_text(encoding="utf-8")
 
 

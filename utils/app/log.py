@@ -84,8 +84,5 @@ def _file(path: Path, secrets: tuple[str, ...]) -> Callable[[str], None]:
 
 
 def _log_thread_failure(failure: threading.ExceptHookArgs) -> None:
-    thread = failure.thread.name if failure.thread else "a thread"
-    if failure.exc_value is not None:
-        logger.opt(exception=failure.exc_value).error(
-            "{} stopped unexpectedly: {!r} (traceback in logs/)", thread, failure.exc_value
-        )
+    name = failure.thread and failure.thread.name
+    logger.opt(exception=failure.exc_value).error("{} ended by {!r} (traceback in logs/)", name, failure.exc_value)

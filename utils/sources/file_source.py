@@ -19,7 +19,7 @@ from zlib import crc32
 
 from utils.app.config import Settings
 from utils.app.errors import Absent, ToolkitError, Unavailable
-from utils.clients.line_file import BLANK, HOLE, MAX_LINE_BYTES
+from utils.clients.line_file import BLANK, HOLE, MAX_LINE_BYTES, last_line, read_at
 from utils.records.codec import Codec
 from utils.records.record import Invalid
 from utils.records.stream import Stream
@@ -123,15 +123,9 @@ class FileSource:
 
     def _go_to_end(self, file: FileIO) -> Chunk:
         """Only what comes from now on: after the last newline."""
-        offset = os.fstat(file.fileno()).st_size
-        while offset > 0:
-            begin = max(0, offset - MAX_LINE_BYTES)
-            file.seek(begin)
-            data = file.read(offset - begin)
-            if end := data.rfind(b"\n") + 1:
-                return self._chunk(_position(begin + end, data[:end]), [], [])
-            offset = begin
-        return self._restart()
+        offset, _ = last_line(file.fileno())
+        start = max(0, offset - FINGERPRINT_BYTES)
+        return self._chunk(_position(offset, read_at(file.fileno(), start, offset - start)), [], [])
 
     def _read(self, file: FileIO, max_records: int, is_left: bool) -> Chunk | None:
         """The next complete lines, or what is to be reported of an incomplete one."""
