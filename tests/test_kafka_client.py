@@ -1,13 +1,16 @@
 """What clients of Kafka tell and how their errors are named, without a broker."""
 
 import logging
+import re
 from dataclasses import replace
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from utils.app.config import Settings
-from utils.clients.kafka_admin import ClientLog, failed
+from utils.app.errors import ToolkitError, Unavailable
+from utils.checks import doctor
+from utils.clients.kafka_admin import Admin, ClientLog, failed
 
 AWAY = ("_TIMED_OUT", "_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE", "_SSL", "_AUTHENTICATION")
 
@@ -43,6 +46,30 @@ def test_what_to_check_is_named(away: Settings, monkeypatch: pytest.MonkeyPatch)
     assert "rejects user 'ann'" in text(away, "_TRANSPORT", "SASL authentication error")
     assert "if it is up, check KAFKA_USERNAME" in text(away, "_TRANSPORT", "Disconnected")
     assert "KAFKA_USERNAME" not in text(away, "_TRANSPORT", "Connect failed: Connection refused")
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        (
+            {"KAFKA_SECURITY_PROTOCOL": "TLS"},
+            'Invalid value "TLS" for configuration property "KAFKA_SECURITY_PROTOCOL"',
+        ),
+        ({"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}, "KAFKA_USERNAME and KAFKA_PASSWORD must be set"),
+        ({"KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "KAFKA_SASL_MECHANISM": "FOO"}, "Unsupported SASL mechanism: FOO"),
+        ({"KAFKA_SECURITY_PROTOCOL": "SSL", "KAFKA_CA_FILE": "no.pem"}, "KAFKA_CA_FILE failed"),
+    ],
+)
+def test_a_variable_that_cannot_be_used_is_named_before_a_broker_is_asked(
+    settings: Settings, variables: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ToolkitError, match=re.escape(words)) as raised:
+        Admin(settings)
+    assert not isinstance(raised.value, Unavailable)
+    signs = [sign for sign in doctor.examine(settings, str) if words in sign.text]
+    assert [sign.state for sign in signs] == ["problem"]
 
 
 def test_each_line_of_a_client_that_was_connected_is_a_warning_once(logged: list[str]) -> None:

@@ -23,7 +23,7 @@ from dotenv.parser import parse_stream
 from loguru import logger
 
 from utils.app import log, startup
-from utils.app.config import DEFAULTS, PROJECT_DIR, TOKEN_VARIABLE, VERSION, full, narrowed, store_passwords, variables
+from utils.app.config import DEFAULTS, PROJECT_DIR, TOKEN_VARIABLE, VERSION, narrowed, store_passwords, variables
 from utils.app.errors import ToolkitError
 from utils.app.startup import UNFINISHED
 
@@ -56,7 +56,7 @@ def run(main: Callable[..., int], *others: Callable[..., int], name: str, argume
         load_env_file()
         tokens = sys.argv[1:] if arguments is None else arguments
         command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
-        log.set_up(full(bound.arguments.get("settings", DEFAULTS)), name.rpartition(".")[2], secrets=_secrets())
+        log.set_up(bound.arguments.get("settings", DEFAULTS), name.rpartition(".")[2], secrets=_secrets())
         ready = True
         code = command(*bound.args, **bound.kwargs) or 0
     except SystemExit as error:

@@ -1,13 +1,11 @@
 """Every setting: option, variable, default and meaning, once. The only reader of the environment."""
 
-import inspect
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass, replace
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Literal, get_type_hints
 from urllib.parse import unquote
 
 from cyclopts import Group, Parameter
@@ -147,76 +145,38 @@ class Reads:
 
 
 def narrowed(command: Callable[..., int]) -> Callable[..., int]:
-    """The command with a signature that has only the settings that it reads."""
+    """The command, of whose settings only those that it reads are options; the others have their defaults."""
     hints = get_type_hints(command, include_extras=True)
     reads = [each for each in getattr(hints.get("settings"), "__metadata__", ()) if isinstance(each, Reads)]
-    if not reads:
-        return command
-    types = get_type_hints(Settings, include_extras=True)
-    wanted = [(each.name, types[each.name], each.default) for each in fields(Settings) if each.name in reads[0].names]
-    made = make_dataclass("Settings", wanted, frozen=True, namespace={"__module__": __name__})
-    view = Parameter(name="*")(made)
-
-    @wraps(command)
-    def call(*arguments: Any, settings: Any = view(), **options: Any) -> int:  # noqa: B008
-        return command(*arguments, settings=full(settings), **options)
-
-    signature = inspect.signature(command)
-    parameters = [
-        each.replace(annotation=view, default=view()) if each.name == "settings" else each
-        for each in signature.parameters.values()
-    ]
-    call.__annotations__ = hints | {"settings": view}
-    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # a function's own
-    return call
+    if reads:
+        others = [
+            (each.name, Annotated[type(each.default), Parameter(parse=False, env_var=())], each.default)
+            for each in fields(Settings)
+            if each.name not in reads[0].names
+        ]
+        view = make_dataclass("Settings", others, bases=(Settings,), frozen=True, namespace={"__module__": __name__})
+        command.__annotations__ = hints | {"settings": Parameter(name="*")(view)}
+    return command
 
 
-def full(settings: Any) -> Settings:
-    """All settings, from those that a command takes."""
-    return settings if isinstance(settings, Settings) else Settings(**vars(settings))
-
-
-@dataclass(frozen=True)
-class KafkaSecurity:
-    """How to reach a protected cluster; only from the environment or .env, never from options."""
-
-    protocol: str = "PLAINTEXT"
-    sasl_mechanism: str = ""
-    username: str = ""
-    password: str = field(default="", repr=False)
-    ca_file: str = ""
-
-
-_SECURITY_VARIABLES = {
-    "protocol": "KAFKA_SECURITY_PROTOCOL",
-    "sasl_mechanism": "KAFKA_SASL_MECHANISM",
-    "username": "KAFKA_USERNAME",
-    "password": "KAFKA_PASSWORD",
-    "ca_file": "KAFKA_CA_FILE",
+KAFKA_SECURITY = {
+    "KAFKA_SECURITY_PROTOCOL": "security.protocol",
+    "KAFKA_SASL_MECHANISM": "sasl.mechanism",
+    "KAFKA_USERNAME": "sasl.username",
+    "KAFKA_PASSWORD": "sasl.password",
+    "KAFKA_CA_FILE": "ssl.ca.location",
 }
-_SECURITY_CHOICES = {
-    "protocol": ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
-    "sasl_mechanism": ("", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"),
-}
+"""Variables for a protected cluster, and what librdkafka, which checks their values, calls them."""
 
 
-def kafka_security(environment: Mapping[str, str] = os.environ) -> KafkaSecurity:
-    """Read the KAFKA_* security variables. Raises ToolkitError naming the variable, its value and what is allowed."""
-    values = {name: environment.get(variable, "") for name, variable in _SECURITY_VARIABLES.items()}
-    values["protocol"] = values["protocol"] or "PLAINTEXT"
-    for name, allowed in _SECURITY_CHOICES.items():
-        if values[name] not in allowed:
-            choices = ", ".join(choice or "nothing" for choice in allowed)
-            raise ToolkitError(f"{_SECURITY_VARIABLES[name]} is {values[name]!r}: use one of {choices}")
-    if values["protocol"].startswith("SASL") and not (values["username"] and values["password"]):
-        raise ToolkitError(
-            f"KAFKA_SECURITY_PROTOCOL is {values['protocol']}: set KAFKA_USERNAME and KAFKA_PASSWORD as well"
-        )
-    if values["ca_file"]:
-        values["ca_file"] = str(_from_home(values["ca_file"]))
-        if not Path(values["ca_file"]).is_file():
-            raise ToolkitError(f"KAFKA_CA_FILE is {values['ca_file']!r}: there is no such file")
-    return KafkaSecurity(**values)
+def kafka_security(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """librdkafka's options to reach a protected cluster; only from the environment or .env, never from options."""
+    found = {option: value for name, option in KAFKA_SECURITY.items() if (value := environment.get(name))}
+    if found.get("security.protocol", "").startswith("SASL"):
+        found.setdefault("sasl.mechanism", "PLAIN")
+    if "ssl.ca.location" in found:
+        found["ssl.ca.location"] = str(_from_home(found["ssl.ca.location"]))
+    return found
 
 
 TOKEN_VARIABLE = "FEED_TOKEN"
@@ -278,5 +238,5 @@ def variables() -> dict[str, str]:
     options = get_type_hints(Settings, include_extras=True)
     found = {"MESSAGE_INTERVAL_SECONDS": "5"}
     found |= {options[each.name].__metadata__[0].env_var[0]: str(each.default) for each in fields(Settings)}
-    found |= dict.fromkeys([*_SECURITY_VARIABLES.values(), TOKEN_VARIABLE, STORE_VARIABLE], "")
+    found |= dict.fromkeys([*KAFKA_SECURITY, TOKEN_VARIABLE, STORE_VARIABLE], "")
     return found | {"KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"}

@@ -75,7 +75,6 @@ def _environment() -> Iterator[Sign]:
         meant = difflib.get_close_matches(name, known, 1)
         remedy = f"did you mean {meant[0]}?" if meant else ".env.example lists what there is"
         yield Sign(".env", "note", f"{name} is no setting of this toolkit", remedy)
-    config.kafka_security()
 
 
 def _python() -> Iterator[Sign]:
@@ -171,6 +170,7 @@ def _sinks(settings: Settings, found: list[Account]) -> Iterator[Sign]:
     for name, sink in SINKS.items():
         if not sink.embedded:
             try:
+                Admin(settings)  # names a variable that cannot be used
                 require_answer(settings.kafka_broker)
             except Unavailable as error:
                 yield Sign(name, "note", f"{error}; the other sinks need none", "start one, or see the README")

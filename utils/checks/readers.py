@@ -6,7 +6,7 @@ from typing import Any
 
 from utils.app.config import Settings
 from utils.app.errors import Absent, Unavailable
-from utils.clients.kafka_admin import kafka_python_options
+from utils.clients.kafka_admin import Admin, kafka_python_options
 from utils.records.record import Invalid
 from utils.records.stream import Stream
 from utils.sinks import source
@@ -44,6 +44,7 @@ def _topic_pages(settings: Settings, stream: Stream) -> Generator[Page]:
         require_answer(settings.kafka_broker)
     except Absent as error:  # what is on its disk is not known, and by no means lost
         raise Unavailable(str(error)) from error
+    Admin(settings)  # names a setting that cannot be used
     topic = settings.topic_of(stream.name)
     try:
         consumer = KafkaConsumer(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 
 from utils.app.cli import counted
-from utils.app.config import Settings, kafka_security
+from utils.app.config import KAFKA_SECURITY, Settings, kafka_security
 from utils.app.errors import ToolkitError, Unavailable
 
 if TYPE_CHECKING:
@@ -49,21 +49,9 @@ class ClientLog(logging.Handler):
 
 
 def librdkafka_options(settings: Settings) -> dict[str, Any]:
-    """Configuration of confluent-kafka's clients. Raises ToolkitError if a KAFKA_* variable is wrong."""
-    security = kafka_security()
-    options = {
-        "bootstrap.servers": settings.kafka_broker,
-        "client.id": CLIENT_ID,
-        "security.protocol": security.protocol,
-        "socket.connection.setup.timeout.ms": 3_000,
-        "reconnect.backoff.max.ms": 1_000,
-    }
-    if security.protocol.startswith("SASL"):
-        options["sasl.mechanism"] = security.sasl_mechanism or "PLAIN"
-        options["sasl.username"], options["sasl.password"] = security.username, security.password
-    if security.ca_file:
-        options["ssl.ca.location"] = security.ca_file
-    return options
+    """Configuration of confluent-kafka's clients."""
+    own = {"bootstrap.servers": settings.kafka_broker, "client.id": CLIENT_ID, "reconnect.backoff.max.ms": 1_000}
+    return own | {"socket.connection.setup.timeout.ms": 3_000} | kafka_security()
 
 
 def kafka_python_options(settings: Settings) -> dict[str, Any]:
@@ -79,7 +67,7 @@ def failed(error: "KafkaException", settings: Settings, log: ClientLog) -> Unava
     reason, broker = error.args[0], settings.kafka_broker
     if reason.name() not in ("_TIMED_OUT", "_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE", "_SSL", "_AUTHENTICATION"):
         return Unavailable(f"Kafka at {broker}: {reason.str()}")
-    user, detail = kafka_security().username, f": {log.reason}" * bool(log.reason)
+    user, detail = kafka_security().get("sasl.username"), f": {log.reason}" * bool(log.reason)
     credentials = "check KAFKA_USERNAME, KAFKA_PASSWORD and KAFKA_SASL_MECHANISM"
     if "authentication" in detail:
         return Unavailable(f"Kafka at {broker} rejects user {user!r}, {credentials}{detail}")
@@ -115,7 +103,10 @@ class Admin:
         try:
             self.client: AdminClient = AdminClient(self.options)
         except KafkaException as error:
-            raise ToolkitError(f"Kafka cannot be used with these settings: {error.args[0].str()}") from error
+            reason = error.args[0].str()
+            for variable, option in KAFKA_SECURITY.items():
+                reason = reason.replace(option, variable)
+            raise ToolkitError(f"Kafka cannot be used with these settings: {reason}") from error
 
     def open_topic(self, name: str) -> Topic:
         """The topic, which is created if it is missing."""
