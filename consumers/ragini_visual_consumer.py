@@ -72,7 +72,7 @@ def main(
         f"{cli.counted(known.total, known.roles.record)}, {known.invalid:,} invalid, {known.lost:,} lost,"
         f" {known.duplicate:,} duplicate; {cli.counted(count, 'frame')}"
     )
-    return startup.UNFINISHED if reader.is_alive() else 0
+    return 0 if reader.alive_to_the_end else startup.UNFINISHED
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import threading
 
 from consumers.dashboard.state import State
 from utils.app.config import PROJECT_DIR
-from utils.app.errors import Absent, Unavailable
+from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.reading.follow import follow
 from utils.sources.base import Chunk, Source
 
@@ -15,21 +15,23 @@ CHUNK_RECORDS = 2_000
 class Reader(threading.Thread):
     """Follows the source into the state until `stop`. It sets `stop` itself when it cannot continue.
 
-    `failure` is then the cause. `looked` is set once it has read what was there, or found that it has to wait.
+    `failure` is then what the user must fix; if there is none and it was not `alive_to_the_end`, the log has the cause.
+    `looked` is set once it has read what was there, or found that it has to wait.
     """
 
     def __init__(self, source: Source, state: State, stop: threading.Event) -> None:
         super().__init__(name="reader", daemon=True)
         self._source, self._state, self._stop_event = source, state, stop
-        self.failure: Exception | None = None
-        self._has_begun = False
+        self.failure: ToolkitError | None = None
+        self.alive_to_the_end = self._has_begun = False
         self.looked = threading.Event()
         self._name_source()
 
     def run(self) -> None:
         try:
             follow(lambda: self._source, self._take, self._stop_event, on_wait=self._wait, chunk_records=CHUNK_RECORDS)
-        except Exception as error:  # noqa: BLE001 (of any kind: main raises it)
+            self.alive_to_the_end = True
+        except ToolkitError as error:
             self.failure = error
         finally:
             self._source.close()  # also if it was stopped before it began

@@ -237,14 +237,16 @@ def test_reader_shows_trouble_and_recovers(logged: list[str]) -> None:
     assert sum("invalid record in b row 9" in line for line in logged) == 1
 
 
-def test_reader_stops_everything_when_the_user_must_act_or_it_dies() -> None:
+def test_reader_stops_everything_when_the_user_must_act_or_it_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
     for error in (ToolkitError("not a database"), RuntimeError("bug")):
         stop, source = threading.Event(), Script(error)
         reader, _ = read(source, stop)
         reader.join(10)
         assert stop.is_set()
         assert source.closed
-        assert reader.failure is error
+        assert reader.failure is (error if isinstance(error, ToolkitError) else None)
+        assert not reader.alive_to_the_end
 
 
 def test_reader_ends_with_stop() -> None:
@@ -252,7 +254,7 @@ def test_reader_ends_with_stop() -> None:
     reader, _ = read(source, stop)
     stop.set()
     reader.join(10)
-    assert (reader.is_alive(), reader.failure) == (False, None)
+    assert reader.alive_to_the_end
     assert source.closed
 
 

@@ -58,7 +58,7 @@ def run(watched: Watched) -> Watched:
 def end(watched: Watched) -> None:
     watched.stop.set()
     watched.reader.join(20)
-    assert (watched.reader.is_alive(), watched.reader.failure) == (False, None)
+    assert watched.reader.alive_to_the_end
 
 
 def path_of(watched: Watched) -> str:
