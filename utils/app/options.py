@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 
-NOT_NEGATIVE, POSITIVE = Number(gte=0, lte=10**12), Number(gt=0, lte=10**12)
+NOT_NEGATIVE, POSITIVE = Number(gte=0, lte=10**9), Number(gt=0, lte=10**12)  # nobody can wait for more seconds
 
 
 def whole(_: Any, tokens: Sequence[Token]) -> int:
