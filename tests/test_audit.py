@@ -29,8 +29,7 @@ from utils.delivery.journal import Journal
 from utils.records import stream as streams
 from utils.records.codec import encoder
 from utils.records.record import Batch, Record
-from utils.records.schema import declare
-from utils.records.stream import Stream
+from utils.records.stream import Stream, declare
 from utils.records.table import Table
 from utils.sinks import EMBEDDED, SINKS
 

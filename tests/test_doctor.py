@@ -33,8 +33,7 @@ from utils.delivery.journal import Journal
 from utils.emitters.base import Emitter
 from utils.records.codec import Field
 from utils.records.record import Batch
-from utils.records.schema import declare
-from utils.records.stream import BUZZ, Stream
+from utils.records.stream import BUZZ, Stream, declare
 from utils.sinks import ALL, EMBEDDED, SINKS
 
 

@@ -16,8 +16,7 @@ from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.app.options import Count, Drain, Interval, Seed
 from utils.emitters.base import Emitter
 from utils.records.infer import inferred, values_of, with_roles
-from utils.records.schema import known
-from utils.records.stream import BUZZ, Stream
+from utils.records.stream import BUZZ, Stream, known
 from utils.sources.base import Resume, Source
 
 AUTO = "auto"

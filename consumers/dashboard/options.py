@@ -11,8 +11,7 @@ from cyclopts.validators import Number
 
 from utils.app.errors import ToolkitError
 from utils.app.options import POSITIVE, whole
-from utils.records.schema import check_roles
-from utils.records.stream import Stream
+from utils.records.stream import Stream, check_roles
 
 ThemeName = Literal["light", "dark"]
 Length = Annotated[int, Parameter(converter=whole, validator=Number(gt=0, lte=10_000))]

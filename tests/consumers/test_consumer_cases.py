@@ -16,8 +16,7 @@ from tests.helpers import FILES, make_batch, ragini, run_here, start_python, wai
 from utils.app.config import Settings
 from utils.records.codec import Field
 from utils.records.record import Batch
-from utils.records.schema import declare, schema_path
-from utils.records.stream import BUZZ, Stream
+from utils.records.stream import BUZZ, Stream, declare, schema_path
 from utils.sinks import EMBEDDED, SINKS
 
 

@@ -20,8 +20,7 @@ from utils.app.errors import ToolkitError
 from utils.reading.expression import Expression
 from utils.records.codec import Field
 from utils.records.instants import instant_text
-from utils.records.schema import declare
-from utils.records.stream import BUZZ, Stream
+from utils.records.stream import BUZZ, Stream, declare
 from utils.sources.base import Chunk
 
 NOW = 1_800_000_000.0

@@ -17,8 +17,7 @@ from utils.app.config import Settings
 from utils.feeds.feeding import FeedOptions
 from utils.feeds.http import feed_http
 from utils.records.record import Record
-from utils.records.schema import declare
-from utils.records.stream import Stream
+from utils.records.stream import Stream, declare
 from utils.sinks import Run
 
 JSON = {"Content-Type": "application/json"}

@@ -14,7 +14,7 @@ import pytest
 from tests.feeds.http_clients import JSON, THINGS, Answered, can_connect, free_port, post, thing
 from tests.helpers import Process, open_duckdb, start_python, wait_until
 from utils.app.config import Settings
-from utils.records.schema import declare
+from utils.records.stream import declare
 
 WAIT_S = 0.05  # before a client sends again
 

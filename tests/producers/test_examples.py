@@ -15,8 +15,7 @@ from tests.helpers import run_here
 from utils.app.config import Settings
 from utils.records.infer import with_roles
 from utils.records.record import Batch, encode_records
-from utils.records.schema import check_roles, known
-from utils.records.stream import Stream
+from utils.records.stream import Stream, check_roles, known
 from utils.sinks import EMBEDDED, source
 
 Make = Callable[[random.Random], Iterator[tuple[float, Any]]]

@@ -14,8 +14,7 @@ from utils.app.config import Settings
 from utils.app.errors import ToolkitError
 from utils.records.codec import Field
 from utils.records.record import Message, Record
-from utils.records.schema import declare, known, schema_path
-from utils.records.stream import BUZZ, Stream, declared_fields
+from utils.records.stream import BUZZ, Stream, declare, declared_fields, known, schema_path
 
 
 class Reading(Record):

@@ -19,8 +19,7 @@ from utils.delivery.journal import Journal
 from utils.delivery.worker import Delivery, Status
 from utils.records.instants import instant_text
 from utils.records.record import Batch
-from utils.records.schema import declare
-from utils.records.stream import Stream
+from utils.records.stream import Stream, declare
 from utils.sinks import EMBEDDED, SINKS, Making, Run, check_places
 
 MAX_APPEND, MAX_APPEND_BYTES = 20_000, 8 << 20

@@ -21,8 +21,7 @@ from utils.reading.follow import IDLE_CAP_S, RETRY_CAP_S, StateLog, follow
 from utils.records.codec import Field, encoder
 from utils.records.infer import Values, fields, instant_us, values_of, with_roles
 from utils.records.record import Batch, Invalid
-from utils.records.schema import check_roles, known, schema_path
-from utils.records.stream import Stream
+from utils.records.stream import Stream, check_roles, known, schema_path
 from utils.records.table import Table
 from utils.sinks import EMBEDDED, INFERRED_FROM, SINKS, WHOLE_RUN, Run, Sinks
 from utils.sources.base import Chunk

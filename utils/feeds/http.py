@@ -34,8 +34,7 @@ from utils.feeds.inputs import HTTP
 from utils.feeds.lines import LineCodec
 from utils.records.external import reason_of
 from utils.records.record import Line
-from utils.records.schema import known
-from utils.records.stream import Stream
+from utils.records.stream import Stream, known
 from utils.sources.base import decode_all
 
 MAX_BODY_BYTES = 4 << 20
