@@ -21,7 +21,7 @@ from utils.records.stream import Stream
 
 MAX_BATCH_BYTES = 32 << 20
 RECENT_BATCHES, RECENT_RECORDS, RECENT_BYTES = 500, 100_000, 40 << 20
-VERSION = 3  # of the schema
+VERSION = 4  # of the schema, and of the emitters' marks
 
 _SCHEMA = (
     "runs (run INTEGER PRIMARY KEY, producer_id TEXT NOT NULL UNIQUE, first INTEGER NOT NULL, last INTEGER NOT NULL)",

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import msgspec
@@ -37,27 +37,13 @@ _READER = {
 }
 
 
-class Mark(NamedTuple):
-    """A place in a topic before which nothing of a key can be of interest, and the ids of the record there, if any.
-
-    As text it is `topic id/partition/offset`, and with ids ` producer_id sequence` behind it.
-    """
+class Mark(msgspec.Struct, frozen=True, array_like=True):
+    """A place in a topic before which nothing of a key can be of interest, and the ids of the record there, if any."""
 
     topic_id: str
     partition: int
     offset: int
     ids: tuple[str, int] | None = None
-
-    @classmethod
-    def parsed(cls, text: str) -> "Mark":
-        """The mark of a text."""
-        place, _, ids = text.partition(" ")
-        topic_id, partition, offset = place.rsplit("/", 2)  # the id may contain a / itself
-        producer_id, _, sequence = ids.partition(" ")
-        return cls(topic_id, int(partition), int(offset), (producer_id, int(sequence)) if ids else None)
-
-    def __str__(self) -> str:
-        return " ".join(map(str, (f"{self.topic_id}/{self.partition}/{self.offset}", *(self.ids or ()))))
 
 
 class KafkaEmitter:
@@ -74,7 +60,7 @@ class KafkaEmitter:
         self._producer: Producer | None = None
         self._topic = self._admin.open_topic(settings.topic_of(stream.name))
         self._key = key
-        known = Mark.parsed(mark) if mark else None
+        known = msgspec.json.decode(mark, type=Mark) if mark else None
         if known and known.topic_id == self._topic.topic_id:
             self._begin = known
         else:
@@ -85,7 +71,7 @@ class KafkaEmitter:
     @property
     def mark(self) -> str:
         """See Emitter."""
-        return str(self._mark)
+        return msgspec.json.encode(self._mark).decode()
 
     def last(self, producer_ids: Sequence[str]) -> tuple[str, int] | None:
         """Read the partition for the last committed record of these runs. See Emitter."""
@@ -98,7 +84,7 @@ class KafkaEmitter:
             offset, found = self._search(start, end, producer_ids) if start < end and producer_ids else (end, None)
         if not found and noted.ids and noted.ids[0] in producer_ids and noted.offset < lowest:
             return noted.ids  # retention has removed it: it was there, and readers may have seen it
-        self._mark = noted._replace(offset=offset, ids=found)
+        self._mark = msgspec.structs.replace(noted, offset=offset, ids=found)
         return found
 
     def _fenced(self) -> "Producer":
@@ -212,7 +198,7 @@ class KafkaEmitter:
                 raise SinkReplaced(f"topic {self._topic.name} was deleted and created again")
             producer.commit_transaction(COMMIT_S)
         self._end = delivered[0] + 1
-        self._mark = self._mark._replace(offset=delivered[0], ids=(batch.producer_id, batch.last))
+        self._mark = msgspec.structs.replace(self._mark, offset=delivered[0], ids=(batch.producer_id, batch.last))
 
     def _check_sizes(self, batch: Batch, lines: Sequence[bytes]) -> None:
         """Raise Rejected for the first record that the topic never takes, once what comes before it is stored."""
