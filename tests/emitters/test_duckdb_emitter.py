@@ -64,9 +64,9 @@ def counted(emitter: DuckdbEmitter, monkeypatch: pytest.MonkeyPatch) -> list[int
     windows: list[int] = []
     insert = emitter._insert
 
-    def noted(page: Columns, first: int) -> None:
+    def noted(page: Columns) -> None:
         windows.append(len(page[0]))
-        insert(page, first)
+        insert(page)
 
     monkeypatch.setattr(emitter, "_insert", noted)
     return windows

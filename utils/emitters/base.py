@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from loguru import logger
 
-from utils.app.errors import ToolkitError, Unavailable
-from utils.records.record import Batch, without_ids
+from utils.app.errors import Rejected, ToolkitError, Unavailable
+from utils.records.record import Batch, Columns, without_ids
 from utils.records.stream import BUZZ
 
 STEP = 20_480
@@ -57,6 +57,23 @@ Connect = Callable[[str], Emitter]
 def delivered_by_another(path: Path, producer_id: str) -> Unavailable:
     """What an emitter raises that finds records in its sink which `last` did not find."""
     return Unavailable(f"{path}: another process delivered {producer_id}: a copy of its journal?")
+
+
+def store_in_halves(
+    store: Callable[[Columns], None], page: Columns, first: int, row_errors: tuple[type[Exception], ...]
+) -> None:
+    """Store rows from sequence `first` on; around one that the table rejects in ever smaller halves.
+
+    Raises Rejected for that one. `store` takes all rows of a page or, raising one of `row_errors`, none.
+    """
+    try:
+        store(page)
+    except row_errors as error:
+        half = len(page[0]) // 2
+        if not half:
+            raise Rejected(first, str(error).partition("\n")[0]) from error
+        store_in_halves(store, [column[:half] for column in page], first, row_errors)
+        store_in_halves(store, [column[half:] for column in page], first + half, row_errors)
 
 
 def emit_one(message: Mapping[str, Any], path: Path, open_emitter: Callable[[], Emitter]) -> bool:

@@ -10,9 +10,9 @@ import duckdb
 import numpy as np
 
 from utils.app.config import Settings
-from utils.app.errors import Rejected, ToolkitError, Unavailable
+from utils.app.errors import ToolkitError, Unavailable
 from utils.clients import duck, files
-from utils.emitters.base import STEP, delivered_by_another, emit_one
+from utils.emitters.base import STEP, delivered_by_another, emit_one, store_in_halves
 from utils.records.instants import is_usual, microseconds
 from utils.records.record import Batch, Columns
 from utils.records.stream import BUZZ, Stream
@@ -97,21 +97,10 @@ class DuckdbEmitter:
 
     def emit(self, batch: Batch) -> None:
         """Insert the batch in one window, or in several if there is a record that the table rejects. See Emitter."""
-        self._store(batch.columns, batch.first)
+        store_in_halves(self._insert, batch.columns, batch.first, _ROW_ERRORS)
         files.check_same_file(self._path, self._opened)
 
-    def _store(self, page: Columns, first: int) -> None:
-        """Insert rows from sequence `first` on; around one that the table rejects in ever smaller halves."""
-        try:
-            self._insert(page, first)
-        except _ROW_ERRORS as error:
-            half = len(page[0]) // 2
-            if not half:
-                raise Rejected(first, str(error).splitlines()[0]) from error
-            self._store([column[:half] for column in page], first)
-            self._store([column[half:] for column in page], first + half)
-
-    def _insert(self, page: Columns, first: int) -> None:
+    def _insert(self, page: Columns) -> None:
         """Insert rows of one run, given by the table's columns, in one window, if nobody has stored any of them."""
         columns, values, table = self._table.row, "*", f"sink.{quoted(self._table.name)}"
         if self._id_needed:  # of buzzline: as a primary key without a default it takes no NULL
@@ -119,7 +108,7 @@ class DuckdbEmitter:
         arrays = self._arrays(page)  # noqa: F841  (DuckDB reads the variable that SQL names)
         with self._window() as sink:
             stored = f"SELECT 1 FROM {table} WHERE producer_id = ? AND sequence >= ? LIMIT 1"
-            producer_id = page[-2][0]
+            producer_id, first = page[-2][0], page[-1][0]
             if sink.execute(stored, (producer_id, first)).fetchall():
                 raise delivered_by_another(self._path, producer_id)
             sink.execute(f"INSERT INTO {table} ({columns}) SELECT {values} FROM arrays")

@@ -4,17 +4,16 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from utils.app.config import Settings
-from utils.app.errors import Rejected, SinkReplaced, ToolkitError, Unavailable
+from utils.app.errors import SinkReplaced, ToolkitError, Unavailable
 from utils.clients import sqlite
-from utils.emitters.base import STEP, delivered_by_another, emit_one
-from utils.records.record import Batch
+from utils.emitters.base import STEP, delivered_by_another, emit_one, store_in_halves
+from utils.records.record import Batch, Columns
 from utils.records.stream import BUZZ, Stream
 from utils.records.table import Table, quoted
 
-_LEFT_OUT = "a trigger of the table leaves it out"  # by RAISE(IGNORE), which is no error to SQLite
 ROWS_PER_STATEMENT = 500  # fewer would give the interpreter lock away more often
 
 
@@ -65,42 +64,29 @@ class SqliteEmitter:
         return None
 
     def emit(self, batch: Batch) -> None:
-        """Insert the batch in one transaction. See Emitter."""
-        try:
-            self._insert(batch.columns)
-        except sqlite3.IntegrityError:
-            self._reject(batch)
+        """Insert the batch in one transaction, or in several if the table rejects a record. See Emitter."""
+        store_in_halves(self._insert, batch.columns, batch.first, (sqlite3.IntegrityError,))
         self._database.check()
 
-    def _insert(self, columns: Sequence[Sequence[Any]]) -> None:
+    def _insert(self, columns: Columns) -> None:
         """Insert the rows of one run, given by the table's columns, in one transaction."""
         *fields, extra, producer_ids, sequences = columns
         varying = [*fields, sequences, extra] if any(extra) else [*fields, sequences]
         values = chain.from_iterable(zip(*varying, strict=True))
-        left = len(sequences)
-        with self._database.transaction() as connection:
-            while left:
-                rows = min(left, self._rows_per_statement)
-                left -= rows
-                statement = self._table.insert_run(rows, with_extra=len(varying) > len(fields) + 1)
-                stored = connection.execute(statement, [producer_ids[0], *islice(values, rows * len(varying))])
-                if stored.rowcount < rows:
-                    raise sqlite3.IntegrityError(_LEFT_OUT)
-
-    def _reject(self, batch: Batch) -> NoReturn:
-        """Store what comes before the row that the table rejected, and name it."""
-        rejected, name = None, self._table.name
-        with self._database.transaction() as connection:
-            for sequence, row in enumerate(batch.rows, batch.first):
-                try:
-                    if not connection.execute(self._table.insert(), row).rowcount:
-                        raise sqlite3.IntegrityError(_LEFT_OUT)
-                except sqlite3.IntegrityError as error:
-                    if str(error).lower().endswith(f"{name}.producer_id, {name}.sequence"):
-                        raise delivered_by_another(self._path, batch.producer_id) from error
-                    rejected = Rejected(sequence, str(error))
-                    break
-        raise rejected or Unavailable(f"{self._path}: a conflict came and went")
+        left, name = len(sequences), self._table.name
+        try:
+            with self._database.transaction() as connection:
+                while left:
+                    rows = min(left, self._rows_per_statement)
+                    left -= rows
+                    statement = self._table.insert_run(rows, with_extra=len(varying) > len(fields) + 1)
+                    stored = connection.execute(statement, [producer_ids[0], *islice(values, rows * len(varying))])
+                    if stored.rowcount < rows:  # by RAISE(IGNORE), which is no error to SQLite
+                        raise sqlite3.IntegrityError("a trigger of the table leaves it out")
+        except sqlite3.IntegrityError as error:
+            if str(error).lower().endswith(f"{name}.producer_id, {name}.sequence"):
+                raise delivered_by_another(self._path, producer_ids[0]) from error
+            raise
 
     def close(self) -> None:
         """Release the file. See Emitter."""
