@@ -1,8 +1,9 @@
 """Reads the DuckDB database that producers fill, and keeps each message once in its processed store."""
 
 import sys
-from contextlib import closing
 from pathlib import Path
+
+import duckdb
 
 from utils.app import cli
 from utils.clients import duck
@@ -22,9 +23,8 @@ def init_db(db_path: Path | str) -> None:
 
 def delete_message(message_id: int, db_path: Path | str) -> None:
     """Delete the row with this id, if there is one. The audit will miss a producer's message. Raises ToolkitError."""
-    path = Path(db_path)
-    with duck.errors(path), closing(duck.connect(path)) as connection:
-        connection.execute(f"DELETE FROM {BUZZ_TABLE} WHERE id = ?", [message_id])
+    with duckdb.connect(config=duck.CONFIG) as memory, duck.attached(memory, Path(db_path)):
+        memory.execute(f"DELETE FROM sink.{BUZZ_TABLE} WHERE id = ?", [message_id])
 
 
 if __name__ == "__main__":

@@ -15,13 +15,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import duckdb
 import portalocker
 import psutil
 from cyclopts import Parameter
@@ -168,7 +169,10 @@ class Attacked:
             connection = sqlite3.connect(self._settings.sqlite_path, timeout=LOCK_WAIT_S, isolation_level=None)
             connection.execute("BEGIN IMMEDIATE")
             return connection.close
-        return duck.connect(self._settings.duckdb_path, wait_s=LOCK_WAIT_S).close
+        with ExitStack() as held:
+            memory = held.enter_context(closing(duckdb.connect(config=duck.CONFIG)))
+            held.enter_context(duck.attached(memory, self._settings.duckdb_path, wait_s=LOCK_WAIT_S))
+            return held.pop_all().close
 
     def finish(self) -> None:
         """End all, then run each once more: producers until all is delivered, consumers to the present end."""

@@ -267,8 +267,7 @@ class TestPaths:
             with closing(DuckdbEmitter(Path(name), BUZZ)) as emitter:
                 emitter.emit(make_batch(1, first=first))
         assert sorted(each.name for each in tmp_path.iterdir()) == sorted(["a1.duckdb", name])
-        with duck.connect(tmp_path / name, read_only=True) as database:
-            assert database.execute("SELECT count(*) FROM streamed_messages").fetchall() == [(2,)]
+        assert query(tmp_path / name, "SELECT count(*) FROM streamed_messages") == [(2,)]
 
     @pytest.mark.skipif(os.name == "nt", reason="no name of Windows has a ? in it")
     @pytest.mark.parametrize("name", ["what?/x.duckdb", "what?.duckdb"])
@@ -315,8 +314,8 @@ class TestFile:
         if kept_bytes is not None:
             prepare(path)
             path.write_bytes(path.read_bytes()[:kept_bytes])
-            with pytest.raises(Unavailable, match="being created"):
-                duck.connect(path, read_only=True, wait_s=0.0)
+            with pytest.raises(Unavailable, match="being created"), duckdb.connect() as memory:
+                duck._attach(memory, path, read_only=True, wait_s=0.0)
         with closing(DuckdbEmitter(path, BUZZ)) as emitter:
             emitter.emit(make_batch(1))
         assert stored(path) == ids(1)
@@ -375,7 +374,8 @@ class TestFile:
         try:
             assert libc.inotify_add_watch(watch, os.fsencode(path), opened | closed) > 0
             if read_only:
-                duck.connect(path, read_only=True).close()
+                with duckdb.connect() as memory, duck.attached(memory, path, read_only=True):
+                    pass
             else:
                 emitter.emit(make_batch(10, first=11))
             events = os.read(watch, 4096)
@@ -416,8 +416,10 @@ class TestWindows:
 
     def test_a_connection_of_this_process_is_waited_for(self, path: Path) -> None:
         DuckdbEmitter(path, BUZZ).close()
-        with duck.connect(path), pytest.raises(Unavailable, match="already attached"):
-            duck.connect(path, wait_s=0.0)
+        with duckdb.connect() as memory, duckdb.connect() as other:
+            duck._attach(memory, path, read_only=False, wait_s=0.0)
+            with pytest.raises(Unavailable, match="already attached"):
+                duck._attach(other, path, read_only=False, wait_s=0.0)
 
 
 def test_emit_message_keeps_all_fields_and_returns_whether_it_is_stored(path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import duckdb
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
@@ -51,7 +52,7 @@ def sqlite_database(path: Path) -> Iterator[Any]:
 
 @contextmanager
 def duckdb_database(path: Path) -> Iterator[Any]:
-    with duck.connect(path) as connection:
+    with duckdb.connect(str(path)) as connection:
         yield connection
 
 
@@ -642,7 +643,7 @@ class TestFile:
             inode = f":{kind.path.stat().st_ino} "
             return sum(inode in line and f" {os.getpid()} " in line for line in Path("/proc/locks").open())
 
-        with duck.connect(kind.path):
+        with duckdb.connect(str(kind.path)):
             if not locks():
                 pytest.skip("no locks are to be seen here")
             source._file_state()

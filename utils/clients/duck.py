@@ -113,21 +113,6 @@ def _attach(memory: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool, w
         time.sleep(_RETRY_S)
 
 
-def connect(path: Path, *, read_only: bool = False, wait_s: float = 1.0) -> duckdb.DuckDBPyConnection:
-    """Connection with the file as its default database; waits up to `wait_s` for other processes to close it.
-
-    Raises like `errors`.
-    """
-    connection = duckdb.connect(config=CONFIG)
-    try:
-        _attach(connection, path, read_only=read_only, wait_s=wait_s)
-        connection.execute("USE sink")
-    except ToolkitError:
-        connection.close()
-        raise
-    return connection
-
-
 @contextmanager
 def attached(
     memory: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool = False, wait_s: float = 1.0
