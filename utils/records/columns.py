@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from types import NoneType
 from typing import Any
 
 import msgspec
 
-from utils.records.codec import GROUP_LINES, TYPES, Codec, Field, encoder
+from utils.records.codec import TYPES, Codec, Field
 from utils.records.instants import are_instants
-
-ODD_ONE_IN = 64  # records; where more are odd, all are read
 
 # The types of values that JSON gives back as they are. A subclass (an enumeration, say) is written in its own way.
 _AS_JSON: dict[str, set[type]] = {
@@ -60,49 +56,17 @@ def _fitting(field: Field, kind: Any, column: Sequence[Any]) -> Sequence[Any] | 
     return column
 
 
-def _odd_rows(codec: Codec, members: Mapping[str, Sequence[Any]]) -> Iterator[int]:
-    """The numbers of the rows that have a value for which `fitting` gives None; one may come several times."""
-    for field, kind in zip(codec.fields, codec.types, strict=True):
-        column = members.get(field.name, ())
-        for start in range(0, len(column), GROUP_LINES):
-            group = column[start : start + GROUP_LINES]
-            if _fitting(field, kind, group) is None:
-                yield from (n for n, value in enumerate(group, start) if _fitting(field, kind, [value]) is None)
-
-
 def columns_of_made(records: Sequence[Any], codec: Codec) -> list[Sequence[Any]] | None:
-    """What `Codec.columns_of` gives for the lines of records that a producer made, of which only odd ones are read.
-
-    None if all must be read to know it. Raises ValueError for an odd one that no sink can store.
-    """
-    classes, size, few = set(map(type, records)), len(records), len(records) // ODD_ONE_IN
-    kind: Any = type(records[0]) if len(classes) == 1 else Counter(map(type, records)).most_common(1)[0][0]
+    """What `Codec.columns_of` gives for the lines of records that a producer made; None if only the lines show it."""
+    kind: Any = type(records[0])
     config = kind.__struct_config__
-    if config.omit_defaults or config.tag is not None:
+    if config.omit_defaults or config.tag is not None or set(map(type, records)) != {kind}:
         return None
-    if len(classes) > 1:  # then those of other classes are taken out first, those with odd values in a second turn
-        odd: Iterator[int] = (number for number, each in enumerate(records) if type(each) is not kind)
-    else:
-        names = zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True)
-        members = {name: list(map(attrgetter(attribute), records)) for name, attribute in names}
-        ids = [members.pop(name, []) for name in ("producer_id", "sequence")]
-        fields = fitting(codec, members, size)
-        if fields is not None:
-            return [*fields, [None] * size, *ids]
-        odd = _odd_rows(codec, members)
-    numbers = set(islice(odd, few + 1))
-    if not 0 < len(numbers) <= few:
-        return None
-    usual = columns_of_made([each for number, each in enumerate(records) if number not in numbers], codec)
-    if usual is None:
-        return None
-    columns = list(map(list, usual))
-    for number in sorted(numbers):
-        check_finite([records[number]])
-        (row,) = codec.rows([codec.decode(encoder.encode(records[number]))])
-        for column, value in zip(columns, row, strict=True):
-            column.insert(number, value)
-    return [*columns]
+    names = zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True)
+    members = {name: list(map(attrgetter(attribute), records)) for name, attribute in names}
+    ids = [members.pop(name, []) for name in ("producer_id", "sequence")]
+    fields = fitting(codec, members, len(records))
+    return None if fields is None else [*fields, [None] * len(records), *ids]
 
 
 def check_finite(records: Sequence[Any]) -> None:

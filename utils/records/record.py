@@ -125,8 +125,9 @@ class Batch:
             record.producer_id, record.sequence = producer_id, sequence
         lines = encode_records(records)
         columns = columns_of_made(records, codec) if records else None
-        if columns is None and b"null" in lines:  # which a number that is not finite has become
-            check_finite(records)
+        if columns is None:
+            of_lines = zip(records, lines.splitlines(), strict=True)
+            check_finite([record for record, line in of_lines if b"null" in line])  # NaN has become null
         return cls(producer_id, first + len(records) - 1, len(records), lines, codec, columns=columns)
 
     @classmethod
