@@ -108,9 +108,9 @@ class Batch:
         lines: bytes | Callable[[], bytes],
         codec: Codec,
         *,
-        columns: Columns | Callable[[], Columns] | None = None,
+        columns: Columns | None = None,
     ) -> None:
-        """Lines and columns may be given as what makes them; without columns they are read from the lines."""
+        """Lines may be given as what makes them; without columns they are read from the lines."""
         self.producer_id = producer_id
         self.last = last
         self.count = count
@@ -168,12 +168,9 @@ class Batch:
     @property
     def columns(self) -> Columns:
         """The values of the records, a sequence for each of the codec's columns."""
-        columns = self._columns
-        if columns is None:
-            columns = self._columns = self.codec.columns_of(self.records)
-        elif callable(columns):
-            columns = self._columns = columns()
-        return columns
+        if self._columns is None:
+            self._columns = self.codec.columns_of(self.records)
+        return self._columns
 
     @cached_property
     def rows(self) -> list[tuple[Any, ...]]:
@@ -197,11 +194,8 @@ class Batch:
             end = len(self.lines) if last == self.last else _behind(self.lines, last - first + 1, start)
             return self.lines[start:end]
 
-        def columns() -> Columns:
-            return [column[wanted] for column in self.columns]
-
-        known = columns if self._columns is not None else None
-        return Batch(self.producer_id, last, last - first + 1, lines, self.codec, columns=known)
+        columns = None if self._columns is None else [column[wanted] for column in self._columns]
+        return Batch(self.producer_id, last, last - first + 1, lines, self.codec, columns=columns)
 
     @staticmethod
     def join(batches: Iterable[Batch]) -> Batch:
@@ -214,13 +208,12 @@ class Batch:
         def lines() -> bytes:
             return b"".join(each.lines for each in several)
 
-        def columns() -> Columns:
+        columns = None
+        if all(each._columns is not None for each in several):
             parts = zip(*(each.columns for each in several), strict=True)
-            return [list(chain.from_iterable(each)) for each in parts]
-
-        known = columns if all(each._columns is not None for each in several) else None
+            columns = [list(chain.from_iterable(each)) for each in parts]
         count = sum(each.count for each in several)
-        return Batch(first.producer_id, last.last, count, lines, first.codec, columns=known)
+        return Batch(first.producer_id, last.last, count, lines, first.codec, columns=columns)
 
 
 def _behind(lines: bytes, count: int, start: int = 0) -> int:
