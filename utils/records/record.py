@@ -70,12 +70,8 @@ def encode_records(records: Sequence[Any]) -> bytes:
         raise ValueError(f"text that is not valid Unicode: {error.reason}") from error
     except (OverflowError, TypeError, RecursionError) as error:
         raise ValueError(str(error)) from error
-    start = 0
-    while start + MAX_RECORD_BYTES < len(lines):  # only then can a line be too long
-        end = lines.rfind(b"\n", start, start + MAX_RECORD_BYTES + 1)
-        if end < 0:
-            check_size(lines.find(b"\n", start) - start)
-        start = end + 1
+    if len(lines) > MAX_RECORD_BYTES:  # only then can a line be too long
+        check_size(max(map(len, lines.split(b"\n"))))
     return lines
 
 
