@@ -6,7 +6,6 @@ object with everything that has no column or does not fit its column), `producer
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from types import NoneType
@@ -232,11 +231,6 @@ class Codec:
             elif field.type == "boolean" and not set(map(type, column)) <= {bool, NoneType}:
                 columns[number] = tuple(bool(v) if v in (0, 1) else v for v in column)
         return encoder.encode_lines(list(zip(*columns, strict=True))).split(b"\n")[:-1]
-
-
-def kept_fields(extras: Iterable[str | None]) -> Counter[str]:
-    """How often each field went to `extra`, given that column."""
-    return Counter(name for extra in extras if extra is not None for name in object_decoder.decode(extra))
 
 
 def _attribute(name: str, number: int) -> str:

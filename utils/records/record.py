@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from utils.records.codec import Codec, encoder, kept_fields
+from utils.records.codec import Codec, encoder, object_decoder
 from utils.records.columns import check_finite, columns_of_made, is_finite
 from utils.records.external import MAX_RECORD_BYTES, check_size, id_members, stamp, timestamp_member
 
@@ -176,7 +176,8 @@ class Batch:
     @property
     def kept(self) -> Counter[str]:
         """How often each field went to `extra`."""
-        return kept_fields(self.columns[self.codec.columns.index("extra")] if self.count else ())
+        extras = self.columns[self.codec.columns.index("extra")]
+        return Counter(name for extra in extras if extra is not None for name in object_decoder.decode(extra))
 
     def between(self, first: int, last: int) -> Batch:
         """The stretch from sequence `first` to `last`, both included."""
