@@ -202,12 +202,12 @@ def compare_store(sink: str, settings: Settings) -> str:
     differing: Counter[int] = Counter()
     for records, _ in pages(sink, settings, BUZZ):
         if own := [record for record in records if record.sequence is not None]:
-            differing.update(map(hash, codec.canonical(codec.rows(own))))
+            differing.update(map(hash, codec.canonical(codec.columns_of(own))))
     with closing(sqlite3.connect(settings.processed_path(sink))) as connection:
         rows = connection.execute(
             f"SELECT {', '.join(codec.columns)} FROM records WHERE sequence IS NOT NULL"
         ).fetchall()
-    differing.subtract(map(hash, codec.canonical(rows) if rows else ()))
+    differing.subtract(map(hash, codec.canonical(zip(*rows, strict=True)) if rows else ()))
     missing, extra = (sum(max(sign * count, 0) for count in differing.values()) for sign in (1, -1))
     lost = cli.counted(missing, "record")
     return f"{sink} consumer: {lost} of the sink missing, {extra} more stored" if missing or extra else ""

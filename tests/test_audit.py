@@ -259,14 +259,14 @@ def test_a_changed_byte_of_a_line_is_found_if_a_reader_sees_it(settings: Setting
     append(settings, 3)
     whole = settings.live_path.read_bytes()
     codec = streams.BUZZ.codec
-    (wanted,) = codec.canonical(codec.rows([codec.decode(whole.splitlines()[1])]))
+    (wanted,) = codec.canonical(codec.columns_of([codec.decode(whole.splitlines()[1])]))
     start, end = whole.index(b"\n") + 1, whole.index(b"\n", whole.index(b"\n") + 1)
     places = [(place, mask) for place in range(start, end + 1) for mask in (0x01, 0x20)]
     for place, mask in random.Random(1).sample(places, times or len(places)):
         changed = whole[:place] + bytes([whole[place] ^ mask]) + whole[place + 1 :]
         line = changed[start : end + 1].removesuffix(b"\n")
         try:
-            alike = place < end and codec.canonical(codec.rows([codec.decode(line)])) == [wanted]
+            alike = place < end and codec.canonical(codec.columns_of([codec.decode(line)])) == [wanted]
         except ValueError:
             alike = False
         settings.live_path.write_bytes(changed)

@@ -232,7 +232,7 @@ def read_or_reject(data: bytes) -> None:
     line = codec.encode(record)
     assert b"\n" not in line
     (again,) = codec.decode_lines(line + b"\n")
-    assert codec.canonical(codec.rows([again])) == codec.canonical(codec.rows([record]))
+    assert codec.canonical(codec.columns_of([again])) == codec.canonical(codec.columns_of([record]))
 
 
 messages = st.builds(

@@ -131,7 +131,7 @@ class Rig:
 def canonical_row(codec: Codec, row: tuple[Any, ...]) -> bytes:
     """The canonical form, but for the order of the members of `extra`, which no sink promises."""
     extra = json.loads(row[-3] or "null", parse_float=str, parse_int=str)
-    (found,) = codec.canonical([(*row[:-3], json.dumps(extra, sort_keys=True), *row[-2:])])
+    (found,) = codec.canonical([[each] for each in (*row[:-3], json.dumps(extra, sort_keys=True), *row[-2:])])
     return found
 
 

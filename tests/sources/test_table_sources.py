@@ -120,7 +120,7 @@ def sequences(chunks: list[Chunk]) -> list[int | None]:
 
 
 def canonical(stream: Stream, found: list[Any]) -> list[bytes]:
-    return stream.codec.canonical(stream.codec.rows(found))
+    return stream.codec.canonical(stream.codec.columns_of(found))
 
 
 class TestReading:

@@ -251,7 +251,7 @@ class _Audit:
             page = {  # noqa: F841 (DuckDB finds it by its name)
                 "run": np.fromiter(map(numbers.__getitem__, ids), np.int32),
                 "sequence": np.array(sequences, np.int64),
-                "hash": np.fromiter(map(hash, stream.codec.canonical_columns(columns)), np.int64),
+                "hash": np.fromiter(map(hash, stream.codec.canonical(columns)), np.int64),
             }
             self._database.execute(f"INSERT INTO stored SELECT {number}, run, sequence, hash FROM page")
 

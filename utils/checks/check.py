@@ -91,5 +91,5 @@ def _round_trip(sink: str, settings: Settings, stream: Stream, batch: Batch) -> 
     if not found:
         raise Unavailable("the record cannot be read back")
     ((records, invalid),) = found
-    if invalid or stream.codec.canonical(stream.codec.rows(records)) != stream.codec.canonical(batch.rows):
+    if invalid or stream.codec.canonical(stream.codec.columns_of(records)) != stream.codec.canonical(batch.columns):
         raise ToolkitError(f"read back something else: {records or invalid}")

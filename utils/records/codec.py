@@ -213,12 +213,9 @@ class Codec:
         ids = {} if record.sequence is None else {"producer_id": record.producer_id, "sequence": record.sequence}
         return encoder.encode(members | extra | ids)
 
-    def canonical(self, rows: Iterable[Sequence[Any]]) -> list[bytes]:
-        """The same bytes for the same record from every sink; `hash` is no substitute, for hash(-1) == hash(-2)."""
-        return self.canonical_columns(list(zip(*rows, strict=True)))
-
-    def canonical_columns(self, columns: list[Sequence[Any]]) -> list[bytes]:
-        """`canonical` of what `columns_of` gives."""
+    def canonical(self, columns: Iterable[Sequence[Any]]) -> list[bytes]:
+        """The same bytes for the same record from every sink, by columns; no `hash` would do: hash(-1) == hash(-2)."""
+        columns = list(columns)
         for number, field in enumerate(self.fields):
             column = columns[number]
             if field.type == "timestamp":
