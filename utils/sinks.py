@@ -134,17 +134,15 @@ def source(
 
 
 def check_places(settings: Settings, stream: Stream, sinks: Iterable[str]) -> None:
-    """Raise ToolkitError if two sinks would use the same file, by whatever name, or one a folder of ours."""
-    own = [(settings.data_path / folder).resolve() for folder in OWN_FOLDERS]
+    """Raise ToolkitError if two sinks would use the same file, by whatever name, or one a place of ours."""
+    own = {(settings.data_path / folder).resolve() for folder in OWN_FOLDERS} | {settings.alerts_path.resolve()}
     owners: dict[str, str] = {}
     for sink in sinks:
         path = SINKS[sink].path(settings, stream)
         if path is None:
             continue
-        if path.resolve().parent in own:
-            raise ToolkitError(f"{sink} cannot be {path}: this folder is for other files; name one elsewhere")
-        if path.resolve() == settings.alerts_path.resolve():
-            raise ToolkitError(f"{sink} cannot be {path}: alerts are appended to it; name another file or stream")
+        if own & {path.resolve(), path.resolve().parent}:
+            raise ToolkitError(f"{sink} cannot be {path}: this place is for other files; name another file or stream")
         for suffix in OF_A_DATABASE:
             name = f"{os.path.normcase(path.resolve())}{suffix}"
             if owners.setdefault(name, sink) != sink:
