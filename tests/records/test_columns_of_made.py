@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.records.codec import Codec, Field
-from utils.records.columns import columns_of_made
-from utils.records.record import Batch, Message, Record
+from utils.records.record import Batch, Message, Record, columns_of_made
 from utils.records.stream import BUZZ, Stream
 
 AT = "2026-11-23T19:04:05.123Z"

@@ -6,6 +6,7 @@ object with everything that has no column or does not fit its column), `producer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from types import NoneType
@@ -40,7 +41,15 @@ OWN = {
 }
 """The columns that every stream has behind its fields. No JSON value but null fits `extra`: only the codec sets it."""
 RESERVED = (*OWN, "rowid", "_rowid_", "oid")
-
+# The types of values that JSON gives back as they are. A subclass (an enumeration, say) is written in its own way.
+_AS_JSON: dict[str, set[type]] = {
+    "text": {str, NoneType},
+    "timestamp": {str, NoneType},
+    "integer": {int, NoneType},
+    "number": {int, float, NoneType},
+    "boolean": {bool, NoneType},
+    "json": {NoneType},
+}
 
 encoder = msgspec.json.Encoder()
 object_decoder = Decoder(dict[str, Raw])
@@ -194,6 +203,21 @@ class Codec:
         """`columns_of` as tuples, one per record."""
         return list(zip(*self.columns_of(records), strict=True))
 
+    def fitting(self, members: Mapping[str, Sequence[Any]], size: int) -> list[Sequence[Any]] | None:
+        """The columns of the fields, given the values that `size` records have by name, their ids left out.
+
+        None if only their lines show them: a name has no column, or a value may not fit its column.
+        """
+        if members.keys() - {field.name for field in self.fields}:
+            return None
+        found: list[Sequence[Any]] = []
+        for field, kind in zip(self.fields, self.types, strict=True):
+            column = _fitting(field, kind, members.get(field.name) or [None] * size)
+            if column is None:
+                return None
+            found.append(column)
+        return found
+
     def from_columns(self, columns: Sequence[Sequence[Any]]) -> list[Any]:
         """The records of columns as `columns_of` gives them."""
         values = list(columns)
@@ -228,6 +252,21 @@ class Codec:
             elif field.type == "boolean" and not set(map(type, column)) <= {bool, NoneType}:
                 columns[number] = tuple(bool(v) if v in (0, 1) else v for v in column)
         return encoder.encode_lines(list(zip(*columns, strict=True))).split(b"\n")[:-1]
+
+
+def _fitting(field: Field, kind: Any, column: Sequence[Any]) -> Sequence[Any] | None:
+    """The column of values that a record has, None if one of them may not fit it."""
+    types = set(map(type, column))
+    if not types <= _AS_JSON[field.type] or (field.type == "timestamp" and not are_instants(column)):
+        return None
+    if float in types and not all(map(math.isfinite, filter(None, column))):
+        return None
+    if int in types or kind is not TYPES[field.type]:  # there are limits
+        try:
+            column = msgspec.convert(column, list.__class_getitem__(kind))
+        except msgspec.ValidationError:
+            return None
+    return column
 
 
 def _attribute(name: str, number: int) -> str:

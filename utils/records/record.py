@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
+from operator import attrgetter
+from types import NoneType
 from typing import Any
 
 import msgspec
 
 from utils.records.codec import Codec, encoder, object_decoder
-from utils.records.columns import check_finite, columns_of_made, is_finite
 from utils.records.external import MAX_RECORD_BYTES, check_size, id_members, stamp, timestamp_member
+
+_NEVER_NAN = {str, int, bool, NoneType}
 
 
 class Record(msgspec.Struct, kw_only=True, gc=False):
@@ -75,6 +79,25 @@ def encode_records(records: Sequence[Any]) -> bytes:
     return lines
 
 
+def check_finite(records: Sequence[Any]) -> None:
+    """Raise ValueError that names the field if a record that was made holds a number that is not finite."""
+    for record in records:
+        for name, value in zip(record.__struct_fields__, msgspec.structs.astuple(record), strict=True):
+            if type(value) not in _NEVER_NAN and not is_finite(value):
+                raise ValueError(f"{name} holds a number that is not finite")
+
+
+def is_finite(value: object) -> bool:
+    """Whether all numbers in a value are finite."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(is_finite, value))
+    return value is None or isinstance(value, str | int) or is_finite(msgspec.to_builtins(value))
+
+
 def without_ids(record: Mapping[str, Any]) -> bytes:
     """The JSON line of any mapping, with all its fields but ids. Raises ValueError for what no sink could store."""
     if not isinstance(record, Mapping):
@@ -87,6 +110,19 @@ def without_ids(record: Mapping[str, Any]) -> bytes:
 
 
 Columns = Sequence[Sequence[Any]]
+
+
+def columns_of_made(records: Sequence[Any], codec: Codec) -> list[Sequence[Any]] | None:
+    """What `Codec.columns_of` gives for the lines of records that a producer made; None if only the lines show it."""
+    kind: Any = type(records[0])
+    config = kind.__struct_config__
+    if config.omit_defaults or config.tag is not None or set(map(type, records)) != {kind}:
+        return None
+    names = zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True)
+    members = {name: list(map(attrgetter(attribute), records)) for name, attribute in names}
+    ids = [members.pop(name, []) for name in ("producer_id", "sequence")]
+    fields = codec.fitting(members, len(records))
+    return None if fields is None else [*fields, [None] * len(records), *ids]
 
 
 class Batch:

@@ -13,7 +13,6 @@ from msgspec import Meta, Raw
 
 from utils.app.errors import Absent, ToolkitError
 from utils.records.codec import MAX_INT64, Codec, Field, encoder, object_decoder
-from utils.records.columns import fitting
 from utils.records.record import Invalid
 from utils.records.stream import Stream
 from utils.records.table import Table
@@ -143,7 +142,7 @@ class TableSource:
             members.setdefault(field.name, column)
         ids = members.pop("producer_id", None), members.pop("sequence", None)
         texts = {field.name: members.pop(field.name, ()) for field in codec.fields if field.type == "json"}
-        found = fitting(codec, members, size)  # None if there is something in `extra`
+        found = codec.fitting(members, size)  # None if there is something in `extra`
         try:
             producer_ids, sequences = msgspec.convert(ids, tuple[_ProducerIds, _Sequences])
             nulls = [bytes(_json.decode(text)) for column in texts.values() for text in column if text is not None]
