@@ -96,6 +96,8 @@ def deep(levels: int) -> Any:
         ("\ud800", "not valid Unicode"),
         ({"\udc00": 1}, "not valid Unicode"),
         (object(), "unsupported"),
+        (msgspec.Raw(b'{\n"a": 1}'), "contains a line end"),
+        (msgspec.Raw(b'1}\n{"device":"another"'), "contains a line end"),
         pytest.param(deep(5_000), "recursion", id="deep"),
         ("x" * MAX_RECORD_BYTES, "over the limit of 262144"),
     ],
@@ -113,7 +115,9 @@ def test_numbers_are_checked_also_beside_values_of_another_type() -> None:
             Batch.of_records([Reading("a", wrong), Reading("a", value), Reading("a", None)], "p-1", 1, READINGS.codec)
 
 
-@pytest.mark.parametrize("more", [Place(1.5), {"null": [None]}, "null", 2**64 - 1, [Place(0.0)], b"x", {1, 2}])
+@pytest.mark.parametrize(
+    "more", [Place(1.5), {"null": [None]}, "null", 2**64 - 1, [Place(0.0)], b"x", {1, 2}, msgspec.Raw(b'{"a":\r1}')]
+)
 def test_what_json_can_hold_is_taken(more: object) -> None:
     (record,) = Batch.of_records([Reading("a", more=more, timestamp=AT)], "p-1", 1, READINGS.codec).records
     assert json.loads(bytes(record.more)) == msgspec.json.decode(msgspec.json.encode(more))
@@ -143,6 +147,7 @@ def test_a_record_may_be_as_long_as_the_limit_and_not_one_byte_longer() -> None:
         lambda: without_ids({"a": math.inf}),
         lambda: without_ids({"a": "\ud800"}),
         lambda: without_ids({"a": object()}),
+        lambda: without_ids({"a": msgspec.Raw(b"[\n1]")}),
         lambda: without_ids({"a": "x" * MAX_RECORD_BYTES}),
     ],
 )

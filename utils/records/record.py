@@ -74,6 +74,8 @@ def encode_records(records: Sequence[Any]) -> bytes:
         raise ValueError(f"text that is not valid Unicode: {error.reason}") from error
     except (OverflowError, TypeError, RecursionError) as error:
         raise ValueError(str(error)) from error
+    if lines.count(b"\n") != len(records):  # JSON that a record brings is written as it is
+        raise ValueError("JSON text that contains a line end")
     if len(lines) > MAX_RECORD_BYTES:  # only then can a line be too long
         check_size(max(map(len, lines.split(b"\n"))))
     return lines
@@ -95,7 +97,7 @@ def is_finite(value: object) -> bool:
         return all(map(is_finite, value.values()))
     if isinstance(value, list | tuple):
         return all(map(is_finite, value))
-    return value is None or isinstance(value, str | int) or is_finite(msgspec.to_builtins(value))
+    return value is None or isinstance(value, str | int | msgspec.Raw) or is_finite(msgspec.to_builtins(value))
 
 
 def without_ids(record: Mapping[str, Any]) -> bytes:
@@ -158,7 +160,7 @@ class Batch:
         lines = encode_records(records)
         columns = columns_of_made(records, codec) if records else None
         if columns is None:
-            of_lines = zip(records, lines.splitlines(), strict=True)
+            of_lines = zip(records, lines.split(b"\n"), strict=False)  # a CR within a line is none of its ends
             check_finite([record for record, line in of_lines if b"null" in line])  # NaN has become null
         return cls(producer_id, first + len(records) - 1, len(records), lines, codec, columns=columns)
 
