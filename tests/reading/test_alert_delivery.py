@@ -414,6 +414,17 @@ def test_a_file_that_cannot_be_written_delays_the_alert(tmp_path: Path, clock: C
         assert len(lines(run.jsonl)) == 1
 
 
+def test_a_part_of_a_line_that_a_full_disk_left_spoils_no_alert(tmp_path: Path, clock: Clock) -> None:
+    with running(tmp_path, "", clock) as run:
+        run.jsonl.write_bytes(b'{"id":"1"}\n{"id":"2","str')
+        run.alert(1)
+        run.alert(2)
+        assert run.delivery.step() and run.delivery.step()
+        first, part, *alerts = run.jsonl.read_bytes().splitlines()
+        assert (first, part) == (b'{"id":"1"}', b'{"id":"2","str')
+        assert [json.loads(line)["time"][17:19] for line in alerts] == ["01", "02"]
+
+
 def test_two_copies_share_the_alerts(tmp_path: Path, clock: Clock, webhook: Webhook) -> None:
     with running(tmp_path, webhook.url, clock) as one, running(tmp_path, webhook.url, clock) as two:
         for number in range(1, 41):
