@@ -32,7 +32,7 @@ def running(settings: Settings) -> Iterator[Callable[..., Running]]:
     def start(*options: str) -> Running:
         producer = Running("producers.ragini_producer", "--interval", "0.002", *options, settings=settings)
         started.append(producer)
-        wait_until(lambda: journal_is_delivered(settings), 20, "first messages")
+        wait_until(lambda: journal_is_delivered(settings), 60, "first messages")
         return producer
 
     yield start

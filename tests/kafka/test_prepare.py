@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import time
 from pathlib import Path
 
 import pytest
@@ -62,12 +61,10 @@ def test_a_tarball_is_set_up_and_its_data_kept(tarball: Path, tmp_path: Path) ->
     used = target / "config/kraft/server.properties"
     assert used.read_text().count(f"{SYNC}=1\n") == 1
     used.write_text(used.read_text().replace(f"{SYNC}=1\n", f"{SYNC}=5\n"))
-    formatted = (target / "data" / "meta.properties").read_text()
-    started_s = time.monotonic()
+    formatted = (target / "data" / "meta.properties").stat()
     again = prepare(target, "--quiet")
-    assert time.monotonic() - started_s < 1.0
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
-    assert (target / "data" / "meta.properties").read_text() == formatted
+    assert (target / "data" / "meta.properties").stat().st_mtime_ns == formatted.st_mtime_ns
     assert used.read_text().count(SYNC) == used.read_text().count(f"{SYNC}=5\n") == 1
     assert [path.name for path in target.parent.iterdir()] == ["kafka"]
 
