@@ -195,7 +195,7 @@ def test_a_webhook_that_fails_is_tried_again(
     assert "INFO no more waiting: alerts are delivered" in logged
 
 
-def test_waits_double_up_to_five_minutes_and_end_after_a_day(tmp_path: Path, clock: Clock) -> None:
+def test_waits_double_up_to_five_minutes_and_end_after_a_day(tmp_path: Path, clock: Clock, logged: list[str]) -> None:
     with running(tmp_path, "http://127.0.0.1:9/", clock) as run:
         run.alert(1)
         waits = []
@@ -206,12 +206,25 @@ def test_waits_double_up_to_five_minutes_and_end_after_a_day(tmp_path: Path, clo
             waits.append(due_us / 1e6 - clock.now_s)
             clock.now_s = due_us / 1e6
         assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
+        assert len([line for line in logged if "alert temperature_c > 24" in line]) == len(lines(run.jsonl)) == 1
         with run.store.database.transaction():
             run.store.database.execute("UPDATE alerts SET attempts = ?", alert_delivery.MAX_ATTEMPTS)
         clock.now_s += 1_000
         assert not run.delivery.step()
     with running(tmp_path, "", clock) as run:
         assert run.finish(60) == (1, 0)
+
+
+def test_a_new_alert_waits_for_none_that_is_tried_again(tmp_path: Path, clock: Clock, webhook: Webhook) -> None:
+    webhook.answer = lambda request: request.send_response(500)
+    with running(tmp_path, webhook.url, clock) as run:
+        run.alert(1)
+        run.alert(2)
+        assert run.delivery.step() and run.delivery.step()
+        clock.now_s += 60
+        run.alert(3)
+        assert run.delivery.step()
+        assert run.attempts() == [1, 1, 1]
 
 
 def test_that_a_receiver_is_back_is_logged_once_it_took_an_alert(
