@@ -217,6 +217,8 @@ class TestStoring:
         store.add(chunk("", "1", ann(1, 3)))
         store.add(chunk("", "1", buzz((ANN_2, 4), (ANN_2, 6)), partition="other"))
         assert store.counts() == Counts(records=5, lost=1)
+        store.add(chunk("", "1", buzz(("ann-0000000a-00000003", 7)), partition="third"))
+        assert store.counts() == Counts(records=6, lost=1)
 
     def test_two_live_copies_of_a_journal_are_both_stored(self, store: ProcessedStore, place: Place) -> None:
         store.add(chunk("", "1", buzz((ANN, 1), (ANN_2, 2), (ANN, 2), (ANN, 3), (ANN_2, 3))))
@@ -313,6 +315,14 @@ class TestPositions:
         store.add(chunk("1", "", []))
         store.add(chunk("", "1", ann(1, 4)))
         assert store.counts() == Counts(records=4, again=3)
+
+    def test_what_somebody_deleted_and_is_read_again_is_new(self, store: ProcessedStore) -> None:
+        store.add(chunk("", "1", ann(1, 3)))
+        with store.database.transaction():
+            store.database.execute("DELETE FROM records WHERE sequence = 2")
+        store.add(chunk("1", "", []))
+        store.add(chunk("", "1", ann(2, 2)))
+        assert store.counts() == Counts(records=4)
 
     def test_a_rotated_file_may_begin_in_the_middle_of_a_journal(self, store: ProcessedStore) -> None:
         store.add(chunk("", "1", ann(1, 3)))
