@@ -177,6 +177,14 @@ class TestRejected:
             emitter.emit(make_batch(5, first=4713))
         assert stored(path) == ann(4710) + ann(4717, 4713)
 
+    def test_the_reason_is_one_line(self, path: Path) -> None:
+        SqliteEmitter(path, BUZZ).close()
+        text = "'no rows here\nask somebody else'"
+        run(path, f"CREATE TRIGGER wordy BEFORE INSERT ON streamed_messages BEGIN SELECT RAISE(ABORT, {text}); END")
+        with closing(SqliteEmitter(path, BUZZ)) as emitter, pytest.raises(Rejected) as rejected:
+            emitter.emit(make_batch(2))
+        assert rejected.value.reason == "no rows here"
+
     def test_a_record_is_never_taken_twice(self, path: Path) -> None:
         with closing(SqliteEmitter(path, BUZZ)) as emitter:
             emitter.emit(make_batch(5))
