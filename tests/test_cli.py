@@ -106,6 +106,14 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert kafka_security({"KAFKA_CA_FILE": "~/ca.pem"}) == {"ssl.ca.location": str(tmp_path / "ca.pem")}
 
 
+@pytest.mark.parametrize("protocol", ["SASL_SSL", "sasl_ssl"])
+def test_a_protocol_with_users_has_a_mechanism_in_any_case(protocol: str) -> None:
+    found = {"security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN"}
+    assert kafka_security({"KAFKA_SECURITY_PROTOCOL": protocol}) == found
+    named = {"KAFKA_SECURITY_PROTOCOL": protocol, "KAFKA_SASL_MECHANISM": "SCRAM-SHA-512"}
+    assert kafka_security(named) == found | {"sasl.mechanism": "SCRAM-SHA-512"}
+
+
 def test_the_help_names_option_default_and_variable(capsys: pytest.CaptureFixture[str]) -> None:
     def main(
         *, size: Annotated[int, Parameter(name="--size", env_var="SIZE", help="How large.")] = 7,

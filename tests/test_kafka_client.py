@@ -57,6 +57,10 @@ def test_what_to_check_is_named(away: Settings, monkeypatch: pytest.MonkeyPatch)
         ),
         ({"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}, "KAFKA_USERNAME and KAFKA_PASSWORD must be set"),
         ({"KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "KAFKA_SASL_MECHANISM": "FOO"}, "Unsupported SASL mechanism: FOO"),
+        (
+            {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "KAFKA_SASL_MECHANISM": "OAUTHBEARER"},
+            "KAFKA_SASL_MECHANISM is OAUTHBEARER: use PLAIN",
+        ),
         ({"KAFKA_SECURITY_PROTOCOL": "SSL", "KAFKA_CA_FILE": "no.pem"}, "KAFKA_CA_FILE failed"),
     ],
 )

@@ -170,10 +170,17 @@ KAFKA_SECURITY = {
 
 
 def kafka_security(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """librdkafka's options to reach a protected cluster; only from the environment or .env, never from options."""
+    """librdkafka's options to reach a protected cluster; only from the environment or .env, never from options.
+
+    Raises ToolkitError for a mechanism that librdkafka has, but needs a program for; it checks all others.
+    """
     found = {option: value for name, option in KAFKA_SECURITY.items() if (value := environment.get(name))}
+    if "security.protocol" in found:
+        found["security.protocol"] = found["security.protocol"].upper()  # librdkafka takes both cases, kafka-python one
     if found.get("security.protocol", "").startswith("SASL"):
         found.setdefault("sasl.mechanism", "PLAIN")
+    if found.get("sasl.mechanism") == "OAUTHBEARER":
+        raise ToolkitError("KAFKA_SASL_MECHANISM is OAUTHBEARER: use PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
     if "ssl.ca.location" in found:
         found["ssl.ca.location"] = str(_from_home(found["ssl.ca.location"]))
     return found
