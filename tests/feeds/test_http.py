@@ -203,18 +203,19 @@ def test_a_retry_with_its_key_answers_the_same_and_adds_nothing(settings: Settin
 @pytest.mark.full
 def test_only_the_last_keys_are_remembered(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "KEYS", 3)
-    monkeypatch.setattr(http, "TRIM_EVERY", 1)
+    monkeypatch.setattr(http, "TRIM_EVERY", 2)
 
     def send(*keys: str) -> None:
         for key in keys:
-            assert post(feed.port, ONE, JSON | {"Idempotency-Key": key}).status == 200
+            assert post(feed.port, f"[{ONE}, {ONE}]", JSON | {"Idempotency-Key": key}).status == 200
 
     with running(settings) as feed:
+        assert post(feed.port, ONE).status == 200  # no batch ends at a multiple of two
         send("a", "b", "c", "d", "e", "b")  # b is known
-        assert len(feed.end()) == 5
+        assert len(feed.end()) == 11
     with running(settings) as feed:
         send("e", "a")  # a is new again
-        assert len(feed.end()) == 6
+        assert len(feed.end()) == 13
 
 
 def test_what_was_rejected_leaves_its_key_free(settings: Settings) -> None:
