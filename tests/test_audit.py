@@ -424,6 +424,18 @@ def test_letters_at_the_end_are_neither_lost_nor_pending(settings: Settings) -> 
     assert set(dead_letters(settings.dead_letter_path("file"))) == {(producer_id, 3)}
 
 
+def test_a_sink_that_was_dropped_is_compared_and_named(settings: Settings) -> None:
+    producer_id = append(settings, 4, subscribed=("file", "sqlite"))
+    with closing(Journal(settings.journal_path("p"), streams.BUZZ)) as journal:
+        journal.subscribe([], drop=["sqlite"])
+    for sequence in (2, 3):
+        write_letter(settings, "duckdb", producer_id, sequence)  # and nothing else ever
+    report, problems = audited(settings, *EMBEDDED)
+    found = {each.sink: (each.subscribed, each.count, each.dead_letters) for each in report.judgements}
+    assert (problems, found) == ({}, {"file": (True, 4, 0), "sqlite": (False, 4, 0), "duckdb": (False, 0, 2)})
+    assert [row[-1] for row in report.rows()] == ["ok", "ok, not subscribed", "ok, not subscribed"]
+
+
 def test_external_and_unreadable_records_are_counted_apart(settings: Settings) -> None:
     append(settings, 10)
     with settings.live_path.open("ab") as lines:

@@ -35,14 +35,14 @@ from tests.feeds.http_clients import (
 from tests.helpers import wait_until
 from utils.app import web
 from utils.app.config import Settings, feed_token
-from utils.app.errors import ToolkitError
+from utils.app.errors import ToolkitError, Unavailable
 from utils.app.web import WebServer
 from utils.delivery.journal import Journal
 from utils.delivery.producing import Session
 from utils.delivery.worker import Delivery
 from utils.feeds import http
 from utils.feeds.feeding import PLAIN_FEED
-from utils.feeds.http import Endpoint, Intake, Posted, fed_lines, feed_http
+from utils.feeds.http import Endpoint, Intake, Posted, fed_lines, feed_http, group_of
 from utils.feeds.lines import LineCodec
 
 ONE = thing("a", 1)
@@ -216,6 +216,13 @@ def test_only_the_last_keys_are_remembered(settings: Settings, monkeypatch: pyte
     with running(settings) as feed:
         send("e", "a")  # a is new again
         assert len(feed.end()) == 13
+
+
+def test_rejected_requests_do_not_fill_the_log(settings: Settings) -> None:
+    with running(settings) as feed:
+        for _ in range(7):
+            assert post(feed.port, "7").status == 400
+    assert re.findall(r"(\d+) requests? rejected, the last of 127.0.0.1: 400", feed.log) == ["1", "2", "4"]
 
 
 def test_what_was_rejected_leaves_its_key_free(settings: Settings) -> None:
@@ -447,6 +454,62 @@ def test_a_request_that_has_got_another_answer_is_not_taken(settings: Settings) 
         cancelled.cancel()
         intake.answer([cancelled, posted])
         assert posted.result() == journal.last == 1
+
+
+def test_a_key_that_comes_twice_at_once_is_taken_once(settings: Settings) -> None:
+    with closing(Journal(settings.journal_path(NAME), THINGS)) as journal:
+        intake = Intake(Session(Delivery(journal, {}, lambda _: Path()), threading.Event()), LineCodec(THINGS))
+        group = [Posted(body.encode(), "one") for body in (ONE, ONE, thing("a", 2))]
+        intake.answer(group)
+        assert [getattr(posted.result(), "status_code", 200) for posted in group] == [200, 200, 422]
+        assert journal.last == 1
+
+
+def test_one_transaction_takes_a_bounded_part_of_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "GROUP_BYTES", 2 * len(ONE))
+    queue = SimpleQueue[Posted]()
+    for _ in range(5):
+        queue.put(Posted(ONE.encode(), ""))
+    assert [len(group_of(queue)) for _ in range(4)] == [2, 2, 1, 0]
+
+
+def test_what_the_disk_does_not_take_before_the_end_is_not_acknowledged(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise Unavailable("no space left")
+
+    stop = threading.Event()
+    stop.set()
+    with closing(Journal(settings.journal_path(NAME), THINGS)) as journal:
+        monkeypatch.setattr(journal, "append", full)
+        intake = Intake(Session(Delivery(journal, {}, lambda _: Path()), stop), LineCodec(THINGS))
+        group = [Posted(ONE.encode(), "one"), Posted(ONE.encode(), "")]
+        intake.answer(group)
+    assert [getattr(posted.result(), "status_code", 200) for posted in group] == [503, 503]
+
+
+@pytest.mark.full
+def test_after_an_error_nobody_waits_while_what_is_pending_is_delivered(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(_: Intake, group: list[Posted]) -> None:
+        if group:
+            raise ToolkitError("given up")
+
+    def drain(self: Delivery, timeout_s: float) -> None:
+        listening.append(can_connect(feed.port))
+        drain_as_before(self, timeout_s)
+
+    listening, drain_as_before = list[bool](), Delivery.drain
+    monkeypatch.setattr(web, "END_S", 0.3)
+    monkeypatch.setattr(Intake, "answer", answer)
+    monkeypatch.setattr(Delivery, "drain", drain)
+    feed = RunningFeed(settings)
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(ONE)
+    assert raw(feed.port, head + ONE.encode()).startswith(b"HTTP/1.1 500")
+    feed.wait()
+    assert (listening, str(feed.code)) == ([False], "given up")
 
 
 @pytest.mark.full
