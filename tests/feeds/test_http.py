@@ -218,11 +218,14 @@ def test_only_the_last_keys_are_remembered(settings: Settings, monkeypatch: pyte
         assert len(feed.end()) == 13
 
 
-def test_rejected_requests_do_not_fill_the_log(settings: Settings) -> None:
+def test_rejected_requests_are_counted_and_do_not_fill_the_log(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
     with running(settings) as feed:
         for _ in range(7):
             assert post(feed.port, "7").status == 400
     assert re.findall(r"(\d+) requests? rejected, the last of 127.0.0.1: 400", feed.log) == ["1", "2", "4"]
+    assert "acknowledged 0; rejected 7; file" in capsys.readouterr().out
 
 
 def test_what_was_rejected_leaves_its_key_free(settings: Settings) -> None:
