@@ -343,6 +343,20 @@ def test_a_sink_that_is_behind_has_pending_records_and_loses_nothing(settings: S
     assert [judgement(report, sink).pending for sink in FILES] == [0, 1_600, 2_500]
 
 
+def test_a_tail_that_is_gone_is_lost_so_far_as_the_journal_cannot_deliver_it(settings: Settings) -> None:
+    buzz = streams.BUZZ
+    with closing(Journal(settings.journal_path("p"), buzz)) as journal:
+        journal.subscribe(["file"])
+        for count in (6, 4):
+            journal.append(Batch.of_records(make_messages(count), journal.producer_id, journal.last + 1, buzz.codec))
+            journal.note("file", 6, "")  # which the file had
+            journal.prune()
+        producer_id = journal.producer_id
+    report, problems = audited(settings, "file")
+    assert problems == {"file": [f"6 lost: between 1 and 6 of {producer_id}"]}
+    assert judgement(report, "file").pending == 4
+
+
 def test_a_hole_is_lost_even_while_the_journal_stores_it(settings: Settings) -> None:
     """A worker continues behind the last message of its sink: it never comes back to a hole."""
     append(settings, prune=False)
