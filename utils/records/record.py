@@ -76,8 +76,12 @@ def encode_records(records: Sequence[Any]) -> bytes:
         raise ValueError(str(error)) from error
     if lines.count(b"\n") != len(records):  # JSON that a record brings is written as it is
         raise ValueError("JSON text that contains a line end")
-    if len(lines) > MAX_RECORD_BYTES:  # only then can a line be too long
-        check_size(max(map(len, lines.split(b"\n"))))
+    start = 0
+    while start + MAX_RECORD_BYTES < len(lines):  # only then can a line be too long
+        end = lines.rfind(b"\n", start, start + MAX_RECORD_BYTES + 1)
+        if end < 0:
+            check_size(lines.find(b"\n", start) - start)
+        start = end + 1
     return lines
 
 
@@ -142,9 +146,9 @@ class Batch:
         lines: bytes | Callable[[], bytes],
         codec: Codec,
         *,
-        columns: Columns | None = None,
+        columns: Columns | Callable[[], Columns] | None = None,
     ) -> None:
-        """Lines may be given as what makes them; without columns they are read from the lines."""
+        """Lines and columns may be given as what makes them; without columns they are read from the lines."""
         self.producer_id = producer_id
         self.last = last
         self.count = count
@@ -202,9 +206,12 @@ class Batch:
     @property
     def columns(self) -> Columns:
         """The values of the records, a sequence for each of the codec's columns."""
-        if self._columns is None:
-            self._columns = self.codec.columns_of(self.records)
-        return self._columns
+        columns = self._columns
+        if columns is None:
+            columns = self._columns = self.codec.columns_of(self.records)
+        elif callable(columns):
+            columns = self._columns = columns()
+        return columns
 
     @cached_property
     def rows(self) -> list[tuple[Any, ...]]:
@@ -229,8 +236,11 @@ class Batch:
             end = len(self.lines) if last == self.last else _behind(self.lines, last - first + 1, start)
             return self.lines[start:end]
 
-        columns = None if self._columns is None else [column[wanted] for column in self._columns]
-        return Batch(self.producer_id, last, last - first + 1, lines, self.codec, columns=columns)
+        def columns() -> Columns:
+            return [column[wanted] for column in self.columns]
+
+        known = columns if self._columns is not None else None
+        return Batch(self.producer_id, last, last - first + 1, lines, self.codec, columns=known)
 
     @staticmethod
     def join(batches: Iterable[Batch]) -> Batch:
@@ -243,12 +253,13 @@ class Batch:
         def lines() -> bytes:
             return b"".join(each.lines for each in several)
 
-        columns = None
-        if all(each._columns is not None for each in several):
+        def columns() -> Columns:
             parts = zip(*(each.columns for each in several), strict=True)
-            columns = [list(chain.from_iterable(each)) for each in parts]
+            return [list(chain.from_iterable(each)) for each in parts]
+
+        known = columns if all(each._columns is not None for each in several) else None
         count = sum(each.count for each in several)
-        return Batch(first.producer_id, last.last, count, lines, first.codec, columns=columns)
+        return Batch(first.producer_id, last.last, count, lines, first.codec, columns=known)
 
 
 def _behind(lines: bytes, count: int, start: int = 0) -> int:
