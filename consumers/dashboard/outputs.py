@@ -53,7 +53,7 @@ def keep_image(path: Path, dashboard: Dashboard, shown: Iterable[Snapshot]) -> N
             states.trouble(Unavailable(f"{path} cannot be written: {error.strerror}"))
 
 
-def record(path: Path, dashboard: Dashboard, plan: Plan, shown: Iterable[Snapshot]) -> None:
+def keep_film(path: Path, dashboard: Dashboard, plan: Plan, shown: Iterable[Snapshot]) -> None:
     """A GIF or MP4 with a frame per refresh, which is made at the end. Raises ToolkitError if it cannot be written.
 
     An earlier file is replaced only then. Until then the frames of a GIF are in memory, 4 MB each, and those of an MP4
@@ -101,4 +101,4 @@ def opened(plan: Plan, folder: Path) -> Callable[[Iterable[Snapshot]], None]:
         raise ToolkitError(f"{path} cannot be made: {error.strerror}; name another one") from error
     dashboard = Dashboard(plan.theme or "light", size=plan.size)
     logger.info("drawing without a window: the image is {}", path)
-    return partial(record, path, dashboard, plan) if path.suffix in WRITERS else partial(keep_image, path, dashboard)
+    return partial(keep_film, path, dashboard, plan) if path.suffix in WRITERS else partial(keep_image, path, dashboard)

@@ -167,7 +167,7 @@ class TestReading:
 
     def test_a_position_that_does_not_fit_begins_again(self, kind: Kind) -> None:
         kind.emit(2)
-        for each in ("99:1", "-5:3", "10:20:30", "1:", f"{2**63}:1", f"{2**63 - 1}:1"):
+        for each in ("rubbish", "99:1", "-5:3", "10:20:30", "1:", "²:1", f"{2**63}:1", f"{2**63 - 1}:1", "[3:0:5"):
             chunks = drain(kind.source(lambda partition, each=each: each))  # type: ignore[misc]
             assert (chunks[0].start, chunks[0].begins_again, sequences(chunks)) == (each, True, [1, 2])
 

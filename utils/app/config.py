@@ -172,15 +172,15 @@ KAFKA_SECURITY = {
 def kafka_security(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """librdkafka's options to reach a protected cluster; only from the environment or .env, never from options.
 
-    Raises ToolkitError for a mechanism that librdkafka has, but needs a program for; it checks all others.
+    Raises ToolkitError for a mechanism that not both clients of Kafka have; librdkafka checks the others.
     """
     found = {option: value for name, option in KAFKA_SECURITY.items() if (value := environment.get(name))}
     if "security.protocol" in found:
         found["security.protocol"] = found["security.protocol"].upper()  # librdkafka takes both cases, kafka-python one
     if found.get("security.protocol", "").startswith("SASL"):
         found.setdefault("sasl.mechanism", "PLAIN")
-    if found.get("sasl.mechanism") == "OAUTHBEARER":
-        raise ToolkitError("KAFKA_SASL_MECHANISM is OAUTHBEARER: use PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
+    if (mechanism := found.get("sasl.mechanism", "PLAIN")) not in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"):
+        raise ToolkitError(f"KAFKA_SASL_MECHANISM is {mechanism}: use PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
     if "ssl.ca.location" in found:
         found["ssl.ca.location"] = str(_from_home(found["ssl.ca.location"]))
     return found

@@ -69,7 +69,9 @@ class TableSource:
         if not self._position:
             fields, rows = self.fetch(FIRST, max_records)
         else:
-            fields, rows = self.fetch(int(self._position.partition(":")[0]), max_records + 1)
+            number = self._position.partition(":")[0]
+            first = int(number) if number.removeprefix("-").isdecimal() else 0  # of nonsense, which no row matches
+            fields, rows = self.fetch(first, max_records + 1)
             if not rows or _place(rows[0]) != self._position:
                 return self._chunk("", [], [])
             rows = rows[1:]
