@@ -385,6 +385,65 @@ class TestFile:
         assert len(events) == 2 * struct.calcsize("iIII"), "opened once and closed once"
 
 
+class TestTornBlocks:
+    """A kill or a power cut stops the write of a block of metadata, whose checksum then does not match."""
+
+    @pytest.fixture
+    def killed(self, path: Path) -> Path:
+        """A file with much metadata, and in its log a record of a writer that was killed."""
+        with closing(DuckdbEmitter(path, BUZZ)) as emitter:
+            emitter.emit(make_batch(10))
+        columns = ", ".join(f"i + {number} AS c{number}" for number in range(60))
+        with duckdb.connect() as memory:
+            memory.execute(f"ATTACH '{path}' AS sink (TYPE duckdb, ROW_GROUP_SIZE 2048)")
+            memory.execute(f"""CREATE TABLE sink."a "" table" AS SELECT {columns} FROM range(60_000) numbers(i)""")
+        with duckdb.connect() as memory:
+            memory.execute(f"ATTACH '{path}' AS sink (TYPE duckdb)")
+            memory.execute("INSERT INTO sink.streamed_messages (producer_id, sequence) VALUES ('ann-1', 11)")
+            copy = path.with_name("killed")
+            for suffix in ("", ".wal"):
+                copy.with_name(f"{copy.name}{suffix}").write_bytes(path.with_name(f"{path.name}{suffix}").read_bytes())
+        return copy
+
+    def tear(self, path: Path) -> list[int]:
+        """Give each block of metadata the checksum of another content; where they are."""
+        with duckdb.connect(str(path), read_only=True) as database:
+            blocks = database.execute("SELECT block_id FROM pragma_metadata_info()").fetchall()
+        places = [3 * 4096 + block * (256 << 10) for (block,) in blocks]
+        with path.open("r+b") as file:
+            for place in places:
+                file.seek(place)
+                file.write(b"of other")
+        return places
+
+    def test_are_repaired_where_a_writer_was_killed(self, killed: Path) -> None:
+        assert len(self.tear(killed)) > 1, "attaching reads the first only"
+        with closing(DuckdbEmitter(killed, BUZZ)) as emitter:
+            assert emitter.last(["ann-1"]) == ("ann-1", 11)
+            emitter.emit(make_batch(1, first=12))
+        assert stored(killed) == ids(12)
+        assert query(killed, 'SELECT COUNT(*), SUM(c59) FROM "a "" table"') == [(60_000, sum(range(59, 60_059)))]
+
+    def test_without_a_log_are_damage_that_stays(self, killed: Path) -> None:
+        DuckdbEmitter(killed, BUZZ).close()
+        self.tear(killed)
+        torn = killed.read_bytes()
+        with pytest.raises(Unavailable, match="does not match stored checksum"):
+            DuckdbEmitter(killed, BUZZ)
+        assert killed.read_bytes() == torn
+
+    def test_readers_leave_them_to_the_producer(self, killed: Path) -> None:
+        self.tear(killed)
+        torn = killed.read_bytes()
+        with (
+            pytest.raises(Unavailable, match="the next producer repairs it"),
+            duckdb.connect() as memory,
+            duck.attached(memory, killed, read_only=True),
+        ):
+            pass
+        assert killed.read_bytes() == torn
+
+
 class TestWindows:
     def test_long_batches_fill_row_groups(self) -> None:
         """Else closing the file merges them: nearly twice the work."""

@@ -8,10 +8,10 @@
 
 static char folder[PATH_MAX];
 static long at, seen;
-static int half; /* a write that is cut short before the end, instead of one that never began */
+static int part; /* so many of its 64 parts a write still does */
 
-void crash_arm(const char *below, long call, int halves) {
-    seen = 0, at = call, half = halves;
+void crash_arm(const char *below, long call, int parts) {
+    seen = 0, at = call, part = parts;
     snprintf(folder, sizeof folder, "%s", below);
 }
 
@@ -36,21 +36,21 @@ static int due(int fd) {
 
 ssize_t write(int fd, const void *data, size_t size) {
     if (due(fd)) {
-        if (half) REAL(write)(fd, data, size / 2);
+        if (part) REAL(write)(fd, data, size * part / 64);
         _exit(9);
     }
     return REAL(write)(fd, data, size);
 }
 ssize_t pwrite(int fd, const void *data, size_t size, off_t place) {
     if (due(fd)) {
-        if (half) REAL(pwrite)(fd, data, size / 2, place);
+        if (part) REAL(pwrite)(fd, data, size * part / 64, place);
         _exit(9);
     }
     return REAL(pwrite)(fd, data, size, place);
 }
 ssize_t pwrite64(int fd, const void *data, size_t size, off64_t place) {
     if (due(fd)) {
-        if (half) REAL(pwrite64)(fd, data, size / 2, place);
+        if (part) REAL(pwrite64)(fd, data, size * part / 64, place);
         _exit(9);
     }
     return REAL(pwrite64)(fd, data, size, place);

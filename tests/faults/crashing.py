@@ -1,7 +1,7 @@
 """A short run of journal and embedded emitters in forked children that the shim stops; for test_crash_points.py.
 
 One command a line on stdin, one answer a line on stdout:
-`run FOLDER CALL HALF` -> exit code, acknowledged sequences, calls seen; `recover FOLDER` -> exit code.
+`run FOLDER CALL PART` -> exit code, acknowledged sequences, calls seen; `recover FOLDER` -> exit code.
 """
 
 import ctypes

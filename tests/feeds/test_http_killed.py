@@ -118,8 +118,8 @@ def test_a_killed_feed_has_each_record_once_with_keys_and_at_least_once_without(
             process = start(port, settings)
         wait_until(posting.is_done, 240)
         process.terminate()
-        _, err = process.communicate(timeout=120)
-        assert (process.returncode, err) == (0, ""), err
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, err) == (0, ""), out + err
     finally:
         posting.give_up()
         kill(process)

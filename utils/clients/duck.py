@@ -5,17 +5,25 @@ DuckDB lets one process write or many read, so whoever opens a file closes it ag
 Files are attached with their type named. Without it, and in `duckdb.connect(path)`, DuckDB 2.0.1 reads the
 headers to find the type before it locks the file, and then believes them: if another process checkpoints
 in between, its rows are overwritten. Four to eight busy writers lost about one window in a thousand so.
+
+A checkpoint writes blocks of metadata again in place: the parts that the last checkpoint needs stay as they are, only
+the checksum in front changes. A kill or a power cut stops such a write between two pages, and DuckDB 2.0.1 refuses the
+block, with all rows of the file, until its checksum is right again; `_mended` makes it so.
 """
 
 import os
+import re
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
+from loguru import logger
 
 from utils.app.errors import Absent, ToolkitError, Unavailable
+from utils.clients import files
 
 _HEADER_BYTES = 3 * 4096
 _RETRY_S = 0.01
@@ -33,6 +41,7 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
 # DuckDB's own words, in English on every system.
 _LOCKED = "Could not set lock"
 _FATAL = ("not a valid DuckDB database", "version number")
+_TORN = re.compile(r"computed checksum (\d+) does not match stored checksum (\d+) in block at location (\d+)")
 
 
 @contextmanager
@@ -50,9 +59,12 @@ def errors(path: Path) -> Iterator[None]:
         if path.is_dir() or any(words in text for words in _FATAL):
             remedy = "move it away or name another file"
             raise ToolkitError(f"{path} cannot be opened as a DuckDB database ({text}); {remedy}") from error
-        raise Unavailable(f"{path}: {text}") from error
+        hint = "; after a kill or a power cut the next producer repairs it" if _TORN.search(text) else ""
+        raise Unavailable(f"{path}: {text}{hint}") from error
 
 
+_TABLES = """SELECT format('sink."{}"."{}"', replace(schema_name, '"', '""'), replace(table_name, '"', '""'))
+FROM duckdb_tables() WHERE database_name = 'sink'"""
 _HERE = "database_name = 'sink' AND schema_name = 'main' AND lower({}_name) = lower(?)"
 
 
@@ -97,11 +109,16 @@ def _attach(memory: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool, w
         if not read_only and not path.exists():
             how += f", STORAGE_VERSION '{_STORAGE_VERSION}'"
         is_late = time.monotonic() >= deadline_s
+        is_left = not read_only and _has_log(path)  # by a writer that was killed, unless one is at work
         try:
             with errors(path):
+                if is_left:
+                    _read_metadata(memory, name)
                 memory.execute(f"ATTACH '{name}' AS sink (TYPE duckdb, {how})")
             return
         except ToolkitError as error:
+            if is_left and _mended(path, str(error)):
+                continue
             is_in_use = isinstance(error.__cause__, duckdb.ResourceInUseException) or _LOCKED in str(error)
             is_half_created = not is_in_use and _half_created(path)
             if is_half_created and is_late and read_only:
@@ -111,6 +128,46 @@ def _attach(memory: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool, w
             elif not is_half_created and (is_late or not isinstance(error, Unavailable)):
                 raise
         time.sleep(_RETRY_S)
+
+
+def _has_log(path: Path) -> bool:
+    """Whether there are commits behind the last checkpoint, which closing the file makes."""
+    with suppress(OSError):  # no log, or no longer
+        return path.exists() and path.with_name(f"{path.name}.wal").stat().st_size > 0
+    return False
+
+
+def _read_metadata(memory: duckdb.DuckDBPyConnection, name: str) -> None:
+    """Read all that a checkpoint may write in place, as attaching reads a part of it only."""
+    memory.execute(f"ATTACH '{name}' AS sink (TYPE duckdb, READ_ONLY)")
+    try:
+        for table in memory.execute(_TABLES).fetchall():
+            memory.execute("SELECT COUNT(*) FROM pragma_storage_info(?)", table).fetchall()
+    finally:
+        memory.execute("DETACH sink")
+
+
+def _mended(path: Path, error: str) -> bool:
+    """Whether `error` names a block that a killed writer left half written, whose checksum is right now.
+
+    Only for a file with a log: without a kill a wrong checksum means damage.
+    """
+    if not (found := _TORN.search(error)):
+        return False
+    computed, stored, location = map(int, found.groups())
+    with files.errors(path), path.open("r+b") as file:
+        if sys.platform != "win32":  # there nobody else has the file now that it is open for writing
+            import fcntl
+
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the lock that DuckDB takes
+        file.seek(location)
+        if file.read(8) == stored.to_bytes(8, "little"):  # else another process was faster
+            file.seek(location)
+            file.write(computed.to_bytes(8, "little"))
+            file.flush()
+            files.sync(file.fileno())
+    logger.info("{}: repaired the block at {}, which a kill or a power cut left half written", path, location)
+    return True
 
 
 @contextmanager
