@@ -45,7 +45,7 @@ def emit(sink: str, folder: str, first: int, last: int, call: int) -> int:
     shim.crash_arm.argtypes = (ctypes.c_char_p, ctypes.c_long, ctypes.c_int)
     emitter = SINKS[sink].emitter(Settings(data_dir=Path(folder)), BUZZ, "ann-1", "")
     emitter.last(["ann-1"])
-    shim.crash_arm(folder.encode(), call, 0)
+    shim.crash_arm(folder.encode(), call, 1)
     emitter.emit(make_batch(last - first + 1, first=first))
     emitter.close()
     return int(shim.crash_seen())

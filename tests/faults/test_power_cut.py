@@ -1,7 +1,8 @@
 """Power cuts: what an emitter believes after a start must be on the disk, whatever a killed process had not synced.
 
-A process is killed at each call that changes the sink's file, so that its pages are only in memory. The next one
-asks `last`. What the block device contains at that moment is what a power cut leaves: an image of it is mounted.
+A process is killed at each call that changes the sink's file, a write after its first part, so that its pages are only
+in memory. The next one asks `last`. What the block device contains at that moment is what a power cut leaves: an image
+of it is mounted.
 """
 
 import os
