@@ -43,14 +43,20 @@ class Frames:
 
 
 def keep_image(path: Path, dashboard: Dashboard, shown: Iterable[Snapshot]) -> None:
-    """One PNG that always contains the latest image; a failed write is logged once and tried again next time."""
-    states = StateLog()
+    """One PNG that always contains the latest image; a failed write is logged once and tried again next time.
+
+    Raises Unavailable at the end if the last one failed.
+    """
+    states, failed = StateLog(), None
     for snapshot in shown:
         try:
             shared_files.replace(path, dashboard.png(snapshot))
             states.healthy(f"{path} is written")
+            failed = None
         except OSError as error:
-            states.trouble(Unavailable(f"{path} cannot be written: {error.strerror}"))
+            states.trouble(failed := Unavailable(f"{path} cannot be written: {error.strerror}"))
+    if failed:
+        raise failed
 
 
 def keep_film(path: Path, dashboard: Dashboard, plan: Plan, shown: Iterable[Snapshot]) -> None:

@@ -73,6 +73,14 @@ def test_image_that_cannot_be_written_is_logged_once_and_heals(
     assert (folder / "dashboard.png").exists()
 
 
+def test_an_image_that_could_not_be_written_at_the_end_is_no_success(
+    state: State, drawing: Dashboard, tmp_path: Path
+) -> None:
+    with pytest.raises(ToolkitError, match=r"dashboard.png cannot be written: ") as error:
+        outputs.keep_image(tmp_path / "images" / "dashboard.png", drawing, frames(state, plan(frames=2)))
+    assert error.value.exit_code == 3
+
+
 def test_images_come_at_absolute_times_and_a_last_one_at_the_stop(state: State) -> None:
     stop, times = threading.Event(), list[float]()
     images = frames(state, plan(0.2), stop)
