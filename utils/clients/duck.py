@@ -7,8 +7,8 @@ headers to find the type before it locks the file, and then believes them: if an
 in between, its rows are overwritten. Four to eight busy writers lost about one window in a thousand so.
 
 A checkpoint writes blocks of metadata again in place: the parts that the last checkpoint needs stay as they are, only
-the checksum in front changes. A kill or a power cut stops such a write between two pages, and DuckDB 2.0.1 refuses the
-block, with all rows of the file, until its checksum is right again; `_mended` makes it so.
+the checksum in front changes. A kill or a power cut stops such a write between two pages, and DuckDB 2.0.1 rejects the
+block, with all rows of the file, until its checksum is right again; `_repaired` makes it so.
 """
 
 import os
@@ -117,7 +117,7 @@ def _attach(memory: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool, w
                 memory.execute(f"ATTACH '{name}' AS sink (TYPE duckdb, {how})")
             return
         except ToolkitError as error:
-            if is_left and _mended(path, str(error)):
+            if is_left and _repaired(path, str(error)):
                 continue
             is_in_use = isinstance(error.__cause__, duckdb.ResourceInUseException) or _LOCKED in str(error)
             is_half_created = not is_in_use and _half_created(path)
@@ -147,7 +147,7 @@ def _read_metadata(memory: duckdb.DuckDBPyConnection, name: str) -> None:
         memory.execute("DETACH sink")
 
 
-def _mended(path: Path, error: str) -> bool:
+def _repaired(path: Path, error: str) -> bool:
     """Whether `error` names a block that a killed writer left half written, whose checksum is right now.
 
     Only for a file with a log: without a kill a wrong checksum means damage.
