@@ -431,6 +431,27 @@ class TestTornBlocks:
             DuckdbEmitter(killed, BUZZ)
         assert killed.read_bytes() == torn
 
+    def test_what_another_process_repaired_stays(self, killed: Path) -> None:
+        """It reads the log as well, and so writes the block to its end: with the checksum that was in the torn one."""
+        place = self.tear(killed)[0]
+        DuckdbEmitter(killed, BUZZ).close()
+        whole = killed.read_bytes()
+        stored_checksum = int.from_bytes(whole[place : place + 8], "little")
+        error = f"computed checksum 1 does not match stored checksum {stored_checksum} in block at location {place}"
+        assert not duck._repaired(killed, error)
+        assert killed.read_bytes() == whole
+
+    def test_a_header_is_damage_that_stays(self, killed: Path) -> None:
+        with killed.open("r+b") as file:
+            file.seek(4096)
+            file.write(b"of other")
+        with (
+            pytest.raises(Unavailable, match="in block at location 4096"),
+            duckdb.connect() as memory,
+            duck.attached(memory, killed, wait_s=0),
+        ):
+            pass
+
     def test_readers_leave_them_to_the_producer(self, killed: Path) -> None:
         self.tear(killed)
         torn = killed.read_bytes()

@@ -148,9 +148,9 @@ def _read_metadata(memory: duckdb.DuckDBPyConnection, name: str) -> None:
 
 
 def _repaired(path: Path, error: str) -> bool:
-    """Whether `error` names a block that a killed writer left half written, whose checksum is right now.
+    """Whether `error` names a block that a killed writer left half written, and its checksum was set right.
 
-    Only for a file with a log: without a kill a wrong checksum means damage.
+    Only for a file with a log: without a kill a wrong checksum means damage. So it does in a header, which is one page.
     """
     if not (found := _TORN.search(error)):
         return False
@@ -161,11 +161,14 @@ def _repaired(path: Path, error: str) -> bool:
 
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the lock that DuckDB takes
         file.seek(location)
-        if file.read(8) == stored.to_bytes(8, "little"):  # else another process was faster
-            file.seek(location)
-            file.write(computed.to_bytes(8, "little"))
-            file.flush()
-            files.sync(file.fileno())
+        is_torn = location >= _HEADER_BYTES and file.read(8) == stored.to_bytes(8, "little")
+        # Another process may have been faster, and have written that very block to its end.
+        if not is_torn or not _has_log(path):
+            return False
+        file.seek(location)
+        file.write(computed.to_bytes(8, "little"))
+        file.flush()
+        files.sync(file.fileno())
     logger.info("{}: repaired the block at {}, which a kill or a power cut left half written", path, location)
     return True
 
