@@ -17,6 +17,7 @@ import pytest
 from tests.helpers import wait_until
 from tests.reading.test_alerts import HOT, SENSORS, records
 from utils.app.errors import ToolkitError, Unavailable
+from utils.clients import files
 from utils.reading import alert_delivery
 from utils.reading.alert_delivery import AlertDelivery, send_to
 from utils.reading.alerts import Alerts, Rule
@@ -425,6 +426,19 @@ def test_a_file_that_cannot_be_written_delays_the_alert(tmp_path: Path, clock: C
         run.jsonl.rmdir()
         assert run.finish(60) == (1, 0)
         assert len(lines(run.jsonl)) == 1
+
+
+def test_a_line_is_on_the_disk_before_it_is_noted(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut keeps what the store notes."""
+    synced: list[list[int]] = []
+    with running(tmp_path, "", clock) as run:
+        run.alert(1)
+        monkeypatch.setattr(files, "sync", lambda fd: synced.append([os.fstat(fd).st_size, *run.attempts()]))
+        assert run.delivery.step()
+        assert synced[0] == [run.jsonl.stat().st_size, 0]
+        assert run.attempts() == [1]
 
 
 def test_a_part_of_a_line_that_a_full_disk_left_spoils_no_alert(tmp_path: Path, clock: Clock) -> None:

@@ -19,6 +19,7 @@ import msgspec
 from loguru import logger
 
 from utils.app.errors import ToolkitError, Unavailable
+from utils.clients import files
 from utils.clients.line_file import is_whole
 from utils.reading.alerts import NO_RECORD, Clock
 from utils.reading.database import Database
@@ -175,6 +176,9 @@ class AlertDelivery:
                     self._path.parent.mkdir(parents=True, exist_ok=True)
                     with self._path.open("a+b") as stream:  # a full disk may have left a part of a line
                         stream.write(line if is_whole(stream.fileno()) else b"\n" + line)
+                        stream.flush()
+                        files.sync(stream.fileno())  # or a power cut loses what is noted as appended
+                    files.sync_path(self._path.parent)
                 except OSError as error:
                     raise Unavailable(f"{self._path}: {error.strerror}") from error
         if not attempts:
