@@ -161,11 +161,12 @@ def tmp_path(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
 
 @pytest.fixture(autouse=True)
 def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No variable and no .env of the person who runs the tests counts, and nothing goes to their data folder."""
+    """No variable and no .env of the person who runs the tests counts; their data and their broker stay out of it."""
     for variable in config.variables():
         monkeypatch.setenv(variable, "")  # so that what a test's .env sets is undone as well
         monkeypatch.delenv(variable)
     monkeypatch.setenv("BASE_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("KAFKA_BROKER_ADDRESS", "localhost:1")
     monkeypatch.delenv("COLUMNS", raising=False)
     log = repr(logger)  # names its handlers
     yield
