@@ -441,6 +441,34 @@ class TestTornBlocks:
         assert not duck._repaired(killed, error)
         assert killed.read_bytes() == whole
 
+    def test_a_log_with_a_hole_ends_before_it(self, killed: Path) -> None:
+        """A power cut keeps any pages of what was not synced: the last commit, which nobody believed to be stored."""
+        log = killed.with_name(f"{killed.name}.wal")
+        whole = log.read_bytes()
+        log.write_bytes(whole[:-60] + bytes(60))
+        with (
+            pytest.raises(Unavailable, match="the next producer repairs it"),
+            duckdb.connect() as memory,
+            duck.attached(memory, killed, read_only=True, wait_s=0),
+        ):
+            pass
+        with closing(DuckdbEmitter(killed, BUZZ)) as emitter:
+            assert emitter.last(["ann-1"]) == ("ann-1", 10)
+            emitter.emit(make_batch(1, first=11))
+        assert stored(killed) == ids(11)
+
+    def test_a_log_with_other_content_is_damage_that_stays(self, killed: Path) -> None:
+        log = killed.with_name(f"{killed.name}.wal")
+        damaged = log.read_bytes()[:-60] + b"x" * 60
+        log.write_bytes(damaged)
+        with (
+            pytest.raises(Unavailable, match="entry at byte position"),
+            duckdb.connect() as memory,
+            duck.attached(memory, killed, wait_s=0),
+        ):
+            pass
+        assert log.read_bytes() == damaged
+
     def test_a_header_is_damage_that_stays(self, killed: Path) -> None:
         with killed.open("r+b") as file:
             file.seek(4096)
@@ -458,7 +486,7 @@ class TestTornBlocks:
         with (
             pytest.raises(Unavailable, match="the next producer repairs it"),
             duckdb.connect() as memory,
-            duck.attached(memory, killed, read_only=True),
+            duck.attached(memory, killed, read_only=True, wait_s=0),
         ):
             pass
         assert killed.read_bytes() == torn

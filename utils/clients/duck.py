@@ -8,7 +8,8 @@ in between, its rows are overwritten. Four to eight busy writers lost about one 
 
 A checkpoint writes blocks of metadata again in place: the parts that the last checkpoint needs stay as they are, only
 the checksum in front changes. A kill or a power cut stops such a write between two pages, and DuckDB 2.0.1 rejects the
-block, with all rows of the file, until its checksum is right again; `_repaired` makes it so.
+block, with all rows of the file, until its checksum is right again. Nor does it read a log in which a power cut left a
+hole, though only the commits behind the last sync can have one. `_repaired` helps with both.
 """
 
 import os
@@ -24,6 +25,7 @@ from loguru import logger
 
 from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.clients import files
+from utils.clients.line_file import HOLE
 
 _HEADER_BYTES = 3 * 4096
 _RETRY_S = 0.01
@@ -41,7 +43,10 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
 # DuckDB's own words, in English on every system.
 _LOCKED = "Could not set lock"
 _FATAL = ("not a valid DuckDB database", "version number")
-_TORN = re.compile(r"computed checksum (\d+) does not match stored checksum (\d+) in block at location (\d+)")
+_TORN = re.compile(
+    r"(?:entry at byte position (\d+) )?"
+    r"computed checksum (\d+) does not match stored checksum (\d+)(?: in block at location (\d+))?"
+)
 
 
 @contextmanager
@@ -130,10 +135,14 @@ def _attach(memory: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool, w
         time.sleep(_RETRY_S)
 
 
+def _log(path: Path) -> Path:
+    return path.with_name(f"{path.name}.wal")
+
+
 def _has_log(path: Path) -> bool:
     """Whether there are commits behind the last checkpoint, which closing the file makes."""
     with suppress(OSError):  # no log, or no longer
-        return path.exists() and path.with_name(f"{path.name}.wal").stat().st_size > 0
+        return path.exists() and _log(path).stat().st_size > 0
     return False
 
 
@@ -148,28 +157,38 @@ def _read_metadata(memory: duckdb.DuckDBPyConnection, name: str) -> None:
 
 
 def _repaired(path: Path, error: str) -> bool:
-    """Whether `error` names a block that a killed writer left half written, and its checksum was set right.
+    """Whether `error` names a block that a killed writer left half written, or a hole in its log, which was repaired.
 
-    Only for a file with a log: without a kill a wrong checksum means damage. So it does in a header, which is one page.
+    The block gets the checksum of what it contains; the log ends before the hole. Only for a file with a log: without a
+    kill a wrong checksum means damage. So it does in a header, which is one page.
     """
     if not (found := _TORN.search(error)):
         return False
-    computed, stored, location = map(int, found.groups())
+    entry, computed, stored, location = (int(number or 0) for number in found.groups())
+    if not entry and location < _HEADER_BYTES:
+        return False
+    name, place = (_log(path), entry - 8) if entry else (path, location)
     with files.errors(path), path.open("r+b") as file:
         if sys.platform != "win32":  # there nobody else has the file now that it is open for writing
             import fcntl
 
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the lock that DuckDB takes
-        file.seek(location)
-        is_torn = location >= _HEADER_BYTES and file.read(8) == stored.to_bytes(8, "little")
-        # Another process may have been faster, and have written that very block to its end.
-        if not is_torn or not _has_log(path):
+        if not _has_log(path):
             return False
-        file.seek(location)
-        file.write(computed.to_bytes(8, "little"))
-        file.flush()
-        files.sync(file.fileno())
-    logger.info("{}: repaired the block at {}, which a kill or a power cut left half written", path, location)
+        with name.open("r+b") as torn:
+            torn.seek(place)
+            # Else another process was faster; without a log it has written that very block to its end.
+            is_torn = torn.read(8) == stored.to_bytes(8, "little")
+            if not is_torn or (entry and not HOLE.search(torn.read())):
+                return False
+            if entry:
+                torn.truncate(entry)
+            else:
+                torn.seek(place)
+                torn.write(computed.to_bytes(8, "little"))
+            torn.flush()
+            files.sync(torn.fileno())
+    logger.info("{}: repaired at {} what a kill or a power cut left half written", name, place)
     return True
 
 
