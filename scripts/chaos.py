@@ -257,7 +257,8 @@ def _verdict(settings: Settings, sinks: Sequence[str], attacked: Attacked) -> in
     count = sum(account.last for account in accounts(settings))
     verdict = "BROKEN" if code or problems else "ok"
     cli.print_lines(
-        f"{verdict}: {count:,} records acknowledged under {suffered}; {len(sinks)} sinks and their consumers compared"
+        f"{verdict}: {count:,} records acknowledged under {suffered}; "
+        f"{cli.counted(len(sinks), 'sink')} and consumers compared"
     )
     return cli.CHECK_FAILED if code or problems else 0
 

@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
+import duckdb
 import psutil
 import pytest
 
@@ -238,6 +239,14 @@ def test_a_duckdb_file_that_another_program_keeps_open(settings: Settings) -> No
         holder.stdout.readline()
         assert "close what keeps it open" in look(settings, "duckdb")
         holder.communicate()
+
+
+def test_a_damaged_duckdb_file(settings: Settings) -> None:
+    duckdb.connect(str(settings.duckdb_path)).close()
+    with settings.duckdb_path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"of other")
+    assert "damage: README.md, Troubleshooting" in look(settings, "duckdb")
 
 
 @pytest.fixture

@@ -114,7 +114,10 @@ class Making:
 
 
 MAKING = Making()
-ChosenSource = Annotated[SourceName, Parameter(name="--source", help="What to read; auto takes what has data.")]
+ChosenSource = Annotated[
+    SourceName,
+    Parameter(name="--source", help=f"What to read; auto: the first of {', '.join(BY_PREFERENCE)} that has data."),
+]
 
 
 def source(
