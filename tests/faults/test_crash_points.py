@@ -17,7 +17,7 @@ from tests.faults import crashing
 from tests.helpers import assert_complete, last_assigned, start_python
 from utils.app.config import Settings
 
-PARTS = 0, 1, 32  # of 64, of the write that is cut
+PARTS = 0, 1, 32, 63  # of 64, of the write that is cut
 
 
 class Crasher:
