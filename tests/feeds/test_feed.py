@@ -346,7 +346,7 @@ VIEW = database_with_a_view()
 BAD: dict[str, tuple[str, bytes | None, list[str], str]] = {
     "missing": ("no.csv", None, [], "there is no file no.csv"),
     "folder": (".", None, [], "there is no file .: name one, no folder"),
-    "device": ("/dev/null", None, [], "name one, no folder; what else can be read is piped into -"),
+    "device": ("/dev/null", None, [], "name one, no folder; pipe other input into feed_producer -"),
     "unknown suffix": ("a.xyz", b"1", [], ".xyz does not tell what it holds"),
     "no suffix": ("a", b"1", [], "does not tell what it holds"),
     "binary": ("a.csv", b"\x89PNG\r\n\0\0\0\rIHDR", [], "is binary"),

@@ -157,7 +157,7 @@ def fed_lines(body: bytes, codec: LineCodec) -> list[Line]:
         try:
             texts = [bytes(each).replace(b"\n", b" ") for each in _array.decode(body)]
         except (msgspec.DecodeError, RecursionError) as error:
-            raise HTTPException(400, f"no complete JSON array: {reason_of(error, body)}") from error
+            raise HTTPException(400, f"the JSON array cannot be read: {reason_of(error, body)}") from error
     elif body.partition(b"\n")[0].rstrip().endswith(b"}"):
         texts = [line for line in body.split(b"\n") if line.strip()]
     else:

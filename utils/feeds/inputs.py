@@ -215,7 +215,7 @@ def _kind(path: Path, options: InputOptions) -> tuple[str, bool]:
     Raises ToolkitError if that is not known, or if the file cannot be read.
     """
     if not path.is_file():
-        raise ToolkitError(f"there is no file {path}: name one, no folder; what else can be read is piped into {PIPE}")
+        raise ToolkitError(f"there is no file {path}: name one, no folder; pipe other input into feed_producer {PIPE}")
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
