@@ -162,7 +162,7 @@ def find_stream(name: str, settings: Settings, source_name: str = AUTO) -> Strea
         return found
     values = _first_values(Stream(name), settings, source_name)  # without fields: all of a record is in `extra`
     if not values:
-        raise Absent(f"stream {name} has no schema file and no records yet")
+        raise Absent(f"stream {name} has no schema file, and no record that can be read yet")
     return inferred(name, values)
 
 

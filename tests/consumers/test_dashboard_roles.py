@@ -16,7 +16,7 @@ from producers import factory_producer, market_producer, sensor_producer
 from tests.helpers import run_here
 from utils import sinks
 from utils.app.config import Settings
-from utils.app.errors import ToolkitError
+from utils.app.errors import Absent, ToolkitError
 from utils.reading.expression import Expression
 from utils.records.codec import Field
 from utils.records.instants import instant_text
@@ -66,6 +66,13 @@ def test_roles_of_the_examples_are_found_without_being_named(
     assert (bare.by, bare.value) == (None, None)
     chosen = sinks.with_chosen_roles(bare, settings, "file")
     assert (chosen.by, chosen.value) == (stream.by, stream.value)
+
+
+def test_a_stream_of_invalid_lines_has_records_that_cannot_be_read(settings: Settings) -> None:
+    settings.data_path.mkdir(parents=True)
+    settings.file_path("odd").write_text('[{"a": 1}]\n')
+    with pytest.raises(Absent, match="no record that can be read yet"):
+        sinks.find_stream("odd", settings, "file")
 
 
 def test_roles_of_a_stream_without_records_stay_open(settings: Settings) -> None:
