@@ -321,6 +321,28 @@ class TestFile:
         assert stored(path) == ids(1)
         assert int.from_bytes(path.read_bytes()[12:20], "little") == 64, "DuckDB 1.x reads 64"
 
+    @pytest.mark.parametrize("hole", [0, 4096, 8192])
+    def test_a_creation_that_a_power_cut_ended_begins_again(self, hole: int, path: Path) -> None:
+        """The headers are synced together, before anything else is written."""
+        prepare(path)
+        headers = bytearray(path.read_bytes()[: 3 * 4096])
+        headers[hole : hole + 4096] = bytes(4096)
+        path.write_bytes(headers)
+        with duckdb.connect() as memory, duck.attached(memory, path, wait_s=0):
+            assert not duck.columns(memory, "streamed_messages")
+
+    def test_a_database_that_lost_a_header_stays_as_it_is(self, path: Path) -> None:
+        DuckdbEmitter(path, BUZZ).close()
+        content = bytes(4096) + path.read_bytes()[4096:]
+        path.write_bytes(content)
+        with (
+            pytest.raises(ToolkitError, match="not a valid DuckDB database"),
+            duckdb.connect() as memory,
+            duck.attached(memory, path, wait_s=0),
+        ):
+            pass
+        assert path.read_bytes() == content
+
     def test_files_of_a_newer_version_stay_so(self, path: Path) -> None:
         prepare(path, f"ATTACH '{path.with_name('new')}' AS new (TYPE duckdb, STORAGE_VERSION 'latest')")
         version = path.with_name("new").read_bytes()[12:20]

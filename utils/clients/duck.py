@@ -92,13 +92,18 @@ def is_without_default(connection: duckdb.DuckDBPyConnection, table: str, column
 
 
 def _half_created(path: Path) -> bool:
-    """Whether the file is being created, or its creator was killed: it has no data and is no database yet."""
+    """Whether the file is being created, or its creator was killed: it has no data and is no database yet.
+
+    DuckDB syncs the three pages of headers before it writes more; until then a power cut may leave zeros for any.
+    """
     try:
         with path.open("rb") as file:
-            start = file.read(_HEADER_BYTES)
+            start = file.read(_HEADER_BYTES + 1)
     except OSError:
         return False
-    return not start or (start[8:12] == b"DUCK" and len(start) < _HEADER_BYTES)
+    first, *others = (start[page : page + 4096].strip(b"\0") for page in range(0, _HEADER_BYTES, 4096))
+    is_whole = len(start) == _HEADER_BYTES and first and all(others)
+    return len(start) <= _HEADER_BYTES and not is_whole and (not first or start[8:12] == b"DUCK")
 
 
 def _attach(memory: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool, wait_s: float) -> None:
