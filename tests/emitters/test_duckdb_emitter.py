@@ -426,6 +426,14 @@ class TestTornBlocks:
         assert path.with_name(f"{path.name}.wal").stat().st_size
         return path
 
+    def assert_not_opened(self, path: Path, reason: str, *, read_only: bool = False) -> None:
+        with (
+            pytest.raises(Unavailable, match=reason),
+            duckdb.connect() as memory,
+            duck.attached(memory, path, read_only=read_only, wait_s=0),
+        ):
+            pass
+
     def tear(self, path: Path) -> list[int]:
         """Give each block of metadata the checksum of another content; where they are."""
         with duckdb.connect(str(path), read_only=True) as database:
@@ -449,12 +457,7 @@ class TestTornBlocks:
         DuckdbEmitter(killed, BUZZ).close()
         self.tear(killed)
         torn = killed.read_bytes()
-        with (
-            pytest.raises(Unavailable, match="does not match stored checksum"),
-            duckdb.connect() as memory,
-            duck.attached(memory, killed, wait_s=0),
-        ):
-            pass
+        self.assert_not_opened(killed, "does not match stored checksum")
         assert killed.read_bytes() == torn
 
     def test_what_another_process_repaired_stays(self, killed: Path) -> None:
@@ -472,12 +475,7 @@ class TestTornBlocks:
         log = killed.with_name(f"{killed.name}.wal")
         whole = log.read_bytes()
         log.write_bytes(whole[:-60] + bytes(60))
-        with (
-            pytest.raises(Unavailable, match="the next producer repairs it"),
-            duckdb.connect() as memory,
-            duck.attached(memory, killed, read_only=True, wait_s=0),
-        ):
-            pass
+        self.assert_not_opened(killed, "the next producer repairs it", read_only=True)
         with closing(DuckdbEmitter(killed, BUZZ)) as emitter:
             assert emitter.last(["ann-1"]) == ("ann-1", 10)
             emitter.emit(make_batch(1, first=11))
@@ -487,34 +485,19 @@ class TestTornBlocks:
         log = killed.with_name(f"{killed.name}.wal")
         damaged = log.read_bytes()[:-60] + b"x" * 60
         log.write_bytes(damaged)
-        with (
-            pytest.raises(Unavailable, match="entry at byte position"),
-            duckdb.connect() as memory,
-            duck.attached(memory, killed, wait_s=0),
-        ):
-            pass
+        self.assert_not_opened(killed, "entry at byte position")
         assert log.read_bytes() == damaged
 
     def test_a_header_is_damage_that_stays(self, killed: Path) -> None:
         with killed.open("r+b") as file:
             file.seek(4096)
             file.write(b"of other")
-        with (
-            pytest.raises(Unavailable, match="in block at location 4096"),
-            duckdb.connect() as memory,
-            duck.attached(memory, killed, wait_s=0),
-        ):
-            pass
+        self.assert_not_opened(killed, "in block at location 4096")
 
     def test_readers_leave_them_to_the_producer(self, killed: Path) -> None:
         self.tear(killed)
         torn = killed.read_bytes()
-        with (
-            pytest.raises(Unavailable, match="the next producer repairs it"),
-            duckdb.connect() as memory,
-            duck.attached(memory, killed, read_only=True, wait_s=0),
-        ):
-            pass
+        self.assert_not_opened(killed, "the next producer repairs it", read_only=True)
         assert killed.read_bytes() == torn
 
 
