@@ -64,7 +64,8 @@ def errors(path: Path) -> Iterator[None]:
         if path.is_dir() or any(words in text for words in _FATAL):
             remedy = "move it away or name another file"
             raise ToolkitError(f"{path} cannot be opened as a DuckDB database ({text}); {remedy}") from error
-        hint = "; after a kill or a power cut the next producer repairs it" if _TORN.search(text) else ""
+        is_torn = _has_log(path) and _torn(text)
+        hint = "; after a kill or a power cut the next producer repairs it" if is_torn else ""
         raise Unavailable(f"{path}: {text}{hint}") from error
 
 
@@ -161,17 +162,26 @@ def _read_metadata(memory: duckdb.DuckDBPyConnection, name: str) -> None:
         memory.execute("DETACH sink")
 
 
+def _torn(error: str) -> list[int] | None:
+    """Place in the log or 0, computed and stored checksum, place in the file or 0; None for what no kill leaves.
+
+    A header is one page, which no kill leaves half written.
+    """
+    if not (found := _TORN.search(error)):
+        return None
+    entry, computed, stored, location = (int(number or 0) for number in found.groups())
+    return [entry, computed, stored, location] if entry or location >= _HEADER_BYTES else None
+
+
 def _repaired(path: Path, error: str) -> bool:
     """Whether `error` names a block that a killed writer left half written, or a hole in its log, which was repaired.
 
     The block gets the checksum of what it contains; the log ends before the hole. Only for a file with a log: without a
-    kill a wrong checksum means damage. So it does in a header, which is one page.
+    kill a wrong checksum means damage.
     """
-    if not (found := _TORN.search(error)):
+    if not (found := _torn(error)):
         return False
-    entry, computed, stored, location = (int(number or 0) for number in found.groups())
-    if not entry and location < _HEADER_BYTES:
-        return False
+    entry, computed, stored, location = found
     name, place = (_log(path), entry - 8) if entry else (path, location)
     with files.errors(path), path.open("r+b") as file:
         if sys.platform != "win32":  # there nobody else has the file now that it is open for writing
