@@ -1,8 +1,8 @@
 """Rates beside the bare libraries, as ratios measured in one run: python -m scripts.bench sinks --count 400000.
 
 Machines differ fourfold and their speed drifts: compare the ratios, not the rates. What is compared takes turns, and
-each number is the median of its rounds. It runs on Linux and macOS; Kafka and PostgreSQL need what
-scripts/prepare_kafka.sh and scripts/prepare_postgres.sh set up.
+each number is the median of its rounds. It runs on Linux and macOS; Kafka is measured where a broker runs, PostgreSQL
+where PROCESSED_STORE_URL names one.
 """
 
 import os
@@ -12,52 +12,50 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from statistics import median, quantiles
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import psutil
 from cyclopts import Parameter
 from msgspec.structs import asdict
 
 from producers.ragini_producer import messages
 from scripts import bench_peers as bare
-from scripts.bench_table import Bench, Taken, report
-from scripts.kafka_broker import Cluster, kafka_home
-from scripts.postgres_server import programs, throwaway
+from scripts.bench_table import Bench, report
 from utils.app import cli
-from utils.app.config import DEFAULTS, PROJECT_DIR, Settings, StoreUrl
-from utils.app.errors import ToolkitError
+from utils.app.config import DEFAULTS, PROJECT_DIR, Reads, Settings, processed_store_url
+from utils.app.errors import Absent
+from utils.clients.kafka_admin import Admin
 from utils.delivery.journal import Journal
 from utils.delivery.worker import Delivery
+from utils.reading.database import Database, PostgresDatabase, SqliteDatabase
+from utils.reading.store import ProcessedStore
 from utils.records.instants import instant_text
 from utils.records.record import Batch, Record, without_ids
 from utils.records.stream import BUZZ
 from utils.sinks import ALL, EMBEDDED, SINKS, source
-
-if TYPE_CHECKING:
-    from utils.reading.database import Database
+from utils.sources.auto_source import require_answer
 
 KEY = "bench-0"
 MAX_BATCH = 20_000
-SAMPLE_EVERY_S = 0.02
 
 Count = Annotated[int, Parameter(help="Records per run.")]
 Rounds = Annotated[int, Parameter(help="Runs of each kind, of which the median counts.")]
 Write = Annotated[bool, Parameter(help="Put the table into docs/performance.md too.")]
+Broker = Annotated[Settings, Reads("kafka_broker")]
 
 
-def begin(stack: ExitStack, rounds: int, count: int) -> Bench:
+@contextmanager
+def begun(rounds: int, count: int) -> Iterator[Bench]:
     """A bench in a temporary folder."""
-    folder = tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True)
-    return Bench(Path(stack.enter_context(folder)), rounds, count)
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
+        yield Bench(Path(folder), rounds, count)
 
 
 def made(count: int, seed: int = 1) -> Iterator[Record]:
@@ -78,51 +76,29 @@ def batches(count: int) -> list[Batch]:
     return found
 
 
-def timed(work: Callable[[Path], object]) -> Callable[[Path], Taken]:
-    """Wall and CPU seconds of work in this process."""
-
-    def measured(place: Path) -> Taken:
-        wall_s, cpu_s = time.perf_counter(), time.process_time()
-        work(place)
-        return Taken(time.perf_counter() - wall_s, time.process_time() - cpu_s)
-
-    return measured
-
-
 def at(place: Path, broker: str = DEFAULTS.kafka_broker) -> Settings:
     return replace(DEFAULTS, data_dir=place, kafka_broker=broker, topic=place.name)
 
 
 def run_producer(
     module: str, settings: Settings, sinks: Sequence[str], *arguments: str, given: Path = Path(os.devnull)
-) -> Taken:
+) -> None:
     """Run a producer in a process of its own, start and clean end included, with a file as its standard input."""
     command = [sys.executable, "-m", f"producers.{module}", *arguments, "--sinks", *sinks, "--drain", "600"]
     command += ["--log-level", "ERROR", "--data-dir", str(settings.data_path), "--kafka-broker", settings.kafka_broker]
-    started_s = time.perf_counter()
     with given.open("rb") as stream:
-        process = subprocess.Popen(command, cwd=PROJECT_DIR, stdin=stream, stdout=subprocess.DEVNULL)
-    peak_bytes = 0  # by looking at it, for the peak that wait4 knows began as that of this process
-    while not (found := os.wait4(process.pid, os.WNOHANG))[0]:
-        with suppress(psutil.Error):  # it may end just now
-            peak_bytes = max(peak_bytes, psutil.Process(process.pid).memory_info().rss)
-        time.sleep(SAMPLE_EVERY_S)
-    _, status, used = found
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise ToolkitError(f"{' '.join(command)} ended with code {process.returncode}")
-    return Taken(time.perf_counter() - started_s, used.ru_utime + used.ru_stime, peak_bytes / 2**20)
+        subprocess.run(command, cwd=PROJECT_DIR, stdin=stream, stdout=subprocess.DEVNULL, check=True)
 
 
-def produce(sinks: Sequence[str], count: int, place: Path, broker: str = DEFAULTS.kafka_broker) -> Taken:
+def produce(sinks: Sequence[str], count: int, place: Path, broker: str = DEFAULTS.kafka_broker) -> None:
     """The producer of buzz at full speed."""
     arguments = ["--interval", "0", "--count", str(count), "--topic", place.name]
-    return run_producer("ragini_producer", at(place, broker), sinks, *arguments)
+    run_producer("ragini_producer", at(place, broker), sinks, *arguments)
 
 
-def emit(sink: str, settings: Settings, ready: list[Batch]) -> None:
+def emit(sink: str, ready: list[Batch], place: Path, broker: str = DEFAULTS.kafka_broker) -> None:
     """What a worker does with batches that are ready."""
-    with closing(SINKS[sink].emitter(settings, BUZZ, KEY, "")) as emitter:
+    with closing(SINKS[sink].emitter(at(place, broker), BUZZ, KEY, "")) as emitter:
         emitter.last([f"{KEY}-1"])
         step = max(1, emitter.max_records // MAX_BATCH)
         for start in range(0, len(ready), step):
@@ -154,99 +130,100 @@ def latencies_ms(settings: Settings, count: int, gap_s: float = 0.1) -> tuple[fl
 def sinks(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = False) -> int:
     """Measure emitters and the whole producer beside the bare libraries, and the latency of single records."""
     ready = batches(count)
-    with ExitStack() as stack:
-        bench = begin(stack, rounds, count)
-        writers = {"file": bare.write_file, "sqlite": bare.write_sqlite, "duckdb": bare.write_duckdb}
-        for sink, writer in writers.items():
-            bench.add(f"bare {sink}", "", timed(partial(writer, ready)))
-            emitter = timed(lambda place, sink=sink: emit(sink, at(place), ready))  # type: ignore[misc]
-            bench.add(f"{sink} emitter", f"bare {sink}", emitter)
+    with begun(rounds, count) as bench:
+        for sink, writer in (("file", bare.write_file), ("sqlite", bare.write_sqlite), ("duckdb", bare.write_duckdb)):
+            bench.add(f"bare {sink}", "", partial(writer, ready))
+            bench.add(f"{sink} emitter", f"bare {sink}", partial(emit, sink, ready))
         bench.add("producer, three sinks", "bare sqlite", partial(produce, EMBEDDED, count))
-        p50_ms, p99_ms = latencies_ms(at(bench.folder / "latency"), 100)
+        p50_ms, p99_ms = latencies_ms(at(bench.place("latency")), 100)
         stored = f"{p50_ms:.1f} ms (p99 {p99_ms:.1f} ms)"
         note = f"A single record is stored by the three embedded sinks {stored} after it was acknowledged."
-        return bench.run("sinks", note, write)
+        bench.run("sinks", note, write)
+    return 0
 
 
-def read(name: str, settings: Settings, store: Callable[[Path], "Database"] | None = None) -> Callable[[Path], Taken]:
-    """Read a source from its beginning to its present end, with `store` into a processed store that this opens."""
-    from utils.reading.store import ProcessedStore
+def read(name: str, settings: Settings, place: Path) -> None:
+    """Read a source from its beginning to its present end."""
+    with closing(source(name, settings, BUZZ, lambda partition: "", finished=True)) as reader:
+        while reader.poll(bare.PAGE_RECORDS):
+            pass
 
-    def work(place: Path) -> None:
-        with ExitStack() as stack:
-            kept = stack.enter_context(closing(ProcessedStore(store(place), BUZZ))) if store else None
-            resume: Callable[[str], str] = kept.resume if kept else lambda partition: ""
-            reader = stack.enter_context(closing(source(name, settings, BUZZ, resume, finished=True)))
-            while (chunk := reader.poll(bare.PAGE_RECORDS)) is not None:
-                if kept:
-                    kept.add(chunk)
 
-    return timed(work)
+def store(name: str, settings: Settings, connect: Callable[[Path], Database], place: Path) -> None:
+    """Read it into a processed store."""
+    with (
+        closing(ProcessedStore(connect(place), BUZZ)) as kept,
+        closing(source(name, settings, BUZZ, kept.resume, finished=True)) as reader,
+    ):
+        while chunk := reader.poll(bare.PAGE_RECORDS):
+            kept.add(chunk)
 
 
 def add_reading(bench: Bench, name: str, settings: Settings, reader: Callable[[Settings], object]) -> None:
     """The rows of a source: a bare read, the source, the source into the processed store."""
-    from utils.reading.database import SqliteDatabase
-
-    bench.add(f"bare {name} read", "", timed(lambda place: reader(settings)))
-    bench.add(f"{name} source", f"bare {name} read", read(name, settings))
-    stored = read(name, settings, lambda place: SqliteDatabase(place / "store.sqlite"))
+    bench.add(f"bare {name} read", "", lambda place: reader(settings))
+    bench.add(f"{name} source", f"bare {name} read", partial(read, name, settings))
+    stored = partial(store, name, settings, lambda place: SqliteDatabase(place / "store.sqlite"))
     bench.add(f"{name} source, processed store", f"bare {name} read", stored)
 
 
 def sources(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = False) -> int:
     """Measure each source beside a bare read of its sink, alone and into the processed store."""
-    from utils.reading.database import PostgresDatabase
-
-    ready = batches(count)
-    with ExitStack() as stack:
-        bench = begin(stack, rounds, count)
-        settings = at(bench.folder / "filled")
-        readers = {"file": bare.read_file, "sqlite": bare.read_sqlite, "duckdb": bare.read_duckdb}
-        for sink, reader in readers.items():
-            emit(sink, settings, ready)
-            add_reading(bench, sink, settings, reader)
-        if programs() and find_spec("psycopg"):
-            url = StoreUrl(stack.enter_context(closing(throwaway())).url, "PostgreSQL")
-            stored = read("file", settings, lambda place: PostgresDatabase(url, place.name))
+    ready, url = batches(count), processed_store_url()
+    with begun(rounds, count) as bench:
+        filled = bench.place("filled")
+        for sink, reader in (("file", bare.read_file), ("sqlite", bare.read_sqlite), ("duckdb", bare.read_duckdb)):
+            emit(sink, ready, filled)
+            add_reading(bench, sink, at(filled), reader)
+        if url:
+            stored = partial(store, "file", at(filled), lambda place: PostgresDatabase(url, place.name))
             bench.add("file source, processed store in PostgreSQL", "file source, processed store", stored)
-        return bench.run("sources", "", write)
+        try:
+            bench.run("sources", "", write)
+        finally:
+            if url:
+                bare.drop_schemas(url.text, bench.folder.name)
+    return 0
 
 
-def kafka(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = False) -> int:
-    """Measure emitter, producer and source of Kafka beside bare clients."""
-    home = kafka_home()
-    if not home:
-        raise ToolkitError("there is no Kafka: run scripts/prepare_kafka.sh")
+def kafka(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = False, settings: Broker = DEFAULTS) -> int:
+    """Measure emitter, producer and source of Kafka beside bare clients, with the broker that runs."""
+    broker = settings.kafka_broker
+    require_answer(broker)
     ready = batches(count)
-    with ExitStack() as stack:
-        bench = begin(stack, rounds, count)
-        broker = stack.enter_context(Cluster(home, jvm=("-Xmx512m",))).address
-        bench.add("bare kafka", "", timed(partial(bare.write_kafka, ready, broker=broker)))
-        bench.add("bare sqlite", "", timed(partial(bare.write_sqlite, ready)))
-        bench.add("kafka emitter", "bare kafka", timed(lambda place: emit("kafka", at(place, broker), ready)))
+    with begun(rounds, count) as bench:
+        bench.add("bare kafka", "", partial(bare.write_kafka, ready, broker=broker))
+        bench.add("bare sqlite", "", partial(bare.write_sqlite, ready))
+        bench.add("kafka emitter", "bare kafka", partial(emit, "kafka", ready, broker=broker))
         bench.add("producer, four sinks", "bare sqlite", partial(produce, ALL, count, broker=broker))
-        settings = at(bench.folder / "filled", broker)
-        emit("kafka", settings, ready)
-        add_reading(bench, "kafka", settings, bare.read_kafka)
-        return bench.run("kafka", "", write)
+        filled = bench.place("filled")
+        try:
+            emit("kafka", ready, filled, broker)
+            add_reading(bench, "kafka", at(filled, broker), bare.read_kafka)
+            bench.run("kafka", "", write)
+        finally:
+            admin = Admin(settings)
+            for topic in admin.client.list_topics(timeout=10).topics:
+                if topic.startswith(bench.folder.name):
+                    admin.delete_topic(topic)
+    return 0
 
 
 def feed(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = False) -> int:
     """Measure feeds of standard input and of a file beside the producer of buzz; lines of the same size."""
-    with ExitStack() as stack:
-        bench = begin(stack, rounds, count)
+    with begun(rounds, count) as bench:
         lines = bench.folder / "lines.jsonl"
         lines.write_bytes(b"".join(without_ids(asdict(record)) for record in made(count)))
 
-        def fed(sinks: Sequence[str], origin: str, place: Path) -> Taken:
-            return run_producer("feed_producer", at(place), sinks, origin, "--once", "--stream", "fed", given=lines)
+        def fed(sinks: Sequence[str], origin: str, place: Path) -> None:
+            run_producer("feed_producer", at(place), sinks, origin, "--once", "--stream", "fed", given=lines)
 
         for name, wanted in (("file", ("file",)), ("three sinks", EMBEDDED)):
             bench.add(f"producer, {name}", "", partial(produce, wanted, count))
             bench.add(f"standard input, {name}", f"producer, {name}", partial(fed, wanted, "-"))
             bench.add(f"file that grows, {name}", f"producer, {name}", partial(fed, wanted, str(lines)))
-        return bench.run("feed", "", write)
+        bench.run("feed", "", write)
+    return 0
 
 
 def dashboard(*, write: Write = False) -> int:
@@ -265,10 +242,14 @@ def dashboard(*, write: Write = False) -> int:
     return 0
 
 
-def all_(*, write: Write = False) -> int:
-    """Measure all, with Kafka where there is one: `sinks`, `sources`, `kafka`, `feed` and `dashboard`."""
-    for each in (sinks, sources, *([kafka] if kafka_home() else []), feed, dashboard):
+def all_(*, write: Write = False, settings: Broker = DEFAULTS) -> int:
+    """Measure all, with Kafka where a broker runs: `sinks`, `sources`, `kafka`, `feed` and `dashboard`."""
+    for each in (sinks, sources, feed, dashboard):
         each(write=write)
+    try:
+        return kafka(write=write, settings=settings)
+    except Absent as error:
+        cli.print_lines(f"Kafka is not measured: {error}")
     return 0
 
 

@@ -58,7 +58,7 @@ def write_kafka(batches: list[Batch], folder: Path, broker: str) -> None:
     for batch in batches:
         records = [{"value": line, "key": "bench-0"} for line in batch.lines.splitlines()]
         producer.begin_transaction()
-        producer.produce_batch(f"bare-{folder.name}", records, partition=0)
+        producer.produce_batch(folder.name, records, partition=0)
         producer.commit_transaction(30)
 
 
@@ -99,3 +99,13 @@ def read_kafka(settings: Settings) -> None:
             ended += sum(1 for each in found if each.error())
             if values := [each.value() or b"" for each in found if not each.error()]:
                 BUZZ.codec.decode_lines(b"\n".join(values) + b"\n")
+
+
+def drop_schemas(url: str, prefix: str) -> None:
+    """Remove from a PostgreSQL what was stored there to be measured."""
+    import psycopg
+
+    with psycopg.connect(url, autocommit=True) as connection:
+        named = connection.execute("SELECT nspname FROM pg_namespace WHERE starts_with(nspname, %s)", (prefix,))
+        for (name,) in named.fetchall():
+            connection.execute(psycopg.sql.SQL("DROP SCHEMA {} CASCADE").format(psycopg.sql.Identifier(name)))

@@ -1,13 +1,14 @@
 """Tables of measurements: works that take turns, their medians and ratios, on the terminal and on the page."""
 
+import os
 import platform
 import re
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 import duckdb
 import psutil
@@ -18,14 +19,6 @@ from utils.app.errors import ToolkitError
 PAGE = PROJECT_DIR / "docs" / "performance.md"
 
 
-class Taken(NamedTuple):
-    """What a run took; the memory only of a process of its own."""
-
-    wall_s: float
-    cpu_s: float
-    peak_mib: float = 0.0
-
-
 @dataclass
 class Bench:
     """Rows of one table, whose works take turns in folders of their own."""
@@ -34,29 +27,39 @@ class Bench:
     rounds: int
     count: int
     peers: dict[str, str] = field(default_factory=dict)  # name of each row -> the row that its ratio compares it to
-    works: dict[str, Callable[[Path], Taken]] = field(default_factory=dict)
+    works: dict[str, Callable[[Path], object]] = field(default_factory=dict)
 
-    def add(self, name: str, peer: str, work: Callable[[Path], Taken]) -> None:
+    def add(self, name: str, peer: str, work: Callable[[Path], object]) -> None:
         """A row: `work` is called with an empty folder."""
         self.peers[name], self.works[name] = peer, work
 
-    def run(self, command: str, note: str, write: bool) -> int:
+    def place(self, name: str) -> Path:
+        """An empty folder; its name, which begins like that of all folders, may be one of a topic or schema too."""
+        path = self.folder / re.sub(r"\W+", "-", f"{self.folder.name} {name}")
+        path.mkdir()
+        return path
+
+    def run(self, command: str, note: str, write: bool) -> None:
         """Run all rows in turn, so that a machine whose speed drifts slows all of them, and report the medians."""
-        runs: dict[str, list[Taken]] = {name: [] for name in self.works}
+        runs: dict[str, list[tuple[float, float]]] = {name: [] for name in self.works}
         for number in range(self.rounds):
             for name, work in self.works.items():
-                place = self.folder / re.sub(r"\W+", "-", f"{name} {number}")  # topics are named like it
-                place.mkdir()
-                runs[name].append(work(place))
-        took = {name: Taken(*map(median, zip(*found, strict=True))) for name, found in runs.items()}
-        rows = [("what", "records/s", "ratio", "of", "CPU us/record", "peak MiB")]
-        for name, taken in took.items():
+                place = self.place(f"{name} {number}")
+                wall_s, cpu_s = time.perf_counter(), _cpu_s()
+                work(place)
+                runs[name].append((time.perf_counter() - wall_s, _cpu_s() - cpu_s))
+        took = {name: [median(each) for each in zip(*found, strict=True)] for name, found in runs.items()}
+        rows = [("what", "records/s", "ratio", "of", "CPU us/record")]
+        for name, (wall_s, cpu_s) in took.items():
             peer = self.peers[name]
-            ratio = f"{took[peer].wall_s / taken.wall_s:.2f}" if peer else ""
-            cpu_us, memory = taken.cpu_s / self.count * 1e6, f"{taken.peak_mib:,.0f}" if taken.peak_mib else ""
-            rows.append((name, f"{self.count / taken.wall_s:,.0f}", ratio, peer, f"{cpu_us:.1f}", memory))
+            ratio = f"{took[peer][0] / wall_s:.2f}" if peer else ""
+            rows.append((name, f"{self.count / wall_s:,.0f}", ratio, peer, f"{cpu_s / self.count * 1e6:.1f}"))
         report(command, f"{self.count:,} records each, median of {self.rounds} rounds.", rows, note, write)
-        return 0
+
+
+def _cpu_s() -> float:
+    """What this process and those that it waited for have used."""
+    return sum(os.times()[:4])
 
 
 def report(command: str, title: str, rows: Sequence[Sequence[str]], note: str, write: bool) -> None:

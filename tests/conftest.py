@@ -18,7 +18,7 @@ import hypothesis
 import pytest
 from loguru import logger
 
-from scripts.postgres_server import Server, programs, throwaway
+from tests.postgres_server import Server, programs, throwaway
 from utils.app import config
 from utils.app.config import Settings
 

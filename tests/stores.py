@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from scripts.postgres_server import Server
+from tests.postgres_server import Server
 from utils.app.config import StoreUrl
 from utils.reading.database import Database, PostgresDatabase, SqliteDatabase
 from utils.reading.store import ProcessedStore

@@ -12,9 +12,9 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from scripts.kafka_broker import Broker, Cluster, free_ports, java, kafka_home
 from tests.conftest import require
 from tests.helpers import wait_until
+from tests.kafka_broker import Broker, Cluster, free_ports, java, kafka_home
 from utils.app.config import Settings
 
 USER, PASSWORD = "ann", "a-very-secret-word"

@@ -19,7 +19,6 @@ import pytest
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
-from scripts.kafka_broker import Cluster
 from tests.helpers import (
     assert_complete,
     assigned,
@@ -30,6 +29,7 @@ from tests.helpers import (
     wait_until,
 )
 from tests.kafka.conftest import Kafka, delete_topic, read_topic
+from tests.kafka_broker import Cluster
 from utils.app.config import Settings
 from utils.delivery.producing import produce
 from utils.records.record import Message

@@ -17,11 +17,11 @@ import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
-from scripts.postgres_server import Server
 from tests.faults.running import Running
 from tests.helpers import assigned, run_here, start_python, wait_until
 from tests.kafka.conftest import read_topic
 from tests.kafka.test_delivery import CASE, hurried, options
+from tests.postgres_server import Server
 from utils.app.config import Settings
 
 CONSUMER = "consumers.kafka_consumer_case"

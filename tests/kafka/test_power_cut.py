@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.kafka_broker import Cluster
 from tests.helpers import make_batch
 from tests.kafka.test_prepare import SCRIPT, SYNC
+from tests.kafka_broker import Cluster
 from utils.app.config import Settings
 from utils.emitters.kafka_emitter import KafkaEmitter
 from utils.records.stream import BUZZ

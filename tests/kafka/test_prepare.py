@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.kafka_broker import QUICKLY
+from tests.kafka_broker import QUICKLY
 from utils.app.config import PROJECT_DIR
 
 SCRIPT = PROJECT_DIR / "scripts" / "prepare_kafka.sh"

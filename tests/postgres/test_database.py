@@ -16,8 +16,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from scripts.postgres_server import PASSWORD, Server, throwaway
 from tests.helpers import wait_until
+from tests.postgres_server import PASSWORD, Server, throwaway
 from tests.reading.test_store import ANN, BOB, SENSORS, ann, buzz, chunk, lines
 from tests.stores import PostgresPlace, open_store
 from utils.app.config import StoreUrl, processed_store_url

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scripts.postgres_server import Server
+from tests.postgres_server import Server
 from tests.reading.test_alerts import HOT, SENSORS, Made, records
 from tests.stores import Place, PostgresPlace, SqlitePlace
 from utils.app.errors import ToolkitError

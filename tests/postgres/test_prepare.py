@@ -11,8 +11,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from scripts.kafka_broker import free_ports
-from scripts.postgres_server import Server, programs
+from tests.kafka_broker import free_ports
+from tests.postgres_server import Server, programs
 from tests.reading.test_store import ann, chunk
 from utils.app.config import PROJECT_DIR, processed_store_url
 from utils.reading.database import PostgresDatabase

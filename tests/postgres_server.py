@@ -1,4 +1,4 @@
-"""A throwaway PostgreSQL on a free port in a temporary folder, for tests and benchmarks.
+"""A throwaway PostgreSQL on a free port in a temporary folder.
 
 It runs the programs that scripts/prepare_postgres.sh finds or fetches, as another user where root starts it. A guard
 process ends it and deletes the folder when this process dies, however it dies.
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from scripts.kafka_broker import START_S, Broker, free_ports, guard
+from tests.kafka_broker import START_S, Broker, free_ports, guard
 
 USER, PASSWORD, DATABASE = "ann", "a-very-secret-word", "postgres"
 

@@ -1,4 +1,4 @@
-"""Throwaway Kafka brokers on free ports in a temporary folder, for tests and benchmarks.
+"""Throwaway Kafka brokers on free ports in a temporary folder.
 
 They run from the Kafka that scripts/prepare_kafka.sh set up. A guard process ends them and deletes the folder
 when this process dies, however it dies.
@@ -134,12 +134,11 @@ class Cluster:
         *,
         settings: Mapping[str, str] | None = None,
         format_arguments: Sequence[str] = (),
-        jvm: Sequence[str] = QUICKLY,
     ) -> None:
         """`settings` are broker properties that replace ours; in them and `{port}` is the plain listener's port."""
         self.folder = Path(tempfile.mkdtemp(prefix="kafka-"))
         self._guard = guard(self.folder)
-        self._java = [java(), *jvm, "-cp", f"{home}/libs/*"]
+        self._java = [java(), *QUICKLY, "-cp", f"{home}/libs/*"]
         ports = free_ports(2 * count)
         voters = ",".join(f"{each + 1}@127.0.0.1:{ports[2 * each + 1]}" for each in range(count))
         self.brokers: list[Broker] = []
