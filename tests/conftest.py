@@ -1,18 +1,21 @@
 """Settings of the suite, isolation that every test has, and what is printed at the end."""
 
+import gc
 import importlib.util
 import json
 import os
 import re
+import shutil
 import sys
 import sysconfig
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import hypothesis
 import pytest
@@ -28,6 +31,9 @@ RUN = "python scripts/run_tests.py"
 SLOW = f"long setting: {RUN} --long"
 FULL = f"attacks, processes and images, seconds each: {RUN} --all"
 SERVER = f"needs a Kafka broker or a PostgreSQL: {RUN} --all"
+ON_DISK = tempfile.gettempdir()
+NOT_RUN: Counter[str] = Counter()
+"""Why so many tests are not part of this setting."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,6 +43,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if memory := file_system_in_memory():
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", memory)
     chosen = setting(config)
     hypothesis.settings.register_profile(
         "toolkit",
@@ -46,6 +54,17 @@ def pytest_configure(config: pytest.Config) -> None:
         max_examples={"quick": 20, "full": 50, "long": 100}[chosen],
     )
     hypothesis.settings.load_profile("toolkit")
+
+
+def file_system_in_memory(folder: Path = Path("/dev/shm"), least_bytes: int = 4 << 30) -> str:
+    """Where most of the temporary files go: half of the suite's time would be syncs of small files. "" if nowhere."""
+    return str(folder) if folder.is_dir() and shutil.disk_usage(folder).free > least_bytes else ""
+
+
+def needs_a_disk(item: pytest.Item) -> bool:
+    """Whether its files are on a disk as a user's are: where something is killed, full, torn or without power."""
+    proof = item.get_closest_marker("proof")
+    return "faults" in item.path.parts or bool(proof and re.search("kill|power", proof.args[1]))
 
 
 def setting(config: pytest.Config) -> Setting:
@@ -76,25 +95,43 @@ def pytest_make_parametrize_id(val: object) -> str | None:
     return f"{len(val)} long" if isinstance(val, str | bytes) and len(val) > 200 else None
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     for item in items:
         if "kafka" in item.path.parts:
             item.add_marker(pytest.mark.kafka)
         if "faults" in item.path.parts:  # seconds each
             item.add_marker(pytest.mark.full)
-        if reason := why_not(item, setting(config)):
-            item.add_marker(pytest.mark.skip(reason=reason))
         if item.get_closest_marker("postgres") and not item.get_closest_marker("kafka"):
             item.add_marker(pytest.mark.xdist_group("postgres"))
         if item.get_closest_marker("kafka"):  # one broker in one process, with `--dist loadgroup`
             item.add_marker(pytest.mark.xdist_group("kafka"))
+    yield  # to -k
+    reasons = {item: why_not(item, setting(config)) for item in items}
+    NOT_RUN.update(reason for reason in reasons.values() if reason)
+    config.hook.pytest_deselected(items=[item for item in items if reasons[item]])  # a skip is as slow as a small test
+    items[:] = [item for item in items if not reasons[item]]
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what was imported and collected stays: no collection of garbage need look at it
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if (sent := getattr(session.config, "workeroutput", None)) is not None:  # of a process of xdist
+        sent["not_run"] = dict(NOT_RUN)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Each process has collected the same."""
+    NOT_RUN.update({} if NOT_RUN else getattr(node, "workeroutput", {}).get("not_run", {}))  # one that died has none
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """What was not run, and why; and for `--proof` what was measured."""
-    skipped: Counter[str] = Counter()
+    skipped = Counter(NOT_RUN)
     for report in terminalreporter.getreports("skipped"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         skipped[reason.removeprefix("Skipped: ")] += 1
@@ -140,8 +177,9 @@ def reset_log() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def own_log() -> Iterator[None]:
+def own_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.getbasetemp()))
         patch.setattr(sysconfig, "get_path", cache(sysconfig.get_path))  # loguru asks for many at each handler
         reset_log()
         yield
@@ -152,11 +190,24 @@ def numbers() -> Iterator[int]:
     return count(1)
 
 
+@pytest.fixture(scope="session")
+def disk(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder on the disk; it stays if a test has failed, as that of pytest does."""
+    folder = Path(tempfile.mkdtemp(prefix="toolkit-tests-", dir=ON_DISK))
+    yield folder
+    if not request.session.testsfailed:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture
 def tmp_path(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, numbers: Iterator[int]) -> Path:
     """As that of pytest, which looks for the next number among the folders of all tests before."""
+    on_disk = needs_a_disk(request.node)
+    folder: Path = request.getfixturevalue("disk") if on_disk else tmp_path_factory.getbasetemp()
     name = re.sub(r"\W", "_", request.node.name)[:30]
-    return tmp_path_factory.mktemp(f"{name}{next(numbers)}", numbered=False)
+    path = folder / f"{name}{next(numbers)}"
+    path.mkdir()
+    return path
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """run_tests.py: three settings, what CI runs, exit codes, why there is no Kafka; and what the suite says at its end."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -118,15 +119,17 @@ def test_checks_see_what_is_planted(what: str, tmp_path: Path) -> None:
 
 SUITE = """
 import pytest
-def test_plain(): ...
+def test_plain(tmp_path, disk): assert disk not in tmp_path.parents
 @pytest.mark.full
 def test_full(): ...
 @pytest.mark.slow
 def test_slow(): ...
 @pytest.mark.kafka
 def test_kafka(): ...
-@pytest.mark.proof("a", "b", full=2, long=3)
-def test_attack(times, measured): measured(f"{times} attacks")
+@pytest.mark.proof("a", "kill -9", full=2, long=3)
+def test_attack(times, measured, tmp_path, disk):
+    assert disk in tmp_path.parents
+    measured(f"{times} attacks")
 @pytest.mark.proof("a", "b", quick=1, full=2, long=3)
 def test_always(times, measured): measured(f"{times} attacks")
 @pytest.mark.proof("a", "b", long=3)
@@ -162,8 +165,9 @@ def test_what_each_setting_runs_and_prints(
     passed = {line.partition("::test_")[2].split()[0].partition("@")[0] for line in printed.splitlines()
               if "::test_" in line and "PASSED" in line}  # fmt: skip
     assert passed == ran
-    assert f"{len(ran)} passed, {8 - len(ran)} skipped" in printed, printed
+    assert f"{len(ran)} passed, 1 skipped" in printed, printed
     assert "    1  needs the moon" in printed
+    assert sum(map(int, re.findall(r"^ +(\d+)  ", printed, re.MULTILINE))) == 8 - len(ran)
     assert all(line in printed for line in attacks)
     assert ("long setting: " in printed) == ("--long" not in options)
     assert ("needs a Kafka broker or a PostgreSQL: " in printed) == ("--quick" in options)
