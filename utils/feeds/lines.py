@@ -1,7 +1,7 @@
 """What sources give to a feed instead of records: the lines as they came, if sinks can store them."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -29,17 +29,20 @@ class LineCodec(Codec):
         self._is_dated = Field("timestamp", "timestamp") in self._codec.fields  # else a timestamp goes to `extra`
 
     def decode_lines(self, data: bytes) -> list[Any]:
+        return self.decode_each(data.removesuffix(b"\n").split(b"\n"))
+
+    def decode_each(self, lines: Sequence[bytes]) -> list[Any]:
         if self._parse:
-            data = b"".join(self._parse(line, self._types) + b"\n" for line in data.removesuffix(b"\n").split(b"\n"))
-        records = self._codec.decode_lines(data)
-        lines = data.removesuffix(b"\n").split(b"\n")
-        is_small = are_small(lines, data)
+            lines = [self._parse(line, self._types) for line in lines]
+        fitting = self._codec.decode_fitting(lines)
+        records = self._codec.decode_each(lines) if fitting is None else fitting
+        is_small = are_small(lines, are_flat=fitting is not None and self._codec.is_flat)
         if not is_small:
             for line in lines:
                 stamp(line, "", 1, "")  # raises the reason, if there is one
         now = present()
         times = [self._time(record, now) for record in records] if self._event_us else repeat(now)
-        is_plain = is_small and self._is_dated and are_plain(lines, data, records)
+        is_plain = is_small and self._is_dated and fitting is not None and are_plain(lines, records)
         return list(map(Line, lines, times, records, repeat(is_plain)))
 
     def decode(self, line: bytes) -> Line:

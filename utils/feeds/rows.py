@@ -7,6 +7,8 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from glob import escape
+from itertools import count
+from operator import attrgetter
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
@@ -72,13 +74,13 @@ class RowSource:
         page = self._page or next(self._pages, [])
         rows, self._page = page[:max_rows], page[max_rows:]
         self._taken += len(rows)
-        self._crc = crc32(b"\n".join([*(row.data for row in rows), b""]), self._crc)
+        self._crc = crc32(b"\n".join([*map(attrgetter("data"), rows), b""]), self._crc)
         return rows
 
     def _skip(self, position: str) -> bool:
         """Whether the rows before the stored position are those that were handled."""
-        count = position.partition(":")[0]
-        wanted = int(count) if count.isdecimal() else 0
+        rows = position.partition(":")[0]
+        wanted = int(rows) if rows.isdecimal() else 0
         while self._taken < wanted and self._take(wanted - self._taken):
             pass
         return self._position == position
@@ -132,15 +134,17 @@ def utf8_lines(blocks: Iterator[bytes], name: str, encoding: str) -> Iterator[li
     Of a line that no record can be the middle is left out, so that the rest fits into memory and is still too long.
     What cannot be decoded stays as it is and damages its line only. Raises ToolkitError where a file is damaged.
     """
-    known = codecs.lookup(encoding).name
-    decoder = codecs.getincrementaldecoder("utf-8-sig" if known == "utf-8" else known)("surrogateescape")
+    decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
+    is_utf8 = codecs.lookup(encoding).name == "utf-8"  # to decode and encode would change nothing
     rest, number = b"", 0
     try:
         for data in blocks:
-            text = decoder.decode(data, final=not data)
-            lines = (rest + text.encode("utf-8", "surrogateescape")).splitlines(keepends=True)
+            text = data if is_utf8 else decoder.decode(data, final=not data).encode("utf-8", "surrogateescape")
+            lines = (rest + text).splitlines(keepends=True)
             is_open = data and lines and not lines[-1].endswith(b"\n")
             rest = lines.pop()[: MAX_LINE_BYTES + 1] if is_open else b""
+            if lines and not number:
+                lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
             number += len(lines)
             if lines:
                 yield lines
@@ -152,7 +156,8 @@ def line_pages(lines: Iterator[list[bytes]]) -> Pages:
     """The lines that are not blank."""
     number = 0
     for page in lines:
-        rows = [Row(n, data, data) for n, line in enumerate(page, number + 1) if (data := line.strip())]
+        stripped = list(map(bytes.strip, page))
+        rows = [row for row in map(Row, count(number + 1), stripped, stripped) if row.data]
         number += len(page)
         if rows:
             yield rows

@@ -36,10 +36,10 @@ TYPES: dict[str, Any] = {
 }
 OWN = {
     "extra": None,
-    "producer_id": Annotated[str, Meta(min_length=1)] | None,
-    "sequence": Annotated[int, Meta(ge=1, le=MAX_INT64)] | None,
+    "producer_id": Annotated[str, Meta(min_length=1)],
+    "sequence": Annotated[int, Meta(ge=1, le=MAX_INT64)],
 }
-"""The columns that every stream has behind its fields. No JSON value but null fits `extra`: only the codec sets it."""
+"""The columns that every stream has behind its fields, absent where they are None. Only the codec sets `extra`."""
 RESERVED = (*OWN, "rowid", "_rowid_", "oid")
 # The types of values that JSON gives back as they are. A subclass (an enumeration, say) is written in its own way.
 _AS_JSON: dict[str, set[type]] = {
@@ -94,6 +94,7 @@ class Codec:
         }
         by_type = [(field.type, self._known[field.name][0], field.name) for field in self.fields]
         self._json = [attribute for kind, attribute, _ in by_type if kind == "json"]
+        self.is_flat = not self._json  # what fits has neither arrays nor objects
         self._instants = {attribute: name for kind, attribute, name in by_type if kind == "timestamp"}
 
     @property
@@ -106,19 +107,21 @@ class Codec:
 
         Raises ValueError with the reason if a line holds anything but one object.
         """
-        records = self._decode_group(data)
+        return self.decode_each(data.removesuffix(b"\n").split(b"\n")) if data else []
+
+    def decode_each(self, lines: Sequence[bytes]) -> list[Any]:
+        """`decode_lines` of lines that are split already."""
+        records = self.decode_fitting(lines)
         if records is None:
-            lines = data.split(b"\n")
-            if not lines[-1]:
-                lines.pop()
             records = []
             for start in range(0, len(lines), GROUP_LINES):
                 group = lines[start : start + GROUP_LINES]
-                records += self._decode_group(b"\n".join(group) + b"\n") or map(self.decode, group)
+                records += self.decode_fitting(group) or map(self.decode, group)
         return records
 
-    def _decode_group(self, data: bytes) -> list[Any] | None:
+    def decode_fitting(self, lines: Sequence[bytes]) -> list[Any] | None:
         """Records of lines that all fit; None if at least one needs a closer look."""
+        data = b"\n".join(lines)
         try:
             records = self._decoder.decode_lines(data)
             if self._json:
@@ -126,10 +129,10 @@ class Codec:
         except (ValueError, RecursionError):
             return None
         # The fast decoder does not look at line ends. Inside of JSON no "}" is followed by "{".
-        if not len(records) == data.count(b"\n") == data.count(b"}\n{") + 1:
+        if len(records) != len(lines) or not {line[:1] + line[-1:] for line in lines} <= {b"{}"}:
             return None
         producer_ids, sequences = (list(map(attrgetter(name), records)) for name in ("producer_id", "sequence"))
-        if None in producer_ids or None in sequences:
+        if {producer_ids.count(None), sequences.count(None)} not in ({0}, {len(lines)}):
             ids = zip(producer_ids, sequences, strict=True)
             if any((producer_id is None) != (sequence is None) for producer_id, sequence in ids):
                 return None  # half an identity is none
@@ -277,7 +280,7 @@ def _attribute(name: str, number: int) -> str:
 
 def _row_type(attributes: Sequence[str], kinds: Sequence[Any], names: Sequence[str]) -> Any:
     """A row-struct type. Every field is optional, but for those up to the last one whose type knows no None."""
-    optional = [kind is None or kind is Raw or NoneType in get_args(kind) for kind in kinds]
+    optional = [kind is Raw or NoneType in get_args(kind) for kind in kinds[: -len(OWN)]]
     needed = max((number for number, may_be_absent in enumerate(optional) if not may_be_absent), default=-1)
     shape: list[Any] = [
         (attribute, kind) if number <= needed else (attribute, kind, NONE if kind is Raw else None)

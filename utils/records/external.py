@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from itertools import accumulate
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -28,7 +29,7 @@ _NOT_FINITE = re.compile(rb"NaN|-?Inf")
 _TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 
-_NO_BRACKETS = bytes(each for each in range(256) if each not in b"{[\n")
+_NO_BRACKETS = bytes(each for each in range(256) if each not in b"{[")
 
 _peek = Decoder(_Peek)
 
@@ -39,24 +40,23 @@ def check_size(size: int) -> None:
         raise ValueError(f"a record of {size} bytes is over the limit of {MAX_RECORD_BYTES}")
 
 
-def are_small(lines: Sequence[bytes], data: bytes) -> bool:
-    """Whether none of the lines, which are joined in `data`, can be too long or nested too deeply."""
-    brackets = data.translate(None, delete=_NO_BRACKETS).split(b"\n")
-    return len(max(brackets, key=len)) <= MAX_DEPTH and len(max(lines, key=len)) <= MAX_RECORD_BYTES
+def are_small(lines: Sequence[bytes], *, are_flat: bool) -> bool:
+    """Whether none of the lines can be too long or, unless they hold no arrays and objects, nested too deeply."""
+    if max(map(len, lines), default=0) > MAX_RECORD_BYTES:
+        return False
+    return are_flat or all(len(line.translate(None, delete=_NO_BRACKETS)) <= MAX_DEPTH for line in lines)
 
 
-def are_plain(lines: Sequence[bytes], data: bytes, records: Sequence[Any]) -> bool:
-    """Whether to `stamp` any of the lines, joined in `data` and decoded as these records, only adds to its end."""
-    if {line[:1] for line in lines} != {b"{"} or b"\r" in data:
+def are_plain(lines: Sequence[bytes], records: Sequence[Any]) -> bool:
+    """Whether to `stamp` any of the lines, of which `Codec.decode_fitting` gave these records, only adds to its end."""
+    if any(map(attrgetter("sequence"), records)) or {line[-2:-1] for line in lines} & {b" ", b"\t", b"{"}:
         return False
-    if any(end[:1] in b" \t{" or end[1:] != b"}" for end in {line[-2:] for line in lines}):
+    data = b"".join(lines)
+    if b"\n" in data or b"\r" in data:
         return False
-    # Our names, and escaped letters: a name may be written with some.
-    if any(each in data for each in (b'"producer_id"', b'"sequence"', rb"\u005", rb"\u006", rb"\u007")):
-        return False
-    if any(record.extra for record in records):
-        return False
-    return b'"timestamp"' not in data or all(record.timestamp for record in records)
+    # A timestamp that is missing may be null, and letters of its name may be escaped.
+    may_be_null = any(each in data for each in (b'"timestamp"', rb"\u006", rb"\u007"))
+    return not may_be_null or all(map(attrgetter("timestamp"), records))
 
 
 def stamp(line: bytes, producer_id: str, sequence: int, timestamp: str) -> bytes:

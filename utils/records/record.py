@@ -171,17 +171,17 @@ class Batch:
     @classmethod
     def of_lines(cls, lines: Sequence[Line], producer_id: str, first: int, codec: Codec) -> Batch:
         """Batch of lines of other programs. Raises ValueError like `stamp`."""
-        last = first + len(lines) - 1
-        if not lines or not all(each.is_plain and type(each.record) is codec.type for each in lines):
+        last, records = first + len(lines) - 1, [each.record for each in lines]
+        if {codec.type} != set(map(type, records)) or not all(map(attrgetter("is_plain"), lines)):
             stamped = [stamp(each.line, producer_id, first + n, each.timestamp) for n, each in enumerate(lines)]
             return cls(producer_id, last, len(lines), b"".join(stamped), codec)
         ids = id_members(producer_id)
-        members = (ids if each.record.timestamp else timestamp_member(each.timestamp) + ids for each in lines)
         stamped = [
-            b"%b,%b%d}\n" % (each.line[:-1], more, sequence)
-            for sequence, (each, more) in enumerate(zip(lines, members, strict=True), first)
+            b"%b,%b%d}\n"
+            % (each.line[:-1], ids if each.record.timestamp else timestamp_member(each.timestamp) + ids, sequence)
+            for sequence, each in enumerate(lines, first)
         ]
-        columns = codec.columns_of([each.record for each in lines])
+        columns = codec.columns_of(records)
         columns[codec.columns.index("timestamp")] = [each.record.timestamp or each.timestamp for each in lines]
         columns[-2:] = [producer_id] * len(lines), list(range(first, last + 1))
         return cls(producer_id, last, len(lines), b"".join(stamped), codec, columns=columns)

@@ -56,12 +56,8 @@ class Source(Protocol):
 
 def decode_all(codec: Codec, lines: Sequence[bytes], places: Iterable[str]) -> tuple[list[Any], list[Invalid]]:
     """Records of lines, all at once where all fit, and what is invalid; `places` say where each line is."""
-    data = b"\n".join(lines) + b"\n"
-    if data.count(b"\n") == len(lines):  # a line that contains a line end could pass for two
-        with suppress(ValueError):
-            records = codec.decode_lines(data)
-            if len(records) == len(lines):
-                return records, []
+    with suppress(ValueError):
+        return codec.decode_each(lines), []
     decoded, invalid = [], []
     for line, where in zip(lines, places, strict=True):
         try:
