@@ -177,9 +177,9 @@ def reset_log() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def own_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def own_process() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.getbasetemp()))
+        patch.setattr(tempfile, "tempdir", file_system_in_memory() or None)
         patch.setattr(sysconfig, "get_path", cache(sysconfig.get_path))  # loguru asks for many at each handler
         reset_log()
         yield
