@@ -24,8 +24,8 @@ from consumers.dashboard.figure import Dashboard
 from consumers.dashboard.options import DPI
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.state import State
+from producers.ragini_producer import messages
 from utils.records.instants import instant_text
-from utils.records.record import Message
 from utils.records.stream import BUZZ
 from utils.sources.base import Chunk
 
@@ -39,22 +39,18 @@ class Stream:
         self.now = datetime(2026, 1, 5, 8).timestamp()
         self.state = State(BUZZ, "file", clock=lambda: self.now)
         self.state.go_live()
-        self._rng = random.Random(seed)
+        self._made = messages("steady", random.Random(seed))
         self._sequence = 0
 
     def step(self, seconds: float, count: int) -> Snapshot:
         """The snapshot after so many seconds and messages more."""
         self.now += seconds
-        rng, stamp = self._rng, instant_text(round(self.now * 1000) * 1000)
-        first, self._sequence = self._sequence + 1, self._sequence + count
-        messages = [
-            Message(timestamp=stamp, producer_id="ann-1", sequence=number, message="x", category="c",
-                    author=rng.choice(["Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus"]), sentiment=rng.random(),
-                    keyword_mentioned="k", message_length=rng.randint(10, 80))
-            for number in range(first, first + count)
-        ]  # fmt: skip
+        stamp, made = instant_text(round(self.now * 1000) * 1000), [next(self._made)[1] for _ in range(count)]
+        for message in made:
+            self._sequence += 1
+            message.timestamp, message.producer_id, message.sequence = stamp, "ann-1", self._sequence
         for place in range(0, count, 2000):
-            self.state.add(Chunk("f", "1", "1", messages[place : place + 2000]))
+            self.state.add(Chunk("f", "1", "1", made[place : place + 2000]))
         return self.state.snapshot()
 
 

@@ -95,16 +95,7 @@ class Attacked:
             command = [f"producers.{name}", "--interval", str(interval_s), *rest, "--sinks", *self._sinks]
         else:
             command = [f"consumers.{name}", *(["--once"] if last else [])]
-        environment = {
-            **os.environ,
-            "BASE_DATA_DIR": str(self._settings.data_path),
-            "LIVE_DATA_FILE_NAME": str(self._settings.live_file),
-            "SQLITE_DB_FILE_NAME": str(self._settings.sqlite_file),
-            "DUCKDB_DB_FILE_NAME": str(self._settings.duckdb_file),
-            "KAFKA_BROKER_ADDRESS": self._settings.kafka_broker,
-            "BUZZ_TOPIC": self._settings.topic,
-            "BUZZ_CONSUMER_GROUP_ID": self._settings.topic,
-        }
+        environment = os.environ | self._settings.variables()
         with (self._settings.data_path / f"{name}.txt").open("ab") as output:
             return begin([sys.executable, "-m", *command], env=environment, stdout=output, stderr=output)
 

@@ -189,13 +189,13 @@ def test_bars_lines_and_labels_stand_where_the_data_is() -> None:
     assert sum(widths) == snapshot.total
     (series,) = snapshot.series
     assert list(trend.raw[0].get_ydata()) == list(series.values)
-    assert len(trend.outliers.get_xdata()) == sum(series.anomalies) == 2
+    assert len(trend.outliers.get_xdata()) == sum(series.anomalies) == 1
     assert histogram.bars.get_data().values.sum() == len(snapshot.measured)
     assert snapshot.measures is not None
     assert histogram.lines[0].get_xdata()[0] == snapshot.measures.mean
     seen = shown(draw(all_scenes()["anomalies"]))
-    assert any("2 anomalies marked" in text for text in seen)
-    assert {"Other (4)", "POSITIVE", "NEUTRAL", "NEGATIVE"} <= set(seen)
+    assert any("1 anomaly marked" in text for text in seen)
+    assert {"Other (2)", "POSITIVE", "NEUTRAL", "NEGATIVE"} <= set(seen)
 
 
 def snapshot_of(count: int, *, idle_s: float = 0.0, seed: int = 1, **fields: Any) -> Snapshot:

@@ -72,8 +72,14 @@ class Settings:
     journal_max_mb: Annotated[int, _JOURNAL_MAX] = 1024
 
     def elsewhere(self, folder: Path, topic: str) -> "Settings":
-        """The same with all data in `folder` and this topic, wherever the user's own sinks are."""
-        return replace(self, data_dir=folder, topic=topic, **{name: getattr(DEFAULTS, name) for name in FILES})
+        """The same with all data in `folder`, this topic and group, wherever the user's own sinks are."""
+        files = {name: getattr(DEFAULTS, name) for name in FILES}
+        return replace(self, data_dir=folder, topic=topic, group=topic, **files)
+
+    def variables(self) -> dict[str, str]:
+        """The variable of each setting and its value as text."""
+        hints = get_type_hints(Settings, include_extras=True)
+        return {hint.__metadata__[0].env_var[0]: str(getattr(self, name)) for name, hint in hints.items()}
 
     @property
     def data_path(self) -> Path:
@@ -242,8 +248,6 @@ def store_passwords(environment: Mapping[str, str] = os.environ) -> tuple[str, .
 
 def variables() -> dict[str, str]:
     """Every variable and its default as text, in the order of .env.example."""
-    options = get_type_hints(Settings, include_extras=True)
-    found = {"MESSAGE_INTERVAL_SECONDS": "5"}
-    found |= {options[each.name].__metadata__[0].env_var[0]: str(each.default) for each in fields(Settings)}
+    found = {"MESSAGE_INTERVAL_SECONDS": "5", **DEFAULTS.variables()}
     found |= dict.fromkeys([*KAFKA_SECURITY, TOKEN_VARIABLE, STORE_VARIABLE], "")
     return found | {"KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"}
