@@ -7,7 +7,6 @@ indexes of `records` decide what is new; `partitions` has positions and what the
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import count
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -22,7 +21,8 @@ from utils.records.stream import Stream
 from utils.records.table import Table, quoted
 from utils.sources.base import Chunk
 
-VERSION, LATE_AFTER_US = "4", 60_000_000
+VERSION, LATE_AFTER_US = "5", 60_000_000
+_OWN = (Field("_event_us", "integer"), Field("_late", "boolean"))
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS partitions (partition TEXT PRIMARY KEY, position TEXT NOT NULL, newest_us BIGINT, "
     "tracker TEXT NOT NULL)",
@@ -58,13 +58,9 @@ class StoreTable(Table):
     def __init__(self, stream: Stream) -> None:
         super().__init__(stream)
         self.has_id, self.name = False, "records"
-        taken = {name.lower() for name in self.columns}
-        own = ("event_us", "late")
-        added = [next(free for n in count() if (free := "_" * n + name) not in taken) for name in own]
-        self.fields += tuple(map(Field, added, ("integer", "boolean")))
+        self.fields += _OWN
         self.columns = tuple(field.name for field in self.fields)
         self.row = ", ".join(map(quoted, self.columns))
-        self.event_us = quoted(added[0])
 
 
 class ProcessedStore:
@@ -150,14 +146,14 @@ class ProcessedStore:
 
     def summary(self, limit: int = 5) -> dict[str, list[Row]]:
         """Rows (name, count, mean of `value`, newest event time): the most frequent by `by`, the latest minutes."""
-        at, by, types = self._table.event_us, self.stream.by, {field.name: field.type for field in self._table.fields}
+        by, types = self.stream.by, {field.name: field.type for field in self._table.fields}
         groups = {by: (quoted(by), "2 DESC, 1")} if by in types else {}
-        groups["minute"] = f"{at} - ({at} % 60000000 + 60000000) % 60000000", "1 DESC"  # before 1970 too
+        groups["minute"] = "_event_us - (_event_us % 60000000 + 60000000) % 60000000", "1 DESC"  # before 1970 too
         has_value = types.get(self.stream.value or "") in ("integer", "number")
         average = f"CAST(AVG({quoted(self.stream.value or '')}) AS DOUBLE PRECISION)" if has_value else "NULL"
         found = {}
         for kind, (group, order) in groups.items():
-            query = f"SELECT {group}, COUNT(*), {average}, MAX({at}) FROM records WHERE {group} IS NOT NULL "
+            query = f"SELECT {group}, COUNT(*), {average}, MAX(_event_us) FROM records WHERE {group} IS NOT NULL "
             rows = self.database.query(f"{query}GROUP BY 1 ORDER BY {order} LIMIT {int(limit)}")
             found[kind] = [
                 (name if kind == by else instant_text(name), count, mean, None if last is None else instant_text(last))
@@ -185,8 +181,8 @@ def _counted(tracker: Tracker, chunk: Chunk, new: int, replaced: int) -> Counts:
 def _prepared(database: Database, stream: Stream) -> Stream:
     """Make the tables, or add what is missing, in a transaction; the stream with the types that the store began with.
 
-    What does not fit a type is then in `extra`, as anywhere else, and so is a field gained since that has the name of
-    one of the store's own columns. Raises ToolkitError if another version wrote it.
+    What does not fit a type is then in `extra`, as anywhere else, and so is a field with the name of a column of the
+    store's own. Raises ToolkitError if another version wrote it.
     """
     make_tables(database, *_SCHEMA)
     facts = dict(database.execute("SELECT name, value FROM facts").fetchall())
@@ -194,20 +190,18 @@ def _prepared(database: Database, stream: Stream) -> Stream:
         raise ToolkitError(
             f"{database.place} was written by another version ({version}, this one is {VERSION}): move it away"
         )
-    before = {field.name: field for field in msgspec.json.decode(facts.get("fields", "[]"), type=list[Field])}
-    fields, existing = dict(before), dict(database.execute(database.list_columns, "records").fetchall())
-    own = {name.lower() for name in existing} - {name.lower() for name in before}
-    for field in stream.fields:
-        if not database.takes(field.name) or field.name.lower() in own:
+    before, fields = msgspec.json.decode(facts.get("fields", "[]"), type=list[Field]), dict[str, Field]()
+    for field in (*before, *stream.fields):
+        if not database.takes(field.name) or field.name.lower() in {own.name for own in _OWN}:
             continue
         if {fields.setdefault(field.name, field).type, field.type} == {"integer", "number"}:
             fields[field.name] = Field(field.name, "number")
     if tuple(fields.values()) != stream.fields:
         stream = replace(stream, fields=tuple(fields.values()))
-    table = StoreTable(stream)
+    table, existing = StoreTable(stream), dict(database.execute(database.list_columns, "records").fetchall())
     missing = table.upgrade(database.dialect, existing) if existing else table.create(database.dialect)
     make_tables(database, *missing, table.identity_index())
-    if fields != before:
+    if list(fields.values()) != before:
         facts["fields"] = msgspec.json.encode(stream.fields).decode()
         database.execute_many(_SAVE_FACT, sorted(facts.items()))
     return stream
