@@ -18,7 +18,6 @@ from utils.reading.processing import Consumer, wait_for_stream
 from utils.reading.progress import Progress
 from utils.records.stream import Stream
 from utils.sinks import AUTO, ChosenSource, source
-from utils.sources.base import Chunk
 
 NO_RULE = Rule()
 
@@ -55,12 +54,6 @@ def main(
     with closing(store):
         alerts, progress = Alerts(store, rule), Progress("alerts", store.stream)
 
-        def handle(chunk: Chunk) -> int:
-            new = store.add(chunk, alerts.add).new
-            progress.saw(chunk.records, store.run)
-            progress.show()
-            return len(new)
-
         def on_wait(error: Unavailable | None) -> None:
             if error is None:  # a source that cannot be read is not silent
                 with suppress(Unavailable):  # asked again in a moment
@@ -69,7 +62,7 @@ def main(
 
         with closing(AlertDelivery(consumer.database(found), about, path, send)) as delivery:
             delivery.start()
-            consumer.read(store, handle, on_wait)
+            consumer.read(store, alerts.add, progress, lambda new: progress.show(), on_wait)
             stored, left = delivery.finish(drain)
         if reading.json:
             totals = {"alerts": stored, "delivered": stored - left}

@@ -15,7 +15,7 @@ from tests.stores import Place, PostgresPlace, SqlitePlace
 from utils.app.errors import ToolkitError
 from utils.reading.alert_delivery import AlertDelivery
 from utils.reading.alerts import Alerts, Rule
-from utils.reading.store import ProcessedStore
+from utils.reading.store import ProcessedStore, Stored
 from utils.reading.windows import Tumbling, Windows
 from utils.sources.base import Chunk
 
@@ -34,15 +34,20 @@ def found_in(place: Place, rule: Rule, folder: Path) -> tuple[list[tuple[Any, ..
         with closing(ProcessedStore(place.database(), SENSORS)) as store:
             alerts, windows = Alerts(store, rule.on(SENSORS)), Windows(store, Tumbling(60))
             chunk = Chunk(partition, positions[partition], str(start + 40), read[start : start + 40])
-            store.add(chunk, alerts.add, windows.add)
+
+            def both(stored: Stored, alerts: Alerts = alerts, windows: Windows = windows) -> None:
+                alerts.add(stored)
+                windows.add(stored)
+
+            store.add(chunk, both)
             positions[partition] = f"{start + 40} again"
-            store.add(replace(chunk, start=chunk.end, end=positions[partition]), alerts.add, windows.add)
+            store.add(replace(chunk, start=chunk.end, end=positions[partition]), both)
             send = AlertDelivery(place.database(), {}, folder / "alerts.jsonl", lambda id, line: sent.append(line))
             with closing(send) as delivery:
                 while delivery.step():
                     pass
             reported = [
-                sorted(map(repr, windows.report(1_000))),
+                sorted(map(repr, place.ask("SELECT * FROM windows"))),
                 sorted(windows.by_name().items()),
                 sorted(map(repr, windows.open())),
             ]
@@ -63,7 +68,7 @@ def test_alerts_and_windows_are_those_of_sqlite(rule: Rule, postgres: Server, tm
 def test_a_silence_is_stored_once_by_two_machines(postgres: Server, tmp_path: Path) -> None:
     place, now_s = PostgresPlace(postgres), 1_000.0
     stores = [ProcessedStore(place.database(), SENSORS) for _ in range(2)]
-    machines = [Alerts(store, Rule(silent_s=5).on(SENSORS), lambda: now_s, lambda: now_s) for store in stores]
+    machines = [Alerts(store, Rule(silent_s=5).on(SENSORS), lambda: now_s) for store in stores]
     now_s += 5
     for alerts in machines:
         alerts.check_silence()

@@ -193,7 +193,7 @@ class TestSilence:
     def read(self, path: Path, rule: Rule, now: list[float], steps: list[list[Made] | float]) -> list[tuple[str, int]]:
         """A run that reads records or lets seconds pass; name and time (s) of each alert in the store."""
         with closing(ProcessedStore(SqliteDatabase(path), SENSORS)) as store:
-            alerts = Alerts(store, rule.on(SENSORS), lambda: now[0], lambda: now[0])
+            alerts = Alerts(store, rule.on(SENSORS), lambda: now[0])
             for step in steps:
                 alerts.check_silence()
                 if isinstance(step, float):
@@ -230,10 +230,14 @@ class TestSilence:
         assert len(found) == 2
 
     @pytest.mark.parametrize("by_s", [3_600.0, -3_600.0])
-    def test_a_clock_that_is_set_is_no_silence_and_hides_none(self, by_s: float, tmp_path: Path) -> None:
+    def test_a_clock_that_is_set_is_no_silence_and_hides_none(
+        self, by_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         wrong_s = passed_s = 0.0
+        monkeypatch.setattr("utils.reading.alerts.time.time", lambda: 9e8 + passed_s + wrong_s)
+        monkeypatch.setattr("utils.reading.alerts.time.monotonic", lambda: passed_s)
         with closing(ProcessedStore(SqliteDatabase(tmp_path / "file.sqlite"), SENSORS)) as store:
-            alerts = Alerts(store, Rule(silent_s=10).on(SENSORS), lambda: 9e8 + passed_s + wrong_s, lambda: passed_s)
+            alerts = Alerts(store, Rule(silent_s=10).on(SENSORS))
             store.add(Chunk("live", "", "1", records(values(1))), alerts.add)
             wrong_s = by_s
             for seconds in (0, 9):

@@ -20,7 +20,6 @@ from utils.reading.windows import namer
 from utils.records.stream import Stream
 
 NO_RECORD = "null"  # of a silence
-CLOCK_SET_S = 1.0  # a clock that goes so much faster or slower than time was set
 CLOCKS_DIFFER_US = 60_000_000  # of machines that share a store
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS alerts (id TEXT PRIMARY KEY, alert TEXT NOT NULL, name TEXT NOT NULL, event_us BIGINT, "
@@ -51,6 +50,12 @@ _Cooldown = Parameter(name="--cooldown", help="Seconds of event time from an ale
 
 
 Clock = Callable[[], float]
+
+
+def steady_clock() -> Clock:
+    """The time of day by a clock that nobody sets, and that stands still while the machine sleeps."""
+    ahead_s = time.time() - time.monotonic()
+    return lambda: time.monotonic() + ahead_s
 
 
 @Parameter(name="*")
@@ -137,25 +142,18 @@ class Alerts:
     Nothing is remembered outside of the store, so a restart or another copy continues exactly.
     """
 
-    def __init__(
-        self, store: ProcessedStore, rule: Rule, clock: Clock = time.time, steady: Clock = time.monotonic
-    ) -> None:
-        self.rule, self._clock, self._steady = rule, clock, steady
-        self._began_s = clock()
-        self._checked_s = self._began_s, steady()
+    def __init__(self, store: ProcessedStore, rule: Rule, clock: Clock | None = None) -> None:
+        self.rule, self._clock = rule, clock or steady_clock()
+        self._began_s = self._clock()
         self._database, self._stream = store.database, store.stream
         self._when = Expression(store.stream, rule.when) if rule.when else None
+        now_us = round(self._began_s * 1e6)
         with self._database.transaction():
             make_tables(self._database, *_SCHEMA)
             self._database.execute(_ALL_DUE)  # what was not delivered is tried again by every run
             if rule.silent_s is not None and not rule.by:  # a stream may be silent from the beginning
-                self._database.execute(_BEGIN, round(self._began_s * 1e6))
-            self._begin(self._began_s)
-
-    def _begin(self, now_s: float) -> None:
-        """This run begins to wait, in a transaction; what was seen by a clock that was ahead was seen now."""
-        self._began_s, now_us = now_s, round(now_s * 1e6)
-        self._database.execute(_NOT_AHEAD, now_us, now_us + CLOCKS_DIFFER_US)
+                self._database.execute(_BEGIN, now_us)
+            self._database.execute(_NOT_AHEAD, now_us, now_us + CLOCKS_DIFFER_US)  # the clock was wrong
 
     def add(self, stored: Stored) -> None:
         """Store what follows from what a store has stored, in the same transaction. See ProcessedStore.add."""
@@ -179,17 +177,10 @@ class Alerts:
     def check_silence(self) -> None:
         """Store an alert for each silence that has lasted long enough; call it when everything that came was read.
 
-        A silence counts from what came last, but not before this run has waited as long itself, by one clock.
+        A silence counts from what came last, but not before this run has waited as long itself.
         """
-        silent_s = self.rule.silent_s
-        if silent_s is None:
-            return
-        (before_s, steady_before_s), now_s, steady_s = self._checked_s, self._clock(), self._steady()
-        self._checked_s = now_s, steady_s
-        if abs((now_s - before_s) - (steady_s - steady_before_s)) > CLOCK_SET_S:  # or the machine slept
-            with self._database.transaction():
-                self._begin(now_s)
-        if now_s - self._began_s < silent_s:
+        silent_s, now_s = self.rule.silent_s, self._clock()
+        if silent_s is None or now_s - self._began_s < silent_s:
             return
         if silent := self._database.query(_SILENT, round((now_s - silent_s) * 1e6)):
             text, now_us = self.rule.text, round(now_s * 1e6)

@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Event
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from utils.app import cli, signals
 from utils.app.backoff import backoff
@@ -13,16 +13,14 @@ from utils.app.config import DEFAULT_STREAM, DEFAULTS, Reads, Settings, processe
 from utils.app.errors import Unavailable
 from utils.app.options import FOLLOWING, Reading, StreamName
 from utils.reading.database import Database, PostgresDatabase, SqliteDatabase
-from utils.reading.follow import Handler, OnWait, StateLog, follow
+from utils.reading.follow import OnWait, StateLog, follow
 from utils.reading.progress import Progress
-from utils.reading.store import ProcessedStore
+from utils.reading.store import Part, ProcessedStore
 from utils.reading.top import EVERY_S, Top, TopView, check_top
 from utils.reading.windows import NO_WINDOWS, Tumbling, Windows
 from utils.records.stream import Stream
 from utils.sinks import SINKS, find_stream, source
 from utils.sources.base import Chunk, Source
-
-WINDOWS_SHOWN = 1_000
 
 Result = TypeVar("Result")
 
@@ -71,13 +69,22 @@ class Consumer:
         start, once = self.reading.start, self.reading.once
         return wait_for(lambda: ProcessedStore(self.database(stream), stream, start), self.stop, once=once)
 
-    def read(self, store: ProcessedStore, handle: Handler, on_wait: OnWait) -> None:
-        """Hand the chunks of the sink to `handle`, from the store's positions on. See `follow`."""
+    def read(
+        self, store: ProcessedStore, part: Part | None, progress: Progress, show: Callable[[list[Any]], None],
+        on_wait: OnWait,
+    ) -> None:  # fmt: skip
+        """Store the chunks of the sink from the stored positions on, and `show` what is new. See `add`, `follow`."""
         once, count = self.reading.once, self.reading.count
 
         def open_source() -> Source:
             store.counts()  # a member of a group that cannot store would keep partitions from others
             return source(self.sink, self.settings, store.stream, store.resume, finished=once, shared=True)
+
+        def handle(chunk: Chunk) -> int:
+            new = [record for record, _, _ in store.add(chunk, part).new]
+            progress.saw(chunk.records, store.run)
+            show(new)
+            return len(new)
 
         follow(open_source, handle, self.stop, once=once, count=count, on_wait=on_wait)
 
@@ -104,22 +111,18 @@ def consumer(sink: str, *reads: str) -> Callable[..., int]:
             return 0
         with closing(store):
             windows = Windows(store, tumbling) if tumbling.every_s else None
-            parts = [windows.add] if windows else []
             progress = Progress(sink, store.stream)
             view = TopView(store.stream, progress, tumbling.every_s, windows.by_name()) if top and windows else None
-            show = view.idle if view else progress.show
 
-            def handle(chunk: Chunk) -> int:
-                new = [record for record, _, _ in store.add(chunk, *parts).new]
-                progress.saw(chunk.records, store.run)
+            def show(new: list[Any]) -> None:
                 if view:
                     view.show(new)
-                elif windows and windows.closed and not reading.json:
+                    return
+                if windows and not reading.json:
                     cli.print_lines(*(windows.line(*each) for each in windows.closed))
-                show()
-                return len(new)
+                progress.show()
 
-            reader.read(store, handle, lambda error: show())
+            reader.read(store, windows.add if windows else None, progress, show, lambda error: show([]))
             if view:
                 view.close()
             else:
@@ -136,8 +139,7 @@ def _report(sink: str, store: ProcessedStore, windows: Windows | None, line: str
         summary = store.summary()
     if as_json:
         report = {"source": sink, "stream": stream.name, "run": store.run.items(), "store": totals.items()}
-        latest = {"windows": windows.report(WINDOWS_SHOWN)} if windows else {}
-        cli.print_json(report | {"summary": summary} | latest)
+        cli.print_json(report | {"summary": summary})
         return
     if windows:
         cli.print_lines(*(f"{windows.line(*each)} so far" for each in windows.open()))

@@ -49,6 +49,9 @@ class Stored(NamedTuple):
     new: Sequence[Arrival]
 
 
+Part = Callable[[Stored], None]
+"""What a consumer makes of what it has stored, in the same transaction."""
+
 _tracker = msgspec.json.Decoder(Tracker)
 
 
@@ -88,8 +91,8 @@ class ProcessedStore:
             ((position,),) = self.database.execute(_POSITION, partition).fetchall()
         return str(position)
 
-    def add(self, chunk: Chunk, *parts: Callable[[Stored], None]) -> Stored:
-        """Store what is new in the chunk, with its position, and what `parts` make of it, in one transaction.
+    def add(self, chunk: Chunk, part: Part | None = None) -> Stored:
+        """Store what is new in the chunk, with its position, and what `part` makes of it, in one transaction.
 
         Raises PositionMoved if another copy of this consumer has advanced the partition.
         """
@@ -103,7 +106,7 @@ class ProcessedStore:
             stored, replaced = self._insert(chunk, before_us)
             self._learn(tracker, chunk)
             found = _counted(tracker, chunk, len(stored.new), replaced)
-            for part in parts:
+            if part:
                 part(stored)
             if chunk.begins_again:  # its records are the last ones of the file before
                 tracker.begin_again()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from cyclopts import Parameter
 from cyclopts.validators import Number
-from msgspec.structs import asdict, astuple
+from msgspec.structs import astuple
 
 from utils.app.cli import counted
 from utils.reading.database import Row, make_tables, one_of, upsert
@@ -26,8 +26,8 @@ _SCHEMA = (
 _COLUMNS = "records, numbers, total, low, high, late"
 _SAVE = upsert("windows", "size_us, partition, start_us, name", _COLUMNS)
 _OF_PARTITION = f"SELECT start_us, name, {_COLUMNS} FROM windows WHERE size_us = ? AND partition = ? AND start_us"
-_SUMS = """CAST(SUM(records) AS BIGINT), CAST(SUM(numbers) AS BIGINT), SUM(total), MIN(low), MAX(high),
-    CAST(SUM(late) AS BIGINT) FROM windows WHERE size_us = ? GROUP BY"""
+_BY_NAME = """SELECT 0, name, CAST(SUM(records) AS BIGINT), CAST(SUM(numbers) AS BIGINT), SUM(total), MIN(low),
+    MAX(high), CAST(SUM(late) AS BIGINT) FROM windows WHERE size_us = ? GROUP BY name"""
 _OPEN = f"""SELECT start_us, name, {_COLUMNS} FROM windows JOIN partitions USING (partition)
     WHERE size_us = ? AND start_us + ? > newest_us ORDER BY 1, 2, partition"""
 
@@ -117,18 +117,9 @@ class Windows:
         """The windows that have not closed yet."""
         return _named(self._database.query(_OPEN, self._size_us, self._closing_us))
 
-    def report(self, limit: int) -> list[dict[str, Any]]:
-        """The latest windows over all partitions for programs, the newest first."""
-        query = f"SELECT start_us, name, {_SUMS} start_us, name ORDER BY 1 DESC, 2 LIMIT {int(limit)}"
-        return [
-            {"start": instant_text(max(start_us, FIRST_US)), "name": name, "mean": window.mean, **asdict(window)}
-            for start_us, name, window in _named(self._database.query(query, self._size_us))
-        ]
-
     def by_name(self) -> dict[str, Window]:
         """What all windows together contain for each name."""
-        found = _named(self._database.query(f"SELECT 0, name, {_SUMS} name", self._size_us))
-        return {name: window for _, name, window in found}
+        return {name: window for _, name, window in _named(self._database.query(_BY_NAME, self._size_us))}
 
     def line(self, start_us: int, name: str, window: Window) -> str:
         """A window in one line for people."""
