@@ -191,7 +191,7 @@ def numbers() -> Iterator[int]:
 
 
 @pytest.fixture(scope="session")
-def disk(request: pytest.FixtureRequest) -> Iterator[Path]:
+def disk_folder(request: pytest.FixtureRequest) -> Iterator[Path]:
     """A folder on the disk; it stays if a test has failed, as that of pytest does."""
     folder = Path(tempfile.mkdtemp(prefix="toolkit-tests-", dir=ON_DISK))
     yield folder
@@ -203,7 +203,7 @@ def disk(request: pytest.FixtureRequest) -> Iterator[Path]:
 def tmp_path(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, numbers: Iterator[int]) -> Path:
     """As that of pytest, which looks for the next number among the folders of all tests before."""
     on_disk = needs_a_disk(request.node)
-    folder: Path = request.getfixturevalue("disk") if on_disk else tmp_path_factory.getbasetemp()
+    folder: Path = request.getfixturevalue("disk_folder") if on_disk else tmp_path_factory.getbasetemp()
     name = re.sub(r"\W", "_", request.node.name)[:30]
     path = folder / f"{name}{next(numbers)}"
     path.mkdir()

@@ -205,7 +205,7 @@ def test_a_renamed_file_is_left_for_the_new_one_once_it_is_quiet(tmp_path: Path)
 
 
 @pytest.mark.full
-def test_whatever_happens_to_a_file_its_lines_come_once(long: bool, disk: Path) -> None:
+def test_whatever_happens_to_a_file_its_lines_come_once(long: bool, disk_folder: Path) -> None:
     # On a disk the number of a file that is gone is given to the next one.
     @hypothesis_settings(
         max_examples=10_000 if long else 400,
@@ -216,7 +216,7 @@ def test_whatever_happens_to_a_file_its_lines_come_once(long: bool, disk: Path) 
     )
     @given(st.lists(STEPS, min_size=4, max_size=30))
     def run(steps: list[tuple[str, object]]) -> None:
-        with TemporaryDirectory(dir=disk) as folder:
+        with TemporaryDirectory(dir=disk_folder) as folder:
             model = Model(Path(folder))
             try:
                 for name, *arguments in steps:

@@ -119,7 +119,7 @@ def test_checks_see_what_is_planted(what: str, tmp_path: Path) -> None:
 
 SUITE = """
 import pytest
-def test_plain(tmp_path, disk): assert disk not in tmp_path.parents
+def test_plain(tmp_path, disk_folder): assert disk_folder not in tmp_path.parents
 @pytest.mark.full
 def test_full(): ...
 @pytest.mark.slow
@@ -127,8 +127,8 @@ def test_slow(): ...
 @pytest.mark.kafka
 def test_kafka(): ...
 @pytest.mark.proof("a", "kill -9", full=2, long=3)
-def test_attack(times, measured, tmp_path, disk):
-    assert disk in tmp_path.parents
+def test_attack(times, measured, tmp_path, disk_folder):
+    assert disk_folder in tmp_path.parents
     measured(f"{times} attacks")
 @pytest.mark.proof("a", "b", quick=1, full=2, long=3)
 def test_always(times, measured): measured(f"{times} attacks")

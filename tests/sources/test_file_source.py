@@ -544,7 +544,7 @@ STEPS = st.one_of(
     long=10_000,
 )
 @rename_while_open
-def test_whatever_happens_to_a_file_it_is_read_once_and_whole(times: int, long: bool, disk: Path) -> None:
+def test_whatever_happens_to_a_file_it_is_read_once_and_whole(times: int, long: bool, disk_folder: Path) -> None:
     # On a disk the number of a file that is gone is given to the next one.
     @settings(
         max_examples=times,
@@ -555,7 +555,7 @@ def test_whatever_happens_to_a_file_it_is_read_once_and_whole(times: int, long: 
     )
     @given(st.lists(STEPS, min_size=5, max_size=30))
     def run(steps: list[tuple[str, object]]) -> None:
-        with TemporaryDirectory(dir=disk) as folder:
+        with TemporaryDirectory(dir=disk_folder) as folder:
             model = Model(Path(folder))
             try:
                 for name, *arguments in steps:

@@ -947,7 +947,7 @@ STEPS = st.one_of(
 @pytest.mark.parametrize("stream", [BUZZ, READINGS], ids=lambda stream: stream.name)
 @pytest.mark.parametrize("name", ["sqlite", "duckdb"])
 def test_whatever_happens_to_a_table_it_is_read_once_and_whole(
-    name: str, stream: Stream, long: bool, disk: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, stream: Stream, long: bool, disk_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(duckdb_source, "POLL_S", 0.0)
     normally, at_length = {"sqlite": (50, 2_000), "duckdb": (8, 150)}[name]
@@ -961,7 +961,9 @@ def test_whatever_happens_to_a_table_it_is_read_once_and_whole(
     )
     @given(st.lists(STEPS, min_size=3, max_size=20))
     def run(steps: list[tuple[Any, ...]]) -> None:
-        with TemporaryDirectory(dir=disk) as folder:  # where the number of a file that is gone is given to the next
+        with TemporaryDirectory(
+            dir=disk_folder
+        ) as folder:  # where the number of a file that is gone is given to the next
             model = Model(Kind(name, Path(folder)), stream)
             for step, *arguments in steps:
                 getattr(model, step)(*arguments)
