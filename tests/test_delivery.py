@@ -436,22 +436,6 @@ def test_a_sink_is_asked_for_all_runs_that_have_records(machine: Machine) -> Non
     assert sink.sequences == list(range(1, 11))
 
 
-@pytest.mark.full
-def test_runs_are_delivered_in_order_after_many_short_ones(machine: Machine) -> None:
-    sink, other = Sink(), Sink()
-    made = machine.run(2, one=sink, other=other)
-    for _ in range(40):
-        sink.plan = is_down
-        made += machine.run(2, one=sink, other=other)
-    assert other.rows == made
-    assert sink.rows == made[:2]
-    sink.plan = fails(7, store=1)
-    made += machine.run(2, one=sink, other=other)
-    assert sink.rows == other.rows == made
-    assert len({producer_id for producer_id, _ in made}) == 42
-    assert machine.journal.pruned == machine.journal.last == 84
-
-
 def test_the_run_is_durable_before_any_sink_is_opened(machine: Machine) -> None:
     """Its commit syncs what a killed process left in the log; delivered rows could be gone after a power cut."""
     seen: list[list[Row]] = []
@@ -526,21 +510,6 @@ def test_two_copies_of_a_folder_that_run_at_once_deliver_what_is_pending_once(ma
         for run in {run for run, _ in sink.rows}:
             sequences = [sequence for producer_id, sequence in sink.rows if producer_id == run]
             assert sequences == sorted(sequences)
-
-
-def test_a_folder_copied_while_the_producer_runs(machine: Machine, tmp_path: Path) -> None:
-    sink = Sink()
-    machine.deliver(one=sink)
-    made = [row for _ in range(20) for row in machine.append(3)]
-    copied = shutil.copytree(machine.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("*.pid*"))
-    made += [row for _ in range(20) for row in machine.append(3)]
-    with TemporaryMachine(copied) as copy:
-        copy.deliver(one=sink)
-        made += [row for _ in range(20) for each in (machine, copy) for row in each.append(3)]
-        for each in (machine, copy):
-            assert each.delivery
-            each.delivery.drain(10)
-    assert sorted(sink.rows) == sorted(made)
 
 
 def test_a_journal_restored_from_an_older_copy_needs_nothing(

@@ -213,6 +213,7 @@ def test_rows_of_a_sqlite_table(settings: Settings) -> None:
 POSITIONS = [
     "x", "0", ":", "::", ":::", "1:2", "-1:0:0", "1:-1:0", "5:9:0", "9" * 30 + ":1:1", "1:1:" + "9" * 30, "1.5:0:0",
     "\u0663:0:0", " 1:1:1", "[", "[1", "[1:0:0", "[-1:0:0", "end ", "END", "\x00", "0:0:1", "3:x:1", "None", "12:7",
+    "99:1", "-5:3", "10:20:30", "1:", "\xb2:1", f"{2**63}:1", f"{2**63 - 1}:1", "[3:0:5",
 ]  # fmt: skip
 
 
@@ -224,8 +225,9 @@ def test_a_position_that_means_nothing_begins_again(sink: str, settings: Setting
     for position in POSITIONS:
         found = []
         with closing(source(sink, settings, BUZZ, lambda partition, position=position: position)) as reader:  # type: ignore[misc]
-            for _ in range(3):
+            for number in range(3):
                 chunk = reader.poll(100)
+                assert number or (chunk and (chunk.start, chunk.begins_again) == (position, True)), position
                 found += chunk.records if chunk else []
         assert [message.sequence for message in found] == [1, 2, 3, 4, 5], position
 

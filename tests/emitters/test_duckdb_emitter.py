@@ -13,9 +13,8 @@ import duckdb
 import pytest
 from loguru import logger
 
-from tests.emitters.test_contract import hold_duckdb
 from tests.helpers import make_batch
-from utils.app.errors import Rejected, SinkReplaced, ToolkitError, Unavailable
+from utils.app.errors import Rejected, ToolkitError, Unavailable
 from utils.clients import duck, files
 from utils.emitters import duckdb_emitter
 from utils.emitters.base import STEP
@@ -115,47 +114,6 @@ class TestValues:
         found = query(path, 'SELECT epoch_us("a timestamp") FROM readings ORDER BY rowid')
         assert [instant for (instant,) in found] == list(map(microseconds, texts))
 
-    @pytest.mark.parametrize("name", ["page", "rows", "select", "information_schema"])
-    def test_a_stream_may_have_any_name(self, name: str, path: Path) -> None:
-        """And a column `id`, which only buzz has otherwise."""
-        stream = Stream(name, fields=(Field("rowid", "text"), Field("select", "integer"), Field("id", "text"), WHEN))
-        with closing(DuckdbEmitter(path, stream)) as emitter:
-            emitter.emit(lines('{"rowid":"x","select":1,"id":"a"}', stream=stream))
-            emitter.emit(lines("{}", stream=stream, first=2))
-            assert emitter.last(["ann-1"]) == ("ann-1", 2)
-        found = query(path, f'SELECT "select", id, extra FROM main."{name}"')
-        assert found == [(1, "a", '{"rowid":"x"}'), (None, None, None)]
-
-    def test_windows_of_a_wide_stream_are_shorter(self, path: Path) -> None:
-        stream = Stream("wide", fields=tuple(Field(f"f{number}", "number") for number in range(297)))
-        with closing(DuckdbEmitter(path, stream)) as emitter:
-            assert emitter.max_records == 2_000_000 // 300
-            emitter.emit(lines(*['{"f0":1,"f296":2}'] * 5, stream=stream))
-        assert query(path, "SELECT sum(f0), sum(f296) FROM wide") == [(5.0, 10.0)]
-
-
-class TestLast:
-    def test_the_newest_run_that_the_table_contains(self, path: Path) -> None:
-        with closing(DuckdbEmitter(path, BUZZ)) as emitter:
-            assert emitter.last(["ann-1"]) is None
-            emitter.emit(make_batch(3, producer_id="ann-1"))
-            emitter.emit(make_batch(2, producer_id="ann-2", first=4))
-            runs = [f"old-{number}" for number in range(2_000)]
-            assert emitter.last([*runs, "ann-1", "ann-2", "ann-3"]) == ("ann-2", 5)
-            assert emitter.last(["ann-2", "ann-1"]) == ("ann-1", 3)
-            assert emitter.last([]) is None
-
-    @pytest.mark.parametrize("first", [3, 4])
-    def test_what_another_process_delivered_is_not_delivered_again(self, first: int, path: Path) -> None:
-        with closing(DuckdbEmitter(path, BUZZ)) as mine, closing(DuckdbEmitter(path, BUZZ)) as other:
-            mine.emit(make_batch(2))
-            other.emit(make_batch(3, first=3))
-            with pytest.raises(Unavailable, match="another process delivered ann-1"):
-                mine.emit(make_batch(3, first=first))
-            assert mine.last(["ann-1"]) == ("ann-1", 5)
-            mine.emit(make_batch(1, first=6))
-        assert stored(path) == ids(6)
-
 
 class TestRejected:
     @pytest.mark.full
@@ -201,25 +159,6 @@ class TestRejected:
 
 
 class TestOldTables:
-    @pytest.mark.parametrize("identity", ["id BIGINT PRIMARY KEY, ", "ID INTEGER PRIMARY KEY, ", ""])
-    def test_buzzline_tables_take_new_rows(self, identity: str, path: Path) -> None:
-        columns = (
-            "message TEXT, author TEXT, timestamp TEXT, category TEXT, sentiment FLOAT, keyword_mentioned TEXT, "
-            "message_length INTEGER"
-        )
-        row = f"({'7, ' if identity else ''}'hi', 'Eve', '2025-01-29 14:35:20', 'humor', 0.3, 'meme', 2)"
-        create = f"CREATE TABLE streamed_messages ({identity}{columns})"
-        prepare(path, create, f"INSERT INTO streamed_messages VALUES {row}")
-        for first in (1, 3):
-            with closing(DuckdbEmitter(path, BUZZ)) as emitter:
-                emitter.emit(make_batch(2, first=first))
-        assert query(path, "SELECT timestamp, sentiment FROM streamed_messages ORDER BY rowid") == [
-            ("2025-01-29 14:35:20", 0.3),
-            *[(TIMESTAMP, 0.5)] * 4,
-        ]
-        if identity:
-            assert query(path, "SELECT id FROM streamed_messages") == [(7,), (8,), (9,), (10,), (11,)]
-
     def test_columns_of_others_are_left_alone(self, path: Path) -> None:
         prepare(path, 'CREATE TABLE Streamed_Messages (Message VARCHAR, Sentiment FLOAT, "my score" FLOAT)')
         with closing(DuckdbEmitter(path, BUZZ)) as emitter:
@@ -284,27 +223,6 @@ class TestPaths:
         assert error.value.exit_code == 2
         str(error.value).encode()
 
-    def test_a_folder_in_its_place(self, path: Path) -> None:
-        path.mkdir()
-        with pytest.raises(ToolkitError, match="cannot be opened as a DuckDB database") as error:
-            DuckdbEmitter(path, BUZZ)
-        assert error.value.exit_code == 2
-
-    def test_a_file_that_is_no_database_stays_as_it_is(self, path: Path) -> None:
-        content = b"hello, I am a text file, not a database. " * 30
-        path.write_bytes(content)
-        with pytest.raises(ToolkitError, match=r"buzz.duckdb.*database") as error:
-            DuckdbEmitter(path, BUZZ)
-        assert error.value.exit_code == 2
-        assert path.read_bytes() == content
-
-    def test_a_database_with_two_names(self, path: Path) -> None:
-        DuckdbEmitter(path, BUZZ).close()
-        os.link(path, path.with_name("second"))
-        with pytest.raises(ToolkitError, match="2 names") as error:
-            DuckdbEmitter(path, BUZZ)
-        assert error.value.exit_code == 2
-
 
 class TestFile:
     @pytest.mark.full
@@ -349,12 +267,6 @@ class TestFile:
         with closing(DuckdbEmitter(path.with_name("new"), BUZZ)) as emitter:
             emitter.emit(make_batch(1))
         assert path.with_name("new").read_bytes()[12:20] == version
-
-    def test_a_replaced_file_is_noticed(self, path: Path) -> None:
-        with closing(DuckdbEmitter(path, BUZZ)) as emitter:
-            path.rename(path.with_name("moved"))
-            with pytest.raises(SinkReplaced):
-                emitter.emit(make_batch(1))
 
     def test_rows_that_somebody_moved_elsewhere_do_not_come_again(self, path: Path) -> None:
         """The journal may still have them for a sink that is away."""
@@ -506,13 +418,6 @@ class TestWindows:
         """Else closing the file merges them: nearly twice the work."""
         assert STEP % duck._ROW_GROUP_SIZE == 0
 
-    def test_anybody_can_query_between_batches(self, path: Path) -> None:
-        with closing(DuckdbEmitter(path, BUZZ)) as emitter:
-            for first in (1, 11):
-                emitter.emit(make_batch(10, first=first))
-                sql = "SELECT max(date_trunc('year', timestamp))::VARCHAR, count(*) FROM streamed_messages"
-                assert query(path, sql) == [("2026-01-01 00:00:00", first + 9)]
-
     def test_readers_get_a_pause(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pauses: list[float] = []
         with closing(DuckdbEmitter(path, BUZZ)) as emitter:
@@ -523,12 +428,6 @@ class TestWindows:
             emitter.emit(make_batch(10, first=11))
         assert len(pauses) == 2
         assert min(pauses) > 900
-
-    @pytest.mark.full
-    def test_a_file_in_use_names_who_has_it(self, path: Path) -> None:
-        with hold_duckdb(path), pytest.raises(Unavailable, match=r"lock is held in .*PID \d+"):
-            DuckdbEmitter(path, BUZZ)
-        DuckdbEmitter(path, BUZZ).close()
 
     def test_a_connection_of_this_process_is_waited_for(self, path: Path) -> None:
         DuckdbEmitter(path, BUZZ).close()

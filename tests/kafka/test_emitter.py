@@ -567,21 +567,6 @@ def test_the_time_of_a_record_does_not_count(settings: Settings, admin: AdminCli
     assert sequences(settings) == list(range(1, 61))
 
 
-def test_the_newest_run_of_the_journal_that_the_topic_contains(settings: Settings) -> None:
-    runs = [f"{KEY}-{number}" for number in range(4)]
-    with emitter(settings) as sink:
-        sink.emit(make_batch(10, producer_id=runs[0]))
-        sink.emit(make_batch(5, producer_id=runs[1], first=11))
-    for asked, expected in (
-        (runs, (runs[1], 15)),
-        ([*runs[:1], *runs[2:]], (runs[0], 10)),
-        (runs[2:], None),
-        ([], None),
-    ):
-        with emitter(settings) as sink:
-            assert sink.last(asked) == expected
-
-
 def test_records_of_others_with_our_key_are_passed_over(settings: Settings) -> None:
     with emitter(replace(settings, kafka_partitions=1)) as sink:
         sink.emit(make_batch(10))
@@ -630,18 +615,6 @@ def test_two_copies_of_a_journal_fence_each_other_and_stay_exact(settings: Setti
     assert any(f"another process writes as {KEY}" in reason for reason in reasons), reasons
     for run in stored:
         assert sequences(settings, run) == list(range(1, goal + 1))
-
-
-def test_a_copy_that_delivered_in_between_is_noticed(settings: Settings) -> None:
-    with emitter(settings) as first, emitter(settings) as second:
-        assert last(first) == 0
-        assert last(second) == 0
-        second.emit(make_batch(3))
-        with pytest.raises(Unavailable, match=f"another process writes as {KEY}: a copy of this journal"):
-            first.emit(make_batch(3))
-    with emitter(settings) as first:
-        assert last(first) == 3
-    assert sequences(settings) == [1, 2, 3]
 
 
 class Broken:
@@ -779,23 +752,6 @@ def test_a_frozen_broker_does_not_hold_the_emitter(
         assert stored in (10, 20)
         sink.emit(make_batch(5, first=stored + 1))
     assert sequences(settings) == list(range(1, stored + 6))
-
-
-@pytest.mark.parametrize(
-    ("protocol", "mechanism"),
-    [
-        ("SASL_PLAINTEXT", ""),
-        ("SSL", ""),
-        ("SASL_SSL", "SCRAM-SHA-512"),
-    ],
-)
-def test_security(secured: Secured, protocol: str, mechanism: str) -> None:
-    settings = secured(protocol, mechanism)
-    with emitter(settings) as sink:
-        sink.emit(make_batch(10))
-    with emitter(settings) as sink:
-        assert last(sink) == 10
-    assert sequences(replace(settings, kafka_broker=secured.kafka.address)) == list(range(1, 11))
 
 
 @pytest.mark.parametrize("protocol", ["SASL_PLAINTEXT", "SASL_SSL"])

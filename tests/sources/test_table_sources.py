@@ -165,23 +165,6 @@ class TestReading:
         kind.emit(2)
         assert sequences(drain(source)) == [1, 2]
 
-    def test_a_position_that_does_not_fit_begins_again(self, kind: Kind) -> None:
-        kind.emit(2)
-        for each in ("rubbish", "99:1", "-5:3", "10:20:30", "1:", "²:1", f"{2**63}:1", f"{2**63 - 1}:1", "[3:0:5"):
-            chunks = drain(kind.source(lambda partition, each=each: each))  # type: ignore[misc]
-            assert (chunks[0].start, chunks[0].begins_again, sequences(chunks)) == (each, True, [1, 2])
-
-    @pytest.mark.full
-    def test_a_replaced_database_begins_again(self, kind: Kind) -> None:
-        kind.emit(3)
-        source = kind.source()
-        drain(source)
-        kind.path.unlink()
-        kind.emit(4, producer_id="bob-2")
-        chunks = drain(source)
-        assert chunks[0].begins_again
-        assert sequences(chunks) == [1, 2, 3, 4]
-
     @pytest.mark.skipif(os.name == "nt", reason="nobody can delete what is open there")
     def test_an_older_copy_that_is_written_over_the_file_begins_again(self, kind: Kind) -> None:
         """As who restores a backup does: what belonged to the file before, its log, is deleted."""
@@ -227,24 +210,6 @@ class TestReading:
 
 
 class TestTypes:
-    def test_what_was_sent_comes_back_type_by_type(self, kind: Kind) -> None:
-        sent = [
-            '{"a text":"é\\u0000\U0001f600","a integer":-9223372036854775808,"a number":0.1,"a boolean":false,'
-            '"a timestamp":"2026-01-01T00:00:00.123456+05:30","a json":{"b":[1e999,1e2]}}',
-            '{"a text":7,"a integer":1.5,"a number":"n/a","a boolean":1,"a timestamp":"soon","more":[]}',
-            "{}",
-            '{"a json":null,"a text":null}',
-            '{"a text":"","a integer":0,"a number":3,"a boolean":true,"a timestamp":"9999-12-31","a json":"text"}',
-        ]
-        batch = kind.emit_lines(*sent)
-        chunks = drain(kind.source(stream=READINGS))
-        assert canonical(READINGS, records(chunks)) == canonical(READINGS, batch.records)
-        assert [chunk.invalid for chunk in chunks] == [[]]
-        assert [json.loads(record.extra) for record in records(chunks) if record.extra] == [
-            {"a text": 7, "a integer": 1.5, "a number": "n/a", "a boolean": 1, "a timestamp": "soon", "more": []}
-        ]
-        assert bytes(records(chunks)[0].field_5) == b'{"b":[1e999,1e2]}'
-
     def test_instants_have_as_many_digits_as_they_need(self, tmp_path: Path) -> None:
         kind = Kind("duckdb", tmp_path)
         kind.execute(
@@ -352,26 +317,6 @@ class TestTypes:
 
 
 class TestTablesOfOthers:
-    @pytest.mark.full
-    @pytest.mark.parametrize("identity", ["id INTEGER PRIMARY KEY, ", "id BIGINT, ", ""])
-    @pytest.mark.parametrize("timestamp", ["TEXT", "TIMESTAMP"])
-    def test_buzzline_tables(self, kind: Kind, identity: str, timestamp: str) -> None:
-        kind.execute(
-            f"CREATE TABLE streamed_messages ({identity}message TEXT, author TEXT, timestamp {timestamp}, "
-            "category TEXT, sentiment FLOAT, keyword_mentioned TEXT, message_length INTEGER)",
-            f"INSERT INTO streamed_messages ({'id, ' if identity else ''}message, author, timestamp, category, "
-            f"sentiment, keyword_mentioned, message_length) VALUES ({'7, ' if identity else ''}"
-            "'Just shared a meme!', 'Eve', '2025-01-29 14:35:20', 'humor', 0.3, 'meme', 19)",
-        )
-        (message,) = records(drain(kind.source()))
-        in_utc = kind.name == "duckdb" and timestamp == "TIMESTAMP"
-        expected = "2025-01-29T14:35:20.000Z" if in_utc else "2025-01-29 14:35:20"
-        assert (message.message, message.author, message.timestamp) == ("Just shared a meme!", "Eve", expected)
-        assert (message.producer_id, message.sequence, message.message_length) == (None, None, 19)
-        assert (message.sentiment, message.extra) == (0.3, None)
-        kind.emit(2)
-        assert sequences(drain(kind.source())) == [None, 1, 2]
-
     def test_an_absent_value_of_buzz_is_filled_in_and_a_wrong_one_is_kept(self, kind: Kind) -> None:
         kind.execute(
             "CREATE TABLE streamed_messages (message TEXT, sentiment REAL, message_length TEXT)",
@@ -525,24 +470,6 @@ class TestBadInput:
         kind.path.write_bytes(b"")
         with pytest.raises(Unavailable, match="Not a directory"):
             kind.source_class(kind.path / kind.path.name, BUZZ, lambda partition: "").poll(1)
-
-    def test_not_a_database(self, kind: Kind) -> None:
-        kind.path.write_bytes(b"this is no database " * 1_000)
-        with pytest.raises(ToolkitError, match=kind.path.name) as raised:
-            kind.source().poll(1)
-        assert raised.value.exit_code == 2
-
-    def test_a_folder(self, kind: Kind) -> None:
-        kind.path.mkdir()
-        with pytest.raises(ToolkitError, match=kind.path.name) as raised:
-            kind.source().poll(1)
-        assert raised.value.exit_code == 2
-
-    def test_empty_sqlite_file_may_become_a_database(self, tmp_path: Path) -> None:
-        kind = Kind("sqlite", tmp_path)
-        kind.path.write_bytes(b"")
-        with pytest.raises(Unavailable, match="no table"):
-            kind.source().poll(1)
 
     def test_closing_twice(self, kind: Kind) -> None:
         kind.emit(1)
