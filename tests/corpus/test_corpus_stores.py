@@ -139,6 +139,7 @@ INSTEAD: list[tuple[str, str, Make, int, int, str]] = [
     ("nothing", "duckdb", lambda path: None, 0, 3, "does not exist yet"),
     ("empty", "file", lambda path: path.touch(), 0, 0, ""),
     ("empty", "sqlite", lambda path: path.touch(), 0, 3, "has no table streamed_messages yet"),
+    ("empty", "duckdb", lambda path: path.touch(), 0, 3, "perhaps being created"),
     ("noise", "file", lambda path: path.write_bytes(NOISE), 2, 0, ""),
     ("a database", "file", lambda path: SqliteEmitter(path, BUZZ).close(), 2, 0, ""),
     ("notes", "file", lambda path: path.write_text("milk\neggs"), 2, 0, ""),
@@ -213,7 +214,8 @@ def test_rows_of_a_sqlite_table(settings: Settings) -> None:
 POSITIONS = [
     "x", "0", ":", "::", ":::", "1:2", "-1:0:0", "1:-1:0", "5:9:0", "9" * 30 + ":1:1", "1:1:" + "9" * 30, "1.5:0:0",
     "\u0663:0:0", " 1:1:1", "[", "[1", "[1:0:0", "[-1:0:0", "end ", "END", "\x00", "0:0:1", "3:x:1", "None", "12:7",
-    "99:1", "-5:3", "10:20:30", "1:", "\xb2:1", f"{2**63}:1", f"{2**63 - 1}:1", "[3:0:5",
+    "7:7:1", "5:90:1", "1:1", "99999999:20:7", "99:1", "-5:3", "10:20:30", "1:", "\xb2:1", f"{2**63}:1",
+    f"{2**63 - 1}:1", "[3:0:5",
 ]  # fmt: skip
 
 

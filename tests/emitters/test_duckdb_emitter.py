@@ -167,12 +167,6 @@ class TestOldTables:
         assert (types["Sentiment"], types["my score"]) == ("DOUBLE", "FLOAT")
         assert stored(path) == ids(1)
 
-    def test_an_integer_column_widens_before_it_could_round(self, path: Path) -> None:
-        prepare(path, 'CREATE TABLE readings ("a number" BIGINT)', "INSERT INTO readings VALUES (3)")
-        with closing(DuckdbEmitter(path, READINGS)) as emitter:
-            emitter.emit(lines('{"a number":1.5}'))
-        assert query(path, 'SELECT "a number" FROM readings') == [(3.0,), (1.5,)]
-
     @pytest.mark.parametrize(
         ("statement", "words"),
         [

@@ -328,13 +328,6 @@ class TestDamage:
         feed(path, "--sinks", "file")
         assert column(settings, "things", "n")["file"] == list(range(30_000))
 
-    def test_line_ends_of_old_macs_are_named(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
-        settings.schema_folder.mkdir(parents=True)
-        (settings.schema_folder / "things.json").write_text('{"fields": {"n": "number"}}')
-        (tmp_path / "things.jsonl").write_bytes(b'{"n":1}\r{"n":2}\r')
-        feed("things.jsonl", "--once")
-        assert "lines end in CR alone" in letters(settings, "things")[0]["reason"]
-
 
 def database_with_a_view() -> bytes:
     with closing(sqlite3.connect(":memory:")) as database:

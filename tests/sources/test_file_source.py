@@ -73,11 +73,6 @@ class TestLines:
         assert texts(chunks) == ["a", "b"]
         assert wrong(chunks) == [f"live.json byte {len(line('a'))}"]
 
-    def test_objects_joined_on_one_line_are_no_record(self, live: Path) -> None:
-        live.write_bytes(b'{"message":"a"}{"message":"b"}\n' + line("c"))
-        chunks = drain(from_start(live))
-        assert (texts(chunks), len(wrong(chunks))) == (["c"], 1)
-
     @pytest.mark.parametrize("max_records", [1, 2, 10])
     def test_what_is_no_record_is_so_however_the_file_is_cut(self, live: Path, max_records: int) -> None:
         data = b'{"message":"a","author":"","category":"","sentiment":0.5,"keyword_mentioned":"","message_length":1}'
@@ -213,12 +208,6 @@ class TestPositions:
         assert chunks[0].start == ""
         assert [chunk.end for chunk in chunks[:-1]] == [chunk.start for chunk in chunks[1:]]
 
-    @pytest.mark.parametrize("position", ["rubbish", "7:7:1", "[3:0:5", "5:90:1", "1:1", "99999999:20:7", "::"])
-    def test_a_position_that_does_not_fit_begins_again_and_reports_it(self, live: Path, position: str) -> None:
-        live.write_bytes(line("a"))
-        chunks = drain(FileSource(live, BUZZ.codec, lambda partition: position))
-        assert (chunks[0].start, chunks[0].begins_again, texts(chunks)) == (position, True, ["a"])
-
     @pytest.mark.parametrize(
         "before",
         [
@@ -275,22 +264,6 @@ class TestArrays:
 
 
 class TestBadInput:
-    def test_missing(self, live: Path) -> None:
-        with pytest.raises(Unavailable, match=r"live\.json does not exist yet"):
-            from_start(live).poll(1)
-
-    def test_a_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(ToolkitError, match="is not a file") as raised:
-            from_start(tmp_path).poll(1)
-        assert raised.value.exit_code == 2
-
-    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
-    def test_unreadable(self, live: Path) -> None:
-        live.write_bytes(b"")
-        live.chmod(0)
-        with pytest.raises(ToolkitError, match="may not be read"):
-            from_start(live).poll(1)
-
     def test_unreadable_for_whoever_runs_the_tests(self, live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         live.write_bytes(b"")
 
@@ -313,10 +286,6 @@ class TestBadInput:
         with pytest.raises(ToolkitError, match=f"live.json {reason}") as raised:
             from_start(live).poll(1)
         assert raised.value.exit_code == 2
-
-    def test_empty(self, live: Path) -> None:
-        live.write_bytes(b"")
-        assert from_start(live).poll(1) is None
 
     def test_closing_twice(self, live: Path) -> None:
         live.write_bytes(line("a"))
