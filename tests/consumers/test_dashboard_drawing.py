@@ -39,6 +39,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "wide": {"size": (16.0, 6.0)},
     "column": {"narrow": True},
 }
+CRAMPED = ("standard", "small", "column")
+"""Where there is least room; the others are drawn with a scene of each kind."""
 NOW = 1_800_000_000.0
 HARD_NAMES = [
     "</svg><script>alert(1)</script> ]]> &amp; \"'",
@@ -113,8 +115,10 @@ def test_every_scene_is_drawn() -> None:
     assert set(all_scenes()) == set(SCENES)
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [(name, size) for name in SCENES for size in SIZES if size in CRAMPED or name in ("anomalies", "sensors")],
+)
 def test_scene_is_tidy(name: str, size: str) -> None:
     scene = all_scenes()[name]
     seen = assert_tidy(draw(scene, **SIZES[size]))

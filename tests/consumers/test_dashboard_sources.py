@@ -61,10 +61,6 @@ def end(watched: Watched) -> None:
     assert watched.reader.alive_to_the_end
 
 
-def path_of(watched: Watched) -> str:
-    return str(getattr(watched.settings, {"file": "live_path"}.get(watched.sink, f"{watched.sink}_path")))
-
-
 @pytest.mark.parametrize("auto", [False, pytest.param(True, marks=pytest.mark.full)])  # it looks again after 2 s
 def test_sink_that_comes_later_is_waited_for_calmly(watched: Watched, auto: bool) -> None:
     if auto:

@@ -19,7 +19,6 @@ from utils.app.signals import Stop
 from utils.delivery.producing import Session
 from utils.emitters.duckdb_emitter import DuckdbEmitter
 from utils.emitters.file_emitter import FileEmitter
-from utils.emitters.sqlite_emitter import SqliteEmitter
 from utils.records.record import Batch
 from utils.records.stream import BUZZ
 from utils.sinks import SINKS
@@ -60,20 +59,16 @@ def counts(settings: Settings, table: str = "streamed_messages") -> list[int]:
 
 class TestRecordings:
     @pytest.mark.full
-    @pytest.mark.parametrize("suffix", ["jsonl", "ndjson", "json", "array.json", "sqlite", "duckdb", "csv", "csv.gz"])
-    def test_every_kind_arrives_as_new_records(self, suffix: str, run: Run, settings: Settings, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("suffix", ["jsonl", "array.json", "duckdb", "csv.gz"])
+    def test_any_kind_arrives_as_new_records(self, suffix: str, run: Run, settings: Settings, tmp_path: Path) -> None:
         recording = tmp_path / f"old.{suffix}"
         rows = [f"hello {number},Ann,2026-11-23T19:04:05.123Z,0.5,ann-1,{number}\r\n" for number in range(1, 6)]
         table = ("message,author,timestamp,sentiment,producer_id,sequence\r\n" + "".join(rows)).encode("utf-8-sig")
         match suffix:
-            case "sqlite":
-                SqliteEmitter(recording, BUZZ).emit(make_batch(5))
             case "duckdb":
                 DuckdbEmitter(recording, BUZZ).emit(make_batch(5))
             case "array.json":
                 recording.write_bytes(b"[" + b",".join(make_batch(5).lines.splitlines()) + b"]")
-            case "csv":
-                recording.write_bytes(table)
             case "csv.gz":
                 recording.write_bytes(gzip.compress(table))
             case _:
@@ -131,100 +126,34 @@ class TestAnyStream:
                 ("a", 2000.0, None, None), ("b", 410.0, "Ann", '{"celsius":"n/a"}'),
             ]  # fmt: skip
 
-    def test_csv_cells_are_typed(self, run: Run, settings: Settings, tmp_path: Path) -> None:
-        recording = tmp_path / "old.csv"
-        recording.write_text("code,celsius,ok,when\n" + "007,20.5,True,2026-11-23T19:04:05Z\n12,,False,\n" * 20)
-        done = run(recording, "--stream", "sensors")
-        assert done.returncode == 0, done.stderr
-        found = stored(settings.file_path("sensors"))
-        assert (found[0]["code"], found[0]["celsius"], found[0]["ok"]) == ("007", 20.5, True)
-        assert "celsius" not in found[1]
-        with open_duckdb(settings.duckdb_path) as database:
-            assert database.execute("SELECT avg(celsius), count(*) FILTER (ok) FROM sensors").fetchone() == (20.5, 20)
-
-    def test_a_field_that_is_a_text_keeps_its_digits(self, run: Run, settings: Settings, tmp_path: Path) -> None:
-        settings.schema_folder.mkdir(parents=True)
-        (settings.schema_folder / "parts.json").write_text('{"fields": {"code": "text", "timestamp": "timestamp"}}')
-        (tmp_path / "old.csv").write_text("code\n12\n")
-        run(tmp_path / "old.csv", "--stream", "parts", "--sinks", "file")
-        assert [record["code"] for record in stored(settings.file_path("parts"))] == ["12"]
-
-    @pytest.mark.parametrize("sink", ["sqlite", "duckdb"])
-    def test_a_table_is_sent_to_another_data_folder(
-        self, sink: str, run: Run, settings: Settings, tmp_path: Path
-    ) -> None:
+    def test_a_table_is_sent_to_another_data_folder(self, run: Run, settings: Settings, tmp_path: Path) -> None:
         (tmp_path / "old.jsonl").write_bytes(SENSORS)
         run(tmp_path / "old.jsonl", "--stream", "sensors")
         other = Settings(data_dir=tmp_path / "other")
         shutil.copytree(settings.schema_folder, other.schema_folder)
-        path = SINKS[sink].path(settings, BUZZ)
-        done = run(path, "--stream", "sensors", "--sinks", "file", "--data-dir", other.data_dir)
+        done = run(settings.duckdb_path, "--stream", "sensors", "--sinks", "file", "--data-dir", other.data_dir)
         assert done.returncode == 0, done.stderr
         found = stored(other.file_path("sensors"))
         assert len(found) == 41
         assert (found[1]["note"], found[-1]["celsius"]) == ({"by": "Ann"}, "n/a")
 
-    def test_a_recording_without_records_describes_no_stream(self, run: Run, tmp_path: Path) -> None:
-        (tmp_path / "old.jsonl").write_bytes(b"nonsense\n")
-        done = run(tmp_path / "old.jsonl", "--stream", "sensors")
-        assert done.returncode == 2
-        assert "has no readable record" in done.stderr
 
-
-class TestDamage:
-    @pytest.mark.parametrize(
-        ("name", "content"),
-        [
-            ("old.jsonl", b'{"message":"hello 1"}\nbad\n{"message":"hello 2"}'),
-            ("old.jsonl", b'{"message":"hello 1"}\n{"message":"hello 2"}\n{"mess'),
-            ("old.csv", b'message,author\nhello 1,\n"hello 2",\n,Ann\n'),
-            ("old.csv", b"message,author\nhello 1,Ann\nhello, Ann,Bob\nhello 2,Ann\n"),
-            ("old.csv", b'message,author\nhello 1,Ann\n"hello,Ann\nhello 2,Ann\n'),
-            ("old.csv", b"message,author\nhello 1,Ann\nhello,J\xf6rg\nhello 2,Ann\n"),
-            ("old.csv", b"message,author\nhello 1,Ann\n" + b"x" * (1 << 19) + b",Ann\nhello 2,Ann\n"),
-            ("old.tsv", b"message\tauthor\nhello 1\tAnn\nhello\nhello 2\tAnn\n"),
-        ],
-    )
-    def test_damaged_records_are_counted_with_their_place_and_all_others_arrive(
-        self, name: str, content: bytes, run: Run, settings: Settings, tmp_path: Path
-    ) -> None:
-        (tmp_path / name).write_bytes(content)
-        done = run(tmp_path / name, "--sinks", "file")
-        assert done.returncode == 0
-        assert "read 3, acknowledged 2; rejected 1" in done.stdout
-        assert f"invalid record in {name} " in done.stderr
-        assert texts(settings) == ["hello 1", "hello 2"]
-
-    def test_an_unclosed_quote_in_a_long_file_costs_its_line_only(
-        self, run: Run, settings: Settings, tmp_path: Path
-    ) -> None:
-        rows = [f"hello {number},Ann\n" for number in range(1, 1_001)]
-        rows[499] = '"unclosed,Ann\n'
-        (tmp_path / "old.csv").write_text("message,author\n" + "".join(rows))
-        done = run(tmp_path / "old.csv", "--sinks", "file")
-        assert "read 1,000, acknowledged 999; rejected 1" in done.stdout
-        assert "old.csv line 501" in done.stderr
-        assert texts(settings)[498:500] == ["hello 499", "hello 501"]
-
-    @pytest.mark.parametrize(
-        ("name", "content", "reason"),
-        [
-            ("missing.jsonl", None, "there is no file"),
-            ("old.dat", b"", "does not tell what it holds"),
-            ("old.csv", b"a,b,a\n1,2,3\n", "names 'a' twice"),
-            ("old.csv.gz", gzip.compress(b"message\nhello\n", mtime=0)[:-9], "is damaged behind line"),
-            ("old.json", b'[{"message":"a"},', "is not a complete one"),
-        ],
-    )
-    def test_what_is_no_recording(
-        self, name: str, content: bytes | None, reason: str, run: Run, tmp_path: Path
-    ) -> None:
-        if content is not None:
-            (tmp_path / name).write_bytes(content)
-        done = run(tmp_path / name, "--sinks", "file", "--log-level", "ERROR")
-        assert done.returncode == 2
-        assert reason in done.stderr
-        assert done.stderr.count("\n") == 1
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("old.jsonl", b'{"message":"hello 1"}\n{"message":"hello 2"}\n{"mess'),
+        ("old.csv", b'message,author\nhello 1,\n"hello 2",\n,Ann\n'),
+    ],
+)
+def test_damaged_records_are_counted_with_their_place_and_all_others_arrive(
+    name: str, content: bytes, run: Run, settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    done = run(tmp_path / name, "--sinks", "file")
+    assert done.returncode == 0
+    assert "read 3, acknowledged 2; rejected 1" in done.stdout
+    assert f"invalid record in {name} " in done.stderr
+    assert texts(settings) == ["hello 1", "hello 2"]
 
 
 @pytest.mark.parametrize("options", [[], ["--count", "2"]])
