@@ -82,7 +82,7 @@ def doctor(*, json: Json = False, settings: Settings = DEFAULTS) -> int:
     from consumers.dashboard.options import shield
 
     backend = shield()
-    from consumers.dashboard.window import window_backend
+    from consumers.dashboard.animation import window_backend
     from utils.checks.doctor import examine
 
     found = list(examine(settings, lambda: window_backend(backend) or "images without a window"))

@@ -42,7 +42,7 @@ def main(
     where = Expression(found, charts.where) if charts.where else None
     shield()  # MPLBACKEND is `backend` of the plan
 
-    from consumers.dashboard import outputs, theme, window
+    from consumers.dashboard import animation, theme
     from consumers.dashboard.reader import Reader
     from consumers.dashboard.state import State
 
@@ -50,17 +50,15 @@ def main(
     state = State(found, source, buffers=buffers, where=where, from_end=start == "end")
     resume = "end" if start == "end" else ""
     reader = Reader(sinks.source(source, settings, found, lambda partition: resume), state, stop)
-    if plan.serve is None and not plan.save and (name := window.window_backend(plan.backend)):
+    if plan.serve is None and not plan.save and (name := animation.window_backend(plan.backend)):
         logger.info("drawing in a window with {}", name)
         reader.start()
-        count = window.Window(state, plan, stop, settings.data_path).run()
+        animation.Window(state, plan, stop, settings.data_path).run()
     else:
-        show = outputs.opened(plan, settings.data_path)
+        show = animation.opened(plan, settings.data_path, state.snapshot())
         reader.start()
         reader.looked.wait(FIRST_LOOK_S)  # so that one image is one of what is there
-        frames = outputs.Frames(state, plan, stop)
-        show(frames)
-        count = frames.count
+        show(animation.frames(state, plan, stop, stop.wait))
     stop.set()
     reader.join(timeout=END_S)
     if reader.is_alive():
@@ -70,7 +68,7 @@ def main(
     known = state.snapshot()
     cli.print_lines(
         f"{cli.counted(known.total, known.roles.record)}, {known.invalid:,} invalid, {known.lost:,} lost,"
-        f" {known.duplicate:,} duplicate; {cli.counted(count, 'frame')}"
+        f" {known.duplicate:,} duplicate"
     )
     return 0 if reader.alive_to_the_end else startup.UNFINISHED
 

@@ -60,18 +60,18 @@ def replot(figure: Figure, snapshot: Snapshot) -> None:
     flow, groups, trend, histogram = figure.subplots(2, 2).flat
     (series,) = snapshot.series
     times, totals = zip(*snapshot.flow, strict=True)
-    flow.step([datetime.fromtimestamp(at) for at in times], totals, where="post", color=LIGHT.accent)
+    flow.step([datetime.fromtimestamp(at) for at in times], totals, where="post", color="#0072B2")
     flow.tick_params(axis="x", rotation=45)
     names, counts = zip(*snapshot.groups, strict=True)
-    for bar, count in zip(groups.bar(names, counts, color=LIGHT.accent), counts, strict=True):
+    for bar, count in zip(groups.bar(names, counts, color="#0072B2"), counts, strict=True):
         groups.text(bar.get_x() + bar.get_width() / 2, count, str(count), ha="center", va="bottom")
     trend.axhspan(0, 0.3, color=LIGHT.negative[1])
     trend.axhspan(0.7, 1, color=LIGHT.positive[1])
     trend.plot(series.values, "o-", color=LIGHT.raw)
-    trend.plot(series.rolling, color=LIGHT.accent, label="rolling")
+    trend.plot(series.rolling, color="#0072B2", label="rolling")
     trend.axhline(mean(series.values), ls="--", color=LIGHT.text, label="average")
     assert snapshot.measures is not None
-    histogram.hist(snapshot.measured, bins=15, color=LIGHT.accent, edgecolor="white")
+    histogram.hist(snapshot.measured, bins=15, color="#0072B2", edgecolor="white")
     for name, color in (("mean", LIGHT.text), ("median", LIGHT.muted), ("p95", LIGHT.p95)):
         value = getattr(snapshot.measures, name)
         histogram.axvline(value, color=color, label=f"{name} {value:.1f}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from consumers.dashboard.figure import Dashboard
+from consumers.dashboard.figure import Dashboard, column
 from consumers.dashboard.options import DEFAULT_SIZE, ThemeName
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.state import State
@@ -81,7 +81,7 @@ def scenes() -> list[Scene]:
 
 def draw(scene: Scene, size: tuple[float, float] = DEFAULT_SIZE, *, narrow: bool = False) -> Dashboard:
     """The scene on a figure of this size in inches, or in one column."""
-    dashboard = Dashboard(scene.theme, size=size, narrow=narrow)
+    dashboard = Dashboard(scene.theme, column() if narrow else size)
     dashboard.update(scene.snapshot)
     return dashboard
 

@@ -1,7 +1,6 @@
 """The dashboard on one figure: header, health strip and a card for each panel."""
 
 import io
-import re
 from html import escape
 from typing import Any
 
@@ -24,24 +23,20 @@ NARROW_CARD_IN = 3.1
 REACH_PX = 5.0  # how far from a point the mouse finds it
 
 
+def column() -> tuple[float, float]:
+    """The size of one column for phones."""
+    return NARROW_IN, NARROW_SCALE * (sum(HEIGHTS[True]) + NARROW_CARD_IN * len(PANELS))
+
+
 class Dashboard:
     """All artists on one figure; `update(snapshot)` moves them and leaves drawing to the canvas.
 
-    Without a `figure` it has one of its own, of `size` inches or as one column for phones. Call `build` again after a
-    change of `theme` or size. For one thread at a time, and only one of a program: matplotlib is not made for more.
+    Without a `figure` it has one of its own, of `size` inches. Call `build` again after a change of `theme` or size.
+    For one thread at a time, and only one of a program: matplotlib is not made for more.
     """
 
-    def __init__(
-        self,
-        theme: ThemeName,
-        *,
-        size: tuple[float, float] = DEFAULT_SIZE,
-        narrow: bool = False,
-        figure: Any = None,
-    ) -> None:
-        self.theme = theme
-        if narrow:
-            size = NARROW_IN, NARROW_SCALE * (sum(HEIGHTS[True]) + NARROW_CARD_IN * len(PANELS))
+    def __init__(self, theme: ThemeName, size: tuple[float, float] = DEFAULT_SIZE, figure: Any = None) -> None:
+        self.theme, self.paused = theme, False
         self.figure: Any = figure or FigureCanvasAgg(Figure(figsize=size, dpi=DPI)).figure
         self.build()
 
@@ -78,10 +73,10 @@ class Dashboard:
         figure._original_dpi = DPI * scale  # what a toolkit multiplies by its ratio
         return narrow
 
-    def update(self, snapshot: Snapshot, *, paused: bool = False) -> None:
+    def update(self, snapshot: Snapshot) -> None:
         """Move all artists to this snapshot."""
         with mpl.rc_context(self.rc):
-            self.header.update(snapshot, paused=paused)
+            self.header.update(snapshot, paused=self.paused)
             self.strip.update(snapshot)
             for panel in self.panels:
                 panel.update(snapshot)
@@ -106,28 +101,27 @@ class Dashboard:
             found.append((*box.ravel().tolist(), text))
         return found
 
-    def png(self, snapshot: Snapshot, *, paused: bool = False) -> bytes:
+    def png(self, snapshot: Snapshot) -> bytes:
         """The snapshot as a PNG file."""
-        self.update(snapshot, paused=paused)
+        self.update(snapshot)
         return self._saved("png")
 
     def svg(self, snapshot: Snapshot) -> str:
-        """The snapshot as an <svg> element whose size its page decides, with titles where the mouse rests."""
+        """The snapshot as SVG, with labels where the mouse rests."""
         self.update(snapshot)
         text = self._saved("svg", metadata={"Date": None}).decode()
-        text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text[text.index("<svg") :], count=2)
         points, height = 72 / self.figure.dpi, self.figure.bbox.height
-        titles = (
+        labels = (
             f'<rect x="{x0 * points:.1f}" y="{(height - y1) * points:.1f}" width="{(x1 - x0) * points:.1f}"'
-            f' height="{(y1 - y0) * points:.1f}"><title>{escape(hint)}</title></rect>'
+            f' height="{(y1 - y0) * points:.1f}" aria-label="{escape(hint)}"/>'
             for x0, y0, x1, y1, hint in self.hints()
         )
-        return text.replace("</svg>", f'<g style="fill: none; pointer-events: all">{"".join(titles)}</g></svg>')
+        return text.replace("</svg>", f'<g style="fill: none; pointer-events: all">{"".join(labels)}</g></svg>')
 
     def words(self, snapshot: Snapshot) -> list[tuple[str, str]]:
         """What the image of the snapshot shows, for people who cannot see it: headings and words."""
         head = [("Status", status(snapshot)), ("Where", snapshot.where)]
-        health = [(tile.name, tile.values[0], tile.detail) for tile in tiles(snapshot)]
+        health = [(tile.name, tile.value, tile.detail) for tile in tiles(snapshot)]
         rows = [*head, *health, *(panel.words for panel in self.panels)]
         return [(name, "; ".join(filter(None, words))) for name, *words in rows if any(words)]
 

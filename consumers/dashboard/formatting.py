@@ -1,7 +1,7 @@
 """How the dashboard writes numbers, times and names."""
 
 import math
-import unicodedata
+import re
 from itertools import pairwise
 
 from consumers.dashboard.snapshot import Snapshot
@@ -26,31 +26,20 @@ def clock(epoch_s: float, now: float) -> str:
     return local_time(epoch_s).strftime("%H:%M:%S" if abs(now - epoch_s) < 86_400 else "%Y-%m-%d %H:%M")
 
 
-def rate(per_second: float, records: str) -> str:
+def rate(per_second: float, record: str) -> str:
     """`2.7 msg/s`, for records other than messages `2.7 rec/s`."""
     decimals = 0 if per_second >= 100 else 2 if 0 < per_second < 0.1 else 1
-    return f"{per_second:,.{decimals}f} {'msg' if records == 'messages' else 'rec'}/s"
-
-
-def share(count: int, total: int) -> str:
-    """`37%`; `<1%` for what is there, however rare."""
-    rounded = f"{count / total:.0%}"
-    return "<1%" if rounded == "0%" else rounded
+    return f"{per_second:,.{decimals}f} {'msg' if record == 'message' else 'rec'}/s"
 
 
 def lag(seconds: float) -> str:
-    """`54 ms`, `1.1 s`, `2 h 1 m`."""
-    if abs(seconds) >= 60:
-        return "-" * (seconds < 0) + span(abs(seconds))
-    return f"{seconds * 1000:z.0f} ms" if abs(seconds) < 0.1 else f"{seconds:.1f} s"
+    """`0.05 s`, `1.12 s`, `2 h 1 m`."""
+    return span(seconds) if seconds >= 60 else f"{seconds:z,.2f} s"
 
 
 def brief(count: int) -> str:
     """`5,243`, `999,999`, `1.2M`: what always has room."""
-    for size, unit in zip((10**18, 10**15, 10**12, 10**9, 10**6), "EPTGM", strict=True):
-        if count >= size:
-            return f"{count / size:.{int(count < 10 * size)}f}{unit}"
-    return f"{count:,}"
+    return f"{count:,}" if count < 1_000_000 else f"{count / 1e6:,.1f}M"
 
 
 def number(value: float, extent: float) -> str:
@@ -67,16 +56,9 @@ def between(low: float, high: float, extent: float) -> str:
 
 
 def plain(text: str) -> str:
-    """Text that cannot disturb an image or a terminal: no control or format characters, two marks per letter."""
-    shown = [each if each.isprintable() else " " for each in unicodedata.normalize("NFC", text[:1000])]
-    is_mark = [unicodedata.category(each) in ("Mn", "Me") for each in shown]
-    kept = (each for place, each in enumerate(shown) if place < 2 or not all(is_mark[place - 2 : place + 1]))
-    return " ".join("".join(kept).split())
-
-
-def heading(name: str) -> str:
-    """`temperature c` as `Temperature c`, `message length` as `Message Length`."""
-    return " ".join(word.capitalize() if len(word) > 3 else word for word in name.split())
+    """Text that cannot disturb an image or a terminal: no control or format characters, two accents per letter."""
+    printable = "".join(each if each.isprintable() else " " for each in text[:1000])
+    return " ".join(re.sub("([\u0300-\u036f]{2})[\u0300-\u036f]+", r"\1", printable).split())
 
 
 def why_empty(snapshot: Snapshot) -> str:
@@ -96,5 +78,5 @@ def source_line(snapshot: Snapshot) -> str:
 
 def status(snapshot: Snapshot) -> str:
     """`LIVE`, `WAITING`, and what is stale since when."""
-    silent = f" \u00b7 no {snapshot.roles.records} for {span(snapshot.idle_s)}"
+    silent = f" \u00b7 no {snapshot.roles.record}s for {span(snapshot.idle_s)}"
     return snapshot.status + silent * (snapshot.status == "STALE")

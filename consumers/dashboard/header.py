@@ -39,34 +39,34 @@ class Header(Card):
         pill.set_facecolor(background)
         self.clock.set_text(f"{local_time(snapshot.now):%Y-%m-%d  %H:%M:%S}")
         parts = "Streaming Dashboard", snapshot.stream if snapshot.stream != "buzz" else "", snapshot.where
-        title = " \u00b7 ".join(filter(None, parts))
         room = self.width - (2 * EDGE if self.narrow else STATUS_AND_CLOCK)
+        title = " \u00b7 ".join(filter(None, parts))
         fit(self.title, room, title, title.removeprefix("Streaming "))
 
 
 class Tile(NamedTuple):
-    """One statistic on the health of the stream: its value, in forms from the longest to the shortest, and a detail."""
+    """One statistic on the health of the stream, and a detail."""
 
     name: str
-    values: tuple[str, ...]
+    value: str
     detail: str = ""
     is_warning: bool = False
 
 
 def tiles(snapshot: Snapshot) -> list[Tile]:
     """The six statistics of the health strip."""
-    source, last, delay, age = snapshot.source, snapshot.last, snapshot.lag, span(snapshot.idle_s)
+    source, last, delay = snapshot.source, snapshot.last, snapshot.lag
     bad = (snapshot.invalid, snapshot.lost, snapshot.duplicate)
     return [
-        Tile("Source", (SOURCES.get(source.name, source.name),), source_line(snapshot), bool(source.trouble)),
-        Tile("Throughput", (rate(snapshot.rate, snapshot.roles.records),), "mean of 60 s"),
-        Tile("Lag", (lag(delay.median),), f"p95 {lag(delay.p95)}") if delay else Tile("Lag", ("\u2013",)),
-        Tile("Invalid / lost / dup", (" / ".join(f"{count:,}" for count in bad), "/".join(map(brief, bad))),
-             f"of {brief(snapshot.received)} received", any(bad)),
-        Tile("Last record", (f"{age} ago", age), f"at {clock(last, snapshot.now)}", snapshot.status == "STALE")
-        if last else Tile("Last record", ("none yet",)),
-        Tile("Uptime", (span(snapshot.now - snapshot.started),), f"since {clock(snapshot.started, snapshot.now)}"),
-    ]  # fmt: skip
+        Tile("Source", SOURCES.get(source.name, source.name), source_line(snapshot), bool(source.trouble)),
+        Tile("Throughput", rate(snapshot.rate, snapshot.roles.record), "mean of 60 s"),
+        Tile("Lag", lag(delay.median), f"p95 {lag(delay.p95)}") if delay else Tile("Lag", "\u2013"),
+        Tile("Invalid / lost / dup", " / ".join(map(brief, bad)), f"of {brief(snapshot.received)} received", any(bad)),
+        Tile("Last record", span(snapshot.idle_s), f"ago, at {clock(last, snapshot.now)}", snapshot.status == "STALE")
+        if last
+        else Tile("Last record", "none yet"),
+        Tile("Uptime", span(snapshot.now - snapshot.started), f"since {clock(snapshot.started, snapshot.now)}"),
+    ]
 
 
 class HealthStrip(Card):
@@ -81,7 +81,7 @@ class HealthStrip(Card):
             name = self.text(left, top + 0.28, size="small", color=palette.muted, weight="bold")
             value = self.text(left, top + 0.54, size="x-large", weight="bold")
             self.texts.append((name, value, self.text(left, top + 0.78, color=palette.muted)))
-        look: Any = {"lw": 1.5, "color": palette.accent, "marker": "o", "ms": 4, "markevery": [-1]}
+        look: Any = {"lw": 1.5, "color": "C0", "marker": "o", "ms": 4, "markevery": [-1]}
         self.spark = Line2D([], [], transform=self.inches, **look)
         area.add_artist(self.spark)
 
@@ -90,7 +90,7 @@ class HealthStrip(Card):
         room = self.step - 0.12
         for (name, value, detail), tile in zip(self.texts, tiles(snapshot), strict=True):
             fit(name, room, tile.name.upper())
-            fit(value, room, *tile.values)
+            fit(value, room, tile.value)
             fit(detail, room, tile.detail)
             value.set_color(self.palette.stale[0] if tile.is_warning else self.palette.text)
         rates, left = np.asarray(snapshot.sparkline), EDGE + self.step  # beside the name of the throughput

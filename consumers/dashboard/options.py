@@ -1,6 +1,5 @@
 """The dashboard's own options: what of a stream is charted, and how it is drawn."""
 
-import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,18 +55,14 @@ def shield() -> str | None:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Buffers:
-    """How much is shown. Raises ToolkitError if that cannot be."""
+    """How much is shown."""
 
     points: Length = 50
     """Points in the flow panel."""
     window: Length = 30
     """How many latest values trend and histogram show."""
-    rolling: Length = 10
+    rolling: Annotated[int, Parameter(converter=whole, validator=Number(gt=0, lte=100))] = 10
     """Values in a rolling mean."""
-
-    def __post_init__(self) -> None:
-        if self.rolling > self.window:
-            raise ToolkitError(f"--rolling {self.rolling}: give at most --window, which is {self.window}")
 
 
 DEFAULT_BUFFERS = Buffers()
@@ -103,7 +98,3 @@ class Plan:
     def __post_init__(self) -> None:
         if self.serve is not None and self.save:
             raise ToolkitError("--serve and --save: give one of them; a second dashboard can do the other")
-
-    def is_done(self, frames: int, elapsed_s: float) -> bool:
-        """Whether it ends after what was drawn."""
-        return frames >= (self.frames or math.inf) or elapsed_s >= (self.duration or math.inf)

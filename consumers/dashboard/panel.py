@@ -11,7 +11,7 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 from matplotlib.transforms import Affine2D, ScaledTranslation
 
-from consumers.dashboard.formatting import heading, why_empty
+from consumers.dashboard.formatting import why_empty
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.theme import Palette
 
@@ -122,7 +122,7 @@ class Panel(Card):
         self.hints, self.words = [], []
         filled, room, roles = self.has_data(snapshot), self.width - 2 * EDGE, snapshot.roles
         names = {name: getattr(roles, name) for name in ("record", "by", "value", "histogram")}
-        title = self.title.format_map({name: heading(text) for name, text in names.items()})
+        title = self.title.format_map({name: text.title() for name, text in names.items()})
         fit(self.heading, room, title)
         fit(self.notice, room, "" if filled else self.empty.format_map(names | {"why": why_empty(snapshot)}))
         for axes in self.area.axes:

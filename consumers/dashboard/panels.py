@@ -4,30 +4,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from dateutil import tz  # type: ignore[import-untyped]  # matplotlib brings it
-from matplotlib import dates
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from consumers.dashboard.formatting import between, brief, clock, number, rate, share, span
-from consumers.dashboard.history import TOP
+from consumers.dashboard.formatting import between, brief, clock, number, rate, span
 from consumers.dashboard.panel import Panel, fit
-from consumers.dashboard.scales import bins, limits, usual
-from consumers.dashboard.snapshot import Roles, Snapshot
+from consumers.dashboard.snapshot import MAX_KEYS, TOP, Roles, Snapshot
 from consumers.dashboard.theme import MARKERS
 from utils.app.cli import counted
 
-_Dates: Any = dates  # they have no types
-DAY_S = 86_400  # matplotlib counts time in days
-TIME_STEPS_S = (1, 2, 4, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
-RECORDS_AGO: Any = MaxNLocator(4, integer=True, steps=[1, 2, 5, 10])
-# Of minutes and seconds. Matplotlib's own go from 1 to 5, where one time may stand alone on the axis.
-TICK_STEPS = [1, 2, 3, 5, 10, 15, 30]
-TIMES = {
-    "formats": ["%Y", "%Y-%m", "%b %d", "%H:%M", "%H:%M", "%H:%M:%S"],
-    "zero_formats": ["", "%Y-%m", "%b %d", "%b %d", "%H:%M", "%H:%M:%S"],
-    "show_offset": False,
-}
+DAY_S = 86_400
+BAR_STEPS_S = (1, 2, 4, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, DAY_S)
 
 
 class FlowPanel(Panel):
@@ -41,57 +28,46 @@ class FlowPanel(Panel):
         self.axes, self.rate_axes = self.subplots(2, height_ratios=(4, 1), sharex=True)
         (self.line,) = self.axes.plot([], [], "-o", drawstyle="steps-post", ms=5.5, markevery=[-1], clip_on=False)
         self.below = self.axes.fill_between([0, 1], [0, 1], step="post", color=self.palette.area, alpha=0.6, lw=0)
-        look = {"color": self.palette.accent, "weight": "bold", "size": "large", "va": "center"}
+        look = {"color": "C0", "weight": "bold", "size": "large", "va": "center"}
         self.total = self.axes.annotate("", (0, 0), (8, 0), textcoords="offset points", annotation_clip=False, **look)
-        self.bars = self.rate_axes.stairs([0], [0, 1], fill=True, alpha=0.45)
+        self.bars = self.rate_axes.stairs([0], [0, 1], fill=True, color="C0", alpha=0.45)
         foreground, background = self.palette.stale
         self.silence = self.axes.axvspan(0, 1, color=background, lw=0)
-        self.no_data = self.axes.text(0, 0.5, "", transform=self.axes.get_xaxis_transform(), color=foreground,
+        self.no_data = self.axes.text(0, 0.5, "no data", transform=self.axes.get_xaxis_transform(), color=foreground,
                                       rotation=90, ha="center", va="center", weight="bold")  # fmt: skip
         self.axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         self.axes.xaxis.set_visible(False)
         self.rate_axes.yaxis.set_visible(False)
-        locator = _Dates.AutoDateLocator(tz=tz.tzlocal(), minticks=2, maxticks=5)
-        locator.intervald |= dict.fromkeys((_Dates.MINUTELY, _Dates.SECONDLY), TICK_STEPS)
-        self.rate_axes.xaxis.set_major_locator(locator)
-        self.rate_axes.xaxis.set_major_formatter(_Dates.ConciseDateFormatter(locator, tz=tz.tzlocal(), **TIMES))
 
     def draw(self, snapshot: Snapshot) -> Sequence[str]:
         times, totals = (np.array(column, dtype=float) for column in zip(*snapshot.flow, strict=True))
-        begin, end, high = min(times[0], times[-1] - 10), max(times[-1], snapshot.flow_end), totals[-1]
+        begin, end, high = min(times[0], times[-1] - 10), snapshot.flow_end, totals[-1]
         floor = 0 if totals[0] < 0.3 * high else max(0, totals[0] - 0.06 * (high - totals[0]) - 1)
-        x, y = np.append(times, end) / DAY_S, np.append(totals, high)
+        x, y = np.append(times, end), np.append(totals, high)
         self.line.set_data(x, y)
         self.below.set_data(x, floor, y)
         self.total.set_text(brief(snapshot.total))
-        self.total.xy = x[-1], high
-        self.axes.set(xlim=(begin / DAY_S, x[-1]), ylim=(floor, high + 0.08 * (high - floor)))
-        if self.inner[0] <= 3:  # there is room for no round times, but for those of the ends
-            self.rate_axes.set_xticks((begin / DAY_S, x[-1]), [clock(time, snapshot.now) for time in (begin, end)])
-        stale, has_room = snapshot.status == "STALE", (end - times[-1]) / (end - begin) * self.inner[0] > 0.25
+        self.total.xy = end, high
+        self.axes.set(xlim=(begin, end), ylim=(floor, high + 0.08 * (high - floor)))
+        ticks = np.linspace(begin, end, 2 if self.inner[0] <= 3 else 3)
+        self.rate_axes.set_xticks(ticks, [clock(tick, tick + end - begin) for tick in ticks])
+        stale = snapshot.status == "STALE"
         self.silence.set(x=x[-2], width=x[-1] - x[-2], visible=stale)
-        self.no_data.set(x=x[-2:].mean(), text="no data" if stale and has_room else "")
-        for at, time, total in zip(x, times, totals, strict=False):
-            self.hint(self.axes, at, total, f"{brief(int(total))} \u00b7 {clock(time, snapshot.now)}")
-        reach = f"last {span(max(snapshot.now - times[0], 1))}" if len(times) > 1 else "latest record"
-        if len(times) > 1 and times[-1] < end < times[-1] + snapshot.idle_s - 1:
-            reach = f"{span(times[-1] - times[0])} until {clock(times[-1], snapshot.now)}"
-        mean = f"{rate(snapshot.rate, snapshot.roles.records)} mean of 60 s"
-        return [reach, mean, self.draw_rates(snapshot, times, totals, begin, end)]
-
-    def draw_rates(self, snapshot: Snapshot, times: Any, totals: Any, begin: float, end: float) -> str:
-        """Draw a bar for each step of time; say what they are."""
-        least = (end - begin) / self.BARS
-        step = next((each for each in TIME_STEPS_S if each >= least), np.ceil(least / DAY_S) * DAY_S)
-        edges = (begin // step + np.arange(self.BARS + 3)) * step
+        self.no_data.set(x=x[-2:].mean(), visible=stale)
+        for time, total in snapshot.flow:
+            self.hint(self.axes, time, total, f"{brief(total)} \u00b7 {clock(time, snapshot.now)}")
         # The first point stands for itself only: what came before it is not known in time.
-        counts, _ = np.histogram(times, edges, weights=np.diff(totals, prepend=totals[0] - 1))
-        most = brief(int(counts.max()))
+        least, rates = (end - begin) / self.BARS, np.diff(totals, prepend=totals[0] - 1)
+        step = next((each for each in BAR_STEPS_S if each >= least), np.ceil(least / DAY_S) * DAY_S)
+        edges = (begin // step + np.arange(self.BARS + 3)) * step
+        counts, _ = np.histogram(times, edges, weights=rates)
         self.rate_axes.set_ylim(0, max(1, counts.max()))
         names = (f"{counted(int(count), snapshot.roles.record)} in {span(step)} from {clock(left, snapshot.now)}"
                  for left, count in zip(edges, counts, strict=False))  # fmt: skip
-        self.draw_bars(self.bars, edges / DAY_S, counts, names)
-        return f"bars per {span(step)}, at most {most}"
+        self.draw_bars(self.bars, edges, counts, names)
+        mean = f"{rate(snapshot.rate, snapshot.roles.record)} mean of 60 s"
+        bars = f"bars per {span(step)}, at most {brief(int(counts.max()))}"
+        return [f"since {clock(times[0], snapshot.now)}", mean, bars]
 
 
 class GroupsPanel(Panel):
@@ -111,7 +87,7 @@ class GroupsPanel(Panel):
 
     def draw(self, snapshot: Snapshot) -> Sequence[str]:
         record, total = snapshot.roles.record, snapshot.total
-        rows = [(name, count, self.palette.accent) for name, count in snapshot.groups]
+        rows = [(name, count, "C0") for name, count in snapshot.groups]
         if others := total - sum(count for _, count in snapshot.groups):
             rows.append((f"Other ({brief(snapshot.group_count - len(rows))})", others, self.palette.other))
         self.axes.set(xlim=(0, max(count for _, count, _ in rows)), ylim=(max(len(rows), 4) - 0.5, -0.5))
@@ -121,13 +97,13 @@ class GroupsPanel(Panel):
             bar.set(width=count, color=color)
             fit(name, self.margins[0] - 0.35, text)
             # Not two spaces, of which browsers make one.
-            label.set_text(f"{brief(count)} \u00a0{share(count, total)}" if count else "")
+            label.set_text(f"{brief(count)} \u00a0{count / total:.0%}" if count else "")
             label.xy = count, row
             if count:
-                hint = f"{text}: {counted(count, record)}, {share(count, total)}"
+                hint = f"{text}: {counted(count, record)}, {count / total:.0%}"
                 self.hint(self.axes, 0, row - 0.4, hint, count, row + 0.4)
                 self.words.append(hint)
-        more = "over " if snapshot.more_groups else ""
+        more = "at least " if snapshot.group_count == MAX_KEYS else ""
         return [more + counted(snapshot.group_count, snapshot.roles.by), counted(total, record)]
 
 
@@ -146,6 +122,7 @@ class TrendPanel(Panel):
             self.legend = {"loc": "upper center", "bbox_to_anchor": below, "ncols": 2, "columnspacing": 1}
         axes = self.axes = self.subplots()
         axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter(lambda x, _: f"{-x:g}" if x else "now")
         across = {"transform": axes.get_yaxis_transform(), "size": "small", "weight": "bold", "va": "center"}
         self.zones = [(axes.axhspan(0, 1, lw=0, zorder=0), axes.text(0.02, 0, "", **across)) for _ in range(3)]
         self.raw = [axes.plot([], [], marker, ls="-", lw=0.9, alpha=0.6)[0] for marker in MARKERS]
@@ -157,32 +134,30 @@ class TrendPanel(Panel):
         return bool(snapshot.series)
 
     def draw(self, snapshot: Snapshot) -> Sequence[str]:
-        shown, roles = snapshot.series, snapshot.roles
-        low, high = roles.scale or limits(shown, roles.zones)
+        shown, roles, zones = snapshot.series, snapshot.roles, snapshot.roles.zones or ()
+        values = [value for series in shown for value in (*series.values, *series.rolling)]
+        low, high = self.axes.yaxis.get_major_locator().nonsingular(min(values), max(values))
+        near = [zone for zone in zones if 1.5 * low - 0.5 * high <= zone <= 1.5 * high - 0.5 * low]
+        low, high = roles.scale or (min([low, *near]), max([high, *near]))
         extent, pad = high - low, 0.04 * (high - low)
-        bottom, top = low - pad, high + pad
-        has_names = self.draw_zones(roles, bottom, top)
         count = max(len(series.values) for series in shown)
-        before = min(0.9 / self.inner[0], 0.5) if has_names else 0.03  # of the width: room for them before the lines
-        self.axes.set(xlim=(-max(count, 5) / (1 - before), 0.6), ylim=(bottom, top))
-        ticks = [x for x in RECORDS_AGO.tick_values(-count, 0) if -count <= x <= 0]
-        self.axes.set_xticks(ticks, [f"{-x:.0f}" if x else "now" for x in ticks])
-        each = f", each {roles.by}" if shown[0].name else ""
-        fit(self.axes.xaxis.label, self.inner[0] + 2 * min(self.margins[:2]) - 0.3, f"{roles.records} ago{each}")
-        marks = sorted([*(roles.scale or ()), *(roles.zones or ())])
+        before = min(0.9 / self.inner[0], 0.5) if zones else 0.03  # of the width: room for their names
+        self.axes.set_xticks(np.unique(np.linspace(-count, 0, 4).round()))
+        marks = sorted({*(roles.scale or ()), *zones})
         if roles.scale and (marks[0], marks[-1]) == roles.scale and np.diff(marks).min() > 0.1:
             self.axes.set_yticks(marks)
+        self.axes.set(xlim=(-max(count, 5) / (1 - before), 0.6), ylim=(low - pad, high + pad))
+        self.axes.set_xlabel(f"{roles.record}s ago{', each line' if shown[0].name else ''}")
+        self.draw_zones(roles, low - pad, high + pad)
         found = self.draw_lines(snapshot, extent)
-        self.outliers.set_data([x for x, _ in found], np.clip([y for _, y in found], bottom, top))
-        beyond = [number(y, extent) for _, y in found if not bottom <= y <= top]
+        self.outliers.set_data([x for x, _ in found], [y for _, y in found])
         self.subtitle.set_color(self.palette.negative[0] if found else self.palette.muted)
-        parts = [f"last {count} {roles.records}" if count > 1 else f"first {roles.record}"]
-        parts += [f"{counted(len(found), 'anomaly')} marked"] if found else []
-        parts += [f"beyond the scale: {beyond[-1]}"] if beyond else []
-        return [*parts, f"rolling mean of {snapshot.buffers.rolling}", *([] if found else ["no anomalies"])]
+        odd, mean = counted(len(found), "anomaly"), f"rolling mean of {snapshot.buffers.rolling}"
+        last = f"last {counted(count, roles.record)}"
+        return [last, f"{odd} marked", mean] if found else [last, mean, "no anomalies"]
 
-    def draw_zones(self, roles: Roles, bottom: float, top: float) -> bool:
-        """Fill below and above the two limits, and write what they are where there is room; whether there is any."""
+    def draw_zones(self, roles: Roles, bottom: float, top: float) -> None:
+        """Fill below and above the two limits, and write what they are where there is room."""
         lower, upper = roles.zones or (bottom, top)
         names, above = (f"BELOW {lower:g}", "", f"ABOVE {upper:g}"), self.palette.negative
         if roles.scale:  # of sentiment, where more is better
@@ -194,7 +169,6 @@ class TrendPanel(Panel):
         for (zone, text), name, (foreground, background), low, high in bands:
             zone.set(y=low, height=high - low, facecolor=background)
             text.set(y=(low + high) / 2, text=name if high - low > least else "", color=foreground)
-        return any(text.get_text() for _, text in self.zones)
 
     def draw_lines(self, snapshot: Snapshot, extent: float) -> list[tuple[int, float]]:
         """Draw each series; a single one is grey, with its average. Where the anomalies are."""
@@ -203,10 +177,10 @@ class TrendPanel(Panel):
         for line in (*self.raw, *self.rolling, self.average):
             line.set_data((), ())
         entries = list[tuple[float, Line2D, str]]()  # of the legend
-        for series, raw, rolling, color in zip(shown, self.raw, self.rolling, palette.lines, strict=False):
+        for series, raw, rolling in zip(shown, self.raw, self.rolling, strict=False):
             x = range(1 - len(series.values), 1)
-            raw.set(data=(x, series.values), color=palette.raw if single else color)
-            rolling.set(data=(x, series.rolling), color=color)
+            raw.set(data=(x, series.values), color=palette.raw if single else rolling.get_color())
+            rolling.set_data(x, series.rolling)
             entries.append((series.rolling[-1], rolling if single else raw, series.name or "rolling"))
             values = zip(x, series.values, series.times, series.keys, series.anomalies, strict=True)
             for ago, value, time, key, odd in values:
@@ -240,7 +214,7 @@ class HistogramPanel(Panel):
         self.axes, palette = self.subplots(), self.palette
         self.axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         self.sigma = self.axes.axvspan(0, 1, color=palette.sigma, lw=0, zorder=0)
-        self.bars = self.axes.stairs([0], [0, 1], fill=True, alpha=0.77)
+        self.bars = self.axes.stairs([0], [0, 1], fill=True, color="C0", alpha=0.77)
         looks = ((palette.text, "-", 2.0), (palette.muted, "--", 1.8), (palette.p95, "-", 1.8))
         self.lines = [self.axes.axvline(0, color=color, ls=ls, lw=lw) for color, ls, lw in looks]
         place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 3}
@@ -253,28 +227,25 @@ class HistogramPanel(Panel):
     def draw(self, snapshot: Snapshot) -> Sequence[str]:
         roles, found = snapshot.roles, snapshot.measures
         assert found is not None  # has_data
-        measured = usual(snapshot.measured)
-        edges = bins(measured.min(), measured.max(), self.BINS, whole=roles.whole)
-        counts, _ = np.histogram(np.clip(measured, edges[0], edges[-1]), edges)
+        # Of whole numbers the edges lie between them.
+        locator: Any = MaxNLocator(self.BINS - 2, integer=roles.whole, steps=[1, 2, 2.5, 5, 10])
+        edges = locator.tick_values(*locator.nonsingular(found.low, found.high + roles.whole)) - 0.5 * roles.whole
+        counts, _ = np.histogram(np.clip(snapshot.measured, edges[0], edges[-1]), edges)
         width = edges[-1] - edges[0]
-        extent = 100 if roles.whole else width
-        names = (f"{between(left, right, extent)}: {counted(int(count), roles.record)}" for left, right, count
-                 in zip(edges + 0.5 * roles.whole, edges[1:] - 0.5 * roles.whole, counts, strict=False))  # fmt: skip
+        names = (f"{between(left, right, width)}: {counted(int(count), roles.record)}"
+                 for left, right, count in zip(edges, edges[1:], counts, strict=False))  # fmt: skip
         self.draw_bars(self.bars, edges, counts, names)
         self.axes.xaxis.set_major_locator(MaxNLocator(6, integer=roles.whole, min_n_ticks=1))
         self.axes.set(xlim=(edges[0] - 0.05 * width, edges[-1] + 0.05 * width), ylim=(0, 1.12 * max(counts)))
         fit(self.axes.xaxis.label, self.inner[0], roles.unit or roles.histogram)
         self.sigma.set(x=found.mean - found.sigma, width=2 * found.sigma)
-        finer = extent / 10 if roles.whole else extent
         for line, text, name in zip(self.lines, self.legend.texts, ("mean", "median", "p95"), strict=True):
             value = getattr(found, name)
             line.set_xdata([value, value])
-            text.set_text(f"{name}\n{number(value, finer)}")
-            self.words.append(f"{name} {number(value, finer)}")
-        reach = f"{between(found.low, found.high, extent)} {roles.unit}".rstrip()
-        beyond = len(snapshot.measured) - len(measured)
-        reach += f", {beyond} beyond the scale" if beyond else ""
-        return [f"last {counted(found.count, roles.record)}", reach, f"\u03c3 {number(found.sigma, finer)} shaded"]
+            text.set_text(f"{name}\n{number(value, width)}")
+            self.words.append(f"{name} {number(value, width)}")
+        reach = f"{between(found.low, found.high, 100 if roles.whole else width)} {roles.unit}".rstrip()
+        return [f"last {counted(found.count, roles.record)}", reach, f"\u03c3 {number(found.sigma, width)} shaded"]
 
 
 PANELS: tuple[type[Panel], ...] = (FlowPanel, GroupsPanel, TrendPanel, HistogramPanel)

@@ -23,7 +23,7 @@ class Reader(threading.Thread):
         super().__init__(name="reader", daemon=True)
         self._source, self._state, self._stop_event = source, state, stop
         self.failure: ToolkitError | None = None
-        self.alive_to_the_end = self._has_begun = False
+        self.alive_to_the_end = False
         self.looked = threading.Event()
         self._name_source()
 
@@ -41,12 +41,10 @@ class Reader(threading.Thread):
     def _take(self, chunk: Chunk) -> int:
         self._name_source()
         self._state.add(chunk)
-        self._has_begun |= bool(chunk.records)
         return len(chunk.records)
 
     def _wait(self, error: Unavailable | None) -> None:
-        has_only_to_appear = isinstance(error, Absent) and not self._has_begun
-        self._name_source("" if error is None or has_only_to_appear else str(error))
+        self._name_source("" if error is None or isinstance(error, Absent) else str(error))
         if error is None:
             self._state.go_live()
         self.looked.set()

@@ -1,9 +1,8 @@
 """The page: matplotlib's SVG for browsers, JSON and metrics for programs; view only."""
 
-import re
 import socket
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -16,20 +15,19 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from consumers.dashboard.figure import Dashboard
+from consumers.dashboard.figure import Dashboard, column
 from consumers.dashboard.options import Plan, ThemeName
 from consumers.dashboard.snapshot import Snapshot
-from utils.app.errors import ToolkitError
 from utils.app.web import WebServer, is_loopback, parse_address
 
 DEFAULT_ADDRESS = "127.0.0.1:8765"
 FOLDER = Path(__file__).with_name("page")
 FORMS = 4
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+JSON, METRICS = "application/json", "text/plain; version=0.0.4"
 # The page runs its own script only and asks nobody but this server.
 POLICY = "default-src 'self'; img-src data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
 HEADERS = (
@@ -46,17 +44,17 @@ class Page:
     once per snapshot, by a thread of the web server.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, first: Snapshot) -> None:
         """Listen. A plan without theme follows each browser. Raises ToolkitError if the address cannot be used."""
         host, port = parse_address("".join(plan.serve or ()) or DEFAULT_ADDRESS, "--serve ")
         self._plan = plan
         self._lock = threading.Lock()  # only one thread may draw
-        self._snapshot: Snapshot | None = None
+        self._snapshot = first
         self._dashboard, self._drawn = lru_cache(Dashboard), lru_cache(FORMS)(self._draw)
         routes = [
-            Route("/frame.json", self._answers(self._frame, "application/json")),
-            Route("/snapshot.json", self._answers(lambda _, known: statistics(known), "application/json")),
-            Route("/metrics", self._answers(lambda _, known: metrics(known), METRICS_TYPE)),
+            Route("/frame.json", self._frame),
+            Route("/snapshot.json", self._statistics),
+            Route("/metrics", self._metrics),
             Mount("/", StaticFiles(directory=FOLDER, html=True)),
         ]
         middleware = [
@@ -76,24 +74,21 @@ class Page:
             self._snapshot = snapshot
         self._server.close()
 
-    def _answers(self, make: Callable[[Request, Snapshot], str], kind: str) -> Callable[[Request], Response]:
-        """What answers a request with what is made of the latest snapshot, in a thread of the server."""
-
-        def answer(request: Request) -> Response:
-            if self._snapshot is None:
-                return PlainTextResponse("Nothing yet", 503, {"Retry-After": "2"})
-            return Response(make(request, self._snapshot), headers={"Content-Type": kind})
-
-        return answer
-
-    def _frame(self, request: Request, snapshot: Snapshot) -> str:
+    def _frame(self, request: Request) -> Response:
         """The image in the form that is asked for."""
         asked: ThemeName = "dark" if request.query_params.get("theme") == "dark" else "light"
+        narrow = request.query_params.get("form") == "narrow"
         with self._lock:
-            return self._drawn(self._plan.theme or asked, request.query_params.get("form") == "narrow", snapshot)
+            return Response(self._drawn(self._plan.theme or asked, narrow, self._snapshot), media_type=JSON)
 
-    def _draw(self, theme: ThemeName, narrow: bool, snapshot: Snapshot) -> str:
-        dashboard = self._dashboard(theme, narrow=narrow, size=self._plan.size)
+    def _statistics(self, request: Request) -> Response:
+        return Response(statistics(self._snapshot), media_type=JSON)
+
+    def _metrics(self, request: Request) -> Response:
+        return Response(metrics(self._snapshot), media_type=METRICS)
+
+    def _draw(self, theme: ThemeName, narrow: bool, snapshot: Snapshot) -> bytes:
+        dashboard = self._dashboard(theme, column() if narrow else self._plan.size)
         content = {
             "svg": dashboard.svg(snapshot),
             "statistics": dashboard.words(snapshot),
@@ -102,18 +97,14 @@ class Page:
             "refresh_s": self._plan.refresh,
             "theme": theme,
         }
-        return msgspec.json.encode(content).decode()
+        return msgspec.json.encode(content)
 
 
 def known_hosts(host: str, allowed: Sequence[str]) -> list[str]:
     """Names in a Host header that mean this page; others come from sites that point a name of theirs at it.
 
-    Where the page is for other machines these are also the name and the addresses of this one. Raises ToolkitError if
-    one of `allowed` cannot be a name.
+    Where the page is for other machines these are also the name and the addresses of this one.
     """
-    for name in allowed:
-        if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
-            raise ToolkitError(f"--allow-host {name}: give a host name without port, such as dash.example.org")
     names = ["localhost", "127.0.0.1", "::1", host, *allowed]
     if not is_loopback(host):
         addresses = [each.address for card in psutil.net_if_addrs().values() for each in card]
@@ -121,9 +112,9 @@ def known_hosts(host: str, allowed: Sequence[str]) -> list[str]:
     return [f"[{name}]" if ":" in name else name for name in names]
 
 
-def statistics(snapshot: Snapshot) -> str:
+def statistics(snapshot: Snapshot) -> bytes:
     """The snapshot as JSON, with its own names and units; what is not known yet is null."""
-    return msgspec.json.encode(asdict(snapshot) | {"status": snapshot.status, "idle_s": snapshot.idle_s}).decode()
+    return msgspec.json.encode(asdict(snapshot) | {"status": snapshot.status, "idle_s": snapshot.idle_s})
 
 
 def metrics(snapshot: Snapshot) -> str:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from consumers.dashboard.options import DEFAULT_BUFFERS, Buffers
 
+TOP, MAX_KEYS = 6, 10_000  # `by` values that are shown, and known
 STALE_AFTER_S, STALE_GAPS = 10.0, 5.0
-MISPLACED_S = 60.0
+MISPLACED_S = 60.0  # behind others an event time is not of today
 LEAST_SILENCE_S = 60.0  # has room on the time axis, however short the flow before it
 
 
@@ -16,16 +17,11 @@ class Roles:
     by: str = "author"
     value: str = "sentiment"
     histogram: str = "message length"
-    records: str = "messages"  # of buzz, else "records"
+    record: str = "message"  # of buzz, else "record"
     zones: tuple[float, float] | None = None  # two limits of the value
     scale: tuple[float, float] | None = None  # its fixed range; None: from the data
     whole: bool = True  # the histogram counts whole numbers
     unit: str = ""  # of the histogram: "characters" for lengths of texts
-
-    @property
-    def record(self) -> str:
-        """One of the records."""
-        return self.records.removesuffix("s")
 
 
 @dataclass(frozen=True)
@@ -79,8 +75,7 @@ class Snapshot:
     lost: int = 0
     duplicate: int = 0
     groups: tuple[tuple[str, int], ...] = ()  # the six busiest `by` values and their counts
-    group_count: int = 0  # how many there are, at least that many with `more_groups`
-    more_groups: bool = False
+    group_count: int = 0  # how many there are; of more than 10,000 the others are counted together
     flow: tuple[tuple[float, int], ...] = ()  # event time and true total of the latest points
     series: tuple[Series, ...] = ()
     measured: tuple[float, ...] = ()  # the latest values of the histogram, and their summary
@@ -94,12 +89,12 @@ class Snapshot:
 
     @property
     def flow_end(self) -> float:
-        """Where the time axis ends: now, or for event times that are not of today as long after the newest record.
+        """Where the time axis ends: now, or for event times that are not of today as long after them as nothing came.
 
         What ended before the dashboard began is a recording, and its silence takes at most half of the axis: an hour
         of last week would be a dot.
         """
-        oldest, newest = (self.flow[0][0], self.flow[-1][0]) if self.flow else (self.now, self.now)
+        oldest, newest = self.flow[0][0], self.flow[-1][0]
         end = self.now if self.now - newest - self.idle_s < MISPLACED_S else newest + self.idle_s
         is_recording = self.last is not None and self.last < self.started
         return min(end, newest + max(newest - oldest, LEAST_SILENCE_S)) if is_recording else end

@@ -1,8 +1,7 @@
 """The dashboard's arithmetic, by pandas."""
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,21 +15,22 @@ RATE_WINDOW_S, SPARK_STEP_S, SPARK_STEPS, GAPS = 60, 10, 30, 50
 SECONDS = SPARK_STEP_S * (SPARK_STEPS + 1)  # that are to be known for these
 
 
-class Point(NamedTuple):
-    """A value, its event time in seconds since 1970 and its key."""
+class Row(NamedTuple):
+    """What is charted of a record: its event time in seconds since 1970, its key and its numbers, nan for none."""
 
     time: float
-    value: float
     key: str
+    value: float
+    measure: float
+    lag: float
 
 
-def summary(values: Sequence[float]) -> Summary | None:
+def summary(numbers: "pd.Series[Any]") -> Summary | None:
     """Mean, percentiles (linear) and the other measures of numbers; None if there is none."""
-    if not values:
+    if numbers.empty:
         return None
-    described = pd.Series(values, dtype=float).describe(percentiles=[0.5, 0.95]).fillna(0.0)
-    _, mean, sigma, low, median, p95, high = described.tolist()
-    return Summary(mean, median, p95, sigma, low, high, len(values))
+    count, mean, sigma, low, median, p95, high = numbers.describe(percentiles=[0.5, 0.95]).fillna(0.0).tolist()
+    return Summary(mean, median, p95, sigma, low, high, int(count))
 
 
 def rate(seconds: Counter[int], now: float, started: float) -> float:
@@ -42,31 +42,32 @@ def rate(seconds: Counter[int], now: float, started: float) -> float:
 
 def sparkline(seconds: Counter[int], now: float) -> tuple[float, ...]:
     """Records per second in steps of ten seconds, up to the last whole one."""
-    steps: Counter[int] = Counter()
-    for second, count in seconds.items():
-        steps[int(now) // SPARK_STEP_S - second // SPARK_STEP_S] += count
-    return tuple(steps[ago] / SPARK_STEP_S for ago in range(SPARK_STEPS, 0, -1))
+    edges = (int(now) // SPARK_STEP_S - np.arange(SPARK_STEPS, -1, -1)) * SPARK_STEP_S
+    counts, _ = np.histogram([*seconds], edges - 0.5, weights=[*seconds.values()])
+    return tuple((counts / SPARK_STEP_S).tolist())
 
 
 def usual_gap(seconds: Counter[int]) -> float:
     """The 95th percentile of the latest pauses of a second or more, so that what comes in bursts is not stale."""
-    return float(pd.Series(sorted(seconds)[-GAPS:]).diff().quantile(0.95)) if len(seconds) > 1 else 0.0
+    return float(np.percentile(np.diff(sorted(seconds)[-GAPS:]), 95)) if len(seconds) > 1 else 0.0
 
 
-def all_series(points: Sequence[Point], buffers: Buffers, floor: float | None, *, lines: bool) -> tuple[Series, ...]:
+def all_series(table: pd.DataFrame, buffers: Buffers, floor: float | None, *, lines: bool) -> tuple[Series, ...]:
     """A series of each key, the busiest five, by name; or one of all without `lines` or if nearly all keys differ."""
-    counts = Counter(point.key for point in points)
-    if not lines or (len(counts) > MAX_LINES and 2 * len(counts) > len(points)):
-        return (_series("", points, buffers, floor),) if points else ()
-    busiest = sorted(key for key, _ in counts.most_common(MAX_LINES))
-    return tuple(_series(name, [each for each in points if each.key == name], buffers, floor) for name in busiest)
+    known = table.dropna(subset="value")
+    counts = known["key"].value_counts()
+    if not lines or len(counts) > max(MAX_LINES, len(known) / 2):
+        return (_series("", known, buffers, floor),) if len(known) else ()
+    busiest = sorted(counts.index[:MAX_LINES])
+    return tuple(_series(name, known[known["key"] == name], buffers, floor) for name in busiest)
 
 
-def _series(name: str, points: Sequence[Point], buffers: Buffers, floor: float | None) -> Series:
-    known = pd.DataFrame(points[-buffers.window - TRAILING :], columns=list(Point._fields))
+def _series(name: str, known: pd.DataFrame, buffers: Buffers, floor: float | None) -> Series:
+    values = known["value"].tail(buffers.window + TRAILING)
     # Each window for itself: a sum that is carried on does not recover from values such as 1e20.
-    known["rolling"] = known["value"].rolling(buffers.rolling, min_periods=1).apply(np.mean, raw=True)
+    rolling = values.rolling(buffers.rolling, min_periods=1).apply(np.mean, raw=True)
     shown = known.tail(buffers.window)
-    odd = anomalies(known["value"].tolist(), len(shown), floor)
-    times, values, rolling, keys = (tuple(shown[each].tolist()) for each in ("time", "value", "rolling", "key"))
-    return Series(name, times, values, rolling, tuple(odd), keys)
+    odd = anomalies(values.tolist(), len(shown), floor)
+    columns = (shown["time"], shown["value"], rolling.tail(len(shown)))
+    times, values_shown, means = (tuple(column.tolist()) for column in columns)
+    return Series(name, times, values_shown, means, tuple(odd), tuple(shown["key"]))

@@ -12,7 +12,7 @@ from consumers.dashboard.options import ThemeName
 
 # matplotlib's own is wide: texts have room in whatever font a browser shows them. The others have more letters.
 FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC")
-MARKERS = "os^Dv"
+MARKERS = "os^Dv"  # of several series, whose colours are those of the style sheets (Okabe and Ito)
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,6 @@ class Palette:
     text: str = "#17202B"
     muted: str = "#5B6775"
     raw: str = "#9AA5B1"
-    accent: str = "#0072B2"
     area: str = "#DCEBF5"
     other: str = "#B4BDC8"
     positive: tuple[str, str] = ("#007A5A", "#E9F5F1")
@@ -34,16 +33,11 @@ class Palette:
     stale: tuple[str, str] = ("#8A5A00", "#FFF1CC")
     waiting: tuple[str, str] = ("#4A5563", "#E6EAEF")
 
-    @property
-    def lines(self) -> tuple[str, ...]:
-        """The colours of several series (Okabe and Ito); markers tell them apart as well."""
-        return (self.accent, "#D55E00", "#009E73", "#CC79A7", "#E69F00")
-
 
 PALETTES: dict[ThemeName, Palette] = {
     "light": Palette(),
     "dark": Palette(
-        card="#171E27", text="#E8EDF3", muted="#A3AFBD", raw="#65727F", accent="#56B4E9",
+        card="#171E27", text="#E8EDF3", muted="#A3AFBD", raw="#65727F",
         area="#1D3547", other="#4C5866", positive=("#3CCFA4", "#16302C"), negative=("#FF9B66", "#352318"),
         p95="#E596C7", sigma="#1B2C3A", live=("#5FE0B8", "#12382F"), stale=("#FFCF66", "#40330F"),
         waiting=("#C3CCD6", "#2B3543"),

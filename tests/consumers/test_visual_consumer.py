@@ -36,7 +36,7 @@ def test_headless_run_leaves_an_image_and_one_summary(live: Settings) -> None:
     options = ("--source", "file", "--duration", "2", "--refresh", "0.5")
     done = run_python(MODULE, *options, settings=live, environment=environment)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("60 messages, 1 invalid, 0 lost, 0 duplicate; ")
+    assert done.stdout.startswith("60 messages, 1 invalid, 0 lost, 0 duplicate\n")
     assert done.stdout.count("\n") == 1
     assert "drawing without a window: the image is" in done.stderr
     assert "matplotlibrc" not in done.stderr

@@ -20,11 +20,7 @@ function show(next) {
   const svg = new DOMParser().parseFromString(next.svg, "image/svg+xml").documentElement;
   svg.setAttribute("role", "group");
   svg.setAttribute("aria-label", `Dashboard ${next.status}; its statistics follow as text`);
-  for (const title of svg.querySelectorAll("rect > title")) {  // ours stays while the image is replaced, and phones have it
-    title.parentElement.setAttribute("aria-label", title.textContent);
-    title.remove();
-  }
-  image.replaceChildren(document.importNode(svg, true));
+  image.replaceChildren(svg);
   table.replaceChildren();
   for (const [name, text] of next.statistics) {
     const row = table.insertRow(), head = row.appendChild(document.createElement("th"));

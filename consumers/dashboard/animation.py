@@ -1,0 +1,203 @@
+"""What shows snapshots: the window that matplotlib animates, a file that is kept or recorded, the page."""
+
+import math
+import subprocess
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
+from functools import partial
+from itertools import count
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+from loguru import logger
+from matplotlib.animation import FuncAnimation, writers
+from matplotlib.backends.registry import backend_registry
+
+from consumers.dashboard.figure import Dashboard
+from consumers.dashboard.options import DPI, Plan
+from consumers.dashboard.snapshot import Snapshot
+from consumers.dashboard.state import State
+from utils.app import shared_files
+from utils.app.errors import ToolkitError, Unavailable
+from utils.reading.follow import StateLog
+
+LOOK_MS = 200  # how often the window looks whether it is to close
+TITLE = "Streaming Dashboard"
+KEYS = "space: pause, t: theme, s: save, q: quit"
+WRITERS = {".gif": "pillow", ".mp4": "ffmpeg_file"}  # the latter starts ffmpeg at the end: Ctrl+C ends it as well
+
+
+def frames(state: State, plan: Plan, stop: Event, wait: Callable[[float], object]) -> Generator[Snapshot, None, None]:
+    """A snapshot every refresh, for which it waits, and one of what is known at the end: `stop` or that of the plan."""
+    begun, refresh_s, end_s = time.monotonic(), plan.refresh, plan.duration or math.inf
+    for drawn in count(1):
+        is_last = stop.is_set()
+        yield state.snapshot()
+        elapsed_s = time.monotonic() - begun
+        if is_last or drawn == plan.frames or elapsed_s >= end_s:
+            return
+        wait(min(refresh_s - elapsed_s % refresh_s, end_s - elapsed_s))
+
+
+def keep_image(path: Path, dashboard: Dashboard, shown: Iterable[Snapshot]) -> None:
+    """One PNG that always contains the latest image; a failed write is logged once and tried again next time.
+
+    Raises Unavailable at the end if the last one failed.
+    """
+    states, failed = StateLog(), None
+    for snapshot in shown:
+        failed = None
+        try:
+            shared_files.replace(path, dashboard.png(snapshot))
+            states.healthy(f"{path} is written")
+        except OSError as error:
+            states.trouble(failed := Unavailable(f"{path} cannot be written: {error.strerror}"))
+    if failed:
+        raise failed
+
+
+def keep_film(path: Path, dashboard: Dashboard, plan: Plan, shown: Iterable[Snapshot]) -> None:
+    """A GIF or MP4 with a frame per refresh, which is made at the end. Raises ToolkitError if it cannot be written.
+
+    Until then the frames of a GIF are in memory, 4 MB each, and those of an MP4 in the folder for temporary files.
+    """
+    kind: Any = writers[WRITERS[path.suffix]]
+    writer, figure = kind(fps=1 / plan.refresh), dashboard.figure
+    try:
+        path.open("wb").close()  # whether it can be written is known before the first frame
+        # As a whole path: ffmpeg takes `-a.mp4` for an option and `12:30.mp4` for an address.
+        with writer.saving(figure, str(path.absolute()), figure.dpi):
+            for snapshot in shown:
+                dashboard.update(snapshot)
+                writer.grab_frame(facecolor=figure.get_facecolor())
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = getattr(error, "strerror", None) or f"ffmpeg ended: {error}"
+        raise ToolkitError(f"--save {path} cannot be written: {reason}") from error
+
+
+def opened(plan: Plan, folder: Path, first: Snapshot) -> Callable[[Iterable[Snapshot]], None]:
+    """What shows snapshots: the page, the file that is to be saved, or dashboard.png in this folder.
+
+    Folders are made. Raises ToolkitError if that cannot be.
+    """
+    if plan.serve is not None:
+        from consumers.dashboard.serve import Page  # whoever has a window needs no web server
+
+        return Page(plan, first).show
+    path = plan.save or folder / "dashboard.png"
+    if path.suffix not in (".png", *WRITERS):
+        raise ToolkitError(f"--save {path}: the name must end in .gif, .mp4 or .png")
+    if path.suffix in WRITERS and not writers.is_available(WRITERS[path.suffix]):
+        raise ToolkitError(f"--save {path}: needs ffmpeg, which is not installed; install it or save a .gif")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ToolkitError(f"{path} cannot be made: {error.strerror}; name another one") from error
+    dashboard = Dashboard(plan.theme or "light", size=plan.size)
+    logger.info("drawing without a window: the image is {}", path)
+    return partial(keep_film, path, dashboard, plan) if path.suffix in WRITERS else partial(keep_image, path, dashboard)
+
+
+def window_backend(asked: str | None) -> str:
+    """The backend of matplotlib that was asked for, else its own choice; "" if that has no window.
+
+    Raises ToolkitError if the one that was asked for cannot draw here.
+    """
+    try:
+        if asked:
+            plt.switch_backend(asked)
+        name = plt.get_backend()
+        _, toolkit = backend_registry.resolve_backend(name)  # type: ignore[no-untyped-call]
+        return name if toolkit else ""
+    except (AttributeError, ImportError, RuntimeError, ValueError) as error:  # the first: a module that is no backend
+        reason = " ".join(str(error).split())
+        raise ToolkitError(
+            f"backend {asked} (from --backend or MPLBACKEND) cannot draw here: {reason};"
+            " leave it out to have one chosen, or give Agg to draw without a window"
+        ) from error
+
+
+class Window:
+    """A window that shows the dashboard until it is closed, `stop` is set or the plan ends.
+
+    Keys: space pauses drawing, `t` changes the theme, `s` saves an image in `folder`, `q` closes.
+    """
+
+    def __init__(self, state: State, plan: Plan, stop: Event, folder: Path) -> None:
+        figure: Any = plt.figure(TITLE, figsize=plan.size, dpi=DPI)
+        self.dashboard, self.shown = Dashboard(plan.theme or "light", figure=figure), state.snapshot()
+        self._stop, self._folder = stop, folder
+        canvas = figure.canvas
+        canvas.manager.set_window_title(f"{TITLE}  ({KEYS})")
+        canvas.mpl_disconnect(canvas.manager.key_press_handler_id)
+        canvas.mpl_connect("key_press_event", lambda event: self.press(event.key))
+        canvas.mpl_connect("resize_event", lambda event: self.rebuild())
+        canvas.mpl_connect("motion_notify_event", lambda event: self.hover(event.x, event.y))
+        self.rebuild()
+
+        def snapshots() -> Generator[Snapshot, None, None]:
+            yield from frames(state, plan, stop, lambda wait_s: None)  # the animation waits
+            stop.set()
+
+        interval_ms = plan.refresh * 1000
+        self.animation = FuncAnimation(
+            figure, self.show, snapshots, interval=interval_ms, cache_frame_data=False, repeat=False
+        )
+
+    def run(self) -> None:
+        """Show the window until it closes."""
+        figure = self.dashboard.figure
+        look = figure.canvas.new_timer(interval=LOOK_MS)
+        look.add_callback(lambda: plt.close(figure) if self._stop.is_set() else None)
+        look.start()
+        plt.show(block=True)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something to draw on: events still come while the window closes."""
+        return plt.fignum_exists(self.dashboard.figure.number)
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Show a snapshot."""
+        self.shown = snapshot
+        if self.is_open:
+            self.dashboard.update(snapshot)
+            self.dashboard.figure.canvas.draw_idle()
+
+    def rebuild(self) -> None:
+        """Make everything anew, in another size or theme."""
+        if self.is_open:
+            self.dashboard.build()
+            mpl.rcParams.update(self.dashboard.rc)  # the toolkit draws when it likes
+            self.show(self.shown)
+
+    def press(self, key: str) -> None:
+        """Do what a key says."""
+        match key:
+            case " ":
+                self.dashboard.paused = not self.dashboard.paused
+                (self.animation.pause if self.dashboard.paused else self.animation.resume)()
+                self.show(self.shown)
+            case "t":
+                self.dashboard.theme = "dark" if self.dashboard.theme == "light" else "light"
+                self.rebuild()
+            case "s":
+                self.save()
+            case "q":
+                self._stop.set()
+
+    def hover(self, x: float, y: float) -> None:
+        """Write value, time and key of what the mouse is on."""
+        if self.is_open and self.dashboard.point_at(x, y):
+            self.dashboard.figure.canvas.draw_idle()
+
+    def save(self) -> None:
+        """Save an image, named by the time."""
+        path = self._folder / time.strftime("dashboard-%Y%m%d-%H%M%S.png")
+        with suppress(Unavailable):  # which is logged
+            keep_image(path, self.dashboard, [self.shown])
+            logger.info("saved {}", path)
