@@ -75,7 +75,7 @@ def print_audit(settings: Settings, sinks: Sequence[str], json: bool = False, st
 
 
 def doctor(*, json: Json = False, settings: Settings = DEFAULTS) -> int:
-    """Look at .env, Python, packages, data folder, journals, sinks, Kafka, dashboard and clock.
+    """Look at .env, Python, packages, data folder, journals, sinks, Kafka and dashboard.
 
     Each line is ok, a note or a problem, with what to do about it. Exit code 1 if there is a problem.
     """

@@ -469,13 +469,12 @@ def test_a_journal_belongs_to_one_stream(path: Path) -> None:
     Journal(path, BUZZ).close()
 
 
-@pytest.mark.parametrize("failing", ["_use_wal", "transaction"])
-def test_all_is_released_when_opening_fails(path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+def test_all_is_released_when_opening_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise Unavailable("disk I/O error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sqlite.Database, failing, fail)
+        patch.setattr(sqlite.Database, "transaction", fail)
         with pytest.raises(ToolkitError, match="disk I/O error"):
             Journal(path, BUZZ)
     Journal(path, BUZZ).close()

@@ -520,6 +520,7 @@ def test_a_search_may_take_long_but_not_be_silent(settings: Settings, monkeypatc
 
     with emitter(settings) as sink:
         sink.emit(make_batch(100))
+    with emitter(settings) as sink:
         monkeypatch.setattr(confluent_kafka, "Consumer", Slow)
         monkeypatch.setattr(kafka_emitter, "SCAN_S", 2.0)
         monkeypatch.setattr(kafka_emitter, "SCAN_RECORDS", 2)
@@ -758,9 +759,8 @@ def test_a_frozen_broker_does_not_hold_the_emitter(
 def test_wrong_credentials_are_one_line_without_the_password(
     secured: Secured, protocol: str, logged: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(Unavailable, match="KAFKA_PASSWORD") as raised:
+    with pytest.raises(Unavailable, match=r"check .*KAFKA_PASSWORD.*authentication") as raised:
         opened(secured(protocol, "SCRAM-SHA-512", "not-my-password"))
-    assert USER in str(raised.value)
     assert "not-my-password" not in "".join([str(raised.value), *logged, *capfd.readouterr()])
     assert PASSWORD not in "".join(logged)
 

@@ -6,7 +6,6 @@ import platform
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.checks.accounts import Account, account_of, journal_paths, stream_names, stream_of
 from utils.checks.readers import pages
 from utils.clients.kafka_admin import Admin
-from utils.records.instants import instant_text
 from utils.records.stream import Stream
 from utils.sinks import EMBEDDED, SINKS, Sink
 from utils.sources.auto_source import require_answer
@@ -47,23 +45,20 @@ def examine(settings: Settings, backend: Callable[[], str]) -> Iterator[Sign]:
     found: list[Account] = []
     looks: dict[str, Callable[[], Iterable[Sign]]] = {
         ".env": _environment,
-        "python": _python,
         "packages": _packages,
         "data folder": lambda: _data_folder(settings.data_path),
         "journal": lambda: _journals(settings, found),
         "sinks": lambda: _sinks(settings, found),
         "dashboard": lambda: [Sign("dashboard", "ok", backend())],
-        "clock": lambda: _clock(settings.data_path),
     }
     for topic, look in looks.items():
         try:
             yield from look()
         except ToolkitError as error:
             yield Sign(topic, "problem", " ".join(str(error).split()))
-        except ImportError as error:
-            yield Sign(topic, "problem", f"cannot be looked at: {error}", INSTALL)
-        except OSError as error:
-            yield Sign(topic, "problem", f"cannot be looked at: {error}")
+        except (ImportError, OSError) as error:
+            remedy = INSTALL if isinstance(error, ImportError) else ""
+            yield Sign(topic, "problem", f"cannot be looked at: {error}", remedy)
 
 
 def _environment() -> Iterator[Sign]:
@@ -77,18 +72,11 @@ def _environment() -> Iterator[Sign]:
         yield Sign(".env", "note", f"{name} is no setting of this toolkit", remedy)
 
 
-def _python() -> Iterator[Sign]:
-    text = f"{platform.python_version()} on {platform.system()} {platform.machine()}: {sys.executable}"
-    yield Sign("python", "ok", text)
-    if sys.prefix == sys.base_prefix:
-        yield Sign("python", "note", "no virtual environment is active", "python scripts/start.py makes one")
-
-
 def _packages() -> Iterator[Sign]:
-    """The packages that the project needs to run."""
+    """Python, and the packages that the project needs to run."""
     from packaging.requirements import Requirement
 
-    found = list[str]()
+    found = [f"Python {platform.python_version()} on {platform.system()} {platform.machine()} ({sys.executable})"]
     for line in (PROJECT_DIR / "requirements.txt").read_text(encoding="utf-8").splitlines():
         if text := line.partition("#")[0].strip():
             wanted = Requirement(text)
@@ -113,11 +101,9 @@ def _data_folder(folder: Path) -> Iterator[Sign]:
         yield Sign("data folder", "problem", f"{folder} cannot be written: {error.strerror}", remedy)
         return
     free = shutil.disk_usage(existing).free
-    text = f"{folder}, {free / 2**30:,.1f} GiB free" + ("" if folder.exists() else "; will be made")
-    if free < LITTLE_SPACE:
-        yield Sign("data folder", "problem", text, "free some space, or move it with BASE_DATA_DIR")
-    else:
-        yield Sign("data folder", "ok", text)
+    enough, remedy = free >= LITTLE_SPACE, "free some space, or move it with BASE_DATA_DIR"
+    text = f"{folder}, {free / 2**30:,.1f} GiB free"
+    yield Sign("data folder", "ok" if enough else "problem", text, "" if enough else remedy)
     mounts = [disk for disk in psutil.disk_partitions(all=True) if existing.resolve().is_relative_to(disk.mountpoint)]
     disk = max(mounts, key=lambda each: len(each.mountpoint), default=None)
     if disk and ("remote" in disk.opts or any(kind in disk.fstype.lower() for kind in _NETWORK)):
@@ -127,10 +113,7 @@ def _data_folder(folder: Path) -> Iterator[Sign]:
 
 def _journals(settings: Settings, found: list[Account]) -> Iterator[Sign]:
     """Look at each journal, and add what is known of it to `found`."""
-    paths = journal_paths(settings)
-    if not paths:
-        yield Sign("journal", "ok", "none yet")
-    for path in paths:
+    for path in journal_paths(settings):
         try:
             account = account_of(path)
         except Unavailable as error:
@@ -138,30 +121,30 @@ def _journals(settings: Settings, found: list[Account]) -> Iterator[Sign]:
         except ToolkitError as error:
             yield Sign("journal", "problem", str(error), "move it away: its producer begins a new one")
         else:
-            if account:
+            if account:  # else its producer ended as it began
                 found.append(account)
-                yield from _journal(account, settings.journal_max_mb)
-            else:
-                yield Sign("journal", "note", f"{path.name} is empty: its producer ended as it began", "start it again")
+                yield _journal(account, settings.journal_max_mb)
 
 
-def _journal(account: Account, max_mb: int) -> Iterator[Sign]:
-    name, pending = account.path.name, account.last - account.pruned
+def _journal(account: Account, max_mb: int) -> Sign:
+    """What is in it, and who must do something about what is pending."""
+    pending = account.last - account.pruned
     # A PID file that a killed process left behind names nobody.
     user = portalocker.PidFileLock(account.path.with_suffix(".pid")).read_pid()
     in_use = bool(user and user < 1 << 31 and psutil.pid_exists(user))
     subscribed = ", ".join(f"{sink} since {since}" for sink, (since, _) in account.subscribed.items()) or "nothing"
     text = (
-        f"{name} ({account.stream}): {account.last:,} assigned in {cli.counted(len(account.runs), 'run')}, "
-        f"{pending:,} pending "
-        f"({account.pending_bytes / 2**20:,.1f} MiB), subscribed: {subscribed}"
+        f"{account.path.name} ({account.stream}): {account.last:,} assigned in "
+        f"{cli.counted(len(account.runs), 'run')}, {pending:,} pending ({account.pending_bytes / 2**20:,.1f} MiB), "
+        f"subscribed: {subscribed}; "
+        f"{f'in use by process {user}' if in_use else 'not in use'}"
     )
-    yield Sign("journal", "ok", f"{text}; {f'in use by process {user}' if in_use else 'not in use'}")
     if account.pending_bytes >= max_mb << 20:
-        text = f"{name} is full (JOURNAL_MAX_MB={max_mb}): its producer waits for a sink"
-        yield Sign("journal", "problem", text, "repair that sink, or --drop it, or raise JOURNAL_MAX_MB")
-    elif pending and not in_use:
-        yield Sign("journal", "note", f"{name} has pending records for the next run of its producer", "start it")
+        remedy = f"full (JOURNAL_MAX_MB={max_mb}): repair the sink that it waits for, or --drop it, or raise the limit"
+        return Sign("journal", "problem", text, remedy)
+    if pending and not in_use:
+        return Sign("journal", "note", text, "start its producer: it delivers what is pending")
+    return Sign("journal", "ok", text)
 
 
 def _sinks(settings: Settings, found: list[Account]) -> Iterator[Sign]:
@@ -198,13 +181,3 @@ def _read(sink: Sink, settings: Settings, stream: Stream) -> Iterator[Sign]:
     yield Sign(sink.name, "ok", f"{place}: stream {stream.name} {contents}")
     if not path and (problem := Admin(settings).problem(settings.topic_of(stream.name))):
         yield Sign(sink.name, "problem", problem)
-
-
-def _clock(folder: Path) -> Iterator[Sign]:
-    now_s = time.time()
-    newest_s = max((path.stat().st_mtime for path in folder.glob("*") if path.is_file()), default=0.0)
-    if newest_s > now_s + 60:
-        text = f"{instant_text(int(now_s * 1e6))}, but a data file was written at {instant_text(int(newest_s * 1e6))}"
-        yield Sign("clock", "problem", text, "set the clock: records would get times in the past")
-    else:
-        yield Sign("clock", "ok", instant_text(int(now_s * 1e6)))

@@ -26,16 +26,11 @@ _CHANGING = re.compile(r"^\S+ \[.*?\] (\[thrd:.*?\]: )?|\(after \d+ms in state \
 
 
 class ClientLog(logging.Handler):
-    """Passes librdkafka's lines on to our log: each once, and more quietly when it comes again.
-
-    Until `connected` is set all of them are details: whoever connects reports the failure in one line, with `reason`.
-    """
+    """Takes librdkafka's lines as details; the last error among them is the `reason` of whoever reports a failure."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.connected = False
-        self.reason = ""  # the last error that the client told
-        self._logged: set[str] = set()
+        self.reason = ""
         self.logger = logging.Logger("kafka", logging.INFO)
         self.logger.addHandler(self)
 
@@ -43,9 +38,7 @@ class ClientLog(logging.Handler):
         text = _CHANGING.sub("", record.getMessage()).strip()
         if record.levelno >= logging.ERROR:
             self.reason = text
-        news = self.connected and record.levelno >= logging.WARNING and text not in self._logged
-        self._logged.add(text)
-        logger.log("WARNING" if news else "DEBUG", "kafka: {}", text)
+        logger.debug("kafka: {}", text)
 
 
 def librdkafka_options(settings: Settings) -> dict[str, Any]:
@@ -63,18 +56,14 @@ def kafka_python_options(settings: Settings) -> dict[str, Any]:
 
 
 def failed(error: "KafkaException", settings: Settings, log: ClientLog) -> Unavailable:
-    """What a failed call means: no broker answers, or one answers with a reason."""
-    reason, broker = error.args[0], settings.kafka_broker
+    """What a failed call means: a broker answers with a reason, may not know us, or none answers."""
+    reason, broker, detail = error.args[0], settings.kafka_broker, f": {log.reason}" * bool(log.reason)
     if reason.name() not in ("_TIMED_OUT", "_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE", "_SSL", "_AUTHENTICATION"):
         return Unavailable(f"Kafka at {broker}: {reason.str()}")
-    user, detail = kafka_security().get("sasl.username"), f": {log.reason}" * bool(log.reason)
-    credentials = "check KAFKA_USERNAME, KAFKA_PASSWORD and KAFKA_SASL_MECHANISM"
-    if "authentication" in detail:
-        return Unavailable(f"Kafka at {broker} rejects user {user!r}, {credentials}{detail}")
-    if "SSL" in detail or "certificate" in detail:
-        return Unavailable(f"no trusted connection to {broker}, check KAFKA_CA_FILE{detail}")
-    hint = f" (if it is up, {credentials})" if user and "connection refused" not in detail.lower() else ""
-    return Unavailable(f"no Kafka broker answers at {broker}{hint}{detail}")
+    if kafka_security() and "refused" not in detail:
+        names = ", ".join(KAFKA_SECURITY)
+        return Unavailable(f"Kafka at {broker} takes no connection, check {names}{detail}")
+    return Unavailable(f"no Kafka broker answers at {broker}{detail}")
 
 
 @dataclass(frozen=True)

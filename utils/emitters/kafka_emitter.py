@@ -62,10 +62,9 @@ class KafkaEmitter:
         self._key = key
         known = msgspec.json.decode(mark, type=Mark) if mark else None
         if known and known.topic_id == self._topic.topic_id:
-            self._begin = known
+            self._mark = known
         else:
-            self._begin = Mark(self._topic.topic_id, crc32(key.encode()) % self._topic.partitions, 0)
-        self._mark = self._begin
+            self._mark = Mark(self._topic.topic_id, crc32(key.encode()) % self._topic.partitions, 0)
         self._end = 0  # of the partition, when it was seen last
 
     @property
@@ -78,7 +77,7 @@ class KafkaEmitter:
         with self._mapped():
             lowest, end = self._bounds(self._fenced())
             self._end = end
-            noted = self._begin
+            noted = self._mark
             # An end before what was noted: brokers lost power, and the topic its newest records.
             start = noted.offset if noted.offset <= end else lowest
             offset, found = self._search(start, end, producer_ids) if start < end and producer_ids else (end, None)
@@ -102,7 +101,6 @@ class KafkaEmitter:
             )
             producer.init_transactions(REQUEST_S)
             producer.poll(0)
-            self._admin.log.connected = True
             self._producer = producer
         return self._producer
 

@@ -86,12 +86,10 @@ class KafkaSource:
         self._log.reason = ""
         self._connection = self._open()
         self._connection.begin()
-        self._log.connected = True
         return self._connection
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
-        self._log.connected = False
         if connection is not None:
             connection.close()
 
