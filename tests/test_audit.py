@@ -476,12 +476,12 @@ def test_a_line_without_its_newline_counts(settings: Settings) -> None:
 def test_producers_without_a_journal_are_compared_between_the_sinks(settings: Settings) -> None:
     producer_id = append(settings)
     settings.journal_path("p").unlink()
-    report, problems = audited(settings)
+    report, problems = audited(settings, *EMBEDDED)
     assert not problems
     assert report.notes[0].startswith(f"2,500 records of {producer_id} (1-2500): no journal here knows it")
     rewrite(settings, "file", lambda rows: rows.__delitem__(slice(20, 30)))
     rewrite(settings, "duckdb", lambda rows: rows[40].update(message="other"))
-    report, problems = audited(settings)
+    report, problems = audited(settings, *EMBEDDED)
     found = f"10 acknowledged by no journal here, and not in all sinks: between 21 and 30 of {producer_id}"
     assert problems == {
         "sqlite": [found],

@@ -98,7 +98,7 @@ OWN = {
         ("check --sinks paper", 'Invalid value "paper" for --sinks'),
         ("audit --sinks paper", 'Invalid value "paper" for --sinks'),
         ("audit --jsn", "Unknown option: --jsn. Did you mean --json?"),
-        ("audit", "nothing to audit: no journal and no sink in"),
+        ("audit", "nothing to audit: no journal in"),
         ("doctor --sinks file", "Unknown option: --sinks"),
     ],
     "scripts.chaos": [

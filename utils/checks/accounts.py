@@ -10,7 +10,7 @@ from utils.app.errors import ToolkitError, Unavailable
 from utils.clients import sqlite
 from utils.records.external import identity_of
 from utils.records.stream import BUZZ, Stream
-from utils.sinks import ALL, EMBEDDED, SINKS, find_stream
+from utils.sinks import ALL, find_stream
 from utils.sources.sqlite_source import open_read_only
 
 
@@ -91,16 +91,11 @@ def stream_of(name: str, settings: Settings, sinks: Iterable[str] = ALL) -> Stre
 
 
 def audited_sinks(settings: Settings, stream: str | None = None) -> tuple[str, ...]:
-    """The sinks that the journals of `stream` subscribe, or any journal; without journals the embedded ones that exist.
-
-    Raises ToolkitError if there is none.
-    """
+    """The sinks that the journals of `stream` subscribe, or any journal. Raises ToolkitError if there is none."""
     found = accounts(settings)
     of_stream = [account for account in found if account.stream == stream]
     sinks = {sink for account in of_stream or found for sink in account.subscribed}
-    for name in stream_names(settings, found) if not sinks else ():
-        paths = {sink: SINKS[sink].path(settings, Stream(name)) for sink in EMBEDDED}
-        sinks |= {sink for sink, path in paths.items() if path and path.exists()}
     if not sinks:
-        raise ToolkitError(f"nothing to audit: no journal and no sink in {settings.data_path} (see --data-dir)")
+        where = f"no journal in {settings.data_path} (see --data-dir)"
+        raise ToolkitError(f"nothing to audit: {where} subscribes a sink; --sinks names some to compare without one")
     return tuple(sink for sink in ALL if sink in sinks)

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 
-SCAN_BYTES = 1 << 20
+SCAN_BYTES = 4 << 20
 MAX_LINE_BYTES = 1 << 20
 BLANK = b" \t\r\n\0"  # a power cut may leave zeros
 HOLE = re.compile(rb"\0{16,}")  # of a power cut, or a copied and truncated log; shorter: UTF-16, or one wrong character
@@ -46,28 +46,21 @@ def last_line(fd: int) -> tuple[int, bytes]:
 def lines_backwards(fd: int, needle: bytes, start: int, low: int) -> Iterator[tuple[bytes, int]]:
     """Lines between the offsets `low` and `start` that contain `needle`, last first, and the offsets behind them.
 
-    Zeros before a line are passed over, and a line that is too long for a record is skipped.
+    Zeros before a line are passed over. Of a line that is too long for a record only the end is given.
     """
-    tail, tail_end = b"", start  # what has been read of the line that ends at tail_end
-    while start > low:
-        step = min(SCAN_BYTES, start - low)
-        start -= step
-        data = read_at(fd, start, step)
-        begin = data.find(b"\n") + 1 if start > low else 0
-        data += tail
-        if start > low and not begin:
-            tail = b"\0" + data.lstrip(b"\0") if data[:1] == b"\0" else data
-            if len(tail) > MAX_LINE_BYTES + SCAN_BYTES:
-                tail = b"\0"
-            continue
-        end = len(data)
-        while (found := data.rfind(needle, begin, end)) >= 0:
-            line_start = data.rfind(b"\n", 0, found) + 1
+    for end in range(start, low, -SCAN_BYTES):
+        lowest = max(low, end - SCAN_BYTES)
+        begin = max(low, lowest - MAX_LINE_BYTES)  # of a line that ends here, of which the step before had not all
+        data = read_at(fd, begin, end - begin)
+        cut = len(data)
+        while (found := data.rfind(needle, 0, cut)) >= 0:
+            cut = data.rfind(b"\n", 0, found) + 1
             newline = data.find(b"\n", found)
-            line = data[line_start : len(data) if newline < 0 else newline]
-            yield line.strip(BLANK), tail_end if newline < 0 else start + newline + 1
-            end = line_start
-        tail, tail_end = data[: max(0, begin - 1)], start + begin
+            line_end = end if newline < 0 else begin + newline + 1
+            if line_end <= lowest:
+                break
+            if newline >= 0 or end == start:
+                yield data[cut : line_end - begin].strip(BLANK), line_end
 
 
 def first_hole(fd: int, start: int, end: int) -> int:
