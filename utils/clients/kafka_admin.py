@@ -60,7 +60,7 @@ def failed(error: "KafkaException", settings: Settings, log: ClientLog) -> Unava
     reason, broker, detail = error.args[0], settings.kafka_broker, f": {log.reason}" * bool(log.reason)
     if reason.name() not in ("_TIMED_OUT", "_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE", "_SSL", "_AUTHENTICATION"):
         return Unavailable(f"Kafka at {broker}: {reason.str()}")
-    if kafka_security() and "refused" not in detail:
+    if kafka_security() and "connection refused" not in detail.lower():
         names = ", ".join(KAFKA_SECURITY)
         return Unavailable(f"Kafka at {broker} takes no connection, check {names}{detail}")
     return Unavailable(f"no Kafka broker answers at {broker}{detail}")
