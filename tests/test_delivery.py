@@ -240,18 +240,6 @@ def test_a_failed_emit_is_never_simply_repeated(machine: Machine, stored: int, l
     assert sink.open_now == 0
 
 
-def test_the_state_is_logged_once_however_often_it_fails(machine: Machine, logged: list[str]) -> None:
-    sink = Sink(fails(50, when="connect"))
-    machine.deliver(one=sink)
-    machine.append(3)
-    wait_until(lambda: len(sink.rows) == 3)
-    wait_until(lambda: lines_with(logged, "delivering again"))
-    assert [line.split(":")[1] for line in logged] == [
-        " unavailable, records are pending in the journal",
-        " delivering again after 0 s",
-    ]
-
-
 def test_a_sink_that_stores_is_up_though_more_is_pending(machine: Machine, logged: list[str]) -> None:
     def every_second(sink: Sink, batch: Batch | None) -> None:
         if batch and len(sink.asked) <= batch.first:
@@ -277,25 +265,6 @@ def test_a_stalled_sink_stops_no_other(machine: Machine) -> None:
     hold.set()
     delivery.drain(5)
     assert slow.rows == fast.rows
-
-
-def test_a_late_sink_makes_up_for_what_it_missed(machine: Machine) -> None:
-    up = threading.Event()
-
-    def plan(sink: Sink, batch: Batch | None) -> None:
-        if not up.is_set():
-            raise Unavailable("nobody home")
-
-    late, other = Sink(plan), Sink()
-    delivery = machine.deliver(late=late, other=other)
-    made = [row for _ in range(10) for row in machine.append(5)]
-    wait_until(lambda: len(other.rows) == 50)
-    assert machine.journal.pruned == 0
-    up.set()
-    wait_until(lambda: len(late.rows) == 50)
-    made += machine.append(1)
-    delivery.drain(5)
-    assert late.rows == other.rows == made
 
 
 def test_an_unknown_error_is_logged_once_and_retried(machine: Machine, logged: list[str]) -> None:
@@ -630,45 +599,6 @@ def test_a_worker_does_not_end_when_all_it_would_read_has_left_the_journal(
     made = machine.append(5)
     wait_until(lambda: sink.rows[10:] == made)
     assert read(10, 5) is not None
-
-
-# Subscriptions
-
-
-def test_a_sink_that_begins_later_gets_nothing_from_before(machine: Machine, logged: list[str]) -> None:
-    one, two = Sink(), Sink()
-    made = machine.run(10, one=one)
-    made += machine.run(5, one=one, two=two)
-    assert one.rows == made
-    assert two.rows == made[10:]
-    assert logged == []
-
-
-def test_a_sink_not_in_this_run_stays_subscribed(machine: Machine) -> None:
-    one, two = Sink(), Sink()
-    made = machine.run(10, one=one, two=two)
-    machine.deliver(one=one)
-    made += machine.append(10)
-    wait_until(lambda: len(one.rows) == 20)
-    assert machine.journal.pending() == {"one": 0, "two": 10}
-    machine.end()
-    machine.begin()
-    assert machine.journal.pruned == 10
-    made += machine.run(1, one=one, two=two)
-    assert one.rows == two.rows == made
-    assert machine.journal.pruned == 21
-
-
-def test_a_dropped_sink_holds_nothing_back(machine: Machine) -> None:
-    one, two = Sink(), Sink()
-    machine.run(10, one=one, two=two)
-    machine.run(10, one=one)
-    machine.journal.subscribe((), drop=["two"])
-    machine.run(1, one=one)
-    assert machine.journal.pruned == 21
-    assert len(two.rows) == 10
-    made = machine.run(3, one=one, two=two)
-    assert two.rows[10:] == made
 
 
 # Dead letters

@@ -504,12 +504,6 @@ def test_close_waits_for_what_another_thread_stores(path: Path) -> None:
     assert stored(path, "SELECT name FROM sqlite_master") == [("stored",)]
 
 
-def test_close_may_be_called_twice(path: Path) -> None:
-    journal = Journal(path, BUZZ)
-    journal.close()
-    journal.close()
-
-
 # Any history
 
 

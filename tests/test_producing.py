@@ -476,27 +476,6 @@ def test_a_sink_that_is_no_database_is_one_line_before_anything_is_made(settings
     assert last_assigned(settings) == 0
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no such names there")
-def test_a_folder_that_duckdb_cannot_write_in_is_one_line_before_anything_is_made(settings: Settings) -> None:
-    with pytest.raises(ToolkitError, match="use another name"):
-        produce(replace(settings, data_dir=settings.data_dir / "why?"), paced(1), sinks=("duckdb",))
-
-
-@pytest.mark.full
-def test_a_bug_in_one_emitter_leaves_the_others_and_exit_code_3(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from utils.emitters.sqlite_emitter import SqliteEmitter
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SqliteEmitter, "emit", lambda self, batch: 1 / 0)
-        assert produce(settings, paced(10), sinks=EMBEDDED, drain_s=0.5) == 3
-    out = capsys.readouterr().out
-    assert "file 10 delivered, 0 pending; sqlite 0 delivered, 10 pending (ZeroDivisionError" in out
-    assert produce(settings, paced(1), sinks=EMBEDDED) == 0
-    assert_complete(settings)
-
-
 # As a command
 
 

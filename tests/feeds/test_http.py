@@ -171,14 +171,6 @@ def test_an_address_that_is_none_is_one_error(settings: Settings, address: str) 
         feed_http(address, "things", PLAIN_FEED, settings, threading.Event())
 
 
-def test_a_port_in_use_is_one_error_before_anything_is_opened(settings: Settings) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(ToolkitError) as raised:
-        port = other.getsockname()[1]
-        feed_http(str(port), "things", PLAIN_FEED, settings, threading.Event())
-    assert re.search(f"http:{port}: cannot listen on port {port} .* name another", str(raised.value))
-    assert raised.value.exit_code == 2 and not settings.data_path.exists()
-
-
 def test_a_feed_that_nothing_came_to_ends_with_one_line(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     stop = threading.Event()
     stop.set()

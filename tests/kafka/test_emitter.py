@@ -287,24 +287,6 @@ def test_a_missing_end_mark_is_ended_too(settings: Settings, trusting: None, mon
     assert sequences(settings) == list(range(1, 16))
 
 
-def test_a_record_that_the_topic_cannot_take_is_rejected_behind_all_before(
-    settings: Settings, admin: AdminClient
-) -> None:
-    create_topic(admin, settings, max_bytes=2000)
-    messages = make_messages(50)
-    messages[29].message = "x" * 3000
-    batch = Batch.of_records(messages, "ann-1", 1, BUZZ.codec)
-    with emitter(settings) as sink:
-        with pytest.raises(Rejected, match=r"max\.message\.bytes 2000") as raised:
-            sink.emit(batch)
-        assert raised.value.sequence == 30
-    assert sequences(settings) == list(range(1, 30))
-    with emitter(settings) as sink:
-        assert last(sink) == 29
-        sink.emit(batch.between(31, 50))
-    assert sequences(settings) == [*range(1, 30), *range(31, 51)]
-
-
 @pytest.mark.parametrize("key", [KEY, "long-" * 40])
 def test_largest_message_that_is_not_rejected_is_taken(settings: Settings, admin: AdminClient, key: str) -> None:
     create_topic(admin, settings, max_bytes=2000)

@@ -26,7 +26,7 @@ from tests.helpers import make_batch, wait_until
 from tests.kafka.conftest import USER, Kafka, Secured, delete_topic
 from tests.kafka.test_emitter import NOBODY, delete_rules, raw_producer
 from utils.app.config import Settings
-from utils.app.errors import ToolkitError, Unavailable
+from utils.app.errors import Unavailable
 from utils.emitters.kafka_emitter import KafkaEmitter
 from utils.records.codec import Field
 from utils.records.record import Batch, Line
@@ -461,16 +461,6 @@ def test_another_stream_has_its_own_topic_and_keeps_what_has_no_column(settings:
     assert json.loads(record.extra)["more"] == {"deep": [1]}
 
 
-def test_two_objects_in_one_record_do_not_pass_for_two_records(settings: Settings) -> None:
-    """Even if another record is so empty that the count of lines is right."""
-    write(settings, 1)
-    write_raw(settings, b'{"message":"a"}\n{"message":"b"}', b" ", b'{"message":"c"}')
-    with source(settings) as reader:
-        chunks = read_all(reader)
-    assert sorted(record.message for record in records(chunks)) == ["c", "hello 1"]
-    assert len([each for chunk in chunks for each in chunk.invalid]) == 2
-
-
 def test_what_retention_deleted_is_not_waited_for(settings: Settings, admin: AdminClient) -> None:
     one_partition = replace(settings, kafka_partitions=1)
     write(one_partition, 100)
@@ -519,19 +509,6 @@ def test_what_may_not_be_read_is_no_missing_broker(secured: Secured, admin: Admi
         assert "no Kafka broker answers" not in str(raised.value)
     finally:
         delete_rules(admin)
-
-
-def test_settings_that_cannot_be_are_a_mistake_of_the_user(
-    secured: Secured, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    protected = secured("SSL")
-    settings.data_path.mkdir()
-    wrong = settings.data_path / "ca.pem"
-    wrong.write_text("nothing")
-    monkeypatch.setenv("KAFKA_CA_FILE", str(wrong))
-    with source(protected) as reader, pytest.raises(ToolkitError, match="settings") as raised:
-        reader.poll(10)
-    assert not isinstance(raised.value, Unavailable)
 
 
 def test_the_lag_of_a_group_is_what_is_not_handled_yet(

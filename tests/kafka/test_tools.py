@@ -3,11 +3,10 @@
 from contextlib import closing
 from dataclasses import replace
 
-from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.helpers import make_batch, run_here, wait_until
-from tests.kafka.test_delivery import finish, options
+from tests.kafka.test_delivery import options
 from tests.kafka.test_emitter import NOBODY
 from utils.app.config import Settings
 from utils.emitters.file_emitter import FileEmitter
@@ -20,20 +19,6 @@ def test_check_writes_reads_and_removes(settings: Settings, admin: AdminClient) 
     done = run_here("verify_emitters", "check", *options(settings, "--sinks", *ALL), settings=settings)
     assert done.returncode == 0, done.stdout + done.stderr
     wait_until(lambda: not [name for name in admin.list_topics(timeout=5).topics if name.startswith("verify_")])
-
-
-def test_audit_sees_what_the_topic_holds_too_often(settings: Settings) -> None:
-    finish(settings)
-    audit = ("verify_emitters", "audit", *options(settings, "--sinks", *ALL))
-    done = run_here(*audit, settings=settings)
-    assert done.returncode == 0, done.stdout + done.stderr
-    first_line = settings.live_path.read_bytes().splitlines()[0]
-    producer = Producer({"bootstrap.servers": settings.kafka_broker, "log_level": 0})
-    producer.produce(settings.topic, first_line, partition=0)
-    assert producer.flush(10) == 0
-    done = run_here(*audit, settings=settings)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "kafka" in done.stdout and "duplicate" in done.stdout
 
 
 def test_auto_prefers_kafka_when_it_has_data(settings: Settings) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psycopg
 import pytest
@@ -40,14 +41,16 @@ def assert_one_line(done: "subprocess.CompletedProcess[str]", code: int, *words:
 
 
 @pytest.fixture
-def target(postgres: Server, tmp_path: Path) -> Iterator[Path]:
-    """A folder that whoever runs the server reaches; `postgres` says whether there are programs."""
-    for folder in (tmp_path, *tmp_path.parents):
-        if "pytest-of" in str(folder):  # those above are everybody's
-            folder.chmod(0o755)
-    folder = tmp_path / "with space" / "postgres"
-    yield folder
-    prepare(folder, "--stop")
+def target(postgres: Server) -> Iterator[Path]:
+    """A folder that whoever runs the server reaches; `postgres` says whether there are programs.
+
+    It is none of pytest's, from which each session that begins shuts everybody out.
+    """
+    with TemporaryDirectory() as root:
+        Path(root).chmod(0o755)
+        folder = Path(root) / "with space" / "postgres"
+        yield folder
+        prepare(folder, "--stop")
 
 
 def test_a_server_that_is_started_once_and_keeps_its_data(target: Path) -> None:
@@ -127,8 +130,7 @@ def test_programs_from_maven(target: Path) -> None:
     assert subprocess.run([target / "bin" / "postgres", "--version"], check=False).returncode == 0
 
 
-@pytest.mark.parametrize(("ci", "outcome"), [("", "1 skipped"), ("true", "1 error")])
-def test_missing_postgres_fails_where_it_must_be_there(tmp_path: Path, ci: str, outcome: str) -> None:
+def test_missing_postgres_is_skipped_where_nobody_promised_it(tmp_path: Path) -> None:
     """As on a machine that has none."""
     (tmp_path / "test_it.py").write_text("def test_it(postgres): ...\n")
     (tmp_path / "conftest.py").write_text(
@@ -137,6 +139,6 @@ def test_missing_postgres_fails_where_it_must_be_there(tmp_path: Path, ci: str, 
     shared = ["-p", "no:cacheprovider", "-c", str(PROJECT_DIR / "pyproject.toml"), "--rootdir", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rs", *shared, str(tmp_path)],
-        cwd=PROJECT_DIR, capture_output=True, text=True, check=False, env={**os.environ, "CI": ci},
+        cwd=PROJECT_DIR, capture_output=True, text=True, check=False, env={**os.environ, "CI": ""},
     )  # fmt: skip
-    assert outcome in done.stdout and "run scripts/prepare_postgres.sh" in done.stdout, done.stdout
+    assert "1 skipped" in done.stdout and "run scripts/prepare_postgres.sh" in done.stdout, done.stdout

@@ -135,13 +135,6 @@ def test_a_few_odd_records_among_others_are_so_too() -> None:
         Batch.of_records(records, "p-1", 7, READINGS.codec)
 
 
-def test_a_record_of_another_class_among_others_keeps_its_fields() -> None:
-    usual = Reading("d", 1, 1.5, True, None, timestamp=AT)
-    batch = Batch.of_records([usual, Longer("other", 1, 1.5, True, None, timestamp=AT)], "p-1", 7, READINGS.codec)
-    assert same(batch.columns, read(batch))
-    assert batch.kept == {"more": 1}
-
-
 def test_ordinary_records_are_not_read_again() -> None:
     records = [Reading("d", 1, 1.5, True, None, timestamp=AT), Reading(None, None, None, None, None, timestamp=AT)]
     for number, record in enumerate(records, 4):
