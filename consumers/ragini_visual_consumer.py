@@ -53,7 +53,7 @@ def main(
     if plan.serve is None and not plan.save and (name := animation.window_backend(plan.backend)):
         logger.info("drawing in a window with {}", name)
         reader.start()
-        animation.Window(state, plan, stop, settings.data_path).run()
+        animation.show_window(state, plan, stop, settings.data_path)
     else:
         show = animation.opened(plan, settings.data_path, state.snapshot())
         reader.start()

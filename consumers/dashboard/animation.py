@@ -121,83 +121,60 @@ def window_backend(asked: str | None) -> str:
         ) from error
 
 
-class Window:
-    """A window that shows the dashboard until it is closed, `stop` is set or the plan ends.
+def show_window(state: State, plan: Plan, stop: Event, folder: Path) -> None:
+    """Show the dashboard in a window until it is closed, `stop` is set or the plan ends.
 
     Keys: space pauses drawing, `t` changes the theme, `s` saves an image in `folder`, `q` closes.
     """
+    figure: Any = plt.figure(TITLE, figsize=plan.size, dpi=DPI)
+    dashboard, canvas, shown = Dashboard(plan.theme or "light", figure=figure), figure.canvas, state.snapshot()
 
-    def __init__(self, state: State, plan: Plan, stop: Event, folder: Path) -> None:
-        figure: Any = plt.figure(TITLE, figsize=plan.size, dpi=DPI)
-        self.dashboard, self.shown = Dashboard(plan.theme or "light", figure=figure), state.snapshot()
-        self._stop, self._folder = stop, folder
-        canvas = figure.canvas
-        canvas.manager.set_window_title(f"{TITLE}  ({KEYS})")
-        canvas.mpl_disconnect(canvas.manager.key_press_handler_id)
-        canvas.mpl_connect("key_press_event", lambda event: self.press(event.key))
-        canvas.mpl_connect("resize_event", lambda event: self.rebuild())
-        canvas.mpl_connect("motion_notify_event", lambda event: self.hover(event.x, event.y))
-        self.rebuild()
+    def show(snapshot: Snapshot) -> None:
+        nonlocal shown
+        shown = snapshot
+        if plt.fignum_exists(figure.number):  # events still come while the window closes
+            dashboard.update(snapshot)
+            canvas.draw_idle()
 
-        def snapshots() -> Generator[Snapshot, None, None]:
-            yield from frames(state, plan, stop, lambda wait_s: None)  # the animation waits
-            stop.set()
+    def rebuild(*_: Any) -> None:
+        if plt.fignum_exists(figure.number):
+            dashboard.build()
+            mpl.rcParams.update(dashboard.rc)  # the toolkit draws when it likes
+            show(shown)
 
-        interval_ms = plan.refresh * 1000
-        self.animation = FuncAnimation(
-            figure, self.show, snapshots, interval=interval_ms, cache_frame_data=False, repeat=False
-        )
-
-    def run(self) -> None:
-        """Show the window until it closes."""
-        figure = self.dashboard.figure
-        look = figure.canvas.new_timer(interval=LOOK_MS)
-        look.add_callback(lambda: plt.close(figure) if self._stop.is_set() else None)
-        look.start()
-        plt.show(block=True)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there is something to draw on: events still come while the window closes."""
-        return plt.fignum_exists(self.dashboard.figure.number)
-
-    def show(self, snapshot: Snapshot) -> None:
-        """Show a snapshot."""
-        self.shown = snapshot
-        if self.is_open:
-            self.dashboard.update(snapshot)
-            self.dashboard.figure.canvas.draw_idle()
-
-    def rebuild(self) -> None:
-        """Make everything anew, in another size or theme."""
-        if self.is_open:
-            self.dashboard.build()
-            mpl.rcParams.update(self.dashboard.rc)  # the toolkit draws when it likes
-            self.show(self.shown)
-
-    def press(self, key: str) -> None:
-        """Do what a key says."""
-        match key:
+    def press(event: Any) -> None:
+        match event.key:
             case " ":
-                self.dashboard.paused = not self.dashboard.paused
-                (self.animation.pause if self.dashboard.paused else self.animation.resume)()
-                self.show(self.shown)
+                dashboard.paused = not dashboard.paused
+                (animation.pause if dashboard.paused else animation.resume)()
+                show(shown)
             case "t":
-                self.dashboard.theme = "dark" if self.dashboard.theme == "light" else "light"
-                self.rebuild()
+                dashboard.theme = "dark" if dashboard.theme == "light" else "light"
+                rebuild()
             case "s":
-                self.save()
+                path = folder / time.strftime("dashboard-%Y%m%d-%H%M%S.png")
+                with suppress(Unavailable):  # which is logged
+                    keep_image(path, dashboard, [shown])
+                    logger.info("saved {}", path)
             case "q":
-                self._stop.set()
+                stop.set()
 
-    def hover(self, x: float, y: float) -> None:
-        """Write value, time and key of what the mouse is on."""
-        if self.is_open and self.dashboard.point_at(x, y):
-            self.dashboard.figure.canvas.draw_idle()
+    def hover(event: Any) -> None:
+        if plt.fignum_exists(figure.number) and dashboard.point_at(event.x, event.y):
+            canvas.draw_idle()
 
-    def save(self) -> None:
-        """Save an image, named by the time."""
-        path = self._folder / time.strftime("dashboard-%Y%m%d-%H%M%S.png")
-        with suppress(Unavailable):  # which is logged
-            keep_image(path, self.dashboard, [self.shown])
-            logger.info("saved {}", path)
+    def snapshots() -> Generator[Snapshot, None, None]:
+        yield from frames(state, plan, stop, lambda wait_s: None)  # the animation waits
+        stop.set()
+
+    rebuild()
+    canvas.manager.set_window_title(f"{TITLE}  ({KEYS})")
+    canvas.mpl_disconnect(canvas.manager.key_press_handler_id)
+    for name, act in (("key_press_event", press), ("resize_event", rebuild), ("motion_notify_event", hover)):
+        canvas.mpl_connect(name, act)
+    pause_ms = plan.refresh * 1000
+    animation = FuncAnimation(figure, show, snapshots, interval=pause_ms, cache_frame_data=False, repeat=False)
+    look = canvas.new_timer(interval=LOOK_MS)
+    look.add_callback(lambda: plt.close(figure) if stop.is_set() else None)
+    look.start()
+    plt.show(block=True)

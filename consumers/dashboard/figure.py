@@ -121,7 +121,7 @@ class Dashboard:
     def words(self, snapshot: Snapshot) -> list[tuple[str, str]]:
         """What the image of the snapshot shows, for people who cannot see it: headings and words."""
         head = [("Status", status(snapshot)), ("Where", snapshot.where)]
-        health = [(tile.name, tile.value, tile.detail) for tile in tiles(snapshot)]
+        health = [tile[:3] for tile in tiles(snapshot)]
         rows = [*head, *health, *(panel.words for panel in self.panels)]
         return [(name, "; ".join(filter(None, words))) for name, *words in rows if any(words)]
 

@@ -32,11 +32,6 @@ def rate(per_second: float, record: str) -> str:
     return f"{per_second:,.{decimals}f} {'msg' if record == 'message' else 'rec'}/s"
 
 
-def lag(seconds: float) -> str:
-    """`0.05 s`, `1.12 s`, `2 h 1 m`."""
-    return span(seconds) if seconds >= 60 else f"{seconds:z,.2f} s"
-
-
 def brief(count: int) -> str:
     """`5,243`, `999,999`, `1.2M`: what always has room."""
     return f"{count:,}" if count < 1_000_000 else f"{count / 1e6:,.1f}M"

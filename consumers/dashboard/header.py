@@ -1,13 +1,13 @@
 """Title, status and health strip above the panels."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 
-from consumers.dashboard.formatting import SOURCES, brief, clock, lag, rate, source_line, span, status
+from consumers.dashboard.formatting import SOURCES, brief, clock, rate, source_line, span, status
 from consumers.dashboard.panel import EDGE, Card, fit
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.theme import Palette
@@ -44,28 +44,20 @@ class Header(Card):
         fit(self.title, room, title, title.removeprefix("Streaming "))
 
 
-class Tile(NamedTuple):
-    """One statistic on the health of the stream, and a detail."""
-
-    name: str
-    value: str
-    detail: str = ""
-    is_warning: bool = False
-
-
-def tiles(snapshot: Snapshot) -> list[Tile]:
-    """The six statistics of the health strip."""
-    source, last, delay = snapshot.source, snapshot.last, snapshot.lag
+def tiles(snapshot: Snapshot) -> list[tuple[str, str, str, bool]]:
+    """The six statistics of the health strip: name, value, detail, and whether it is a warning."""
+    source, last, delay, stale = snapshot.source, snapshot.last, snapshot.lag, snapshot.status == "STALE"
     bad = (snapshot.invalid, snapshot.lost, snapshot.duplicate)
+    lag = (f"{delay.median:,.2f} s", f"p95 {delay.p95:,.2f} s") if delay else ("\u2013", "")
+    age = (span(snapshot.idle_s), f"ago, at {clock(last, snapshot.now)}") if last else ("none yet", "")
+    uptime, since = span(snapshot.now - snapshot.started), f"since {clock(snapshot.started, snapshot.now)}"
     return [
-        Tile("Source", SOURCES.get(source.name, source.name), source_line(snapshot), bool(source.trouble)),
-        Tile("Throughput", rate(snapshot.rate, snapshot.roles.record), "mean of 60 s"),
-        Tile("Lag", lag(delay.median), f"p95 {lag(delay.p95)}") if delay else Tile("Lag", "\u2013"),
-        Tile("Invalid / lost / dup", " / ".join(map(brief, bad)), f"of {brief(snapshot.received)} received", any(bad)),
-        Tile("Last record", span(snapshot.idle_s), f"ago, at {clock(last, snapshot.now)}", snapshot.status == "STALE")
-        if last
-        else Tile("Last record", "none yet"),
-        Tile("Uptime", span(snapshot.now - snapshot.started), f"since {clock(snapshot.started, snapshot.now)}"),
+        ("Source", SOURCES.get(source.name, source.name), source_line(snapshot), bool(source.trouble)),
+        ("Throughput", rate(snapshot.rate, snapshot.roles.record), "mean of 60 s", False),
+        ("Lag", *lag, False),
+        ("Invalid / lost / dup", " / ".join(map(brief, bad)), f"of {brief(snapshot.received)} received", any(bad)),
+        ("Last record", *age, stale),
+        ("Uptime", uptime, since, False),
     ]
 
 
@@ -88,11 +80,10 @@ class HealthStrip(Card):
     def update(self, snapshot: Snapshot) -> None:
         """Show the snapshot's statistics."""
         room = self.step - 0.12
-        for (name, value, detail), tile in zip(self.texts, tiles(snapshot), strict=True):
-            fit(name, room, tile.name.upper())
-            fit(value, room, tile.value)
-            fit(detail, room, tile.detail)
-            value.set_color(self.palette.stale[0] if tile.is_warning else self.palette.text)
+        for artists, (name, *words, is_warning) in zip(self.texts, tiles(snapshot), strict=True):
+            for artist, text in zip(artists, (name.upper(), *words), strict=True):
+                fit(artist, room, text)
+            artists[1].set_color(self.palette.stale[0] if is_warning else self.palette.text)
         rates, left = np.asarray(snapshot.sparkline), EDGE + self.step  # beside the name of the throughput
         self.spark.set_visible(bool(rates.any()))
         if rates.any():

@@ -110,23 +110,18 @@ class Panel(Card):
         raise NotImplementedError
 
     def draw(self, snapshot: Snapshot) -> Sequence[str]:
-        """Move the artists; return the parts of the subtitle, the most important first."""
+        """Move the artists; return the parts of the subtitle, the most important first, none if there is no data."""
         raise NotImplementedError
-
-    def has_data(self, snapshot: Snapshot) -> bool:
-        """Whether there is something to draw."""
-        return snapshot.total > 0
 
     def update(self, snapshot: Snapshot) -> None:
         """Show the snapshot."""
         self.hints, self.words = [], []
-        filled, room, roles = self.has_data(snapshot), self.width - 2 * EDGE, snapshot.roles
+        parts, room, roles = self.draw(snapshot), self.width - 2 * EDGE, snapshot.roles
         names = {name: getattr(roles, name) for name in ("record", "by", "value", "histogram")}
         title = self.title.format_map({name: text.title() for name, text in names.items()})
         fit(self.heading, room, title)
-        fit(self.notice, room, "" if filled else self.empty.format_map(names | {"why": why_empty(snapshot)}))
+        fit(self.notice, room, "" if parts else self.empty.format_map(names | {"why": why_empty(snapshot)}))
         for axes in self.area.axes:
-            axes.set_visible(filled)
-        parts = self.draw(snapshot) if filled else [""]
-        fit(self.subtitle, room, *("  \u00b7  ".join(parts[:end]) for end in range(len(parts), 0, -1)))
-        self.words = [title, *parts, *self.words] if filled else [title, self.notice.get_text()]
+            axes.set_visible(bool(parts))
+        fit(self.subtitle, room, *("  \u00b7  ".join(parts[:end]) for end in range(max(len(parts), 1), 0, -1)))
+        self.words = [title, self.notice.get_text(), *parts, *self.words]

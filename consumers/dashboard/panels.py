@@ -40,6 +40,8 @@ class FlowPanel(Panel):
         self.rate_axes.yaxis.set_visible(False)
 
     def draw(self, snapshot: Snapshot) -> Sequence[str]:
+        if not snapshot.flow:
+            return ()
         times, totals = (np.array(column, dtype=float) for column in zip(*snapshot.flow, strict=True))
         begin, end, high = min(times[0], times[-1] - 10), snapshot.flow_end, totals[-1]
         floor = 0 if totals[0] < 0.3 * high else max(0, totals[0] - 0.06 * (high - totals[0]) - 1)
@@ -87,6 +89,8 @@ class GroupsPanel(Panel):
 
     def draw(self, snapshot: Snapshot) -> Sequence[str]:
         record, total = snapshot.roles.record, snapshot.total
+        if not total:
+            return ()
         rows = [(name, count, "C0") for name, count in snapshot.groups]
         if others := total - sum(count for _, count in snapshot.groups):
             rows.append((f"Other ({brief(snapshot.group_count - len(rows))})", others, self.palette.other))
@@ -130,11 +134,10 @@ class TrendPanel(Panel):
         (self.average,) = axes.plot([], [], "--", color=self.palette.text, lw=1.3)
         (self.outliers,) = axes.plot([], [], "D", mfc="none", mec=self.palette.negative[0], ms=9, mew=2, clip_on=False)
 
-    def has_data(self, snapshot: Snapshot) -> bool:
-        return bool(snapshot.series)
-
     def draw(self, snapshot: Snapshot) -> Sequence[str]:
         shown, roles, zones = snapshot.series, snapshot.roles, snapshot.roles.zones or ()
+        if not shown:
+            return ()
         values = [value for series in shown for value in (*series.values, *series.rolling)]
         low, high = self.axes.yaxis.get_major_locator().nonsingular(min(values), max(values))
         near = [zone for zone in zones if 1.5 * low - 0.5 * high <= zone <= 1.5 * high - 0.5 * low]
@@ -221,12 +224,10 @@ class HistogramPanel(Panel):
         place |= {"columnspacing": 0.9, "handletextpad": 0.5}  # room for three long numbers
         self.legend = self.axes.legend(self.lines, [""] * 3, **place)
 
-    def has_data(self, snapshot: Snapshot) -> bool:
-        return snapshot.measures is not None
-
     def draw(self, snapshot: Snapshot) -> Sequence[str]:
         roles, found = snapshot.roles, snapshot.measures
-        assert found is not None  # has_data
+        if not found:
+            return ()
         # Of whole numbers the edges lie between them.
         locator: Any = MaxNLocator(self.BINS - 2, integer=roles.whole, steps=[1, 2, 2.5, 5, 10])
         edges = locator.tick_values(*locator.nonsingular(found.low, found.high + roles.whole)) - 0.5 * roles.whole

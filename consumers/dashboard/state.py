@@ -17,7 +17,7 @@ from consumers.dashboard import stats
 from consumers.dashboard.formatting import plain
 from consumers.dashboard.options import DEFAULT_BUFFERS, Buffers
 from consumers.dashboard.snapshot import MAX_KEYS, MISPLACED_S, TOP, Roles, Snapshot, Source
-from consumers.dashboard.stats import MAX_LINES, SECONDS, Row
+from consumers.dashboard.stats import COLUMNS, MAX_LINES, SECONDS
 from utils import sinks
 from utils.reading.anomaly import TRAILING, floor_of
 from utils.reading.expression import Expression
@@ -86,7 +86,7 @@ class History:
         self.keys: Counter[str] = Counter()
         self.seconds: Counter[int] = Counter()  # how many came in it
         self.flow: deque[tuple[float, int]] = deque(maxlen=buffers.points)
-        self.rows: deque[Row] = deque(maxlen=(MAX_LINES + 1) * (buffers.window + TRAILING))
+        self.rows: deque[tuple[Any, ...]] = deque(maxlen=(MAX_LINES + 1) * (buffers.window + TRAILING))
 
     def add(self, records: Sequence[Any], now: float, started: float) -> float:
         """Take in records that are read now, by a dashboard that started then; when the last of them came."""
@@ -104,7 +104,7 @@ class History:
             flow.append((at, count))
         for record, key, at, lag in list(zip(records, keys, times, lags, strict=True))[-(self.rows.maxlen or 0) :]:
             value, measure = charted.number(record, charted.value), charted.number(record, charted.measured)
-            self.rows.append(Row(at, key, value, measure, lag))
+            self.rows.append((at, key, value, measure, lag))
         came = [now] * len(times) if self.live else times
         self.seconds.update(map(int, came))
         for second in sorted(self.seconds)[:-SECONDS]:
@@ -188,7 +188,7 @@ class State:
             flow, rows = tuple(history.flow), list(history.rows)
         total, charted = keys.total(), history.charted
         del keys[OTHERS]
-        table = pd.DataFrame(rows, columns=list(stats.Row._fields))
+        table = pd.DataFrame(rows, columns=list(COLUMNS))
         measured = table["measure"].dropna().tail(known.buffers.window)
         return replace(
             known,

@@ -1,7 +1,7 @@
 """The dashboard's arithmetic, by pandas."""
 
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,18 +11,9 @@ from consumers.dashboard.snapshot import Series, Summary
 from utils.reading.anomaly import TRAILING, anomalies
 
 MAX_LINES = 5
+COLUMNS = ("time", "key", "value", "measure", "lag")  # of each record; times are seconds since 1970
 RATE_WINDOW_S, SPARK_STEP_S, SPARK_STEPS, GAPS = 60, 10, 30, 50
 SECONDS = SPARK_STEP_S * (SPARK_STEPS + 1)  # that are to be known for these
-
-
-class Row(NamedTuple):
-    """What is charted of a record: its event time in seconds since 1970, its key and its numbers, nan for none."""
-
-    time: float
-    key: str
-    value: float
-    measure: float
-    lag: float
 
 
 def summary(numbers: "pd.Series[Any]") -> Summary | None:
@@ -53,12 +44,11 @@ def usual_gap(seconds: Counter[int]) -> float:
 
 
 def all_series(table: pd.DataFrame, buffers: Buffers, floor: float | None, *, lines: bool) -> tuple[Series, ...]:
-    """A series of each key, the busiest five, by name; or one of all without `lines` or if nearly all keys differ."""
+    """A series of each key, the busiest five, by name; or one of all without `lines`."""
     known = table.dropna(subset="value")
-    counts = known["key"].value_counts()
-    if not lines or len(counts) > max(MAX_LINES, len(known) / 2):
+    if not lines:
         return (_series("", known, buffers, floor),) if len(known) else ()
-    busiest = sorted(counts.index[:MAX_LINES])
+    busiest = sorted(known["key"].value_counts().index[:MAX_LINES])
     return tuple(_series(name, known[known["key"] == name], buffers, floor) for name in busiest)
 
 

@@ -95,12 +95,6 @@ def test_each_by_value_has_its_series_and_its_own_anomalies() -> None:
     assert all(len(series.values) == 30 and set(series.keys) == {series.name} for series in snapshot.series)
 
 
-def test_keys_that_nearly_all_differ_make_one_series() -> None:
-    values = [each | {"device": f"d{number}"} for number, each in enumerate(sensor_values(200))]
-    (series,) = snapshot_of(sensor_producer.SENSORS, values).series
-    assert (series.name, len(series.values)) == ("", 30)
-
-
 FORMS = [
     ((), [], "number", "number", 0),
     ((Field("note", "text"),), [{"note": "abc"}, {"note": "a"}], "note length", "note length", 30),

@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 
 from consumers.dashboard import stats
 from consumers.dashboard.options import Buffers
-from consumers.dashboard.stats import Row
 
 values = st.lists(st.floats(0, 1) | st.sampled_from([1e30, -1e100]), min_size=1, max_size=60)
 
 
 @given(values, st.integers(1, 20))
 def test_rolling_mean_is_that_of_each_window_and_at_first_of_fewer(data: list[float], window: int) -> None:
-    table = pd.DataFrame([Row(float(at), "a", value, 0, 0) for at, value in enumerate(data)])
+    table = pd.DataFrame([(at, "a", value, 0, 0) for at, value in enumerate(data)], columns=list(stats.COLUMNS))
     (series,) = stats.all_series(table, Buffers(window=60, rolling=window), None, lines=False)
     means = [np.mean(data[max(end - window, 0) : end]) for end in range(1, len(data) + 1)]
     np.testing.assert_allclose(np.array(series.rolling), np.array(means), rtol=1e-12)
