@@ -54,8 +54,7 @@ class Dashboard:
             self.tip = self.figure.text(0, 0, "", bbox=frame, zorder=10, visible=False)
             heights = [*HEIGHTS[narrow], *[rest] * len(rows)]
             header, strip, *bands = self.figure.subfigures(len(heights), 1, height_ratios=heights)
-            self.header = Header(header, palette, narrow=narrow)
-            self.strip = HealthStrip(strip, palette, narrow=narrow)
+            self.header, self.strip = Header(header, palette), HealthStrip(strip, palette)
             self.panels: list[Panel] = []
             for band, row in zip(bands, rows, strict=True):
                 ratios = (56, 44) if len(row) == 2 else [1] * len(row)

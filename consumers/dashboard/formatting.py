@@ -45,11 +45,6 @@ def number(value: float, extent: float) -> str:
     return f"{value:z,.{max(0, min(places, 7 - len(f'{abs(value):.0f}')))}f}"
 
 
-def between(low: float, high: float, extent: float) -> str:
-    """Both ends of a range, or what both are."""
-    return "\u2013".join(dict.fromkeys((number(low, extent), number(high, extent))))
-
-
 def plain(text: str) -> str:
     """Text that cannot disturb an image or a terminal: no control or format characters, two accents per letter."""
     printable = "".join(each if each.isprintable() else " " for each in text[:1000])

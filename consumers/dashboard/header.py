@@ -20,12 +20,12 @@ STATUS_AND_CLOCK = 5.2  # inches of the longest
 class Header(Card):
     """Title, local time and status; on two lines, and without words on the status, where the figure is narrow."""
 
-    def __init__(self, area: SubFigure, palette: Palette, *, narrow: bool) -> None:
+    def __init__(self, area: SubFigure, palette: Palette) -> None:
         super().__init__(area, palette, filled=False)
-        self.narrow, middle = narrow, self.height / 2
+        lower, middle = 0.2 * self.narrow, self.height / 2
         pill = {"boxstyle": "round,pad=0.45,rounding_size=0.9", "lw": 0}
-        self.title = self.text(EDGE, middle - 0.2 * narrow, size="xx-large", weight="bold")
-        self.status = self.text(self.width - EDGE, middle + 0.2 * narrow, weight="bold", ha="right", bbox=pill)
+        self.title = self.text(EDGE, middle - lower, size="xx-large", weight="bold")
+        self.status = self.text(self.width - EDGE, middle + lower, weight="bold", ha="right", bbox=pill)
         self.clock = Annotation("", (0, 0), (-25, 0), self.status, "offset points", annotation_clip=False,
                                 color=palette.muted, ha="right", va="bottom")  # fmt: skip
         area.add_artist(self.clock)
@@ -64,9 +64,9 @@ def tiles(snapshot: Snapshot) -> list[tuple[str, str, str, bool]]:
 class HealthStrip(Card):
     """Six statistics on the health of the stream, each with a line of detail, in one row or three."""
 
-    def __init__(self, area: SubFigure, palette: Palette, *, narrow: bool) -> None:
+    def __init__(self, area: SubFigure, palette: Palette) -> None:
         super().__init__(area, palette)
-        columns = 2 if narrow else 6
+        columns = 2 if self.narrow else 6
         self.step, self.texts = (self.width - 2 * EDGE) / columns, []
         for tile in range(6):
             left, top = EDGE + tile % columns * self.step, TILE * (tile // columns)

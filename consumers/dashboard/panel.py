@@ -16,6 +16,7 @@ from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.theme import Palette
 
 EDGE, PAD = 0.3, 0.1  # inches from the edge of a part of the figure to its texts, and to its background
+NARROW_IN = 5.2  # all cards of one column are, and of the others those that have no room for names on their right
 
 
 class Card:
@@ -25,6 +26,7 @@ class Card:
         self.area, self.palette, corner = area, palette, area.transSubfigure
         self.width: float = area.bbox.width / area.dpi
         self.height: float = area.bbox.height / area.dpi
+        self.narrow = self.width < NARROW_IN
         self.inches: Any = Affine2D().scale(1, -1) + area.dpi_scale_trans + ScaledTranslation(0, 1, corner)  # type: ignore[arg-type]
         area.patch.set_visible(False)
         if filled:

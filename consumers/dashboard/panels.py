@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from consumers.dashboard.formatting import between, brief, clock, number, rate, span
+from consumers.dashboard.formatting import brief, clock, number, rate, span
 from consumers.dashboard.panel import Panel, fit
 from consumers.dashboard.snapshot import MAX_KEYS, TOP, Roles, Snapshot
 from consumers.dashboard.theme import MARKERS
@@ -120,7 +120,7 @@ class TrendPanel(Panel):
     legend: Mapping[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
 
     def build(self) -> None:
-        if self.width < 4:  # in one column the names of the lines stand below
+        if self.narrow:  # the names of the lines stand below
             self.margins = (0.85, 0.3, 1.35, 0.8)
             below = 0.42, -0.46 / self.inner[1]
             self.legend = {"loc": "upper center", "bbox_to_anchor": below, "ncols": 2, "columnspacing": 1}
@@ -138,7 +138,10 @@ class TrendPanel(Panel):
         shown, roles, zones = snapshot.series, snapshot.roles, snapshot.roles.zones or ()
         if not shown:
             return ()
-        values = [value for series in shown for value in (*series.values, *series.rolling)]
+        # Anomalies would flatten all else, and means with them: they are marked at the edge.
+        pairs = [pair for series in shown for pair in zip(series.values, series.anomalies, strict=True)]
+        values = [value for value, odd in pairs if not odd] or [value for value, _ in pairs]
+        values += [mean for series in shown if not any(series.anomalies) for mean in series.rolling]
         low, high = self.axes.yaxis.get_major_locator().nonsingular(min(values), max(values))
         near = [zone for zone in zones if 1.5 * low - 0.5 * high <= zone <= 1.5 * high - 0.5 * low]
         low, high = roles.scale or (min([low, *near]), max([high, *near]))
@@ -153,11 +156,12 @@ class TrendPanel(Panel):
         self.axes.set_xlabel(f"{roles.record}s ago{', each line' if shown[0].name else ''}")
         self.draw_zones(roles, low - pad, high + pad)
         found = self.draw_lines(snapshot, extent)
-        self.outliers.set_data([x for x, _ in found], [y for _, y in found])
+        self.outliers.set_data([x for x, _ in found], np.clip([y for _, y in found], low - pad, high + pad))
         self.subtitle.set_color(self.palette.negative[0] if found else self.palette.muted)
-        odd, mean = counted(len(found), "anomaly"), f"rolling mean of {snapshot.buffers.rolling}"
-        last = f"last {counted(count, roles.record)}"
-        return [last, f"{odd} marked", mean] if found else [last, mean, "no anomalies"]
+        last, mean = f"last {counted(count, roles.record)}", f"rolling mean of {snapshot.buffers.rolling}"
+        if not found:
+            return [last, mean, "no anomalies"]
+        return [last, f"{counted(len(found), 'anomaly')}, the latest {number(max(found)[1], extent)}", mean]
 
     def draw_zones(self, roles: Roles, bottom: float, top: float) -> None:
         """Fill below and above the two limits, and write what they are where there is room."""
@@ -233,7 +237,7 @@ class HistogramPanel(Panel):
         edges = locator.tick_values(*locator.nonsingular(found.low, found.high + roles.whole)) - 0.5 * roles.whole
         counts, _ = np.histogram(np.clip(snapshot.measured, edges[0], edges[-1]), edges)
         width = edges[-1] - edges[0]
-        names = (f"{between(left, right, width)}: {counted(int(count), roles.record)}"
+        names = (f"{number(left, width)} to {number(right, width)}: {counted(int(count), roles.record)}"
                  for left, right, count in zip(edges, edges[1:], counts, strict=False))  # fmt: skip
         self.draw_bars(self.bars, edges, counts, names)
         self.axes.xaxis.set_major_locator(MaxNLocator(6, integer=roles.whole, min_n_ticks=1))
@@ -245,7 +249,8 @@ class HistogramPanel(Panel):
             line.set_xdata([value, value])
             text.set_text(f"{name}\n{number(value, width)}")
             self.words.append(f"{name} {number(value, width)}")
-        reach = f"{between(found.low, found.high, 100 if roles.whole else width)} {roles.unit}".rstrip()
+        low, high = (number(each, 100 if roles.whole else width) for each in (found.low, found.high))
+        reach = f"{low}\u2013{high} {roles.unit}".rstrip()
         return [f"last {counted(found.count, roles.record)}", reach, f"\u03c3 {number(found.sigma, width)} shaded"]
 
 

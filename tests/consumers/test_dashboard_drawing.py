@@ -190,7 +190,7 @@ def test_bars_lines_and_labels_stand_where_the_data_is() -> None:
     assert snapshot.measures is not None
     assert histogram.lines[0].get_xdata()[0] == snapshot.measures.mean
     seen = shown(draw(all_scenes()["anomalies"]))
-    assert any("1 anomaly marked" in text for text in seen)
+    assert any("1 anomaly, the latest 0.0" in text for text in seen)
     assert {"Other (2)", "POSITIVE", "NEUTRAL", "NEGATIVE"} <= set(seen)
 
 
@@ -335,6 +335,13 @@ def test_rolling_mean_of_values_that_rise_is_seen() -> None:
     bottom, top = trend.axes.get_ylim()
     means = trend.rolling[0].get_ydata()
     assert bottom < min(means) < min(trend.raw[0].get_ydata()) < top
+
+
+def test_an_anomaly_flattens_no_trend() -> None:
+    trend: Any = draw(Scene("", "light", hostile([*[20.0, 21.0, 22.0] * 110, 85.0, *[20.0, 21.0] * 5]))).panels[2]
+    bottom, top = trend.axes.get_ylim()
+    assert (bottom > 19, top < 23, list(trend.outliers.get_ydata())) == (True, True, [top])
+    assert "1 anomaly, the latest 85" in trend.subtitle.get_text()
 
 
 @pytest.mark.parametrize("narrow", [False, True])
