@@ -170,7 +170,7 @@ class TestOldTables:
     @pytest.mark.parametrize(
         ("statement", "words"),
         [
-            ("CREATE VIEW readings AS SELECT 'a' AS message", "is a view"),
+            ("CREATE VIEW readings AS SELECT 'a' AS message", "readings cannot be used, name another file"),
             ('CREATE TABLE readings ("A Integer" VARCHAR)', "column a integer of table readings is VARCHAR"),
             ('CREATE TABLE readings ("a timestamp" TIMESTAMPTZ)', "column a timestamp of table readings is TIMESTAMP"),
             (

@@ -57,13 +57,13 @@ def kafka_python_options(settings: Settings) -> dict[str, Any]:
 
 def failed(error: "KafkaException", settings: Settings, log: ClientLog) -> Unavailable:
     """What a failed call means: a broker answers with a reason, may not know us, or none answers."""
-    reason, broker, detail = error.args[0], settings.kafka_broker, f": {log.reason}" * bool(log.reason)
-    if reason.name() not in ("_TIMED_OUT", "_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE", "_SSL", "_AUTHENTICATION"):
+    reason, broker, detail = error.args[0], settings.kafka_broker, log.reason
+    is_away = reason.name() in ("_TIMED_OUT", "_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE", "_SSL", "_AUTHENTICATION")
+    if not (is_away and detail):
         return Unavailable(f"Kafka at {broker}: {reason.str()}")
     if kafka_security() and "connection refused" not in detail.lower():
-        names = ", ".join(KAFKA_SECURITY)
-        return Unavailable(f"Kafka at {broker} takes no connection, check {names}{detail}")
-    return Unavailable(f"no Kafka broker answers at {broker}{detail}")
+        return Unavailable(f"Kafka at {broker} takes no connection, check {', '.join(KAFKA_SECURITY)}: {detail}")
+    return Unavailable(f"no Kafka broker answers at {broker}: {detail}")
 
 
 @dataclass(frozen=True)
@@ -148,11 +148,7 @@ class Admin:
         logger.info("kafka: topic {} is missing and is created with {}", name, counted(partitions, "partition"))
         wanted = NewTopic(name, partitions, copies, config={"cleanup.policy": "delete"})
         asked = self.client.create_topics([wanted], operation_timeout=REQUEST_S, request_timeout=REQUEST_S)
-        try:
-            self._answer(name, asked[name], "TOPIC_ALREADY_EXISTS")
-        except Unavailable as error:
-            remedy = "create it with kafka-topics.sh, or change KAFKA_PARTITIONS and KAFKA_REPLICATION"
-            raise Unavailable(f"topic {name} is missing and cannot be created ({error}): {remedy}") from error
+        self._answer(name, asked[name], "TOPIC_ALREADY_EXISTS")
 
     def _answer(self, topic: str, asked: "Future[Any]", none: str = "") -> Any:
         """What the brokers answer about a topic, None for the error of this name."""

@@ -57,10 +57,8 @@ class DuckdbEmitter:
         """Make the table, or bring it up to date; the types of its columns by their names in lower case."""
         table = self._table
         with self._window() as sink:
-            if duck.is_view(sink, table.name):
-                raise ToolkitError(f"{table.name} in {self._path} is a view, which takes no rows: name another file")
-            existing = duck.columns(sink, table.name)
-            statements = table.upgrade("duckdb", existing) if existing else table.create("duckdb")
+            existing = duck.columns(sink, table.name)  # to make a table that is there fails for a view only
+            statements = [*table.create("duckdb"), *(table.upgrade("duckdb", existing) if existing else ())]
             for statement in ("USE sink", *statements, "USE memory"):
                 sink.execute(statement)
             self._id_needed = table.has_id and duck.is_without_default(sink, table.name, "id")

@@ -62,9 +62,10 @@ class KafkaEmitter:
         self._key = key
         known = msgspec.json.decode(mark, type=Mark) if mark else None
         if known and known.topic_id == self._topic.topic_id:
-            self._mark = known
+            self._begin = known
         else:
-            self._mark = Mark(self._topic.topic_id, crc32(key.encode()) % self._topic.partitions, 0)
+            self._begin = Mark(self._topic.topic_id, crc32(key.encode()) % self._topic.partitions, 0)
+        self._mark = self._begin
         self._end = 0  # of the partition, when it was seen last
 
     @property
@@ -77,7 +78,7 @@ class KafkaEmitter:
         with self._mapped():
             lowest, end = self._bounds(self._fenced())
             self._end = end
-            noted = self._mark
+            noted = self._begin
             # An end before what was noted: brokers lost power, and the topic its newest records.
             start = noted.offset if noted.offset <= end else lowest
             offset, found = self._search(start, end, producer_ids) if start < end and producer_ids else (end, None)
@@ -221,20 +222,10 @@ class KafkaEmitter:
             real = error if isinstance(error, KafkaException) else error.__cause__
             if not isinstance(real, KafkaException):
                 raise Unavailable(f"the Kafka client of {self._key} failed: {error}") from error
-            settings, log = self._admin.settings, self._admin.log
-            match real.args[0].name():
-                case "_FENCED":
-                    slept = f"(or this one slept longer than {TRANSACTION_S:.0f} s)"
-                    raise Unavailable(
-                        f"another process writes as {self._key}: a copy of this journal? {slept}"
-                    ) from error
-                case "_TIMED_OUT":
-                    detail = f" ({log.reason})" * bool(log.reason)
-                    raise Unavailable(
-                        f"Kafka at {settings.kafka_broker} begins or ends no transaction in time: are there as many "
-                        f"brokers as its transaction.state.log.replication.factor asks for?{detail}"
-                    ) from error
-            raise failed(real, settings, log) from error
+            if real.args[0].name() == "_FENCED":
+                slept = f"(or this one slept longer than {TRANSACTION_S:.0f} s)"
+                raise Unavailable(f"another process writes as {self._key}: a copy of this journal? {slept}") from error
+            raise failed(real, self._admin.settings, self._admin.log) from error
 
     def close(self) -> None:
         """Abandon whatever is under way; the next instance fences it. See Emitter."""

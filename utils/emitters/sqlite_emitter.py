@@ -16,6 +16,8 @@ from utils.records.table import Table, quoted
 
 ROWS_PER_STATEMENT = 500  # fewer would give the interpreter lock away more often
 
+_UNSUITABLE = ("SQLITE_ERROR", "SQLITE_CONSTRAINT_UNIQUE")
+
 
 class SqliteEmitter:
     """Inserts each batch in one durable transaction."""
@@ -45,14 +47,11 @@ class SqliteEmitter:
                 for statement in table.upgrade("sqlite", existing) if existing else table.create("sqlite"):
                     execute(statement)
                 execute(table.identity_index())
-        except Unavailable as error:
-            if getattr(error.__cause__, "sqlite_errorname", "") == "SQLITE_ERROR":  # no waiting heals that
-                raise ToolkitError(f"{error}; its {table.name} cannot be used, name another file") from error
+        except (Unavailable, sqlite3.IntegrityError) as error:  # the second: it contains a record twice
+            if getattr(error.__cause__ or error, "sqlite_errorname", "") in _UNSUITABLE:  # no waiting heals that
+                remedy = f"its {table.name} cannot be used, name another file"
+                raise ToolkitError(f"{self._path}: {error.__cause__ or error}; {remedy}") from error
             raise
-        except sqlite3.IntegrityError as error:
-            raise ToolkitError(
-                f"{self._path}: {table.name} contains a record twice ({error}): name another file"
-            ) from error
 
     def last(self, producer_ids: Sequence[str]) -> tuple[str, int] | None:
         """Ask the index for each run, the newest first. See Emitter."""
