@@ -14,7 +14,6 @@ from statistics import median
 
 import pytest
 
-from tests.emitters.test_contract import hold_duckdb
 from tests.helpers import (
     assert_complete,
     assigned,
@@ -511,15 +510,6 @@ def test_a_data_folder_that_is_deleted_ends_the_run_in_one_line(settings: Settin
     assert process.returncode == 2
     assert "was deleted, moved or replaced while in use" in err
     assert "unlinking" not in err  # the lock's library has its own words for it
-
-
-@pytest.mark.full
-def test_a_notebook_that_holds_duckdb_is_named(settings: Settings, logged: list[str]) -> None:
-    assert produce(settings, paced(1), sinks=("duckdb",)) == 0
-    with hold_duckdb(settings.duckdb_path):
-        assert produce(settings, paced(1), sinks=("duckdb",), drain_s=0) == 3
-    (line,) = [line for line in logged if "duckdb: unavailable, records are pending in the journal" in line]
-    assert "Conflicting lock is held in" in line
 
 
 def test_a_password_never_reaches_the_logs(settings: Settings) -> None:

@@ -88,7 +88,7 @@ OWN = {
         ("--size big", "Parameter --size requires 2 positional arguments"),
         ("--frames 0", 'Invalid value "0" for --frames. Must be > 0'),
         ("--points 10001", 'Invalid value "10001" for --points. Must be <= 10000'),
-        ("--window 5", "--rolling 10: give at most --window, which is 5"),
+        ("--rolling 101", 'Invalid value "101" for --rolling. Must be <= 100'),
         ("--duration -1", "for --duration. Must be > 0"),
         ("--refresh 0", "for --refresh. Must be > 0"),
         ("--from stored", 'Invalid value "stored" for --from. Choose from: "start", "end"'),

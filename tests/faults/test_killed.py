@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.helpers import assert_complete, assigned, held, last_assigned, producer_ids, ragini, start_python
+from tests.helpers import assert_complete, assigned, held, last_assigned, ragini, start_python
 from utils.app.config import Settings
 from utils.sinks import EMBEDDED
 
@@ -100,14 +100,3 @@ def test_several_producers_share_the_sinks_and_are_killed(settings: Settings, ti
         assert last_assigned(settings, name) > acknowledged[name]
         expected |= assigned(settings, name)
     assert_complete(settings, expected)
-
-
-@pytest.mark.full
-def test_producers_that_run_at_once_end_cleanly(settings: Settings) -> None:
-    modules = {"ragini": "producers.ragini_producer", "case": "producers.producer_case"}
-    options = ("--interval", "0", "--count", "30000", "--drain", "60", "--sinks", *EMBEDDED)
-    running = [start_python(module, *options, settings=settings) for module in modules.values()]
-    for process in running:
-        out, err = process.communicate(timeout=100)
-        assert (process.returncode, out.count("30,000 delivered, 0 pending")) == (0, 3), err
-    assert_complete(settings, {producer_ids(settings, name)[0]: 30_000 for name in modules})

@@ -39,8 +39,7 @@ def end_of(process: subprocess.Popen[str]) -> tuple[int, str, str, float]:
     return process.returncode, out, err, time.monotonic() - began_s
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-@pytest.mark.parametrize("interval", ["0.01", "60"])
+@pytest.mark.parametrize(("number", "interval"), [(signal.SIGINT, "0.01"), (signal.SIGTERM, "60")])
 def test_a_signal_ends_with_one_summary(settings: Settings, number: signal.Signals, interval: str) -> None:
     process = start(settings, "--interval", interval)
     read_until(process, "producing to")

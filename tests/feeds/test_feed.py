@@ -546,20 +546,6 @@ def test_what_is_rejected_waits_for_a_full_disk(
     assert column(settings, "things", "n") == {"file": [1, 3], "sqlite": [1, 3], "duckdb": [1, 3]}
 
 
-@pytest.mark.full
-def test_a_file_that_grows_is_followed_until_ctrl_c(settings: Settings, tmp_path: Path) -> None:
-    path = tmp_path / "things.jsonl"
-    path.touch()
-    with start_python("producers.feed_producer", path, "--sinks", "file", settings=settings) as process:
-        for n in range(3):
-            with path.open("a") as file:
-                file.write(f'{{"n":{n}}}\n')
-            wait_until(lambda: len(lines(settings, "things")) == n + 1, 30)  # noqa: B023
-        process.interrupt()
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-
-
 @has_links
 def test_a_link_that_is_pointed_at_the_next_file_of_a_series_is_one_source(
     feed: Feed, settings: Settings, tmp_path: Path

@@ -5,7 +5,6 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from utils.app.errors import ToolkitError
 from utils.feeds.lines import LineCodec
 from utils.feeds.rows import RowSource, array_pages, parquet_pages
 from utils.records.stream import BUZZ
@@ -53,12 +52,6 @@ def test_an_array_with_another_beginning_begins_again(path: Path) -> None:
     end = read(path)[-1].end
     path.write_text(json.dumps(ITEMS[1:]))
     assert [chunk.begins_again for chunk in read(path, end)] == [True]
-
-
-def test_an_array_must_be_complete(path: Path) -> None:
-    path.write_text('[{"message":"a"},')
-    with pytest.raises(ToolkitError, match=r"list\.json begins like a JSON array"):
-        read(path)
 
 
 @pytest.mark.parametrize(

@@ -149,19 +149,3 @@ def test_an_example_arrives_typed_in_every_sink(name: str, settings: Settings) -
             values = [getattr(record, column) for record in records]
             assert values == [getattr(record, column) for record in wanted], (sink, column)
             assert {type(value) for value in values} == {type(getattr(record, column)) for record in wanted}
-
-
-@pytest.mark.full
-def test_sql_sees_numbers(settings: Settings) -> None:
-    import sqlite3
-
-    import duckdb
-
-    run_here("producers.sensor_producer", "--count", "500", "--interval", "0", settings=settings)
-    query = "SELECT device, avg(temperature_c), count(*) FROM sensors GROUP BY device ORDER BY device"
-    with closing(sqlite3.connect(settings.sqlite_path)) as database:
-        rows = database.execute(query).fetchall()
-    with duckdb.connect(str(settings.duckdb_path), read_only=True) as database:
-        assert [(room, pytest.approx(mean), count) for room, mean, count in database.execute(query).fetchall()] == rows
-    assert [row[2] for row in rows] == [100] * 5
-    assert all(10 < row[1] < 30 for row in rows)

@@ -478,49 +478,6 @@ def test_instants_outside_of_the_calendar_are_none() -> None:
 # Buzz -----
 
 
-def test_what_an_external_buzz_record_leaves_out_is_filled() -> None:
-    found = BUZZ.codec.decode(b'{"message": "I love this!"}')
-    assert (found.author, found.message_length, found.timestamp) == ("Unknown", 12, None)
-    assert found.sentiment == sentiment.score("I love this!") > 0.7
-    assert (found.producer_id, found.sequence, found.extra) == (None, None, None)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("sentiment", "Positive"), ("sentiment", 187.4), ("sentiment", -0.1), ("message_length", -1), ("author", 7),
-     ("message_length", 1.5), ("category", ["a"]), ("timestamp", "n/a"), ("likes", 3), ("extra", {"a": 1})],
-)  # fmt: skip
-def test_what_does_not_fit_a_buzz_record_is_in_its_extra(name: str, value: object) -> None:
-    line = json.dumps(
-        {"message": "I love this!", "author": "Ann", "sentiment": 0.25, "message_length": 12} | {name: value}
-    )
-    (found,) = BUZZ.codec.decode_lines(line.encode() + b"\n")
-    assert json.loads(found.extra) == {name: value}
-    assert found.author == ("Unknown" if name == "author" else "Ann")
-    assert found.sentiment == (sentiment.score("I love this!") if name == "sentiment" else 0.25)
-    assert found.message_length == 12
-    assert json.loads(BUZZ.codec.encode(found))[name] == value
-
-
-def test_fields_on_complete_buzz_lines_survive() -> None:
-    given_object = {
-        "message": "m",
-        "author": "a",
-        "timestamp": "2025-10-07 18:00:00",
-        "category": "c",
-        "sentiment": 0.5,
-    }
-    given_object |= {"keyword_mentioned": "k", "message_length": 1, "temperature": 70.87, "machine_id": 0}
-    (found,) = BUZZ.codec.decode_lines(stamped([given_object]))
-    assert json.loads(found.extra) == {"temperature": 70.87, "machine_id": 0}
-
-
-@pytest.mark.parametrize("line", [b"{}", b'{"message": 7}', b'{"message": null}', b'{"text": "a"}', b"[]", b""])
-def test_a_buzz_record_needs_a_text_message(line: bytes) -> None:
-    with pytest.raises(ValueError, match=r"\w"):
-        BUZZ.codec.decode(line)
-
-
 def test_a_long_text_is_scored_by_its_beginning() -> None:
     longer_and_worse = "I love this! " * 100 + "x1 " * 50_000 + "but " + "good " * 50_000  # minutes, if all counted
     assert sentiment.score(longer_and_worse) == sentiment.score(longer_and_worse[: sentiment.MAX_CHARACTERS]) > 0.7

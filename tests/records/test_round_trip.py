@@ -97,13 +97,6 @@ def test_any_object_comes_back_through_inferred_fields(given_objects: list[dict[
         check(given_objects, inferred("any", [*given_objects, {"timestamp": READ_AT}]), Path(folder))
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("fields", [1, 300])
-def test_narrow_and_wide_streams_come_back(fields: int, tmp_path: Path) -> None:
-    given_objects = [{f"f{number}": number / 4 + each for number in range(fields)} for each in range(200)]
-    check(given_objects, inferred("wide", given_objects[:9]), tmp_path, size=150)
-
-
 @pytest.mark.parametrize("sink", EMBEDDED)
 def test_a_stream_without_a_schema_file_is_inferred_from_any_source(sink: str, settings: Settings) -> None:
     given_objects = [

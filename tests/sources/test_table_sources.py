@@ -308,13 +308,6 @@ class TestTypes:
         assert sequences([chunk]) == [1, 3]
         assert [each.where for each in chunk.invalid] == ["buzz.sqlite/readings row 2"]
 
-    @pytest.mark.parametrize("column", ["producer_id", "sequence"])
-    def test_half_of_the_ids_is_none(self, kind: Kind, column: str) -> None:
-        kind.emit(1)
-        kind.execute(f"UPDATE streamed_messages SET {column} = NULL")
-        (record,) = records(drain(kind.source()))
-        assert (record.producer_id, record.sequence) == (None, None)
-
 
 class TestTablesOfOthers:
     def test_an_absent_value_of_buzz_is_filled_in_and_a_wrong_one_is_kept(self, kind: Kind) -> None:
@@ -403,16 +396,6 @@ class TestTablesOfOthers:
 
 class TestUpgrades:
     """A producer brings the table up to date while readers are connected: no row becomes another one."""
-
-    def test_a_column_that_was_added(self, kind: Kind) -> None:
-        old = Stream("readings", fields=READINGS.fields[:1])
-        kind.emit_lines('{"a text":"x"}', '{"a integer":1}', stream=old)
-        source = kind.source(stream=old)
-        assert sequences(drain(source)) == [1, 2]
-        kind.emit_lines('{"a integer":3}', first=3)
-        chunks = drain(source)
-        assert (sequences(chunks), chunks[0].begins_again) == ([3], False)
-        assert [json.loads(record.extra) for record in records(chunks)] == [{"a integer": 3, "timestamp": TIMESTAMP}]
 
     def test_json_in_a_column_of_text(self, tmp_path: Path) -> None:
         kind = Kind("duckdb", tmp_path)
