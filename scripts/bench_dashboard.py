@@ -115,7 +115,7 @@ def compare_frames(size: tuple[float, float], frames: int = 40) -> list[float]:
 def compare_formats(frames: int = 40) -> list[float]:
     """Milliseconds of a frame as SVG and as PNG."""
     drawing = Dashboard("light")
-    return milliseconds(Stream(), frames, drawing.svg, drawing.png)
+    return milliseconds(Stream(), frames, drawing.svg, drawing.image)
 
 
 def soak(frames: int = 43_200, messages: int = 10_000_000) -> tuple[float, float]:

@@ -90,7 +90,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     for scene in scenes():
         path = PROJECT_DIR / "docs" / "images" / f"dashboard-{scene.name}.png"
-        path.write_bytes(draw(scene).png(scene.snapshot))
+        path.write_bytes(draw(scene).image(scene.snapshot))
         print(path)
 
 

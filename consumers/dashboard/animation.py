@@ -52,7 +52,7 @@ def keep_image(path: Path, dashboard: Dashboard, shown: Iterable[Snapshot]) -> N
     for snapshot in shown:
         failed = None
         try:
-            shared_files.replace(path, dashboard.png(snapshot))
+            shared_files.replace(path, dashboard.image(snapshot))
             states.healthy(f"{path} is written")
         except OSError as error:
             states.trouble(failed := Unavailable(f"{path} cannot be written: {error.strerror}"))

@@ -100,15 +100,17 @@ class Dashboard:
             found.append((*box.ravel().tolist(), text))
         return found
 
-    def png(self, snapshot: Snapshot) -> bytes:
-        """The snapshot as a PNG file."""
+    def image(self, snapshot: Snapshot, kind: str = "png", **options: Any) -> bytes:
+        """The snapshot as a file of this kind."""
         self.update(snapshot)
-        return self._saved("png")
+        buffer = io.BytesIO()
+        with mpl.rc_context(self.rc):
+            self.figure.savefig(buffer, format=kind, dpi=self.figure.dpi, **options)
+        return buffer.getvalue()
 
     def svg(self, snapshot: Snapshot) -> str:
         """The snapshot as SVG, with labels where the mouse rests."""
-        self.update(snapshot)
-        text = self._saved("svg", metadata={"Date": None}).decode()
+        text = self.image(snapshot, "svg", metadata={"Date": None}).decode()
         points, height = 72 / self.figure.dpi, self.figure.bbox.height
         labels = (
             f'<rect x="{x0 * points:.1f}" y="{(height - y1) * points:.1f}" width="{(x1 - x0) * points:.1f}"'
@@ -123,9 +125,3 @@ class Dashboard:
         health = [tile[:3] for tile in tiles(snapshot)]
         rows = [*head, *health, *(panel.words for panel in self.panels)]
         return [(name, "; ".join(filter(None, words))) for name, *words in rows if any(words)]
-
-    def _saved(self, kind: str, **options: Any) -> bytes:
-        buffer = io.BytesIO()
-        with mpl.rc_context(self.rc):
-            self.figure.savefig(buffer, format=kind, dpi=self.figure.dpi, **options)
-        return buffer.getvalue()

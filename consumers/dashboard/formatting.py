@@ -58,14 +58,6 @@ def why_empty(snapshot: Snapshot) -> str:
     return "\n\npython -m producers.ragini_producer" if snapshot.stream == "buzz" else ""
 
 
-def source_line(snapshot: Snapshot) -> str:
-    """Where the data comes from, or since when and why it does not come."""
-    source = snapshot.source
-    if source.trouble_since is not None:
-        return f"down since {clock(source.trouble_since, snapshot.now)}: {source.trouble}"
-    return source.detail
-
-
 def status(snapshot: Snapshot) -> str:
     """`LIVE`, `WAITING`, and what is stale since when."""
     silent = f" \u00b7 no {snapshot.roles.record}s for {span(snapshot.idle_s)}"

@@ -7,7 +7,7 @@ from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 
-from consumers.dashboard.formatting import SOURCES, brief, clock, rate, source_line, span, status
+from consumers.dashboard.formatting import SOURCES, brief, clock, rate, span, status
 from consumers.dashboard.panel import EDGE, Card, fit
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.theme import Palette
@@ -47,12 +47,14 @@ class Header(Card):
 def tiles(snapshot: Snapshot) -> list[tuple[str, str, str, bool]]:
     """The six statistics of the health strip: name, value, detail, and whether it is a warning."""
     source, last, delay, stale = snapshot.source, snapshot.last, snapshot.lag, snapshot.status == "STALE"
+    down_s = source.trouble_since
+    origin = f"down since {clock(down_s, snapshot.now)}: {source.trouble}" if down_s else source.detail
     bad = (snapshot.invalid, snapshot.lost, snapshot.duplicate)
     lag = (f"{delay.median:,.2f} s", f"p95 {delay.p95:,.2f} s") if delay else ("\u2013", "")
     age = (span(snapshot.idle_s), f"ago, at {clock(last, snapshot.now)}") if last else ("none yet", "")
     uptime, since = span(snapshot.now - snapshot.started), f"since {clock(snapshot.started, snapshot.now)}"
     return [
-        ("Source", SOURCES.get(source.name, source.name), source_line(snapshot), bool(source.trouble)),
+        ("Source", SOURCES.get(source.name, source.name), origin, bool(down_s)),
         ("Throughput", rate(snapshot.rate, snapshot.roles.record), "mean of 60 s", False),
         ("Lag", *lag, False),
         ("Invalid / lost / dup", " / ".join(map(brief, bad)), f"of {brief(snapshot.received)} received", any(bad)),

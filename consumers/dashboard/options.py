@@ -62,7 +62,7 @@ class Buffers:
     window: Length = 30
     """How many latest values trend and histogram show."""
     rolling: Annotated[int, Parameter(converter=whole, validator=Number(gt=0, lte=100))] = 10
-    """Values in a rolling mean."""
+    """Values in a rolling mean, at most 100."""
 
 
 DEFAULT_BUFFERS = Buffers()

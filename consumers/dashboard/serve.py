@@ -53,8 +53,8 @@ class Page:
         self._dashboard, self._drawn = lru_cache(Dashboard), lru_cache(FORMS)(self._draw)
         routes = [
             Route("/frame.json", self._frame),
-            Route("/snapshot.json", self._statistics),
-            Route("/metrics", self._metrics),
+            Route("/snapshot.json", lambda _: Response(statistics(self._snapshot), media_type=JSON)),
+            Route("/metrics", lambda _: Response(metrics(self._snapshot), media_type=METRICS)),
             Mount("/", StaticFiles(directory=FOLDER, html=True)),
         ]
         middleware = [
@@ -80,12 +80,6 @@ class Page:
         narrow = request.query_params.get("form") == "narrow"
         with self._lock:
             return Response(self._drawn(self._plan.theme or asked, narrow, self._snapshot), media_type=JSON)
-
-    def _statistics(self, request: Request) -> Response:
-        return Response(statistics(self._snapshot), media_type=JSON)
-
-    def _metrics(self, request: Request) -> Response:
-        return Response(metrics(self._snapshot), media_type=METRICS)
 
     def _draw(self, theme: ThemeName, narrow: bool, snapshot: Snapshot) -> bytes:
         dashboard = self._dashboard(theme, column() if narrow else self._plan.size)

@@ -53,11 +53,10 @@ def all_series(table: pd.DataFrame, buffers: Buffers, floor: float | None, *, li
 
 
 def _series(name: str, known: pd.DataFrame, buffers: Buffers, floor: float | None) -> Series:
-    values = known["value"].tail(buffers.window + TRAILING)
+    known = known.tail(buffers.window + TRAILING)
     # Each window for itself: a sum that is carried on does not recover from values such as 1e20.
-    rolling = values.rolling(buffers.rolling, min_periods=1).apply(np.mean, raw=True)
-    shown = known.tail(buffers.window)
-    odd = anomalies(values.tolist(), len(shown), floor)
-    columns = (shown["time"], shown["value"], rolling.tail(len(shown)))
-    times, values_shown, means = (tuple(column.tolist()) for column in columns)
-    return Series(name, times, values_shown, means, tuple(odd), tuple(shown["key"]))
+    rolling = known["value"].rolling(buffers.rolling, min_periods=1).apply(np.mean, raw=True)
+    odd = anomalies(known["value"].tolist(), buffers.window, floor)
+    shown = known.assign(rolling=rolling).tail(buffers.window)
+    times, values, means, keys = (tuple(shown[each].tolist()) for each in ("time", "value", "rolling", "key"))
+    return Series(name, times, values, means, tuple(odd), keys)

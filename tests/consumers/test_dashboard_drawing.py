@@ -410,7 +410,7 @@ def test_one_quantity_has_one_value() -> None:
 
 
 def test_nothing_of_a_matplotlibrc_reaches_the_image(tmp_path: Any) -> None:
-    clean = Dashboard("light").png(all_scenes()["anomalies"].snapshot)
+    clean = Dashboard("light").image(all_scenes()["anomalies"].snapshot)
     hostile_rc: Any = {
         "text.usetex": True, "axes.grid": False, "font.size": 30, "lines.linewidth": 9, "savefig.dpi": 20,
         "axes.titlecolor": "red", "figure.autolayout": True, "savefig.bbox": "tight", "timezone": "Asia/Tokyo",
@@ -418,7 +418,7 @@ def test_nothing_of_a_matplotlibrc_reaches_the_image(tmp_path: Any) -> None:
     }  # fmt: skip
     mpl.rcParams.update(hostile_rc)
     theme.reset()
-    assert Dashboard("light").png(all_scenes()["anomalies"].snapshot) == clean
+    assert Dashboard("light").image(all_scenes()["anomalies"].snapshot) == clean
 
 
 def test_trouble_is_written_with_time_and_reason() -> None:
@@ -450,7 +450,7 @@ def test_what_does_not_come_has_its_reason(size: str) -> None:
 @pytest.mark.parametrize("size", [(4.0, 3.0), (30.0, 3.0), (4.0, 30.0)])
 def test_any_size_is_drawn(size: tuple[float, float]) -> None:
     for name in ("anomalies", "empty", "sensors"):
-        assert draw(all_scenes()[name], size).png(all_scenes()[name].snapshot)
+        assert draw(all_scenes()[name], size).image(all_scenes()[name].snapshot)
 
 
 @pytest.mark.parametrize("count", [1, 3, 6])

@@ -7,7 +7,6 @@ from contextlib import closing
 
 import pytest
 
-from consumers.dashboard import formatting
 from consumers.dashboard.reader import Reader
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.state import State
@@ -111,7 +110,7 @@ def test_locked_database_is_named_and_heals(settings: Settings) -> None:
         run(watched)
         snapshot = watched.snapshot(lambda snapshot: snapshot.source.trouble_since)
         assert snapshot.total == 0
-        assert "locked" in formatting.source_line(snapshot)
+        assert "locked" in snapshot.source.trouble
         lock.execute("COMMIT")
     finally:
         lock.close()

@@ -121,12 +121,12 @@ def test_save_records_a_gif(live: Settings) -> None:
 
 
 def test_the_first_image_shows_what_is_there(live: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn, png = list[int](), Dashboard.png
+    drawn, png = list[int](), Dashboard.image
 
     def noted(dashboard: Dashboard, snapshot: Snapshot) -> bytes:
         drawn.append(snapshot.total)
         return png(dashboard, snapshot)
 
-    monkeypatch.setattr(Dashboard, "png", noted)
+    monkeypatch.setattr(Dashboard, "image", noted)
     done = run_here(MODULE, "--source", "file", "--save", live.data_path / "look.png", "--frames", "1", settings=live)
     assert (done.returncode, drawn) == (0, [60]), done.stderr
