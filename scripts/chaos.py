@@ -114,20 +114,19 @@ class Attacked:
     def suffer(self, attacks: Sequence[Attack], seconds: float) -> None:
         """Let the processes run for so long, under these attacks."""
         begun_s, shown_s = time.monotonic(), 0
-        waiting = list(attacks)
-        ending: list[tuple[float, Callable[[], object]]] = []
+        agenda: list[tuple[float, Attack | Callable[[], object]]] = [(each.at_s, each) for each in attacks]
         with cli.progress(round(seconds), "seconds") as advance:
-            while (now_s := time.monotonic() - begun_s) < seconds or waiting or ending:
+            while (now_s := time.monotonic() - begun_s) < seconds or agenda:
                 self.keep_running()
-                while waiting and waiting[0].at_s <= now_s:
-                    attack = waiting.pop(0)
+                for entry in [each for each in agenda if each[0] <= now_s]:
+                    agenda.remove(entry)
+                    _, due = entry  # an attack, or what ends one
                     with suppress(psutil.Error, Unavailable, sqlite3.OperationalError, portalocker.LockException):
-                        ending.append((now_s + attack.length_s, self._begin(attack)))
-                        self.done[attack.action] += 1
-                for entry in [each for each in ending if each[0] <= now_s]:
-                    ending.remove(entry)
-                    with suppress(psutil.Error):
-                        entry[1]()
+                        if isinstance(due, Attack):
+                            agenda.append((now_s + due.length_s, self._begin(due)))
+                            self.done[due.action] += 1
+                        else:
+                            due()
                 advance(int(now_s) - shown_s)
                 shown_s = int(now_s)
                 time.sleep(LOOK_EVERY_S)
