@@ -52,9 +52,8 @@ def main(arguments: list[str]) -> int:
 
 
 def options(setting: str, cores: int | None = os.cpu_count()) -> list[str]:
-    """Of pytest: a process per core, and one or two more because tests wait for servers, processes and disks."""
-    more = 2 if setting == "all" else 1  # of the quick tests few wait
-    processes = min((cores or 1) + more, 8)
+    """Of pytest: a process per core; beside the quick tests two more, as others wait for servers, processes and disks."""
+    processes = min(max(2, cores or 1) + 2 * (setting != "quick"), 8)
     parallel = ["-q", "-n", str(processes), "--dist", "loadgroup"]
     return parallel if setting == "all" else [*parallel, f"--{setting}"]
 
