@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
 
 
 def options(setting: str, cores: int | None = os.cpu_count()) -> list[str]:
-    """Of pytest: a process per core; beside the quick tests two more, as others wait for servers, processes and disks."""
+    """Of pytest: a process per core; two more where tests wait for servers, processes and disks."""
     processes = min(max(2, cores or 1) + 2 * (setting != "quick"), 8)
     parallel = ["-q", "-n", str(processes), "--dist", "loadgroup"]
     return parallel if setting == "all" else [*parallel, f"--{setting}"]
