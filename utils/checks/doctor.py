@@ -162,11 +162,7 @@ def _sinks(settings: Settings, found: list[Account]) -> Iterator[Sign]:
             try:
                 yield from _read(sink, settings, stream)
             except ToolkitError as error:
-                busy = "close what keeps it open, or change its permissions; damage: README.md, Troubleshooting"
-                remedy = busy if isinstance(error, Unavailable) else ""
-                address = "check KAFKA_BROKER_ADDRESS and the KAFKA_* security variables"
-                text = " ".join(str(error).split())
-                yield Sign(name, "problem", text, remedy if sink.embedded else address)
+                yield Sign(name, "problem", " ".join(str(error).split()), "README.md, Troubleshooting, says what to do")
 
 
 def _read(sink: Sink, settings: Settings, stream: Stream) -> Iterator[Sign]:
