@@ -478,7 +478,7 @@ def test_producers_without_a_journal_are_compared_between_the_sinks(settings: Se
     settings.journal_path("p").unlink()
     report, problems = audited(settings, *EMBEDDED)
     assert not problems
-    assert report.notes[0].startswith(f"2,500 records of {producer_id} (1-2500): no journal here knows it")
+    assert report.notes[0].startswith(f"2,500 records of {producer_id} (1-2500): no journal here acknowledged them")
     rewrite(settings, "file", lambda rows: rows.__delitem__(slice(20, 30)))
     rewrite(settings, "duckdb", lambda rows: rows[40].update(message="other"))
     report, problems = audited(settings, *EMBEDDED)
@@ -510,7 +510,7 @@ def test_a_journal_that_was_restored_is_explained_and_no_damage(settings: Settin
     report, problems = audited(settings)
     assert not problems
     (note,) = report.notes
-    assert note.startswith(f"10 records of {newer} (91-100): journal {older.rpartition('-')[0]} does not know this run")
+    assert note.startswith(f"10 records of {newer} (91-100): no journal here acknowledged them")
     rewrite(settings, "sqlite", lambda rows: rows.__delitem__(slice(80, 84)))
     assert audited(settings)[1] == {"sqlite": [f"4 lost: between 81 and 84 of {older}"]}
 
@@ -524,7 +524,7 @@ def test_a_journal_that_was_restored_in_the_middle_of_a_run(settings: Settings) 
     assert not problems
     (note,) = report.notes
     assert note.startswith(f"10 records of {producer_id} (91-100)")
-    assert "an older copy" in note
+    assert "a copy or a backup of one was used" in note
 
 
 @pytest.mark.full
@@ -538,7 +538,7 @@ def test_a_copied_folder_whose_copies_share_the_sinks(settings: Settings, tmp_pa
     for each in (settings, copy):
         report, problems = audited(each)
         assert not problems
-        assert "a copy or a backup of it was used" in report.notes[0]
+        assert "a copy or a backup of one was used" in report.notes[0]
     assert judgement(audited(copy)[0], "sqlite").pending == 10
     rewrite(settings, "file", lambda rows: rows.append(rows[-1]))
     assert list(audited(settings)[1]) == ["file"]

@@ -110,11 +110,9 @@ JUDGEMENTS = """
         UNION ALL BY NAME FROM named)
     JOIN runs USING (run) GROUP BY stream, producer, sink ORDER BY stream, producer, sink"""
 UNKNOWN = """
-    SELECT producer_id, count(DISTINCT sequence), min(sequence), max(sequence), CASE
-        WHEN beyond THEN format('journal {} does not know them: it is an older copy, or somebody made them', producer)
-        WHEN known THEN format('journal {} does not know this run: a copy or a backup of it was used', producer)
-        ELSE 'no journal here knows it in this stream: its records are only compared between the sinks' END
-    FROM contents WHERE NOT acknowledged GROUP BY producer_id, producer, known, beyond ORDER BY ALL"""
+    SELECT producer_id, count(DISTINCT sequence), min(sequence), max(sequence)
+    FROM contents WHERE NOT acknowledged GROUP BY producer_id ORDER BY ALL"""
+WHY_UNKNOWN = "no journal here acknowledged them: a copy or a backup of one was used, or somebody else made them"
 
 
 @dataclass
@@ -217,8 +215,8 @@ class _Audit:
             self._database.execute(f"INSERT INTO findings SELECT '{problem}', * FROM ({query})")
         for stream, producer, number, *found in self._database.execute(JUDGEMENTS).fetchall():
             report.judgements.append(Judgement(stream, producer, self._sinks[number], *found))
-        for producer_id, count, first, last, why in self._database.execute(UNKNOWN).fetchall():
-            report.notes.append(f"{counted(count, 'record')} of {producer_id} ({first}-{last}): {why}")
+        for producer_id, count, first, last in self._database.execute(UNKNOWN).fetchall():
+            report.notes.append(f"{counted(count, 'record')} of {producer_id} ({first}-{last}): {WHY_UNKNOWN}")
 
     def _read(self, number: int, report: Report, advance: Callable[[int], None]) -> bool:
         """Load the records of a sink; one that is out of reach for five seconds is given up."""
