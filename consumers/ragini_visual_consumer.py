@@ -7,7 +7,7 @@ from loguru import logger
 
 from consumers.dashboard.options import DEFAULT_BUFFERS, Buffers, Charts, Plan, shield
 from utils import sinks
-from utils.app import cli, signals, startup
+from utils.app import cli, signals
 from utils.app.config import DEFAULT_STREAM, DEFAULTS, READING, Reads, Settings
 from utils.app.options import Begin, StreamName
 from utils.reading.expression import Expression
@@ -61,8 +61,6 @@ def main(
         show(animation.frames(state, plan, stop, stop.wait))
     stop.set()
     reader.join(timeout=END_S)
-    if reader.is_alive():
-        logger.warning("reading does not end within {:.0f} s: it is given up", END_S)
     if reader.failure:
         raise reader.failure
     known = state.snapshot()
@@ -70,7 +68,7 @@ def main(
         f"{cli.counted(known.total, known.roles.record)}, {known.invalid:,} invalid, {known.lost:,} lost,"
         f" {known.duplicate:,} duplicate"
     )
-    return 0 if reader.alive_to_the_end else startup.UNFINISHED
+    return 0
 
 
 if __name__ == "__main__":

@@ -15,22 +15,21 @@ CHUNK_RECORDS = 2_000
 class Reader(threading.Thread):
     """Follows the source into the state until `stop`. It sets `stop` itself when it cannot continue.
 
-    `failure` is then what the user must fix; if there is none and it was not `alive_to_the_end`, the log has the cause.
-    `looked` is set once it has read what was there, or found that it has to wait.
+    `failure` is why it did not end as it should, until it does. `looked` is set once it has read what was there, or
+    found that it has to wait.
     """
 
     def __init__(self, source: Source, state: State, stop: threading.Event) -> None:
         super().__init__(name="reader", daemon=True)
         self._source, self._state, self._stop_event = source, state, stop
-        self.failure: ToolkitError | None = None
-        self.alive_to_the_end = False
+        self.failure: ToolkitError | None = Unavailable("reading does not end as it should, see the log")
         self.looked = threading.Event()
         self._name_source()
 
     def run(self) -> None:
         try:
             follow(lambda: self._source, self._take, self._stop_event, on_wait=self._wait, chunk_records=CHUNK_RECORDS)
-            self.alive_to_the_end = True
+            self.failure = None
         except ToolkitError as error:
             self.failure = error
         finally:

@@ -57,7 +57,7 @@ def run(watched: Watched) -> Watched:
 def end(watched: Watched) -> None:
     watched.stop.set()
     watched.reader.join(20)
-    assert watched.reader.alive_to_the_end
+    assert watched.reader.failure is None
 
 
 @pytest.mark.parametrize("auto", [False, pytest.param(True, marks=pytest.mark.full)])  # it looks again after 2 s
