@@ -9,7 +9,7 @@ from utils.app.config import Settings
 from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.emitters.sqlite_emitter import SqliteEmitter
 from utils.records.stream import BUZZ
-from utils.sources.auto_source import ASK_AGAIN_S, GIVE_UP_S, AutoSource, require_answer
+from utils.sources.auto_source import GIVE_UP_S, AutoSource, require_answer
 from utils.sources.base import Chunk
 
 CHUNK = Chunk("part", "", "1", make_messages(1))
@@ -109,8 +109,7 @@ def test_what_fails_is_named_while_the_others_are_empty_and_asked_again(stage: S
     for _ in range(2):
         with pytest.raises(Unavailable, match=str(error)):
             stage.auto.poll(1)
-    assert (stage.first.polls, stage.first.closed) == (1, 1)
-    stage.now_s = ASK_AGAIN_S
+    assert (stage.opened.count("first"), stage.first.polls, stage.first.closed) == (2, 2, 2)
     stage.first.answer = CHUNK
     assert stage.auto.poll(1) is CHUNK
 
@@ -125,7 +124,7 @@ def test_what_is_absent_is_named_only_where_nothing_fails(stage: Stage) -> None:
     stage.first.answer, stage.second.answer = Absent("one"), Absent("two")
     with pytest.raises(Absent, match="no source has data: one; two"):
         stage.auto.poll(1)
-    stage.now_s, stage.second.answer = ASK_AGAIN_S, Unavailable("two")
+    stage.second.answer = Unavailable("two")
     with pytest.raises(Unavailable, match="no source has data: two") as raised:
         stage.auto.poll(1)
     assert not isinstance(raised.value, Absent)

@@ -10,15 +10,14 @@ from utils.sources.base import Chunk, Source
 ANSWER_S = 1.0
 KAFKA_PORT = 9092  # the clients' default
 GIVE_UP_S = 10.0
-ASK_AGAIN_S = 2.0
 
 
 class AutoSource:
     """Uses the first candidate, in their order, that has data, until it fails for 10 s.
 
-    Candidates are opened when they are tried; what cannot be opened or read is tried again every 2 s.
-    `name` and `detail` are those of the source in use. After a change records come that were already read from
-    another sink: whoever counts knows them by (producer_id, sequence).
+    Candidates are opened when they are tried; what cannot be opened or read is tried again with the next poll. `name`
+    and `detail` are those of the source in use. After a change records come that were already read from another sink:
+    whoever counts knows them by (producer_id, sequence).
     """
 
     def __init__(
@@ -26,7 +25,6 @@ class AutoSource:
     ) -> None:
         self._candidates, self._clock = candidates, clock
         self._open: dict[str, Source] = {}
-        self._failed: dict[str, tuple[float, ToolkitError]] = {}  # when to ask again, and why not before
         self._used = ""
         self._give_up_s: float | None = None  # when to leave the one in use, which fails
 
@@ -62,33 +60,28 @@ class AutoSource:
 
     def _find(self, max_records: int) -> Chunk | None:
         found: Chunk | None = None
+        errors: list[ToolkitError] = []
         for name, connect in self._candidates.items():
             # A source that is to be read from its end notes its position now, in case that it is used later.
-            passed_over = found is not None and (found.start != "end" or name in self._open)
-            if passed_over or (name in self._failed and self._clock() < self._failed[name][0]):
+            if found is not None and (found.start != "end" or name in self._open):
                 continue
             try:
                 self._open[name] = self._open.get(name) or connect()
                 chunk = self._open[name].poll(max_records)
             except ToolkitError as error:
-                self._put_off(name, error)
+                errors.append(error)
+                if name in self._open and not isinstance(error, Absent):
+                    self._open.pop(name).close()
                 continue
-            self._failed.pop(name, None)
             if found is None and chunk is not None and (chunk.end or chunk.records or chunk.invalid):
                 self._used, self._give_up_s, found = name, None, chunk
         if found is None:
             # That one sink is empty does not hide that another, which may not be, cannot be read.
-            errors = [error for _, error in self._failed.values()]
             failed = [error for error in errors if not isinstance(error, Absent)]
             if failed or len(errors) == len(self._candidates):
                 kind = Unavailable if failed else Absent
                 raise kind(f"no source has data: {'; '.join(map(str, failed or errors))}")
         return found
-
-    def _put_off(self, name: str, error: ToolkitError) -> None:
-        self._failed[name] = self._clock() + ASK_AGAIN_S, error
-        if name in self._open:
-            self._open.pop(name).close()
 
 
 def require_answer(brokers: str) -> None:
