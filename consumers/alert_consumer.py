@@ -63,7 +63,7 @@ def main(
         with closing(AlertDelivery(consumer.database(found), about, path, send)) as delivery:
             delivery.start()
             consumer.read(store, alerts.add, progress, lambda new: progress.show(), on_wait)
-            stored, left = delivery.finish(drain)
+            stored, left = alerts.delivered(drain)
         if reading.json:
             totals = {"alerts": stored, "delivered": stored - left}
             cli.print_json({"stream": found.name, "run": store.run.items(), **totals})

@@ -1,8 +1,7 @@
 """Alerts and windows in PostgreSQL are those in SQLite, and two machines share them."""
 
 import random
-import threading
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import pytest
 from tests.postgres_server import Server
 from tests.reading.test_alerts import HOT, SENSORS, Made, records
 from tests.stores import Place, PostgresPlace, SqlitePlace
-from utils.app.errors import ToolkitError
 from utils.reading.alert_delivery import AlertDelivery
 from utils.reading.alerts import Alerts, Rule
 from utils.reading.store import ProcessedStore, Stored
@@ -75,37 +73,3 @@ def test_a_silence_is_stored_once_by_two_machines(postgres: Server, tmp_path: Pa
     assert place.ask("SELECT name, event_us FROM alerts") == [("", 1_000_000_000)]
     for store in stores:
         store.close()
-
-
-@pytest.mark.parametrize("statement", ["UPDATE alerts SET due_us = NULL", "SELECT nonsense"])
-def test_what_a_delivery_reports_is_committed(statement: str, postgres: Server, tmp_path: Path) -> None:
-    """Whatever its thread does at that moment on the same connection."""
-    place, in_transaction, reported = PostgresPlace(postgres), threading.Event(), threading.Event()
-    found: list[tuple[int, int]] = []
-
-    def fail() -> None:
-        with suppress(ToolkitError), database.transaction():
-            try:
-                database.execute(statement)
-            finally:
-                in_transaction.set()
-                reported.wait(0.5)
-            raise ToolkitError("undone")
-
-    def report() -> None:
-        found.append(delivery.finish(0))
-        reported.set()
-
-    with closing(ProcessedStore(place.database(), SENSORS)) as store:
-        alerts = Alerts(store, Rule(when=HOT).on(SENSORS))
-        store.add(Chunk("one", "", "1", records([(0, "a", 30)])), alerts.add)
-        database = place.database()
-        with closing(AlertDelivery(database, {}, tmp_path / "alerts.jsonl", None)) as delivery:
-            delivery.finish(0)  # connects
-            failing, reporting = threading.Thread(target=fail), threading.Thread(target=report)
-            failing.start()
-            assert in_transaction.wait(10)
-            reporting.start()
-            failing.join()
-            reporting.join()
-    assert found == [(1, 1)]

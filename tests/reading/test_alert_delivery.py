@@ -86,7 +86,7 @@ class Run:
 
     def finish(self, timeout_s: float) -> tuple[int, int]:
         self.delivery.start()
-        return self.delivery.finish(timeout_s)
+        return self.alerts.delivered(timeout_s)
 
     def attempts(self) -> list[int]:
         return [attempts for (attempts,) in self.store.database.query("SELECT attempts FROM alerts ORDER BY event_us")]
@@ -255,7 +255,7 @@ def test_a_receiver_that_hangs_delays_neither_reading_nor_the_end(
         wait_until(lambda: webhook.received)
         for number in range(2, 100):
             run.alert(number)
-        assert run.delivery.finish(0.1) == (99, 99)
+        assert run.alerts.delivered(0.1) == (99, 99)
         assert time.monotonic() - began_s < 10
         release.set()
 

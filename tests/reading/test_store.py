@@ -116,13 +116,7 @@ class TestStoring:
         )
         with closing(open_store(place, SENSORS)) as store:
             store.add(chunk("", "1", read))
-            assert store.summary() == {
-                "device": [("a", 2, 20.5, "2026-11-23T19:05:05.000Z"), ("b", 1, -3.0, None)],
-                "minute": [
-                    ("2026-11-23T19:05:00.000Z", 1, None, "2026-11-23T19:05:05.000Z"),
-                    ("2026-11-23T19:04:00.000Z", 1, 20.5, "2026-11-23T19:04:05.000Z"),
-                ],
-            }
+            assert store.summary() == [("a", 2, 20.5, "2026-11-23T19:05:05.000Z"), ("b", 1, -3.0, None)]
         found = place.ask("SELECT temperature_c, ok, extra FROM records ORDER BY rowid")
         assert found == [(20.5, 1, None), (None, None, '{"temperature_c":"n/a","new":[1]}'), (-3, 0, None)]
 
@@ -130,18 +124,8 @@ class TestStoring:
         stream = Stream("events", fields=(Field("a", "json"),))
         with closing(open_store(place, stream)) as store:
             store.add(chunk("", "1", lines(stream, b'{"a":[1]}', b'{"b":2}')))
-            assert store.summary() == {"minute": []}
+            assert store.summary() == []
             assert store.counts() == Counts(records=2, external=2)
-
-    def test_minutes_before_1970_begin_as_those_after_it(self, place: Place) -> None:
-        clocks = "1970-01-01T00:00:00", "1969-12-31T23:59:59", "1969-12-31T23:58:00"
-        stream = Stream("old", fields=(Field("timestamp", "timestamp"),))
-        with closing(open_store(place, stream)) as store:
-            store.add(chunk("", "1", lines(stream, *(b'{"timestamp":"%bZ"}' % each.encode() for each in clocks))))
-            newest = [f"{each}.000Z" for each in clocks]
-            minutes = newest[0], newest[1].replace(":59.", ":00."), newest[2]
-            rows = [(minute, 1, None, at) for minute, at in zip(minutes, newest, strict=True)]
-            assert store.summary() == {"minute": rows}
 
     def test_event_time_in_a_field_of_its_own(self, place: Place) -> None:
         stream = Stream("ticks", time="t", fields=(Field("t", "number"),))

@@ -55,7 +55,7 @@ def connect(url: StoreUrl, schema: str) -> "Connection[Any]":
     """Connection in autocommit mode whose tables are in `schema`, which is made where it is missing.
 
     Whoever stops in a transaction gives its locks away after a while, and nobody waits for a lock for ever. Raises
-    like `errors`, and ToolkitError if psycopg is not installed or the database does not keep UTF-8.
+    like `errors`, and ToolkitError if psycopg is not installed.
     """
     psycopg = library()
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # what it logs is raised as well
@@ -74,10 +74,6 @@ def connect(url: StoreUrl, schema: str) -> "Connection[Any]":
         try:
             connection.execute(f"SET lock_timeout = '{LOCK_S}s'")
             connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_S}s'")
-            if connection.info.parameter_status("server_encoding") != "UTF8":
-                raise ToolkitError(
-                    f"PostgreSQL at {url.place} does not keep UTF-8: make a database WITH ENCODING 'UTF8'"
-                )
             name = psycopg.sql.Identifier(schema)
             known = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (schema,)).fetchall()
             if not known:
@@ -85,7 +81,7 @@ def connect(url: StoreUrl, schema: str) -> "Connection[Any]":
                     connection.execute("SELECT pg_advisory_xact_lock(hashtext('processed store'))")
                     connection.execute(psycopg.sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
             connection.execute(psycopg.sql.SQL("SET search_path = {}").format(name))
-        except (psycopg.Error, ToolkitError):
+        except psycopg.Error:
             connection.close()
             raise
     return connection

@@ -118,15 +118,6 @@ class AlertDelivery:
             if not self.step():
                 self._ended.wait(POLL_S)
 
-    def finish(self, timeout_s: float) -> tuple[int, int]:
-        """Wait up to `timeout_s` until all is delivered; how many alerts there are, and how many the next run has."""
-        deadline_s = time.monotonic() + timeout_s
-        while True:
-            ((stored, left),) = self._database.query("SELECT COUNT(*), COUNT(due_us) FROM alerts")
-            if not left or time.monotonic() > deadline_s:
-                return stored, left
-            time.sleep(0.02)
-
     def close(self) -> None:
         """End the thread, unless it waits for a receiver, which nobody waits for."""
         self._ended.set()

@@ -188,6 +188,15 @@ class Alerts:
             with self._database.transaction():
                 self._database.execute_many(_STORE, rows)
 
+    def delivered(self, timeout_s: float) -> tuple[int, int]:
+        """Wait up to `timeout_s` until all is delivered; how many alerts there are, and how many the next run has."""
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            ((stored, left),) = self._database.query("SELECT COUNT(*), COUNT(due_us) FROM alerts")
+            if not left or time.monotonic() > deadline_s:
+                return stored, left
+            time.sleep(0.02)
+
     def _silence_id(self, name: str, seen_us: int) -> str:
         """The same for all copies and runs that notice this silence."""
         return uuid.uuid5(uuid.NAMESPACE_OID, f"{self._stream.name} {self.rule.key} {seen_us} {name}").hex

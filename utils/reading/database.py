@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
-from threading import RLock
 from typing import Any
 
 import msgspec
@@ -83,8 +82,8 @@ class SqliteDatabase(sqlite.Database):
 class PostgresDatabase:
     """The schema of a consumer group on several machines; what is not said here is as in SqliteDatabase.
 
-    A lost connection is replaced at the next transaction. A text cannot contain U+0000: U+FFFD takes its place. A name
-    that is longer than 63 bytes, or that PostgreSQL uses, has no column.
+    For one thread. A lost connection is replaced at the next transaction. A text cannot contain U+0000: U+FFFD takes
+    its place. A name that is longer than 63 bytes, or that PostgreSQL uses, has no column.
     """
 
     dialect: Dialect = "postgres"
@@ -97,12 +96,11 @@ class PostgresDatabase:
             raise ToolkitError(f"{schema!r} cannot name a schema of PostgreSQL: choose another name for the group")
         self.place, self._url, self._schema = f"PostgreSQL at {url.place}, schema {schema}", url, schema
         self._connection: Any = None
-        self._mutex = RLock()  # no thread is in another one's transaction
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
-        """The connection, which threads take in turns, and the errors of statements."""
-        with self._mutex, postgres.errors(self._url):
+        """The connection, and the errors of statements."""
+        with postgres.errors(self._url):
             if self._connection is None or self._connection.closed:
                 self._connection = postgres.connect(self._url, self._schema)
             yield self._connection

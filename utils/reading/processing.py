@@ -139,16 +139,15 @@ def _report(sink: str, store: ProcessedStore, windows: Windows | None, line: str
         summary = store.summary()
     if as_json:
         report = {"source": sink, "stream": stream.name, "run": store.run.items(), "store": totals.items()}
-        cli.print_json(report | {"summary": summary})
+        cli.print_json(report | {"summary": {stream.by: summary} if summary else {}})
         return
     if windows:
         cli.print_lines(*(f"{windows.line(*each)} so far" for each in windows.open()))
     shown = [f"{name} {value:,}" for name, value in totals.items().items() if value or name != "replaced"]
     cli.print_lines(line, f"in the store: {', '.join(shown)}")
     rows = [
-        (kind, str(name), f"{count:,}", "" if mean is None else f"{mean:.2f}", str(last or ""))
-        for kind, found in summary.items()
-        for name, count, mean, last in found
+        (str(name), f"{count:,}", "" if mean is None else f"{mean:.2f}", str(last or ""))
+        for name, count, mean, last in summary
     ]
     if rows:
-        cli.print_table(("by", "name", "records", f"mean {stream.value}" if stream.value else "", "last seen"), rows)
+        cli.print_table((stream.by or "", "records", f"mean {stream.value}" if stream.value else "", "last seen"), rows)

@@ -147,22 +147,16 @@ class ProcessedStore:
         found = self.database.query("SELECT tracker FROM partitions")
         return sum((_tracker.decode(text).counts for (text,) in found), Counts())
 
-    def summary(self, limit: int = 5) -> dict[str, list[Row]]:
-        """Rows (name, count, mean of `value`, newest event time): the most frequent by `by`, the latest minutes."""
-        by, types = self.stream.by, {field.name: field.type for field in self._table.fields}
-        groups = {by: (quoted(by), "2 DESC, 1")} if by in types else {}
-        groups["minute"] = "_event_us - (_event_us % 60000000 + 60000000) % 60000000", "1 DESC"  # before 1970 too
+    def summary(self, limit: int = 5) -> list[Row]:
+        """Rows (value of `by`, number of records, mean of `value`, newest event time), the most frequent first."""
+        by, types = self.stream.by or "", {field.name: field.type for field in self._table.fields}
+        if by not in types:
+            return []
         has_value = types.get(self.stream.value or "") in ("integer", "number")
         average = f"CAST(AVG({quoted(self.stream.value or '')}) AS DOUBLE PRECISION)" if has_value else "NULL"
-        found = {}
-        for kind, (group, order) in groups.items():
-            query = f"SELECT {group}, COUNT(*), {average}, MAX(_event_us) FROM records WHERE {group} IS NOT NULL "
-            rows = self.database.query(f"{query}GROUP BY 1 ORDER BY {order} LIMIT {int(limit)}")
-            found[kind] = [
-                (name if kind == by else instant_text(name), count, mean, None if last is None else instant_text(last))
-                for name, count, mean, last in rows
-            ]
-        return found
+        query = f"SELECT {quoted(by)}, COUNT(*), {average}, MAX(_event_us) FROM records WHERE {quoted(by)} IS NOT NULL"
+        rows = self.database.query(f"{query} GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {int(limit)}")
+        return [(*row, None if last is None else instant_text(last)) for *row, last in rows]
 
     def close(self) -> None:
         """Release the database."""
