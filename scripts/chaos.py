@@ -194,10 +194,9 @@ def compare_store(sink: str, settings: Settings) -> str:
         if own := [record for record in records if record.sequence is not None]:
             differing.update(map(hash, codec.canonical(codec.columns_of(own))))
     with closing(sqlite3.connect(settings.processed_path(sink))) as connection:
-        rows = connection.execute(
-            f"SELECT {', '.join(codec.columns)} FROM records WHERE sequence IS NOT NULL"
-        ).fetchall()
-    differing.subtract(map(hash, codec.canonical(zip(*rows, strict=True)) if rows else ()))
+        lines = [line for (line,) in connection.execute("SELECT record FROM records WHERE sequence IS NOT NULL")]
+    stored = codec.decode_lines("".join(f"{line}\n" for line in lines).encode())
+    differing.subtract(map(hash, codec.canonical(codec.columns_of(stored))))
     missing, extra = (sum(max(sign * count, 0) for count in differing.values()) for sign in (1, -1))
     lost = cli.counted(missing, "record")
     return f"{sink} consumer: {lost} of the sink missing, {extra} more stored" if missing or extra else ""

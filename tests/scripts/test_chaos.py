@@ -58,7 +58,10 @@ def test_a_short_attack_is_survived(tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        ("UPDATE records SET author = 'x' WHERE sequence = 7", "1 record of the sink missing, 1 more stored"),
+        (
+            "UPDATE records SET record = replace(record, 'Ann', 'x') WHERE sequence = 7",
+            "1 record of the sink missing, 1 more stored",
+        ),
         ("DELETE FROM records WHERE sequence = 20", "1 record of the sink missing, 0 more"),
         ("INSERT INTO records SELECT * FROM records WHERE sequence = 3", "0 records of the sink missing, 1 more"),
     ],

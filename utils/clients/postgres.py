@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 CONNECT_S, LOCK_S, IDLE_S = 5, 5, 10
 MOST_NAME_BYTES = 63
-SYSTEM_COLUMNS = frozenset(("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"))
 
 # What a server or the library answers where only a user can help; a server may answer in another language, then the
 # consumer waits, and its line has the reason.

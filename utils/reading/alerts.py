@@ -15,8 +15,7 @@ from utils.app.options import POSITIVE, whole
 from utils.reading.anomaly import TRAILING, floor_of, stands_out
 from utils.reading.database import make_tables, one_of, upsert
 from utils.reading.expression import Expression
-from utils.reading.store import ProcessedStore, Stored
-from utils.reading.windows import namer
+from utils.reading.store import ProcessedStore, Stored, namer
 from utils.records.stream import Stream
 
 NO_RECORD = "null"  # of a silence

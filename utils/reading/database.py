@@ -1,6 +1,6 @@
 """Where a processed store is kept: a SQLite file, or PostgreSQL; the SQL is the same in both.
 
-Statements are written with `?` for values. One that has values contains no names of a user's: they may contain `?`.
+Statements are written with `?` for values.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -9,15 +9,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from utils.app.config import StoreUrl
 from utils.app.errors import ToolkitError
 from utils.clients import postgres, sqlite
-from utils.records.table import Dialect, Table
 
 WAIT_S = 5.0
-ROWS_PER_STATEMENT, MAX_VALUES = 500, 32_766
+ROWS_PER_STATEMENT = 500
 
 Row = tuple[Any, ...]
 
@@ -34,17 +31,10 @@ def one_of(values: Collection[Any]) -> str:
     return f"({', '.join(['NULL', *'?' * len(values)])})"
 
 
-def without_nul(values: Sequence[Any]) -> Row:
-    """The values as PostgreSQL can store them."""
-    return tuple(value.replace("\0", "\ufffd") if type(value) is str else value for value in values)
-
-
 class SqliteDatabase(sqlite.Database):
     """A SQLite file. Raises Unavailable for what can heal, another ToolkitError for what the user must fix."""
 
-    dialect: Dialect = "sqlite"
     lock_tables = "SELECT 1"  # whoever makes tables waits for others, as in every transaction here
-    list_columns = "SELECT name, type FROM pragma_table_info(?)"
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, wait_s=WAIT_S)
@@ -58,21 +48,14 @@ class SqliteDatabase(sqlite.Database):
         """Execute one statement for each row of values, in a transaction."""
         self.connection.executemany(statement, rows)
 
-    def takes(self, column: str) -> bool:
-        """Whether a column can have this name."""
-        return True
-
-    def storable(self, rows: list[Row]) -> list[Row]:
-        """The rows as they can be stored: the same list if all of them can."""
-        return rows
-
-    def insert(self, table: Table, rows: Sequence[Row]) -> list[Row] | None:
-        """Insert the rows whose ids are not there yet, in a transaction; None if all, else the ids of those."""
+    def insert(self, rows: Sequence[Row]) -> list[Row] | None:
+        """Insert records whose ids are not there yet, in a transaction; None if all were, else the ids of those."""
         ((last,),) = self.execute("SELECT COALESCE(MAX(rowid), 0) FROM records").fetchall()
-        step, inserted = min(ROWS_PER_STATEMENT, MAX_VALUES // len(table.columns)), 0
-        for start in range(0, len(rows), step):
-            page = rows[start : start + step]
-            statement = f"{table.insert(len(page))} ON CONFLICT DO NOTHING"
+        inserted = 0
+        for start in range(0, len(rows), ROWS_PER_STATEMENT):
+            page = rows[start : start + ROWS_PER_STATEMENT]
+            marks = ", ".join([f"({', '.join('?' * len(page[0]))})"] * len(page))
+            statement = f"INSERT INTO records VALUES {marks} ON CONFLICT DO NOTHING"
             inserted += self.execute(statement, *chain.from_iterable(page)).rowcount
         # RETURNING would take a sixth of the time of all.
         query = "SELECT producer_id, sequence FROM records WHERE rowid > ?"
@@ -82,14 +65,10 @@ class SqliteDatabase(sqlite.Database):
 class PostgresDatabase:
     """The schema of a consumer group on several machines; what is not said here is as in SqliteDatabase.
 
-    For one thread. A lost connection is replaced at the next transaction. A text cannot contain U+0000: U+FFFD takes
-    its place. A name that is longer than 63 bytes, or that PostgreSQL uses, has no column.
+    For one thread. A lost connection is replaced at the next transaction.
     """
 
-    dialect: Dialect = "postgres"
     lock_tables = "SELECT pg_advisory_xact_lock(hashtext(current_schema()))"
-    list_columns = """SELECT column_name, data_type FROM information_schema.columns
-        WHERE table_schema = current_schema() AND table_name = ?"""
 
     def __init__(self, url: StoreUrl, schema: str) -> None:
         if len(schema.encode()) > postgres.MOST_NAME_BYTES or schema.startswith("pg_") or not schema:
@@ -129,20 +108,13 @@ class PostgresDatabase:
             found: list[Row] = self.execute(statement, *values).fetchall()
             return found
 
-    def takes(self, column: str) -> bool:
-        return len(column.encode()) <= postgres.MOST_NAME_BYTES and column not in postgres.SYSTEM_COLUMNS
-
-    def storable(self, rows: list[Row]) -> list[Row]:
-        has_nul = b"\\u0000" in msgspec.json.encode(rows)  # the fastest way to see that almost no rows have it
-        return list(map(without_nul, rows)) if has_nul else rows
-
-    def insert(self, table: Table, rows: Sequence[Row]) -> list[Row] | None:
+    def insert(self, rows: Sequence[Row]) -> list[Row] | None:
         self.execute("CREATE TEMPORARY TABLE IF NOT EXISTS page (LIKE records) ON COMMIT DELETE ROWS")
-        with self._connection.cursor().copy(f"COPY page ({table.row}) FROM STDIN") as copy:
+        with self._connection.cursor().copy("COPY page FROM STDIN") as copy:
             for row in rows:
                 copy.write_row(row)
-        statement = f"INSERT INTO records ({table.row}) SELECT {table.row} FROM page ON CONFLICT DO NOTHING"
-        inserted: list[Row] = self.execute(f"{statement} RETURNING producer_id, sequence").fetchall()
+        statement = "INSERT INTO records SELECT * FROM page ON CONFLICT DO NOTHING RETURNING producer_id, sequence"
+        inserted: list[Row] = self.execute(statement).fetchall()
         return None if len(inserted) == len(rows) else inserted
 
     def close(self) -> None:

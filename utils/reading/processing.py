@@ -143,7 +143,7 @@ def _report(sink: str, store: ProcessedStore, windows: Windows | None, line: str
         return
     if windows:
         cli.print_lines(*(f"{windows.line(*each)} so far" for each in windows.open()))
-    shown = [f"{name} {value:,}" for name, value in totals.items().items() if value or name != "replaced"]
+    shown = [f"{name} {value:,}" for name, value in totals.items().items()]
     cli.print_lines(line, f"in the store: {', '.join(shown)}")
     rows = [
         (str(name), f"{count:,}", "" if mean is None else f"{mean:.2f}", str(last or ""))

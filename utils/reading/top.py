@@ -11,7 +11,8 @@ from cyclopts import Parameter
 from utils.app import log
 from utils.app.errors import ToolkitError
 from utils.reading.progress import Progress
-from utils.reading.windows import Window, namer
+from utils.reading.store import namer
+from utils.reading.windows import Window
 from utils.records.infer import event_time
 from utils.records.stream import Stream
 

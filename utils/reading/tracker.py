@@ -33,7 +33,7 @@ class Track(msgspec.Struct, omit_defaults=True):
 class Counts(msgspec.Struct):
     """Totals: `records` are the new ones, `external` those of them that carry no ids, `lost` is missing so far.
 
-    `again` was read once more after a restart, `replaced` had U+0000 where the store has U+FFFD.
+    `again` was read once more after a restart.
     """
 
     records: int = 0
@@ -42,7 +42,6 @@ class Counts(msgspec.Struct):
     lost: int = 0
     duplicate: int = 0
     again: int = 0
-    replaced: int = 0
 
     def items(self) -> dict[str, int]:
         """The totals by name."""

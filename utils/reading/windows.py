@@ -1,8 +1,8 @@
 """Tumbling windows over event time, per value of the stream's `by`: in memory, and as tables of a processed store."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from cyclopts import Parameter
@@ -11,9 +11,8 @@ from msgspec.structs import astuple
 
 from utils.app.cli import counted
 from utils.reading.database import Row, make_tables, one_of, upsert
-from utils.reading.store import ProcessedStore, Stored
+from utils.reading.store import ProcessedStore, Stored, namer
 from utils.records.instants import instant_text
-from utils.records.stream import Stream
 
 MAX_WINDOW_S = 1_000_000_000
 NEVER_US = -(2**62)
@@ -128,17 +127,6 @@ class Windows:
             text += f", {self._stream.value} mean {window.mean:,.2f}, {window.low:,.2f} to {window.high:,.2f}"
         text += f", late {window.late:,}" if window.late else ""
         return " ".join(filter(None, (instant_text(max(start_us, FIRST_US)), name, text)))
-
-
-def namer(stream: Stream, by: str | None) -> Callable[[Any], str]:
-    """What gives the value of a record's field `by` as text, "" where there is none."""
-    value = stream.codec.value
-
-    def name(record: Any) -> str:
-        found = value(record, by) if by else None
-        return "" if found is None else str(found).replace("\0", "\ufffd")
-
-    return name
 
 
 def _named(rows: Sequence[Row]) -> list[Named]:

@@ -240,6 +240,13 @@ class Codec:
         ids = {} if record.sequence is None else {"producer_id": record.producer_id, "sequence": record.sequence}
         return encoder.encode(members | extra | ids)
 
+    def lines(self, records: Sequence[Any]) -> list[str]:
+        """What `encode` gives for each of these records, as text."""
+        lines = encoder.encode_lines(records).decode().split("\n")
+        return [
+            self.encode(record).decode() if record.extra else line for record, line in zip(records, lines, strict=False)
+        ]
+
     def canonical(self, columns: Iterable[Sequence[Any]]) -> list[bytes]:
         """The same bytes for the same record from every sink, by columns; no `hash` would do: hash(-1) == hash(-2)."""
         columns = list(columns)
@@ -287,4 +294,4 @@ def _row_type(attributes: Sequence[str], kinds: Sequence[Any], names: Sequence[s
         for number, (attribute, kind) in enumerate(zip(attributes, kinds, strict=True))
     ]
     rename = dict(zip(attributes, names, strict=True))
-    return msgspec.defstruct("Row", shape, gc=False, forbid_unknown_fields=True, rename=rename)
+    return msgspec.defstruct("Row", shape, gc=False, forbid_unknown_fields=True, omit_defaults=True, rename=rename)

@@ -1,4 +1,4 @@
-"""The table of a stream in the words of SQLite, DuckDB and PostgreSQL."""
+"""The table of a stream in the words of SQLite and DuckDB."""
 
 import re
 from collections.abc import Mapping
@@ -11,16 +11,16 @@ from utils.records.stream import Stream
 
 BUZZ_TABLE = "streamed_messages"
 
-Dialect = Literal["sqlite", "duckdb", "postgres"]
+Dialect = Literal["sqlite", "duckdb"]
 
 _OWN = (Field("extra", "json"), Field("producer_id", "text"), Field("sequence", "integer"))
 _TYPES: dict[str, dict[Dialect, str]] = {
-    "text": {"sqlite": "TEXT", "duckdb": "VARCHAR", "postgres": "text"},
-    "integer": {"sqlite": "INTEGER", "duckdb": "BIGINT", "postgres": "bigint"},
-    "number": {"sqlite": "REAL", "duckdb": "DOUBLE", "postgres": "double precision"},
-    "boolean": {"sqlite": "BOOLEAN", "duckdb": "BOOLEAN", "postgres": "boolean"},
-    "timestamp": {"sqlite": "TEXT", "duckdb": "TIMESTAMP", "postgres": "text"},
-    "json": {"sqlite": "TEXT", "duckdb": "JSON", "postgres": "text"},
+    "text": {"sqlite": "TEXT", "duckdb": "VARCHAR"},
+    "integer": {"sqlite": "INTEGER", "duckdb": "BIGINT"},
+    "number": {"sqlite": "REAL", "duckdb": "DOUBLE"},
+    "boolean": {"sqlite": "BOOLEAN", "duckdb": "BOOLEAN"},
+    "timestamp": {"sqlite": "TEXT", "duckdb": "TIMESTAMP"},
+    "json": {"sqlite": "TEXT", "duckdb": "JSON"},
 }
 _IDS = {"sqlite": "INTEGER PRIMARY KEY AUTOINCREMENT", "duckdb": f"BIGINT DEFAULT nextval('{BUZZ_TABLE}_id')"}
 # Patterns of other types of existing columns that give back unchanged what a field puts in; SQLite's are affinities.
@@ -35,7 +35,6 @@ _SUITABLE: dict[Dialect, dict[str, str]] = {
         "json": "BLOB",
     },
     "duckdb": {"integer": _WHOLE, "timestamp": "VARCHAR", "json": "VARCHAR"},
-    "postgres": {},
 }
 _AFFINITIES = {"INTEGER": "INT", "TEXT": "CHAR|CLOB|TEXT", "BLOB": "BLOB|^$", "REAL": "REAL|FLOA|DOUB"}
 
@@ -100,8 +99,6 @@ class Table:
                 continue
             if dialect == "duckdb" and field.type == "number" and (expression := as_double(column, found)):
                 statements.append(f"{alter} ALTER {column} TYPE DOUBLE USING {expression}")
-            elif dialect == "postgres" and (field.type, found) == ("number", "bigint"):
-                statements.append(f"{alter} ALTER {column} TYPE {wanted}")
             else:
                 raise ToolkitError(
                     f"column {name} of table {self.name} is {found}, its field is {field.type}: "
@@ -110,7 +107,7 @@ class Table:
         return statements
 
     def identity_index(self) -> str:
-        """The statement that keeps SQLite and PostgreSQL from storing a record twice."""
+        """The statement that keeps SQLite from storing a record twice."""
         return (
             f"CREATE UNIQUE INDEX IF NOT EXISTS {quoted(self.name + '_identity')} ON {quoted(self.name)} "
             "(producer_id, sequence) WHERE producer_id IS NOT NULL"
