@@ -228,21 +228,6 @@ def test_a_new_alert_waits_for_none_that_is_tried_again(tmp_path: Path, clock: C
         assert run.attempts() == [1, 1, 1]
 
 
-def test_that_a_receiver_is_back_is_logged_once_it_took_an_alert(
-    tmp_path: Path, clock: Clock, webhook: Webhook, logged: list[str]
-) -> None:
-    webhook.answer = lambda request: request.send_response(500)
-    with running(tmp_path, webhook.url, clock) as run:
-        run.alert(1)
-        assert run.delivery.step()
-        assert not run.delivery.step()
-        assert not [line for line in logged if "no more waiting" in line]
-        webhook.answer = lambda request: request.send_response(204)
-        clock.now_s += 10
-        assert run.delivery.step()
-        assert len([line for line in logged if "no more waiting" in line]) == 1
-
-
 def test_a_receiver_that_hangs_delays_neither_reading_nor_the_end(
     tmp_path: Path, clock: Clock, webhook: Webhook
 ) -> None:
@@ -273,41 +258,6 @@ def test_what_a_receiver_takes_after_the_end_of_the_run_is_noted(
     wait_until(lambda: not run.delivery._thread.is_alive())
     with running(tmp_path, "", clock) as run:
         assert run.left() == 0
-
-
-def test_the_end_of_the_run_releases_the_store(tmp_path: Path, clock: Clock) -> None:
-    with running(tmp_path, "", clock) as run:
-        run.delivery.start()
-    assert not run.jsonl.exists()
-    with pytest.raises(ToolkitError, match="closed"):
-        run.delivery._database.query("SELECT 1")
-
-
-def test_what_waits_is_delivered_without_pauses_and_then_it_is_waited(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    steps: list[bool] = []
-    pauses_s: list[float | None] = []
-
-    class Ended(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            pauses_s.append(timeout)
-            return super().wait()
-
-    with running(tmp_path, "", clock) as run:
-        step = run.delivery.step
-
-        def noted() -> bool:
-            steps.append(step())
-            return steps[-1]
-
-        monkeypatch.setattr(run.delivery, "step", noted)
-        monkeypatch.setattr(run.delivery, "_ended", Ended())
-        for number in range(1, 11):
-            run.alert(number)
-        assert run.finish(20) == (10, 0)
-        wait_until(lambda: pauses_s)
-        assert (steps, pauses_s) == ([True] * 10 + [False], [alert_delivery.POLL_S])
 
 
 def test_what_was_not_delivered_is_by_the_next_run(tmp_path: Path, clock: Clock, webhook: Webhook) -> None:

@@ -311,20 +311,6 @@ class TestSqliteFile:
         with closing(ProcessedStore(SqliteDatabase(path), BUZZ)) as opened:
             yield opened
 
-    def test_another_version(self, store: ProcessedStore, path: Path) -> None:
-        with closing(sqlite3.connect(path)) as connection:
-            connection.execute("UPDATE facts SET value = '99' WHERE name = 'version'")
-            connection.commit()
-        with pytest.raises(ToolkitError, match=r"written by another version \(99, this one is 5\)") as raised:
-            ProcessedStore(SqliteDatabase(path), BUZZ)
-        assert raised.value.exit_code == 2
-
-    def test_not_a_database(self, tmp_path: Path) -> None:
-        path = tmp_path / "file.sqlite"
-        path.write_bytes(b"no database " * 1_000)
-        with pytest.raises(ToolkitError, match="is not a SQLite database"):
-            ProcessedStore(SqliteDatabase(path), BUZZ)
-
     def test_a_store_with_two_names(self, store: ProcessedStore, path: Path) -> None:
         os.link(path, path.with_name("other.sqlite"))
         with pytest.raises(ToolkitError, match="2 names"):

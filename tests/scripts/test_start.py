@@ -72,8 +72,7 @@ def marks(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "producer", tmp_path / "dashboard"
 
 
-@pytest.mark.parametrize("code", [0, 2])
-@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize(("first", "code"), [(0, 2), (1, 0)])
 def test_when_one_ends_the_other_is_ended(marks: tuple[Path, Path], first: int, code: int) -> None:
     commands = [child(mark) for mark in marks]
     commands[first] = child(marks[first], code=code, until=marks[1 - first])
