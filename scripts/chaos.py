@@ -42,6 +42,7 @@ from utils.sinks import EMBEDDED, SINKS, Sinks
 from verify_emitters import print_audit
 
 PRODUCERS = ("ragini_producer", "producer_case")
+INTERVAL_S = 0.002  # between the records of each producer
 LOOK_EVERY_S = 0.02
 LOCK_WAIT_S = 2.0
 END_WITHIN_S = 30.0
@@ -80,10 +81,10 @@ def plan(seed: int, seconds: float, kills: int, sinks: Sequence[str]) -> list[At
 class Attacked:
     """The processes that run, are attacked, and are started again when they have been killed."""
 
-    def __init__(self, settings: Settings, sinks: Sequence[str], interval_s: float) -> None:
+    def __init__(self, settings: Settings, sinks: Sequence[str]) -> None:
         self.done: Counter[str] = Counter()
         self.surprises: list[str] = []
-        self._settings, self._sinks, self._interval_s = settings, sinks, interval_s
+        self._settings, self._sinks = settings, sinks
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._killed: set[int] = set()
         self._full: set[int] = set()
@@ -91,7 +92,7 @@ class Attacked:
     def _start(self, name: str, last: bool = False) -> subprocess.Popen[bytes]:
         """Start a command: without end, or for the last time, until all is delivered or read."""
         if name in PRODUCERS:
-            interval_s, rest = (0.0, ["--count", "1", "--drain", "120"]) if last else (self._interval_s, [])
+            interval_s, rest = (0.0, ["--count", "1", "--drain", "120"]) if last else (INTERVAL_S, [])
             command = [f"producers.{name}", "--interval", str(interval_s), *rest, "--sinks", *self._sinks]
         else:
             command = [f"consumers.{name}", *(["--once"] if last else [])]
@@ -210,9 +211,6 @@ def main(
     minutes: Annotated[float, Parameter(validator=Number(gt=0), help="How long the attacks last.")] = 1.0,
     seed: Seed = None,
     sinks: Sinks = EMBEDDED,
-    interval: Annotated[
-        float, Parameter(validator=Number(gte=0), help="Seconds between the records of each producer.")
-    ] = 0.002,
     keep: Annotated[Path | None, Parameter(help="Work in this folder and leave it (default: a temporary one).")] = None,
     settings: Settings = DEFAULTS,
 ) -> int:
@@ -226,7 +224,7 @@ def main(
         settings = settings.elsewhere((keep or Path(temporary)).resolve(), f"chaos-{secrets.token_hex(4)}")
         settings.data_path.mkdir(parents=True, exist_ok=True)
         print(f"seed {seed}: {len(attacks)} attacks in {minutes:g} minutes, in {settings.data_path}", flush=True)
-        attacked = Attacked(settings, sinks, interval)
+        attacked = Attacked(settings, sinks)
         try:
             attacked.suffer(attacks, minutes * 60)
             attacked.finish()

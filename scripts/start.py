@@ -59,10 +59,6 @@ def main(arguments: list[str]) -> int:
 def producer_command(python: str, options: argparse.Namespace) -> list[str]:
     # The dashboard shows the messages; line by line they would only push its own words out of sight.
     command = [python, "-m", f"producers.{PRODUCERS[options.stream]}", "--log-level", "WARNING"]
-    if options.interval is not None:
-        command += ["--interval", str(options.interval)]
-    if options.stream == "buzz":
-        command += ["--pattern", options.pattern]
     if options.source == "kafka":
         command += ["--sinks", *SOURCES[1:]]
     return command
@@ -92,10 +88,6 @@ def has_window(python: str) -> bool:
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--duration", type=float, default=math.inf, metavar="S", help="end after S seconds")
-    parser.add_argument("--interval", type=float, metavar="S", help="seconds between messages (as .env says)")
-    parser.add_argument(
-        "--pattern", choices=("steady", "wave", "burst", "drift"), default="wave", help="of buzz (wave)"
-    )
     parser.add_argument(
         "--stream",
         default="buzz",

@@ -104,7 +104,6 @@ OWN = {
     "scripts.chaos": [
         ("--kills -1", 'Invalid value "-1" for --kills'),
         ("--minutes 0", "for --minutes"),
-        ("--interval -1", "for --interval"),
         ("--sinks paper", 'Invalid value "paper" for --sinks'),
     ],
 }

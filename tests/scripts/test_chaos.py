@@ -88,7 +88,7 @@ def test_a_processed_store_is_compared_with_its_sink(settings: Settings, damage:
 def test_a_process_that_ends_by_itself_is_a_problem(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     settings.data_path.mkdir()
     with closing(Journal(settings.journal_path("ragini"), BUZZ)):  # its producer cannot start
-        attacked = chaos.Attacked(settings, ["file"], 0.01)
+        attacked = chaos.Attacked(settings, ["file"])
         surprise = "ragini_producer ended by itself with code 2"
 
         def noticed() -> bool:

@@ -40,7 +40,7 @@ sys.exit(start.run_together(*json.loads(sys.argv[1]), duration_s=duration_s, end
 REAL = """
 import sys
 from scripts import start
-chosen = start.parse(["--interval", "0.05"])
+chosen = start.parse([])
 commands = [make(sys.executable, chosen) for make in (start.producer_command, start.dashboard_command)]
 sys.exit(start.run_together(*commands, duration_s=60.0))
 """
@@ -140,6 +140,7 @@ def test_deaf_process_is_ended_at_last_or_by_a_second_ctrl_c(marks: tuple[Path, 
 @pytest.mark.full
 def test_producer_and_dashboard_run_until_ctrl_c(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.setenv("MESSAGE_INTERVAL_SECONDS", "0.05")
     image = settings.data_path / "dashboard.png"
     process = start_parent(code=REAL)
     wait_until(lambda: image.exists() and len(settings.live_path.read_bytes().splitlines()) > 20, timeout_s=60)
@@ -159,20 +160,12 @@ def test_env_file_is_made_once_and_then_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / ".env").read_text() == "LOG_LEVEL=DEBUG\n"
 
 
-def test_the_interval_is_that_of_the_env_file_unless_an_option_sets_it() -> None:
-    assert "--interval" not in start.producer_command("python", start.parse([]))
-    for given, passed in (("2", "2.0"), ("0", "0.0")):  # 0 is full speed
-        producer = start.producer_command("python", start.parse(["--interval", given]))
-        assert producer[producer.index("--interval") + 1] == passed
-
-
 def test_stream_source_and_looks_reach_both() -> None:
     chosen = ["--stream", "sensors", "--source", "kafka", "--theme", "dark", "--serve", "9000"]
     options = start.parse(chosen)
     producer, dashboard = start.producer_command("python", options), start.dashboard_command("python", options)
     assert producer[2] == "producers.sensor_producer"
     assert producer[producer.index("--sinks") :] == ["--sinks", *ALL]
-    assert "--pattern" not in producer
     for option in (chosen[i : i + 2] for i in range(0, 8, 2)):
         assert " ".join(option) in " ".join(dashboard)
 
@@ -240,9 +233,7 @@ def test_window_is_what_matplotlib_opens(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert not start.has_window(sys.executable)
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--duration", "long"], ["--interval", "x"], ["--durations"], ["--pattern", "zig"]]
-)
+@pytest.mark.parametrize("arguments", [["--duration", "long"], ["--durations"], ["--theme", "pink"]])
 def test_bad_options_exit_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         start.parse(arguments)
