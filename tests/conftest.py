@@ -102,10 +102,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.kafka)
         if "faults" in item.path.parts:  # seconds each
             item.add_marker(pytest.mark.full)
-        if item.get_closest_marker("postgres") and not item.get_closest_marker("kafka"):
-            item.add_marker(pytest.mark.xdist_group("postgres"))
-        if item.get_closest_marker("kafka"):  # one broker in one process, with `--dist loadgroup`
+        if "kafka" in getattr(item, "fixturenames", ()):  # one broker in one process, with `--dist loadgroup`
             item.add_marker(pytest.mark.xdist_group("kafka"))
+        elif item.get_closest_marker("postgres"):
+            item.add_marker(pytest.mark.xdist_group("postgres"))
     yield  # to -k
     reasons = {item: why_not(item, setting(config)) for item in items}
     NOT_RUN.update(reason for reason in reasons.values() if reason)
