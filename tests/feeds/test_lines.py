@@ -42,7 +42,7 @@ members: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 
 def fed(*lines: bytes, stream: Stream = READINGS) -> tuple[list[Line], list[Line]]:
     """The lines as a feed hands them on, and as they are without what it knows of them."""
-    found = LineCodec(stream).decode_lines(b"\n".join(lines) + b"\n")
+    found = LineCodec(stream).decode_each(lines)
     return found, [Line(line.line, line.timestamp) for line in found]
 
 
@@ -86,6 +86,7 @@ def test_plain_lines_are_known(line: bytes) -> None:
         b'{"device":"a"}\r',
         b'{"device":"a"} ',
         b'{"device":\r"a"}',
+        b'{"device":\n"a"}',
         b'{"device":"a","timestamp":null}',
         b'{"device":"a","timestamp":"never"}',
         b'{"device":"a","producer_id":null}',
