@@ -51,7 +51,7 @@ def tiles(snapshot: Snapshot) -> list[tuple[str, str, str, bool]]:
     origin = f"down since {clock(down_s, snapshot.now)}: {source.trouble}" if down_s else source.detail
     bad = (snapshot.invalid, snapshot.lost, snapshot.duplicate)
     lag = (f"{delay.median:,.2f} s", f"p95 {delay.p95:,.2f} s") if delay else ("\u2013", "")
-    age = (span(snapshot.idle_s), f"ago, at {clock(last, snapshot.now)}") if last else ("none yet", "")
+    age = (f"{span(snapshot.idle_s)} ago", f"at {clock(last, snapshot.now)}") if last else ("none yet", "")
     uptime, since = span(snapshot.now - snapshot.started), f"since {clock(snapshot.started, snapshot.now)}"
     return [
         ("Source", SOURCES.get(source.name, source.name), origin, bool(down_s)),

@@ -14,7 +14,7 @@ from consumers.dashboard.theme import MARKERS
 from utils.app.cli import counted
 
 DAY_S = 86_400
-BAR_STEPS_S = (1, 2, 4, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, DAY_S)
+STEPS_S = (1, 2, 4, 5, 10, 15, 20, 30, 60, 120, 180, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, DAY_S)
 
 
 class FlowPanel(Panel):
@@ -51,7 +51,11 @@ class FlowPanel(Panel):
         self.total.set_text(brief(snapshot.total))
         self.total.xy = end, high
         self.axes.set(xlim=(begin, end), ylim=(floor, high + 0.08 * (high - floor)))
-        ticks = np.linspace(begin, end, 2 if self.inner[0] <= 3 else 3)
+        if self.inner[0] <= 3 or end - begin >= DAY_S:  # there is no room for more
+            ticks = np.linspace(begin, end, 2 if self.inner[0] <= 3 else 3)
+        else:
+            tick_s = next(each for each in STEPS_S if 4 * each >= end - begin)
+            ticks = np.arange(np.ceil(begin / tick_s), end // tick_s + 1) * tick_s
         self.rate_axes.set_xticks(ticks, [clock(tick, tick + end - begin) for tick in ticks])
         stale = snapshot.status == "STALE"
         self.silence.set(x=x[-2], width=x[-1] - x[-2], visible=stale)
@@ -60,7 +64,7 @@ class FlowPanel(Panel):
             self.hint(self.axes, time, total, f"{brief(total)} \u00b7 {clock(time, snapshot.now)}")
         # The first point stands for itself only: what came before it is not known in time.
         least, rates = (end - begin) / self.BARS, np.diff(totals, prepend=totals[0] - 1)
-        step = next((each for each in BAR_STEPS_S if each >= least), np.ceil(least / DAY_S) * DAY_S)
+        step = next((each for each in STEPS_S if each >= least), np.ceil(least / DAY_S) * DAY_S)
         edges = (begin // step + np.arange(self.BARS + 3)) * step
         counts, _ = np.histogram(times, edges, weights=rates)
         self.rate_axes.set_ylim(0, max(1, counts.max()))

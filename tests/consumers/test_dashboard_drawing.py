@@ -136,15 +136,22 @@ def test_the_smallest_column_is_tidy(name: str) -> None:
     assert_tidy(draw(all_scenes()[name], size=(4.0, 17.0)))
 
 
-@pytest.mark.parametrize("size", ["standard", "column"])
-@pytest.mark.parametrize("span_s", [1, 34, 100, 3_600, 100_000])
-def test_time_axis_names_both_ends(span_s: int, size: str) -> None:
+@pytest.mark.parametrize("size", ["standard", "small", "column"])
+@pytest.mark.parametrize("span_s", [1, 34, 100, 481, 3_600, 86_399, 100_000])
+def test_time_axis_shows_how_long_it_is(span_s: int, size: str) -> None:
+    """By round times, or its ends where there is no room for more; one time on it would not."""
     times = iter(np.linspace(NOW - span_s, NOW, 40))
     seen = snapshot_of(40, timestamp=lambda rng: instant_text(int(next(times) * 1e6)))
     drawing = draw(Scene("", "light", seen), **SIZES[size])
     begin, form = min(seen.flow[0][0], seen.flow[-1][0] - 10), "%H:%M:%S" if span_s < 86_400 else "%Y-%m-%d %H:%M"
-    ends = {local_time(time).strftime(form) for time in (begin, seen.flow_end)}
-    assert ends <= set(assert_tidy(drawing))
+    words = set(assert_tidy(drawing))
+    if size == "column" or span_s > 86_400:
+        assert {local_time(time).strftime(form) for time in (begin, seen.flow_end)} <= words
+        return
+    ticks = drawing.panels[0].area.axes[-1].get_xticks()
+    assert 2 <= len(ticks) <= 5 and begin <= min(ticks) and max(ticks) <= seen.flow_end
+    assert {local_time(tick).strftime(form) for tick in ticks} <= words
+    assert len(set(np.diff(ticks))) == 1 and not np.any(ticks % np.diff(ticks)[0])
 
 
 def test_examples_are_charted_by_their_fields() -> None:
