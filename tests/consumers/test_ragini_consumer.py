@@ -5,22 +5,14 @@ import json
 import subprocess
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
 from consumers import ragini_consumer
 from tests.helpers import make_batch, make_messages, run_here, start_python, wait_until
-from utils.app import cli
 from utils.app.config import Settings
 from utils.app.errors import Unavailable
-from utils.reading.database import SqliteDatabase
-from utils.reading.store import ProcessedStore
 from utils.records.record import encode_records
 from utils.records.stream import BUZZ, Stream
 from utils.sinks import EMBEDDED, SINKS
@@ -228,42 +220,6 @@ def test_a_stream_without_any_role(settings: Settings, view: View) -> None:
     settings.file_path("notes").write_bytes(b'{"timestamp":5,"a":[]}\n{"b":{}}\n')
     assert view("--stream", "notes", "--once").stdout.count("\n") == 2
     assert "100%" in view("--stream", "notes", "--once", "--top").stdout
-
-
-NUMBERS = st.lists(
-    st.tuples(
-        st.sampled_from(["ann-0000000a-00000001", "ann-0000000a-00000002", "bob-2", "bob-3", None]),
-        st.integers(1, 15),
-    ),
-    max_size=30,
-)
-
-
-@pytest.mark.full
-@hypothesis_settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(NUMBERS)
-def test_text_view_and_store_give_the_same_statistics(
-    settings: Settings, view: View, pairs: list[tuple[str | None, int]]
-) -> None:
-    """In any order; the tracker has tests of its own."""
-    settings.live_path.parent.mkdir(exist_ok=True)
-    messages = make_messages(len(pairs))
-    for message, (producer_id, sequence) in zip(messages, pairs, strict=True):
-        message.producer_id, message.sequence = producer_id, sequence if producer_id else None
-    settings.live_path.write_bytes(encode_records(messages) if messages else b"")
-    shown = view("--source", "file", "--once")
-    with (
-        TemporaryDirectory() as folder,
-        closing(ProcessedStore(SqliteDatabase(Path(folder) / "s.sqlite"), BUZZ)) as store,
-    ):
-        with closing(FileSource(settings.live_path, BUZZ.codec, store.resume, finished=True)) as reader:
-            while (chunk := reader.poll(7)) is not None:
-                store.add(chunk)
-        counts = store.counts()
-    assert shown.stdout.count("\n") == counts.records
-    totals = f"lost {counts.lost:,}, duplicate {counts.duplicate:,}, external {counts.external:,}"
-    assert f": {cli.counted(counts.records, 'record')}, " in shown.stderr.splitlines()[-1]
-    assert totals in shown.stderr.splitlines()[-1]
 
 
 def test_what_is_missing_at_the_beginning_is_lost_here_too(settings: Settings, view: View) -> None:

@@ -409,12 +409,6 @@ class TestLock:
             emitter.emit(make_batch(1))
 
     @posix_only
-    def test_nothing_is_left_beside_the_file(self, path: Path) -> None:
-        with closing(FileEmitter(path)) as emitter:
-            emitter.emit(make_batch(1))
-        assert list(path.parent.iterdir()) == [path]
-
-    @posix_only
     @pytest.mark.parametrize("link", [os.symlink, os.link], ids=["symlink", "hard link"])
     def test_many_writers_under_many_names_never_mix_their_lines(
         self, link: Callable[[Path, Path], None], path: Path
@@ -451,10 +445,3 @@ def test_emit_message_keeps_all_fields_and_reports_what_it_cannot_store(path: Pa
     stored = [json.loads(line) for line in path.read_bytes().splitlines()]
     assert stored == [{"message": "one", "author": "Zoe", "room": {"floor": 3}}, {"temperature": 21.5}]
     assert [line.split()[0] for line in logged] == ["ERROR"] * 4
-
-
-def test_a_batch_is_written_without_being_decoded(path: Path) -> None:
-    batch = make_batch(3)
-    with closing(FileEmitter(path)) as emitter:
-        emitter.emit(batch)
-    assert not {"records", "rows"} & batch.__dict__.keys()
