@@ -414,7 +414,7 @@ def test_members_divide_the_partitions_and_hand_them_over(
             for name in names:
                 write(settings, 100, producer_id=name, first=101)
             wait_until(lambda: step(one, two) == 800, 30)
-            assert one._connection is not None and len(one._connection.partitions or ()) == 2
+            assert one._connection is not None and len(one._connection.positions or ()) == 2
         for name in names:
             write(settings, 100, producer_id=name, first=201)
         wait_until(lambda: step(one) == 1200, 30)

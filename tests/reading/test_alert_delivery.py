@@ -316,24 +316,6 @@ def test_a_command_that_fails(command: str, message: str, monkeypatch: pytest.Mo
         send_to(command)("1", b"{}\n")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="groups of processes")
-def test_the_children_of_a_command_end_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alert_delivery, "ATTEMPT_S", 0.5)
-    note = tmp_path / "pid"
-    with pytest.raises(Unavailable):
-        send_to(f"sh -c 'sleep 60 & echo $! > {note}; wait'")("1", b"{}\n")
-    child = int(note.read_text())
-
-    def ended() -> bool:
-        try:
-            return Path(f"/proc/{child}/stat").read_text().split()[2] == "Z"
-        except FileNotFoundError:
-            return True
-
-    if Path("/proc").is_dir():
-        wait_until(ended)
-
-
 def test_a_command_that_does_not_read_its_input() -> None:
     send_to(python("pass"))("1", b"x" * 10_000_000)
 

@@ -173,7 +173,7 @@ class TestStoring:
 
     def test_of_two_records_with_the_same_ids_the_first_is_new(self, store: ProcessedStore, place: Place) -> None:
         both = [*buzz((ANN, 1), message="first"), *buzz((ANN, 1), message="second")]
-        assert [record for record, _, _ in store.add(chunk("", "1", both)).new] == both[:1]
+        assert [record for record, *_ in store.add(chunk("", "1", both)).new] == both[:1]
         assert place.ask("SELECT record FROM records") == [(BUZZ.codec.encode(both[0]).decode(),)]
 
     def test_a_journal_that_moved_to_another_partition_lost_nothing(self, store: ProcessedStore) -> None:

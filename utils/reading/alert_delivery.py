@@ -3,7 +3,6 @@
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -79,19 +78,13 @@ def _post(url: str, id: str, alert: bytes) -> None:
 def _execute(command: str | Sequence[str], name: str, alert: bytes) -> None:
     """Run a command with the alert on its standard input; what it prints goes to our standard error."""
     try:
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=2, start_new_session=True) as process:
-            try:
-                process.communicate(alert, timeout=ATTEMPT_S)
-            except subprocess.TimeoutExpired as error:
-                if os.name == "posix":
-                    os.killpg(process.pid, signal.SIGKILL)  # its children too
-                else:
-                    process.kill()
-                raise Unavailable(f"{name} took over {ATTEMPT_S:g} s and was ended") from error
+        done = subprocess.run(command, input=alert, stdout=2, timeout=ATTEMPT_S, start_new_session=True, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise Unavailable(f"{name} took over {ATTEMPT_S:g} s and was ended") from error
     except OSError as error:
         raise Unavailable(f"{name} cannot be started: {error}") from error
-    if process.returncode:
-        raise Unavailable(f"{name} ended with exit code {process.returncode}")
+    if done.returncode:
+        raise Unavailable(f"{name} ended with exit code {done.returncode}")
 
 
 class AlertDelivery:

@@ -157,14 +157,14 @@ class Alerts:
     def add(self, stored: Stored) -> None:
         """Store what follows from what a store has stored, in the same transaction. See ProcessedStore.add."""
         rule, database, value = self.rule, self._database, self._stream.codec.value
-        records = [record for record, _, _ in stored.new]
+        records = [record for record, *_ in stored.new]
         names = list(map(namer(self._stream, rule.by), records))
         matches = self._when.matches(records) if self._when else [False] * len(records)
         states = {name: State() for name in names}
         found = database.execute(f"{_FIND} {one_of(states)}", stored.partition, *states).fetchall()
         states |= {name: _state.decode(state) for name, state in found}
         alerts, now_us, floor = [], round(self._clock() * 1e6), floor_of(self._stream, rule.anomaly)
-        for (record, at_us, _), name, match in zip(stored.new, names, matches, strict=True):
+        for (record, at_us, *_), name, match in zip(stored.new, names, matches, strict=True):
             hit = states[name].stands_out(value(record, rule.anomaly), floor) if rule.anomaly else match
             if states[name].gives_alert(hit, at_us, rule):
                 line = self._stream.codec.encode(record).decode()

@@ -81,7 +81,7 @@ class Consumer:
             return source(self.sink, self.settings, store.stream, store.resume, finished=once, shared=True)
 
         def handle(chunk: Chunk) -> int:
-            new = [record for record, _, _ in store.add(chunk, part).new]
+            new = [record for record, *_ in store.add(chunk, part).new]
             progress.saw(chunk.records, store.run)
             show(new)
             return len(new)

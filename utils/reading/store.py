@@ -39,8 +39,8 @@ _SUMMARY = """SELECT name, COUNT(*), AVG(value), MAX(event_us) FROM records WHER
     ORDER BY 2 DESC, 1 LIMIT ?"""
 
 
-Arrival = tuple[Any, int | None, int | None]
-"""A record that is new to a store, its event time, and the newest one in its partition before it came."""
+Arrival = tuple[Any, int | None, int | None, str, float | None]
+"""A record that is new to a store, its event time, the newest one in its partition before it came, name and value."""
 
 
 class Stored(NamedTuple):
@@ -125,11 +125,11 @@ class ProcessedStore:
         """Insert what is not there yet; what that is."""
         rows, arrivals, newest_us, value = list[Row](), list[Arrival](), before_us, self.stream.codec.value
         for record, line in zip(chunk.records, self.stream.codec.lines(chunk.records), strict=True):
-            at_us, measured = self._event_us(record), value(record, self.stream.value or "")
+            at_us, name, measured = self._event_us(record), self._name(record), value(record, self.stream.value or "")
             late = at_us is not None and newest_us is not None and at_us < newest_us - LATE_AFTER_US
             producer_id = record.producer_id and record.producer_id.replace("\0", "\ufffd")
-            rows.append((producer_id, record.sequence, at_us, late, self._name(record), measured, line))
-            arrivals.append((record, at_us, newest_us))
+            rows.append((producer_id, record.sequence, at_us, late, name, measured, line))
+            arrivals.append((record, at_us, newest_us, name, measured))
             if at_us is not None and (newest_us is None or at_us > newest_us):
                 newest_us = at_us
         inserted = self.database.insert(rows)

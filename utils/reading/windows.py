@@ -11,7 +11,7 @@ from msgspec.structs import astuple
 
 from utils.app.cli import counted
 from utils.reading.database import Row, make_tables, one_of, upsert
-from utils.reading.store import ProcessedStore, Stored, namer
+from utils.reading.store import ProcessedStore, Stored
 from utils.records.instants import instant_text
 
 MAX_WINDOW_S = 1_000_000_000
@@ -98,15 +98,16 @@ class Windows:
 
     def add(self, stored: Stored) -> None:
         """Count what a store has stored, in the same transaction. See ProcessedStore.add."""
-        at, size_us, value = (self._size_us, stored.partition), self._size_us, self._stream.codec.value
-        name, measured = namer(self._stream, self._stream.by), self._stream.value or ""
-        timed = [(at_us - at_us % size_us, each, newest) for each, at_us, newest in stored.new if at_us is not None]
-        starts = {start_us for start_us, _, _ in timed}
+        at, size_us = (self._size_us, stored.partition), self._size_us
+        starts = {at_us - at_us % size_us for _, at_us, *_ in stored.new if at_us is not None}
         rows = self._database.execute(f"{_OF_PARTITION} IN {one_of(starts)}", *at, *starts).fetchall()
         found = {(start_us, each): window for start_us, each, window in _named(rows)}
-        for start_us, record, newest_us in timed:
+        for _, at_us, newest_us, name, value in stored.new:
+            if at_us is None:
+                continue
+            start_us = at_us - at_us % size_us
             late = newest_us is not None and start_us + self._closing_us <= newest_us
-            found.setdefault((start_us, name(record)), Window()).take(value(record, measured), late=late)
+            found.setdefault((start_us, name), Window()).take(value, late=late)
         self._database.execute_many(_SAVE, [(*at, *key, *astuple(window)) for key, window in sorted(found.items())])
         bounds = [(NEVER_US if us is None else us) - self._closing_us for us in (stored.before_us, stored.newest_us)]
         query = f"{_OF_PARTITION} > ? AND start_us <= ? ORDER BY 1, 2"

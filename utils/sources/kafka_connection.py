@@ -3,7 +3,6 @@
 import time
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -46,16 +45,6 @@ class TopicWatch:
                 raise TopicChangedError
 
 
-@dataclass(eq=False)
-class Partition:
-    """One that is read: positions behind what was fetched and what was handed out, and its end once that is reached."""
-
-    name: str
-    position: str
-    handed_out: str = ""
-    end: int | None = None
-
-
 class Connection:
     """Reads the partitions of a topic, all of them or those that its group gives it; chunks contain messages."""
 
@@ -78,8 +67,10 @@ class Connection:
         }
         self._consumer = Consumer(admin.options | own)
         self._resume, self._in_group = resume, group is not None
-        self.partitions: dict[int, Partition] | None = None  # None until the group gives some
-        self._ready: deque[tuple[Partition, Chunk]] = deque()  # what was fetched
+        self.positions: dict[int, str] | None = None  # behind what was fetched; None until the group gives some
+        self._ready: deque[Chunk] = deque()  # what was fetched
+        self._handed_out: dict[int, int] = {}  # the offsets behind that
+        self._ends: dict[int, int] = {}  # of the partitions that were read up to there
 
     def begin(self) -> None:
         """Start to read. What it raises leaves a connection that must be closed."""
@@ -92,35 +83,35 @@ class Connection:
         self._take([each.partition for each in given])
 
     def _revoked(self, consumer: Consumer, taken: list[TopicPartition]) -> None:
-        self.partitions = None
+        self.positions = None
         self._ready.clear()
         consumer.unassign()
 
     def _take(self, numbers: Iterable[int]) -> None:
         """Begin at the stored position of each partition."""
-        taken: dict[int, Partition] = {}
+        taken: dict[int, str] = {}
         for number in numbers:
-            name = f"{self._watch.topic}-{number}"
-            stored = position = self._resume(name)
+            stored = position = self._resume(self._name(number))
             topic_id = stored.partition(":")[2]
             if stored == "end":
                 _, end = self._consumer.get_watermark_offsets(TopicPartition(self._watch.topic, number), ANSWER_S)
                 position = self._position(end) if end else ""
             elif topic_id != self._watch.topic_id:
                 position = ""  # of another topic that had this name
-            taken[number] = Partition(name, position)
+            taken[number] = position
             if position != stored:
-                report = taken[number], Chunk(name, stored, position, [])
                 # What is not empty comes first: whoever chooses a source looks at its first chunk.
+                report = Chunk(self._name(number), stored, position, [])
                 self._ready.insert(0 if position else len(self._ready), report)
-        self.partitions = taken
-        self._assign()
+        self.positions, self._handed_out, self._ends = taken, {}, {}
+        self._assign(taken)
 
-    def _assign(self) -> None:
-        self._consumer.assign([
-            TopicPartition(self._watch.topic, number, _offset(each.position))
-            for number, each in (self.partitions or {}).items()
-        ])  # fmt: skip
+    def _assign(self, positions: dict[int, str]) -> None:
+        topic, places = self._watch.topic, positions.items()
+        self._consumer.assign([TopicPartition(topic, number, _offset(position)) for number, position in places])
+
+    def _name(self, number: int) -> str:
+        return f"{self._watch.topic}-{number}"
 
     def _position(self, offset: int) -> str:
         return f"{offset}:{self._watch.topic_id}"
@@ -128,7 +119,7 @@ class Connection:
     @property
     def at_end(self) -> bool:
         """Whether all partitions of this reader are read to their present end."""
-        return self.partitions is not None and all(each.end is not None for each in self.partitions.values())
+        return self.positions is not None and self._ends.keys() == self.positions.keys()
 
     def fetch(self, max_records: int) -> Chunk | None:
         """What comes next: messages of one partition, a chunk that only reports something, or nothing yet."""
@@ -139,44 +130,41 @@ class Connection:
             self._add(fetched)
         if not self._ready:
             return None
-        partition, chunk = self._ready.popleft()
-        partition.handed_out = chunk.end
+        chunk = self._ready.popleft()
+        self._handed_out[int(chunk.partition.rpartition("-")[2])] = _offset(chunk.end)
         return chunk
 
     def _add(self, fetched: list[Message]) -> None:
         """Divide what was fetched by partitions. One whose position is outside of what is there begins again."""
-        owned, outside = self.partitions or {}, set[Partition]()
-        found: dict[Partition, list[Message]] = {}
+        positions, found = self.positions or {}, dict[int, list[Message]]()
         for message in fetched:
-            partition, error = owned.get(message.partition() or 0), message.error()
+            number, error = message.partition() or 0, message.error()
             code = error.code() if error else 0
             if code and (message.topic() is None or message.partition() is None):  # of the group or a broker
                 raise KafkaException(error)
-            if partition is None:
+            if number not in positions:
                 continue  # the group took it away just now
             if not code:
-                partition.end = None
-                found.setdefault(partition, []).append(message)
+                self._ends.pop(number, None)
+                found.setdefault(number, []).append(message)
             elif code == KafkaError._PARTITION_EOF:
-                partition.end = message.offset()
+                self._ends[number] = message.offset() or 0
             elif code == KafkaError._AUTO_OFFSET_RESET:
-                outside.add(partition)
+                found[number] = []
             else:
                 raise KafkaException(error)
-        for partition, messages in (found | {each: [] for each in outside}).items():
-            start = partition.position
-            partition.position = self._position((messages[-1].offset() or 0) + 1) if messages else ""
-            self._ready.append((partition, Chunk(partition.name, start, partition.position, messages)))
-        if outside:
-            self._assign()
+        for number, messages in found.items():
+            start = positions[number]
+            positions[number] = self._position((messages[-1].offset() or 0) + 1) if messages else ""
+            self._ready.append(Chunk(self._name(number), start, positions[number], messages))
+        if [] in found.values():
+            self._assign(positions)
 
     def commit(self) -> None:
         """Tell the group sooner or later that everything that was handed out is handled: tools show its lag."""
         if not self._in_group:
             return
-        offsets = {number: _offset(each.handed_out) for number, each in (self.partitions or {}).items()}
-        if not self._ready:  # behind marks of transactions
-            offsets |= {number: each.end for number, each in (self.partitions or {}).items() if each.end is not None}
+        offsets = self._handed_out | ({} if self._ready else self._ends)  # which are behind marks of transactions
         if places := [TopicPartition(self._watch.topic, *each) for each in offsets.items() if each[1] > 0]:
             self._consumer.store_offsets(offsets=places)
 
