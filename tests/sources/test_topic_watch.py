@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from utils.app.config import Settings
-from utils.app.errors import Absent
-from utils.sources.kafka_connection import TopicChangedError, TopicWatch
+from utils.app.errors import Absent, Unavailable
+from utils.sources.kafka_connection import TopicWatch
 
 
 @dataclass
@@ -30,7 +30,7 @@ def test_another_topic_of_the_name_and_more_partitions_are_noticed(settings: Set
     watch = TopicWatch(brokers, "things")
     watch.check(0.0)
     brokers.found = found
-    with pytest.raises(TopicChangedError):
+    with pytest.raises(Unavailable, match="connecting again"):
         watch.check(0.0)
 
 

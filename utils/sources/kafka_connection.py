@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from utils.app.config import Settings
-from utils.app.errors import Absent
+from utils.app.errors import Absent, Unavailable
 from utils.clients.kafka_admin import Admin, ClientLog
 from utils.sources.base import Chunk, Resume
 
@@ -17,10 +17,6 @@ ASK_NEWS_S = 0.2  # less than deleting a topic, creating it and writing to it ta
 COMMIT_EVERY_S = 1.0
 SESSION_S = 6.0
 ANSWER_S = 3.0
-
-
-class TopicChangedError(Exception):
-    """The topic was created again or has more partitions: connect anew."""
 
 
 class TopicWatch:
@@ -38,11 +34,11 @@ class TopicWatch:
         return found
 
     def check(self, every_s: float) -> None:
-        """Raise TopicChangedError if it is another topic or has more partitions; asks no more often than this."""
+        """Raise Unavailable if it is another topic or has more partitions; asks no more often than this."""
         if time.monotonic() - self._asked_s >= every_s:
             self._asked_s = time.monotonic()
             if self._ask() != (self.topic_id, self.partitions):
-                raise TopicChangedError
+                raise Unavailable(f"topic {self.topic} is another one or has more partitions: connecting again")
 
 
 class Connection:

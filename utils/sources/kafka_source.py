@@ -12,7 +12,7 @@ from utils.clients.kafka_admin import ClientLog, failed
 from utils.records.codec import Codec
 from utils.records.stream import Stream
 from utils.sources.base import Chunk, Resume, decode_all
-from utils.sources.kafka_connection import Connection, TopicChangedError
+from utils.sources.kafka_connection import Connection
 
 SETTLE_S = 1.0  # what an answer may take, for readers that choose by whether there is data
 FINISH_S = 20.0  # a member that was killed keeps its partitions until its session ends
@@ -53,9 +53,6 @@ class KafkaSource:
         """The next records of one partition. See Source."""
         try:
             return self._poll(max_records)
-        except TopicChangedError:
-            self.close()
-            return None
         except KafkaException as error:
             self.close()
             raise failed(error, self._settings, self._log) from error
