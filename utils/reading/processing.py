@@ -113,16 +113,16 @@ def consumer(sink: str, *reads: str) -> Callable[..., int]:
             windows = Windows(store, tumbling) if tumbling.every_s else None
             progress = Progress(sink, store.stream)
             view = TopView(store.stream, progress, tumbling.every_s, windows.by_name()) if top and windows else None
+            idle = view.idle if view else progress.show
 
             def show(new: list[Any]) -> None:
                 if view:
                     view.show(new)
-                    return
-                if windows and not reading.json:
+                elif windows and not reading.json:
                     cli.print_lines(*(windows.line(*each) for each in windows.closed))
-                progress.show()
+                idle()
 
-            reader.read(store, windows.add if windows else None, progress, show, lambda error: show([]))
+            reader.read(store, windows.add if windows else None, progress, show, lambda error: idle())
             if view:
                 view.close()
             else:
