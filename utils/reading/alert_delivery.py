@@ -156,15 +156,13 @@ class AlertDelivery:
             if self._database.execute(_CLAIM, now_us + round(LEASE_S * 1e6), id, due_us).rowcount != 1:
                 return None
             if not attempts:
-                try:
+                with files.errors(self._path):
                     self._path.parent.mkdir(parents=True, exist_ok=True)
                     with self._path.open("a+b") as stream:  # a full disk may have left a part of a line
                         stream.write(line if is_whole(stream.fileno()) else b"\n" + line)
                         stream.flush()
                         files.sync(stream.fileno())  # or a power cut loses what is noted as appended
                     files.sync_path(self._path.parent)
-                except OSError as error:
-                    raise Unavailable(f"{self._path}: {error.strerror}") from error
         if not attempts:
             what = (at, record) if record != NO_RECORD else ("nothing since", at)
             logger.warning("{}", " ".join(filter(None, (f"alert {alert}:", name, *what))))
