@@ -31,6 +31,7 @@ RUN = "python scripts/run_tests.py"
 SLOW = f"long setting: {RUN} --long"
 FULL = f"attacks, processes and images, seconds each: {RUN} --all"
 SERVER = f"needs a Kafka broker or a PostgreSQL: {RUN} --all"
+KAFKA_WRITTEN = ("test_emitter", "test_contract", "test_audit_topic")
 ON_DISK = tempfile.gettempdir()
 NOT_RUN: Counter[str] = Counter()
 """Why so many tests are not part of this setting."""
@@ -102,8 +103,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.kafka)
         if "faults" in item.path.parts:  # seconds each
             item.add_marker(pytest.mark.full)
-        if "kafka" in getattr(item, "fixturenames", ()):  # one broker in one process, with `--dist loadgroup`
-            item.add_marker(pytest.mark.xdist_group("kafka"))
+        if "kafka" in getattr(item, "fixturenames", ()):  # a broker in each of two processes, with `--dist loadgroup`
+            half = "kafka written" if item.path.stem in KAFKA_WRITTEN else "kafka"
+            item.add_marker(pytest.mark.xdist_group(half))
         elif item.get_closest_marker("postgres"):
             item.add_marker(pytest.mark.xdist_group("postgres"))
     yield  # to -k
