@@ -132,6 +132,17 @@ class TestStoring:
             assert store.summary() == []
             assert store.counts() == Counts(records=2, external=2)
 
+    def test_json_with_line_ends_stays_with_its_record(self, place: Place) -> None:
+        """As a value in Kafka or in a column of a database may be."""
+        stream = Stream("events", fields=(Field("a", "json"), Field("n", "integer")))
+        values = [b'{"a":{\n"b":1},"n":1}', b'{"a":[2],"n":2}', b'{"a":3,"n":3,"x":{\n}}']
+        with closing(open_store(place, stream)) as store:
+            store.add(chunk("", "1", stream.codec.decode_each(values[:2])))
+            store.add(chunk("1", "2", stream.codec.decode_each(values)))
+        found = [line for (line,) in place.ask("SELECT record FROM records ORDER BY rowid")]
+        assert list(map(json.loads, found)) == [json.loads(value) for value in (*values[:2], *values)]
+        assert "\n" not in "".join(found)
+
     def test_event_time_in_a_field_of_its_own(self, place: Place) -> None:
         stream = Stream("ticks", time="t", fields=(Field("t", "number"),))
         with closing(open_store(place, stream)) as store:

@@ -238,13 +238,15 @@ class Codec:
             if value is not None and value is not NONE
         }
         ids = {} if record.sequence is None else {"producer_id": record.producer_id, "sequence": record.sequence}
-        return encoder.encode(members | extra | ids)
+        return encoder.encode(members | extra | ids).replace(b"\n", b" ")  # between values of another program's JSON
 
     def lines(self, records: Sequence[Any]) -> list[str]:
         """What `encode` gives for each of these records, as text."""
-        lines = encoder.encode_lines(records).decode().split("\n")
+        *lines, _ = encoder.encode_lines(records).decode().split("\n")
+        if len(lines) != len(records):  # JSON of another program has line ends between its values
+            return [self.encode(record).decode() for record in records]
         return [
-            self.encode(record).decode() if record.extra else line for record, line in zip(records, lines, strict=False)
+            self.encode(record).decode() if record.extra else line for record, line in zip(records, lines, strict=True)
         ]
 
     def canonical(self, columns: Iterable[Sequence[Any]]) -> list[bytes]:
