@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
@@ -420,6 +420,21 @@ def test_members_divide_the_partitions_and_hand_them_over(
             write(settings, 100, producer_id=name, first=201)
         wait_until(lambda: step(one) == 1200, 30)
     assert seen == {name: list(range(1, 301)) for name in names}
+
+
+def test_a_member_without_partitions_waits_for_others_as_long_as_it_takes(settings: Settings) -> None:
+    """One that hangs keeps all the others waiting when one more comes."""
+    write(settings, 10)
+    options = {"bootstrap.servers": settings.kafka_broker, "group.id": settings.group, "log_level": 0}
+    limits = {"session.timeout.ms": 6000, "max.poll.interval.ms": 6000}
+    with source(settings, group=settings.group, finished=False) as one, closing(Consumer(options | limits)) as hung:
+        wait_until(lambda: one.poll(10) is not None)
+        hung.subscribe([settings.topic])
+        wait_until(lambda: one.poll(10) is None and bool(hung.poll(0.01) or hung.assignment()))
+        with source(settings, group=settings.group, finished=False) as two:
+            assert two.poll(10) is None
+            wait_until(lambda: one.poll(10) is None and one._connection is not None and not one._connection.positions)
+            assert [one.poll(10), one.poll(10)] == [None, None]
 
 
 @pytest.mark.parametrize("grouped", [False, True])

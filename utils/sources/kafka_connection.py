@@ -79,7 +79,7 @@ class Connection:
         self._take([each.partition for each in given])
 
     def _revoked(self, consumer: Consumer, taken: list[TopicPartition]) -> None:
-        self.positions = None
+        self.positions, self._handed_out, self._ends = None, {}, {}
         self._ready.clear()
         consumer.unassign()
 
