@@ -186,17 +186,21 @@ class TestOtherStreams:
 
     @pytest.mark.full
     def test_a_window_that_has_closed_is_printed_once(self, settings: Settings) -> None:
-        """However often the consumer finds nothing to read afterwards."""
+        """However often the consumer finds nothing to read afterwards, or what closes no window."""
         settings.data_path.mkdir(exist_ok=True)
         settings.file_path("ticks").write_bytes(TICKS)
         with start_python(consumer("file"), "--stream", "ticks", "--every", "1", settings=settings) as process:
             assert process.stdout is not None
             printed = [process.stdout.readline(), process.stdout.readline()]
+            with settings.file_path("ticks").open("ab") as file:
+                file.write(TICKS.splitlines(keepends=True)[-1])  # which closes no window
+            wait_until(lambda: stored("file", settings, "ticks") == 4)
             pass_time(0.5)
             process.interrupt()
             out, _ = process.communicate(timeout=30)
         assert [line[:20] for line in printed] == ["2026-11-23T19:04:05.", "2026-11-23T19:04:06."]
         assert [line[:20] for line in out.splitlines() if line.startswith("2026")] == ["2026-11-23T19:04:07."]
+        assert out.startswith("2026")  # no empty line for what closes none
 
     @pytest.mark.full
     def test_one_that_appears_while_its_consumer_waits(self, settings: Settings) -> None:

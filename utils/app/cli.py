@@ -150,7 +150,7 @@ def print_lines(*lines: str, to: TextIO | None = None) -> None:
     """Print lines, on stdout unless `to` is another; what others wrote in them cannot steer the terminal."""
     stream = to or sys.stdout
     try:
-        print("\n".join(map(log.plain, lines)), file=stream, flush=True)
+        print("".join(f"{log.plain(line)}\n" for line in lines), end="", file=stream, flush=True)
     except OSError:  # a reader that has left or a full disk changes nothing else
         _nobody_reads(stream)
 
