@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -142,6 +143,22 @@ class TestStoring:
         found = [line for (line,) in place.ask("SELECT record FROM records ORDER BY rowid")]
         assert list(map(json.loads, found)) == [json.loads(value) for value in (*values[:2], *values)]
         assert "\n" not in "".join(found)
+
+    def test_roles_that_a_stream_gets_later_are_those_of_all_records(self, place: Place) -> None:
+        """As of a log whose first lines did not show what divides them."""
+        read, early = (
+            [b'{"device":"a","temperature_c":%d}' % n for n in range(5)],
+            replace(SENSORS, by=None, value=None),
+        )
+        with closing(open_store(place, early)) as store:
+            store.add(chunk("", "1", lines(early, *read)))
+            assert store.summary() == []
+        with closing(open_store(place, SENSORS)) as store:
+            store.add(chunk("1", "2", lines(SENSORS, *read[:1], b'{"device":"b\\u0000"}')))
+            assert store.summary() == [("a", 6, 10 / 6, None), ("b\ufffd", 1, None, None)]
+        with closing(open_store(place, replace(SENSORS, by="ok"))) as store:
+            assert store.summary() == []
+            assert store.counts().records == 7
 
     def test_event_time_in_a_field_of_its_own(self, place: Place) -> None:
         stream = Stream("ticks", time="t", fields=(Field("t", "number"),))

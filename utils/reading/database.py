@@ -14,7 +14,7 @@ from utils.app.errors import ToolkitError
 from utils.clients import postgres, sqlite
 
 WAIT_S = 5.0
-ROWS_PER_STATEMENT = 500
+ROWS_PER_STATEMENT, PAGE = 500, 10_000
 
 Row = tuple[Any, ...]
 
@@ -60,6 +60,17 @@ class SqliteDatabase(sqlite.Database):
         # RETURNING would take a sixth of the time of all.
         query = "SELECT producer_id, sequence FROM records WHERE rowid > ?"
         return None if inserted == len(rows) else self.execute(query, last).fetchall()
+
+    def pages(self) -> Iterator[list[Row]]:
+        """The records that are stored, in a transaction: what `rename` knows each by, and its JSON."""
+        last, query = 0, f"SELECT rowid, record FROM records WHERE rowid > ? ORDER BY rowid LIMIT {PAGE}"
+        while page := self.execute(query, last).fetchall():
+            yield page
+            last = page[-1][0]
+
+    def rename(self, rows: Sequence[Row]) -> None:
+        """Give records, in a transaction, another `name` and `value`, the first two of each row; then what it is."""
+        self.execute_many("UPDATE records SET name = ?, value = ? WHERE rowid = ?", rows)
 
 
 class PostgresDatabase:
@@ -116,6 +127,14 @@ class PostgresDatabase:
         statement = "INSERT INTO records SELECT * FROM page ON CONFLICT DO NOTHING RETURNING producer_id, sequence"
         inserted: list[Row] = self.execute(statement).fetchall()
         return None if len(inserted) == len(rows) else inserted
+
+    def pages(self) -> Iterator[list[Row]]:
+        with self._connection.cursor("pages") as cursor:  # which sees no row that is changed meanwhile
+            cursor.execute("SELECT ctid, record FROM records")
+            yield from iter(lambda: cursor.fetchmany(PAGE), [])
+
+    def rename(self, rows: Sequence[Row]) -> None:
+        self.execute_many("UPDATE records SET name = ?, value = ? WHERE ctid = ?", rows)
 
     def close(self) -> None:
         if self._connection is not None:

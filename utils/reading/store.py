@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from utils.app.errors import PositionMoved, ToolkitError
-from utils.reading.database import Database, Row, make_tables
+from utils.reading.database import Database, Row, make_tables, upsert
 from utils.reading.tracker import Counts, Tracker, journal_of
 from utils.records.infer import event_time
 from utils.records.instants import instant_text
@@ -87,9 +87,23 @@ class ProcessedStore:
                 if version != VERSION:
                     found = f"another version ({version}, this one is {VERSION})"
                     raise ToolkitError(f"{database.place} was written by {found}: move it away")
+                self._take_roles()
         except ToolkitError:
             self.close()
             raise
+
+    def _take_roles(self) -> None:
+        """Name the stored records again if they came when the stream had no or other roles `by` and `value`.
+
+        Those of a stream without a schema file are inferred: a log of few lines has no `by` yet.
+        """
+        roles, value = msgspec.json.encode([self.stream.by, self.stream.value]).decode(), self.stream.codec.value
+        if self.database.execute("SELECT value FROM facts WHERE name = 'roles'").fetchall() == [(roles,)]:
+            return
+        for page in self.database.pages():
+            found = ((self.stream.codec.decode_any(line.encode()), place) for place, line in page)
+            self.database.rename([(self._name(each), value(each, self.stream.value or ""), at) for each, at in found])
+        self.database.execute_many(upsert("facts", "name", "value"), [("roles", roles)])
 
     def resume(self, partition: str) -> str:
         """The stored position of a partition. See Resume."""
