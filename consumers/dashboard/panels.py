@@ -1,6 +1,7 @@
 """The panels. Artists are made once in `build`; `draw(snapshot)` moves them."""
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from consumers.dashboard.panel import Panel, fit
 from consumers.dashboard.snapshot import MAX_KEYS, TOP, Roles, Snapshot
 from consumers.dashboard.theme import MARKERS
 from utils.app.cli import counted
+from utils.records.instants import local_time
 
 DAY_S = 86_400
 STEPS_S = (1, 2, 4, 5, 10, 15, 20, 30, 60, 120, 180, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, DAY_S)
@@ -44,6 +46,7 @@ class FlowPanel(Panel):
             return ()
         times, totals = (np.array(column, dtype=float) for column in zip(*snapshot.flow, strict=True))
         begin, end, high = min(times[0], times[-1] - 10), snapshot.flow_end, totals[-1]
+        zone_s = round(local_time(end).replace(tzinfo=UTC).timestamp() - end)  # round times are those of the user
         floor = 0 if totals[0] < 0.3 * high else max(0, totals[0] - 0.06 * (high - totals[0]) - 1)
         x, y = np.append(times, end), np.append(totals, high)
         self.line.set_data(x, y)
@@ -55,7 +58,7 @@ class FlowPanel(Panel):
             ticks = np.linspace(begin, end, 2 if self.inner[0] <= 3 else 3)
         else:
             tick_s = next(each for each in STEPS_S if 4 * each >= end - begin)
-            ticks = np.arange(np.ceil(begin / tick_s), end // tick_s + 1) * tick_s
+            ticks = np.arange(np.ceil((begin + zone_s) / tick_s), (end + zone_s) // tick_s + 1) * tick_s - zone_s
         self.rate_axes.set_xticks(ticks, [clock(tick, tick + end - begin) for tick in ticks])
         stale = snapshot.status == "STALE"
         self.silence.set(x=x[-2], width=x[-1] - x[-2], visible=stale)
@@ -65,7 +68,7 @@ class FlowPanel(Panel):
         # The first point stands for itself only: what came before it is not known in time.
         least, rates = (end - begin) / self.BARS, np.diff(totals, prepend=totals[0] - 1)
         step = next((each for each in STEPS_S if each >= least), np.ceil(least / DAY_S) * DAY_S)
-        edges = (begin // step + np.arange(self.BARS + 3)) * step
+        edges = ((begin + zone_s) // step + np.arange(self.BARS + 3)) * step - zone_s
         counts, _ = np.histogram(times, edges, weights=rates)
         self.rate_axes.set_ylim(0, max(1, counts.max()))
         names = (f"{counted(int(count), snapshot.roles.record)} in {span(step)} from {clock(left, snapshot.now)}"

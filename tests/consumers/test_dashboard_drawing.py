@@ -2,6 +2,7 @@
 
 import random
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, partial
@@ -151,7 +152,35 @@ def test_time_axis_shows_how_long_it_is(span_s: int, size: str) -> None:
     ticks = drawing.panels[0].area.axes[-1].get_xticks()
     assert 2 <= len(ticks) <= 5 and begin <= min(ticks) and max(ticks) <= seen.flow_end
     assert {local_time(tick).strftime(form) for tick in ticks} <= words
-    assert len(set(np.diff(ticks))) == 1 and not np.any(ticks % np.diff(ticks)[0])
+    midnight = local_time(NOW).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
+    assert len(set(np.diff(ticks))) == 1 and not np.any((ticks - midnight) % np.diff(ticks)[0])
+
+
+@pytest.fixture(params=["Asia/Kolkata", "Pacific/Chatham", "America/New_York"])
+def zone(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A time zone that this process has for a while."""
+    if not hasattr(time, "tzset"):
+        pytest.skip("a process has one time zone there")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", request.param)
+        time.tzset()
+        yield request.param
+    time.tzset()
+
+
+@pytest.mark.usefixtures("zone")
+def test_round_times_are_those_of_the_zone() -> None:
+    for span_s in (12_000, 80_000):
+        test_time_axis_shows_how_long_it_is(span_s, "standard")
+    times = iter(np.linspace(NOW - 500_000, NOW, 40))
+    drawing = draw(Scene("", "light", snapshot_of(40, timestamp=lambda rng: instant_text(int(next(times) * 1e6)))))
+    bars = [text for *_, text in drawing.hints() if " in 6 h from " in text]
+    assert bars and all(re.search(r"(00|06|12|18):00(:00)?$", text) for text in bars)
+
+
+def test_a_clock_that_was_set_back_turns_no_axis() -> None:
+    seen = snapshot_of(40)
+    assert np.diff(draw(Scene("", "light", replace(seen, now=NOW - 1e6))).panels[0].area.axes[0].get_xlim())[0] > 0
 
 
 def test_examples_are_charted_by_their_fields() -> None:

@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable
 from contextlib import closing, suppress
 from pathlib import Path
@@ -226,6 +227,18 @@ def test_a_locked_file_is_an_outage(path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sqlite, "Database", lambda path, **more: database(path, wait_s=0.05, **more))
     with lock_sqlite(path), pytest.raises(Unavailable, match="locked"):
         SqliteEmitter(path, BUZZ)
+
+
+def test_a_file_of_another_program_is_waited_for(path: Path) -> None:
+    """SQLite would not wait where a file gets its write-ahead log: several programs may open a new one at once."""
+    run(path, "CREATE TABLE other (x)")
+    results: list[bool] = []
+    writer = threading.Thread(target=lambda: results.append(emit_message({"message": "x"}, db_path=path)))
+    with lock_sqlite(path):
+        writer.start()
+        time.sleep(0.2)
+    writer.join()
+    assert results == [True]
 
 
 def test_a_folder_without_permission_is_an_outage(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import sqlite3
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,7 +58,7 @@ class Database:
             self.connection = sqlite3.connect(path, timeout=wait_s, isolation_level=None, check_same_thread=False)
             try:
                 self.connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
-                self.connection.execute("PRAGMA journal_mode=WAL")
+                self._use_wal(time.monotonic() + wait_s)
                 self.connection.execute("PRAGMA synchronous=FULL")
                 if sys.platform == "darwin":
                     self.connection.execute("PRAGMA fullfsync=ON")
@@ -66,6 +67,17 @@ class Database:
             except (sqlite3.Error, OSError, ToolkitError):
                 self.connection.close()
                 raise
+
+    def _use_wal(self, deadline_s: float) -> None:
+        """SQLite itself does not wait here for whoever writes, as when several processes open a new file at once."""
+        while True:
+            try:
+                self.connection.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline_s:
+                    raise
+            time.sleep(0.01)
 
     def query(self, statement: str, *values: object) -> list[Any]:
         """All rows of a statement. Raises like `errors`."""
