@@ -1,5 +1,6 @@
 """The page: matplotlib's SVG for browsers, JSON and metrics for programs; view only."""
 
+import re
 import socket
 import threading
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,7 @@ from starlette.staticfiles import StaticFiles
 from consumers.dashboard.figure import Dashboard, column
 from consumers.dashboard.options import Plan, ThemeName
 from consumers.dashboard.snapshot import Snapshot
+from utils.app.errors import ToolkitError
 from utils.app.web import WebServer, is_loopback, parse_address
 
 DEFAULT_ADDRESS = "127.0.0.1:8765"
@@ -97,8 +99,12 @@ class Page:
 def known_hosts(host: str, allowed: Sequence[str]) -> list[str]:
     """Names in a Host header that mean this page; others come from sites that point a name of theirs at it.
 
-    Where the page is for other machines these are also the name and the addresses of this one.
+    Where the page is for other machines these are also the name and the addresses of this one. Raises ToolkitError if
+    one of `allowed` cannot be a name.
     """
+    for name in allowed:
+        if not re.fullmatch(r"[\w.-]+", name, re.ASCII):  # * would let in any
+            raise ToolkitError(f"--allow-host {name}: give a host name without port, such as dash.example.org")
     names = ["localhost", "127.0.0.1", "::1", host, *allowed]
     if not is_loopback(host):
         addresses = [each.address for card in psutil.net_if_addrs().values() for each in card]

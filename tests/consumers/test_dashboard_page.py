@@ -253,6 +253,13 @@ def test_allowed_host_and_no_other() -> None:
         program.end()
 
 
+@pytest.mark.parametrize("name", ["", "*", "a*b", "a b", "dash.example.org:80", "http://x"])
+def test_what_cannot_be_a_host_is_one_clear_error(name: str) -> None:
+    """The library would let in any host for a star, and fail at each request for a name with one."""
+    with pytest.raises(ToolkitError, match="--allow-host"):
+        serve.known_hosts("127.0.0.1", [name])
+
+
 def test_page_for_other_machines_knows_this_one_and_warns(logged: list[str]) -> None:
     program = Program("0.0.0.0:0")
     try:
