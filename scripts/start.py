@@ -106,6 +106,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="show the dashboard as a page, at 127.0.0.1:8765 (without a display it is one anyway)",
     )
     options = parser.parse_args(arguments)
+    if not options.duration > 0:
+        parser.error("argument --duration: give a number of seconds above 0")
     # A topic of earlier runs, which auto would take, has nothing of this producer.
     options.source = options.source or ("file" if options.stream in PRODUCERS else "auto")
     return options

@@ -233,7 +233,10 @@ def test_window_is_what_matplotlib_opens(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert not start.has_window(sys.executable)
 
 
-@pytest.mark.parametrize("arguments", [["--duration", "long"], ["--durations"], ["--theme", "pink"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--duration", "long"], ["--duration", "-3"], ["--duration", "nan"], ["--durations"], ["--theme", "pink"]],
+)
 def test_bad_options_exit_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         start.parse(arguments)
