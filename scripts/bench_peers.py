@@ -26,6 +26,7 @@ def write_file(batches: list[Batch], folder: Path) -> None:
 def write_sqlite(batches: list[Batch], folder: Path) -> None:
     """executemany into the same table with the same index, a durable transaction per batch."""
     table = Table(BUZZ)
+    insert = f"INSERT INTO {table.name} ({table.row}) VALUES ({', '.join('?' * len(table.columns))})"
     with closing(sqlite3.connect(folder / "bare.sqlite", isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
@@ -33,7 +34,7 @@ def write_sqlite(batches: list[Batch], folder: Path) -> None:
             connection.execute(statement)
         for batch in batches:
             connection.execute("BEGIN IMMEDIATE")
-            connection.executemany(table.insert(), batch.rows)
+            connection.executemany(insert, batch.rows)
             connection.execute("COMMIT")
 
 

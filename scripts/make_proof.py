@@ -27,7 +27,7 @@ What the toolkit promises, what attacks each promise, and how often. This page i
 
 | setting | command | when |
 |---|---|---|
-| quick | `python scripts/run_tests.py` | while you work; unit tests and contracts, about a minute |
+| quick | `python scripts/run_tests.py` | while you work; unit tests and contracts, under a minute |
 | full | `python scripts/run_tests.py --all` | every change, in the continuous integration |
 | long | `python scripts/run_tests.py --long` | before a release; hours |
 

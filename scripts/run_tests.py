@@ -2,7 +2,7 @@
 
 usage: python scripts/run_tests.py [--all | --long] [pytest arguments]
 
-Without an option: the quick tests, in about a minute.
+Without an option: the quick tests, in under a minute.
 --all: everything, with Kafka and the checks of the code, as CI does.
 --long: attacks that take hours.
 What follows goes to pytest: -k journal, tests/records, -x, -n 0.
@@ -21,7 +21,7 @@ from scripts import environment
 SERVERS = {"Kafka": ["prepare_kafka.sh"], "PostgreSQL": ["prepare_postgres.sh", "--programs"]}
 CHECKS = {"ruff check": ["ruff", "check", "."], "ruff format": ["ruff", "format", "--check", "."], "mypy": ["mypy"]}
 ABOUT = {
-    "quick": "Quick tests, about a minute; everything with Kafka and checks: --all, hours of attacks: --long",
+    "quick": "Quick tests, under a minute; everything with Kafka and checks: --all, hours of attacks: --long",
     "all": "All tests and checks, as CI runs them, some minutes; the quick ones: without --all",
     "long": "The long settings, some hours",
 }

@@ -36,10 +36,9 @@ class Database:
         return found
 
     def insert(self, table: Table, *rows: Sequence[Any]) -> None:
-        sql = table.insert(len(rows))
-        if self.dialect == "duckdb":
-            sql = sql.replace(" OR ABORT", "")
-        self.connection.execute(sql, list(chain.from_iterable(rows)))
+        marks = ", ".join([f"({', '.join('?' * len(table.columns))})"] * len(rows))
+        statement = f"INSERT INTO {quoted(table.name)} ({table.row}) VALUES {marks}"
+        self.connection.execute(statement, list(chain.from_iterable(rows)))
 
     def columns(self, table: Table) -> dict[str, str]:
         return dict(self.query(f"SELECT name, type FROM pragma_table_info('{table.name}')"))

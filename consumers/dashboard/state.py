@@ -48,7 +48,6 @@ class Charted:
         other = next(iter(texts + numbers), stream.by)
         self.value, self.measured = stream.value or other, stream.histogram or other
         kind, is_buzz = types.get(self.measured or ""), stream.name == BUZZ.name
-        self.has_lines = stream.by is not None and not is_buzz  # one of its own for each `by` value
 
         def words(name: str | None) -> str:
             return plain((name or "number").replace("_", " ")) + " length" * (types.get(name or "") == "text")
@@ -64,6 +63,11 @@ class Charted:
             whole=kind in ("integer", "text"),
             unit="characters" if kind == "text" or (is_buzz and self.measured == BUZZ.histogram) else "",
         )
+
+    @property
+    def has_lines(self) -> bool:
+        """Whether each `by` value has a line of its own."""
+        return self.stream.by is not None and self.stream.name != BUZZ.name
 
     def key(self, record: Any) -> str:
         """What the record counts for, as it is shown."""

@@ -229,14 +229,20 @@ def test_a_locked_file_is_an_outage(path: Path, monkeypatch: pytest.MonkeyPatch)
         SqliteEmitter(path, BUZZ)
 
 
-def test_a_file_of_another_program_is_waited_for(path: Path) -> None:
+def test_a_file_of_another_program_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite would not wait where a file gets its write-ahead log: several programs may open a new one at once."""
     run(path, "CREATE TABLE other (x)")
-    results: list[bool] = []
+    results, waits, sleep = list[bool](), threading.Event(), time.sleep
+
+    def seen(seconds: float) -> None:
+        waits.set()
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", seen)
     writer = threading.Thread(target=lambda: results.append(emit_message({"message": "x"}, db_path=path)))
     with lock_sqlite(path):
         writer.start()
-        time.sleep(0.2)
+        assert waits.wait(30)
     writer.join()
     assert results == [True]
 

@@ -252,7 +252,8 @@ def _types(codec: Codec) -> list[str]:
 
 def _through_sqlite(connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     connection.execute("DELETE FROM odd")
-    connection.executemany(Table(STREAM).insert(), rows)
+    marks = ", ".join("?" * len(Table(STREAM).columns))
+    connection.executemany(f"INSERT INTO odd ({Table(STREAM).row}) VALUES ({marks})", rows)
     return connection.execute(f"SELECT {Table(STREAM).row} FROM odd ORDER BY sequence").fetchall()
 
 

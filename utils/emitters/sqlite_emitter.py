@@ -78,7 +78,7 @@ class SqliteEmitter:
                 while left:
                     rows = min(left, self._rows_per_statement)
                     left -= rows
-                    statement = self._table.insert_run(rows, with_extra=len(varying) > len(fields) + 1)
+                    statement = self._table.insert(rows, with_extra=len(varying) > len(fields) + 1)
                     stored = connection.execute(statement, [producer_ids[0], *islice(values, rows * len(varying))])
                     if stored.rowcount < rows:  # by RAISE(IGNORE), which is no error to SQLite
                         raise sqlite3.IntegrityError("a trigger of the table leaves it out")

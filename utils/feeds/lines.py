@@ -28,9 +28,6 @@ class LineCodec(Codec):
         self._types = {field.name: field.type for field in stream.fields}
         self._is_dated = Field("timestamp", "timestamp") in self._codec.fields  # else a timestamp goes to `extra`
 
-    def decode_lines(self, data: bytes) -> list[Any]:
-        return self.decode_each(data.removesuffix(b"\n").split(b"\n"))
-
     def decode_each(self, lines: Sequence[bytes]) -> list[Any]:
         if self._parse:
             lines = [self._parse(line, self._types) for line in lines]

@@ -94,13 +94,17 @@ class Codec:
         }
         by_type = [(field.type, self._known[field.name][0], field.name) for field in self.fields]
         self._json = [attribute for kind, attribute, _ in by_type if kind == "json"]
-        self.is_flat = not self._json  # what fits has neither arrays nor objects
         self._instants = {attribute: name for kind, attribute, name in by_type if kind == "timestamp"}
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The names of the stream's columns: its fields, then those that every stream has."""
         return tuple(self._known)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether what fits the stream has neither arrays nor objects."""
+        return not self._json
 
     def decode_lines(self, data: bytes) -> list[Any]:
         """Records of JSON lines, at C speed where all fit the stream.

@@ -113,18 +113,11 @@ class Table:
             "(producer_id, sequence) WHERE producer_id IS NOT NULL"
         )
 
-    def insert(self, rows: int = 1) -> str:
-        """SQLite's INSERT of `rows` rows with one placeholder per value, in the order of `columns`.
+    def insert(self, rows: int, *, with_extra: bool) -> str:
+        """SQLite's INSERT of rows of one run: its producer_id is the first value, the others are a row each.
 
-        OR ABORT: a constraint of an old table that would ignore or replace rows in silence is an error.
-        """
-        values = ", ".join([f"({', '.join('?' * len(self.columns))})"] * rows)
-        return f"INSERT OR ABORT INTO {quoted(self.name)} ({self.row}) VALUES {values}"
-
-    def insert_run(self, rows: int, *, with_extra: bool) -> str:
-        """`insert` for rows of one run: its producer_id is the first value, the others are a row each.
-
-        They come in the order of `columns`, but for `extra`, which is last or, where all of it is NULL, left out.
+        They come in the order of `columns`, but for `extra`, which is last or, where all of it is NULL, left out. OR
+        ABORT: a constraint of an old table that would ignore or replace rows in silence is an error.
         """
         extra = "?" if with_extra else "NULL"
         row = f"(?1, {'?, ' * (len(self.columns) - 2)}{extra})"
