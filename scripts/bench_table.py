@@ -1,4 +1,4 @@
-"""Tables of measurements: works that take turns, their medians and ratios, on the terminal and on the page."""
+"""Tables of measurements: works that take turns, their medians and ratios; and pages with a part that is measured."""
 
 import os
 import platform
@@ -69,12 +69,17 @@ def report(command: str, title: str, rows: Sequence[Sequence[str]], note: str, w
     text = "\n\n".join(filter(None, [f"{title} {machine()}.", table, note])) + "\n"
     print(text)
     if write:
-        begin, end = f"<!-- measured: {command} -->", f"<!-- end of {command} -->"
-        before, found, rest = PAGE.read_text(encoding="utf-8").partition(begin)
-        _, ended, after = rest.partition(end)
-        if not (found and ended):
-            raise ToolkitError(f"{PAGE} has no place for this: write {begin} and {end} where it shall stand")
-        PAGE.write_text(f"{before}{begin}\n{text}{end}{after}", encoding="utf-8")
+        write_part(PAGE, command, text)
+
+
+def write_part(page: Path, name: str, text: str) -> None:
+    """Put the text where a page of the documentation has a place of this name."""
+    begin, end = f"<!-- measured: {name} -->", f"<!-- end of {name} -->"
+    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (found and ended):
+        raise ToolkitError(f"{page} has no place for this: write {begin} and {end} where it shall stand")
+    page.write_text(f"{before}{begin}\n{text}{end}{after}", encoding="utf-8")
 
 
 def machine() -> str:

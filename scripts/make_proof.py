@@ -1,4 +1,4 @@
-"""Write docs/proof.md from the `proof` markers of the tests: python -m scripts.make_proof.
+"""Write the tables of docs/proof.md from the `proof` markers of the tests: python -m scripts.make_proof.
 
 Each marker names a guarantee, what attacks it, and how often in each setting. What the tests measured comes from the
 files that `python scripts/run_tests.py --all --proof=docs/proof/full.json` and, with --long, `docs/proof/long.json`
@@ -17,31 +17,13 @@ from pathlib import Path
 
 import pytest
 
-PROJECT_DIR = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from scripts.bench_table import write_part
+from utils.app.config import PROJECT_DIR
+
 PAGE = PROJECT_DIR / "docs" / "proof.md"
 SETTINGS = ("quick", "full", "long")
-HEAD = """# Proof
-
-What the toolkit promises, what attacks each promise, and how often. This page is written by
-`python -m scripts.make_proof` from the markers of the tests themselves: what it names is what runs.
-
-| setting | command | when |
-|---|---|---|
-| quick | `python scripts/run_tests.py` | while you work; unit tests and contracts, under a minute |
-| full | `python scripts/run_tests.py --all` | every change, in the continuous integration |
-| long | `python scripts/run_tests.py --long` | before a release; hours |
-
-*Each*, *every one*: all that there are. Random attacks have a seed; a failure comes again.
-"""
-NOT_PROMISED = "## What is not promised"
-TAIL = """
-## How else it is checked
-
-* The same contract suite runs over every sink (`tests/emitters/test_contract.py`, for Kafka in `tests/kafka`), and each
-  of its checks must catch an emitter that is broken on purpose.
-* `python -m verify_emitters audit` compares your own sinks with your own journals; other code reads than wrote.
-* `python -m scripts.chaos --kills 20 --minutes 1` attacks on your machine, and then audits.
-"""
 
 
 @dataclass(frozen=True)
@@ -71,9 +53,8 @@ def main() -> None:
         sys.exit(f"the tests cannot be collected:\n{printed.getvalue()[-2000:]}")
     files = {setting: PAGE.parent / "proof" / f"{setting}.json" for setting in SETTINGS}
     measured = {setting: json.loads(path.read_text("utf-8")) for setting, path in files.items() if path.exists()}
-    limits = (PROJECT_DIR / "docs" / "architecture.md").read_text("utf-8").partition(NOT_PROMISED)[2]
     attacks = attacks_of(collector.items)
-    PAGE.write_text(page(attacks, measured, limits.partition("\n## ")[0].strip()), encoding="utf-8")
+    write_part(PAGE, "guarantees", tables(attacks, measured))
     print(f"docs/proof.md: {len(attacks)} ways to attack {len({each.guarantee for each in attacks})} guarantees")
 
 
@@ -97,16 +78,16 @@ def counts(named: Mapping[str, int | str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def page(attacks: list[Attack], measured: Mapping[str, Mapping[str, str]], limits: str) -> str:
-    """The page: a table per guarantee, and below it what was measured."""
-    parts = [HEAD]
+def tables(attacks: list[Attack], measured: Mapping[str, Mapping[str, str]]) -> str:
+    """A table per guarantee, that of what is acknowledged first, and below it what was measured."""
+    parts = list[str]()
     for guarantee in sorted({each.guarantee for each in attacks}, key=lambda each: ("acknowledged" not in each, each)):
         mine = [each for each in attacks if each.guarantee == guarantee]
         parts += [f"## {guarantee[0].upper()}{guarantee[1:]}\n", "| attack | quick | full | long | test |"]
-        parts += ["|---|---:|---:|---:|---|", *map(row, mine)]
-        lines = [line for each in mine for line in last_measured(each, measured)]
-        parts += ["\nMeasured last:\n", *lines, ""] if lines else [""]
-    return "\n".join([*parts, f"{NOT_PROMISED}\n\n{limits}\n{TAIL}"])
+        parts += ["|---|---:|---:|---:|---|", *map(row, mine), ""]
+        if lines := [line for each in mine for line in last_measured(each, measured)]:
+            parts += ["Measured last:\n", *lines, ""]
+    return "\n".join(parts)
 
 
 def row(attack: Attack) -> str:
