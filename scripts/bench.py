@@ -10,14 +10,12 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from statistics import median, quantiles
 from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -32,8 +30,6 @@ from utils.app import cli
 from utils.app.config import DEFAULTS, PROJECT_DIR, Reads, Settings, processed_store_url
 from utils.app.errors import Absent
 from utils.clients.kafka_admin import Admin
-from utils.delivery.journal import Journal
-from utils.delivery.worker import Delivery
 from utils.reading.database import Database, PostgresDatabase, SqliteDatabase
 from utils.reading.store import ProcessedStore
 from utils.records.instants import instant_text
@@ -105,40 +101,15 @@ def emit(sink: str, ready: list[Batch], place: Path, broker: str = DEFAULTS.kafk
             emitter.emit(Batch.join(ready[start : start + step]))
 
 
-def latencies_ms(settings: Settings, count: int, gap_s: float = 0.1) -> tuple[float, float]:
-    """Median and 99th percentile from acknowledged to stored by the embedded sinks, for single records with pauses."""
-    taken_ms = []
-    with closing(Journal(settings.journal_path("latency"), BUZZ)) as journal:
-        delivery = Delivery(
-            journal,
-            {sink: partial(SINKS[sink].emitter, settings, BUZZ, journal.key) for sink in EMBEDDED},
-            settings.dead_letter_path,
-        )
-        delivery.start(EMBEDDED, 10)
-        for record in made(count, seed=2):
-            journal.append(Batch.of_records([record], journal.producer_id, journal.last + 1, BUZZ.codec))
-            started_s = time.perf_counter()
-            delivery.wake()
-            with delivery.changed:
-                delivery.changed.wait_for(lambda: not any(journal.pending().values()), 30)
-            taken_ms.append((time.perf_counter() - started_s) * 1000)
-            time.sleep(gap_s)
-        delivery.drain(10)
-    return median(taken_ms), quantiles(taken_ms, n=100)[98]
-
-
 def sinks(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = False) -> int:
-    """Measure emitters and the whole producer beside the bare libraries, and the latency of single records."""
+    """Measure emitters and the whole producer beside the bare libraries."""
     ready = batches(count)
     with begun(rounds, count) as bench:
         for sink, writer in (("file", bare.write_file), ("sqlite", bare.write_sqlite), ("duckdb", bare.write_duckdb)):
             bench.add(f"bare {sink}", "", partial(writer, ready))
             bench.add(f"{sink} emitter", f"bare {sink}", partial(emit, sink, ready))
         bench.add("producer, three sinks", "bare sqlite", partial(produce, EMBEDDED, count))
-        p50_ms, p99_ms = latencies_ms(at(bench.place("latency")), 100)
-        stored = f"{p50_ms:.1f} ms (p99 {p99_ms:.1f} ms)"
-        note = f"A single record is stored by the three embedded sinks {stored} after it was acknowledged."
-        bench.run("sinks", note, write)
+        bench.run("sinks", write)
     return 0
 
 
@@ -179,7 +150,7 @@ def sources(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = False)
             stored = partial(store, "file", at(filled), lambda place: PostgresDatabase(url, place.name))
             bench.add("file source, processed store in PostgreSQL", "file source, processed store", stored)
         try:
-            bench.run("sources", "", write)
+            bench.run("sources", write)
         finally:
             if url:
                 bare.drop_schemas(url.text, bench.folder.name)
@@ -200,7 +171,7 @@ def kafka(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = False, s
         try:
             emit("kafka", ready, filled, broker)
             add_reading(bench, "kafka", at(filled, broker), bare.read_kafka)
-            bench.run("kafka", "", write)
+            bench.run("kafka", write)
         finally:
             admin = Admin(settings)
             for topic in admin.client.list_topics(timeout=10).topics:
@@ -222,7 +193,7 @@ def feed(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = False) ->
             bench.add(f"producer, {name}", "", partial(produce, wanted, count))
             bench.add(f"standard input, {name}", f"producer, {name}", partial(fed, wanted, "-"))
             bench.add(f"file that grows, {name}", f"producer, {name}", partial(fed, wanted, str(lines)))
-        bench.run("feed", "", write)
+        bench.run("feed", write)
     return 0
 
 
@@ -238,7 +209,7 @@ def dashboard(*, write: Write = False) -> int:
         rows += [(f"frame, {size}", f"{ours:.1f}", f"{ours / theirs:.2f}", "clear and replot")]
     svg, png = compare_formats()
     rows += [("PNG", f"{png:.1f}", "", ""), ("SVG", f"{svg:.1f}", f"{svg / png:.2f}", "PNG")]
-    report("dashboard", "Median of 40 frames, each with new data.", rows, "", write)
+    report("dashboard", "Median of 40 frames, each with new data.", rows, write)
     return 0
 
 

@@ -39,7 +39,7 @@ class Bench:
         path.mkdir()
         return path
 
-    def run(self, command: str, note: str, write: bool) -> None:
+    def run(self, command: str, write: bool) -> None:
         """Run all rows in turn, so that a machine whose speed drifts slows all of them, and report the medians."""
         runs: dict[str, list[tuple[float, float]]] = {name: [] for name in self.works}
         for number in range(self.rounds):
@@ -54,7 +54,7 @@ class Bench:
             peer = self.peers[name]
             ratio = f"{took[peer][0] / wall_s:.2f}" if peer else ""
             rows.append((name, f"{self.count / wall_s:,.0f}", ratio, peer, f"{cpu_s / self.count * 1e6:.1f}"))
-        report(command, f"{self.count:,} records each, median of {self.rounds} rounds.", rows, note, write)
+        report(command, f"{self.count:,} records each, median of {self.rounds} rounds.", rows, write)
 
 
 def _cpu_s() -> float:
@@ -62,11 +62,11 @@ def _cpu_s() -> float:
     return sum(os.times()[:4])
 
 
-def report(command: str, title: str, rows: Sequence[Sequence[str]], note: str, write: bool) -> None:
+def report(command: str, title: str, rows: Sequence[Sequence[str]], write: bool) -> None:
     """Print rows, the heading first, as a Markdown table; on the page it stands between the marks of `command`."""
     ruled = [rows[0], ["---", *["---:"] * (len(rows[0]) - 1)], *rows[1:]]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in ruled)
-    text = "\n\n".join(filter(None, [f"{title} {machine()}.", table, note])) + "\n"
+    text = f"{title} {machine()}.\n\n{table}\n"
     print(text)
     if write:
         write_part(PAGE, command, text)
