@@ -1,21 +1,12 @@
-"""Measure the dashboard: a frame beside clear-and-replot, SVG beside PNG (`scripts.bench dashboard`), a day of frames.
-
-python scripts/bench_dashboard.py   draws 43,200 frames with 10 million messages
-"""
+"""What `scripts.bench dashboard` measures: a frame beside clear-and-replot, SVG beside PNG."""
 
 import random
-import sys
 import time
-from collections import deque
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from statistics import mean, median
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import psutil
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -116,32 +107,3 @@ def compare_formats(frames: int = 40) -> list[float]:
     """Milliseconds of a frame as SVG and as PNG."""
     drawing = Dashboard("light")
     return milliseconds(Stream(), frames, drawing.svg, drawing.image)
-
-
-def soak(frames: int = 43_200, messages: int = 10_000_000) -> tuple[float, float]:
-    """A day of frames, 2 s apart on the stream's clock; the growth of memory and of frame time."""
-    process, stream, drawing = psutil.Process(), Stream(), Dashboard("light")
-    per_frame, sent, early = messages / frames, 0, min(500, max(1, frames // 4))
-    taken: deque[float] = deque(maxlen=early)  # all of them would be a part of the growth
-    small, fast = 0, 0.0
-    for frame in range(1, frames + 1):
-        count = round(frame * per_frame) - sent
-        sent += count
-        snapshot = stream.step(2.0, count)
-        begun = time.process_time()
-        redraw(drawing, snapshot)
-        taken.append(time.process_time() - begun)
-        if frame == early:
-            small = process.memory_info().rss
-        if frame == 2 * early:
-            fast = median(taken)
-        if frame % max(frames // 20, 50) == 0:
-            rss = process.memory_info().rss / 2**20
-            print(f"  frame {frame:,}, {snapshot.total:,} messages: {rss:.0f} MiB, {median(taken) * 1000:.1f} ms")
-    memory, slower = process.memory_info().rss / small - 1, median(taken) / fast - 1
-    print(f"soak: {frames:,} frames, {sent:,} messages: memory {memory:+.1%} (goal 5%), frame {slower:+.1%} (goal 10%)")
-    return memory, slower
-
-
-if __name__ == "__main__":
-    soak()

@@ -157,9 +157,7 @@ def run_together(
 
 def begin(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     """Start it in a group of its own, so that Ctrl+C reaches only this script, which passes it on once."""
-    flags = 0
-    if sys.platform == "win32":
-        flags = subprocess.CREATE_NEW_PROCESS_GROUP
+    flags = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # of Windows
     return subprocess.Popen(
         command, cwd=environment.PROJECT_DIR, creationflags=flags, start_new_session=True, **options
     )
