@@ -1,5 +1,6 @@
 """Make the images of the documentation, docs/images: the dashboard of the producers' streams, always the same."""
 
+import argparse
 import random
 import sys
 from collections.abc import Iterator
@@ -86,6 +87,7 @@ def draw(scene: Scene, size: tuple[float, float] = DEFAULT_SIZE, *, narrow: bool
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     for scene in scenes():
         path = PROJECT_DIR / "docs" / "images" / f"dashboard-{scene.name}.png"
         path.write_bytes(draw(scene).image(scene.snapshot))

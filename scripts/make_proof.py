@@ -5,6 +5,7 @@ files that `python scripts/run_tests.py --all --proof=docs/proof/full.json` and,
 leave behind.
 """
 
+import argparse
 import contextlib
 import io
 import json
@@ -44,6 +45,7 @@ class Collector:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     collector, printed = Collector(), io.StringIO()
     with contextlib.redirect_stdout(printed):
         code = pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", str(PROJECT_DIR)], plugins=[collector])
