@@ -1,21 +1,71 @@
 """Live dashboard: a threaded matplotlib animation of a stream in a window, an image, a browser or a recording."""
 
+import os
 import sys
-from typing import Annotated
+import threading
+from typing import TYPE_CHECKING, Annotated
 
 from loguru import logger
 
 from consumers.dashboard.options import DEFAULT_BUFFERS, Buffers, Charts, Plan, shield
 from utils import sinks
 from utils.app import cli, signals
-from utils.app.config import DEFAULT_STREAM, DEFAULTS, READING, Reads, Settings
+from utils.app.config import DEFAULT_STREAM, DEFAULTS, PROJECT_DIR, READING, Reads, Settings
+from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.app.options import Begin, StreamName
 from utils.reading.expression import Expression
+from utils.reading.follow import follow
 from utils.reading.processing import wait_for_stream
+from utils.sources.base import Chunk, Source
+
+if TYPE_CHECKING:
+    from consumers.dashboard.state import State
 
 SWITCH_S = 0.0005  # of Python's threads; by default a flood of records makes a frame twice as slow
 FIRST_LOOK_S, END_S = 2.0, 10.0
+CHUNK_RECORDS = 2_000
 AS_READ, USUAL = Charts(), Plan()
+
+
+class Reader(threading.Thread):
+    """Follows the source into the state until `stop`. It sets `stop` itself when it cannot continue.
+
+    `failure` is why it did not end as it should, until it does. `looked` is set once it has read what was there, or
+    found that it has to wait. It never touches matplotlib.
+    """
+
+    def __init__(self, source: Source, state: "State", stop: threading.Event) -> None:
+        super().__init__(name="reader", daemon=True)
+        self._source, self._state, self._stop_event = source, state, stop
+        self.failure: ToolkitError | None = Unavailable("reading does not end as it should, see the log")
+        self.looked = threading.Event()
+        self._name_source()
+
+    def run(self) -> None:
+        try:
+            follow(lambda: self._source, self._take, self._stop_event, on_wait=self._wait, chunk_records=CHUNK_RECORDS)
+            self.failure = None
+        except ToolkitError as error:
+            self.failure = error
+        finally:
+            self._source.close()  # also if it was stopped before it began
+            self._stop_event.set()
+            self.looked.set()
+
+    def _take(self, chunk: Chunk) -> int:
+        self._name_source()
+        self._state.add(chunk)
+        return len(chunk.records)
+
+    def _wait(self, error: Unavailable | None) -> None:
+        self._name_source("" if error is None or isinstance(error, Absent) else str(error))
+        if error is None:
+            self._state.go_live()
+        self.looked.set()
+
+    def _name_source(self, trouble: str = "") -> None:
+        detail, trouble = (text.replace(f"{PROJECT_DIR}{os.sep}", "") for text in (self._source.detail, trouble))
+        self._state.using(self._source.name, detail, trouble)
 
 
 def main(
@@ -42,11 +92,10 @@ def main(
     where = Expression(found, charts.where) if charts.where else None
     shield()  # MPLBACKEND is `backend` of the plan
 
-    from consumers.dashboard import animation, theme
-    from consumers.dashboard.reader import Reader
+    from consumers.dashboard import animation, panel
     from consumers.dashboard.state import State
 
-    theme.reset()
+    panel.reset()
     state = State(found, source, buffers=buffers, where=where, from_end=start == "end")
     resume = "end" if start == "end" else ""
     reader = Reader(sinks.source(source, settings, found, lambda partition: resume), state, stop)

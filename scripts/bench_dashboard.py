@@ -7,12 +7,13 @@ from datetime import datetime
 from functools import partial
 from statistics import mean, median
 
+import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from consumers.dashboard import theme
 from consumers.dashboard.figure import Dashboard
 from consumers.dashboard.options import DPI
+from consumers.dashboard.panel import PALETTES
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.state import State
 from producers.ragini_producer import messages
@@ -20,7 +21,7 @@ from utils.records.instants import instant_text
 from utils.records.stream import BUZZ
 from utils.sources.base import Chunk
 
-LIGHT = theme.PALETTES["light"]
+LIGHT = PALETTES["light"]
 
 
 class Stream:
@@ -78,9 +79,10 @@ def replot(figure: Figure, snapshot: Snapshot) -> None:
 
 
 def redraw(drawing: Dashboard, snapshot: Snapshot) -> None:
-    """One frame of the window."""
-    drawing.update(snapshot)
-    drawing.figure.canvas.draw()
+    """One frame of the window, which draws in the style of the dashboard; the other way to draw has its own."""
+    with mpl.rc_context():
+        drawing.update(snapshot)
+        drawing.figure.canvas.draw()
 
 
 def milliseconds(stream: Stream, frames: int, *draws: Callable[[Snapshot], object]) -> list[float]:
@@ -100,7 +102,9 @@ def compare_frames(size: tuple[float, float], frames: int = 40) -> list[float]:
     """Milliseconds of a frame drawn in place, and cleared and plotted again."""
     figure = Figure(figsize=size, dpi=DPI)
     FigureCanvasAgg(figure)
-    return milliseconds(Stream(), frames, partial(redraw, Dashboard("light", size=size)), partial(replot, figure))
+    with mpl.rc_context():  # its style is not that of the other way
+        drawing = Dashboard("light", size=size)
+    return milliseconds(Stream(), frames, partial(redraw, drawing), partial(replot, figure))
 
 
 def compare_formats(frames: int = 40) -> list[float]:

@@ -35,7 +35,7 @@ SOURCES = ("auto", "file", "sqlite", "duckdb", "kafka")
 # Whether matplotlib, which chooses the window system, opens a window; in a process that some of them abort.
 WINDOW = "import matplotlib.pyplot as plt; raise SystemExit(plt.figure().canvas.required_interactive_framework is None)"
 WINDOW_S = 20.0
-STYLE = environment.PROJECT_DIR / "consumers" / "dashboard" / "base.mplstyle"
+STYLE = environment.PROJECT_DIR / "consumers" / "dashboard" / "light.mplstyle"
 
 
 def main(arguments: list[str]) -> int:

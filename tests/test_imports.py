@@ -135,7 +135,6 @@ def test_nothing_imports_in_a_circle() -> None:
     [
         ("utils.records.record", {"sqlite3", "duckdb"}),
         ("consumers.dashboard.state", {"matplotlib", "threading.Thread"}),
-        ("consumers.dashboard.stats", {"matplotlib"}),
     ],
 )
 def test_what_a_module_must_not_know(name: str, unknown: set[str]) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 from loguru import logger
 from matplotlib.animation import FuncAnimation, writers
@@ -139,7 +138,6 @@ def show_window(state: State, plan: Plan, stop: Event, folder: Path) -> None:
     def rebuild(*_: Any) -> None:
         if plt.fignum_exists(figure.number):
             dashboard.build()
-            mpl.rcParams.update(dashboard.rc)  # the toolkit draws when it likes
             show(shown)
 
     def press(event: Any) -> None:

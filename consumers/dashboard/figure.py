@@ -1,4 +1,4 @@
-"""The dashboard on one figure: header, health strip and a card for each panel."""
+"""The dashboard on one figure: a header with the health of the stream, and a card for each panel."""
 
 import io
 from html import escape
@@ -7,32 +7,105 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
+from matplotlib.text import Annotation
 
-from consumers.dashboard.formatting import status
-from consumers.dashboard.header import TILE, Header, HealthStrip, tiles
 from consumers.dashboard.options import DEFAULT_SIZE, DPI, ThemeName
-from consumers.dashboard.panel import Panel
+from consumers.dashboard.panel import EDGE, PALETTES, Card, Palette, Panel, fit, style
 from consumers.dashboard.panels import PANELS
-from consumers.dashboard.snapshot import Snapshot
-from consumers.dashboard.theme import PALETTES, style
+from consumers.dashboard.snapshot import Snapshot, brief, clock, span
+from utils.records.instants import local_time
 
 NARROW_IN, NARROW_BELOW_IN, NARROW_SCALE = 4.0625, 6.0, 1.16  # 390 CSS pixels; no text under 11 of them
-HEIGHTS = {False: (0.6, TILE + 0.22), True: (0.95, 3 * TILE + 0.22)}  # inches of header and strip, wide and narrow
+TITLE, TILE = {False: 0.6, True: 0.95}, 0.8  # inches of the title, wide and narrow, and of a row of tiles
+HEADER = {False: TITLE[False] + TILE + 0.22, True: TITLE[True] + 3 * TILE + 0.22}
 NARROW_CARD_IN = 3.1
+STATUS_AND_CLOCK = 5.2  # inches of the longest
 REACH_PX = 5.0  # how far from a point the mouse finds it
+SOURCES = {"file": "JSONL", "sqlite": "SQLite", "duckdb": "DuckDB", "kafka": "Kafka", "auto": "Auto"}
 
 
 def column() -> tuple[float, float]:
     """The size of one column for phones."""
-    return NARROW_IN, NARROW_SCALE * (sum(HEIGHTS[True]) + NARROW_CARD_IN * len(PANELS))
+    return NARROW_IN, NARROW_SCALE * (HEADER[True] + NARROW_CARD_IN * len(PANELS))
+
+
+def tiles(snapshot: Snapshot) -> list[tuple[str, str, str, bool]]:
+    """The six statistics on the health of the stream: name, value, detail, and whether it is a warning."""
+    source, last, delay, stale = snapshot.source, snapshot.last, snapshot.lag, snapshot.status == "STALE"
+    down_s = source.trouble_since
+    origin = f"down since {clock(down_s, snapshot.now)}: {source.trouble}" if down_s else source.detail
+    bad = (snapshot.invalid, snapshot.lost, snapshot.duplicate)
+    lag = (f"{delay.median:,.2f} s", f"p95 {delay.p95:,.2f} s") if delay else ("\u2013", "")
+    age = (f"{span(snapshot.idle_s)} ago", f"at {clock(last, snapshot.now)}") if last else ("none yet", "")
+    uptime, since = span(snapshot.now - snapshot.started), f"since {clock(snapshot.started, snapshot.now)}"
+    return [
+        ("Source", SOURCES.get(source.name, source.name), origin, bool(down_s)),
+        ("Throughput", snapshot.rate_words, "mean of 60 s", False),
+        ("Lag", *lag, False),
+        ("Invalid / lost / dup", " / ".join(map(brief, bad)), f"of {brief(snapshot.received)} received", any(bad)),
+        ("Last record", *age, stale),
+        ("Uptime", uptime, since, False),
+    ]
+
+
+class Header(Card):
+    """Title, local time and status, and below them six tiles with a statistic each.
+
+    Where the figure is narrow these are two lines, the status without words, and three rows of tiles.
+    """
+
+    def __init__(self, area: SubFigure, palette: Palette) -> None:
+        super().__init__(area, palette)
+        top, columns = TITLE[self.narrow], 2 if self.narrow else 6
+        self.fill(top)
+        lower, self.title_room = 0.2 * self.narrow, self.width - (2 * EDGE if self.narrow else STATUS_AND_CLOCK)
+        pill = {"boxstyle": "round,pad=0.45,rounding_size=0.9", "lw": 0}
+        self.title = self.text(EDGE, top / 2 - lower, size="xx-large", weight="bold")
+        self.status = self.text(self.width - EDGE, top / 2 + lower, weight="bold", ha="right", bbox=pill)
+        self.clock = Annotation("", (0, 0), (-25, 0), self.status, "offset points", annotation_clip=False,
+                                color=palette.muted, ha="right", va="bottom")  # fmt: skip
+        self.step, self.tiles = (self.width - 2 * EDGE) / columns, []
+        for tile in range(6):
+            left, above = EDGE + tile % columns * self.step, top + TILE * (tile // columns)
+            name = self.text(left, above + 0.28, size="small", color=palette.muted, weight="bold")
+            value = self.text(left, above + 0.54, size="x-large", weight="bold")
+            self.tiles.append((name, value, self.text(left, above + 0.78, color=palette.muted)))
+        look: Any = {"lw": 1.5, "color": "C0", "marker": "o", "ms": 4, "markevery": [-1]}
+        self.spark = Line2D([], [], transform=self.inches, **look)
+        for artist in (self.clock, self.spark):
+            area.add_artist(artist)
+
+    def update(self, snapshot: Snapshot, *, paused: bool) -> None:
+        """Show the snapshot's moment, status and statistics."""
+        words = "PAUSED" if paused else snapshot.status if self.narrow else snapshot.status_words
+        foreground, background = getattr(self.palette, "waiting" if paused else snapshot.status.lower())
+        self.status.set(text=f"\u25cf {words}", color=foreground)
+        pill: Any = self.status.get_bbox_patch()
+        pill.set_facecolor(background)
+        self.clock.set_text(f"{local_time(snapshot.now):%Y-%m-%d  %H:%M:%S}")
+        parts = "Streaming Dashboard", snapshot.stream if snapshot.stream != "buzz" else "", snapshot.where
+        title, room = " \u00b7 ".join(filter(None, parts)), self.step - 0.12
+        fit(self.title, self.title_room, title, title.removeprefix("Streaming "))
+        self.rows = [("Status", snapshot.status_words), ("Where", snapshot.where)]
+        for artists, (name, value, detail, is_warning) in zip(self.tiles, tiles(snapshot), strict=True):
+            for artist, text in zip(artists, (name.upper(), value, detail), strict=True):
+                fit(artist, room, text)
+            artists[1].set_color(self.palette.stale[0] if is_warning else self.palette.text)
+            self.rows.append((name, "; ".join(filter(None, (value, detail)))))
+        rates, left = np.asarray(snapshot.sparkline), EDGE + self.step  # beside the name of the throughput
+        self.spark.set_visible(bool(rates.any()))
+        if rates.any():
+            x = np.linspace(left + 1.0, left + room - 0.1, len(rates))
+            self.spark.set_data(x, TITLE[self.narrow] + 0.43 - 0.18 * rates / rates.max())
 
 
 class Dashboard:
     """All artists on one figure; `update(snapshot)` moves them and leaves drawing to the canvas.
 
     Without a `figure` it has one of its own, of `size` inches. Call `build` again after a change of `theme` or size.
-    For one thread at a time, and only one of a program: matplotlib is not made for more.
+    For one thread at a time, and only one of a program: matplotlib is not made for more, its settings are for all.
     """
 
     def __init__(self, theme: ThemeName, size: tuple[float, float] = DEFAULT_SIZE, figure: Any = None) -> None:
@@ -42,24 +115,21 @@ class Dashboard:
 
     def build(self) -> None:
         """Make everything in the present theme and size."""
-        self.rc, palette = style(self.theme), PALETTES[self.theme]
-        narrow = self._scale()
+        self.rc, palette, narrow = style(self.theme), PALETTES[self.theme], self._scale()
+        mpl.rcParams.update(self.rc)
+        self.figure.clear()
+        self.figure.set_facecolor(mpl.rcParams["figure.facecolor"])
+        frame = {"boxstyle": "round,pad=0.5", "fc": palette.card, "ec": palette.muted, "lw": 0.8}
+        self.tip = self.figure.text(0, 0, "", bbox=frame, zorder=10, visible=False)
         columns = 1 if narrow else 2 if len(PANELS) <= 4 else 3
         rows = [PANELS[first : first + columns] for first in range(0, len(PANELS), columns)]
-        rest = max(self.figure.get_figheight() - sum(HEIGHTS[narrow]), 0.1) / len(rows)
-        with mpl.rc_context(self.rc):
-            self.figure.clear()
-            self.figure.set_facecolor(mpl.rcParams["figure.facecolor"])
-            frame = {"boxstyle": "round,pad=0.5", "fc": palette.card, "ec": palette.muted, "lw": 0.8}
-            self.tip = self.figure.text(0, 0, "", bbox=frame, zorder=10, visible=False)
-            heights = [*HEIGHTS[narrow], *[rest] * len(rows)]
-            header, strip, *bands = self.figure.subfigures(len(heights), 1, height_ratios=heights)
-            self.header, self.strip = Header(header, palette), HealthStrip(strip, palette)
-            self.panels: list[Panel] = []
-            for band, row in zip(bands, rows, strict=True):
-                ratios = (56, 44) if len(row) == 2 else [1] * len(row)
-                areas = band.subfigures(1, len(row), width_ratios=ratios, squeeze=False)[0]
-                self.panels += [kind(area, palette) for kind, area in zip(row, areas, strict=True)]
+        rest = max(self.figure.get_figheight() - HEADER[narrow], 0.1) / len(rows)
+        header, *bands = self.figure.subfigures(len(rows) + 1, 1, height_ratios=[HEADER[narrow], *[rest] * len(rows)])
+        self.header, self.panels = Header(header, palette), list[Panel]()
+        for band, row in zip(bands, rows, strict=True):
+            ratios = (56, 44) if len(row) == 2 else [1] * len(row)
+            areas = band.subfigures(1, len(row), width_ratios=ratios, squeeze=False)[0]
+            self.panels += [kind(area, palette) for kind, area in zip(row, areas, strict=True)]
 
     def _scale(self) -> bool:
         """Scale all lengths with the figure, by its dots per inch; whether it is narrow."""
@@ -73,12 +143,11 @@ class Dashboard:
         return narrow
 
     def update(self, snapshot: Snapshot) -> None:
-        """Move all artists to this snapshot."""
-        with mpl.rc_context(self.rc):
-            self.header.update(snapshot, paused=self.paused)
-            self.strip.update(snapshot)
-            for panel in self.panels:
-                panel.update(snapshot)
+        """Move all artists to this snapshot, and let what draws them next do it in this style."""
+        mpl.rcParams.update(self.rc)
+        self.header.update(snapshot, paused=self.paused)
+        for panel in self.panels:
+            panel.update(snapshot)
 
     def point_at(self, x: float, y: float) -> bool:
         """Show the text of what is at these pixels, if anything is; whether that has changed."""
@@ -104,8 +173,7 @@ class Dashboard:
         """The snapshot as a file of this kind."""
         self.update(snapshot)
         buffer = io.BytesIO()
-        with mpl.rc_context(self.rc):
-            self.figure.savefig(buffer, format=kind, dpi=self.figure.dpi, **options)
+        self.figure.savefig(buffer, format=kind, dpi=self.figure.dpi, **options)
         return buffer.getvalue()
 
     def svg(self, snapshot: Snapshot) -> str:
@@ -119,9 +187,6 @@ class Dashboard:
         )
         return text.replace("</svg>", f'<g style="fill: none; pointer-events: all">{"".join(labels)}</g></svg>')
 
-    def words(self, snapshot: Snapshot) -> list[tuple[str, str]]:
-        """What the image of the snapshot shows, for people who cannot see it: headings and words."""
-        head = [("Status", status(snapshot)), ("Where", snapshot.where)]
-        health = [tile[:3] for tile in tiles(snapshot)]
-        rows = [*head, *health, *(panel.words for panel in self.panels)]
-        return [(name, "; ".join(filter(None, words))) for name, *words in rows if any(words)]
+    def words(self) -> list[tuple[str, str]]:
+        """What is shown, for people who cannot see it: headings and words."""
+        return [row for card in (self.header, *self.panels) for row in card.rows if row[1]]

@@ -48,7 +48,7 @@ def shield() -> str | None:
 
     Call it before matplotlib is imported.
     """
-    os.environ["MATPLOTLIBRC"] = str(Path(__file__).with_name("base.mplstyle"))
+    os.environ["MATPLOTLIBRC"] = str(Path(__file__).with_name("light.mplstyle"))
     return os.environ.pop("MPLBACKEND", None)
 
 

@@ -1,38 +1,97 @@
-"""What the panels share: a card with title and subtitle, axes or a notice on it, and what the mouse finds there."""
+"""What the panels share: colours; a card with title and subtitle, axes or a notice; what the mouse finds there."""
 
+import warnings
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 from matplotlib.transforms import Affine2D, ScaledTranslation
 
-from consumers.dashboard.formatting import why_empty
+from consumers.dashboard.options import ThemeName
 from consumers.dashboard.snapshot import Snapshot
-from consumers.dashboard.theme import Palette
 
+# matplotlib's own is wide: texts have room in whatever font a browser shows them. The others have more letters.
+FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC")
+MARKERS = "os^Dv"  # of several series, whose colours are those of the style sheets (Okabe and Ito)
 EDGE, PAD = 0.3, 0.1  # inches from the edge of a part of the figure to its texts, and to its background
 NARROW_IN = 5.2  # all cards of one column are, and of the others those that have no room for names on their right
 
 
-class Card:
-    """A part of the figure on a background with round corners. `inches` are counted from its left and its top."""
+@dataclass(frozen=True)
+class Palette:
+    """Colours beyond the style sheet, those of the light one; where there are two, of text and background."""
 
-    def __init__(self, area: SubFigure, palette: Palette, *, filled: bool = True) -> None:
+    card: str = "#FFFFFF"
+    text: str = "#17202B"
+    muted: str = "#5B6775"
+    raw: str = "#9AA5B1"
+    area: str = "#DCEBF5"
+    other: str = "#B4BDC8"
+    positive: tuple[str, str] = ("#007A5A", "#E9F5F1")
+    negative: tuple[str, str] = ("#B84A00", "#FCEFE6")
+    p95: str = "#8F3F76"
+    sigma: str = "#EAF2F8"
+    live: tuple[str, str] = ("#00694D", "#DDF3EB")
+    stale: tuple[str, str] = ("#8A5A00", "#FFF1CC")
+    waiting: tuple[str, str] = ("#4A5563", "#E6EAEF")
+
+
+PALETTES: dict[ThemeName, Palette] = {
+    "light": Palette(),
+    "dark": Palette(
+        card="#171E27", text="#E8EDF3", muted="#A3AFBD", raw="#65727F",
+        area="#1D3547", other="#4C5866", positive=("#3CCFA4", "#16302C"), negative=("#FF9B66", "#352318"),
+        p95="#E596C7", sigma="#1B2C3A", live=("#5FE0B8", "#12382F"), stale=("#FFCF66", "#40330F"),
+        waiting=("#C3CCD6", "#2B3543"),
+    ),
+}  # fmt: skip
+
+
+def style(name: ThemeName) -> dict[Any, Any]:
+    """Settings of matplotlib: the style sheets, the second over the first, and the fonts that are installed."""
+    installed, found = set(font_manager.get_font_names()), dict[Any, Any]()
+    for sheet in ("light", name):
+        found |= mpl.rc_params_from_file(Path(__file__).with_name(f"{sheet}.mplstyle"), use_default_template=False)
+    return found | {"font.family": [font for font in FONTS if font in installed]}
+
+
+def reset() -> None:
+    """Let no matplotlibrc of the user reach the drawing; the backend stays. Once, before anything is drawn."""
+    mpl.rcdefaults()
+    mpl.rcParams["toolbar"] = "None"
+    warnings.filterwarnings("ignore", message=r"(?s)Glyph .* missing from", category=UserWarning)
+    warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
+
+
+class Card:
+    """A part of the figure. `inches` are counted from its left and its top.
+
+    `rows` are what it shows, as headings and words, for people who cannot see it.
+    """
+
+    def __init__(self, area: SubFigure, palette: Palette) -> None:
         self.area, self.palette, corner = area, palette, area.transSubfigure
         self.width: float = area.bbox.width / area.dpi
         self.height: float = area.bbox.height / area.dpi
         self.narrow = self.width < NARROW_IN
         self.inches: Any = Affine2D().scale(1, -1) + area.dpi_scale_trans + ScaledTranslation(0, 1, corner)  # type: ignore[arg-type]
+        self.rows: list[tuple[str, str]] = []
         area.patch.set_visible(False)
-        if filled:
-            look: Any = {"lw": 0, "fc": palette.card, "boxstyle": "round,pad=0,rounding_size=0.06", "zorder": -1}
-            size = self.width - 2 * PAD, self.height - 2 * PAD
-            area.add_artist(FancyBboxPatch((PAD, PAD), *size, transform=self.inches, **look))
+
+    def fill(self, top: float = 0.0) -> None:
+        """Draw a background with round corners, from so many inches on."""
+        look: Any = {"lw": 0, "fc": self.palette.card, "boxstyle": "round,pad=0,rounding_size=0.06", "zorder": -1}
+        size = self.width - 2 * PAD, self.height - top - 2 * PAD
+        self.area.add_artist(FancyBboxPatch((PAD, top + PAD), *size, transform=self.inches, **look))
 
     def text(self, left: float, top: float, **look: Any) -> Text:
         """An empty text, so many inches from the left and the top."""
@@ -62,37 +121,30 @@ class Panel(Card):
     """A card with a title, a subtitle and axes, or a notice while there is nothing to draw.
 
     A subclass sets `title` and `empty`, makes its artists in `build` and moves them in `draw`. `margins` of the axes
-    inside the card are inches: left, right, bottom, top. `words` are what it shows, for people who cannot see it:
-    title, subtitle, and what `draw` adds.
+    inside the card are inches: left, right, bottom, top; `margins_narrow` those of a card without room on its right.
+    `words` are what `draw` adds to title and subtitle for people who cannot see the card.
     """
 
     title = ""
     empty = ""
     margins: tuple[float, ...] = (0.85, 1.0, 0.5, 0.8)
+    margins_narrow: tuple[float, ...] = ()
 
     def __init__(self, area: SubFigure, palette: Palette) -> None:
         super().__init__(area, palette)
+        self.fill()
         self.hints: list[tuple[Axes, tuple[float, ...], str]] = []  # left, bottom, right and top in data coordinates
         self.words: list[str] = []
         self.heading = self.text(EDGE, 0.33, size="x-large", weight="bold")
         self.subtitle = self.text(EDGE, 0.57, color=palette.muted)
         self.notice = area.text(0.5, 0.42, "", color=palette.muted, ha="center", va="center")
+        left, right, bottom, top = (self.narrow and self.margins_narrow) or self.margins
+        self.inner = max(self.width - left - right, 0.05), max(self.height - bottom - top, 0.05)  # inches of the axes
+        ends = (left + self.inner[0]) / self.width, (bottom + self.inner[1]) / self.height
+        area.subplots_adjust(left / self.width, bottom / self.height, *ends, hspace=0.06)
         self.build()
         for axes in area.axes:
             axes.yaxis.get_offset_text().set_fontsize("small")  # it stands close below the subtitle
-
-    @property
-    def inner(self) -> tuple[float, float]:
-        """Width and height inside the margins, in inches."""
-        left, right, bottom, top = self.margins
-        return max(self.width - left - right, 0.05), max(self.height - bottom - top, 0.05)
-
-    def subplots(self, rows: int = 1, **options: Any) -> Any:
-        """Axes inside the margins."""
-        (left, _, bottom, _), (width, height) = self.margins, self.inner
-        ends = {"left": left / self.width, "right": (left + width) / self.width,
-                "bottom": bottom / self.height, "top": (bottom + height) / self.height, "hspace": 0.06}  # fmt: skip
-        return self.area.subplots(rows, 1, gridspec_kw=ends, **options)
 
     def hint(self, axes: Any, left: float, bottom: float, text: str, *end: float) -> None:
         """Show the text where the mouse is on a point, or on the box to this right and top `end`."""
@@ -118,12 +170,11 @@ class Panel(Card):
     def update(self, snapshot: Snapshot) -> None:
         """Show the snapshot."""
         self.hints, self.words = [], []
-        parts, room, roles = self.draw(snapshot), self.width - 2 * EDGE, snapshot.roles
-        names = {name: getattr(roles, name) for name in ("record", "by", "value", "histogram")}
-        title = self.title.format_map({name: text.title() for name, text in names.items()})
+        parts, room, roles = self.draw(snapshot), self.width - 2 * EDGE, vars(snapshot.roles)
+        title = self.title.format_map({name: str(text).title() for name, text in roles.items()})
         fit(self.heading, room, title)
-        fit(self.notice, room, "" if parts else self.empty.format_map(names | {"why": why_empty(snapshot)}))
+        fit(self.notice, room, "" if parts else self.empty.format_map(roles | {"why": snapshot.why_empty}))
         for axes in self.area.axes:
             axes.set_visible(bool(parts))
         fit(self.subtitle, room, *("  \u00b7  ".join(parts[:end]) for end in range(max(len(parts), 1), 0, -1)))
-        self.words = [title, self.notice.get_text(), *parts, *self.words]
+        self.rows = [(title, "; ".join(filter(None, (self.notice.get_text(), *parts, *self.words))))]

@@ -1,6 +1,6 @@
 """The panels. Artists are made once in `build`; `draw(snapshot)` moves them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC
 from typing import Any
 
@@ -8,10 +8,8 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from consumers.dashboard.formatting import brief, clock, number, rate, span
-from consumers.dashboard.panel import Panel, fit
-from consumers.dashboard.snapshot import MAX_KEYS, TOP, Roles, Snapshot
-from consumers.dashboard.theme import MARKERS
+from consumers.dashboard.panel import MARKERS, Panel, fit
+from consumers.dashboard.snapshot import MAX_KEYS, TOP, Roles, Snapshot, brief, clock, number, span
 from utils.app.cli import counted
 from utils.records.instants import local_time
 
@@ -27,10 +25,10 @@ class FlowPanel(Panel):
     BARS = 24
 
     def build(self) -> None:
-        self.axes, self.rate_axes = self.subplots(2, height_ratios=(4, 1), sharex=True)
+        self.axes, self.rate_axes = self.area.subplots(2, height_ratios=(4, 1), sharex=True)
         (self.line,) = self.axes.plot([], [], "-o", drawstyle="steps-post", ms=5.5, markevery=[-1], clip_on=False)
         self.below = self.axes.fill_between([0, 1], [0, 1], step="post", color=self.palette.area, alpha=0.6, lw=0)
-        look = {"color": "C0", "weight": "bold", "size": "large", "va": "center"}
+        look: Any = {"color": "C0", "weight": "bold", "size": "large", "va": "center"}
         self.total = self.axes.annotate("", (0, 0), (8, 0), textcoords="offset points", annotation_clip=False, **look)
         self.bars = self.rate_axes.stairs([0], [0, 1], fill=True, color="C0", alpha=0.45)
         foreground, background = self.palette.stale
@@ -44,7 +42,7 @@ class FlowPanel(Panel):
     def draw(self, snapshot: Snapshot) -> Sequence[str]:
         if not snapshot.flow:
             return ()
-        times, totals = (np.array(column, dtype=float) for column in zip(*snapshot.flow, strict=True))
+        times, totals = np.array(snapshot.flow, dtype=float).T
         begin, end, high = min(times[0], times[-1] - 10), snapshot.flow_end, totals[-1]
         zone_s = round(local_time(end).replace(tzinfo=UTC).timestamp() - end)  # round times are those of the user
         floor = 0 if totals[0] < 0.3 * high else max(0, totals[0] - 0.06 * (high - totals[0]) - 1)
@@ -74,9 +72,8 @@ class FlowPanel(Panel):
         names = (f"{counted(int(count), snapshot.roles.record)} in {span(step)} from {clock(left, snapshot.now)}"
                  for left, count in zip(edges, counts, strict=False))  # fmt: skip
         self.draw_bars(self.bars, edges, counts, names)
-        mean = f"{rate(snapshot.rate, snapshot.roles.record)} mean of 60 s"
-        bars = f"bars per {span(step)}, at most {brief(int(counts.max()))}"
-        return [f"since {clock(times[0], snapshot.now)}", mean, bars]
+        shown = f"bars per {span(step)}, at most {brief(int(counts.max()))}"
+        return [f"since {clock(times[0], snapshot.now)}", f"{snapshot.rate_words} mean of 60 s", shown]
 
 
 class GroupsPanel(Panel):
@@ -87,11 +84,11 @@ class GroupsPanel(Panel):
     margins = (1.4, 1.45, 0.25, 0.8)
 
     def build(self) -> None:
-        self.axes, rows = self.subplots(), range(TOP + 1)
+        self.axes, rows = self.area.subplots(), range(TOP + 1)
         self.axes.set_axis_off()
         self.bars = self.axes.barh(rows, 0, height=0.62)
         self.counts = self.axes.bar_label(self.bars, padding=5, weight="bold")
-        left = {"ha": "right", "va": "center_baseline", "transform": self.axes.get_yaxis_transform()}
+        left: Any = {"ha": "right", "va": "center_baseline", "transform": self.axes.get_yaxis_transform()}
         self.names = [self.axes.text(-0.025, row, "", **left) for row in rows]
 
     def draw(self, snapshot: Snapshot) -> Sequence[str]:
@@ -124,17 +121,13 @@ class TrendPanel(Panel):
     title = "{value} Trends"
     empty = "No {value} yet"
     margins = (0.85, 1.5, 0.6, 0.8)
-    legend: Mapping[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+    margins_narrow = (0.85, 0.3, 1.35, 0.8)  # the names of the lines stand below
 
     def build(self) -> None:
-        if self.narrow:  # the names of the lines stand below
-            self.margins = (0.85, 0.3, 1.35, 0.8)
-            below = 0.42, -0.46 / self.inner[1]
-            self.legend = {"loc": "upper center", "bbox_to_anchor": below, "ncols": 2, "columnspacing": 1}
-        axes = self.axes = self.subplots()
+        axes = self.axes = self.area.subplots()
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_formatter(lambda x, _: f"{-x:g}" if x else "now")
-        across = {"transform": axes.get_yaxis_transform(), "size": "small", "weight": "bold", "va": "center"}
+        across: Any = {"transform": axes.get_yaxis_transform(), "size": "small", "weight": "bold", "va": "center"}
         self.zones = [(axes.axhspan(0, 1, lw=0, zorder=0), axes.text(0.02, 0, "", **across)) for _ in range(3)]
         self.raw = [axes.plot([], [], marker, ls="-", lw=0.9, alpha=0.6)[0] for marker in MARKERS]
         self.rolling = [axes.plot([], [], lw=2.6)[0] for _ in MARKERS]
@@ -209,7 +202,9 @@ class TrendPanel(Panel):
             self.average.set_data([1 - len(shown[0].values), 0.6], [average, average])
             entries.append((average, self.average, "average"))
         entries.sort(key=lambda entry: -entry[0])
-        legend = self.axes.legend([line for _, line, _ in entries], [""] * len(entries), **self.legend)
+        below: Any = {"loc": "upper center", "bbox_to_anchor": (0.42, -0.46 / self.inner[1]), "ncols": 2}
+        place: Any = below if self.narrow else {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+        legend = self.axes.legend([line for _, line, _ in entries], [""] * len(entries), columnspacing=1, **place)
         for text, (value, _, name) in zip(legend.texts, entries, strict=True):
             self.words.append(f"{number(value, extent)} {name}")
             fit(text, 1.0, self.words[-1])
@@ -225,7 +220,7 @@ class HistogramPanel(Panel):
     BINS = 16
 
     def build(self) -> None:
-        self.axes, palette = self.subplots(), self.palette
+        self.axes, palette = self.area.subplots(), self.palette
         self.axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         self.sigma = self.axes.axvspan(0, 1, color=palette.sigma, lw=0, zorder=0)
         self.bars = self.axes.stairs([0], [0, 1], fill=True, color="C0", alpha=0.77)

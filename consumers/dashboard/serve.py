@@ -87,7 +87,7 @@ class Page:
         dashboard = self._dashboard(theme, column() if narrow else self._plan.size)
         content = {
             "svg": dashboard.svg(snapshot),
-            "statistics": dashboard.words(snapshot),
+            "statistics": dashboard.words(),
             "status": snapshot.status,
             "stream": snapshot.stream,
             "refresh_s": self._plan.refresh,

@@ -5,7 +5,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import compress
 from typing import Any
 
@@ -13,13 +13,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from consumers.dashboard import stats
-from consumers.dashboard.formatting import plain
 from consumers.dashboard.options import DEFAULT_BUFFERS, Buffers
-from consumers.dashboard.snapshot import MAX_KEYS, MISPLACED_S, TOP, Roles, Snapshot, Source
-from consumers.dashboard.stats import COLUMNS, MAX_LINES, SECONDS
+from consumers.dashboard.snapshot import MAX_KEYS, MISPLACED_S, TOP, Roles, Series, Snapshot, Source, Summary, plain
 from utils import sinks
-from utils.reading.anomaly import TRAILING, floor_of
+from utils.reading.anomaly import TRAILING, anomalies, floor_of
 from utils.reading.expression import Expression
 from utils.reading.tracker import Tracker
 from utils.records.infer import event_time
@@ -30,6 +27,10 @@ OTHERS = ""  # the key of all beyond the first MAX_KEYS
 MAX_NUMBER = 1e100  # beyond it is no measurement
 POINT_SPACING_S = 1.0
 EARLIEST_S = 31_536_000.0  # 1971; what other languages call their zero time has no local time everywhere
+MAX_LINES = 5
+COLUMNS = ("time", "key", "value", "measure", "lag")  # of each record; times are seconds since 1970
+RATE_WINDOW_S, SPARK_STEP_S, SPARK_STEPS, GAPS = 60, 10, 30, 50
+SECONDS = SPARK_STEP_S * (SPARK_STEPS + 1)  # that are to be known for these
 
 
 class Charted:
@@ -48,11 +49,12 @@ class Charted:
         other = next(iter(texts + numbers), stream.by)
         self.value, self.measured = stream.value or other, stream.histogram or other
         kind, is_buzz = types.get(self.measured or ""), stream.name == BUZZ.name
+        self.has_lines = stream.by is not None and not is_buzz  # each `by` value one of its own
+        self.floor = floor_of(stream, stream.value)
 
         def words(name: str | None) -> str:
             return plain((name or "number").replace("_", " ")) + " length" * (types.get(name or "") == "text")
 
-        self.floor = floor_of(stream, stream.value)
         self.roles = Roles(
             by=plain((stream.by or "producer").replace("_", " ")),
             value=words(self.value),
@@ -63,11 +65,6 @@ class Charted:
             whole=kind in ("integer", "text"),
             unit="characters" if kind == "text" or (is_buzz and self.measured == BUZZ.histogram) else "",
         )
-
-    @property
-    def has_lines(self) -> bool:
-        """Whether each `by` value has a line of its own."""
-        return self.stream.by is not None and self.stream.name != BUZZ.name
 
     def key(self, record: Any) -> str:
         """What the record counts for, as it is shown."""
@@ -85,8 +82,8 @@ class Charted:
 class History:
     """Counts, times and latest values. Until `live`, records came when they were written; then when they are read."""
 
-    def __init__(self, charted: Charted, buffers: Buffers) -> None:
-        self.charted, self.live = charted, False
+    def __init__(self, charted: Charted, buffers: Buffers, *, from_end: bool) -> None:
+        self.charted, self.live, self.tracker = charted, False, Tracker(from_end=from_end)
         self.keys: Counter[str] = Counter()
         self.seconds: Counter[int] = Counter()  # how many came in it
         self.flow: deque[tuple[float, int]] = deque(maxlen=buffers.points)
@@ -147,11 +144,10 @@ class State:
         clock: Callable[[], float] = time.time,
         from_end: bool = False,
     ) -> None:
-        self._lock, self._clock, self._where, self._from_end = threading.Lock(), clock, where, from_end
-        self._history, now = History(Charted(stream), buffers), clock()
-        shown, roles = plain(where.text) if where else "", self._history.charted.roles
-        self._known = Snapshot(stream.name, now, now, Source(source), roles, shown, buffers=buffers)
-        self._tracker = Tracker(from_end=from_end)
+        self._lock, self._clock, self._where, charted = threading.Lock(), clock, where, Charted(stream)
+        self._new_history = partial(History, charted, buffers, from_end=from_end)
+        self._history, now, shown = self._new_history(), clock(), plain(where.text) if where else ""
+        self._known = Snapshot(stream.name, now, now, Source(source), charted.roles, shown, buffers=buffers)
 
     def using(self, name: str, detail: str, trouble: str = "") -> None:
         """Note the source in use, and if it cannot be read, why; the first trouble since it could sets the time.
@@ -161,8 +157,7 @@ class State:
         with self._lock:
             before = self._known.source
             if name not in (before.name, sinks.AUTO):
-                self._tracker = Tracker(from_end=self._from_end)
-                self._history = History(self._history.charted, self._known.buffers)
+                self._history = self._new_history()
             since = (before.trouble_since or self._clock()) if trouble else None
             self._known = replace(self._known, source=Source(name, plain(detail), plain(trouble), since))
 
@@ -172,7 +167,7 @@ class State:
 
     def add(self, chunk: Chunk) -> None:
         """Take in one chunk. Never raises for what records may hold."""
-        tracker = self._tracker
+        tracker = self._history.tracker
         fresh = tracker.admit(chunk.records)
         if self._where:
             fresh = list(compress(fresh, self._where.matches(fresh)))
@@ -187,8 +182,8 @@ class State:
     def snapshot(self) -> Snapshot:
         """What is known now; costs some milliseconds whatever went through."""
         with self._lock:
-            known, history, counts, now = self._known, self._history, self._tracker.counts, self._clock()
-            keys, seconds = history.keys.copy(), history.seconds.copy()
+            known, history, now = self._known, self._history, self._clock()
+            keys, seconds, counts = history.keys.copy(), history.seconds.copy(), history.tracker.counts
             flow, rows = tuple(history.flow), list(history.rows)
         total, charted = keys.total(), history.charted
         del keys[OTHERS]
@@ -205,11 +200,54 @@ class State:
             groups=tuple(keys.most_common(TOP)),
             group_count=len(keys),
             flow=flow,
-            series=stats.all_series(table, known.buffers, charted.floor, lines=charted.has_lines),
+            series=all_series(table, known.buffers, charted.floor, lines=charted.has_lines),
             measured=tuple(measured),
-            measures=stats.summary(measured),
-            rate=stats.rate(seconds, now, known.started),
-            sparkline=stats.sparkline(seconds, now),
-            lag=stats.summary(table["lag"].dropna().tail(TRAILING)),
-            usual_gap=stats.usual_gap(seconds),
+            measures=summary(measured),
+            rate=rate(seconds, now, known.started),
+            sparkline=sparkline(seconds, now),
+            lag=summary(table["lag"].dropna().tail(TRAILING)),
+            usual_gap=usual_gap(seconds),
         )
+
+
+def summary(numbers: "pd.Series[Any]") -> Summary | None:
+    """Mean, percentiles (linear) and the other measures of numbers; None if there is none."""
+    if numbers.empty:
+        return None
+    count, mean, sigma, low, median, p95, high = numbers.describe(percentiles=[0.5, 0.95]).fillna(0.0).tolist()
+    return Summary(mean, median, p95, sigma, low, high, int(count))
+
+
+def rate(seconds: Counter[int], now: float, started: float) -> float:
+    """Records per second over the last minute, or since the first record if that is less."""
+    since = int(now) - RATE_WINDOW_S + 1
+    count = sum(count for second, count in seconds.items() if since <= second <= now)
+    return count / max(1.0, now - max(since, min([int(started), *seconds])))
+
+
+def sparkline(seconds: Counter[int], now: float) -> tuple[float, ...]:
+    """Records per second in steps of ten seconds, up to the last whole one."""
+    edges = (int(now) // SPARK_STEP_S - np.arange(SPARK_STEPS, -1, -1)) * SPARK_STEP_S
+    counts, _ = np.histogram([*seconds], edges - 0.5, weights=[*seconds.values()])
+    return tuple((counts / SPARK_STEP_S).tolist())
+
+
+def usual_gap(seconds: Counter[int]) -> float:
+    """The 95th percentile of the latest pauses of a second or more, so that what comes in bursts is not stale."""
+    return float(np.percentile(np.diff(sorted(seconds)[-GAPS:]), 95)) if len(seconds) > 1 else 0.0
+
+
+def all_series(table: pd.DataFrame, buffers: Buffers, floor: float | None, *, lines: bool) -> tuple[Series, ...]:
+    """A series of each key, the busiest five, by name; or one of all, without a name, without `lines`."""
+    known = table.dropna(subset="value")
+    names = known["key"] if lines else pd.Series("", index=known.index)
+    found = []
+    for name in sorted(names.value_counts().index[:MAX_LINES]):
+        line = known[names == name].tail(buffers.window + TRAILING)
+        # Each window for itself: a sum that is carried on does not recover from values such as 1e20.
+        rolling = line["value"].rolling(buffers.rolling, min_periods=1).apply(np.mean, raw=True)
+        odd = anomalies(line["value"].tolist(), buffers.window, floor)
+        shown = line.assign(rolling=rolling).tail(buffers.window)
+        times, values, means, keys = (tuple(shown[each].tolist()) for each in ("time", "value", "rolling", "key"))
+        found.append(Series(name, times, values, means, tuple(odd), keys))
+    return tuple(found)

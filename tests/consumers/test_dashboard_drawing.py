@@ -16,11 +16,13 @@ import pytest
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from consumers.dashboard import figure, formatting, theme
+from consumers.dashboard import figure
+from consumers.dashboard import snapshot as snapshot_module
 from consumers.dashboard.figure import Dashboard, column
 from consumers.dashboard.options import DEFAULT_SIZE
+from consumers.dashboard.panel import reset
 from consumers.dashboard.panels import PANELS
-from consumers.dashboard.snapshot import Snapshot, Source
+from consumers.dashboard.snapshot import Snapshot, Source, brief, clock, plain
 from consumers.dashboard.state import State
 from producers import sensor_producer
 from scripts.make_pictures import Scene, draw, examples, scenes
@@ -62,7 +64,7 @@ HARD_NAMES = [
 @pytest.fixture(autouse=True)
 def settings_of_matplotlib() -> Iterator[None]:
     with mpl.rc_context():
-        theme.reset()
+        reset()
         yield
 
 
@@ -269,7 +271,7 @@ def hard(name: str) -> Snapshot:
 @pytest.mark.parametrize("size", ["small", "column"])  # where there is least room
 @pytest.mark.parametrize("name", HARD)
 def test_hostile_data_is_drawn_tidily(name: str, size: str) -> None:
-    assert formatting.brief(hard(name).total) in assert_tidy(draw(Scene(name, "dark", hard(name)), **SIZES[size]))
+    assert brief(hard(name).total) in assert_tidy(draw(Scene(name, "dark", hard(name)), **SIZES[size]))
 
 
 @pytest.mark.parametrize("began_s, most_s", [(NOW - 7_200, 3_000_000), (NOW + 20, 3_510)])
@@ -398,7 +400,7 @@ def test_svg_has_a_title_for_each_point_bar_and_anomaly() -> None:
     found = titles(ElementTree.fromstring(Dashboard("light").svg(snapshot)))
     (series,) = snapshot.series
     for at, value, key, odd in zip(series.times, series.values, series.keys, series.anomalies, strict=True):
-        hint = f"{value:.2f} \u00b7 {formatting.clock(at, snapshot.now)} \u00b7 {key}"
+        hint = f"{value:.2f} \u00b7 {clock(at, snapshot.now)} \u00b7 {key}"
         assert ("anomaly: " * odd + hint) in found
     for name, count in snapshot.groups:
         assert any(title.startswith(f"{name}: {count:,} messages") for title in found)
@@ -433,7 +435,7 @@ def test_one_quantity_has_one_value() -> None:
         drawing.update(snapshot)
         seen = shown(drawing)
         rates = {rate for text in seen for rate in re.findall(r"[\d.]+ msg/s", text)}
-        assert rates == {formatting.rate(snapshot.rate, "message")}
+        assert rates == {snapshot.rate_words}
         assert f"{local_time(now):%Y-%m-%d  %H:%M:%S}" in seen
         assert seen.count(f"{snapshot.total:,}") >= 1
         assert any(f"{snapshot.total:,} messages" in text for text in seen)
@@ -453,7 +455,7 @@ def test_nothing_of_a_matplotlibrc_reaches_the_image(tmp_path: Any) -> None:
         "axes.unicode_minus": False, "svg.fonttype": "path", "text.parse_math": True, "image.origin": "lower",
     }  # fmt: skip
     mpl.rcParams.update(hostile_rc)
-    theme.reset()
+    reset()
     assert Dashboard("light").image(all_scenes()["anomalies"].snapshot) == clean
 
 
@@ -500,7 +502,7 @@ def test_any_number_of_panels_is_drawn_tidily(count: int, monkeypatch: pytest.Mo
 
 
 def test_formatting() -> None:
-    assert formatting.number(-0.04, 5) == "0.0"
-    assert [formatting.brief(number) for number in (999, 1_234, 3_400_000)] == ["999", "1,234", "3.4M"]
+    assert snapshot_module.number(-0.04, 5) == "0.0"
+    assert [brief(count) for count in (999, 1_234, 3_400_000)] == ["999", "1,234", "3.4M"]
     assert (cli.counted(1, "frame"), cli.counted(2_000, "frame")) == ("1 frame", "2,000 frames")
-    assert formatting.plain("a\x00\u202eb") == "a b"
+    assert plain("a\x00\u202eb") == "a b"

@@ -16,9 +16,9 @@ from PIL import Image
 from consumers.dashboard import animation
 from consumers.dashboard.figure import Dashboard
 from consumers.dashboard.options import Plan
-from consumers.dashboard.reader import Reader
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.state import State
+from consumers.ragini_visual_consumer import Reader
 from tests.helpers import make_messages, wait_until
 from utils.app.config import PROJECT_DIR, Settings
 from utils.app.errors import ToolkitError, Unavailable

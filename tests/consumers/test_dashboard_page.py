@@ -17,10 +17,9 @@ import pytest
 
 from consumers.dashboard import serve
 from consumers.dashboard.figure import Dashboard, column
-from consumers.dashboard.formatting import plain
 from consumers.dashboard.options import Plan
 from consumers.dashboard.serve import Page
-from consumers.dashboard.snapshot import Roles, Series, Snapshot, Source, Summary
+from consumers.dashboard.snapshot import Roles, Series, Snapshot, Source, Summary, plain
 from consumers.dashboard.state import State
 from tests.consumers.browser import Browser, needs_browser
 from tests.helpers import wait_until
@@ -306,7 +305,7 @@ def test_only_what_is_looked_at_is_drawn_and_only_once(monkeypatch: pytest.Monke
             drawn.append(self.form)
             return "<svg/>"
 
-        def words(self, snapshot: Snapshot) -> list[tuple[str, str]]:
+        def words(self) -> list[tuple[str, str]]:
             return []
 
     monkeypatch.setattr(serve, "Dashboard", Counted)
@@ -341,7 +340,7 @@ def words(snapshot: Snapshot) -> str:
     """The text of the table of statistics."""
     dashboard = Dashboard("light")
     dashboard.update(snapshot)
-    return "".join(map("".join, dashboard.words(snapshot)))
+    return "".join(map("".join, dashboard.words()))
 
 
 # Texts that overlap another one, or leave the image; marks of overlapping lines apart, a text has 2 pixels to spare.

@@ -7,9 +7,9 @@ from contextlib import closing
 
 import pytest
 
-from consumers.dashboard.reader import Reader
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.state import State
+from consumers.ragini_visual_consumer import Reader
 from tests.helpers import make_batch, moving_open_files, open_files_stay, wait_until
 from utils import sinks
 from utils.app.config import Settings
