@@ -8,24 +8,18 @@ from cyclopts import Parameter
 from utils.app import cli, signals
 from utils.app.config import DEFAULTS, PRODUCING, Reads, Settings, feed_token
 from utils.app.errors import ToolkitError
+from utils.app.options import optional
 from utils.feeds.feeding import PLAIN_FEED, FeedOptions, feed
 from utils.feeds.inputs import HTTP, PLAIN, InputOptions, find_input
 
+_SOURCE = "A file, a database with --table, kafka:TOPIC, http:PORT, or - for standard input."
+
 
 def main(
-    source: Annotated[
-        str,
-        Parameter(
-            allow_leading_hyphen=True,
-            help="A file, a database with --table, kafka:TOPIC, http:PORT, or - for standard input.",
-        ),
-    ],
+    source: Annotated[str, Parameter(allow_leading_hyphen=True, help=_SOURCE)],
     /,
     *,
-    stream: Annotated[
-        str,
-        Parameter(name="--stream", show_default=False, help="Which stream; else the name of SOURCE without suffix."),
-    ] = "",
+    stream: Annotated[str, optional("Which stream; else the name of SOURCE without suffix.")] = "",
     options: FeedOptions = PLAIN_FEED,
     read: InputOptions = PLAIN,
     settings: Annotated[Settings, Reads(*PRODUCING)] = DEFAULTS,

@@ -1,27 +1,24 @@
 """Sends the records of a recording again, as new ones, with their original gaps."""
 
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from utils.app import cli, signals
 from utils.app.config import DEFAULT_STREAM, DEFAULTS, PRODUCING, Reads, Settings
 from utils.app.options import Speed, StreamName
-from utils.delivery.producing import Session
-from utils.feeds.feeding import Feeding, FeedOptions, feed
-from utils.feeds.inputs import PLAIN, Input, InputOptions, find_input
+from utils.feeds.feeding import FeedOptions, feed
+from utils.feeds.inputs import PLAIN, SAMPLE, InputOptions, find_input
 from utils.records.infer import event_time
-from utils.records.record import Line
 from utils.records.stream import Stream
 from utils.records.table import Table
 from utils.sinks import EMBEDDED, WHOLE_RUN, Run, Sinks
-from utils.sources.base import Chunk
+from utils.sources.base import Chunk, Resume, Source
 
 
 def main(
@@ -39,44 +36,49 @@ def main(
     stop = signals.stop_on_signals()
     options = replace(options, table=options.table or Table(Stream(stream)).name)
     found = find_input(recording, options, settings, stop)
+
+    def opened(fed: Stream, resume: Resume, finished: bool) -> Source:
+        source = found.open(fed, resume, finished)
+        return Paced(source, fed, speed, stop) if speed and fed is not SAMPLE else source
+
     name = "replay" if stream == DEFAULT_STREAM else f"replay-{stream}"
     once = FeedOptions(once=True, again=True, sinks=sinks, run=run)
-    return feed(found, stream, once, settings, stop, journal=name, feeding=partial(Replay, speed))
+    return feed(replace(found, open=opened), stream, once, settings, stop, journal=name)
 
 
-class Replay(Feeding):
-    """Handles the chunks of a recording, each line when it is due by the gaps between their event times."""
+class Paced:
+    """Gives the lines of another source, each when it is due by the gaps between their event times."""
 
-    def __init__(self, speed: float, source: Input, run: Session, letters: Path, *, again: bool) -> None:
-        super().__init__(source, run, letters, again=again)
-        self._speed, self._event_us = speed, event_time(run.journal.stream)
-        self._before_us: int | None = None
-        self._due_s = time.monotonic()
+    def __init__(self, source: Source, stream: Stream, speed: float, stop: threading.Event) -> None:
+        self.name, self.detail, self.close = source.name, source.detail, source.close
+        self._source, self._speed, self._stop, self._event_us = source, speed, stop, event_time(stream)
+        self._max_records = 0
+        self._chunks = self._due()
 
-    def handle(self, chunk: Chunk) -> int:
-        """Acknowledge the lines of a chunk. See `follow`."""
-        for lines in filter(None, self._due(chunk.records)):
-            super().handle(replace(chunk, records=lines, invalid=[]))
-        if chunk.invalid or chunk.begins_again:
-            super().handle(replace(chunk, records=[]))
-        return len(chunk.records)
+    def poll(self, max_records: int) -> Chunk | None:
+        """The next lines, once they are due; None at the end, and when told to stop. See Source."""
+        self._max_records = max_records
+        return next(self._chunks, None)
 
-    def _due(self, lines: Sequence[Line]) -> Iterator[list[Line]]:
-        """The lines that are due together, once they are, until the run is told to stop."""
-        due = list[Line]()
-        for line in lines:
-            at_us = self._event_us(line.record) if self._speed else None
-            if at_us is not None:
-                gap_us = 0 if self._before_us is None else max(0, at_us - self._before_us)
-                self._before_us, self._due_s = at_us, self._due_s + gap_us / 1e6 / self._speed
-            if self._due_s > time.monotonic():
-                yield due
-                due = []
-                self._run.stop.wait(self._due_s - time.monotonic())
-            if self._run.stop.is_set():
-                return
-            due.append(line)
-        yield due
+    def _due(self) -> Iterator[Chunk]:
+        """Chunks of the lines that are due together; the last of those that came together has what is invalid."""
+        before_us, due_s = None, time.monotonic()
+        while chunk := self._source.poll(self._max_records):
+            due = list[Any]()
+            for line in chunk.records:
+                at_us = self._event_us(line.record)
+                if at_us is not None:
+                    gap_us = 0 if before_us is None else max(0, at_us - before_us)
+                    before_us, due_s = at_us, due_s + gap_us / 1e6 / self._speed
+                if due_s > time.monotonic():
+                    if due:
+                        yield replace(chunk, records=due, invalid=[])
+                    due = []
+                    self._stop.wait(due_s - time.monotonic())
+                if self._stop.is_set():
+                    return
+                due.append(line)
+            yield replace(chunk, records=due)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.app.errors import ToolkitError
-from utils.feeds.csv_pages import MAX_CELL_BYTES, Row, csv_pages, json_lines
+from utils.feeds.lines import json_line
+from utils.feeds.pages import MAX_CELL_BYTES, Row, csv_pages
 from utils.feeds.rows import utf8_lines
 
 cells = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(['"', ",", "\r\n", "a\nb", "7"])
@@ -24,19 +25,31 @@ def written(table: list[list[str]]) -> bytes:
 def rows_of(data: bytes, size: int = 1 << 20, encoding: str = "utf-8") -> list[Row]:
     blocks = [data[start : start + size] for start in range(0, len(data), size)]
     lines = utf8_lines(iter([*blocks, b""]), "table.csv", encoding)
-    return [row for page in csv_pages(lines, "table.csv", encoding, {}) for row in page]
+    types = dict.fromkeys(("a", "b", "c", "Größe", "Straße"), "text")
+    return [row for page in csv_pages(lines, "table.csv", encoding, types) for row in page]
 
 
-def read(data: bytes, size: int = 1 << 20) -> tuple[list[list[str]], list[int]]:
-    """The cells of each row that is whole, and the lines of those that are not."""
+def values(row: Row) -> dict[str, str]:
+    """The values of a row that is whole, by the names of its columns."""
+    found: dict[str, str] = msgspec.json.decode(row.line)
+    return found
+
+
+def read(data: bytes, size: int = 1 << 20) -> tuple[list[dict[str, str]], list[int]]:
+    """The values of each row that is whole, and the lines of those that are not."""
     found = rows_of(data, size)
-    return [list(row.cells) for row in found if not row.reason], [row.number for row in found if row.reason]
+    return [values(row) for row in found if not row.reason], [row.number for row in found if row.reason]
+
+
+def named(table: list[list[str]]) -> list[dict[str, str]]:
+    """What is to be read of rows: no empty cell, and no row of empty cells."""
+    return [{name: cell for name, cell in zip("abc", row, strict=False) if cell} for row in table if any(row)]
 
 
 @given(st.lists(st.lists(cells, min_size=3, max_size=3)), st.integers(1, 50))
 def test_what_is_written_is_read_back(table: list[list[str]], size: int) -> None:
     """But for rows without any value, and in whatever pieces it comes."""
-    assert read(written([["a", "b", "c"], *table]), size) == ([row for row in table if any(row)], [])
+    assert read(written([["a", "b", "c"], *table]), size) == (named(table), [])
 
 
 @given(st.integers(0, 600), st.integers(1, 3_000))
@@ -44,16 +57,16 @@ def test_an_unclosed_quote_costs_its_line_only(before: int, after: int) -> None:
     first = [[str(number), "x"] for number in range(before)]
     rest = [[str(number), "y"] for number in range(after)]
     data = written([["a", "b"], *first]) + b'"open,x\r\n' + written(rest)
-    assert read(data) == (first + rest, [before + 2])
+    assert read(data) == (named(first + rest), [before + 2])
 
 
 def test_a_text_of_many_lines_is_a_row_up_to_a_limit() -> None:
     text = "line\n" * (MAX_CELL_BYTES // 5)
-    assert read(written([["a", "b"], [text, "x"], ["1", "2"]])) == ([[text, "x"], ["1", "2"]], [])
+    assert read(written([["a", "b"], [text, "x"], ["1", "2"]])) == (named([[text, "x"], ["1", "2"]]), [])
 
 
 def test_blank_lines_are_no_rows_and_columns_without_a_name_get_one() -> None:
-    assert [row.line for row in rows_of(b" , b\n\n1,2\n\n")] == [b'{"column_1":1,"b":2}']
+    assert [row.line for row in rows_of(b" , b\n\n1,2\n\n")] == [b'{"column_1":1,"b":"2"}']
 
 
 @pytest.mark.parametrize(
@@ -73,14 +86,14 @@ def test_blank_lines_are_no_rows_and_columns_without_a_name_get_one() -> None:
     ],
 )
 def test_cells_by_type(cell: str, kind: str, value: object) -> None:
-    assert list(map(msgspec.json.decode, json_lines(["a"], [[cell]], {"a": kind}))) == [{"a": value}]
+    assert msgspec.json.decode(json_line([("a", cell)], {"a": kind})) == {"a": value}
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_the_delimiter_is_what_the_first_line_has_most(delimiter: str) -> None:
     text = f'a{delimiter}b\n"x{delimiter}y"{delimiter}1\n'
-    assert [(row.data, row.cells) for row in rows_of(text.encode())] == [
-        (text.split("\n")[1].encode(), [f"x{delimiter}y", "1"])
+    assert [(row.data, values(row)) for row in rows_of(text.encode())] == [
+        (text.split("\n")[1].encode(), {"a": f"x{delimiter}y", "b": "1"})
     ]
 
 
@@ -90,7 +103,7 @@ def test_the_delimiter_is_what_the_first_line_has_most(delimiter: str) -> None:
 def test_encodings_and_line_ends(encoding: str, end: str, size: int) -> None:
     text = end.join(["Größe,Straße", "1,Übel", "", "2,Öl", ""])
     rows = rows_of(text.encode(encoding), size, encoding)
-    assert [(row.number, row.cells) for row in rows] == [(2, ["1", "Übel"]), (4, ["2", "Öl"])]
+    assert [(row.number, [*values(row).values()]) for row in rows] == [(2, ["1", "Übel"]), (4, ["2", "Öl"])]
 
 
 def test_names_that_cannot_be_read_are_one_error() -> None:
@@ -101,8 +114,8 @@ def test_names_that_cannot_be_read_are_one_error() -> None:
 
 
 def test_empty_cells_are_absent() -> None:
-    assert json_lines(["a", "b"], [["", "x"]], {}) == [b'{"b":"x"}']
+    assert json_line([("a", ""), ("b", "x")], {}) == b'{"b":"x"}'
 
 
 def test_digits_stay_as_they_are() -> None:
-    assert json_lines(["a"], [["1.50000000000000000001"]], {"a": "number"}) == [b'{"a":1.50000000000000000001}']
+    assert json_line([("a", "1.50000000000000000001")], {"a": "number"}) == b'{"a":1.50000000000000000001}'

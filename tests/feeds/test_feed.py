@@ -27,9 +27,9 @@ from utils.app.errors import Unavailable
 from utils.clients.line_file import MAX_LINE_BYTES
 from utils.emitters.file_emitter import FileEmitter
 from utils.feeds import feeding, inputs
-from utils.feeds.csv_pages import Row
 from utils.feeds.feeding import described
 from utils.feeds.lines import LineCodec
+from utils.feeds.pages import Row
 from utils.feeds.rows import RowSource
 from utils.records.record import Batch
 from utils.records.stream import Stream
@@ -486,7 +486,7 @@ def test_a_wait_for_a_first_record_ends_without_an_error(settings: Settings) -> 
         stop.set()  # Ctrl+C while nothing comes
         yield from ()
 
-    assert described(inputs.Input("stdin", "-", opened, ends=True), "things", settings, stop) is None
+    assert described(inputs.Input("stdin", "-", "json", opened, ends=True), "things", settings, stop) is None
 
 
 @pytest.mark.parametrize("is_new", [True, False])
@@ -509,7 +509,7 @@ def test_a_source_that_is_away_at_the_start_is_waited_for_by_who_follows_it(
         pages = iter([[Row(1, b'{"n":1}', b'{"n":1}')]])
         return Away("things", pages, LineCodec(stream), resume)
 
-    source, stop = inputs.Input("things", "things", opened), threading.Event()
+    source, stop = inputs.Input("things", "things", "json", opened), threading.Event()
     with pytest.raises(Unavailable, match="no broker"):
         described(source, "things", settings, stop)
     found = described(source, "things", settings, stop, wait=True)

@@ -12,6 +12,7 @@ from utils.records.codec import Field
 from utils.records.external import MAX_RECORD_BYTES
 from utils.records.record import Batch, Line, Record
 from utils.records.stream import Stream
+from utils.sources.base import decode_all
 
 AT = "2026-11-23T19:04:05.123Z"
 
@@ -111,8 +112,10 @@ def test_any_other_line_is_not_plain(line: bytes) -> None:
     ids=["deep", "long"],
 )
 def test_what_no_sink_can_store_is_found_among_plain_lines(more: bytes, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        fed(b'{"device":"a"}', b'{"device":"b","more":%b}' % more)
+    lines = [b'{"device":"a"}', b'{"device":"b","more":%b}' % more]
+    found, (invalid,) = decode_all(LineCodec(READINGS), lines, ["1", "2"])
+    assert ([line.line for line in found], invalid.where, invalid.line) == (lines[:1], "2", lines[1])
+    assert reason in invalid.reason
 
 
 @pytest.mark.parametrize("name, kind", [("timestamp", "integer"), ("Timestamp", "timestamp"), ("other", "text")])

@@ -26,7 +26,8 @@ def _seconds(name: str, help: str, variable: str | None = None) -> Parameter:
     return Parameter(name=name, env_var=variable, validator=NOT_NEGATIVE, help=help)
 
 
-def _flag(name: str, help: str) -> Parameter:
+def optional(help: str, name: str | None = None) -> Parameter:
+    """What is shown without its default, which is nothing; named like what it is given to, or as said."""
     return Parameter(name=name, show_default=False, help=help)
 
 
@@ -40,11 +41,11 @@ Speed = Annotated[float, _seconds("--speed", "Times the original speed; 0 = full
 Begin = Annotated[
     Literal["start", "end"], Parameter(name="--from", help="Where to begin: the first record, or only new ones.")
 ]
-Once = Annotated[bool, _flag("--once", "Stop at the present end instead of following.")]
+Once = Annotated[bool, optional("Stop at the present end instead of following.", "--once")]
 StreamName = Annotated[
     str, Parameter(name="--stream", help="Which stream: its file, tables and topic are named after it.")
 ]
-Json = Annotated[bool, _flag("--json", "Print JSON for programs.")]
+Json = Annotated[bool, optional("Print JSON for programs.", "--json")]
 
 
 @Parameter(name="*")

@@ -1,7 +1,7 @@
 """From an input to the journal: the stream that it holds, its positions, and what of it is rejected."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +13,11 @@ from loguru import logger
 from utils.app import cli, startup
 from utils.app.config import Settings
 from utils.app.errors import Absent, ToolkitError, Unavailable
-from utils.app.options import Once
+from utils.app.options import Once, optional
 from utils.delivery.producing import MAX_SHOWN, Session, session
 from utils.emitters.file_emitter import FileEmitter
-from utils.feeds.inputs import PIPE, TOPIC, Input
-from utils.reading.follow import IDLE_CAP_S, RETRY_CAP_S, StateLog, follow
+from utils.feeds.inputs import PIPE, SAMPLE, TOPIC, Input
+from utils.reading.follow import RETRY_CAP_S, StateLog, follow
 from utils.records.codec import Field, encoder
 from utils.records.infer import Values, fields, instant_us, values_of, with_roles
 from utils.records.record import Batch, Invalid
@@ -35,14 +35,9 @@ MAX_SHOWN_FIELDS = 40
 class FeedOptions:
     """What every feed can be told."""
 
-    time: Annotated[
-        str | None,
-        Parameter(name="--time", show_default=False, help="Field with the event time, instead of the one found."),
-    ] = None
+    time: Annotated[str | None, optional("Field with the event time, instead of the one found.")] = None
     once: Once = False
-    again: Annotated[
-        bool, Parameter(name="--again", show_default=False, help="Read from the beginning, also what was fed before.")
-    ] = False
+    again: Annotated[bool, optional("Read from the beginning, also what was fed before.")] = False
     sinks: Sinks = EMBEDDED
     run: Run = WHOLE_RUN
 
@@ -51,16 +46,17 @@ PLAIN_FEED = FeedOptions()
 
 
 def fed_stream(
-    name: str, samples: Sequence[bytes], settings: Settings, time: str | None = None, *, cells: bool = False
+    name: str, samples: Sequence[bytes], settings: Settings, time: str | None = None, *, kind: str = "json"
 ) -> Stream:
     """The stream as its schema file describes it, else as its first records do, which is printed.
 
-    `time` names the field of the event time. In records that were `cells` a mixed field is text. Raises ToolkitError if
-    the time cannot be that.
+    `time` names the field of the event time. Of a `kind` that has cells of text a mixed field is text. Raises
+    ToolkitError if the time cannot be that.
     """
     found = known(name, settings.schema_folder)
     records = [values_of(line) for line in samples]
-    types = [Field(each.name, "text") if cells and each.type == "json" else each for each in fields(records)]
+    mixed = "text" if kind in ("csv", "text") else "json"
+    types = (Field(each.name, mixed) if each.type == "json" else each for each in fields(records))
     stream = found or with_roles(Stream(name, fields=tuple(types), time=time), records)
     if not any(field.name == "timestamp" for field in stream.fields):  # each record gets one
         stream = replace(stream, fields=(*stream.fields, Field("timestamp", "timestamp")))
@@ -90,16 +86,29 @@ def _example(name: str, records: Sequence[Values]) -> str:
     return str((others or found or [""])[0])[:MAX_SHOWN]
 
 
-def first_lines(source: Input, stop: threading.Event, *, needed: bool, wait: bool) -> list[bytes]:
-    """The first lines of an input, which stay to be fed; may wait until it can be read, and for one that is `needed`.
+def described(
+    source: Input, name: str, settings: Settings, stop: threading.Event, *, time: str | None = None, wait: bool = False
+) -> Stream | None:
+    """The stream of an input, see `fed_stream`; None if told to stop before a first record describes it.
 
-    Raises ToolkitError if the input cannot be read, or holds no record though one is needed.
+    May wait until the input can be read and, for a stream that is not known, has a record. Raises ToolkitError if that
+    is not so.
     """
-    states, reason = StateLog(), ""
-    with closing(source.sample()) as reader:
-        while not stop.is_set():
+    is_new = known(name, settings.schema_folder) is None
+    samples, states, reason = list[bytes](), StateLog(), ""
+    with closing(source.open(SAMPLE, lambda partition: "", False)) as reader:
+        is_done = not is_new and source.place == PIPE  # what nobody writes to yet need not be looked at
+        while not (is_done or stop.is_set()):
             try:
                 chunk = reader.poll(INFERRED_FROM)
+                samples = [line.line for line in chunk.records] if chunk else []
+                is_done = bool(samples) or not is_new or stop.is_set()
+                if chunk and chunk.invalid:
+                    hint = "--format and --pattern say how to read it; JSON has an object per line"
+                    reason = f": {chunk.invalid[0].reason}; {hint}"
+                elif not (chunk or is_done):
+                    missing = f"{reader.detail} has no readable record{reason}, so no stream is known"
+                    raise Unavailable(missing) if wait else ToolkitError(missing)
             except Absent as error:  # the user named it, so it should be there
                 raise ToolkitError(str(error)) from error
             except Unavailable as error:
@@ -107,21 +116,7 @@ def first_lines(source: Input, stop: threading.Event, *, needed: bool, wait: boo
                     raise
                 states.trouble(error)
                 stop.wait(RETRY_CAP_S)
-                continue
-            if stop.is_set():
-                return []
-            if not needed or (chunk and chunk.records):
-                return [line.line for line in chunk.records] if chunk else []
-            missing = f"{reader.detail} has no readable record{reason}"
-            if chunk and chunk.invalid:
-                hint = "--format and --pattern say how to read it; JSON has an object per line"
-                reason = f": {chunk.invalid[0].reason}; {hint}"
-            elif not chunk and not wait:
-                raise ToolkitError(f"{missing}, so no stream is known")
-            elif not chunk:
-                states.trouble(Absent(missing))
-                stop.wait(IDLE_CAP_S)
-    return []
+    return fed_stream(name, samples, settings, time, kind=source.kind) if samples or not is_new else None
 
 
 class Feeding:
@@ -147,48 +142,29 @@ class Feeding:
         batch, rejected = self._run.batch(chunk.records)
         place = f"{chunk.partition} before {chunk.end}"
         invalid = [*chunk.invalid, *(Invalid(place, reason, line.line) for line, reason in rejected)]
-        if invalid:  # stored before what comes behind it is acknowledged
-            letters = [
-                {"place": each.where, "reason": each.reason, "input": each.line.decode("utf-8", "backslashreplace")}
-                for each in invalid
-            ]
-            lines = encoder.encode_lines(letters)
-            kept = Batch("", len(letters), len(letters), lines, self._run.journal.stream.codec)
-            if not self._run.write(lambda: self._keep(kept)):
-                return 0
+        # What is rejected is stored before what comes behind it is acknowledged.
+        if invalid and not self._run.write(lambda: self._keep(invalid)):
+            return 0
         if not self._run.append(batch, {self._key(chunk.partition): chunk.end}):
             return 0
         self._run.counts.update(read=batch.count + len(invalid), rejected=len(invalid))
         return batch.count
 
-    def _keep(self, letters: Batch) -> None:
+    def _keep(self, invalid: Sequence[Invalid]) -> None:
+        letters = [
+            {"place": each.where, "reason": each.reason, "input": each.line.decode("utf-8", "backslashreplace")}
+            for each in invalid
+        ]
+        lines, codec = encoder.encode_lines(letters), self._run.journal.stream.codec
         with closing(FileEmitter(self._letters)) as emitter:
-            emitter.emit(letters)
+            emitter.emit(Batch("", len(letters), len(letters), lines, codec))
 
     def _key(self, partition: str) -> str:
         return f"{self._source.place} {partition}"
 
 
-def described(
-    source: Input, name: str, settings: Settings, stop: threading.Event, *, time: str | None = None, wait: bool = False
-) -> Stream | None:
-    """The stream of an input, see `fed_stream`; None if told to stop while waiting for a first record."""
-    is_new = known(name, settings.schema_folder) is None
-    samples = list[bytes]()
-    if is_new or source.place != PIPE:
-        samples = first_lines(source, stop, needed=is_new, wait=wait)
-    return fed_stream(name, samples, settings, time, cells=source.has_cells) if samples or not is_new else None
-
-
-def feed(
-    source: Input,
-    name: str,
-    options: FeedOptions,
-    settings: Settings,
-    stop: threading.Event,
-    *,
-    journal: str = "",
-    feeding: Callable[..., Feeding] = Feeding,
+def feed(  # noqa: PLR0917
+    source: Input, name: str, options: FeedOptions, settings: Settings, stop: threading.Event, journal: str = ""
 ) -> int:
     """Feed an input to stream `name` until its end, the count of the run, or the stop; the exit code.
 
@@ -208,7 +184,7 @@ def feed(
     time, letters = stream.time, settings.dead_letter_path(f"{name}-input")
     journal = journal or (f"feed-{name}" if source.name in ("", name) else f"feed-{name}-{source.name}")
     with session(stream, journal, settings, sinks=options.sinks, run=options.run, stop=stop) as opened:
-        handler = feeding(source, opened, letters, again=options.again)
+        handler = Feeding(source, opened, letters, again=options.again or source.place == PIPE)
         follow(
             lambda: source.open(replace(opened.journal.stream, time=time), handler.resume, once),
             handler.handle, stop, once=once, count=options.run.count, chunk_records=CHUNK_RECORDS,

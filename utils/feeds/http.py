@@ -16,7 +16,6 @@ from dataclasses import replace
 from hashlib import blake2b
 from queue import Empty, SimpleQueue
 
-import msgspec
 from loguru import logger
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -32,7 +31,7 @@ from utils.delivery.producing import Session, session
 from utils.feeds.feeding import FeedOptions, fed_stream
 from utils.feeds.inputs import HTTP
 from utils.feeds.lines import LineCodec
-from utils.records.external import reason_of
+from utils.feeds.pages import array_items
 from utils.records.record import Line
 from utils.records.stream import Stream, known
 from utils.sources.base import decode_all
@@ -50,8 +49,6 @@ CLOSE = {"Connection": "close"}
 
 _BOM = b"\xef\xbb\xbf"
 _KEY = "key:"  # begins the names of their positions in the journal
-
-_array = msgspec.json.Decoder(list[msgspec.Raw])
 
 Answer = int | HTTPException
 """How many records were acknowledged, or why none was."""
@@ -155,9 +152,9 @@ def fed_lines(body: bytes, codec: LineCodec) -> list[Line]:
     body = body.removeprefix(_BOM).strip()
     if body.startswith(b"["):
         try:
-            texts = [bytes(each).replace(b"\n", b" ") for each in _array.decode(body)]
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise HTTPException(400, f"the JSON array cannot be read: {reason_of(error, body)}") from error
+            texts = array_items(body)
+        except ValueError as error:
+            raise HTTPException(400, f"the JSON array cannot be read: {error}") from error
     elif body.partition(b"\n")[0].rstrip().endswith(b"}"):
         texts = [line for line in body.split(b"\n") if line.strip()]
     else:

@@ -1,12 +1,14 @@
 """What sources give to a feed instead of records: the lines as they came, if sinks can store them."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import repeat
 from typing import Any
 
+from msgspec import Raw
+
 from utils.app.errors import ToolkitError
-from utils.feeds.csv_pages import json_lines
 from utils.records.codec import Codec, Field, encoder
 from utils.records.external import are_plain, are_small, check_size, stamp
 from utils.records.infer import event_time
@@ -14,8 +16,14 @@ from utils.records.instants import instant_text, present
 from utils.records.record import Line
 from utils.records.stream import Stream
 
-Parse = Callable[[bytes, Mapping[str, str]], bytes]
-"""The JSON line of a line of text, given the types of fields. Raises ValueError with the reason if there is none."""
+Types = Mapping[str, str]
+"""The types of a stream's fields by name."""
+
+Parse = Callable[[bytes, Types], bytes]
+"""The JSON line of a line of text. Raises ValueError with the reason if there is none."""
+
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_TEXTS = ("text", "timestamp")
 
 
 class LineCodec(Codec):
@@ -23,27 +31,24 @@ class LineCodec(Codec):
 
     def __init__(self, stream: Stream, parse: Parse | None = None) -> None:
         """`parse` reads lines that are no JSON."""
+        self.cell_types: Types = {field.name: field.type for field in stream.fields}
         self._codec, self._parse = stream.codec, parse
         self._event_us = event_time(stream) if stream.time not in (None, "timestamp") else None
-        self._types = {field.name: field.type for field in stream.fields}
         self._is_dated = Field("timestamp", "timestamp") in self._codec.fields  # else a timestamp goes to `extra`
 
     def decode_each(self, lines: Sequence[bytes]) -> list[Any]:
         if self._parse:
-            lines = [self._parse(line, self._types) for line in lines]
+            lines = [self._parse(line, self.cell_types) for line in lines]
         fitting = self._codec.decode_fitting(lines)
-        records = self._codec.decode_each(lines) if fitting is None else fitting
-        is_small = are_small(lines, are_flat=fitting is not None and self._codec.is_flat)
-        if not is_small:
-            for line in lines:
-                stamp(line, "", 1, "")  # raises the reason, if there is one
-        now = present()
+        if not are_small(lines, are_flat=fitting is not None and self._codec.is_flat):
+            raise ValueError("one of them may be too long, or nested too deeply: `decode` tells")
+        records, now = self._codec.decode_each(lines) if fitting is None else fitting, present()
         times = [self._time(record, now) for record in records] if self._event_us else repeat(now)
-        is_plain = is_small and self._is_dated and fitting is not None and are_plain(lines, records)
+        is_plain = self._is_dated and fitting is not None and are_plain(lines, records)
         return list(map(Line, lines, times, records, repeat(is_plain)))
 
     def decode(self, line: bytes) -> Line:
-        data = self._parse(line, self._types) if self._parse else line
+        data = self._parse(line, self.cell_types) if self._parse else line
         stamp(data, "", 1, "")  # first, for its reasons are the better ones
         record = self._codec.decode(data)
         return Line(data, self._time(record, present()), record)
@@ -65,7 +70,7 @@ def text_parser(pattern: str, encoding: str) -> Parse:
     if not expression.groupindex:
         raise ToolkitError(f"--pattern {pattern} names no field: write a group as (?P<level>[A-Z]+)")
 
-    def parse(line: bytes, types: Mapping[str, str]) -> bytes:
+    def parse(line: bytes, types: Types) -> bytes:
         check_size(len(line))  # of a longer one the middle may be missing
         try:
             text = line.decode(encoding).strip()
@@ -74,8 +79,22 @@ def text_parser(pattern: str, encoding: str) -> Parse:
         found = expression.search(text)
         if not found:
             raise ValueError("does not match --pattern" if text else "no text")
-        if not pattern:
-            return encoder.encode({"line": text})
-        return json_lines([*found.groupdict()], [[*found.groupdict("").values()]], types)[0]
+        return json_line(found.groupdict("").items(), types) if pattern else encoder.encode({"line": text})
 
     return parse
+
+
+def json_line(cells: Iterable[tuple[str, str]], types: Types) -> bytes:
+    """Named cells as a JSON object, without the empty ones.
+
+    Those that look like a JSON number or a boolean become one, except in fields whose type is a text.
+    """
+    return encoder.encode(
+        {name: cell if types.get(name) in _TEXTS else _value(cell) for name, cell in cells if cell != ""}
+    )
+
+
+@lru_cache(maxsize=16_384)
+def _value(cell: str) -> str | Raw:
+    is_plain = _NUMBER.fullmatch(cell) or cell.lower() in ("true", "false")
+    return Raw(cell.lower().encode()) if is_plain else cell

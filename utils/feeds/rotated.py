@@ -3,14 +3,15 @@
 import os
 import re
 import stat
-from contextlib import suppress
+import time
+from contextlib import ExitStack, suppress
 from io import FileIO
 from pathlib import Path
 from zlib import crc32
 
 from loguru import logger
 
-from utils.app.errors import Unavailable
+from utils.clients.line_file import BLANK, MAX_LINE_BYTES
 from utils.records.codec import Codec
 from utils.sources.base import Chunk, Resume
 from utils.sources.file_source import FileSource, parsed
@@ -32,66 +33,54 @@ class RotatedFile(FileSource):
         self, path: Path, codec: Codec, resume: Resume, *, finished: bool = False, linger_s: float = LINGER_S
     ) -> None:
         super().__init__(path, codec, resume, finished=finished, linger_s=0.0 if finished else linger_s)
-        self._behind = ""  # the position of what was handed on last
-        self._done: set[int] = set()  # inodes of the files that were read to their end since
+        self._behind = ""  # the position of what was handed on last, as long as a file has it
 
     def poll(self, max_records: int) -> Chunk | None:
         """The next lines of a rotated file, else of the file. See Source."""
         while True:
-            if self._behind and not self._position:
-                self._go_on()
-            inode = self._file and os.fstat(self._file.fileno()).st_ino
+            if self._behind and not self._position:  # until something of a file was read, another may come before it
+                self.close()
             chunk = super().poll(max_records)
-            if chunk is None:
-                return None
-            if chunk.end or chunk.records or chunk.invalid:
-                self._behind = chunk.end
-                self._done.clear()
+            if chunk is None or not self._behind or chunk.end or chunk.invalid:
+                self._behind = chunk.end if chunk else self._behind
                 return chunk
-            if inode and self._file is None:  # it was left
-                self._done.add(inode)
-            self._behind = self._behind or chunk.start
-            if self._behind and not self._go_on():
-                self._behind = ""
-                return chunk
+            self.close()  # it is left, or was truncated: `_open` knows where to continue
 
-    def _go_on(self) -> bool:
-        """Whether a file has what comes before the place: then it is open there, or a newer one once it was read."""
-        found = self._found()
-        status = {file: os.fstat(file.fileno()) for file in found}
-        unread = [file for file in found if status[file].st_ino not in self._done and status[file].st_size]
-        chosen = (unread or found[-1:])[0] if found else None
-        for file in found:
+    def _open(self) -> FileIO:
+        """The file in which to continue, from `_position` on."""
+        place = self._position or self._behind
+        files = self._since(place) if place else []
+        if not files:  # nothing of it is left: the chunk says that it begins again
+            self._position, self._behind = place, ""
+            return super()._open()
+        self._behind, chosen = place, files[0]
+        is_quiet = time.time() - os.fstat(chosen.fileno()).st_mtime >= self._linger_s
+        if len(files) > 1 and is_quiet and not _has_more(chosen, parsed(place)[0]):
+            chosen = next((file for file in files[1:] if _has_more(file, 0)), files[-1])
+        elif len(files) > 1:
+            logger.info("{} was rotated: it is continued in the rotated file", self._path)
+        self._position = place if chosen is files[0] else ""
+        for file in files:
             if file is not chosen:
                 file.close()
-        if chosen is None:
-            return False
-        self.close()
-        self._file, self._position = chosen, self._behind if chosen is found[0] else ""
-        if self._position and len(found) > 1:
-            logger.info("{} was rotated: it is continued in the rotated file", self._path)
-        return True
+        return chosen
 
-    def _found(self) -> list[FileIO]:
+    def _since(self, place: str) -> list[FileIO]:
         """The file that has what comes before the place, and all newer ones, the newest last; none if none has it."""
         while True:
-            beside, found, has_place = self._rotated(), list[FileIO](), False
-            for path in (str(self._path), *(path for _, path, _ in beside)):
-                try:
-                    found.insert(0, FileIO(path))
-                except FileNotFoundError:
-                    continue
-                except OSError as error:
-                    raise Unavailable(f"{path} cannot be read: {error.strerror}") from error
-                if has_place := _is_before(found[0], self._behind):
-                    break
-            is_stable = beside == self._rotated()  # else they were rotated meanwhile, and one may have been missed
-            if is_stable and has_place:
-                return found
-            for file in found:
-                file.close()
-            if is_stable:
-                return []
+            beside, found = self._rotated(), list[FileIO]()
+            with ExitStack() as opened:
+                for path in (str(self._path), *(path for _, path, _ in beside)):
+                    with suppress(FileNotFoundError):
+                        found.insert(0, opened.enter_context(FileIO(path)))
+                        if _is_before(found[0], place):
+                            break
+                else:
+                    found.clear()
+                if beside == self._rotated():  # else they were rotated meanwhile, and one may have been missed
+                    if found:
+                        opened.pop_all()
+                    return found
 
     def _rotated(self) -> list[tuple[int, str, int]]:
         """Time, path and inode of the files beside this one with its name and a number or a date, the newest first."""
@@ -116,3 +105,10 @@ def _is_before(file: FileIO, position: str) -> bool:
     file.seek(offset - length)
     before = file.read(length)
     return (len(before), crc32(before)) == (length, crc)
+
+
+def _has_more(file: FileIO, offset: int) -> bool:
+    """Whether the file has a line, or a part of one, from the offset on."""
+    file.seek(offset)
+    data = file.read(MAX_LINE_BYTES + 1)
+    return len(data) > MAX_LINE_BYTES or bool(data.strip(BLANK))
