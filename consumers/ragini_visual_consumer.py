@@ -1,16 +1,15 @@
 """Live dashboard: a threaded matplotlib animation of a stream in a window, an image, a browser or a recording."""
 
-import os
 import sys
 import threading
 from typing import TYPE_CHECKING, Annotated
 
 from loguru import logger
 
-from consumers.dashboard.options import DEFAULT_BUFFERS, Buffers, Charts, Plan, shield
+from consumers.dashboard.options import Plan, shield
 from utils import sinks
 from utils.app import cli, signals
-from utils.app.config import DEFAULT_STREAM, DEFAULTS, PROJECT_DIR, READING, Reads, Settings
+from utils.app.config import DEFAULT_STREAM, DEFAULTS, READING, Reads, Settings
 from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.app.options import Begin, StreamName
 from utils.reading.expression import Expression
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 SWITCH_S = 0.0005  # of Python's threads; by default a flood of records makes a frame twice as slow
 FIRST_LOOK_S, END_S = 2.0, 10.0
 CHUNK_RECORDS = 2_000
-AS_READ, USUAL = Charts(), Plan()
+USUAL = Plan()
 
 
 class Reader(threading.Thread):
@@ -39,7 +38,6 @@ class Reader(threading.Thread):
         self._source, self._state, self._stop_event = source, state, stop
         self.failure: ToolkitError | None = Unavailable("reading does not end as it should, see the log")
         self.looked = threading.Event()
-        self._name_source()
 
     def run(self) -> None:
         try:
@@ -53,19 +51,16 @@ class Reader(threading.Thread):
             self.looked.set()
 
     def _take(self, chunk: Chunk) -> int:
-        self._name_source()
+        self._state.using(self._source.name, self._source.detail)
         self._state.add(chunk)
         return len(chunk.records)
 
     def _wait(self, error: Unavailable | None) -> None:
-        self._name_source("" if error is None or isinstance(error, Absent) else str(error))
+        trouble = "" if error is None or isinstance(error, Absent) else str(error)
+        self._state.using(self._source.name, self._source.detail, trouble)
         if error is None:
             self._state.go_live()
         self.looked.set()
-
-    def _name_source(self, trouble: str = "") -> None:
-        detail, trouble = (text.replace(f"{PROJECT_DIR}{os.sep}", "") for text in (self._source.detail, trouble))
-        self._state.using(self._source.name, detail, trouble)
 
 
 def main(
@@ -73,8 +68,6 @@ def main(
     stream: StreamName = DEFAULT_STREAM,
     source: sinks.ChosenSource = sinks.AUTO,
     start: Begin = "start",
-    charts: Charts = AS_READ,
-    buffers: Buffers = DEFAULT_BUFFERS,
     plan: Plan = USUAL,
     settings: Annotated[Settings, Reads(*READING)] = DEFAULTS,
 ) -> int:
@@ -88,15 +81,14 @@ def main(
     found = wait_for_stream(stream, settings, source, stop, once=False)
     if found is None:
         return 0
-    found = charts.roles(sinks.with_chosen_roles(found, settings, source))
-    where = Expression(found, charts.where) if charts.where else None
+    found = plan.roles(sinks.with_chosen_roles(found, settings, source))
+    where = Expression(found, plan.where) if plan.where else None
     shield()  # MPLBACKEND is `backend` of the plan
 
-    from consumers.dashboard import animation, panel
+    from consumers.dashboard import animation
     from consumers.dashboard.state import State
 
-    panel.reset()
-    state = State(found, source, buffers=buffers, where=where, from_end=start == "end")
+    state = State(found, source, buffers=plan.buffers, where=where, from_end=start == "end")
     resume = "end" if start == "end" else ""
     reader = Reader(sinks.source(source, settings, found, lambda partition: resume), state, stop)
     if plan.serve is None and not plan.save and (name := animation.window_backend(plan.backend)):

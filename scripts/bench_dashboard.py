@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from consumers.dashboard.figure import Dashboard
 from consumers.dashboard.options import DPI
-from consumers.dashboard.panel import PALETTES
+from consumers.dashboard.panel import palette_of
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.state import State
 from producers.ragini_producer import messages
@@ -21,7 +21,7 @@ from utils.records.instants import instant_text
 from utils.records.stream import BUZZ
 from utils.sources.base import Chunk
 
-LIGHT = PALETTES["light"]
+LIGHT = palette_of("light")
 
 
 class Stream:

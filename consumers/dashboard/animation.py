@@ -31,13 +31,14 @@ WRITERS = {".gif": "pillow", ".mp4": "ffmpeg_file"}  # the latter starts ffmpeg 
 
 
 def frames(state: State, plan: Plan, stop: Event, wait: Callable[[float], object]) -> Generator[Snapshot, None, None]:
-    """A snapshot every refresh, for which it waits, and one of what is known at the end: `stop` or that of the plan."""
+    """A snapshot every refresh, for which it waits, and one of what is known at `stop`, which the plan may set."""
     begun, refresh_s, end_s = time.monotonic(), plan.refresh, plan.duration or math.inf
     for drawn in count(1):
         is_last = stop.is_set()
         yield state.snapshot()
         elapsed_s = time.monotonic() - begun
         if is_last or drawn == plan.frames or elapsed_s >= end_s:
+            stop.set()
             return
         wait(min(refresh_s - elapsed_s % refresh_s, end_s - elapsed_s))
 
@@ -128,17 +129,19 @@ def show_window(state: State, plan: Plan, stop: Event, folder: Path) -> None:
     figure: Any = plt.figure(TITLE, figsize=plan.size, dpi=DPI)
     dashboard, canvas, shown = Dashboard(plan.theme or "light", figure=figure), figure.canvas, state.snapshot()
 
+    def draw() -> None:
+        if plt.fignum_exists(figure.number):  # events still come while the window closes
+            canvas.draw_idle()
+
     def show(snapshot: Snapshot) -> None:
         nonlocal shown
         shown = snapshot
-        if plt.fignum_exists(figure.number):  # events still come while the window closes
-            dashboard.update(snapshot)
-            canvas.draw_idle()
+        dashboard.update(snapshot)
+        draw()
 
     def rebuild(*_: Any) -> None:
-        if plt.fignum_exists(figure.number):
-            dashboard.build()
-            show(shown)
+        dashboard.build()
+        show(shown)
 
     def press(event: Any) -> None:
         match event.key:
@@ -158,21 +161,18 @@ def show_window(state: State, plan: Plan, stop: Event, folder: Path) -> None:
                 stop.set()
 
     def hover(event: Any) -> None:
-        if plt.fignum_exists(figure.number) and dashboard.point_at(event.x, event.y):
-            canvas.draw_idle()
-
-    def snapshots() -> Generator[Snapshot, None, None]:
-        yield from frames(state, plan, stop, lambda wait_s: None)  # the animation waits
-        stop.set()
+        if dashboard.point_at(event.x, event.y):
+            draw()
 
     rebuild()
     canvas.manager.set_window_title(f"{TITLE}  ({KEYS})")
     canvas.mpl_disconnect(canvas.manager.key_press_handler_id)
     for name, act in (("key_press_event", press), ("resize_event", rebuild), ("motion_notify_event", hover)):
         canvas.mpl_connect(name, act)
-    pause_ms = plan.refresh * 1000
-    animation = FuncAnimation(figure, show, snapshots, interval=pause_ms, cache_frame_data=False, repeat=False)
-    look = canvas.new_timer(interval=LOOK_MS)
-    look.add_callback(lambda: plt.close(figure) if stop.is_set() else None)
-    look.start()
+    snapshots = partial(frames, state, plan, stop, lambda wait_s: None)  # it is the animation that waits
+    look: Any = {"interval": plan.refresh * 1000, "cache_frame_data": False, "repeat": False}
+    animation = FuncAnimation(figure, show, snapshots, **look)
+    closing = canvas.new_timer(interval=LOOK_MS)
+    closing.add_callback(lambda: plt.close(figure) if stop.is_set() else None)
+    closing.start()
     plt.show(block=True)

@@ -2,6 +2,7 @@
 
 import io
 from html import escape
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib as mpl
@@ -12,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 
 from consumers.dashboard.options import DEFAULT_SIZE, DPI, ThemeName
-from consumers.dashboard.panel import EDGE, PALETTES, Card, Palette, Panel, fit, style
+from consumers.dashboard.panel import EDGE, Card, Panel, fit, palette_of, style
 from consumers.dashboard.panels import PANELS
 from consumers.dashboard.snapshot import Snapshot, brief, clock, span
 from utils.records.instants import local_time
@@ -56,7 +57,7 @@ class Header(Card):
     Where the figure is narrow these are two lines, the status without words, and three rows of tiles.
     """
 
-    def __init__(self, area: SubFigure, palette: Palette) -> None:
+    def __init__(self, area: SubFigure, palette: SimpleNamespace) -> None:
         super().__init__(area, palette)
         top, columns = TITLE[self.narrow], 2 if self.narrow else 6
         self.fill(top)
@@ -109,13 +110,14 @@ class Dashboard:
     """
 
     def __init__(self, theme: ThemeName, size: tuple[float, float] = DEFAULT_SIZE, figure: Any = None) -> None:
+        mpl.rcdefaults()  # no matplotlibrc of the user reaches the drawing; the backend stays
         self.theme, self.paused = theme, False
         self.figure: Any = figure or FigureCanvasAgg(Figure(figsize=size, dpi=DPI)).figure
         self.build()
 
     def build(self) -> None:
         """Make everything in the present theme and size."""
-        self.rc, palette, narrow = style(self.theme), PALETTES[self.theme], self._scale()
+        self.rc, palette, narrow = style(self.theme), palette_of(self.theme), self._scale()
         mpl.rcParams.update(self.rc)
         self.figure.clear()
         self.figure.set_facecolor(mpl.rcParams["figure.facecolor"])

@@ -18,31 +18,6 @@ DEFAULT_SIZE = (12.8, 7.2)  # inches
 DPI = 100
 
 
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Charts:
-    """What of the stream is charted; fields that nobody names are chosen from what is read."""
-
-    by: str | None = None
-    """Text field whose values get a bar and a line each."""
-    value: str | None = None
-    """Number field of the trend."""
-    histogram: str | None = None
-    """Number field of the histogram."""
-    zones: Annotated[tuple[float, float] | None, Parameter(allow_leading_hyphen=True)] = None
-    """Two limits of the value, the lower first."""
-    where: str | None = None
-    """Show only records for which this SQL over the fields is true."""
-
-    def roles(self, stream: Stream) -> Stream:
-        """The stream with the named roles. Raises ToolkitError that names the fields that can be used."""
-        named = {name: getattr(self, name) for name in ("by", "value", "histogram") if getattr(self, name)}
-        zones = self.zones or (None if "value" in named else stream.zones)
-        chosen = replace(stream, zones=zones, **named)
-        check_roles(chosen, f"the dashboard of stream {stream.name}")
-        return chosen
-
-
 def shield() -> str | None:
     """Keep MPLBACKEND and the user's matplotlibrc from matplotlib, whose import fails at a wrong one; the former.
 
@@ -71,11 +46,22 @@ DEFAULT_BUFFERS = Buffers()
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Plan:
-    """Where and how often to draw; it ends after so many frames or seconds, whatever is first.
+    """What of the stream is charted, where and how often; it ends after so many frames or seconds, whatever is first.
 
-    Raises ToolkitError if that cannot be.
+    Fields that nobody names are chosen from what is read. Raises ToolkitError if it cannot be.
     """
 
+    by: str | None = None
+    """Text field whose values get a bar and a line each."""
+    value: str | None = None
+    """Number field of the trend."""
+    histogram: str | None = None
+    """Number field of the histogram."""
+    zones: Annotated[tuple[float, float] | None, Parameter(allow_leading_hyphen=True)] = None
+    """Two limits of the value, the lower first."""
+    where: str | None = None
+    """Show only records for which this SQL over the fields is true."""
+    buffers: Buffers = DEFAULT_BUFFERS
     theme: ThemeName | None = None
     """Colours: light unless given; the served page follows the system unless given."""
     backend: Annotated[str | None, Parameter(env_var="MPLBACKEND")] = None
@@ -98,3 +84,11 @@ class Plan:
     def __post_init__(self) -> None:
         if self.serve is not None and self.save:
             raise ToolkitError("--serve and --save: give one of them; a second dashboard can do the other")
+
+    def roles(self, stream: Stream) -> Stream:
+        """The stream with the named roles. Raises ToolkitError that names the fields that can be used."""
+        named = {name: getattr(self, name) for name in ("by", "value", "histogram") if getattr(self, name)}
+        zones = self.zones or (None if "value" in named else stream.zones)
+        chosen = replace(stream, zones=zones, **named)
+        check_roles(chosen, f"the dashboard of stream {stream.name}")
+        return chosen

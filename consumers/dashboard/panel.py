@@ -3,12 +3,12 @@
 import warnings
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
@@ -26,50 +26,37 @@ EDGE, PAD = 0.3, 0.1  # inches from the edge of a part of the figure to its text
 NARROW_IN = 5.2  # all cards of one column are, and of the others those that have no room for names on their right
 
 
-@dataclass(frozen=True)
-class Palette:
-    """Colours beyond the style sheet, those of the light one; where there are two, of text and background."""
-
-    card: str = "#FFFFFF"
-    text: str = "#17202B"
-    muted: str = "#5B6775"
-    raw: str = "#9AA5B1"
-    area: str = "#DCEBF5"
-    other: str = "#B4BDC8"
-    positive: tuple[str, str] = ("#007A5A", "#E9F5F1")
-    negative: tuple[str, str] = ("#B84A00", "#FCEFE6")
-    p95: str = "#8F3F76"
-    sigma: str = "#EAF2F8"
-    live: tuple[str, str] = ("#00694D", "#DDF3EB")
-    stale: tuple[str, str] = ("#8A5A00", "#FFF1CC")
-    waiting: tuple[str, str] = ("#4A5563", "#E6EAEF")
-
-
-PALETTES: dict[ThemeName, Palette] = {
-    "light": Palette(),
-    "dark": Palette(
-        card="#171E27", text="#E8EDF3", muted="#A3AFBD", raw="#65727F",
-        area="#1D3547", other="#4C5866", positive=("#3CCFA4", "#16302C"), negative=("#FF9B66", "#352318"),
-        p95="#E596C7", sigma="#1B2C3A", live=("#5FE0B8", "#12382F"), stale=("#FFCF66", "#40330F"),
-        waiting=("#C3CCD6", "#2B3543"),
-    ),
-}  # fmt: skip
+# Beyond the style sheets, light and dark; where there are two in each, of text and background.
+COLOURS = {
+    "card": ("#FFFFFF", "#171E27"),
+    "text": ("#17202B", "#E8EDF3"),
+    "muted": ("#5B6775", "#A3AFBD"),
+    "raw": ("#9AA5B1", "#65727F"),
+    "area": ("#DCEBF5", "#1D3547"),
+    "other": ("#B4BDC8", "#4C5866"),
+    "p95": ("#8F3F76", "#E596C7"),
+    "sigma": ("#EAF2F8", "#1B2C3A"),
+    "positive": (("#007A5A", "#E9F5F1"), ("#3CCFA4", "#16302C")),
+    "negative": (("#B84A00", "#FCEFE6"), ("#FF9B66", "#352318")),
+    "live": (("#00694D", "#DDF3EB"), ("#5FE0B8", "#12382F")),
+    "stale": (("#8A5A00", "#FFF1CC"), ("#FFCF66", "#40330F")),
+    "waiting": (("#4A5563", "#E6EAEF"), ("#C3CCD6", "#2B3543")),
+}
 
 
-def style(name: ThemeName) -> dict[Any, Any]:
+def palette_of(theme: ThemeName) -> SimpleNamespace:
+    """The colours of a theme by their names."""
+    return SimpleNamespace(**{name: dark if theme == "dark" else light for name, (light, dark) in COLOURS.items()})
+
+
+def style(theme: ThemeName) -> dict[Any, Any]:
     """Settings of matplotlib: the style sheets, the second over the first, and the fonts that are installed."""
+    for unknown in (r"(?s)Glyph .* missing from", "Matplotlib currently does not support"):  # some name has it
+        warnings.filterwarnings("ignore", message=unknown, category=UserWarning)
     installed, found = set(font_manager.get_font_names()), dict[Any, Any]()
-    for sheet in ("light", name):
+    for sheet in ("light", theme):
         found |= mpl.rc_params_from_file(Path(__file__).with_name(f"{sheet}.mplstyle"), use_default_template=False)
     return found | {"font.family": [font for font in FONTS if font in installed]}
-
-
-def reset() -> None:
-    """Let no matplotlibrc of the user reach the drawing; the backend stays. Once, before anything is drawn."""
-    mpl.rcdefaults()
-    mpl.rcParams["toolbar"] = "None"
-    warnings.filterwarnings("ignore", message=r"(?s)Glyph .* missing from", category=UserWarning)
-    warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
 
 
 class Card:
@@ -78,7 +65,7 @@ class Card:
     `rows` are what it shows, as headings and words, for people who cannot see it.
     """
 
-    def __init__(self, area: SubFigure, palette: Palette) -> None:
+    def __init__(self, area: SubFigure, palette: SimpleNamespace) -> None:
         self.area, self.palette, corner = area, palette, area.transSubfigure
         self.width: float = area.bbox.width / area.dpi
         self.height: float = area.bbox.height / area.dpi
@@ -130,7 +117,7 @@ class Panel(Card):
     margins: tuple[float, ...] = (0.85, 1.0, 0.5, 0.8)
     margins_narrow: tuple[float, ...] = ()
 
-    def __init__(self, area: SubFigure, palette: Palette) -> None:
+    def __init__(self, area: SubFigure, palette: SimpleNamespace) -> None:
         super().__init__(area, palette)
         self.fill()
         self.hints: list[tuple[Axes, tuple[float, ...], str]] = []  # left, bottom, right and top in data coordinates
@@ -150,14 +137,13 @@ class Panel(Card):
         """Show the text where the mouse is on a point, or on the box to this right and top `end`."""
         self.hints.append((axes, (left, bottom, *(end or (left, bottom))), text))
 
-    def draw_bars(self, stairs: Any, edges: Any, counts: Any, hints: Iterable[str]) -> None:
-        """Give one artist of `axes.stairs` the shape of bars: to draw each by itself takes a twentieth of a frame."""
-        gap = 0.03 * (edges[1] - edges[0])
-        sides = np.column_stack([edges[:-1] + gap, edges[1:] - gap]).ravel()
-        stairs.set_data(np.insert(counts, range(1, len(counts)), 0), sides)
-        for left, right, count, text in zip(edges, edges[1:], counts, hints, strict=False):
+    def draw_bars(self, bars: Any, edges: Any, counts: Any, hints: Iterable[str]) -> None:
+        """Give those of `axes.bar` these edges and counts, and each a hint; what has nothing to show is hidden."""
+        for bar, left, right, count, text in zip_longest(bars, edges[:-1], edges[1:], counts, hints):
+            bar.set_visible(bool(count))
             if count:
-                self.hint(stairs.axes, left, 0, text, right, count)
+                bar.set(x=left + 0.03 * (right - left), width=0.94 * (right - left), height=count)
+                self.hint(bar.axes, left, 0, text, right, count)
 
     def build(self) -> None:
         """Make the artists."""

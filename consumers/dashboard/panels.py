@@ -30,7 +30,7 @@ class FlowPanel(Panel):
         self.below = self.axes.fill_between([0, 1], [0, 1], step="post", color=self.palette.area, alpha=0.6, lw=0)
         look: Any = {"color": "C0", "weight": "bold", "size": "large", "va": "center"}
         self.total = self.axes.annotate("", (0, 0), (8, 0), textcoords="offset points", annotation_clip=False, **look)
-        self.bars = self.rate_axes.stairs([0], [0, 1], fill=True, color="C0", alpha=0.45)
+        self.bars = self.rate_axes.bar(range(self.BARS + 2), 0, align="edge", alpha=0.45)
         foreground, background = self.palette.stale
         self.silence = self.axes.axvspan(0, 1, color=background, lw=0)
         self.no_data = self.axes.text(0, 0.5, "no data", transform=self.axes.get_xaxis_transform(), color=foreground,
@@ -223,7 +223,7 @@ class HistogramPanel(Panel):
         self.axes, palette = self.area.subplots(), self.palette
         self.axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         self.sigma = self.axes.axvspan(0, 1, color=palette.sigma, lw=0, zorder=0)
-        self.bars = self.axes.stairs([0], [0, 1], fill=True, color="C0", alpha=0.77)
+        self.bars = self.axes.bar(range(self.BINS + 2), 0, align="edge", alpha=0.77)
         looks = ((palette.text, "-", 2.0), (palette.muted, "--", 1.8), (palette.p95, "-", 1.8))
         self.lines = [self.axes.axvline(0, color=color, ls=ls, lw=lw) for color, ls, lw in looks]
         place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 3}

@@ -32,11 +32,7 @@ FORMS = 4
 JSON, METRICS = "application/json", "text/plain; version=0.0.4"
 # The page runs its own script only and asks nobody but this server.
 POLICY = "default-src 'self'; img-src data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
-HEADERS = (
-    ("Content-Security-Policy", POLICY),
-    ("X-Content-Type-Options", "nosniff"),
-    ("Cache-Control", "no-store"),
-)
+HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
 class Page:
@@ -49,9 +45,7 @@ class Page:
     def __init__(self, plan: Plan, first: Snapshot) -> None:
         """Listen. A plan without theme follows each browser. Raises ToolkitError if the address cannot be used."""
         host, port = parse_address("".join(plan.serve or ()) or DEFAULT_ADDRESS, "--serve ")
-        self._plan = plan
-        self._lock = threading.Lock()  # only one thread may draw
-        self._snapshot = first
+        self._plan, self._snapshot, self._lock = plan, first, threading.Lock()  # only one thread may draw
         self._dashboard, self._drawn = lru_cache(Dashboard), lru_cache(FORMS)(self._draw)
         routes = [
             Route("/frame.json", self._frame),
@@ -64,7 +58,7 @@ class Page:
             Middleware(GZipMiddleware, compresslevel=4),
         ]
         app = Starlette(routes=routes, middleware=middleware)
-        self._server = WebServer(app, host, port, "--serve", headers=HEADERS)
+        self._server = WebServer(app, host, port, "--serve", headers=[*HEADERS.items()])
         self.url = self._server.url
         logger.info("drawing without a window: the page is at {}", self.url)
         if not is_loopback(host):

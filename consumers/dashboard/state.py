@@ -1,5 +1,6 @@
 """What of a stream is charted, and what the dashboard knows of it: bounded, behind one lock. No drawing."""
 
+import os
 import threading
 import time
 from collections import Counter, deque
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from consumers.dashboard.options import DEFAULT_BUFFERS, Buffers
 from consumers.dashboard.snapshot import MAX_KEYS, MISPLACED_S, TOP, Roles, Series, Snapshot, Source, Summary, plain
 from utils import sinks
+from utils.app.config import PROJECT_DIR
 from utils.reading.anomaly import TRAILING, anomalies, floor_of
 from utils.reading.expression import Expression
 from utils.reading.tracker import Tracker
@@ -154,12 +156,13 @@ class State:
 
         Another source contains the same records, so everything begins again.
         """
+        detail, trouble = (plain(text.replace(f"{PROJECT_DIR}{os.sep}", "")) for text in (detail, trouble))
         with self._lock:
             before = self._known.source
             if name not in (before.name, sinks.AUTO):
                 self._history = self._new_history()
             since = (before.trouble_since or self._clock()) if trouble else None
-            self._known = replace(self._known, source=Source(name, plain(detail), plain(trouble), since))
+            self._known = replace(self._known, source=Source(name, detail, trouble, since))
 
     def go_live(self) -> None:
         """All that was there is read: from now on records count when they come."""
@@ -247,7 +250,7 @@ def all_series(table: pd.DataFrame, buffers: Buffers, floor: float | None, *, li
         # Each window for itself: a sum that is carried on does not recover from values such as 1e20.
         rolling = line["value"].rolling(buffers.rolling, min_periods=1).apply(np.mean, raw=True)
         odd = anomalies(line["value"].tolist(), buffers.window, floor)
-        shown = line.assign(rolling=rolling).tail(buffers.window)
-        times, values, means, keys = (tuple(shown[each].tolist()) for each in ("time", "value", "rolling", "key"))
-        found.append(Series(name, times, values, means, tuple(odd), keys))
+        shown = line.assign(rolling=rolling).tail(buffers.window).assign(odd=odd)
+        columns = ("time", "value", "rolling", "odd", "key")
+        found.append(Series(name, *(tuple(shown[each].tolist()) for each in columns)))
     return tuple(found)

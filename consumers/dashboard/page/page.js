@@ -18,15 +18,12 @@ function tick() {
 
 function show(next) {
   const svg = new DOMParser().parseFromString(next.svg, "image/svg+xml").documentElement;
-  svg.setAttribute("role", "group");
-  svg.setAttribute("aria-label", `Dashboard ${next.status}; its statistics follow as text`);
   image.replaceChildren(svg);
   table.replaceChildren();
-  for (const [name, text] of next.statistics) {
-    const row = table.insertRow(), head = row.appendChild(document.createElement("th"));
-    head.scope = "row";
-    head.textContent = name;
-    row.insertCell().textContent = text;
+  for (const words of next.statistics) {
+    const row = table.insertRow();
+    row.innerHTML = "<th scope=row></th><td></td>";
+    words.forEach((text, cell) => row.cells[cell].textContent = text);
   }
   document.documentElement.dataset.theme = next.theme;
   [frame, drawn] = [next, Date.now()];
