@@ -15,7 +15,8 @@ from utils.app.options import POSITIVE, whole
 from utils.reading.anomaly import TRAILING, floor_of, stands_out
 from utils.reading.database import make_tables, one_of, upsert
 from utils.reading.expression import Expression
-from utils.reading.store import ProcessedStore, Stored, namer
+from utils.reading.store import ProcessedStore, Stored
+from utils.records.infer import namer
 from utils.records.stream import Stream
 
 NO_RECORD = "null"  # of a silence

@@ -14,7 +14,7 @@ import msgspec
 from utils.app.errors import PositionMoved, ToolkitError
 from utils.reading.database import Database, Row, make_tables, upsert
 from utils.reading.tracker import Counts, Tracker, journal_of
-from utils.records.infer import event_time
+from utils.records.infer import event_time, namer
 from utils.records.instants import instant_text
 from utils.records.stream import Stream
 from utils.sources.base import Chunk
@@ -56,17 +56,6 @@ Part = Callable[[Stored], None]
 """What a consumer makes of what it has stored, in the same transaction."""
 
 _tracker = msgspec.json.Decoder(Tracker)
-
-
-def namer(stream: Stream, by: str | None) -> Callable[[Any], str]:
-    """What gives the value of a record's field `by` as text, "" where there is none."""
-    value = stream.codec.value
-
-    def name(record: Any) -> str:
-        found = value(record, by) if by else None
-        return "" if found is None else str(found).replace("\0", "\ufffd")  # which PostgreSQL cannot store
-
-    return name
 
 
 class ProcessedStore:

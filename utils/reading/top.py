@@ -11,9 +11,8 @@ from cyclopts import Parameter
 from utils.app import log
 from utils.app.errors import ToolkitError
 from utils.reading.progress import Progress
-from utils.reading.store import namer
 from utils.reading.windows import Window
-from utils.records.infer import event_time
+from utils.records.infer import event_time, namer
 from utils.records.stream import Stream
 
 EVERY_S = 60.0

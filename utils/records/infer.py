@@ -104,6 +104,17 @@ def event_time(stream: Stream) -> Callable[[Any], int | None]:
     return lambda record: instant_us(value(record, name))
 
 
+def namer(stream: Stream, by: str | None) -> Callable[[Any], str]:
+    """What gives the value of a record's field `by` as text, "" where there is none."""
+    value = stream.codec.value
+
+    def name(record: Any) -> str:
+        found = value(record, by) if by else None
+        return "" if found is None else str(found).replace("\0", "\ufffd")  # which PostgreSQL cannot store
+
+    return name
+
+
 def time_field(found: Sequence[Field], records: Sequence[Values]) -> str | None:
     """The field that holds the event time: one of TIMES if its values are times, else the first timestamp."""
     by_name = {field.name.lower(): field.name for field in reversed(found)}
