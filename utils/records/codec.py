@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from operator import attrgetter
 from types import NoneType
 from typing import Annotated, Any, get_args
@@ -92,9 +93,9 @@ class Codec:
         self._known = {
             name: (attribute, Decoder(kind)) for name, attribute, kind in zip(names, attributes, kinds, strict=True)
         }
-        by_type = [(field.type, self._known[field.name][0], field.name) for field in self.fields]
-        self._json = [attribute for kind, attribute, _ in by_type if kind == "json"]
-        self._instants = {attribute: name for kind, attribute, name in by_type if kind == "timestamp"}
+        own = list(zip(self.fields, attributes, strict=False))
+        self._json = [attribute for field, attribute in own if field.type == "json"]
+        self._instants = {attribute: field.name for field, attribute in own if field.type == "timestamp"}
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -135,11 +136,9 @@ class Codec:
         # The fast decoder does not look at line ends. Inside of JSON no "}" is followed by "{".
         if len(records) != len(lines) or not {line[:1] + line[-1:] for line in lines} <= {b"{}"}:
             return None
-        producer_ids, sequences = (list(map(attrgetter(name), records)) for name in ("producer_id", "sequence"))
-        if {producer_ids.count(None), sequences.count(None)} not in ({0}, {len(lines)}):
-            ids = zip(producer_ids, sequences, strict=True)
-            if any((producer_id is None) != (sequence is None) for producer_id, sequence in ids):
-                return None  # half an identity is none
+        ids = [[each is None for each in map(attrgetter(name), records)] for name in ("producer_id", "sequence")]
+        if ids[0] != ids[1]:  # half an identity is none
+            return None
         if not all(are_instants(map(attrgetter(attribute), records)) for attribute in self._instants):
             return None
         if any(bytes(value) == b"null" for attribute in self._json for value in map(attrgetter(attribute), records)):
@@ -183,12 +182,10 @@ class Codec:
         left = {}
         for name, raw in object_decoder.decode(line).items():
             attribute, decoder = self._known.get(name, ("", None))
-            try:
+            with suppress(msgspec.ValidationError):
                 if decoder is not None:
                     values[attribute] = decoder.decode(raw)
                     continue
-            except msgspec.ValidationError:
-                pass
             if bytes(raw) != b"null":
                 left[name] = raw
         return self.type(**values), left
