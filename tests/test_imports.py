@@ -30,7 +30,7 @@ LAYERS: tuple[dict[str, tuple[str, ...]], ...] = (
 APART = {
     "producers": (),
     "emitters": ("base",),
-    "sources": ("base", "table_source", "kafka_connection"),
+    "sources": ("base", "table_source"),
     "consumers": (),
 }
 HEAVY = ("pandas", "numpy", "matplotlib", "duckdb", "kafka", "confluent_kafka", "rich")

@@ -49,8 +49,8 @@ def hurried(module: str) -> str:
     return f"""
 import runpy
 from utils.emitters import kafka_emitter
-from utils.sources import kafka_connection
-kafka_emitter.COMMIT_S, kafka_connection.SESSION_S = 2.0, 1.5
+from utils.sources import kafka_source
+kafka_emitter.COMMIT_S, kafka_source.SESSION_S = 2.0, 1.5
 runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
 """
 

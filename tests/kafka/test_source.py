@@ -31,7 +31,7 @@ from utils.emitters.kafka_emitter import KafkaEmitter
 from utils.records.codec import Field
 from utils.records.record import Batch, Line
 from utils.records.stream import BUZZ, Stream
-from utils.sources import kafka_connection, kafka_source
+from utils.sources import kafka_source
 from utils.sources.base import Chunk
 from utils.sources.kafka_source import KafkaSource
 
@@ -262,7 +262,7 @@ def test_an_end_that_is_not_reached_is_none(settings: Settings, monkeypatch: pyt
     """As where a partition has no leader: with `finished`, nothing would be all there is."""
     write(settings, 1)
     monkeypatch.setattr(kafka_source, "FINISH_S", 0.2)
-    monkeypatch.setattr(kafka_connection.Connection, "fetch", lambda self, amount: None)
+    monkeypatch.setattr(kafka_source.Connection, "fetch", lambda self, amount: None)
     with source(settings) as reader, pytest.raises(Unavailable, match="was not reached within"):
         reader.poll(10)
 
@@ -381,7 +381,7 @@ def _members(admin: AdminClient, group: str) -> int:
 def test_members_divide_the_partitions_and_hand_them_over(
     settings: Settings, admin: AdminClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka_connection, "SESSION_S", 1.5)  # members learn of each other when they say they live
+    monkeypatch.setattr(kafka_source, "SESSION_S", 1.5)  # members learn of each other when they say they live
     admin.create_topics([NewTopic(settings.topic, 4)])[settings.topic].result(10)
     names = ("ann-1", "ann-2", "cid-1", "cid-2")  # one per partition
     stored: dict[str, str] = {}
@@ -531,7 +531,7 @@ def test_the_lag_of_a_group_is_what_is_not_handled_yet(
     settings: Settings, admin: AdminClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was fetched, and the end of a partition that was seen, do not count."""
-    monkeypatch.setattr(kafka_connection, "COMMIT_EVERY_S", 0.05)
+    monkeypatch.setattr(kafka_source, "COMMIT_EVERY_S", 0.05)
     write(replace(settings, kafka_partitions=1), 100)
     with source(settings, group=settings.group) as reader:
         handled = reader.poll(40) or pytest.fail("nothing to read")

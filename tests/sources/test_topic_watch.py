@@ -7,7 +7,7 @@ import pytest
 
 from utils.app.config import Settings
 from utils.app.errors import Absent, Unavailable
-from utils.sources.kafka_connection import TopicWatch
+from utils.sources.kafka_source import TopicWatch
 
 
 @dataclass

@@ -1,21 +1,28 @@
 """Reads the topic of a stream: one partition each, read_committed, alone or as a member of a consumer group."""
 
 import time
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
-from confluent_kafka import KafkaException
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from utils.app.config import Settings
-from utils.app.errors import ToolkitError, Unavailable
-from utils.clients.kafka_admin import ClientLog, failed
+from utils.app.errors import Absent, ToolkitError, Unavailable
+from utils.clients.kafka_admin import Admin, ClientLog, failed
 from utils.records.codec import Codec
 from utils.records.stream import Stream
 from utils.sources.base import Chunk, Resume, decode_all
-from utils.sources.kafka_connection import Connection
 
 SETTLE_S = 1.0  # what an answer may take, for readers that choose by whether there is data
 FINISH_S = 20.0  # a member that was killed keeps its partitions until its session ends
+STEP_S = 0.02
+ASK_EVERY_S = 1.0
+ASK_NEWS_S = 0.2  # less than deleting a topic, creating it and writing to it takes
+COMMIT_EVERY_S = 1.0
+SESSION_S = 6.0
+ANSWER_S = 3.0
 
 
 class KafkaSource:
@@ -79,7 +86,7 @@ class KafkaSource:
         records, invalid = decode_all(self._codec, [message.value() or b"" for message in real], places)
         return replace(chunk, records=records, invalid=invalid)
 
-    def _connect(self) -> Connection:
+    def _connect(self) -> "Connection":
         self._log.reason = ""
         self._connection = self._open()
         self._connection.begin()
@@ -89,6 +96,163 @@ class KafkaSource:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+
+class TopicWatch:
+    """Whether a topic is still the same one; a consumer whose broker or topic is gone only stays silent."""
+
+    def __init__(self, admin: Admin, topic: str) -> None:
+        self.topic, self._admin = topic, admin
+        self._asked_s = time.monotonic()
+        self.topic_id, self.partitions = self._ask()
+
+    def _ask(self) -> tuple[str, int]:
+        found = self._admin.described(self.topic)
+        if found is None:
+            raise Absent(f"topic {self.topic} does not exist (yet) at {self._admin.settings.kafka_broker}")
+        return found
+
+    def check(self, every_s: float) -> None:
+        """Raise Unavailable if it is another topic or has more partitions; asks no more often than this."""
+        if time.monotonic() - self._asked_s >= every_s:
+            self._asked_s = time.monotonic()
+            if self._ask() != (self.topic_id, self.partitions):
+                raise Unavailable(f"topic {self.topic} is another one or has more partitions: connecting again")
+
+
+class Connection:
+    """Reads the partitions of a topic, all of them or those that its group gives it; chunks contain messages."""
+
+    def __init__(self, settings: Settings, topic: str, group: str | None, resume: Resume, log: ClientLog) -> None:
+        admin = Admin(settings, log)
+        self._watch = TopicWatch(admin, topic)
+        own = {
+            "group.id": group or "unused",
+            "isolation.level": "read_committed",
+            "enable.auto.commit": group is not None,  # what `commit` stores
+            "auto.commit.interval.ms": int(COMMIT_EVERY_S * 1000),
+            "enable.auto.offset.store": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "error",
+            "session.timeout.ms": int(SESSION_S * 1000),
+            "heartbeat.interval.ms": int(SESSION_S * 1000) // 3,
+            "fetch.wait.max.ms": 100,
+            "fetch.queue.backoff.ms": 10,
+            "topic.metadata.refresh.interval.ms": 30_000,
+        }
+        self._consumer = Consumer(admin.options | own)
+        self._resume, self._in_group = resume, group is not None
+        self.positions: dict[int, str] | None = None  # behind what was fetched; None until the group gives some
+        self._ready: deque[Chunk] = deque()  # what was fetched
+        self._handed_out: dict[int, int] = {}  # the offsets behind that
+        self._ends: dict[int, int] = {}  # of the partitions that were read up to there
+
+    def begin(self) -> None:
+        """Start to read. What it raises leaves a connection that must be closed."""
+        if self._in_group:
+            self._consumer.subscribe([self._watch.topic], on_assign=self._assigned, on_revoke=self._revoked)
+        else:
+            self._take(range(self._watch.partitions))
+
+    def _assigned(self, consumer: Consumer, given: list[TopicPartition]) -> None:
+        self._take([each.partition for each in given])
+
+    def _revoked(self, consumer: Consumer, taken: list[TopicPartition]) -> None:
+        self.positions, self._handed_out, self._ends = None, {}, {}
+        self._ready.clear()
+        consumer.unassign()
+
+    def _take(self, numbers: Iterable[int]) -> None:
+        """Begin at the stored position of each partition."""
+        taken: dict[int, str] = {}
+        for number in numbers:
+            stored = position = self._resume(self._name(number))
+            topic_id = stored.partition(":")[2]
+            if stored == "end":
+                _, end = self._consumer.get_watermark_offsets(TopicPartition(self._watch.topic, number), ANSWER_S)
+                position = self._position(end) if end else ""
+            elif topic_id != self._watch.topic_id:
+                position = ""  # of another topic that had this name
+            taken[number] = position
+            if position != stored:
+                # What is not empty comes first: whoever chooses a source looks at its first chunk.
+                report = Chunk(self._name(number), stored, position, [])
+                self._ready.insert(0 if position else len(self._ready), report)
+        self.positions, self._handed_out, self._ends = taken, {}, {}
+        self._assign(taken)
+
+    def _assign(self, positions: dict[int, str]) -> None:
+        topic, places = self._watch.topic, positions.items()
+        self._consumer.assign([TopicPartition(topic, number, _offset(position)) for number, position in places])
+
+    def _name(self, number: int) -> str:
+        return f"{self._watch.topic}-{number}"
+
+    def _position(self, offset: int) -> str:
+        return f"{offset}:{self._watch.topic_id}"
+
+    @property
+    def at_end(self) -> bool:
+        """Whether all partitions of this reader are read to their present end."""
+        return self.positions is not None and self._ends.keys() == self.positions.keys()
+
+    def fetch(self, max_records: int) -> Chunk | None:
+        """What comes next: messages of one partition, a chunk that only reports something, or nothing yet."""
+        if not self._ready:
+            fetched = self._consumer.consume(max_records, STEP_S)
+            # Another topic of this name may have taken the place: then these records do not follow what was read.
+            self._watch.check(ASK_NEWS_S if fetched else ASK_EVERY_S)
+            self._add(fetched)
+        if not self._ready:
+            return None
+        chunk = self._ready.popleft()
+        self._handed_out[int(chunk.partition.rpartition("-")[2])] = _offset(chunk.end)
+        return chunk
+
+    def _add(self, fetched: list[Message]) -> None:
+        """Divide what was fetched by partitions. One whose position is outside of what is there begins again."""
+        positions, found = self.positions or {}, dict[int, list[Message]]()
+        for message in fetched:
+            number, error = message.partition() or 0, message.error()
+            code = error.code() if error else 0
+            if code and (message.topic() is None or message.partition() is None):  # of the group or a broker
+                raise KafkaException(error)
+            if number not in positions:
+                continue  # the group took it away just now
+            if not code:
+                self._ends.pop(number, None)
+                found.setdefault(number, []).append(message)
+            elif code == KafkaError._PARTITION_EOF:
+                self._ends[number] = message.offset() or 0
+            elif code == KafkaError._AUTO_OFFSET_RESET:
+                found[number] = []
+            else:
+                raise KafkaException(error)
+        for number, messages in found.items():
+            start = positions[number]
+            positions[number] = self._position((messages[-1].offset() or 0) + 1) if messages else ""
+            self._ready.append(Chunk(self._name(number), start, positions[number], messages))
+        if [] in found.values():
+            self._assign(positions)
+
+    def commit(self) -> None:
+        """Tell the group sooner or later that everything that was handed out is handled: tools show its lag."""
+        if not self._in_group:
+            return
+        offsets = self._handed_out | ({} if self._ready else self._ends)  # which are behind marks of transactions
+        if places := [TopicPartition(self._watch.topic, *each) for each in offsets.items() if each[1] > 0]:
+            self._consumer.store_offsets(offsets=places)
+
+    def close(self) -> None:
+        """Leave the group; what was handled is committed first, if a broker answers at once."""
+        try:
+            self._consumer.close()
+        except KafkaException:
+            return
+
+
+def _offset(position: str) -> int:
+    return int(position.partition(":")[0]) if position else OFFSET_BEGINNING
 
 
 def open_source(settings: Settings, stream: Stream, resume: Resume, finished: bool, shared: bool) -> KafkaSource:
