@@ -62,9 +62,8 @@ class Header(Card):
         top, columns = TITLE[self.narrow], 2 if self.narrow else 6
         self.fill(top)
         lower, self.title_room = 0.2 * self.narrow, self.width - (2 * EDGE if self.narrow else STATUS_AND_CLOCK)
-        pill = {"boxstyle": "round,pad=0.45,rounding_size=0.9", "lw": 0}
         self.title = self.text(EDGE, top / 2 - lower, size="xx-large", weight="bold")
-        self.status = self.text(self.width - EDGE, top / 2 + lower, weight="bold", ha="right", bbox=pill)
+        self.status = self.text(self.width - EDGE, top / 2 + lower, weight="bold", ha="right")
         self.clock = Annotation("", (0, 0), (-25, 0), self.status, "offset points", annotation_clip=False,
                                 color=palette.muted, ha="right", va="bottom")  # fmt: skip
         self.step, self.tiles = (self.width - 2 * EDGE) / columns, []
@@ -82,9 +81,8 @@ class Header(Card):
         """Show the snapshot's moment, status and statistics."""
         words = "PAUSED" if paused else snapshot.status if self.narrow else snapshot.status_words
         foreground, background = getattr(self.palette, "waiting" if paused else snapshot.status.lower())
-        self.status.set(text=f"\u25cf {words}", color=foreground)
-        pill: Any = self.status.get_bbox_patch()
-        pill.set_facecolor(background)
+        pill = {"boxstyle": "round,pad=0.45,rounding_size=0.9", "lw": 0, "fc": background}
+        self.status.set(text=f"\u25cf {words}", color=foreground, bbox=pill)
         self.clock.set_text(f"{local_time(snapshot.now):%Y-%m-%d  %H:%M:%S}")
         parts = "Streaming Dashboard", snapshot.stream if snapshot.stream != "buzz" else "", snapshot.where
         title, room = " \u00b7 ".join(filter(None, parts)), self.step - 0.12
@@ -168,26 +166,25 @@ class Dashboard:
             corners = np.sort(axes.transData.transform([(left, bottom), (right, top)]), axis=0)
             inside = axes.bbox.padded(2 * REACH_PX)
             box = np.clip(np.add(corners, [[-REACH_PX], [REACH_PX]]), inside.min, inside.max)
-            found.append((*box.ravel().tolist(), text))
+            found.append((*box.ravel().round().tolist(), text))
         return found
 
-    def image(self, snapshot: Snapshot, kind: str = "png", **options: Any) -> bytes:
+    def image(self, snapshot: Snapshot, kind: str = "png") -> bytes:
         """The snapshot as a file of this kind."""
         self.update(snapshot)
         buffer = io.BytesIO()
-        self.figure.savefig(buffer, format=kind, dpi=self.figure.dpi, **options)
+        self.figure.savefig(buffer, format=kind, dpi=self.figure.dpi)
         return buffer.getvalue()
 
     def svg(self, snapshot: Snapshot) -> str:
         """The snapshot as SVG, with labels where the mouse rests."""
-        text = self.image(snapshot, "svg", metadata={"Date": None}).decode()
-        points, height = 72 / self.figure.dpi, self.figure.bbox.height
-        labels = (
-            f'<rect x="{x0 * points:.1f}" y="{(height - y1) * points:.1f}" width="{(x1 - x0) * points:.1f}"'
-            f' height="{(y1 - y0) * points:.1f}" aria-label="{escape(hint)}"/>'
-            for x0, y0, x1, y1, hint in self.hints()
+        drawn, points = self.image(snapshot, "svg").decode(), 72 / self.figure.dpi
+        upwards = f"matrix({points} 0 0 {-points} 0 {self.figure.get_figheight() * 72})"
+        labels = "".join(
+            f'<rect x="{x0}" y="{y0}" width="{x1 - x0}" height="{y1 - y0}" aria-label="{escape(text)}"/>'
+            for x0, y0, x1, y1, text in self.hints()
         )
-        return text.replace("</svg>", f'<g style="fill: none; pointer-events: all">{"".join(labels)}</g></svg>')
+        return drawn.replace("</svg>", f'<g transform="{upwards}" fill="none" pointer-events="all">{labels}</g></svg>')
 
     def words(self) -> list[tuple[str, str]]:
         """What is shown, for people who cannot see it: headings and words."""

@@ -1,4 +1,3 @@
-"use strict";
 const [image, state, mark, age, table, hint] =
   ["image", "state", "mark", "age", "statistics", "hint"].map(id => document.getElementById(id));
 const dark = matchMedia("(prefers-color-scheme: dark)"), wide = matchMedia("(min-width: 1000px)");
