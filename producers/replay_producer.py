@@ -14,6 +14,7 @@ from utils.app.config import DEFAULT_STREAM, DEFAULTS, PRODUCING, Reads, Setting
 from utils.app.options import Speed, StreamName
 from utils.feeds.feeding import FeedOptions, feed
 from utils.feeds.inputs import PLAIN, SAMPLE, InputOptions, find_input
+from utils.feeds.lines import LineCodec
 from utils.records.infer import event_time
 from utils.records.stream import Stream
 from utils.records.table import Table
@@ -37,13 +38,13 @@ def main(
     options = replace(options, table=options.table or Table(Stream(stream)).name)
     found = find_input(recording, options, settings, stop)
 
-    def opened(fed: Stream, resume: Resume, finished: bool) -> Source:
-        source = found.open(fed, resume, finished)
-        return Paced(source, fed, speed, stop) if speed and fed is not SAMPLE else source
+    def make(codec: LineCodec, resume: Resume, finished: bool) -> Source:
+        source = found.make(codec=codec, resume=resume, finished=finished)
+        return Paced(source, codec.stream, speed, stop) if speed and codec.stream is not SAMPLE else source
 
     name = "replay" if stream == DEFAULT_STREAM else f"replay-{stream}"
     once = FeedOptions(once=True, again=True, sinks=sinks, run=run)
-    return feed(replace(found, open=opened), stream, once, settings, stop, journal=name)
+    return feed(replace(found, make=make), stream, once, settings, stop, journal=name)
 
 
 class Paced:

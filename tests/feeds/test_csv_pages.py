@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from utils.app.errors import ToolkitError
 from utils.feeds.lines import json_line
-from utils.feeds.pages import MAX_CELL_BYTES, Row, csv_pages
-from utils.feeds.rows import utf8_lines
+from utils.feeds.pages import MAX_CELL_BYTES, Row, Text, csv_pages
 
 cells = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(['"', ",", "\r\n", "a\nb", "7"])
 
@@ -24,9 +23,9 @@ def written(table: list[list[str]]) -> bytes:
 
 def rows_of(data: bytes, size: int = 1 << 20, encoding: str = "utf-8") -> list[Row]:
     blocks = [data[start : start + size] for start in range(0, len(data), size)]
-    lines = utf8_lines(iter([*blocks, b""]), "table.csv", encoding)
+    text = Text("table.csv", encoding, iter([*blocks, b""]))
     types = dict.fromkeys(("a", "b", "c", "Größe", "Straße"), "text")
-    return [row for page in csv_pages(lines, "table.csv", encoding, types) for row in page]
+    return [row for page in csv_pages(text, types) for row in page]
 
 
 def values(row: Row) -> dict[str, str]:

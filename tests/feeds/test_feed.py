@@ -479,14 +479,14 @@ class TestStandardInput:
 def test_a_wait_for_a_first_record_ends_without_an_error(settings: Settings) -> None:
     stop = threading.Event()
 
-    def opened(stream: Stream, resume: Resume, finished: bool) -> Source:
-        return RowSource("standard input", pages(), LineCodec(stream), resume)
+    def make(codec: LineCodec, resume: Resume, finished: bool) -> Source:
+        return RowSource("standard input", pages(), codec, resume)
 
     def pages() -> Iterator[list[Row]]:
         stop.set()  # Ctrl+C while nothing comes
         yield from ()
 
-    assert described(inputs.Input("stdin", "-", "json", opened, ends=True), "things", settings, stop) is None
+    assert described(inputs.Input("stdin", "-", "json", make, ends=True), "things", settings, stop) is None
 
 
 @pytest.mark.parametrize("is_new", [True, False])
@@ -505,11 +505,11 @@ def test_a_source_that_is_away_at_the_start_is_waited_for_by_who_follows_it(
                 raise error
             return super().poll(max_records)
 
-    def opened(stream: Stream, resume: Resume, finished: bool) -> Source:
+    def make(codec: LineCodec, resume: Resume, finished: bool) -> Source:
         pages = iter([[Row(1, b'{"n":1}', b'{"n":1}')]])
-        return Away("things", pages, LineCodec(stream), resume)
+        return Away("things", pages, codec, resume)
 
-    source, stop = inputs.Input("things", "things", "json", opened), threading.Event()
+    source, stop = inputs.Input("things", "things", "json", make), threading.Event()
     with pytest.raises(Unavailable, match="no broker"):
         described(source, "things", settings, stop)
     found = described(source, "things", settings, stop, wait=True)

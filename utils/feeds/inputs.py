@@ -5,10 +5,10 @@ import gzip
 import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, tee
+from itertools import tee
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,10 +18,10 @@ from utils.app.config import Settings
 from utils.app.errors import ToolkitError
 from utils.app.options import optional
 from utils.clients.line_file import HOLE
-from utils.feeds.lines import LineCodec, text_parser
-from utils.feeds.pages import Lines, array_pages, csv_pages, line_pages, parquet_pages
+from utils.feeds.lines import LineCodec, Parse, text_parser
+from utils.feeds.pages import Text, array_pages, parquet_pages, text_pages
 from utils.feeds.rotated import RotatedFile
-from utils.feeds.rows import RowSource, pipe_blocks, utf8_lines
+from utils.feeds.rows import RowSource, pipe_blocks
 from utils.records.stream import BUZZ, Stream
 from utils.sources.base import Resume, Source
 
@@ -57,9 +57,9 @@ class InputOptions:
         """What is read according to these options alone; "" where only its name tells."""
         return self.format or ("text" if self.pattern else "")
 
-    def codec(self, stream: Stream, kind: str, encoding: str) -> LineCodec:
-        """What makes lines of a stream of what is read."""
-        return LineCodec(stream, text_parser(self.pattern, encoding) if kind == "text" else None)
+    def parser(self, kind: str, encoding: str = "utf-8") -> Parse | None:
+        """What reads lines that are no JSON."""
+        return text_parser(self.pattern, encoding) if kind == "text" else None
 
 
 PLAIN = InputOptions()
@@ -69,18 +69,22 @@ PLAIN = InputOptions()
 class Input:
     """What a feed reads.
 
-    `name` proposes that of the stream, unless it is empty. `kind` is one of SUFFIXES, or `array`. `open` gives a source
-    whose records are lines of a stream, from the positions of a Resume on, which are stored under `place`; its last
-    argument is that of Sink. It `ends` where it cannot grow, and `restarts` where it may be rotated or replaced; what
-    does neither was changed if it begins again.
+    `name` proposes that of the stream, unless it is empty. Positions are stored under `place`. `kind` is one of
+    SUFFIXES, or `array`. `make` gives the source for `open`. It `ends` where it cannot grow, and `restarts` where it
+    may be rotated or replaced; what does neither was changed if it begins again.
     """
 
     name: str
     place: str
     kind: str
-    open: Callable[[Stream, Resume, bool], Source]
+    make: Callable[..., Source]
+    parse: Parse | None = None
     ends: bool = False
     restarts: bool = False
+
+    def open(self, stream: Stream, resume: Resume, finished: bool) -> Source:
+        """A source whose records are lines of a stream, from the positions of `resume` on; `finished` as in Sink."""
+        return self.make(codec=LineCodec(stream, self.parse), resume=resume, finished=finished)
 
 
 def find_input(source: str, options: InputOptions, settings: Settings, stop: threading.Event) -> Input:
@@ -97,98 +101,87 @@ def find_input(source: str, options: InputOptions, settings: Settings, stop: thr
     path = Path(source)
     kind, is_packed = _kind(path, options)
     if kind in ("sqlite", "duckdb"):
-        return _table(path, kind, options)
+        return _table(path, kind, options.table)
     if kind in ("json", "text") and not is_packed:
         return _growing_file(path, kind, options)
     return _complete_file(path, kind, options, is_packed=is_packed)
 
 
 def _topic(topic: str, options: InputOptions, settings: Settings) -> Input:
-    kind = options.kind or "json"
+    from utils.sources.kafka_source import KafkaSource
+
+    kind, encoding = options.kind or "json", options.encoding
     if not topic:
         raise ToolkitError(f"{TOPIC}: name a topic, as in {TOPIC}things")
-    if kind == "csv" or (kind == "json" and codecs.lookup(options.encoding).name != "utf-8"):
+    if kind == "csv" or (kind == "json" and codecs.lookup(encoding).name != "utf-8"):
         raise ToolkitError(f"{TOPIC}{topic}: a value is one JSON object in UTF-8, or text (--format text, --pattern)")
-
-    def opened(stream: Stream, resume: Resume, finished: bool) -> Source:
-        from utils.sources.kafka_source import KafkaSource
-
-        codec = options.codec(stream, kind, options.encoding)
-        return KafkaSource(replace(settings, topic=topic), BUZZ, resume, finished=finished, codec=codec)
-
-    return Input(_stem(topic), f"{TOPIC}{topic}", kind, opened, restarts=True)
+    make = partial(KafkaSource, replace(settings, topic=topic), BUZZ)
+    return Input(_stem(topic), f"{TOPIC}{topic}", kind, make, options.parser(kind, encoding), restarts=True)
 
 
-def _table(path: Path, kind: str, options: InputOptions) -> Input:
-    if not options.table:
+def _table(path: Path, kind: str, table: str) -> Input:
+    from utils.sources.duckdb_source import DuckdbSource
+    from utils.sources.sqlite_source import SqliteSource
+
+    if not table:
         raise ToolkitError(f"{path} is a database: name one of its tables with --table")
-    table = re.sub("[A-Z]", lambda letter: letter[0].lower(), options.table)  # databases do not tell these apart
+    table = re.sub("[A-Z]", lambda letter: letter[0].lower(), table)  # databases do not tell these apart
 
-    def opened(stream: Stream, resume: Resume, finished: bool) -> Source:
-        from utils.sources.duckdb_source import DuckdbSource
-        from utils.sources.sqlite_source import SqliteSource
-
+    def make(codec: LineCodec, resume: Resume, finished: bool) -> Source:
         source = DuckdbSource if kind == "duckdb" else SqliteSource
-        return source(path, stream, resume, table, LineCodec(stream))
+        return source(path, codec.stream, resume, table, codec)
 
-    return Input(_stem(table), f"{path.resolve()}/{table}", kind, opened)
+    return Input(_stem(table), f"{path.resolve()}/{table}", kind, make)
 
 
 def _growing_file(path: Path, kind: str, options: InputOptions) -> Input:
     """JSON lines, or text. Raises ToolkitError for an encoding in which it cannot be read while it grows."""
-    known = codecs.lookup(options.encoding).name
-    if (kind == "json" and not known.startswith("utf-8")) or b"\n".decode(known, "replace") != "\n":
-        raise ToolkitError(f"{path} may grow, so it is not read as {known}: save it as UTF-8, or send it to {PIPE}")
-
-    def opened(stream: Stream, resume: Resume, finished: bool) -> Source:
-        return RotatedFile(path, options.codec(stream, kind, options.encoding), resume, finished=finished)
-
+    encoding = codecs.lookup(options.encoding).name
+    if (kind == "json" and not encoding.startswith("utf-8")) or b"\n".decode(encoding, "replace") != "\n":
+        raise ToolkitError(f"{path} may grow, so it is not read as {encoding}: save it as UTF-8, or send it to {PIPE}")
     # A link is a place of its own, as it leads to another file tomorrow.
-    place = path.parent.resolve() / path.name if path.is_symlink() else path.resolve()
-    return Input(_stem(path.stem), str(place), kind, opened, restarts=True)
+    place = str(path.parent.resolve() / path.name if path.is_symlink() else path.resolve())
+    parse = options.parser(kind, options.encoding)
+    return Input(_stem(path.stem), place, kind, partial(RotatedFile, path), parse, restarts=True)
 
 
 def _complete_file(path: Path, kind: str, options: InputOptions, *, is_packed: bool) -> Input:
     """CSV, a JSON array, Parquet, or anything compressed."""
 
-    def lines() -> Lines:
+    def blocks() -> Iterator[bytes]:
         opened: Any = gzip.open if is_packed else open
         with opened(path, "rb") as file:
-            blocks = iter(partial(file.read1, BLOCK_BYTES), b"")
-            yield from utf8_lines(chain(blocks, [b""]), path.name, options.encoding)
+            while data := file.read1(BLOCK_BYTES):
+                yield data
+        yield b""
 
-    def opened(stream: Stream, resume: Resume, finished: bool) -> Source:
-        codec = options.codec(stream, kind, "utf-8")
+    def make(codec: LineCodec, resume: Resume, finished: bool) -> Source:
         match kind:
             case "array":
                 return RowSource(path.name, array_pages(path), codec, resume, "item")
             case "parquet":
                 return RowSource(path.name, parquet_pages(path), codec, resume, "row")
-            case "csv":
-                return RowSource(
-                    path.name, csv_pages(lines(), path.name, options.encoding, codec.cell_types), codec, resume
-                )
-        return RowSource(path.name, line_pages(lines()), codec, resume)
+        text = Text(path.name, options.encoding, blocks())
+        return RowSource(path.name, text_pages(kind, text, codec.field_types), codec, resume)
 
     name = _stem(Path(path.name.removesuffix(".gz")).stem)
-    return Input(name, str(path.resolve()), kind, opened, ends=True)
+    return Input(name, str(path.resolve()), kind, make, options.parser(kind), ends=True)
 
 
 def _standard_input(options: InputOptions, stop: threading.Event) -> Input:
     """What a pipe brings, which nobody can read once more."""
     if sys.stdin is None or sys.stdin.closed:
         raise ToolkitError(f"{PIPE}: there is no standard input")
-    name, kind = "standard input", options.kind or "json"
-    unread = utf8_lines(pipe_blocks(sys.stdin.buffer, stop), name, options.encoding)
+    kind = options.kind or "json"
+    unread = pipe_blocks(sys.stdin.buffer, stop)
 
-    def opened(stream: Stream, resume: Resume, finished: bool) -> Source:
+    def make(codec: LineCodec, resume: Resume, finished: bool) -> Source:
         nonlocal unread
-        shown, unread = tee(unread) if stream is SAMPLE else (unread, iter(()))
-        codec = options.codec(stream, kind, "utf-8")
-        pages = csv_pages(shown, name, options.encoding, codec.cell_types) if kind == "csv" else line_pages(shown)
-        return RowSource(name, pages, codec, resume)
+        shown, unread = tee(unread) if codec.stream is SAMPLE else (unread, iter(()))
+        text = Text("standard input", options.encoding, shown)
+        return RowSource(text.name, text_pages(kind, text, codec.field_types), codec, resume)
 
-    return Input("stdin", PIPE, kind, opened, ends=True)
+    return Input("stdin", PIPE, kind, make, options.parser(kind), ends=True)
 
 
 def _kind(path: Path, options: InputOptions) -> tuple[str, bool]:

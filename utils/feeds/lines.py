@@ -31,14 +31,14 @@ class LineCodec(Codec):
 
     def __init__(self, stream: Stream, parse: Parse | None = None) -> None:
         """`parse` reads lines that are no JSON."""
-        self.cell_types: Types = {field.name: field.type for field in stream.fields}
-        self._codec, self._parse = stream.codec, parse
+        self.stream, self._codec, self._parse = stream, stream.codec, parse
+        self.field_types: Types = {field.name: field.type for field in stream.fields}
         self._event_us = event_time(stream) if stream.time not in (None, "timestamp") else None
         self._is_dated = Field("timestamp", "timestamp") in self._codec.fields  # else a timestamp goes to `extra`
 
     def decode_each(self, lines: Sequence[bytes]) -> list[Any]:
         if self._parse:
-            lines = [self._parse(line, self.cell_types) for line in lines]
+            lines = [self._parse(line, self.field_types) for line in lines]
         fitting = self._codec.decode_fitting(lines)
         if not are_small(lines, are_flat=fitting is not None and self._codec.is_flat):
             raise ValueError("one of them may be too long, or nested too deeply: `decode` tells")
@@ -48,7 +48,7 @@ class LineCodec(Codec):
         return list(map(Line, lines, times, records, repeat(is_plain)))
 
     def decode(self, line: bytes) -> Line:
-        data = self._parse(line, self.cell_types) if self._parse else line
+        data = self._parse(line, self.field_types) if self._parse else line
         stamp(data, "", 1, "")  # first, for its reasons are the better ones
         record = self._codec.decode(data)
         return Line(data, self._time(record, present()), record)

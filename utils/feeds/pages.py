@@ -2,7 +2,10 @@
 
 import codecs
 import csv
+import gzip
+import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from glob import escape
 from itertools import chain, count
 from pathlib import Path
@@ -11,6 +14,7 @@ import msgspec
 
 from utils.app.cli import counted
 from utils.app.errors import ToolkitError
+from utils.clients.line_file import MAX_LINE_BYTES
 from utils.feeds.lines import Types, json_line
 from utils.records.external import reason_of
 from utils.records.table import quoted
@@ -38,30 +42,61 @@ class Row(msgspec.Struct, gc=False):
     reason: str = ""
 
 
-Lines = Iterator[list[bytes]]
-"""Lines in UTF-8 with their ends, some at a time."""
-
 Pages = Iterator[list[Row]]
 """Rows as they come, some at a time."""
 
 
-def line_pages(lines: Lines) -> Pages:
-    """The lines that are not blank."""
+@dataclass
+class Text:
+    """Text in an encoding that comes in blocks; an empty one ends the last line. `name` is for people."""
+
+    name: str
+    encoding: str
+    blocks: Iterator[bytes]
+
+    def lines(self) -> Iterator[list[bytes]]:
+        """The lines in UTF-8, as they come, with their ends.
+
+        Of a line that no record can be the middle is left out, so that the rest fits into memory and is still too long.
+        What cannot be decoded stays as it is and damages its line only. Raises ToolkitError where a file is damaged.
+        """
+        decoder = codecs.getincrementaldecoder(self.encoding)("surrogateescape")
+        is_utf8 = codecs.lookup(self.encoding).name == "utf-8"  # to decode and encode would change nothing
+        rest, number = b"", 0
+        try:
+            for data in self.blocks:
+                text = data if is_utf8 else decoder.decode(data, final=not data).encode("utf-8", "surrogateescape")
+                lines = (rest + text).splitlines(keepends=True)
+                is_open = data and lines and not lines[-1].endswith(b"\n")
+                rest = lines.pop()[: MAX_LINE_BYTES + 1] if is_open else b""
+                if lines and not number:
+                    lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
+                number += len(lines)
+                yield lines
+        except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeError) as error:
+            raise ToolkitError(f"{self.name} is damaged behind line {number}: {error}") from error
+
+
+def text_pages(kind: str, text: Text, types: Types) -> Pages:
+    """The rows of CSV, else the lines that are not blank."""
+    if kind == "csv":
+        yield from csv_pages(text, types)
+        return
     number = 1
-    for page in lines:
+    for page in text.lines():
         stripped = list(map(bytes.strip, page))
         yield [row for row in map(Row, count(number), stripped, stripped) if row.data]
         number += len(page)
 
 
-def csv_pages(lines: Lines, name: str, encoding: str, types: Types) -> Pages:
-    """The rows of lines, as soon as they are whole; the first one names the columns.
+def csv_pages(text: Text, types: Types) -> Pages:
+    """The rows of CSV, as soon as they are whole; the first one names the columns.
 
-    A row without any value is none. An unclosed quote costs its line only. Raises ToolkitError, beginning with `name`,
-    if the first row cannot name the columns.
+    A row without any value is none. An unclosed quote costs its line only. Raises ToolkitError if the first row cannot
+    name the columns.
     """
     names = list[str]()
-    for page in _csv_rows(lines):
+    for page in _csv_rows(text.lines()):
         rows = list[Row]()
         for row, cells in page:
             if not (row.reason or any(cells)):
@@ -69,9 +104,9 @@ def csv_pages(lines: Lines, name: str, encoding: str, types: Types) -> Pages:
             try:
                 row.data.decode()
             except UnicodeDecodeError:
-                row.reason = row.reason or f"not {encoding}; --encoding names another one"
+                row.reason = row.reason or f"not {text.encoding}; --encoding names another one"
             if not names:
-                names = _names(row, cells, name)
+                names = _names(row, cells, text.name)
                 continue
             if not row.reason and len(cells) != len(names):
                 row.reason = f"{counted(len(cells), 'cell')} where the first line has {len(names)}"
@@ -81,7 +116,7 @@ def csv_pages(lines: Lines, name: str, encoding: str, types: Types) -> Pages:
         yield rows
 
 
-def _csv_rows(lines: Lines) -> Iterator[list[tuple[Row, list[str]]]]:
+def _csv_rows(lines: Iterator[list[bytes]]) -> Iterator[list[tuple[Row, list[str]]]]:
     """All rows and their cells; one that is not closed yet waits for the lines that come next."""
     csv.field_size_limit(MAX_CELL_BYTES)
     number, delimiter, page = 1, "", list[bytes]()

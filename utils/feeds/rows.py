@@ -1,9 +1,6 @@
 """Sources that give one row after another and cannot be read from the middle: complete files and standard input."""
 
-import codecs
-import gzip
 import threading
-import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from operator import attrgetter
@@ -12,9 +9,8 @@ from typing import Any
 from zlib import crc32
 
 from utils.app.errors import ToolkitError
-from utils.clients.line_file import MAX_LINE_BYTES
 from utils.feeds.lines import LineCodec
-from utils.feeds.pages import Lines, Pages, Row
+from utils.feeds.pages import Pages, Row
 from utils.records.record import Invalid
 from utils.sources.base import Chunk, Resume, decode_all
 
@@ -104,27 +100,3 @@ def pipe_blocks(file: Any, stop: threading.Event) -> Iterator[bytes]:
         if b"" in found:
             yield b""
             return
-
-
-def utf8_lines(blocks: Iterator[bytes], name: str, encoding: str) -> Lines:
-    """The lines of blocks in UTF-8, as they come, with their ends; an empty block ends the last line.
-
-    Of a line that no record can be the middle is left out, so that the rest fits into memory and is still too long.
-    What cannot be decoded stays as it is and damages its line only. Raises ToolkitError where a file is damaged.
-    """
-    decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
-    is_utf8 = codecs.lookup(encoding).name == "utf-8"  # to decode and encode would change nothing
-    rest, number = b"", 0
-    try:
-        for data in blocks:
-            text = data if is_utf8 else decoder.decode(data, final=not data).encode("utf-8", "surrogateescape")
-            lines = (rest + text).splitlines(keepends=True)
-            is_open = data and lines and not lines[-1].endswith(b"\n")
-            rest = lines.pop()[: MAX_LINE_BYTES + 1] if is_open else b""
-            if lines and not number:
-                lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
-            number += len(lines)
-            if lines:
-                yield lines
-    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeError) as error:
-        raise ToolkitError(f"{name} is damaged behind line {number}: {error}") from error
