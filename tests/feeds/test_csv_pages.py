@@ -5,7 +5,7 @@ import io
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from utils.app.errors import ToolkitError
@@ -46,6 +46,7 @@ def named(table: list[list[str]]) -> list[dict[str, str]]:
 
 
 @given(st.lists(st.lists(cells, min_size=3, max_size=3)), st.integers(1, 50))
+@example([["a\nb", "\u20ac\n", "c"], ["1", "2", "3"]], 1)
 def test_what_is_written_is_read_back(table: list[list[str]], size: int) -> None:
     """But for rows without any value, and in whatever pieces it comes."""
     assert read(written([["a", "b", "c"], *table]), size) == (named(table), [])

@@ -486,7 +486,9 @@ def test_a_wait_for_a_first_record_ends_without_an_error(settings: Settings) -> 
         stop.set()  # Ctrl+C while nothing comes
         yield from ()
 
-    assert described(inputs.Input("stdin", "-", "json", make, ends=True), "things", settings, stop) is None
+    assert (
+        described(inputs.Input("stdin", "-", "json", inputs.PLAIN, make, ends=True), "things", settings, stop) is None
+    )
 
 
 @pytest.mark.parametrize("is_new", [True, False])
@@ -509,7 +511,7 @@ def test_a_source_that_is_away_at_the_start_is_waited_for_by_who_follows_it(
         pages = iter([[Row(1, b'{"n":1}', b'{"n":1}')]])
         return Away("things", pages, codec, resume)
 
-    source, stop = inputs.Input("things", "things", "json", make), threading.Event()
+    source, stop = inputs.Input("things", "things", "json", inputs.PLAIN, make), threading.Event()
     with pytest.raises(Unavailable, match="no broker"):
         described(source, "things", settings, stop)
     found = described(source, "things", settings, stop, wait=True)

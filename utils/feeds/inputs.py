@@ -18,7 +18,7 @@ from utils.app.config import Settings
 from utils.app.errors import ToolkitError
 from utils.app.options import optional
 from utils.clients.line_file import HOLE
-from utils.feeds.lines import LineCodec, Parse, text_parser
+from utils.feeds.lines import LineCodec, text_parser
 from utils.feeds.pages import Text, array_pages, parquet_pages, text_pages
 from utils.feeds.rotated import RotatedFile
 from utils.feeds.rows import RowSource, pipe_blocks
@@ -57,10 +57,6 @@ class InputOptions:
         """What is read according to these options alone; "" where only its name tells."""
         return self.format or ("text" if self.pattern else "")
 
-    def parser(self, kind: str, encoding: str = "utf-8") -> Parse | None:
-        """What reads lines that are no JSON."""
-        return text_parser(self.pattern, encoding) if kind == "text" else None
-
 
 PLAIN = InputOptions()
 
@@ -70,21 +66,23 @@ class Input:
     """What a feed reads.
 
     `name` proposes that of the stream, unless it is empty. Positions are stored under `place`. `kind` is one of
-    SUFFIXES, or `array`. `make` gives the source for `open`. It `ends` where it cannot grow, and `restarts` where it
-    may be rotated or replaced; what does neither was changed if it begins again.
+    SUFFIXES, or `array`. `make` gives the source for `open`. An input `ends` where it cannot grow, and `restarts` where
+    it may be rotated or replaced; what does neither was changed if it begins again.
     """
 
     name: str
     place: str
     kind: str
+    options: InputOptions
     make: Callable[..., Source]
-    parse: Parse | None = None
     ends: bool = False
     restarts: bool = False
 
     def open(self, stream: Stream, resume: Resume, finished: bool) -> Source:
         """A source whose records are lines of a stream, from the positions of `resume` on; `finished` as in Sink."""
-        return self.make(codec=LineCodec(stream, self.parse), resume=resume, finished=finished)
+        encoding = "utf-8" if self.ends else self.options.encoding  # what is complete is decoded as a whole
+        parse = text_parser(self.options.pattern, encoding) if self.kind == "text" else None
+        return self.make(codec=LineCodec(stream, parse), resume=resume, finished=finished)
 
 
 def find_input(source: str, options: InputOptions, settings: Settings, stop: threading.Event) -> Input:
@@ -101,7 +99,7 @@ def find_input(source: str, options: InputOptions, settings: Settings, stop: thr
     path = Path(source)
     kind, is_packed = _kind(path, options)
     if kind in ("sqlite", "duckdb"):
-        return _table(path, kind, options.table)
+        return _table(path, kind, options)
     if kind in ("json", "text") and not is_packed:
         return _growing_file(path, kind, options)
     return _complete_file(path, kind, options, is_packed=is_packed)
@@ -110,28 +108,28 @@ def find_input(source: str, options: InputOptions, settings: Settings, stop: thr
 def _topic(topic: str, options: InputOptions, settings: Settings) -> Input:
     from utils.sources.kafka_source import KafkaSource
 
-    kind, encoding = options.kind or "json", options.encoding
+    kind = options.kind or "json"
     if not topic:
         raise ToolkitError(f"{TOPIC}: name a topic, as in {TOPIC}things")
-    if kind == "csv" or (kind == "json" and codecs.lookup(encoding).name != "utf-8"):
+    if kind == "csv" or (kind == "json" and codecs.lookup(options.encoding).name != "utf-8"):
         raise ToolkitError(f"{TOPIC}{topic}: a value is one JSON object in UTF-8, or text (--format text, --pattern)")
     make = partial(KafkaSource, replace(settings, topic=topic), BUZZ)
-    return Input(_stem(topic), f"{TOPIC}{topic}", kind, make, options.parser(kind, encoding), restarts=True)
+    return Input(_stem(topic), f"{TOPIC}{topic}", kind, options, make, restarts=True)
 
 
-def _table(path: Path, kind: str, table: str) -> Input:
+def _table(path: Path, kind: str, options: InputOptions) -> Input:
     from utils.sources.duckdb_source import DuckdbSource
     from utils.sources.sqlite_source import SqliteSource
 
-    if not table:
+    if not options.table:
         raise ToolkitError(f"{path} is a database: name one of its tables with --table")
-    table = re.sub("[A-Z]", lambda letter: letter[0].lower(), table)  # databases do not tell these apart
+    table = re.sub("[A-Z]", lambda letter: letter[0].lower(), options.table)  # databases do not tell these apart
 
     def make(codec: LineCodec, resume: Resume, finished: bool) -> Source:
         source = DuckdbSource if kind == "duckdb" else SqliteSource
         return source(path, codec.stream, resume, table, codec)
 
-    return Input(_stem(table), f"{path.resolve()}/{table}", kind, make)
+    return Input(_stem(table), f"{path.resolve()}/{table}", kind, options, make)
 
 
 def _growing_file(path: Path, kind: str, options: InputOptions) -> Input:
@@ -141,8 +139,7 @@ def _growing_file(path: Path, kind: str, options: InputOptions) -> Input:
         raise ToolkitError(f"{path} may grow, so it is not read as {encoding}: save it as UTF-8, or send it to {PIPE}")
     # A link is a place of its own, as it leads to another file tomorrow.
     place = str(path.parent.resolve() / path.name if path.is_symlink() else path.resolve())
-    parse = options.parser(kind, options.encoding)
-    return Input(_stem(path.stem), place, kind, partial(RotatedFile, path), parse, restarts=True)
+    return Input(_stem(path.stem), place, kind, options, partial(RotatedFile, path), restarts=True)
 
 
 def _complete_file(path: Path, kind: str, options: InputOptions, *, is_packed: bool) -> Input:
@@ -165,7 +162,7 @@ def _complete_file(path: Path, kind: str, options: InputOptions, *, is_packed: b
         return RowSource(path.name, text_pages(kind, text, codec.field_types), codec, resume)
 
     name = _stem(Path(path.name.removesuffix(".gz")).stem)
-    return Input(name, str(path.resolve()), kind, make, options.parser(kind), ends=True)
+    return Input(name, str(path.resolve()), kind, options, make, ends=True)
 
 
 def _standard_input(options: InputOptions, stop: threading.Event) -> Input:
@@ -181,7 +178,7 @@ def _standard_input(options: InputOptions, stop: threading.Event) -> Input:
         text = Text("standard input", options.encoding, shown)
         return RowSource(text.name, text_pages(kind, text, codec.field_types), codec, resume)
 
-    return Input("stdin", PIPE, kind, make, options.parser(kind), ends=True)
+    return Input("stdin", PIPE, kind, options, make, ends=True)
 
 
 def _kind(path: Path, options: InputOptions) -> tuple[str, bool]:

@@ -72,7 +72,8 @@ class Text:
                 if lines and not number:
                     lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
                 number += len(lines)
-                yield lines
+                if lines:
+                    yield lines
         except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeError) as error:
             raise ToolkitError(f"{self.name} is damaged behind line {number}: {error}") from error
 
