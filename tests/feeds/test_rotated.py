@@ -204,6 +204,33 @@ def test_a_renamed_file_is_left_for_the_new_one_once_it_is_quiet(tmp_path: Path)
     source.close()
 
 
+def test_half_a_first_line_is_read_once_it_is_whole_wherever_it_is_by_then(tmp_path: Path) -> None:
+    """A run with --once comes just after a rotation, the next one after another rotation."""
+    path, got, position = tmp_path / "app.jsonl", list[bytes](), ""
+
+    def run() -> list[str]:
+        nonlocal position
+        source, invalid = RotatedFile(path, LineCodec(STREAM), lambda partition: position, finished=True), list[str]()
+        while chunk := source.poll(10):
+            got.extend(each.line for each in chunk.records)
+            invalid += [each.reason for each in chunk.invalid]
+            position = chunk.end
+        source.close()
+        return invalid
+
+    path.write_bytes(b'{"line":1}\n')
+    assert run() == []
+    os.utime(path, (0, 0))  # long ago
+    path.rename(tmp_path / "app.jsonl.2")
+    path.write_bytes(b'{"line":')
+    assert len(run()) == 1
+    path.write_bytes(b'{"line":2}\n')
+    path.rename(tmp_path / "app.jsonl.1")
+    path.write_bytes(b'{"line":3}\n')
+    assert run() == []
+    assert got == [b'{"line":1}', b'{"line":2}', b'{"line":3}']
+
+
 @pytest.mark.full
 def test_whatever_happens_to_a_file_its_lines_come_once(long: bool, disk_folder: Path) -> None:
     # On a disk the number of a file that is gone is given to the next one.

@@ -5,6 +5,7 @@ import re
 import stat
 import time
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from io import FileIO
 from pathlib import Path
 from zlib import crc32
@@ -32,7 +33,8 @@ class RotatedFile(FileSource):
     def __init__(
         self, path: Path, codec: Codec, resume: Resume, *, finished: bool = False, linger_s: float = LINGER_S
     ) -> None:
-        super().__init__(path, codec, resume, finished=finished, linger_s=0.0 if finished else linger_s)
+        super().__init__(path, codec, resume, finished=finished)
+        self._linger_s = 0.0 if finished else linger_s
         self._behind = ""  # the position of what was handed on last, as long as a file has it
 
     def poll(self, max_records: int) -> Chunk | None:
@@ -41,10 +43,18 @@ class RotatedFile(FileSource):
             if self._behind and not self._position:  # until something of a file was read, another may come before it
                 self.close()
             chunk = super().poll(max_records)
-            if chunk is None or not self._behind or chunk.end or chunk.invalid:
+            if chunk is None or not self._behind or chunk.end:
                 self._behind = chunk.end if chunk else self._behind
                 return chunk
+            if chunk.invalid:  # of a first line without its end: nothing of this file is handled
+                return replace(chunk, end=self._behind)
             self.close()  # it is left, or was truncated: `_open` knows where to continue
+
+    def _is_left(self, file: FileIO) -> bool:
+        return super()._is_left(file) and self._is_quiet(file)
+
+    def _is_quiet(self, file: FileIO) -> bool:
+        return time.time() - os.fstat(file.fileno()).st_mtime >= self._linger_s
 
     def _open(self) -> FileIO:
         """The file in which to continue, from `_position` on."""
@@ -54,8 +64,7 @@ class RotatedFile(FileSource):
             self._position, self._behind = place, ""
             return super()._open()
         self._behind, chosen = place, files[0]
-        is_quiet = time.time() - os.fstat(chosen.fileno()).st_mtime >= self._linger_s
-        if len(files) > 1 and is_quiet and not _has_more(chosen, parsed(place)[0]):
+        if len(files) > 1 and self._is_quiet(chosen) and not _has_more(chosen, parsed(place)[0]):
             chosen = next((file for file in files[1:] if _has_more(file, 0)), files[-1])
         elif len(files) > 1:
             logger.info("{} was rotated: it is continued in the rotated file", self._path)

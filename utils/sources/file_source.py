@@ -9,7 +9,6 @@ zero bytes, which a power cut or a copied and truncated log leaves, ends a line 
 import os
 import re
 import stat
-import time
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from contextlib import suppress
 from io import FileIO
@@ -34,16 +33,13 @@ _ARRAY = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*\{")
 class FileSource:
     """Reads one file, a partition named after it.
 
-    With `finished` a last line without its newline is read too. A file that was replaced is left once nothing has come
-    into it for `linger_s`.
+    With `finished` a last line without its newline is read too.
     """
 
     name = "file"
 
-    def __init__(
-        self, path: Path, codec: Codec, resume: Resume, *, finished: bool = False, linger_s: float = 0.0
-    ) -> None:
-        self._path, self._codec, self._resume, self._finished, self._linger_s = path, codec, resume, finished, linger_s
+    def __init__(self, path: Path, codec: Codec, resume: Resume, *, finished: bool = False) -> None:
+        self._path, self._codec, self._resume, self._finished = path, codec, resume, finished
         self._file: FileIO | None = None
         self._position: str | None = None  # as it was given to or by the loop
         self._counted: str | None = None  # the position before an unfinished line that was reported as invalid
@@ -100,16 +96,11 @@ class FileSource:
         return file
 
     def _is_left(self, file: FileIO) -> bool:
-        """Whether the path names another file by now, and nothing has come into this one for a while.
-
-        While it names none, more may come into the old one.
-        """
-        opened = os.fstat(file.fileno())
+        """Whether the path names another file by now. While it names none, more may come into the old one."""
         try:
-            is_replaced = not os.path.samestat(os.stat(self._path), opened)
+            return not os.path.samestat(os.stat(self._path), os.fstat(file.fileno()))
         except FileNotFoundError:
             return False
-        return is_replaced and (not self._linger_s or time.time() - opened.st_mtime >= self._linger_s)
 
     def _chunk(self, end: str, records: list[Any], invalid: list[Invalid]) -> Chunk:
         start, self._position = self._position, end
