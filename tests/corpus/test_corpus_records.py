@@ -15,7 +15,7 @@ from tests.helpers import make_batch
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError
 from utils.emitters.file_emitter import FileEmitter
-from utils.feeds.pages import array_pages
+from utils.feeds.rows import array_pages
 from utils.records import sentiment
 from utils.records.codec import MAX_INT64
 from utils.records.record import Message

@@ -20,8 +20,7 @@ from utils.app.errors import ToolkitError
 from utils.delivery.journal import Journal
 from utils.emitters.sqlite_emitter import SqliteEmitter
 from utils.feeds.lines import LineCodec
-from utils.feeds.pages import array_pages
-from utils.feeds.rows import RowSource
+from utils.feeds.rows import RowSource, array_pages
 from utils.reading.database import SqliteDatabase
 from utils.reading.store import ProcessedStore
 from utils.records.record import Batch

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from utils.app.errors import ToolkitError
 from utils.feeds.lines import json_line
-from utils.feeds.pages import MAX_CELL_BYTES, Row, Text, csv_pages
+from utils.feeds.rows import MAX_CELL_BYTES, Row, Text, csv_pages
 
 cells = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(['"', ",", "\r\n", "a\nb", "7"])
 

@@ -29,8 +29,7 @@ from utils.emitters.file_emitter import FileEmitter
 from utils.feeds import feeding, inputs
 from utils.feeds.feeding import described
 from utils.feeds.lines import LineCodec
-from utils.feeds.pages import Row
-from utils.feeds.rows import RowSource
+from utils.feeds.rows import Row, RowSource
 from utils.records.record import Batch
 from utils.records.stream import Stream
 from utils.sources.base import Chunk, Resume, Source

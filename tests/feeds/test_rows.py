@@ -6,8 +6,7 @@ import duckdb
 import pytest
 
 from utils.feeds.lines import LineCodec
-from utils.feeds.pages import array_pages, parquet_pages
-from utils.feeds.rows import RowSource
+from utils.feeds.rows import RowSource, array_pages, parquet_pages
 from utils.records.stream import BUZZ
 from utils.sources.base import Chunk
 

@@ -31,7 +31,7 @@ from utils.delivery.producing import Session, session
 from utils.feeds.feeding import FeedOptions, fed_stream
 from utils.feeds.inputs import HTTP
 from utils.feeds.lines import LineCodec
-from utils.feeds.pages import array_items
+from utils.feeds.rows import array_items
 from utils.records.record import Line
 from utils.records.stream import Stream, known
 from utils.sources.base import decode_all

@@ -6,10 +6,12 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import tee
 from pathlib import Path
+from queue import Empty, Queue
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -19,9 +21,8 @@ from utils.app.errors import ToolkitError
 from utils.app.options import optional
 from utils.clients.line_file import HOLE
 from utils.feeds.lines import LineCodec, text_parser
-from utils.feeds.pages import Text, array_pages, parquet_pages, text_pages
 from utils.feeds.rotated import RotatedFile
-from utils.feeds.rows import RowSource, pipe_blocks
+from utils.feeds.rows import RowSource, Text, array_pages, parquet_pages, text_pages
 from utils.records.stream import BUZZ, Stream
 from utils.sources.base import Resume, Source
 
@@ -38,6 +39,8 @@ PIPE, TOPIC, HTTP = "-", "kafka:", "http:"
 SAMPLE = Stream("sample")
 """The stream of a source that is opened for a look at the first lines, which stay to be fed."""
 BLOCK_BYTES = 1 << 20
+AHEAD_BLOCKS, AHEAD_BYTES = 16, 1 << 16  # of standard input
+STOP_S = 0.1
 _HEAD_BYTES = 4096
 _GZIP = b"\x1f\x8b"
 
@@ -170,7 +173,7 @@ def _standard_input(options: InputOptions, stop: threading.Event) -> Input:
     if sys.stdin is None or sys.stdin.closed:
         raise ToolkitError(f"{PIPE}: there is no standard input")
     kind = options.kind or "json"
-    unread = pipe_blocks(sys.stdin.buffer, stop)
+    unread = _pipe_blocks(sys.stdin.buffer, stop)
 
     def make(codec: LineCodec, resume: Resume, finished: bool) -> Source:
         nonlocal unread
@@ -179,6 +182,39 @@ def _standard_input(options: InputOptions, stop: threading.Event) -> Input:
         return RowSource(text.name, text_pages(kind, text, codec.field_types), codec, resume)
 
     return Input("stdin", PIPE, kind, options, make, ends=True)
+
+
+def _pipe_blocks(file: Any, stop: threading.Event) -> Iterator[bytes]:
+    """What a pipe brings, as it comes; the last block is empty, unless it was told to stop.
+
+    A thread reads a little ahead, because a read cannot be interrupted. Raises ToolkitError if it fails.
+    """
+    blocks: Queue[bytes] = Queue(AHEAD_BLOCKS)
+    failure = ""
+
+    def read() -> None:
+        nonlocal failure
+        try:
+            while data := file.read1(AHEAD_BYTES):
+                blocks.put(data)
+        except OSError as error:
+            failure = str(error)
+        blocks.put(b"")
+
+    threading.Thread(target=read, name="standard input", daemon=True).start()
+    while not stop.is_set():
+        found = list[bytes]()
+        with suppress(Empty):
+            found.append(blocks.get(timeout=STOP_S))
+            while found[-1]:
+                found.append(blocks.get_nowait())
+        if any(found):
+            yield b"".join(found)
+        if b"" in found and failure:
+            raise ToolkitError(f"standard input: {failure}")
+        if b"" in found:
+            yield b""
+            return
 
 
 def _kind(path: Path, options: InputOptions) -> tuple[str, bool]:

@@ -1,21 +1,56 @@
-"""Sources that give one row after another and cannot be read from the middle: complete files and standard input."""
+"""Complete files and standard input, which give one row after another and cannot be read from the middle.
 
-import threading
-from collections.abc import Iterator
-from contextlib import suppress
+Text, CSV, a JSON array and Parquet become pages of rows; damaged ones have a reason.
+"""
+
+import codecs
+import csv
+import gzip
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from glob import escape
+from itertools import chain, count
 from operator import attrgetter
-from queue import Empty, Queue
-from typing import Any
+from pathlib import Path
 from zlib import crc32
 
-from utils.app.errors import ToolkitError
-from utils.feeds.lines import LineCodec
-from utils.feeds.pages import Pages, Row
-from utils.records.record import Invalid
-from utils.sources.base import Chunk, Resume, decode_all
+import msgspec
 
-AHEAD_BLOCKS, AHEAD_BYTES = 16, 1 << 16
-STOP_S = 0.1
+from utils.app.cli import counted
+from utils.app.errors import ToolkitError
+from utils.clients.line_file import MAX_LINE_BYTES
+from utils.feeds.lines import LineCodec, Types, json_line
+from utils.records.external import reason_of
+from utils.records.record import Invalid
+from utils.records.table import quoted
+from utils.sources.base import Chunk, Resume, decode_all
+from utils.sources.table_source import as_member
+
+MAX_CELL_BYTES = 256 * 1024
+"""A longer cell is an unclosed quote."""
+DELIMITERS = ",;\t|"
+"""The one that is most frequent in the first line separates the cells."""
+PARQUET_ROWS = 1_000
+
+_array = msgspec.json.Decoder(list[msgspec.Raw])
+_exact = msgspec.json.Encoder(decimal_format="number")  # with all digits
+
+
+class Row(msgspec.Struct, gc=False):
+    """A row of any file: the number of its first line, its bytes as they came, and the line to be sent.
+
+    `reason` says why there is none.
+    """
+
+    number: int
+    data: bytes
+    line: bytes = b""
+    reason: str = ""
+
+
+Pages = Iterator[list[Row]]
+"""Rows as they come, some at a time."""
 
 
 class RowSource:
@@ -69,34 +104,155 @@ class RowSource:
         return f"{self.detail} {self._row} {row.number}"
 
 
-def pipe_blocks(file: Any, stop: threading.Event) -> Iterator[bytes]:
-    """What a pipe brings, as it comes; the last block is empty, unless it was told to stop.
+@dataclass
+class Text:
+    """Text in an encoding that comes in blocks; an empty one ends the last line. `name` is for people."""
 
-    A thread reads a little ahead, because a read cannot be interrupted. Raises ToolkitError if it fails.
-    """
-    blocks: Queue[bytes] = Queue(AHEAD_BLOCKS)
-    failure = ""
+    name: str
+    encoding: str
+    blocks: Iterator[bytes]
 
-    def read() -> None:
-        nonlocal failure
+    def lines(self) -> Iterator[list[bytes]]:
+        """The lines in UTF-8, as they come, with their ends.
+
+        Of a line that no record can be the middle is left out, so that the rest fits into memory and is still too long.
+        What cannot be decoded stays as it is and damages its line only. Raises ToolkitError where a file is damaged.
+        """
+        decoder = codecs.getincrementaldecoder(self.encoding)("surrogateescape")
+        is_utf8 = codecs.lookup(self.encoding).name == "utf-8"  # to decode and encode would change nothing
+        rest, number = b"", 0
         try:
-            while data := file.read1(AHEAD_BYTES):
-                blocks.put(data)
-        except OSError as error:
-            failure = str(error)
-        blocks.put(b"")
+            for data in self.blocks:
+                text = data if is_utf8 else decoder.decode(data, final=not data).encode("utf-8", "surrogateescape")
+                lines = (rest + text).splitlines(keepends=True)
+                is_open = data and lines and not lines[-1].endswith(b"\n")
+                rest = lines.pop()[: MAX_LINE_BYTES + 1] if is_open else b""
+                if lines and not number:
+                    lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
+                number += len(lines)
+                if lines:
+                    yield lines
+        except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeError) as error:
+            raise ToolkitError(f"{self.name} is damaged behind line {number}: {error}") from error
 
-    threading.Thread(target=read, name="standard input", daemon=True).start()
-    while not stop.is_set():
-        found = list[bytes]()
-        with suppress(Empty):
-            found.append(blocks.get(timeout=STOP_S))
-            while found[-1]:
-                found.append(blocks.get_nowait())
-        if any(found):
-            yield b"".join(found)
-        if b"" in found and failure:
-            raise ToolkitError(f"standard input: {failure}")
-        if b"" in found:
-            yield b""
-            return
+
+def text_pages(kind: str, text: Text, types: Types) -> Pages:
+    """The rows of CSV, else the lines that are not blank."""
+    if kind == "csv":
+        yield from csv_pages(text, types)
+        return
+    number = 1
+    for page in text.lines():
+        stripped = list(map(bytes.strip, page))
+        yield [row for row in map(Row, count(number), stripped, stripped) if row.data]
+        number += len(page)
+
+
+def csv_pages(text: Text, types: Types) -> Pages:
+    """The rows of CSV, as soon as they are whole; the first one names the columns.
+
+    A row without any value is none. An unclosed quote costs its line only. Raises ToolkitError if the first row cannot
+    name the columns.
+    """
+    names = list[str]()
+    for page in _csv_rows(text.lines()):
+        rows = list[Row]()
+        for row, cells in page:
+            if not (row.reason or any(cells)):
+                continue
+            try:
+                row.data.decode()
+            except UnicodeDecodeError:
+                row.reason = row.reason or f"not {text.encoding}; --encoding names another one"
+            if not names:
+                names = _names(row, cells, text.name)
+                continue
+            if not row.reason and len(cells) != len(names):
+                row.reason = f"{counted(len(cells), 'cell')} where the first line has {len(names)}"
+            if not row.reason:
+                row.line = json_line(zip(names, cells, strict=True), types)
+            rows.append(row)
+        yield rows
+
+
+def _csv_rows(lines: Iterator[list[bytes]]) -> Iterator[list[tuple[Row, list[str]]]]:
+    """All rows and their cells; one that is not closed yet waits for the lines that come next."""
+    csv.field_size_limit(MAX_CELL_BYTES)
+    number, delimiter, page = 1, "", list[bytes]()
+    for more in chain(lines, [[]]):  # at the end once more, for what is not closed
+        page, rows, is_open = page + more, list[tuple[Row, list[str]]](), False
+        delimiter = delimiter or max(DELIMITERS, key=page[0].decode("utf-8", "replace").count) if page else ""
+        while page and not is_open:
+            texts = (line.decode("utf-8", "surrogateescape") for line in page)
+            reader, taken = csv.reader(texts, delimiter=delimiter, strict=True), 0
+            try:
+                for cells in reader:
+                    data = b"".join(page[taken : reader.line_num]).rstrip(b"\r\n")
+                    rows.append((Row(number + taken, data), cells))
+                    taken = reader.line_num
+            except csv.Error as error:
+                is_open = bool(more) and reader.line_num == len(page)
+                if not is_open:
+                    rows.append((Row(number + taken, page[taken].rstrip(b"\r\n"), reason=str(error)), []))
+                    taken += 1
+            number, page = number + taken, page[taken:]
+        yield rows
+
+
+def _names(row: Row, cells: Sequence[str], name: str) -> list[str]:
+    """The names of the columns. Raises ToolkitError if there are none, or one is there twice."""
+    if row.reason:
+        raise ToolkitError(f"the first line of {name} cannot name the columns: {row.reason}")
+    names = [cell.strip() or f"column_{number}" for number, cell in enumerate(cells, 1)]
+    for each in names:
+        if names.count(each) > 1:
+            raise ToolkitError(f"the first line of {name} names {each!r} twice: rename one of the columns")
+    return names
+
+
+def array_items(data: bytes) -> list[bytes]:
+    """The items of a JSON array, each on one line. Raises ValueError with the reason."""
+    data = data.removeprefix(codecs.BOM_UTF8)
+    try:
+        return [bytes(item).replace(b"\n", b" ") for item in _array.decode(data)]
+    except (ValueError, RecursionError) as error:
+        raise ValueError(reason_of(error, data)) from error
+
+
+def array_pages(path: Path) -> Pages:
+    """The items of a file that is one JSON array."""
+    try:
+        items = array_items(path.read_bytes())
+    except ValueError as error:
+        raise ToolkitError(f"{path} begins like a JSON array but is not a complete one: {error}") from error
+    yield list(map(Row, count(1), items, items))
+
+
+def parquet_pages(path: Path) -> Pages:
+    """The rows of a Parquet file as JSON objects: instants in UTC, NULL and NaN absent."""
+    import duckdb
+
+    from utils.clients import duck
+    from utils.sources.duckdb_source import readable
+
+    try:
+        with duckdb.connect(config=duck.CONFIG) as memory:
+            pattern = [escape(str(path))]
+            columns = memory.execute("DESCRIBE FROM read_parquet(?)", pattern).fetchall()
+            kinds = {name: kind for name, kind, *_ in columns}
+            selected = [
+                quoted(name) if kind.startswith("DECIMAL") else readable(name, kind, "") for name, kind in kinds.items()
+            ]
+            found = memory.execute(f"SELECT {', '.join(selected)} FROM read_parquet(?)", pattern)
+            number = 1
+            while page := found.fetchmany(PARQUET_ROWS):
+                rows = [{name: cell for name, cell in zip(kinds, row, strict=True) if _is_value(cell)} for row in page]
+                lines = [_exact.encode({name: as_member("", cell) for name, cell in row.items()}) for row in rows]
+                yield list(map(Row, count(number), lines, lines))
+                number += len(page)
+    except duckdb.Error as error:
+        raise ToolkitError(f"{path} is no Parquet file: {str(error).splitlines()[0]}") from error
+
+
+def _is_value(cell: object) -> bool:
+    return cell is not None and cell == cell  # noqa: PLR0124  # NaN is not
