@@ -108,7 +108,10 @@ def described(
                     reason = f": {chunk.invalid[0].reason}; {hint}"
                 elif not (chunk or is_done):
                     missing = f"{reader.detail} has no readable record{reason}, so no stream is known"
-                    raise Unavailable(missing) if wait else ToolkitError(missing)
+                    if not wait:
+                        raise ToolkitError(missing)
+                    states.trouble(Absent(missing))
+                    stop.wait(RETRY_CAP_S)
             except Absent as error:  # the user named it, so it should be there
                 raise ToolkitError(str(error)) from error
             except Unavailable as error:
