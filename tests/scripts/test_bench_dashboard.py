@@ -56,6 +56,6 @@ def test_a_day_of_frames_keeps_memory_and_frame_time(measured: Callable[[str], N
 @pytest.mark.slow
 def test_frame_costs_less_than_clear_and_replot_and_svg_less_than_png() -> None:
     ours, theirs = bench_dashboard.compare_frames((12.8, 7.2), frames=16)
-    assert ours < 0.55 * theirs  # 0.48 on a quiet machine
+    assert ours < 0.5 * theirs  # 0.39 on a quiet machine
     svg, png = bench_dashboard.compare_formats(frames=16)
     assert svg < 0.8 * png
