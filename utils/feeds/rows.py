@@ -65,7 +65,8 @@ class RowSource:
         """`row` is what people call one."""
         self.detail, self._row, self._codec = name, row, codec
         self._resume: Resume | None = resume  # until it is asked
-        self._pages, self._page = filter(None, pages), list[Row]()  # the rest of one
+        self._pages: Pages = filter(None, pages)
+        self._page: list[Row] = []  # the rest of one
         self._taken = self._crc = 0
 
     def poll(self, max_records: int) -> Chunk | None:
@@ -86,7 +87,7 @@ class RowSource:
 
     def close(self) -> None:
         """Let go of the rows, and so of the file that they come from."""
-        self._pages, self._page = filter(None, ()), []
+        self._pages, self._page = iter(()), []
 
     @property
     def _position(self) -> str:
