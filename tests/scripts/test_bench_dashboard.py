@@ -44,6 +44,7 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(4 * 3600)
 def test_a_day_of_frames_keeps_memory_and_frame_time(measured: Callable[[str], None]) -> None:
     """43,200 frames with 10,000,000 messages on a clock of their own; it takes about half an hour."""
     process, stream, drawing = psutil.Process(), bench_dashboard.Stream(), Dashboard("light")
