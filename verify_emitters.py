@@ -79,19 +79,25 @@ def doctor(*, json: Json = False, settings: Settings = DEFAULTS) -> int:
 
     Each line is ok, a note or a problem, with what to do about it. Exit code 1 if there is a problem.
     """
-    from consumers.dashboard.options import shield
-
-    backend = shield()
-    from consumers.dashboard.animation import window_backend
     from utils.checks.doctor import examine
 
-    found = list(examine(settings, lambda: window_backend(backend) or "images without a window"))
+    found = list(examine(settings, _drawing))
     if json:
         cli.print_json(found)
     else:
         rows = [(each.topic, each.state, each.text, each.remedy) for each in found]
         cli.print_table(("what", "state", "found", "what to do"), rows)
     return cli.CHECK_FAILED if any(each.state == "problem" for each in found) else 0
+
+
+def _drawing() -> str:
+    """What draws the dashboard here. Raises ToolkitError or ImportError if nothing can."""
+    from consumers.dashboard.options import shield
+
+    asked = shield()
+    from consumers.dashboard.animation import window_backend
+
+    return window_backend(asked) or "images without a window"
 
 
 def run(arguments: list[str] | None = None) -> int:

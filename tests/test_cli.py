@@ -15,7 +15,7 @@ from cyclopts import Parameter
 
 from tests.helpers import run_here, run_python, start_python
 from tests.test_docs import ENTRY_POINTS, run_help
-from utils.app import cli
+from utils.app import cli, startup
 from utils.app.config import DEFAULTS, PROJECT_DIR, VERSION, Reads, Settings, kafka_security
 from utils.app.errors import PositionMoved, Rejected, SinkReplaced, ToolkitError, Unavailable
 from utils.app.options import Interval
@@ -367,6 +367,14 @@ def test_what_goes_wrong_before_the_log_is_set_up_is_one_line(
     monkeypatch.setattr(cli, "load_env_file", load_env_file)
     assert cli.run(lambda: 0, name="producers.test", arguments=[]) == 3
     assert capsys.readouterr().err == "producers.test: unexpected ZeroDivisionError: odd\n"
+
+
+def test_a_package_that_is_missing_is_named_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> int:
+        raise ModuleNotFoundError("No module named 'rich'", name="rich")
+
+    assert cli.run(main, name="producers.test", arguments=[]) == 2
+    assert capsys.readouterr().err == (f"producers.test: No module named 'rich'; do this first: {startup.remedy()}\n")
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import duckdb
+import msgspec
 import psutil
 import pytest
 
@@ -117,6 +118,36 @@ def test_packages(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "rich is missing -> python -m pip install -r requirements.txt" in found
     assert "kafka-python 2.0.2 is not >=3.0.9 -> python -m pip install -r requirements.txt --upgrade" in found
     assert "mypy" not in found and "hypothesis" not in found
+
+
+WITHOUT = """
+import sys
+from importlib import metadata
+package, module, known = *sys.argv[1:], metadata.version
+class Gone:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == module:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+def version(name):
+    if name == package:
+        raise metadata.PackageNotFoundError(name)
+    return known(name)
+sys.meta_path.insert(0, Gone())
+metadata.version = version
+import verify_emitters
+sys.exit(verify_emitters.run(["doctor", "--json"]))
+"""
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("package", ["psutil", "matplotlib", "pandas", "duckdb", "confluent-kafka"])
+def test_where_a_package_is_missing_all_else_is_looked_at(package: str, settings: Settings) -> None:
+    module = package.replace("-", "_")
+    done = run_python(package, module, settings=settings, code=WITHOUT)
+    assert done.returncode == 1, done.stderr
+    signs = msgspec.json.decode(done.stdout, type=list[Sign])
+    assert Sign("packages", "problem", f"{package} is missing", doctor.INSTALL) in signs
+    assert {".env", "packages", "data folder", "file", "dashboard"} <= {sign.topic for sign in signs}
 
 
 def test_a_data_folder_that_is_a_file(settings: Settings, tmp_path: Path) -> None:

@@ -103,6 +103,8 @@ def _ended_by(error: BaseException, name: str, ready: bool) -> int:
             line = f"{line.rstrip('.')}: give it first, before the options (python -m {name} --help)"
         case cyclopts.CycloptsError():
             line = f"{line} (python -m {name} --help)"
+        case ModuleNotFoundError():
+            line = f"{line}; do this first: {startup.remedy()}"
         case ToolkitError():
             logger.opt(exception=error).debug("ended by {!r}", error)
             code = error.exit_code

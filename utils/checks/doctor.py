@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 import portalocker
-import psutil
 
 from utils.app import cli, config
 from utils.app.config import PROJECT_DIR, Settings
@@ -92,6 +91,8 @@ def _packages() -> Iterator[Sign]:
 
 
 def _data_folder(folder: Path) -> Iterator[Sign]:
+    import psutil  # here and below: what is missing is a sign of its own
+
     existing = next(each for each in (folder, *folder.parents) if each.exists())
     try:
         with tempfile.TemporaryFile(dir=existing):
@@ -128,6 +129,8 @@ def _journals(settings: Settings, found: list[Account]) -> Iterator[Sign]:
 
 def _journal(account: Account, max_mb: int) -> Sign:
     """What is in it, and who must do something about what is pending."""
+    import psutil
+
     pending = account.last - account.pruned
     # A PID file that a killed process left behind names nobody.
     user = portalocker.PidFileLock(account.path.with_suffix(".pid")).read_pid()
