@@ -23,7 +23,7 @@ def written(table: list[list[str]]) -> bytes:
 
 def rows_of(data: bytes, size: int = 1 << 20, encoding: str = "utf-8") -> list[Row]:
     blocks = [data[start : start + size] for start in range(0, len(data), size)]
-    text = Text("table.csv", encoding, iter([*blocks, b""]))
+    text = Text.of("table.csv", encoding, iter([*blocks, b""]))
     types = dict.fromkeys(("a", "b", "c", "Größe", "Straße"), "text")
     return [row for page in csv_pages(text, types) for row in page]
 

@@ -8,12 +8,16 @@ import shlex
 import socket
 import sqlite3
 import subprocess
+import sys
 import threading
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime
+from itertools import chain, repeat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -473,6 +477,28 @@ class TestStandardInput:
             _, err = process.communicate(text, timeout=60)
         assert process.returncode == 2
         assert err.endswith(f"standard input has no readable record{reason}, so no stream is known\n")
+
+
+def test_a_pipe_whose_first_line_does_not_end_needs_no_memory(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the wrong end of `tail -f | tr`: what is looked at for the fields stays to be fed, but not all of a line."""
+    blocks = chain(repeat(b"x" * inputs.AHEAD_BYTES, 1_000), [b'\n{"n":1}\n{"n":2}\n', b""])
+    stdin = SimpleNamespace(buffer=SimpleNamespace(read1=lambda size: next(blocks)), closed=False)
+    monkeypatch.setattr(sys, "stdin", stdin)
+    stop = threading.Event()
+    source = inputs.find_input("-", inputs.PLAIN, settings, stop)
+    tracemalloc.start()
+    try:
+        stream = described(source, "things", settings, stop)
+        assert tracemalloc.get_traced_memory()[1] < 20 * MAX_LINE_BYTES
+    finally:
+        tracemalloc.stop()
+    assert stream
+    with closing(source.open(stream, lambda partition: "", True)) as reader:
+        chunks = list(iter(lambda: reader.poll(10), None))
+    assert [line.line for chunk in chunks for line in chunk.records] == [b'{"n":1}', b'{"n":2}']
+    assert sum(len(chunk.invalid) for chunk in chunks) == 1
 
 
 def test_a_wait_for_a_first_record_ends_without_an_error(settings: Settings) -> None:

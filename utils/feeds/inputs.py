@@ -161,7 +161,7 @@ def _complete_file(path: Path, kind: str, options: InputOptions, *, is_packed: b
                 return RowSource(path.name, array_pages(path), codec, resume, "item")
             case "parquet":
                 return RowSource(path.name, parquet_pages(path), codec, resume, "row")
-        text = Text(path.name, options.encoding, blocks())
+        text = Text.of(path.name, options.encoding, blocks())
         return RowSource(path.name, text_pages(kind, text, codec.field_types), codec, resume)
 
     name = _stem(Path(path.name.removesuffix(".gz")).stem)
@@ -173,13 +173,12 @@ def _standard_input(options: InputOptions, stop: threading.Event) -> Input:
     if sys.stdin is None or sys.stdin.closed:
         raise ToolkitError(f"{PIPE}: there is no standard input")
     kind = options.kind or "json"
-    unread = _pipe_blocks(sys.stdin.buffer, stop)
+    unread = Text.of("standard input", options.encoding, _pipe_blocks(sys.stdin.buffer, stop))
 
     def make(codec: LineCodec, resume: Resume, finished: bool) -> Source:
-        nonlocal unread
-        shown, unread = tee(unread) if codec.stream is SAMPLE else (unread, iter(()))
-        text = Text("standard input", options.encoding, shown)
-        return RowSource(text.name, text_pages(kind, text, codec.field_types), codec, resume)
+        # What was looked at stays as lines, not as it came: one line may have no end.
+        shown, unread.lines = tee(unread.lines) if codec.stream is SAMPLE else (unread.lines, iter(()))
+        return RowSource(unread.name, text_pages(kind, replace(unread, lines=shown), codec.field_types), codec, resume)
 
     return Input("stdin", PIPE, kind, options, make, ends=True)
 

@@ -107,34 +107,40 @@ class RowSource:
 
 @dataclass
 class Text:
-    """Text in an encoding that comes in blocks; an empty one ends the last line. `name` is for people."""
+    """Lines in UTF-8, as they come, with their ends. `name` and `encoding` are what people know of it."""
 
     name: str
     encoding: str
-    blocks: Iterator[bytes]
+    lines: Iterator[list[bytes]]
 
-    def lines(self) -> Iterator[list[bytes]]:
-        """The lines in UTF-8, as they come, with their ends.
+    @classmethod
+    def of(cls, name: str, encoding: str, blocks: Iterator[bytes]) -> "Text":
+        """Text that comes in blocks in an encoding; an empty one ends the last line."""
+        return cls(name, encoding, _lines(name, encoding, blocks))
 
-        Of a line that no record can be the middle is left out, so that the rest fits into memory and is still too long.
-        What cannot be decoded stays as it is and damages its line only. Raises ToolkitError where a file is damaged.
-        """
-        decoder = codecs.getincrementaldecoder(self.encoding)("surrogateescape")
-        is_utf8 = codecs.lookup(self.encoding).name == "utf-8"  # to decode and encode would change nothing
-        rest, number = b"", 0
-        try:
-            for data in self.blocks:
-                text = data if is_utf8 else decoder.decode(data, final=not data).encode("utf-8", "surrogateescape")
-                lines = (rest + text).splitlines(keepends=True)
-                is_open = data and lines and not lines[-1].endswith(b"\n")
-                rest = lines.pop()[: MAX_LINE_BYTES + 1] if is_open else b""
-                if lines and not number:
-                    lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
-                number += len(lines)
-                if lines:
-                    yield lines
-        except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeError) as error:
-            raise ToolkitError(f"{self.name} is damaged behind line {number}: {error}") from error
+
+def _lines(name: str, encoding: str, blocks: Iterator[bytes]) -> Iterator[list[bytes]]:
+    """The lines of blocks.
+
+    Of a line that no record can be the middle is left out, so that the rest fits into memory and is still too long.
+    What cannot be decoded stays as it is and damages its line only. Raises ToolkitError where a file is damaged.
+    """
+    decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
+    is_utf8 = codecs.lookup(encoding).name == "utf-8"  # to decode and encode would change nothing
+    rest, number = b"", 0
+    try:
+        for data in blocks:
+            text = data if is_utf8 else decoder.decode(data, final=not data).encode("utf-8", "surrogateescape")
+            lines = (rest + text).splitlines(keepends=True)
+            is_open = data and lines and not lines[-1].endswith(b"\n")
+            rest = lines.pop()[: MAX_LINE_BYTES + 1] if is_open else b""
+            if lines and not number:
+                lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
+            number += len(lines)
+            if lines:
+                yield lines
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeError) as error:
+        raise ToolkitError(f"{name} is damaged behind line {number}: {error}") from error
 
 
 def text_pages(kind: str, text: Text, types: Types) -> Pages:
@@ -143,7 +149,7 @@ def text_pages(kind: str, text: Text, types: Types) -> Pages:
         yield from csv_pages(text, types)
         return
     number = 1
-    for page in text.lines():
+    for page in text.lines:
         stripped = list(map(bytes.strip, page))
         yield [row for row in map(Row, count(number), stripped, stripped) if row.data]
         number += len(page)
@@ -156,7 +162,7 @@ def csv_pages(text: Text, types: Types) -> Pages:
     name the columns.
     """
     names = list[str]()
-    for page in _csv_rows(text.lines()):
+    for page in _csv_rows(text.lines):
         rows = list[Row]()
         for row, cells in page:
             if not (row.reason or any(cells)):
