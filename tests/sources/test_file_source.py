@@ -178,6 +178,18 @@ class TestHoles:
             file.write(line("b" * 90))
         assert texts(drain(source)) == ["b" * 90]
 
+    @pytest.mark.parametrize("size", [100, MAX_LINE_BYTES + 1, len(HOLE)])
+    def test_a_file_that_is_made_longer_in_advance_is_read_as_it_is_filled(self, live: Path, size: int) -> None:
+        source, done = from_start(live), b""
+        for number in range(3):
+            live.write_bytes(done + bytes(size))
+            assert drain(source) == []
+            done += line(str(number))
+            live.write_bytes(done[:-5] + bytes(size))
+            assert drain(source) == []
+            live.write_bytes(done + bytes(size))
+            assert texts(drain(source)) == [str(number)]
+
     def test_a_position_within_them_is_resumed(self, live: Path) -> None:
         live.write_bytes(line("a") + HOLE)
         end = drain(from_start(live))[-1].end

@@ -121,13 +121,16 @@ class FileSource:
     def _read(self, file: FileIO, max_records: int, is_left: bool) -> Chunk | None:
         """The next complete lines, or what is to be reported of an incomplete one."""
         offset, length, crc = parsed(self._position or "")
+        size = os.fstat(file.fileno()).st_size
+        # Zeros at the end are where somebody is writing, also in a file that was made longer in advance.
+        is_open = not is_left and read_at(file.fileno(), max(0, size - 1), 1) == b"\0"
         file.seek(offset - length)
-        data = file.read(length + MAX_LINE_BYTES + 1)
+        data = file.read(min(length + MAX_LINE_BYTES + 1, max(0, size + length - offset)))
         before, data = data[:length], data[length:]
         if (len(before), crc32(before)) != (length, crc):
             return self._restart()
-        is_full = len(data) > MAX_LINE_BYTES
-        lines = data if is_full else data.rstrip(b"\0")  # zeros at the end may be where somebody is writing
+        is_full = len(data) > MAX_LINE_BYTES and not (is_open and data.endswith(b"\0"))
+        lines = data if is_full else data.rstrip(b"\0")
         if b"\0" in lines:
             lines = HOLE.sub(lambda hole: b" " * (len(hole[0]) - 1) + b"\n", lines)
         end = lines.rfind(b"\n") + 1
