@@ -40,6 +40,14 @@ def check_size(size: int) -> None:
         raise ValueError(f"a record of {size} bytes is over the limit of {MAX_RECORD_BYTES}")
 
 
+def check_depth(line: bytes) -> None:
+    """Raise ValueError if arrays and objects of a JSON line are nested too deeply."""
+    if line.count(b"{") + line.count(b"[") > MAX_DEPTH:
+        brackets = _TEXT.sub(b"", line)
+        if max(accumulate((each in b"{[") - (each in b"}]") for each in brackets)) > MAX_DEPTH:
+            raise ValueError("nested too deeply")
+
+
 def are_small(lines: Sequence[bytes], *, are_flat: bool) -> bool:
     """Whether none of the lines can be too long or, unless they hold no arrays and objects, nested too deeply."""
     if max(map(len, lines), default=0) > MAX_RECORD_BYTES:
@@ -72,8 +80,7 @@ def stamp(line: bytes, producer_id: str, sequence: int, timestamp: str) -> bytes
     try:
         if b"\n" in line or b"\r" in line:  # pretty: its white space goes, digits and escapes stay
             line = msgspec.json.format(line, indent=-1)
-        if line.count(b"{") + line.count(b"[") > MAX_DEPTH and _depth(line) > MAX_DEPTH:
-            raise ValueError("nested too deeply")
+        check_depth(line)
         seen = _peek.decode(line)
         line.decode()  # what is not decoded is not checked for UTF-8
     except RecursionError:
@@ -121,12 +128,6 @@ def reason_of(error: Exception, line: bytes) -> str:
     if "surrogate" in reason or _LONE_SURROGATE.search(line):
         return "a lone surrogate in a text"
     return reason
-
-
-def _depth(line: bytes) -> int:
-    """How deeply the arrays and objects of a line are nested."""
-    brackets = _TEXT.sub(b"", line)
-    return max(accumulate((each in b"{[") - (each in b"}]") for each in brackets))
 
 
 class _Identity(msgspec.Struct):

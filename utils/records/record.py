@@ -14,7 +14,15 @@ from typing import Any
 import msgspec
 
 from utils.records.codec import Codec, encoder, object_decoder
-from utils.records.external import MAX_RECORD_BYTES, check_size, id_members, stamp, timestamp_member
+from utils.records.external import (
+    MAX_DEPTH,
+    MAX_RECORD_BYTES,
+    check_depth,
+    check_size,
+    id_members,
+    stamp,
+    timestamp_member,
+)
 
 _NEVER_NAN = {str, int, bool, NoneType}
 
@@ -72,8 +80,10 @@ def encode_records(records: Sequence[Any]) -> bytes:
         lines = encoder.encode_lines(records)
     except UnicodeEncodeError as error:
         raise ValueError(f"text that is not valid Unicode: {error.reason}") from error
-    except (OverflowError, TypeError, RecursionError) as error:
+    except (OverflowError, TypeError) as error:
         raise ValueError(str(error)) from error
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if lines.count(b"\n") != len(records):  # JSON that a record brings is written as it is
         raise ValueError("JSON text that contains a line end")
     start = 0
@@ -82,6 +92,9 @@ def encode_records(records: Sequence[Any]) -> bytes:
         if end < 0:
             check_size(lines.find(b"\n", start) - start)
         start = end + 1
+    if lines.count(b"{") + lines.count(b"[") > len(records) + MAX_DEPTH:  # only then can a line be nested too deeply
+        for line in lines.split(b"\n"):
+            check_depth(line)
     return lines
 
 
