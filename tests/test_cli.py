@@ -217,7 +217,7 @@ class Left(io.RawIOBase):
 
 def test_a_reader_that_leaves_is_no_failure_on_windows_either(monkeypatch: pytest.MonkeyPatch) -> None:
     def main() -> int:
-        print("x" * 100_000)
+        print("x" * 1_000_000)  # more than the buffer of any Python
         return 1
 
     with monkeypatch.context() as patch:

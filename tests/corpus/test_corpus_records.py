@@ -111,8 +111,8 @@ UNREADABLE: list[tuple[bytes, str]] = [
     (b"\x00" * 20, "malformed"),
     (b"\x1f\x8b\x08\x00", "utf-8"),
     (b"[" * 100_000, "Expected `object`, got `array`"),
-    (b'{"message": "hi", "more": ' + b"[" * 100_000, "nested too deeply"),
-    (b'{"message": "hi", "sentiment": "0.5", "more": ' + b'{"a":' * 100_000, "nested too deeply"),
+    (b'{"message": "hi", "more": ' + b"[" * 100_000, "nested too deeply|truncated"),
+    (b'{"message": "hi", "sentiment": "0.5", "more": ' + b'{"a":' * 100_000, "nested too deeply|truncated"),
     (b'{"message": "\\q"}', "malformed|invalid escape"),
 ]
 

@@ -167,7 +167,7 @@ def test_a_rotation_while_the_rotated_files_are_looked_for_hides_none(
     listed = RotatedFile._rotated
     looks = iter([True, True, False])
 
-    def rotated(source: RotatedFile) -> list[tuple[int, str, int]]:
+    def rotated(source: RotatedFile) -> list[tuple[int, int, str, int]]:
         found = listed(source)
         if next(looks, False):  # it happens behind the first look, and again behind the second
             model.append(2)
@@ -179,6 +179,28 @@ def test_a_rotation_while_the_rotated_files_are_looked_for_hides_none(
     model.check()
     assert model.got == model.made
     model.source.close()
+
+
+@pytest.mark.parametrize("names", [[".1", ".2", ".10"], ["-20261127", "-20261126", "-20261109"]])
+def test_files_that_were_rotated_in_one_tick_of_the_clock_are_ordered_by_their_names(
+    names: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "app.jsonl"
+    path.write_bytes(b'{"line":0}\n')
+    source = RotatedFile(path, LineCodec(STREAM), lambda partition: "")
+    chunk = source.poll(10)
+    source.close()
+    assert chunk is not None
+    path.rename(f"{path}{names[-1]}")
+    for number, name in enumerate([*reversed(names[:-1]), ""], 1):
+        Path(f"{path}{name}").write_bytes(b'{"line":%d}\n' % number)
+    for name in names:
+        os.utime(f"{path}{name}", ns=(10**18, 10**18))
+    source, seen = RotatedFile(path, LineCodec(STREAM), lambda partition: chunk.end), list[bytes]()
+    while more := source.poll(10):
+        seen += [line.line for line in more.records]
+    source.close()
+    assert seen == [b'{"line":%d}' % number for number in (1, 2, 3)]
 
 
 @open_files_stay

@@ -20,6 +20,7 @@ from utils.sources.file_source import FileSource, parsed
 LINGER_S = 1.0
 """How long a renamed file must be quiet before the new one is read: who writes may not have opened the new one yet."""
 _ROTATED = r"[._-]\d[\d._:T-]*"  # what comes behind the name: .1, -20261126, .2026-11-26_19-04
+_COUNT = re.compile(r"[._-](\d{1,3})")  # of such: the newest file has the lowest, of dates the highest
 
 
 class RotatedFile(FileSource):
@@ -79,7 +80,7 @@ class RotatedFile(FileSource):
         while True:
             beside, found = self._rotated(), list[FileIO]()
             with ExitStack() as opened:
-                for path in (str(self._path), *(path for _, path, _ in beside)):
+                for path in (str(self._path), *(path for *_, path, _ in beside)):
                     with suppress(FileNotFoundError):
                         found.insert(0, opened.enter_context(FileIO(path)))
                         if _is_before(found[0], place):
@@ -91,8 +92,11 @@ class RotatedFile(FileSource):
                         opened.pop_all()
                     return found
 
-    def _rotated(self) -> list[tuple[int, str, int]]:
-        """Time, path and inode of the files beside this one with its name and a number or a date, the newest first."""
+    def _rotated(self) -> list[tuple[int, int, str, int]]:
+        """The files beside this one with its name and a number or a date, the newest first.
+
+        Of each the time, the number below zero, path and inode: several may be of one tick of the clock.
+        """
         target = self._path.resolve()
         name = re.escape(target.name)
         if self._path.is_symlink():
@@ -101,10 +105,12 @@ class RotatedFile(FileSource):
         found = []
         with suppress(FileNotFoundError), os.scandir(target.parent) as beside:
             for entry in beside:
+                rotated = pattern.fullmatch(entry.name) if entry.name != target.name else None
                 with suppress(FileNotFoundError):
-                    status = os.stat(entry.path)
-                    if entry.name != target.name and pattern.fullmatch(entry.name) and stat.S_ISREG(status.st_mode):
-                        found.append((status.st_mtime_ns, entry.path, status.st_ino))
+                    if rotated and stat.S_ISREG((status := os.stat(entry.path)).st_mode):
+                        count = _COUNT.fullmatch(rotated[1] or "")
+                        age = int(count[1]) if count else 0
+                        found.append((status.st_mtime_ns, -age, entry.path, status.st_ino))
         return sorted(found, reverse=True)
 
 
