@@ -65,6 +65,11 @@ def run(main: Callable[..., int], *others: Callable[..., int], name: str, argume
         _nobody_reads(sys.stdout)
     except BaseException as error:  # noqa: BLE001 (each becomes one line and an exit code)
         code = _ended_by(error, name, ready)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # at exit it would turn the code into its own
+            _nobody_reads(stream)
     stuck = [thread for thread in threading.enumerate() if thread.daemon and thread not in before]
     if stuck:
         atexit.register(_leave_behind, stuck, code)
