@@ -120,9 +120,10 @@ class TableSource:
 
     def _decode(self, fields: Sequence[Field], rows: Sequence[Row]) -> tuple[list[Any], list[Invalid]]:
         """The records of rows, and the rows that are none."""
-        records: list[Any] = []
-        invalid: list[Invalid] = []
-        for start in range(0, len(rows), GROUP_ROWS):
+        if not self._is_fed and (found := self._fitting(fields, rows)) is not None:
+            return found, []
+        records, invalid = list[Any](), list[Invalid]()
+        for start in range(0, len(rows), GROUP_ROWS):  # one that does not fit slows only those around it
             group = rows[start : start + GROUP_ROWS]
             found = None if self._is_fed else self._fitting(fields, group)
             records += self._by_line(fields, group, invalid) if found is None else found
