@@ -90,7 +90,8 @@ class Header(Card):
         self.rows = [("Status", snapshot.status_words), ("Where", snapshot.where)]
         for artists, (name, value, detail, is_warning) in zip(self.tiles, tiles(snapshot), strict=True):
             for artist, text in zip(artists, (name.upper(), value, detail), strict=True):
-                fit(artist, room, text)
+                is_time = name in ("Last record", "Uptime")  # where "ago" or the hour of another day may be left out
+                fit(artist, room, text, text.rpartition(" ")[0] if is_time else text)
             artists[1].set_color(self.palette.stale[0] if is_warning else self.palette.text)
             self.rows.append((name, "; ".join(filter(None, (value, detail)))))
         rates, left = np.asarray(snapshot.sparkline), EDGE + self.step  # beside the name of the throughput

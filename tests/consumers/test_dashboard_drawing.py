@@ -380,6 +380,16 @@ def test_an_anomaly_flattens_no_trend() -> None:
     assert "1 anomaly, the latest 85" in trend.subtitle.get_text()
 
 
+@pytest.mark.parametrize("size", [column(), (8.0, 6.0), DEFAULT_SIZE])
+def test_times_of_the_health_strip_are_never_cut(size: tuple[float, float]) -> None:
+    snapshot, header = all_scenes()["light"].snapshot, Dashboard("light", size).header
+    assert snapshot.last is not None
+    for idle_s in (0, 59, 83, 599, 8_040, 35_999, 90_061, 34_560_000, 299_592_000):
+        header.update(replace(snapshot, now=snapshot.last + idle_s, started=snapshot.last - 1), paused=False)
+        texts = [artist.get_text() for tile in header.tiles for artist in tile]
+        assert not [text for text in texts if text.endswith("\u2026")]
+
+
 @pytest.mark.parametrize("narrow", [False, True])
 def test_svg_is_well_formed_and_names_are_text(narrow: bool) -> None:
     for snapshot in (hard("hard names"), hostile([1.0, 2.0, 30.0] * 20)):
