@@ -129,19 +129,17 @@ def show_window(state: State, plan: Plan, stop: Event, folder: Path) -> None:
     figure: Any = plt.figure(TITLE, figsize=plan.size, dpi=DPI)
     dashboard, canvas, shown = Dashboard(plan.theme or "light", figure=figure), figure.canvas, state.snapshot()
 
-    def draw() -> None:
-        if plt.fignum_exists(figure.number):  # events still come while the window closes
-            canvas.draw_idle()
-
     def show(snapshot: Snapshot) -> None:
         nonlocal shown
         shown = snapshot
-        dashboard.update(snapshot)
-        draw()
+        if plt.fignum_exists(figure.number):  # events still come while the window closes
+            dashboard.update(snapshot)
+            canvas.draw_idle()
 
     def rebuild(*_: Any) -> None:
-        dashboard.build()
-        show(shown)
+        if plt.fignum_exists(figure.number):
+            dashboard.build()
+            show(shown)
 
     def press(event: Any) -> None:
         match event.key:
@@ -161,8 +159,8 @@ def show_window(state: State, plan: Plan, stop: Event, folder: Path) -> None:
                 stop.set()
 
     def hover(event: Any) -> None:
-        if dashboard.point_at(event.x, event.y):
-            draw()
+        if plt.fignum_exists(figure.number) and dashboard.point_at(event.x, event.y):
+            canvas.draw_idle()
 
     rebuild()
     canvas.manager.set_window_title(f"{TITLE}  ({KEYS})")
