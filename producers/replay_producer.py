@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -52,31 +52,30 @@ class Paced:
 
     def __init__(self, source: Source, stream: Stream, speed: float, stop: threading.Event) -> None:
         self.name, self.detail, self.close = source.name, source.detail, source.close
-        self._source, self._speed, self._stop, self._event_us = source, speed, stop, event_time(stream)
-        self._max_records = 0
-        self._chunks = self._due()
+        self._source, self._max_records = source, 0
+        self._chunks = self._due(event_time(stream), speed, stop)
 
     def poll(self, max_records: int) -> Chunk | None:
         """The next lines, once they are due; None at the end, and when told to stop. See Source."""
         self._max_records = max_records
         return next(self._chunks, None)
 
-    def _due(self) -> Iterator[Chunk]:
+    def _due(self, event_us: Callable[[Any], int | None], speed: float, stop: threading.Event) -> Iterator[Chunk]:
         """Chunks of the lines that are due together; the last of those that came together has what is invalid."""
         before_us, due_s = None, time.monotonic()
         while chunk := self._source.poll(self._max_records):
             due = list[Any]()
             for line in chunk.records:
-                at_us = self._event_us(line.record)
+                at_us = event_us(line.record)
                 if at_us is not None:
                     gap_us = 0 if before_us is None else max(0, at_us - before_us)
-                    before_us, due_s = at_us, due_s + gap_us / 1e6 / self._speed
+                    before_us, due_s = at_us, due_s + gap_us / 1e6 / speed
                 if due_s > time.monotonic():
                     if due:
                         yield replace(chunk, records=due, invalid=[])
                     due = []
-                    self._stop.wait(due_s - time.monotonic())
-                if self._stop.is_set():
+                    stop.wait(due_s - time.monotonic())
+                if stop.is_set():
                     return
                 due.append(line)
             yield replace(chunk, records=due)

@@ -52,7 +52,6 @@ class Charted:
         self.value, self.measured = stream.value or other, stream.histogram or other
         kind, is_buzz = types.get(self.measured or ""), stream.name == BUZZ.name
         self.has_lines = stream.by is not None and not is_buzz  # each `by` value one of its own
-        self.floor = floor_of(stream, stream.value)
 
         def words(name: str | None) -> str:
             return plain((name or "number").replace("_", " ")) + " length" * (types.get(name or "") == "text")
@@ -188,7 +187,7 @@ class State:
             known, history, now = self._known, self._history, self._clock()
             keys, seconds, counts = history.keys.copy(), history.seconds.copy(), history.tracker.counts
             flow, rows = tuple(history.flow), list(history.rows)
-        total, charted = keys.total(), history.charted
+        total, charted, stream = keys.total(), history.charted, history.charted.stream
         del keys[OTHERS]
         table = pd.DataFrame(rows, columns=list(COLUMNS))
         measured = table["measure"].dropna().tail(known.buffers.window)
@@ -203,7 +202,7 @@ class State:
             groups=tuple(keys.most_common(TOP)),
             group_count=len(keys),
             flow=flow,
-            series=all_series(table, known.buffers, charted.floor, lines=charted.has_lines),
+            series=all_series(table, known.buffers, floor_of(stream, stream.value), lines=charted.has_lines),
             measured=tuple(measured),
             measures=summary(measured),
             rate=rate(seconds, now, known.started),

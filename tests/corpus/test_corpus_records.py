@@ -3,6 +3,7 @@
 import json
 import re
 import string
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,8 @@ ODD: list[bytes] = [
     b'{"producer_id": 5}',
     b'{"producer_id": ""}',
 ]
+TOO_DEEP = "truncated" if sys.version_info >= (3, 14) else "nested too deeply"  # Python's own limit comes later there
+
 UNREADABLE: list[tuple[bytes, str]] = [
     (b"", "truncated"),
     (b"   ", "truncated"),
@@ -111,8 +114,8 @@ UNREADABLE: list[tuple[bytes, str]] = [
     (b"\x00" * 20, "malformed"),
     (b"\x1f\x8b\x08\x00", "utf-8"),
     (b"[" * 100_000, "Expected `object`, got `array`"),
-    (b'{"message": "hi", "more": ' + b"[" * 100_000, "nested too deeply|truncated"),
-    (b'{"message": "hi", "sentiment": "0.5", "more": ' + b'{"a":' * 100_000, "nested too deeply|truncated"),
+    (b'{"message": "hi", "more": ' + b"[" * 100_000, TOO_DEEP),
+    (b'{"message": "hi", "sentiment": "0.5", "more": ' + b'{"a":' * 100_000, TOO_DEEP),
     (b'{"message": "\\q"}', "malformed|invalid escape"),
 ]
 

@@ -300,14 +300,14 @@ class TestTypes:
         assert invalid.line.startswith(rb"('a\udcff', 'Ann'")
 
     @pytest.mark.parametrize("column", ["a json", "extra"])
-    def test_json_that_is_nested_too_deeply_is_at_most_one_invalid_row(self, tmp_path: Path, column: str) -> None:
+    def test_json_that_is_nested_too_deeply_is_one_invalid_row(self, tmp_path: Path, column: str) -> None:
         kind = Kind("sqlite", tmp_path)
         kind.emit_lines("{}", "{}", "{}")
         kind.execute(f"UPDATE readings SET \"{column}\" = '{'[' * 99_000}{']' * 99_000}' WHERE sequence = 2")
         (chunk,) = drain(kind.source(stream=READINGS))
         found = sequences([chunk]), [each.where for each in chunk.invalid]
-        # From 3.14 on Python has room for it.
-        assert found in (([1, 3], ["buzz.sqlite/readings row 2"]), ([1, 2, 3], []))
+        has_room = sys.version_info >= (3, 14)  # Python's own limit is far beyond it
+        assert found == (([1, 2, 3], []) if has_room else ([1, 3], ["buzz.sqlite/readings row 2"]))
 
 
 class TestTablesOfOthers:

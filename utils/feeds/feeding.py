@@ -166,8 +166,8 @@ class Feeding:
         return f"{self._source.place} {partition}"
 
 
-def feed(  # noqa: PLR0917
-    source: Input, name: str, options: FeedOptions, settings: Settings, stop: threading.Event, journal: str = ""
+def feed(
+    source: Input, name: str, options: FeedOptions, settings: Settings, stop: threading.Event, *, journal: str = ""
 ) -> int:
     """Feed an input to stream `name` until its end, the count of the run, or the stop; the exit code.
 
