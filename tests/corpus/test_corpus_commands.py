@@ -158,7 +158,7 @@ def test_variables(
 
 ENV_FILES: list[tuple[bytes, str]] = [
     (b"what is this=\n", r"\.env line 1: what is not NAME=VALUE"),
-    (b"LOG_LEVEL=INFO\n\n=5\n", r"\.env line 3: what stands there is not NAME=VALUE"),
+    (b"LOG_LEVEL=INFO\n\n=5\n", r"\.env line 3: this line is not NAME=VALUE"),
     (b'BUZZ_TOPIC="open\n', r"\.env line 1: .* is not NAME=VALUE"),
     (b"BUZZ_TOPIC='open\nLOG_LEVEL=INFO\n", r"\.env line 1: .* is not NAME=VALUE"),
     (b"[section]\nLOG_LEVEL=INFO\n", r"\.env line 1: .* is not NAME=VALUE"),

@@ -1,13 +1,14 @@
-"""How long to wait before the next attempt."""
+"""Exponential backoff with jitter."""
 
 import random
 from collections.abc import Iterator
 
 
 def backoff(first_s: float = 0.1, cap_s: float = 5.0) -> Iterator[float]:
-    """Seconds to wait, each time about twice as long, never above `cap_s`; begin another after progress.
+    """Yield the seconds to wait before each retry: about twice as long each time, at most `cap_s`.
 
-    The upper half of each is random, so that those who wait for the same thing do not come back together.
+    Each wait is a random value between half of it and all of it, so that several threads that wait for the same sink
+    do not retry at the same moment. Make a new iterator after progress.
     """
     while True:
         yield first_s * random.uniform(0.5, 1.0)

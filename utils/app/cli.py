@@ -1,4 +1,4 @@
-"""What every command line shares: .env, parsing, signals, one-line errors, exit codes, progress.
+"""The frame of every command: .env, command line, log, one-line errors, exit codes, printing and progress.
 
 Exit codes: 0 done; 1 a check failed; 2 usage, configuration, journal in use; 3 unfinished.
 """
@@ -33,9 +33,9 @@ PIPE_COLUMNS = 160
 
 
 def run(main: Callable[..., int], *others: Callable[..., int], name: str, arguments: list[str] | None = None) -> int:
-    """Parse the command line, call `main` (or the one of `others` that is named first) and return its exit code.
+    """Parse the command line, call `main` or the named subcommand of `others`, and return the exit code.
 
-    Each function's typed signature is its command line and its docstring the help text.
+    The typed signature of each function defines its options. Its docstring is the help text.
     """
     _prepare_output()
     app = App(
@@ -48,58 +48,58 @@ def run(main: Callable[..., int], *others: Callable[..., int], name: str, argume
     app.default(narrowed(main))
     for command in others:
         app.command(narrowed(command))
-    before = set(threading.enumerate())
-    code, ready = 0, False
+    earlier_threads = set(threading.enumerate())
+    code, has_log = 0, False
     try:
         startup.begin()
-        logger.remove()  # the library's own way of logging shows values, passwords among them
+        logger.remove()  # loguru's default handler shows the values of variables in tracebacks, passwords too
         load_env_file()
         tokens = sys.argv[1:] if arguments is None else arguments
         command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
         log.set_up(bound.arguments.get("settings", DEFAULTS), name.rpartition(".")[2], secrets=_secrets())
-        ready = True
+        has_log = True
         code = command(*bound.args, **bound.kwargs) or 0
     except SystemExit as error:
-        if not isinstance(error.__context__, BrokenPipeError):  # rich's answer to it
+        if not isinstance(error.__context__, BrokenPipeError):  # which rich turns into SystemExit
             raise
-        _nobody_reads(sys.stdout)
+        _discard_output(sys.stdout)
     except BaseException as error:  # noqa: BLE001 (each becomes one line and an exit code)
-        code = _ended_by(error, name, ready)
+        code = _report_error(error, name, has_log)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:  # at exit it would turn the code into its own
-            _nobody_reads(stream)
-    stuck = [thread for thread in threading.enumerate() if thread.daemon and thread not in before]
-    if stuck:
-        atexit.register(_leave_behind, stuck, code)
+        except OSError:  # the interpreter would flush again at exit, fail, and exit with code 120
+            _discard_output(stream)
+    daemons = [thread for thread in threading.enumerate() if thread.daemon and thread not in earlier_threads]
+    if daemons:
+        atexit.register(_exit_at_once_if_alive, daemons, code)
     return code
 
 
 def _prepare_output() -> None:
-    """Make stdout and stderr take any text and, on Windows, the console follow escapes."""
+    """Let stdout and stderr accept any text and, on Windows, let the console interpret escape sequences."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # closed by whoever started us, or pythonw
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (as long as we live)
+        if stream is None:  # closed by the parent process, or missing under pythonw
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open until the process ends)
         elif isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a Windows code page has few letters
+            stream.reconfigure(errors="replace")  # a Windows code page has few characters
     if sys.platform == "win32":
-        import colorama  # loguru brings it there
+        import colorama  # on Windows loguru depends on it
 
         colorama.just_fix_windows_console()
 
 
-def _leave_behind(threads: list[threading.Thread], code: int) -> None:
-    """End at once if a thread is still in some library: killed there by the interpreter's end, C++ code aborts."""
+def _exit_at_once_if_alive(threads: list[threading.Thread], code: int) -> None:
+    """End the process here if a thread still runs: the interpreter's end would kill it, and C++ code then aborts."""
     if any(thread.is_alive() for thread in threads):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
 
-def _ended_by(error: BaseException, name: str, ready: bool) -> int:
-    """Turn whatever ended a command into one line on stderr and an exit code; tracebacks go to the log file."""
+def _report_error(error: BaseException, name: str, has_log: bool) -> int:
+    """Print the error that ended a command as one line on stderr; return the exit code. Tracebacks go to the log."""
     line, code = " ".join(str(error).split()), 2
     match error:
         case cyclopts.UnusedCliTokensError():
@@ -113,14 +113,14 @@ def _ended_by(error: BaseException, name: str, ready: bool) -> int:
         case ToolkitError():
             logger.opt(exception=error).debug("ended by {!r}", error)
             code = error.exit_code
-        case OSError() if _reader_left(error):
-            _nobody_reads(sys.stdout)
+        case OSError() if _is_broken_pipe(error):
+            _discard_output(sys.stdout)
             return 0
         case KeyboardInterrupt():
-            line, code = "interrupted" if ready else "interrupted before it began", UNFINISHED
+            line, code = "interrupted" if has_log else "interrupted before it began", UNFINISHED
         case _:
             line, code = f"unexpected {type(error).__name__}: {line}", UNFINISHED
-            if ready:
+            if has_log:
                 logger.opt(exception=error).error("{} (traceback in logs/)", line)
                 return code
     print_lines(f"{name}: {log.masked(line, _secrets())}", to=sys.stderr)
@@ -128,12 +128,13 @@ def _ended_by(error: BaseException, name: str, ready: bool) -> int:
 
 
 def _secrets() -> tuple[str, ...]:
+    """Return the passwords and tokens that no output may contain."""
     return (*(os.environ.get(name, "") for name in ("KAFKA_PASSWORD", TOKEN_VARIABLE)), *store_passwords())
 
 
-def _reader_left(error: OSError) -> bool:
-    """Whether what failed was printing to someone who has gone; Windows calls that EINVAL, so it is tried again."""
-    if isinstance(error, BrokenPipeError) or error.errno != errno.EINVAL:
+def _is_broken_pipe(error: OSError) -> bool:
+    """Return whether stdout has no reader any more. On Windows the error is EINVAL, so a second write tests it."""
+    if error.errno != errno.EINVAL:
         return isinstance(error, BrokenPipeError)
     try:
         print(flush=True)
@@ -142,35 +143,35 @@ def _reader_left(error: OSError) -> bool:
     return False
 
 
-def _nobody_reads(stream: TextIO) -> None:
-    """The reader of our output has gone; keep the interpreter from complaining at exit too."""
+def _discard_output(stream: TextIO) -> None:
+    """Send further output of a stream without a reader to the null device, so that its flush at exit succeeds."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 frame`, `2,000 frames`, `2 anomalies`, `3 status`."""
-    many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun.removesuffix('s')}s"
-    return f"{number:,} {noun if number == 1 else many}"
+    """Return a number with its noun: `1 frame`, `2,000 frames`, `2 anomalies`, `3 status`."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun.removesuffix('s')}s"
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def print_lines(*lines: str, to: TextIO | None = None) -> None:
-    """Print lines, on stdout unless `to` is another; what others wrote in them cannot steer the terminal."""
+    """Print lines on stdout or on `to`. Control characters, which could steer the terminal, become spaces."""
     stream = to or sys.stdout
     try:
         print("".join(f"{log.plain(line)}\n" for line in lines), end="", file=stream, flush=True)
-    except OSError:  # a reader that has left or a full disk changes nothing else
-        _nobody_reads(stream)
+    except OSError:  # a closed pipe or a full disk must not end the command
+        _discard_output(stream)
 
 
 def print_json(report: object) -> None:
-    """Print a report for programs."""
+    """Print a report as indented JSON."""
     import msgspec
 
     print_lines(*map(log.escaped, msgspec.json.format(msgspec.json.encode(report)).decode().split("\n")))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table for people, as wide as the terminal, as COLUMNS says, or in a pipe as PIPE_COLUMNS."""
+    """Print a table as wide as the terminal, else as the variable COLUMNS, else PIPE_COLUMNS."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -189,9 +190,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def read_env_file() -> tuple[Path | None, dict[str, str]]:
-    """Path and values of `.env` in the current folder, else the project's; None if there is none.
+    """Return path and values of `.env` in the current folder, else in the project; the path is None without a file.
 
-    Raises ToolkitError naming file and line if it cannot be read or parsed.
+    Raises ToolkitError that names file and line if the file cannot be read or parsed.
     """
     try:
         path = next((path for path in (Path.cwd() / ".env", PROJECT_DIR / ".env") if path.exists()), None)
@@ -204,20 +205,20 @@ def read_env_file() -> tuple[Path | None, dict[str, str]]:
     bindings = list(parse_stream(StringIO(text)))
     for binding in bindings:
         if binding.error or (binding.key and binding.value is None) or "\0" in binding.original.string:
-            whole = binding.original.string
-            line = binding.original.line + whole[: len(whole) - len(whole.lstrip())].count("\n")
-            # The line may contain a password, so only the name is shown.
-            known = re.match(r"(export\s+)?[A-Za-z_]\w*", whole.strip())
-            shown = known[0] if known else "what stands there"
+            lines = binding.original.string
+            line = binding.original.line + lines[: len(lines) - len(lines.lstrip())].count("\n")
+            # The line may contain a password, so the message has only the variable's name.
+            variable = re.match(r"(export\s+)?[A-Za-z_]\w*", lines.strip())
+            shown = variable[0] if variable else "this line"
             raise ToolkitError(f"{path} line {line}: {shown} is not NAME=VALUE on one line; correct or remove it")
     values = resolve_variables([(each.key, each.value) for each in bindings if each.key], override=False)
     return path, {name: value for name, value in values.items() if value}
 
 
 def load_env_file() -> None:
-    """Put the values of `.env` under the environment's own. Raises ToolkitError like `read_env_file`.
+    """Set the environment variables that only `.env` has. Raises ToolkitError like `read_env_file`.
 
-    Here too a variable without a value counts as not set.
+    A variable of the environment that is empty counts as not set.
     """
     for name in variables():
         if not os.environ.get(name, "set"):
@@ -228,9 +229,9 @@ def load_env_file() -> None:
 
 @contextmanager
 def progress(total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
-    """Show how far long finite work has come; the function it gives is called with how many `unit` more are done.
+    """Show the progress of long work: as a bar on a terminal, else as a log line every PROGRESS_EVERY_S.
 
-    A bar on a terminal, a log line every few seconds elsewhere. `total` None: nobody knows the end.
+    Yields a callback that takes the number of `unit` done since its last call. `total` is None if it is not known.
     """
     if sys.stderr.isatty():
         from rich.console import Console
@@ -241,13 +242,13 @@ def progress(total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
             task = bar.add_task("", total=total)
             yield lambda more: bar.advance(task, more)
         return
-    done, logged_s = 0, time.monotonic()
+    done, last_log_s = 0, time.monotonic()
 
     def advance(more: int) -> None:
-        nonlocal done, logged_s
+        nonlocal done, last_log_s
         done += more
-        if time.monotonic() - logged_s >= PROGRESS_EVERY_S:
-            logged_s = time.monotonic()
+        if time.monotonic() - last_log_s >= PROGRESS_EVERY_S:
+            last_log_s = time.monotonic()
             logger.info("{} {}", f"{done:,} of {total:,}" if total else f"{done:,}", unit)
 
     yield advance

@@ -1,4 +1,4 @@
-"""Every setting: option, variable, default and meaning, once. The only reader of the environment."""
+"""All settings, each with its option, environment variable, default and help text. Only this module reads them."""
 
 import os
 import re
@@ -18,12 +18,12 @@ VERSION = "0.2.0"
 PROJECT_DIR = Path(__file__).resolve().parents[2]
 
 DEFAULT_STREAM = "buzz"
-"""The stream of the course: the default everywhere, with names of its own for file, table and topic."""
+"""The default stream of every command. It keeps the names that buzzline-05 gave to file, table and topic."""
 
 
-def _from_home(path: Path | str) -> Path:
-    """`path` with its leading `~` replaced: in `.env` and after `--data-dir=` no shell does it."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 (that of pathlib raises for a name that nobody has)
+def _expand_home(path: Path | str) -> Path:
+    """Replace a leading `~` by the home folder: the shell does not do it in `.env` or after `--data-dir=`."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises if the user of ~user is unknown)
 
 
 _SHARED = Group("Shared options", sort_key=1)
@@ -31,7 +31,7 @@ _SINKS = Group("Where the sinks are", sort_key=2)
 
 
 def _option(variable: str, help: str, group: Group = _SINKS, least: Number | None = None) -> Parameter:
-    """An option that `.env` may set too; with `least` a whole number."""
+    """Define an option that the environment and `.env` can set too. With `least` its value is a whole number."""
     return Parameter(env_var=variable, group=group, help=help, converter=least and whole, validator=least)
 
 
@@ -57,7 +57,7 @@ _JOURNAL_MAX = _option("JOURNAL_MAX_MB", "MiB a journal holds before the produce
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Settings:
-    """What every command shares. Relative folders are inside the project, relative files inside `data_dir`."""
+    """The settings that commands share. A relative folder is inside the project, a relative file in `data_dir`."""
 
     data_dir: Annotated[Path, _DATA_DIR] = Path("data")
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], _LOG_LEVEL] = "INFO"
@@ -72,47 +72,47 @@ class Settings:
     journal_max_mb: Annotated[int, _JOURNAL_MAX] = 1024
 
     def elsewhere(self, folder: Path, topic: str) -> "Settings":
-        """The same with all data in `folder`, this topic and group, wherever the user's own sinks are."""
+        """Return a copy that keeps all data in `folder`, with `topic` as the names of Kafka topic and group."""
         files = {name: getattr(DEFAULTS, name) for name in FILES}
         return replace(self, data_dir=folder, topic=topic, group=topic, **files)
 
     def variables(self) -> dict[str, str]:
-        """The variable of each setting and its value as text."""
+        """Return the environment variable of each setting with the setting's value as text."""
         hints = get_type_hints(Settings, include_extras=True)
         return {hint.__metadata__[0].env_var[0]: str(getattr(self, name)) for name, hint in hints.items()}
 
     @property
     def data_path(self) -> Path:
-        return PROJECT_DIR / _from_home(self.data_dir)
+        return PROJECT_DIR / _expand_home(self.data_dir)
 
     @property
     def schema_folder(self) -> Path:
-        """Where the schema files of streams are."""
+        """Folder of the schema files of all streams."""
         return self.data_path / "streams"
 
     def file_path(self, stream: str) -> Path:
-        """The JSON lines file of a stream."""
+        """Return the path of a stream's JSON lines file."""
         return self.live_path if stream == DEFAULT_STREAM else self.data_path / f"{stream}.jsonl"
 
     def topic_of(self, stream: str) -> str:
-        """The Kafka topic of a stream."""
+        """Return the Kafka topic of a stream."""
         return self.topic if stream == DEFAULT_STREAM else stream
 
     def group_of(self, stream: str) -> str:
-        """The Kafka consumer group that reads a stream."""
+        """Return the Kafka consumer group that reads a stream."""
         return self.group if stream == DEFAULT_STREAM else f"{self.group}-{stream}"
 
     @property
     def live_path(self) -> Path:
-        return self.data_path / _from_home(self.live_file)
+        return self.data_path / _expand_home(self.live_file)
 
     @property
     def sqlite_path(self) -> Path:
-        return self.data_path / _from_home(self.sqlite_file)
+        return self.data_path / _expand_home(self.sqlite_file)
 
     @property
     def duckdb_path(self) -> Path:
-        return self.data_path / _from_home(self.duckdb_file)
+        return self.data_path / _expand_home(self.duckdb_file)
 
     def journal_path(self, name: str) -> Path:
         return self.data_path / "journal" / f"{name}.sqlite"
@@ -122,11 +122,11 @@ class Settings:
 
     @property
     def alerts_path(self) -> Path:
-        """Where the alerts of all streams are appended; a stream `alerts` can be read, not produced."""
+        """The file that gets the alerts of all streams. It can be read as stream `alerts`, but not produced to."""
         return self.data_path / "alerts.jsonl"
 
     def processed_path(self, source: str, stream: str = DEFAULT_STREAM) -> Path:
-        """The processed store of the consumer of a source."""
+        """Return the path of the processed store of the consumer that reads `source`."""
         name = source if stream == DEFAULT_STREAM else f"{stream}-{source}"
         return self.data_path / "processed" / f"{name}.sqlite"
 
@@ -137,13 +137,13 @@ FILES = ("live_file", "sqlite_file", "duckdb_file")
 KAFKA = ("kafka_broker", "topic")
 READING = (*FILES, *KAFKA)
 PRODUCING = (*READING, "kafka_partitions", "kafka_replication", "journal_max_mb")
-PRODUCING_STREAM = tuple(name for name in PRODUCING if name not in ("live_file", "topic"))  # which are those of buzz
+PRODUCING_STREAM = tuple(name for name in PRODUCING if name not in ("live_file", "topic"))  # buzz only
 
 
 class Reads:
-    """Names the settings that a command reads, and therefore takes and shows, beside the folder and the log level.
+    """Annotation that names the settings for which a command has options, besides data folder and log level.
 
-    Use: `settings: Annotated[Settings, Reads("live_file")] = DEFAULTS`. Without it a command takes all.
+    Use: `settings: Annotated[Settings, Reads("live_file")] = DEFAULTS`. Without it a command has options for all.
     """
 
     def __init__(self, *names: str) -> None:
@@ -151,16 +151,16 @@ class Reads:
 
 
 def narrowed(command: Callable[..., int]) -> Callable[..., int]:
-    """The command, of whose settings only those that it reads are options; the others have their defaults."""
+    """Make options of only the settings that the command's `Reads` names. The others keep their defaults."""
     hints = get_type_hints(command, include_extras=True)
     reads = [each for each in getattr(hints.get("settings"), "__metadata__", ()) if isinstance(each, Reads)]
     if reads:
-        others = [
+        hidden = [
             (each.name, Annotated[type(each.default), Parameter(parse=False, env_var=())], each.default)
             for each in fields(Settings)
             if each.name not in reads[0].names
         ]
-        view = make_dataclass("Settings", others, bases=(Settings,), frozen=True, namespace={"__module__": __name__})
+        view = make_dataclass("Settings", hidden, bases=(Settings,), frozen=True, namespace={"__module__": __name__})
         command.__annotations__ = hints | {"settings": Parameter(name="*")(view)}
     return command
 
@@ -172,13 +172,13 @@ KAFKA_SECURITY = {
     "KAFKA_PASSWORD": "sasl.password",
     "KAFKA_CA_FILE": "ssl.ca.location",
 }
-"""Variables for a protected cluster, and what librdkafka, which checks their values, calls them."""
+"""Variables for a protected cluster and the names of librdkafka's options. librdkafka checks the values."""
 
 
 def kafka_security(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """librdkafka's options to reach a protected cluster; only from the environment or .env, never from options.
+    """Return librdkafka's options for a protected cluster. They come from the environment or .env, never from options.
 
-    Raises ToolkitError for a mechanism that not both clients of Kafka have; librdkafka checks the others.
+    Raises ToolkitError for a SASL mechanism that librdkafka or kafka-python does not support.
     """
     found = {option: value for name, option in KAFKA_SECURITY.items() if (value := environment.get(name))}
     if "security.protocol" in found:
@@ -188,7 +188,7 @@ def kafka_security(environment: Mapping[str, str] = os.environ) -> dict[str, str
     if (mechanism := found.get("sasl.mechanism", "PLAIN")) not in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"):
         raise ToolkitError(f"KAFKA_SASL_MECHANISM is {mechanism}: use PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
     if "ssl.ca.location" in found:
-        found["ssl.ca.location"] = str(_from_home(found["ssl.ca.location"]))
+        found["ssl.ca.location"] = str(_expand_home(found["ssl.ca.location"]))
     return found
 
 
@@ -196,13 +196,13 @@ TOKEN_VARIABLE = "FEED_TOKEN"
 
 
 def feed_token(environment: Mapping[str, str] = os.environ) -> str:
-    """What clients of an HTTP feed must know; "" = nothing. Only from the environment or .env, like a password.
+    """Return the token that clients of an HTTP feed must send; "" = no token. No option sets it, like a password.
 
-    Raises ToolkitError if it could not be sent in a header.
+    Raises ToolkitError if the token cannot be sent in an HTTP header.
     """
     token = environment.get(TOKEN_VARIABLE, "")
     if not (token.isascii() and token.isprintable()) or " " in token:
-        raise ToolkitError(f"{TOKEN_VARIABLE} has spaces or other letters than ASCII: choose another one")
+        raise ToolkitError(f"{TOKEN_VARIABLE} has spaces or characters that are not ASCII: choose another one")
     return token
 
 
@@ -216,16 +216,16 @@ _STORE_PASSWORDS = re.compile(r"//[^:@/]*:(.+)@|[?&]password=([^&]+)")
 
 @dataclass(frozen=True)
 class StoreUrl:
-    """A PostgreSQL database that machines share; `place` names it to people, and `text` contains a password."""
+    """Address of a PostgreSQL database that machines share. `text` may contain a password, `place` is for messages."""
 
     text: str = field(repr=False)
     place: str
 
 
 def processed_store_url(environment: Mapping[str, str] = os.environ) -> StoreUrl | None:
-    """Where machines share their processed stores; None: each has its own, in SQLite. Only from environment or .env.
+    """Return the database that machines share for processed stores; None = a SQLite file each. No option sets it.
 
-    Raises ToolkitError, which does not show the value, if it is no address of a PostgreSQL database.
+    Raises ToolkitError, which does not show the value, if it is not the address of a PostgreSQL database.
     """
     text = environment.get(STORE_VARIABLE, "")
     if not text:
@@ -240,14 +240,14 @@ def processed_store_url(environment: Mapping[str, str] = os.environ) -> StoreUrl
 
 
 def store_passwords(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """What must not be shown of the address, whatever is wrong with it."""
+    """Return the texts to mask in all output: the address if it has a password, and the password itself."""
     text = environment.get(STORE_VARIABLE, "")
     found = [each for pair in _STORE_PASSWORDS.findall(text) for each in pair if each]
     return (text, *found, *map(unquote, found)) if found else ()
 
 
 def variables() -> dict[str, str]:
-    """Every variable and its default as text, in the order of .env.example."""
+    """Return every variable with its default as text, in the order of .env.example."""
     found = {"MESSAGE_INTERVAL_SECONDS": "5", **DEFAULTS.variables()}
     found |= dict.fromkeys([*KAFKA_SECURITY, TOKEN_VARIABLE, STORE_VARIABLE], "")
     return found | {"KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"}

@@ -1,32 +1,32 @@
-"""The errors that cross module borders. Each one's text is a line for the user: what, where, what to do."""
+"""The errors that modules raise for their callers. Each message is one line for the user: what, where, what to do."""
 
 
 class ToolkitError(Exception):
-    """Something only the user can fix; the command ends with `exit_code`."""
+    """An error that only the user can fix. The command ends with `exit_code`."""
 
     exit_code = 2
 
 
 class Unavailable(ToolkitError):
-    """A sink, source or journal that cannot be used now but can heal; whoever retries backs off first."""
+    """A sink, source or journal cannot be used now, but may be usable later. Callers wait before they retry."""
 
     exit_code = 3
 
 
 class Absent(Unavailable):
-    """A source has not appeared yet: no file, table, topic or broker. Whatever it brings later is new."""
+    """A source does not exist yet: no file, table, topic or broker. Records that it gets later count as new."""
 
 
 class SinkReplaced(Unavailable):
-    """The file behind a sink was deleted or exchanged while it was open: reopen and ask it again."""
+    """The file of a sink was deleted or replaced while it was open. Open the sink again and ask for its last record."""
 
 
 class StoreUnavailable(Unavailable):
-    """The processed store cannot be used now: whoever reads continues from what is stored when it can."""
+    """The processed store cannot be used now. The consumer resumes later, from the position that is stored."""
 
 
 class Rejected(ToolkitError):
-    """A sink will never take this message; the rows before it may be stored."""
+    """The sink rejects this record for good. The records before it may be stored."""
 
     def __init__(self, sequence: int, reason: str) -> None:
         super().__init__(f"sequence {sequence}: {reason}")
@@ -35,6 +35,6 @@ class Rejected(ToolkitError):
 
 
 class PositionMoved(ToolkitError):
-    """Another consumer advanced the stored position since it was read here."""
+    """Another consumer has advanced the stored position since this one read it."""
 
     exit_code = 3

@@ -1,4 +1,4 @@
-"""The options that several commands share, and how their values are checked."""
+"""The options that several commands share, with the checks of their values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 
-NOT_NEGATIVE, POSITIVE = Number(gte=0, lte=10**9), Number(gt=0, lte=10**12)  # nobody can wait for more seconds
+NOT_NEGATIVE, POSITIVE = Number(gte=0, lte=10**9), Number(gt=0, lte=10**12)  # seconds: threading.TIMEOUT_MAX is 9.2e9
 
 
 def whole(_: Any, tokens: Sequence[Token]) -> int:
-    """The parser's own conversion would round 1.5 to 2."""
+    """Convert a value to int, or raise ValueError: cyclopts' own conversion would round 1.5 to 2."""
     try:
         return int(tokens[0].value)
     except ValueError as error:
@@ -27,7 +27,7 @@ def _seconds(name: str, help: str, variable: str | None = None) -> Parameter:
 
 
 def optional(help: str, name: str | None = None) -> Parameter:
-    """What is shown without its default, which is nothing; named like what it is given to, or as said."""
+    """Define an option without a default to show. Its name is `name`, else that of the annotated parameter."""
     return Parameter(name=name, show_default=False, help=help)
 
 
@@ -35,23 +35,21 @@ Interval = Annotated[
     float, _seconds("--interval", "Seconds between records; 0 = full speed.", "MESSAGE_INTERVAL_SECONDS")
 ]
 Count = Annotated[int | None, _whole("--count", "Stop after this many records.", POSITIVE)]
-Seed = Annotated[int | None, _whole("--seed", "The same seed gives the same records, timestamps aside.")]
+Seed = Annotated[int | None, _whole("--seed", "The same seed gives the same records, except for timestamps.")]
 Drain = Annotated[float, _seconds("--drain", "Seconds to wait at the end for pending deliveries.")]
-Speed = Annotated[float, _seconds("--speed", "Times the original speed; 0 = full speed.")]
+Speed = Annotated[float, _seconds("--speed", "Factor of the original speed; 0 = full speed.")]
 Begin = Annotated[
     Literal["start", "end"], Parameter(name="--from", help="Where to begin: the first record, or only new ones.")
 ]
-Once = Annotated[bool, optional("Stop at the present end instead of following.", "--once")]
-StreamName = Annotated[
-    str, Parameter(name="--stream", help="Which stream: its file, tables and topic are named after it.")
-]
+Once = Annotated[bool, optional("Stop at the present end instead of waiting for new records.", "--once")]
+StreamName = Annotated[str, Parameter(name="--stream", help="Name of the stream, and of its file, tables and topic.")]
 Json = Annotated[bool, optional("Print JSON for programs.", "--json")]
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Reading:
-    """What every consumer with a processed store can be told."""
+    """The options of every consumer with a processed store."""
 
     start: Annotated[
         Begin, Parameter(help="Where to begin without a stored position: the first record, or only new ones.")
