@@ -238,7 +238,7 @@ def test_reader_shows_trouble_and_recovers(logged: list[str]) -> None:
     assert (snapshot.source.trouble_since, snapshot.source.name) == (None, "sqlite")
     assert (snapshot.total, snapshot.duplicate) == (5, 3)
     assert sum("locked" in line for line in logged) == 1
-    assert "INFO no more waiting: data/buzz.sqlite is read" in logged
+    assert "INFO waiting ended: data/buzz.sqlite is read" in logged
     assert sum("invalid record in b row 9" in line for line in logged) == 1
 
 

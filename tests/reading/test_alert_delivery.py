@@ -193,7 +193,7 @@ def test_a_webhook_that_fails_is_tried_again(
         assert len(lines(run.jsonl)) == 1
     assert len({id for id, _ in webhook.received}) == 1
     assert "secret" not in "".join(logged)
-    assert "INFO no more waiting: alerts are delivered" in logged
+    assert "INFO waiting ended: alerts are delivered" in logged
 
 
 def test_waits_double_up_to_five_minutes_and_end_after_a_day(tmp_path: Path, clock: Clock, logged: list[str]) -> None:

@@ -262,9 +262,9 @@ class TestSilence:
         (Rule(silent_s=1, times=2), "neither --for nor --cooldown"),
         (Rule(silent_s=1, cooldown_s=2), "neither --for nor --cooldown"),
         (Rule(when="nosuch > 1"), "no such column: nosuch; use the fields device, temperature_c"),
-        (Rule(when="1", by="nosuch"), "'nosuch' is no such field of stream sensors: use one of device, temperature_c$"),
+        (Rule(when="1", by="nosuch"), "sensors has no fitting field 'nosuch': use one of device, temperature_c$"),
         (Rule(when="1", by="tags"), "use one of device"),
-        (Rule(anomaly="device"), "'device' is no such field of stream sensors: use one of temperature_c$"),
+        (Rule(anomaly="device"), "stream sensors has no fitting field 'device': use one of temperature_c$"),
     ],
 )
 def test_what_is_no_rule_is_one_line(rule: Rule, message: str) -> None:

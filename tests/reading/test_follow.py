@@ -106,9 +106,9 @@ def test_what_is_unavailable_is_logged_once_until_it_heals(logged: list[str]) ->
     assert follow(source, size, source.stop, on_wait=waits.append) == 1
     assert logged == [
         "WARNING no disk; waiting",
-        "INFO no more waiting: what is written here is read",
+        "INFO waiting ended: what is written here is read",
         "WARNING no disk; waiting",
-        "INFO no more waiting: what is written here is read",
+        "INFO waiting ended: what is written here is read",
     ]
     assert [str(error) for error in waits if error] == ["no disk"] * 3
     assert source.opened == 1

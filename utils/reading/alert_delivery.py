@@ -1,4 +1,4 @@
-"""Stored alerts on their way to people and programs: log, alerts.jsonl, a command or a webhook, each at least once."""
+"""Delivery of stored alerts to the log, alerts.jsonl and a command or webhook, each at least once."""
 
 import os
 import shlex
@@ -25,27 +25,27 @@ from utils.reading.database import Database
 from utils.reading.follow import StateLog
 from utils.records.instants import instant_text
 
-ATTEMPT_S = 10.0  # while an alert waits for its receiver, later ones wait for their line in log and file
-LEASE_S = 60.0  # more than an attempt can take: until then no other copy makes one
+ATTEMPT_S = 10.0  # timeout of a send; meanwhile the next alerts are neither logged nor appended
+LEASE_S = 60.0  # of a claimed alert: longer than an attempt can take
 POLL_S = 0.2
-RETRY_CAP_S, MAX_ATTEMPTS = 300.0, 300  # about a day; then an alert waits for the next start
+RETRY_CAP_S, MAX_ATTEMPTS = 300.0, 300  # attempts of about a day; then an alert waits for the next start
 _DUE = """SELECT id, alert, name, event_us, record, attempts, due_us FROM alerts WHERE due_us <= ? AND attempts < ?
     ORDER BY due_us, stored_us LIMIT 1"""
 _CLAIM = "UPDATE alerts SET due_us = ?, attempts = attempts + 1 WHERE id = ? AND due_us = ?"
 
 Send = Callable[[str, bytes], None]
-"""Delivers an alert (id, JSON) within about 10 s, or raises Unavailable."""
+"""Callback that delivers an alert (id, JSON) within about 10 s, or raises Unavailable."""
 Claimed = tuple[str, int, bytes]
-"""Id of an alert, how many attempts there were, and its line."""
+"""Id of an alert, number of attempts before, and its JSON line."""
 
 
 class _NoRedirect(HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
-        """Follow none: it would turn the POST into a GET without the alert."""
+        """Follow no redirect: it would turn the POST into a GET without the alert."""
 
 
 def send_to(target: str) -> Send:
-    """What delivers to a webhook (`http://...`, `https://...`) or else a command. Raises ToolkitError."""
+    """Return the callback for a webhook (`http[s]://...`) or a command. Raises ToolkitError if `target` is neither."""
     if target.startswith(("http://", "https://")):
         if not urlsplit(target).hostname:
             raise ToolkitError(f"--then {target}: this address names no host")
@@ -58,13 +58,13 @@ def send_to(target: str) -> Send:
         raise ToolkitError(f"--then {target}: this is neither a command nor an address (http://..., https://...)")
     if not shutil.which(name := words[0].strip('"')):
         raise ToolkitError(f"--then {target}: there is no command {name}")
-    # A program of Windows gets its command line as one text, and takes it apart itself.
+    # On Windows a program gets its command line as one text and splits it itself.
     return lambda id, alert: _execute(words if os.name == "posix" else target, name, alert)
 
 
 def _post(url: str, id: str, alert: bytes) -> None:
     headers = {"Content-Type": "application/json", "Idempotency-Key": id}
-    host = urlsplit(url).hostname  # its path is often a secret
+    host = urlsplit(url).hostname  # for errors: the path of a webhook is often a secret
     try:
         with build_opener(_NoRedirect).open(Request(url, alert, headers), timeout=ATTEMPT_S):
             return
@@ -76,7 +76,7 @@ def _post(url: str, id: str, alert: bytes) -> None:
 
 
 def _execute(command: str | Sequence[str], name: str, alert: bytes) -> None:
-    """Run a command with the alert on its standard input; what it prints goes to our standard error."""
+    """Run a command with the alert on its standard input. Its output goes to our standard error."""
     try:
         done = subprocess.run(command, input=alert, stdout=2, timeout=ATTEMPT_S, start_new_session=True, check=False)
     except subprocess.TimeoutExpired as error:
@@ -88,11 +88,11 @@ def _execute(command: str | Sequence[str], name: str, alert: bytes) -> None:
 
 
 class AlertDelivery:
-    """Delivers what a store contains, in a thread with a connection of its own.
+    """Delivers the alerts of a store, in a thread with a connection of its own.
 
-    An alert is logged and appended to `path` once it is stored, then sent. What fails is tried again after 1, 2, 4,
-    up to 300 s. A new run tries everything at once. Several copies share the work; an alert of a copy that was killed
-    is taken over after a minute. `about` is what every alert also has.
+    An alert is logged and appended to `path`, then sent. A failed send is tried again after 1, 2, 4, up to 300 s, and
+    at once by a new run. Several copies share the work; the claims of a killed one end after a minute. `about` has
+    fields that every alert gets.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class AlertDelivery:
         self._thread = Thread(target=self._run, name="alerts", daemon=True)
 
     def start(self) -> None:
-        """Begin to deliver."""
+        """Start the thread."""
         self._thread.start()
 
     def _run(self) -> None:
@@ -112,7 +112,7 @@ class AlertDelivery:
                 self._ended.wait(POLL_S)
 
     def close(self) -> None:
-        """End the thread, unless it waits for a receiver, which nobody waits for."""
+        """Stop the thread; one that still waits for a receiver is left behind."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join(2 * POLL_S)
@@ -120,7 +120,7 @@ class AlertDelivery:
             self._database.close()
 
     def step(self) -> bool:
-        """Deliver the next alert that is due; whether there was one. What is not possible now is left."""
+        """Deliver the next alert that is due, or note when to try it again. Return whether there was one."""
         try:
             if (claimed := self._claim()) is None:
                 return False
@@ -135,15 +135,15 @@ class AlertDelivery:
                 due_us = round((self._clock() + min(2.0**attempts, RETRY_CAP_S)) * 1e6)
             with self._database.transaction():
                 self._database.execute("UPDATE alerts SET due_us = ? WHERE id = ?", due_us, id)
-        except ToolkitError as error:  # what only the user can fix ends whoever reads
+        except ToolkitError as error:  # the consumer has the same store, and ends if only the user can fix it
             self._states.trouble(error)
             return False
         return True
 
     def _claim(self) -> Claimed | None:
-        """Take the next alert that is due; None if there is none, or another copy took it.
+        """Claim the next alert that is due; None if there is none, or another copy claimed it.
 
-        Its line is appended to the file in the transaction that notes it, so a kill before its end repeats it.
+        Its line is appended to the file within the transaction of the claim, so a kill before the commit repeats it.
         """
         now_us = round(self._clock() * 1e6)
         if not (due := self._database.query(_DUE, now_us, MAX_ATTEMPTS)):
@@ -158,10 +158,10 @@ class AlertDelivery:
             if not attempts:
                 with files.errors(self._path):
                     self._path.parent.mkdir(parents=True, exist_ok=True)
-                    with self._path.open("a+b") as stream:  # a full disk may have left a part of a line
+                    with self._path.open("a+b") as stream:  # a full disk may have left a partial line
                         stream.write(line if is_whole(stream.fileno()) else b"\n" + line)
                         stream.flush()
-                        files.sync(stream.fileno())  # or a power cut loses what is noted as appended
+                        files.sync(stream.fileno())  # before the commit, or a power cut may lose the line
                     files.sync_path(self._path.parent)
         if not attempts:
             what = (at, record) if record != NO_RECORD else ("nothing since", at)

@@ -1,4 +1,4 @@
-"""When a stream gives an alert; alerts are stored with the position, in one transaction of a processed store."""
+"""Rules that give alerts. Alerts are stored with the position, in one transaction of a processed store."""
 
 import time
 import uuid
@@ -19,8 +19,8 @@ from utils.reading.store import ProcessedStore, Stored
 from utils.records.infer import namer
 from utils.records.stream import Stream
 
-NO_RECORD = "null"  # of a silence
-CLOCKS_DIFFER_US = 60_000_000  # of machines that share a store
+NO_RECORD = "null"  # the record of an alert about silence
+CLOCKS_DIFFER_US = 60_000_000  # by which the clocks of machines that share a store may differ
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS alerts (id TEXT PRIMARY KEY, alert TEXT NOT NULL, name TEXT NOT NULL, event_us BIGINT, "
     "stored_us BIGINT NOT NULL, record TEXT NOT NULL, attempts BIGINT NOT NULL DEFAULT 0, "
@@ -44,16 +44,16 @@ _ALL_DUE = "UPDATE alerts SET due_us = 0, attempts = CASE attempts WHEN 0 THEN 0
 _When = Parameter(name="--when", help="SQL over a record's fields: 'temperature_c > 24'.", show_default=False)
 _Anomaly = Parameter(name="--anomaly", help="Number field whose unlikely values give an alert.", show_default=False)
 _Silent = Parameter(name="--silent", help="Alert after so many seconds without a record.", validator=POSITIVE)
-_By = Parameter(name="--by", help="Field whose values have alerts of their own, '' = none; else the stream's by.")
-_For = Parameter(name="--for", help="Records in a row until the alert.", converter=whole, validator=POSITIVE)
-_Cooldown = Parameter(name="--cooldown", help="Seconds of event time from an alert to the next.", validator=POSITIVE)
+_By = Parameter(name="--by", help="Field with separate alerts per value, '' = none; default: the stream's by.")
+_For = Parameter(name="--for", help="Records in a row that must match.", converter=whole, validator=POSITIVE)
+_Cooldown = Parameter(name="--cooldown", help="Least seconds of event time between two alerts.", validator=POSITIVE)
 
 
 Clock = Callable[[], float]
 
 
 def steady_clock() -> Clock:
-    """The time of day by a clock that nobody sets, and that stands still while the machine sleeps."""
+    """Return a clock of the seconds since 1970 that ignores changes of the system time and stops during sleep."""
     ahead_s = time.time() - time.monotonic()
     return lambda: time.monotonic() + ahead_s
 
@@ -61,9 +61,9 @@ def steady_clock() -> Clock:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Rule:
-    """What gives an alert: one condition (`when`, `anomaly` or `silent_s`), and how often.
+    """The condition of an alert (one of `when`, `anomaly` and `silent_s`) and how often the alert is given.
 
-    `by` None stands for the field that the stream names, "" for the whole stream. `cooldown_s` is event time.
+    `by` None stands for the field that the stream names, "" for no field. `cooldown_s` is event time.
     """
 
     when: Annotated[str, _When] = ""
@@ -75,7 +75,7 @@ class Rule:
 
     @property
     def text(self) -> str:
-        """The condition for people."""
+        """The condition in words."""
         if self.silent_s is not None:
             return f"silent for {self.silent_s:g} s"
         row = f", {self.times} in a row" if self.times > 1 else ""
@@ -83,12 +83,12 @@ class Rule:
 
     @property
     def key(self) -> str:
-        """The same eight characters for the same rule: each has a store of its own."""
+        """Eight characters that identify the rule: each rule has a store of its own."""
         parts = (self.when, self.anomaly, self.silent_s, self.by, self.times, self.cooldown_s)
         return f"{crc32(repr(parts).encode('utf-8', 'backslashreplace')):08x}"
 
     def on(self, stream: Stream) -> "Rule":
-        """The rule for this stream. Raises ToolkitError, which names the fields, if it has none."""
+        """Return the rule with its field `by`. Raises ToolkitError if the options or the stream's fields do not fit."""
         if (bool(self.when), bool(self.anomaly), self.silent_s is not None).count(True) != 1:
             raise ToolkitError("give one of --when, --anomaly and --silent: each has a consumer of its own")
         if self.silent_s is not None and (self.times > 1 or self.cooldown_s):
@@ -97,36 +97,36 @@ class Rule:
             Expression(stream, self.when)
         by = ("" if self.silent_s is not None else stream.by or "") if self.by is None else self.by
         for name, kinds in ((by, {"text", "integer", "number", "boolean"}), (self.anomaly, {"integer", "number"})):
-            fields = [field.name for field in stream.fields if field.type in kinds]
-            if name and name not in fields:
-                raise ToolkitError(f"{name!r} is no such field of stream {stream.name}: use one of {', '.join(fields)}")
+            names = [field.name for field in stream.fields if field.type in kinds]
+            if name and name not in names:
+                raise ToolkitError(f"stream {stream.name} has no fitting field {name!r}: use one of {', '.join(names)}")
         return replace(self, by=by)
 
 
 class State(msgspec.Struct, array_like=True):
-    """What is known of one `by` value: matches in a row, whether this crossing had its alert, when the last one was."""
+    """Alert state of one `by` value in a partition."""
 
-    matches: int = 0
-    active: bool = False
-    alert_us: int | None = None
-    trail: list[float] = []
+    matches: int = 0  # in a row, `times` at most
+    active: bool = False  # these matches have given their alert
+    alert_us: int | None = None  # event time of the latest alert
+    trail: list[float] = []  # the latest values of the field `anomaly`
 
     def gives_alert(self, hit: bool, at_us: int | None, rule: Rule) -> bool:
-        """Take the next record in; whether it gives an alert. One that the cooldown held back comes after it."""
+        """Count the next record and return whether it gives an alert. After a cooldown the next match gives it."""
         if not hit:
             self.matches, self.active = 0, False
             return False
         self.matches = min(self.matches + 1, rule.times)
         if self.active or self.matches < rule.times:
             return False
-        cooldown_us = (rule.cooldown_s or 0) * 1e6  # to both sides: an alert by a wrong clock may be of next year
+        cooldown_us = (rule.cooldown_s or 0) * 1e6  # in both directions: a wrong clock may date an alert ahead
         if at_us is not None and self.alert_us is not None and abs(at_us - self.alert_us) < cooldown_us:
             return False
         self.active, self.alert_us = True, self.alert_us if at_us is None else at_us
         return True
 
     def stands_out(self, value: float | None, floor: float | None) -> bool:
-        """Whether a value is an anomaly; then remember it for the next ones."""
+        """Return whether a value is an anomaly, and add it to the trail."""
         if value is None:
             return False
         trail, self.trail = self.trail, [*self.trail[1 - TRAILING :], float(value)]
@@ -137,9 +137,9 @@ _state = msgspec.json.Decoder(State)
 
 
 class Alerts:
-    """The alerts of a rule and what is to be remembered for the next ones, per partition.
+    """Evaluates a rule and stores its alerts.
 
-    Nothing is remembered outside of the store, so a restart or another copy continues exactly.
+    All state is in the store, per partition, so a restarted consumer or another copy of it continues exactly.
     """
 
     def __init__(self, store: ProcessedStore, rule: Rule, clock: Clock | None = None) -> None:
@@ -150,13 +150,13 @@ class Alerts:
         now_us = round(self._began_s * 1e6)
         with self._database.transaction():
             make_tables(self._database, *_SCHEMA)
-            self._database.execute(_ALL_DUE)  # what was not delivered is tried again by every run
+            self._database.execute(_ALL_DUE)  # every run tries alerts that were not delivered at once
             if rule.silent_s is not None and not rule.by:  # a stream may be silent from the beginning
                 self._database.execute(_BEGIN, now_us)
-            self._database.execute(_NOT_AHEAD, now_us, now_us + CLOCKS_DIFFER_US)  # the clock was wrong
+            self._database.execute(_NOT_AHEAD, now_us, now_us + CLOCKS_DIFFER_US)  # written by a wrong clock
 
     def add(self, stored: Stored) -> None:
-        """Store what follows from what a store has stored, in the same transaction. See ProcessedStore.add."""
+        """Store the alerts that new records give, in the transaction that stored them. See ProcessedStore.add."""
         rule, database, value = self.rule, self._database, self._stream.codec.value
         records = [record for record, *_ in stored.new]
         names = list(map(namer(self._stream, rule.by), records))
@@ -175,9 +175,9 @@ class Alerts:
         database.execute_many(_SAVE, rows)
 
     def check_silence(self) -> None:
-        """Store an alert for each silence that has lasted long enough; call it when everything that came was read.
+        """Store an alert for each silence of `silent_s`. Call it only when there is nothing left to read.
 
-        A silence counts from what came last, but not before this run has waited as long itself.
+        A silence begins with the last record, but this run gives no alert before it has waited `silent_s` itself.
         """
         silent_s, now_s = self.rule.silent_s, self._clock()
         if silent_s is None or now_s - self._began_s < silent_s:
@@ -189,14 +189,14 @@ class Alerts:
                 self._database.execute_many(_STORE, rows)
 
     def delivered(self, timeout_s: float) -> tuple[int, int]:
-        """Wait up to `timeout_s` until all is delivered; how many alerts there are, and how many the next run has."""
+        """Wait up to `timeout_s` for all deliveries. Return the numbers of stored and of undelivered alerts."""
         deadline_s = time.monotonic() + timeout_s
         while True:
-            ((stored, left),) = self._database.query("SELECT COUNT(*), COUNT(due_us) FROM alerts")
-            if not left or time.monotonic() > deadline_s:
-                return stored, left
+            ((stored, undelivered),) = self._database.query("SELECT COUNT(*), COUNT(due_us) FROM alerts")
+            if not undelivered or time.monotonic() > deadline_s:
+                return stored, undelivered
             time.sleep(0.02)
 
     def _silence_id(self, name: str, seen_us: int) -> str:
-        """The same for all copies and runs that notice this silence."""
+        """Return an id that is the same in all copies and runs that notice this silence."""
         return uuid.uuid5(uuid.NAMESPACE_OID, f"{self._stream.name} {self.rule.key} {seen_us} {name}").hex

@@ -1,4 +1,4 @@
-"""The one rule for values that stand out: alerts follow it, and the dashboard's trends."""
+"""The rule for anomalies, for alerts and the dashboard's trends alike."""
 
 from collections.abc import Sequence
 from math import hypot, sqrt
@@ -6,28 +6,28 @@ from statistics import median, quantiles
 
 from utils.records.stream import BUZZ, Stream
 
-TRAILING, TRAILING_LEAST = 100, 20  # values that one is judged by
+TRAILING, TRAILING_LEAST = 100, 20  # most and least values before one that is judged
 FLOOR_OF_RANGE = 0.05  # of the interquartile range
 SENTIMENT_FLOOR = 0.05
 
 
 def floor_of(stream: Stream, name: str | None) -> float | None:
-    """What a deviation of this field is at least; None stands for 5 % of the interquartile range."""
+    """Return the lower bound of a field's deviations; None stands for 5 % of the interquartile range."""
     return SENTIMENT_FLOOR if (stream.name, name) == (BUZZ.name, BUZZ.value) else None
 
 
 def stands_out(value: float, before: Sequence[float], floor: float | None) -> bool:
-    """Whether a value is no likely next one after up to 100 before it, of which there must be 20.
+    """Return whether a value is an anomaly after the up to 100 values before it; False after fewer than 20.
 
-    Both must be true: it is over 3 standard deviations from their mean, and over 3.5 robust ones (1.4826 MAD) from
-    their median. A deviation is at least `floor`, see `floor_of`.
+    An anomaly is over 3 standard deviations from their mean and over 3.5 robust ones (1.4826 MAD) from their median.
+    A deviation counts as at least `floor`, see `floor_of`.
     """
     if len(before) < TRAILING_LEAST:
         return False
     mean = sum(before) / len(before)
-    deviation = hypot(*(each - mean for each in before)) / sqrt(len(before) - 1)  # which no number overflows
+    deviation = hypot(*(each - mean for each in before)) / sqrt(len(before) - 1)  # hypot does not overflow
     distance = abs(value - mean)
-    if distance <= 3 * max(deviation, floor or 0):  # most values end here
+    if distance <= 3 * max(deviation, floor or 0):  # most values: the median would take longer
         return False
     low, middle, high = quantiles(before, n=4, method="inclusive")
     least = FLOOR_OF_RANGE * (high - low) if floor is None else floor
@@ -36,6 +36,6 @@ def stands_out(value: float, before: Sequence[float], floor: float | None) -> bo
 
 
 def anomalies(values: Sequence[float], latest: int, floor: float | None = None) -> list[bool]:
-    """Which of the `latest` values stand out from those before them."""
+    """Return whether each of the last `latest` values stands out from the values before it."""
     places = range(max(0, len(values) - latest), len(values))
     return [stands_out(values[place], values[max(0, place - TRAILING) : place], floor) for place in places]

@@ -1,7 +1,4 @@
-"""Where a processed store is kept: a SQLite file, or PostgreSQL; the SQL is the same in both.
-
-Statements are written with `?` for values.
-"""
+"""Databases of processed stores: a SQLite file or PostgreSQL, with the same SQL and `?` for values."""
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,36 +17,36 @@ Row = tuple[Any, ...]
 
 
 def upsert(table: str, keys: str, values: str) -> str:
-    """The statement that stores a row of `keys` and `values` (names with commas), or replaces its values."""
+    """Return a statement that inserts a row of `keys` and `values` (comma-separated columns) or updates its values."""
     changes = ", ".join(f"{name} = excluded.{name}" for name in values.split(", "))
     marks = ", ".join("?" * len(f"{keys}, {values}".split(", ")))
     return f"INSERT INTO {table} ({keys}, {values}) VALUES ({marks}) ON CONFLICT ({keys}) DO UPDATE SET {changes}"
 
 
 def one_of(values: Collection[Any]) -> str:
-    """What a column is compared with `IN`; of no values at all, which PostgreSQL does not parse, it is none."""
+    """Return the right side of `IN` for these values. It has a NULL, as PostgreSQL cannot parse an empty list."""
     return f"({', '.join(['NULL', *'?' * len(values)])})"
 
 
 class SqliteDatabase(sqlite.Database):
-    """A SQLite file. Raises Unavailable for what can heal, another ToolkitError for what the user must fix."""
+    """A SQLite file. Raises Unavailable for errors that can heal, another ToolkitError for what the user must fix."""
 
-    lock_tables = "SELECT 1"  # whoever makes tables waits for others, as in every transaction here
+    lock_tables = "SELECT 1"  # nothing to do: the transaction itself locks the file
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, wait_s=WAIT_S)
         self.place = str(path)
 
     def execute(self, statement: str, *values: Any) -> Any:
-        """Execute one statement in a transaction; its cursor."""
+        """Execute one statement in an open transaction and return its cursor."""
         return self.connection.execute(statement, values)
 
     def execute_many(self, statement: str, rows: Sequence[Row]) -> None:
-        """Execute one statement for each row of values, in a transaction."""
+        """Execute one statement for each row of values, in an open transaction."""
         self.connection.executemany(statement, rows)
 
     def insert(self, rows: Sequence[Row]) -> list[Row] | None:
-        """Insert records whose ids are not there yet, in a transaction; None if all were, else the ids of those."""
+        """Insert the records with new ids, in an open transaction. Return the inserted ids, or None if all were new."""
         ((last,),) = self.execute("SELECT COALESCE(MAX(rowid), 0) FROM records").fetchall()
         inserted = 0
         for start in range(0, len(rows), ROWS_PER_STATEMENT):
@@ -57,24 +54,24 @@ class SqliteDatabase(sqlite.Database):
             marks = ", ".join([f"({', '.join('?' * len(page[0]))})"] * len(page))
             statement = f"INSERT INTO records VALUES {marks} ON CONFLICT DO NOTHING"
             inserted += self.execute(statement, *chain.from_iterable(page)).rowcount
-        # RETURNING would take a sixth of the time of all.
+        # RETURNING instead of this query would take a sixth of the whole time.
         query = "SELECT producer_id, sequence FROM records WHERE rowid > ?"
         return None if inserted == len(rows) else self.execute(query, last).fetchall()
 
     def pages(self) -> Iterator[list[Row]]:
-        """The records that are stored, in a transaction: what `rename` knows each by, and its JSON."""
+        """Yield pages of rows (key for `rename`, JSON of the record), in an open transaction."""
         last, query = 0, f"SELECT rowid, record FROM records WHERE rowid > ? ORDER BY rowid LIMIT {PAGE}"
         while page := self.execute(query, last).fetchall():
             yield page
             last = page[-1][0]
 
     def rename(self, rows: Sequence[Row]) -> None:
-        """Give records, in a transaction, another `name` and `value`, the first two of each row; then what it is."""
+        """Update the records of rows (name, value, key from `pages`), in an open transaction."""
         self.execute_many("UPDATE records SET name = ?, value = ? WHERE rowid = ?", rows)
 
 
 class PostgresDatabase:
-    """The schema of a consumer group on several machines; what is not said here is as in SqliteDatabase.
+    """A PostgreSQL schema, for a consumer group on several machines. See SqliteDatabase for the methods.
 
     For one thread. A lost connection is replaced at the next transaction.
     """
@@ -89,7 +86,7 @@ class PostgresDatabase:
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
-        """The connection, and the errors of statements."""
+        """Connect if necessary, and map the errors of statements."""
         with postgres.errors(self._url):
             if self._connection is None or self._connection.closed:
                 self._connection = postgres.connect(self._url, self._schema)
@@ -103,7 +100,7 @@ class PostgresDatabase:
                 yield
                 connection.execute("COMMIT")
             finally:
-                if connection.info.transaction_status:  # what went wrong is being raised
+                if connection.info.transaction_status:  # not committed: an error is being raised
                     with suppress(postgres.library().Error):
                         connection.execute("ROLLBACK")
 
@@ -129,7 +126,7 @@ class PostgresDatabase:
         return None if len(inserted) == len(rows) else inserted
 
     def pages(self) -> Iterator[list[Row]]:
-        with self._connection.cursor("pages") as cursor:  # which sees no row that is changed meanwhile
+        with self._connection.cursor("pages") as cursor:  # a server-side cursor does not see later changes
             cursor.execute("SELECT ctid, record FROM records")
             yield from iter(lambda: cursor.fetchmany(PAGE), [])
 
@@ -145,6 +142,6 @@ Database = SqliteDatabase | PostgresDatabase
 
 
 def make_tables(database: Database, *statements: str) -> None:
-    """Make tables where they are missing, in a transaction; nobody else does meanwhile."""
+    """Create missing tables, in an open transaction, with a lock against other processes that do the same."""
     for statement in (database.lock_tables, *statements):
         database.execute(statement)

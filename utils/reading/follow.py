@@ -1,4 +1,4 @@
-"""The one loop of everything that reads: poll a source, hand chunks on, wait, retry."""
+"""The loop of all readers: poll a source, hand chunks to a callback, wait, retry."""
 
 import threading
 from collections.abc import Callable
@@ -16,29 +16,29 @@ RETRY_FIRST_S, RETRY_CAP_S = 0.05, 0.5
 INVALID_SHOWN = 10
 
 OnWait = Callable[[Unavailable | None], None]
-"""Is told quickly that there is nothing to read now, or why it cannot be read."""
+"""Callback before a wait; its argument is why the source cannot be read, or None if there is nothing to read."""
 
 Handler = Callable[[Chunk], int]
-"""Handles a chunk whole or, if it raises, not at all; returns how many records were new to it."""
+"""Callback that handles a chunk completely or raises without effect; returns the number of new records."""
 
 
 class StateLog:
-    """Logs why it is waited, once until that changes."""
+    """Logs the reason for waiting, once until it changes."""
 
     def __init__(self) -> None:
         self._logged = ""
 
     def trouble(self, error: ToolkitError) -> None:
-        """Something is wrong, perhaps still. A store that is away gives several reasons: the first one is logged."""
+        """Note an error and log it if it is new. Of the various errors of a missing store the first is logged."""
         state = "store" if isinstance(error, StoreUnavailable) else str(error)
         if state != self._logged:
             logger.log("INFO" if isinstance(error, Absent) else "WARNING", "{}; waiting", error)
         self._logged = state
 
     def healthy(self, what: str) -> None:
-        """All is well, perhaps again."""
+        """Note that there is no error, and log it after an error."""
         if self._logged:
-            logger.info("no more waiting: {}", what)
+            logger.info("waiting ended: {}", what)
         self._logged = ""
 
 
@@ -52,10 +52,10 @@ def follow(
     on_wait: OnWait = lambda error: None,
     chunk_records: int = CHUNK_RECORDS,
 ) -> int:
-    """Hand chunks to `handle` until `stop`, `count` new records or, with `once`, the present end; the new records.
+    """Hand chunks to `handle` until `stop`, `count` new records or, with `once`, the present end.
 
-    Follows with short waits; retries what is Unavailable and logs it once per change (with `once` it is raised). If
-    `handle` raises PositionMoved or Unavailable, it begins again at the stored position with a new source.
+    Returns the number of new records. Unavailable is logged once per change and tried again; with `once` it is raised.
+    After PositionMoved or Unavailable from `handle` a new source begins at the stored position.
     """
     waits_s = backoff(RETRY_FIRST_S, RETRY_CAP_S)
     states, shown = StateLog(), 0
@@ -74,7 +74,7 @@ def follow(
                         raise
                     states.trouble(error)
                     on_wait(error)
-                elif not moved:  # logged once, for two copies take turns
+                elif not moved:  # logged once: it recurs, as two copies take turns
                     logger.warning("{}: each record is handled by one of them", error)
                     moved = True
                 if chunk is not None or isinstance(error, StoreUnavailable):
@@ -93,7 +93,7 @@ def follow(
             if chunk.begins_again:
                 what = "was rotated, truncated or rebuilt: it is read from its beginning"
                 logger.warning("{} {}", chunk.partition, what)
-            for invalid in chunk.invalid[: INVALID_SHOWN - shown]:  # whoever reads counts them all
+            for invalid in chunk.invalid[: INVALID_SHOWN - shown]:  # the handler counts them all
                 shown += 1
                 more = "; further ones are only counted" if shown == INVALID_SHOWN else ""
                 logger.warning("invalid record in {}: {}{}", invalid.where, invalid.reason, more)
