@@ -1,4 +1,4 @@
-"""What the consumers of all sinks do: each record once into the processed store, then a summary."""
+"""The command of all sink consumers: store each record once in a processed store, then print a summary."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -26,9 +26,9 @@ Result = TypeVar("Result")
 
 
 def wait_for(attempt: Callable[[], Result], stop: Event, *, once: bool) -> Result | None:
-    """What `attempt` gives, as soon as it is not Unavailable, which is raised with `once`; None if `stop` comes first.
+    """Return the result of `attempt`, which is repeated while it raises Unavailable; None if `stop` is set first.
 
-    Logs once per change why it waits.
+    Logs the reason once per change. With `once` Unavailable is raised instead.
     """
     waits_s, states = backoff(0.1, 1.0), StateLog()
     while not stop.is_set():
@@ -43,13 +43,13 @@ def wait_for(attempt: Callable[[], Result], stop: Event, *, once: bool) -> Resul
 
 
 def wait_for_stream(name: str, settings: Settings, source_name: str, stop: Event, *, once: bool) -> Stream | None:
-    """The stream of this name, as soon as it has a schema file or records. See `wait_for`."""
+    """Return the stream of this name once it has a schema file or records. See `wait_for`."""
     return wait_for(partial(find_stream, name, settings, source_name), stop, once=once)
 
 
 @dataclass(frozen=True)
 class Consumer:
-    """Who reads a sink into a processed store of its own; a store in SQLite is a file with this `name`."""
+    """Reads a sink into a processed store of its own. `name` is the file name of a store in SQLite."""
 
     sink: str
     name: str
@@ -58,14 +58,14 @@ class Consumer:
     stop: Event
 
     def database(self, stream: Stream) -> Database:
-        """Where the store is: a file, or PostgreSQL for what machines share, which is the partitions of a topic."""
+        """Return the store's database: a file, or for a topic the PostgreSQL that machines share, if one is set."""
         url = None if self.sink not in SINKS or SINKS[self.sink].embedded else processed_store_url()
         if url is None:
             return SqliteDatabase(self.settings.processed_path(self.name, stream.name))
         return PostgresDatabase(url, self.settings.group_of(stream.name))
 
     def open(self, stream: Stream) -> ProcessedStore | None:
-        """The store, as soon as it can be opened. See `wait_for`."""
+        """Return the store once it can be opened. See `wait_for`."""
         start, once = self.reading.start, self.reading.once
         return wait_for(lambda: ProcessedStore(self.database(stream), stream, start), self.stop, once=once)
 
@@ -73,11 +73,11 @@ class Consumer:
         self, store: ProcessedStore, part: Part | None, progress: Progress, show: Callable[[list[Any]], None],
         on_wait: OnWait,
     ) -> None:  # fmt: skip
-        """Store the chunks of the sink from the stored positions on, and `show` what is new. See `add`, `follow`."""
+        """Store the chunks from the stored positions on and `show` the new records. See ProcessedStore.add, follow."""
         once, count = self.reading.once, self.reading.count
 
         def open_source() -> Source:
-            store.counts()  # a member of a group that cannot store would keep partitions from others
+            store.counts()  # raises before this consumer takes partitions of its group that it could not store
             return source(self.sink, self.settings, store.stream, store.resume, finished=once, shared=True)
 
         def handle(chunk: Chunk) -> int:
@@ -90,7 +90,7 @@ class Consumer:
 
 
 def consumer(sink: str, *reads: str) -> Callable[..., int]:
-    """The command line of a sink's consumer; of the settings it takes those that it `reads`."""
+    """Return the `main` of a sink's consumer. Its command line has the settings named in `reads`."""
 
     def main(
         *,

@@ -1,4 +1,4 @@
-"""The running line of a consumer: redrawn in place on a terminal, a log line now and then elsewhere."""
+"""The progress line of a consumer: redrawn in place on a terminal, logged every ten seconds elsewhere."""
 
 import shutil
 import sys
@@ -22,11 +22,11 @@ class Progress:
     def __init__(self, name: str, stream: Stream) -> None:
         self.name, self.counts, self._event_time = name, Counts(), event_time(stream)
         self._started_s = self._shown_s = time.monotonic()
-        self._measured = (self._started_s, 0, 0.0)  # when, how many records there were, and their rate then
+        self._measured = (self._started_s, 0, 0.0)  # time, number of records and rate of the last measurement
         self._lag_s: float | None = None
 
     def saw(self, records: Sequence[Any], counts: Counts) -> None:
-        """What was handled, of which the last one's age is the lag, and the totals of the run."""
+        """Take in the records just handled and the totals of the run. The lag is the age of the last record."""
         if records:
             at_us = self._event_time(records[-1])
             self._lag_s = None if at_us is None else max(0.0, time.time() - at_us / 1e6)
@@ -40,14 +40,14 @@ class Progress:
         self._shown_s, before = now_s, self._measured[1]
         line = self.measured()
         if live:
-            # Ends at the line's beginning, so that a log line writes over it.
+            # The cursor returns to the beginning of the line, so that a log line overwrites it.
             shown = line[: shutil.get_terminal_size().columns - 1]
             print(f"{shown}\x1b[K\r", end="", file=sys.stderr, flush=True)
         elif self.counts.records != before:
             logger.info("{}", line)
 
     def measured(self) -> str:
-        """The line with the rate of the last second or more."""
+        """Return the line, with the rate over the last second or more."""
         now_s, (then_s, before, rate) = time.monotonic(), self._measured
         if now_s - then_s >= 1:
             rate = (self.counts.records - before) / (now_s - then_s)
@@ -55,7 +55,7 @@ class Progress:
         return self._line(rate)
 
     def end(self) -> str:
-        """Close the running line; the same with the mean rate of the run."""
+        """Clear the progress line on a terminal, and return it with the mean rate of the run."""
         if sys.stderr.isatty():
             print("\x1b[K", end="", file=sys.stderr, flush=True)
         return self._line(self.counts.records / max(1e-9, time.monotonic() - self._started_s))

@@ -1,9 +1,9 @@
-"""What a consumer keeps: records and positions, in one database and one transaction.
+"""The processed store of a consumer: records and positions in one database, updated in one transaction.
 
-A chunk is stored once or not at all, whatever is killed, started twice or fenced: `add` compares the chunk's `start`
-with the stored position of its partition and sets `end` in the transaction that stores the records. The unique
-index of `records` decides what is new; `partitions` has positions and what the tracker knows. A record is one JSON
-object, beside it what all streams have: event time, the values of the roles `by` (`name`) and `value`.
+A chunk is stored once or not at all, even if consumers are killed, started twice or fenced. `add` is a compare-and-set:
+the chunk's `start` must be the stored position of its partition, and `end` replaces it in the transaction that stores
+the records. The unique index of `records` decides which are new. `partitions` has positions and trackers. A record is
+one JSON object; its columns are event time and the values of the roles `by` (column `name`) and `value`.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ _SCHEMA = (
 )
 _ENTER = "INSERT INTO partitions (partition, position, tracker) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 _POSITION = "SELECT position FROM partitions WHERE partition = ?"
-# It locks the partition and gives what is known of it, as whoever had it before left it.
+# The compare-and-set. It also locks the row of the partition until the transaction ends.
 _ADVANCE = "UPDATE partitions SET position = ? WHERE partition = ? AND position = ? RETURNING newest_us, tracker"
 _SAVE = "UPDATE partitions SET newest_us = ?, tracker = ? WHERE partition = ?"
 _SUMMARY = """SELECT name, COUNT(*), AVG(value), MAX(event_us) FROM records WHERE name <> '' GROUP BY name
@@ -40,11 +40,11 @@ _SUMMARY = """SELECT name, COUNT(*), AVG(value), MAX(event_us) FROM records WHER
 
 
 Arrival = tuple[Any, int | None, int | None, str, float | None]
-"""A record that is new to a store, its event time, the newest one in its partition before it came, name and value."""
+"""A new record of a store, its event time, the newest event time in its partition before it, its name and value."""
 
 
 class Stored(NamedTuple):
-    """What a chunk brought: the newest event time before and after it, and what was new."""
+    """The new records of a chunk, and the newest event time of its partition before and after it."""
 
     partition: str
     before_us: int | None
@@ -53,16 +53,16 @@ class Stored(NamedTuple):
 
 
 Part = Callable[[Stored], None]
-"""What a consumer makes of what it has stored, in the same transaction."""
+"""Callback of a consumer that adds its own rows for the new records, in the same transaction."""
 
 _tracker = msgspec.json.Decoder(Tracker)
 
 
 class ProcessedStore:
-    """One consumer's store; opening creates it.
+    """The store of one consumer, created if it is missing.
 
-    `start` says where a partition begins that this store has never read. Raises ToolkitError if another version wrote
-    the store.
+    `start` is where reading begins in a partition without a stored position. Raises ToolkitError if another version
+    wrote the store.
     """
 
     def __init__(self, database: Database, stream: Stream, start: Literal["start", "end"] = "start") -> None:
@@ -82,9 +82,9 @@ class ProcessedStore:
             raise
 
     def _take_roles(self) -> None:
-        """Name the stored records again if they came when the stream had no or other roles `by` and `value`.
+        """Set name and value of all stored records again if the stream had other roles `by` and `value` before.
 
-        Those of a stream without a schema file are inferred: a log of few lines has no `by` yet.
+        The roles of a stream without a schema file are inferred, and differ once a short log has grown.
         """
         roles, value = msgspec.json.encode([self.stream.by, self.stream.value]).decode(), self.stream.codec.value
         if self.database.execute("SELECT value FROM facts WHERE name = 'roles'").fetchall() == [(roles,)]:
@@ -95,14 +95,14 @@ class ProcessedStore:
         self.database.execute_many(upsert("facts", "name", "value"), [("roles", roles)])
 
     def resume(self, partition: str) -> str:
-        """The stored position of a partition. See Resume."""
+        """Return the stored position of a partition. See Resume."""
         with self.database.transaction():
             self.database.execute(_ENTER, partition, *self._first)
             ((position,),) = self.database.execute(_POSITION, partition).fetchall()
         return str(position)
 
     def add(self, chunk: Chunk, part: Part | None = None) -> Stored:
-        """Store what is new in the chunk, with its position, and what `part` makes of it, in one transaction.
+        """Store the new records of a chunk, its position and the rows of `part`, in one transaction.
 
         Raises PositionMoved if another copy of this consumer has advanced the partition.
         """
@@ -118,14 +118,14 @@ class ProcessedStore:
             found = _counted(tracker, chunk, len(stored.new))
             if part:
                 part(stored)
-            if chunk.begins_again:  # its records are the last ones of the file before
+            if chunk.begins_again:  # after it: the records in this chunk are the last ones of the old file
                 tracker.begin_again()
             self.database.execute(_SAVE, stored.newest_us, msgspec.json.encode(tracker).decode(), chunk.partition)
         self.run += found
         return stored
 
     def _insert(self, chunk: Chunk, before_us: int | None) -> Stored:
-        """Insert what is not there yet; what that is."""
+        """Insert the records that the store does not contain, and return them."""
         rows, arrivals, newest_us, value = list[Row](), list[Arrival](), before_us, self.stream.codec.value
         for record, line in zip(chunk.records, self.stream.codec.lines(chunk.records), strict=True):
             at_us, name, measured = self._event_us(record), self._name(record), value(record, self.stream.value or "")
@@ -137,14 +137,14 @@ class ProcessedStore:
                 newest_us = at_us
         inserted = self.database.insert(rows)
         if inserted is not None:
-            # Of equal ids the first was inserted, so the last one is taken first. What has none was inserted.
+            # Of records with equal ids the first was inserted: reversed, it overwrites the later ones in this dict.
             first = {row[:2]: place for place, row in reversed(list(enumerate(rows)))}
             new = set(map(first.__getitem__, inserted))
-            arrivals = [each for place, each in enumerate(arrivals) if place in new or rows[place][0] is None]
+            arrivals = [each for place, each in enumerate(arrivals) if place in new or rows[place][0] is None]  # no ids
         return Stored(chunk.partition, before_us, newest_us, arrivals)
 
     def _learn(self, tracker: Tracker, chunk: Chunk) -> None:
-        """Tell the tracker of a partition what the others know of journals that it meets: they may continue here."""
+        """Give a tracker the tracks of other partitions for journals that are new to it: they may continue here."""
         met = {each.producer_id for each in chunk.records} - {None, *tracker.tracks}
         if unknown := set(map(journal_of, met)) - set(map(journal_of, tracker.tracks)):
             others = self.database.execute("SELECT tracker FROM partitions WHERE partition <> ?", chunk.partition)
@@ -152,12 +152,12 @@ class ProcessedStore:
                 tracker.learn(_tracker.decode(text), unknown)
 
     def counts(self) -> Counts:
-        """The totals since the store began; `run` holds those of this run."""
+        """Return the totals since the store was created; `run` has those of this run."""
         found = self.database.query("SELECT tracker FROM partitions")
         return sum((_tracker.decode(text).counts for (text,) in found), Counts())
 
     def summary(self, limit: int = 5) -> list[Row]:
-        """Rows (value of `by`, number of records, mean of `value`, newest event time), the most frequent first."""
+        """Return rows (value of `by`, number of records, mean of `value`, newest event time), most frequent first."""
         rows = self.database.query(_SUMMARY, limit)
         return [(*row, None if last is None else instant_text(last)) for *row, last in rows]
 
@@ -167,7 +167,7 @@ class ProcessedStore:
 
 
 def _counted(tracker: Tracker, chunk: Chunk, new: int) -> Counts:
-    """Let the tracker see the chunk; what that added to its counts. The index knows all, the tracker is bounded."""
+    """Count a chunk in its tracker and return what was added. `new` is from the index: the tracker is bounded."""
     before, tracker.counts = tracker.counts, Counts()
     tracker.admit(chunk.records)
     seen = tracker.counts

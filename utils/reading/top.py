@@ -1,4 +1,4 @@
-"""A live table of who does what, like top: totals and the present window by `by`, and the latest records."""
+"""A live table like that of top: totals and the present window for each value of `by`, and the latest records."""
 
 import sys
 import time
@@ -19,8 +19,8 @@ EVERY_S = 60.0
 MAX_NAMES, OTHERS = 10_000, "(others)"
 LATEST = 200
 REDRAW_S = 0.25
-FRAME_LINES = 5  # headings, their line, two empty ones, and that of the cursor
-WIDE = 100  # columns of a terminal
+FRAME_LINES = 5  # headings, the rule below them, two empty lines and the line of the cursor
+WIDE = 100  # columns of a terminal, from which on there is room for least and most
 
 Top = Annotated[
     bool, Parameter(name="--top", show_default=False, help="A live table, or one at the end of --once and --count.")
@@ -28,7 +28,7 @@ Top = Annotated[
 
 
 def check_top(*, top: bool, ends: bool, json: bool) -> None:
-    """Raise ToolkitError if there can be no live table: nobody would see it, or programs would."""
+    """Raise ToolkitError if the table would have no terminal, or JSON is asked for."""
     if top and json:
         raise ToolkitError("--top is for people and --json for programs: choose one")
     if top and not (ends or sys.stdout.isatty()):
@@ -36,9 +36,9 @@ def check_top(*, top: bool, ends: bool, json: bool) -> None:
 
 
 class TopView:
-    """Fills the terminal and is redrawn in place; where stdout is none, it is printed once at the end.
+    """A table that fills the terminal and is redrawn in place; without a terminal it is printed once, at the end.
 
-    `totals` are those of what was read before this run. It shows what it is told: it asks no store.
+    `totals` are the totals per name before this run; later records come by `show`.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class TopView:
 
         self._stream, self._progress = stream, progress
         self._totals: dict[str, Window] = dict(totals or {})
-        self._present: tuple[int, dict[str, Window]] = (0, {})  # start of the newest window, and who is in it
+        self._present: tuple[int, dict[str, Window]] = (0, {})  # start of the newest window, and its statistics by name
         self._size_us = round((every_s or EVERY_S) * 1e6)
         self._latest: deque[Any] = deque(maxlen=LATEST)
         self._drawn_s = 0.0
@@ -56,7 +56,7 @@ class TopView:
         self._live.start()
 
     def show(self, records: list[Any]) -> None:
-        """Count records that are new."""
+        """Count new records, and redraw if it is time."""
         value, field = self._stream.codec.value, self._stream.value
         name_of, event_us = namer(self._stream, self._stream.by), event_time(self._stream)
         self._latest.extend(records[-LATEST:])
@@ -72,16 +72,16 @@ class TopView:
         self.idle()
 
     def idle(self) -> None:
-        """Redraw if it is time."""
+        """Redraw if the last time was REDRAW_S ago."""
         if time.monotonic() - self._drawn_s >= REDRAW_S:
             self._drawn_s = time.monotonic()
             self._live.update(self._drawn(self._progress.measured()), refresh=True)
 
     def close(self) -> None:
-        """Draw the last time."""
+        """Draw a last time and release the terminal."""
         self._live.update(self._drawn(self._progress.end()))
         self._live.stop()
-        if not self._live.console.is_terminal:  # there the library leaves the last line open
+        if not self._live.console.is_terminal:  # where rich does not end the last line
             self._live.console.print()
 
     def _drawn(self, title: str) -> Any:

@@ -10,19 +10,19 @@ import msgspec
 from msgspec.structs import asdict, astuple
 
 MAX_RUNS = MAX_GAPS = 1_000
-MAX_LOST = 2**40  # what one external sequence claims must not overflow a sum
+MAX_LOST = 2**40  # counted per gap: the sum must not overflow, whatever sequences external records have
 _RUN = re.compile(r"(.+-[0-9a-f]{8})-[0-9a-f]{8}")
 
 
 @lru_cache(maxsize=4 * MAX_RUNS)
 def journal_of(producer_id: str) -> str:
-    """The journal `<name>-<journal>` whose run this is; an id of another form is a journal of its own."""
+    """Return the journal `<name>-<journal>` of a run; an id of another form is a journal of its own."""
     found = _RUN.fullmatch(producer_id)
     return found[1] if found else producer_id
 
 
 class Track(msgspec.Struct, omit_defaults=True):
-    """What was seen of one run: all from `first` to `high` but the `gaps`; what is up to `again` may come once more."""
+    """The sequences seen of one run: `first` to `high` without the `gaps`. Up to `again` they may be read again."""
 
     first: int
     high: int
@@ -31,9 +31,9 @@ class Track(msgspec.Struct, omit_defaults=True):
 
 
 class Counts(msgspec.Struct):
-    """Totals: `records` are the new ones, `external` those of them that carry no ids, `lost` is missing so far.
+    """Totals: `records` are the new ones, `external` those of them without ids, `lost` the missing ones so far.
 
-    `again` was read once more after a restart.
+    `again` are those that were read once more after their partition began again.
     """
 
     records: int = 0
@@ -52,13 +52,13 @@ class Counts(msgspec.Struct):
 
 
 class Tracker(msgspec.Struct, omit_defaults=True):
-    """Feed it every record once, in the order read.
+    """Counts new, duplicate and lost records. It must see every record once, in the order of reading.
 
-    A journal begins at 1 and continues over its runs: what is missing before, in and between them is lost. A run that
-    begins at or below the highest sequence of its journal belongs to a restored or copied one: no loss. With `from_end`
-    no claim is made on what came before a journal that is met: reading began at the end, a partition began again, or
-    a journal was evicted. Past `max_gaps` gaps of a run the oldest is dropped, past `max_runs` runs the one that was
-    silent longest: what still comes of them counts as duplicate (a gap) or as a run just met.
+    A journal begins at 1 and continues over its runs: sequences missing before, in and between them are lost. A run
+    that begins at or below the highest sequence of its journal belongs to a restored or copied journal: no loss. With
+    `from_end` nothing is lost before the first record of an unknown journal: reading began at the end, the partition
+    began again, or a journal was dropped. Above `max_gaps` a run's oldest gap is dropped: its records, if they come,
+    are duplicates. Above `max_runs` the run that was silent longest is dropped: if it continues, it is a new run.
     """
 
     from_end: bool = False
@@ -68,7 +68,7 @@ class Tracker(msgspec.Struct, omit_defaults=True):
     tracks: dict[str, Track] = {}  # by producer_id, the latest last
 
     def admit(self, records: Iterable[Any]) -> list[Any]:
-        """Count the records; those that are new, or have no ids, in order."""
+        """Count the records. Return those that are new or have no ids, in order."""
         counts, new = self.counts, []
         latest, track = "", Track(0, 0)
         for record in records:
@@ -87,7 +87,7 @@ class Tracker(msgspec.Struct, omit_defaults=True):
         return new
 
     def _track(self, producer_id: str, sequence: int) -> Track:
-        """The track of a run, which is the latest one now."""
+        """Return the track of a run, made if it is missing, and move it to the end of `tracks`."""
         track = self.tracks.pop(producer_id, None)
         if track is None:
             highs = [each.high for each in self._of_journal(producer_id)]
@@ -106,13 +106,13 @@ class Tracker(msgspec.Struct, omit_defaults=True):
         return [track for run, track in self.tracks.items() if journal_of(run) == journal]
 
     def _is_new(self, track: Track, sequence: int) -> bool:
-        """Count a record of this run that does not simply continue the one before."""
+        """Count a record whose sequence does not follow its predecessor's. Return whether it is new."""
         counts, gaps = self.counts, track.gaps
         at = bisect_right(gaps, (sequence, MAX_LOST**2)) - 1
         if sequence > track.high:
             self._miss(track, track.high + 1, sequence - 1)
             track.high = sequence
-        elif sequence < track.first:  # no claim was made on it, but it comes after all
+        elif sequence < track.first:  # it was not counted as lost, but it comes after all
             self._miss(track, sequence + 1, track.first - 1)
             track.first = sequence
         elif at >= 0 and gaps[at][1] >= sequence:
@@ -134,13 +134,13 @@ class Tracker(msgspec.Struct, omit_defaults=True):
             del track.gaps[: -self.max_gaps]
 
     def begin_again(self) -> None:
-        """The partition is read from its beginning, which may be anywhere: what was seen is no duplicate."""
+        """Note that the partition is read from its beginning again: records that were seen then count as `again`."""
         for track in self.tracks.values():
             track.again = track.high
         self.from_end = True
 
     def learn(self, other: "Tracker", journals: set[str]) -> None:
-        """Take over what another tracker knows of these journals: they may have moved here."""
+        """Take over another tracker's tracks of these journals, which may have moved to this partition."""
         for run, track in other.tracks.items():
             if journal_of(run) in journals:
                 self.tracks.setdefault(run, track)

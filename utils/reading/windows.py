@@ -16,7 +16,7 @@ from utils.records.instants import instant_text
 
 MAX_WINDOW_S = 1_000_000_000
 NEVER_US = -(2**62)
-FIRST_US = -62_135_596_800_000_000  # of the calendar: a window may begin before it
+FIRST_US = -62_135_596_800_000_000  # the year 1, where instants begin: a window may begin before it
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS windows (size_us BIGINT, start_us BIGINT, name TEXT, partition TEXT, "
     "records BIGINT NOT NULL, numbers BIGINT NOT NULL, total DOUBLE PRECISION NOT NULL, low DOUBLE PRECISION, "
@@ -30,7 +30,7 @@ _BY_NAME = """SELECT 0, name, CAST(SUM(records) AS BIGINT), CAST(SUM(numbers) AS
 _OPEN = f"""SELECT start_us, name, {_COLUMNS} FROM windows JOIN partitions USING (partition)
     WHERE size_us = ? AND start_us + ? > newest_us ORDER BY 1, 2, partition"""
 
-# What microseconds can tell, and what has a start in a database.
+# Microseconds are fine enough for the shortest window, and the starts of the longest fit 64 bits.
 window_s = Number(gte=0.001, lte=MAX_WINDOW_S)
 
 
@@ -43,7 +43,7 @@ _Lateness = Parameter(
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Tumbling:
-    """How windows are cut: each begins at a multiple of `every_s`, and closes `lateness_s` after its end."""
+    """Options of windows: each begins at a multiple of `every_s` and closes `lateness_s` after its end."""
 
     every_s: Annotated[float | None, _Every] = None
     lateness_s: Annotated[float, _Lateness] = 0.0
@@ -53,7 +53,7 @@ NO_WINDOWS = Tumbling()
 
 
 class Window(msgspec.Struct):
-    """Statistics of a window: of its `records`, `numbers` have the stream's value, and `late` came after it closed."""
+    """Statistics of a window: of its `records`, `numbers` have a value and `late` came after it closed."""
 
     records: int = 0
     numbers: int = 0
@@ -82,22 +82,22 @@ Named = tuple[int, str, Window]
 
 
 class Windows:
-    """The windows of a store.
+    """The windows of a store, updated with its new records.
 
-    A late record counts in its window like any other; it is late if that window had closed before it came. A record
-    without event time is in no window. Sums are added in the order of the records, so that restarts change nothing.
+    A record is late if its window had closed before it came; it is counted in that window nevertheless. A record
+    without event time is in no window. Sums are added in the order of the records, so restarts do not change them.
     """
 
     def __init__(self, store: ProcessedStore, tumbling: Tumbling) -> None:
         self._database, self._stream = store.database, store.stream
         self._size_us = round((tumbling.every_s or 0) * 1e6)
-        self._closing_us = self._size_us + round(tumbling.lateness_s * 1e6)  # from the start of a window on
-        self.closed: list[Named] = []  # by the last chunk
+        self._closing_us = self._size_us + round(tumbling.lateness_s * 1e6)  # after the start of a window
+        self.closed: list[Named] = []  # the windows that the last chunk closed
         with self._database.transaction():
             make_tables(self._database, _SCHEMA)
 
     def add(self, stored: Stored) -> None:
-        """Count what a store has stored, in the same transaction. See ProcessedStore.add."""
+        """Count new records, in the transaction that stored them. See ProcessedStore.add."""
         at, size_us = (self._size_us, stored.partition), self._size_us
         starts = {at_us - at_us % size_us for _, at_us, *_ in stored.new if at_us is not None}
         rows = self._database.execute(f"{_OF_PARTITION} IN {one_of(starts)}", *at, *starts).fetchall()
@@ -114,15 +114,15 @@ class Windows:
         self.closed = _named(self._database.execute(query, *at, *bounds).fetchall())
 
     def open(self) -> list[Named]:
-        """The windows that have not closed yet."""
+        """Return the windows that have not closed yet."""
         return _named(self._database.query(_OPEN, self._size_us, self._closing_us))
 
     def by_name(self) -> dict[str, Window]:
-        """What all windows together contain for each name."""
+        """Return the statistics of all windows together, by name."""
         return {name: window for _, name, window in _named(self._database.query(_BY_NAME, self._size_us))}
 
     def line(self, start_us: int, name: str, window: Window) -> str:
-        """A window in one line for people."""
+        """Format a window as one line of text."""
         text = counted(window.records, "record")
         if window.numbers:
             text += f", {self._stream.value} mean {window.mean:,.2f}, {window.low:,.2f} to {window.high:,.2f}"
