@@ -511,7 +511,7 @@ def test_a_sink_that_is_ahead_of_its_run_is_clamped_with_one_warning(machine: Ma
     assert sink.rows[stored:] == again
     assert again[0][1] == 11
     (warning,) = lines_with(logged, "contains sequence 999")
-    assert warning.endswith("the journal assigned 10: was the journal restored?")
+    assert warning.endswith("but the journal assigned only 10: was the journal restored?")
 
 
 @open_files_stay
@@ -583,7 +583,7 @@ def test_rows_that_leave_the_journal_while_a_sink_is_asked_again_are_named(
     delivery.wake()
     wait_until(lambda: len(sink.rows) == 5)
     assert sink.rows == made
-    assert lines_with(logged, "one: was replaced behind sequence 0, just when what it had before left the journal")
+    assert lines_with(logged, "one: contains sequences up to 0 only, and those after it have just left the journal")
 
 
 def test_a_worker_does_not_end_when_all_it_would_read_has_left_the_journal(

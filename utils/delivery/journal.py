@@ -1,6 +1,6 @@
-"""The producer's durable queue, a SQLite file: what `append` returned from is acknowledged and reaches every sink.
+"""The journal: the durable queue of a producer, in a SQLite file. A record is acknowledged once `append` returns.
 
-Each process is a run with a producer_id of its own. The sequence counts the records of all runs: a place is an integer.
+Each process is a run with its own producer_id. Sequences count the records of all runs, so one number is a place.
 """
 
 import secrets
@@ -35,24 +35,24 @@ _NOTE = "UPDATE subscriptions SET reached = ?, mark = ? WHERE sink = ?"
 
 
 class Subscription(NamedTuple):
-    """A sink that gets every record behind `after`, since `since`; it had all up to `reached`, where its mark was."""
+    """A sink's subscription to the records of all runs, until it is dropped."""
 
-    since: str
-    after: int
-    reached: int
-    mark: str
+    since: str  # the time when it began
+    after: int  # the sink gets the records after this sequence
+    reached: int  # the sink has stored all records up to this sequence
+    mark: str  # the emitter's mark at that time, see Emitter
 
 
 class Journal:
-    """The queue of one producer. One thread at a time appends; any thread may call the other methods."""
+    """The queue of one producer. Only one thread at a time may append; any thread may call the other methods."""
 
     def __init__(self, path: Path, stream: Stream) -> None:
-        """Open or create the journal `path`, whose stem names the producer, and begin a run.
+        """Open or create the journal at `path`, whose stem is the producer's name, and begin a run.
 
-        Raises ToolkitError if it cannot be used, or if another process uses it (the PID is named).
+        Raises ToolkitError if the file cannot be used, or if another process uses it (the error names its PID).
         """
         self.stream = stream
-        self._recent: list[Batch] = []  # replaced and never changed, so that reading it takes no lock
+        self._recent: list[Batch] = []  # each append makes a new list, so that reading needs no lock
         with ExitStack() as opened:
             opened.callback(_locked(path).release)
             try:
@@ -65,23 +65,23 @@ class Journal:
             self._opened = opened.pop_all()
 
     def _begin_run(self) -> tuple[str, int]:
-        """Commit a new run, and so what a killed process left; its id and the last sequence assigned before it."""
+        """Insert a run. Return its id and the last sequence before it. The commit syncs what a killed run left."""
         path, stream = self._file.path, self.stream.name
         with self._file.transaction() as connection:
             execute = connection.execute
             ((version,),) = execute("PRAGMA user_version").fetchall()
             if version != VERSION:
                 if version or execute("SELECT 1 FROM sqlite_master").fetchall():
-                    remedy = "deliver its rest with the version that wrote it, or move it away"
-                    raise ToolkitError(f"{path} is no journal of this version: {remedy}")
+                    remedy = "deliver what is pending with the version that wrote it, or move the file away"
+                    raise ToolkitError(f"{path} is not a journal of this version: {remedy}")
                 for table in _SCHEMA:
                     execute(f"CREATE TABLE {table}")
                 execute(f"PRAGMA user_version = {VERSION}")
             execute("INSERT INTO facts VALUES ('stream', ?) ON CONFLICT DO NOTHING", (stream,))
             ((known,),) = execute("SELECT value FROM facts WHERE name = 'stream'").fetchall()
             if known != stream:
-                other = "give the producer, or SOURCE or stream of the feed, another name, or use another --data-dir"
-                raise ToolkitError(f"{path} belongs to stream {known}, not {stream}: {other}")
+                remedy = "rename the producer (for a feed: its SOURCE or its stream), or use another --data-dir"
+                raise ToolkitError(f"{path} belongs to stream {known}, not {stream}: {remedy}")
             rows = execute("SELECT producer_id, last FROM runs ORDER BY run DESC LIMIT 1").fetchall()
             newest, last = rows[0] if rows else (f"{path.stem}-{secrets.token_hex(4)}-", 0)
             producer_id = f"{newest.rpartition('-')[0]}-{secrets.token_hex(4)}"
@@ -90,15 +90,15 @@ class Journal:
 
     @property
     def key(self) -> str:
-        """`<name>-<journal>`, the same in all runs."""
+        """The part `<name>-<journal>` of the producer_id, which is the same in all runs."""
         return self.producer_id.rpartition("-")[0]
 
     def append(self, batch: Batch, positions: Mapping[str, str] | None = None) -> None:
-        """Store the batch, whose sequences follow `last`; on return its records are acknowledged.
+        """Store a batch that begins right after sequence `last`. Once this returns, its records are acknowledged.
 
-        In the same transaction go the `positions` of the source that they were read from (an empty batch brings only
-        these), what each sink has reached, and the rows that all of them have. Raises Unavailable if the disk is full
-        or the file locked (append it again), ToolkitError if the file or the journal is another process's by now.
+        The same transaction stores the `positions` of the source (an empty batch has only these), stores how far each
+        sink is, and deletes delivered batches. Raises Unavailable if the disk is full or the file is locked (then
+        append again), ToolkitError if the file was replaced or another process has begun a newer run.
         """
         with self._file.transaction() as connection:
             advanced = connection.execute(
@@ -107,8 +107,8 @@ class Journal:
                 (batch.last, self.producer_id, batch.first - 1),
             ).fetchall()
             if not advanced:
-                raise ToolkitError(f"another process writes to journal {self._file.path} by now; this one ends")
-            # Compressed, because a fraction of the bytes is written and synced for less than that costs.
+                raise ToolkitError(f"another process writes to journal {self._file.path} now; this one ends")
+            # Compressing takes less time than it saves in writing and syncing.
             stored = lz4.block.compress(batch.lines) if batch.count else b""
             if batch.count:
                 row = (batch.last, advanced[0][0], batch.count, stored)
@@ -122,40 +122,40 @@ class Journal:
         self.last = batch.last
 
     def prune(self) -> None:
-        """Store what each sink has reached, and delete the rows that every subscribed sink has."""
+        """Store how far each sink is, and delete the batches that every subscribed sink has stored."""
         with self._file.transaction() as connection:
             removed = self._remove_delivered(connection)
         self.pending_bytes -= removed
 
     def _remove_delivered(self, connection: sqlite3.Connection) -> int:
-        """Delete the rows up to the place that every subscribed sink has reached; how many bytes that were."""
-        noted = [(each.reached, each.mark, sink) for sink, each in self.subscriptions.items()]
-        connection.executemany(_NOTE, noted)
+        """Do the work of `prune` within a transaction. Return the number of deleted bytes."""
+        reached = [(each.reached, each.mark, sink) for sink, each in self.subscriptions.items()]
+        connection.executemany(_NOTE, reached)
         rows = connection.execute(
             "DELETE FROM batches WHERE last <= (SELECT MIN(reached) FROM subscriptions) RETURNING LENGTH(lines)"
         )
         return sum(size for (size,) in rows.fetchall())
 
     def note(self, sink: str, reached: int, mark: str, *, durable: bool = False) -> None:
-        """Note what a sink has reached, and its emitter's mark; stored with the next append, unless `durable` now."""
+        """Note how far a sink is, and its emitter's mark: `durable` at once, otherwise with the next append."""
         self.subscriptions[sink] = self.subscriptions[sink]._replace(reached=reached, mark=mark)
-        if durable:  # comes second: an append between the two would store again what was noted before
+        if durable:  # after the line above, or an append in between would put the old values back
             with self._file.transaction() as connection:
                 connection.execute(_NOTE, (reached, mark, sink))
 
     def pending(self) -> dict[str, int]:
-        """Subscribed sink -> how many records are pending for it, at most."""
+        """Return the number of pending records per subscribed sink. A sink may be ahead of what is noted."""
         return {sink: self.last - each.reached for sink, each in self.subscriptions.items()}
 
     @property
     def pruned(self) -> int:
-        """Everything up to here has left the journal."""
-        # One statement: another thread may append meanwhile.
+        """The sequence up to which all records have left the journal."""
+        # One statement, because another thread may append at the same time.
         oldest = "SELECT COALESCE(MIN(last - count), (SELECT MAX(last) FROM runs)) FROM batches"
         return int(self._file.query(oldest)[0][0])
 
     def subscribe(self, sinks: Iterable[str], *, drop: Iterable[str] = ()) -> None:
-        """From now on these sinks get every record, in any run, until one is to `drop` with what is pending for it."""
+        """End the subscriptions to `drop`, with their pending records; subscribe `sinks` to all records from now on."""
         with self._file.transaction() as connection:
             connection.executemany("DELETE FROM subscriptions WHERE sink = ?", [(sink,) for sink in drop])
             connection.executemany(
@@ -166,14 +166,14 @@ class Journal:
         self.subscriptions = {sink: Subscription(*rest) for sink, *rest in rows}
 
     def runs(self) -> dict[str, int]:
-        """producer_id -> last sequence of all runs that appended anything, in order."""
+        """Return producer_id and last sequence of the runs that have appended records, the oldest run first."""
         return dict(self._file.query("SELECT producer_id, last FROM runs WHERE last >= first ORDER BY run"))
 
     def read(self, after: int, max_count: int) -> Batch | None:
-        """The records right behind `after`, at most `max_count`, of one run; None if there are none."""
+        """Return the next records after sequence `after`: at most `max_count`, of one run; None if there are none."""
         found: list[Batch] = []
         count = size = 0
-        for batch in self._behind(after):
+        for batch in self._batches_after(after):
             if found and (batch.producer_id != found[0].producer_id or size + len(batch.lines) > MAX_BATCH_BYTES):
                 break
             first = max(batch.first, after + 1)
@@ -184,13 +184,13 @@ class Journal:
                 break
         return Batch.join(found) if found else None
 
-    def _behind(self, after: int) -> Iterator[Batch]:
-        """The batches with records behind a place: from memory if all are there, so that columns are made once."""
+    def _batches_after(self, after: int) -> Iterator[Batch]:
+        """Yield the batches with records after a sequence: those in memory, if it has all, because of their columns."""
         recent = self._recent
         if recent and recent[0].first <= after + 1:
             yield from (batch for batch in recent if batch.last > after)
             return
-        query = (  # one for each batch, as other threads may append meanwhile
+        query = (  # run once per batch, because other threads may append between two batches
             "SELECT producer_id, batches.last, count, lines FROM batches JOIN runs USING (run) "
             "WHERE batches.last > ? ORDER BY batches.last LIMIT 1"
         )
@@ -199,7 +199,7 @@ class Journal:
             yield Batch(producer_id, after, count, lz4.block.decompress(lines), self.stream.codec)
 
     def _remember(self, batch: Batch) -> None:
-        """Keep a batch in memory, for workers that keep up, and let go of the oldest ones that are too many."""
+        """Keep a batch in memory for workers that keep up, and remove the oldest batches beyond the limits."""
         recent = [*self._recent[1 - RECENT_BATCHES :], batch]
         size = sum(len(each.lines) for each in recent)
         while recent and (batch.last - recent[0].first >= RECENT_RECORDS or size > RECENT_BYTES):
@@ -207,18 +207,18 @@ class Journal:
         self._recent = recent
 
     def position(self, partition: str) -> str:
-        """The position of a source that was stored with its last records, "" if there is none."""
+        """Return the position of a source's partition as the last `append` stored it, "" if there is none."""
         rows = self._file.query("SELECT position FROM positions WHERE partition = ?", partition)
         return str(rows[0][0]) if rows else ""
 
     def trim_positions(self, prefix: str, keep: int) -> None:
-        """Delete positions of partitions that begin with `prefix`, unless they are among the last `keep` of all."""
+        """Delete the positions of partitions whose names begin with `prefix`, except the newest `keep` of all."""
         older = "rowid <= (SELECT MAX(rowid) FROM positions) - ? AND substr(partition, 1, ?) = ?"
         with self._file.transaction() as connection:
             connection.execute(f"DELETE FROM positions WHERE {older}", (keep, len(prefix), prefix))
 
     def close(self) -> None:
-        """Release file and lock, and the space that an outage took; may be called twice."""
+        """Close the file, smaller if an outage had filled it, and release the lock. May be called twice."""
         with suppress(ToolkitError):
             ((pages,),), ((free,),) = (self._file.query(f"PRAGMA {each}_count") for each in ("page", "freelist"))
             if free > max(1000, pages // 2):
@@ -227,7 +227,7 @@ class Journal:
 
 
 def _locked(path: Path) -> portalocker.PidFileLock:
-    """The lock of a journal. Raises ToolkitError naming the process that has it."""
+    """Acquire the lock of a journal. Raises ToolkitError, which names the process that has the lock."""
     lock = portalocker.PidFileLock(path.with_suffix(".pid"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

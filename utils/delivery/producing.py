@@ -1,4 +1,4 @@
-"""What all producers do with the records they make or read: open, pace, acknowledge, drain, report."""
+"""The steps that all producers share: open, pace, acknowledge, drain, report."""
 
 import sys
 import threading
@@ -23,41 +23,41 @@ from utils.records.stream import Stream, declare
 from utils.sinks import EMBEDDED, SINKS, Making, Run, check_places
 
 MAX_APPEND, MAX_APPEND_BYTES = 20_000, 8 << 20
-STAMP_S = 0.001  # the text of the present time serves so long
-MAX_HELD_S = 1.0  # what a slow generator made waits no longer for others
+STAMP_S = 0.001  # the text of the present time is used again for so long
+MAX_HELD_S = 1.0  # records of a slow generator wait no longer for others to share their batch
 FIRST_LOOK_S = 2.0
 REPORT_EVERY_S = 5.0
-SHOWN_INTERVAL_S = 0.1  # below it single records are not logged, only the running total
+SHOWN_INTERVAL_S = 0.1  # at shorter intervals records are not logged, only the running total
 # Workers and producer share the interpreter; with the default of 5 ms a busy producer starves them.
 SWITCH_INTERVAL_S = 0.0005
-MAX_NAMES, OTHERS = 100, "(others)"  # so many fields without a column are named and counted, the others together
-MAX_SHOWN = 50  # characters of a name
+MAX_NAMES, OTHERS = 100, "(others)"  # so many fields without a column are counted by name, the others together
+MAX_SHOWN = 50  # characters of a name in a log line
 
 MakeBatch = Callable[[Sequence[Any], str, int, Any], Batch]
 
 Paced = Iterable[tuple[float, Any]]
-"""Pairs of a gap (in intervals) and the Record after it; one without a timestamp gets the present time."""
+"""Pairs of a gap (in intervals) and the Record after it. A record without a timestamp gets the present time."""
 
 
 class Session:
-    """What one run of a producer acknowledges and counts; one thread at a time makes a batch and appends it."""
+    """One run of a producer, with its counts. Only one thread at a time may make batches and append them."""
 
     def __init__(self, delivery: Delivery, stop: threading.Event, max_bytes: int = 1 << 30) -> None:
         self.delivery, self.journal, self.stop = delivery, delivery.journal, stop
         self.counts: Counter[str] = Counter()
-        self.kept: Counter[str] = Counter()  # fields that went to `extra`
+        self.kept: Counter[str] = Counter()  # how often each field went to `extra`
         self.max_bytes = max_bytes  # of the journal
-        self._logged: set[str] = set()  # why the journal takes no records, until it takes them again
-        self._reported = time.monotonic(), 0  # when the running total was logged, and what it was
+        self._logged: set[str] = set()  # logged reasons why the journal takes no records; empty while it does
+        self._reported = time.monotonic(), 0  # time and value of the last running total in the log
 
     @property
     def code(self) -> int:
-        """The exit code, if it ended now."""
+        """The exit code if the run ended now."""
         failed = any(worker.status.failure for worker in self.delivery.workers.values())
         return startup.UNFINISHED if failed or any(self.journal.pending().values()) else 0
 
     def batch(self, items: Sequence[Any], make: MakeBatch = Batch.of_lines) -> tuple[Batch, list[tuple[Any, str]]]:
-        """The next batch, and which of the items no sink can store, with the reasons."""
+        """Make the next batch. Return it, and each item that no sink can store with the reason."""
         try:
             return self._batch(items, make), []
         except ValueError:
@@ -72,11 +72,11 @@ class Session:
 
     def _batch(self, items: Sequence[Any], make: MakeBatch) -> Batch:
         batch = make(items, self.journal.producer_id, self.journal.last + 1, self.journal.stream.codec)
-        batch.columns  # noqa: B018  # made here, once for all sinks
+        batch.columns  # noqa: B018  # computed here, once for all sinks
         return batch
 
     def append(self, batch: Batch, positions: Mapping[str, str] | None = None, *, shown: bool = False) -> bool:
-        """Acknowledge the batch and the positions behind it, once there is room; False if told to stop before that."""
+        """Append the batch and the positions after it, once there is room. Return False if the run stops before."""
         self._note_kept(batch.kept)
         if not self.write(partial(self.journal.append, batch, positions)):
             return False
@@ -94,7 +94,7 @@ class Session:
         return True
 
     def write(self, attempt: Callable[[], None]) -> bool:
-        """Attempt it while the disk is full or the journal has no room; False if told to stop before it was done."""
+        """Call `attempt` until it succeeds, and wait while disk or journal are full. Return False if the run stops."""
         while True:
             if self.has_room():
                 try:
@@ -108,10 +108,10 @@ class Session:
                 return False
 
     def has_room(self) -> bool:
-        """Whether the journal is below its limit; raises Unavailable where that waits for a sink that takes nothing."""
+        """Return whether the journal is below its limit. Raises Unavailable if a sink that has failed keeps it full."""
         journal = self.journal
         if journal.pending_bytes >= self.max_bytes:
-            with suppress(Unavailable):  # a full disk is another reason to wait
+            with suppress(Unavailable):  # on a full disk it cannot be pruned, and stays full
                 journal.prune()
         if journal.pending_bytes < self.max_bytes:
             return True
@@ -131,16 +131,16 @@ class Session:
         self._logged.add(text)
 
     def _note_kept(self, kept: Counter[str]) -> None:
-        """Count the fields, and log each once, so far as there are not endlessly many of them."""
-        news = [name for name, _ in kept.most_common() if name not in self.kept][: max(0, MAX_NAMES - len(self.kept))]
-        if news:
-            names = ", ".join(repr(name[:MAX_SHOWN]) for name in news)
+        """Count the fields that went to `extra`, and log the first MAX_NAMES names, each once."""
+        new = [name for name, _ in kept.most_common() if name not in self.kept][: max(0, MAX_NAMES - len(self.kept))]
+        if new:
+            names = ", ".join(repr(name[:MAX_SHOWN]) for name in new)
             logger.warning("no column takes a value of {}: in SQL it is in the column extra", names)
         for name, count in kept.items():
-            self.kept[name if name in self.kept or name in news else OTHERS] += count
+            self.kept[name if name in self.kept or name in new else OTHERS] += count
 
     def summary(self, name: str) -> str:
-        """One line: what was made or read and acknowledged, and per sink what was delivered and what is pending."""
+        """Return one line with the counts of the run, and per sink what was delivered and what is pending."""
         counts, first = self.counts, "read" if "read" in self.counts else "made"
         words = [f"{name}: {first} {counts[first]:,}, acknowledged {counts['acknowledged']:,}"]
         if counts["rejected"]:
@@ -160,7 +160,7 @@ class Session:
 def session(
     stream: Stream, name: str, settings: Settings, *, sinks: Iterable[str], run: Run, stop: threading.Event
 ) -> Iterator[Session]:
-    """Open the journal `name` and the sinks; at the end deliver what is pending and print the summary."""
+    """Open the journal `name` and the sinks. At the end, deliver what is pending and print the summary."""
     wanted = [sink for sink in dict.fromkeys(sinks) if sink not in run.drop]
     if not wanted:
         raise ToolkitError("no sink is left to produce to: name at least one with --sinks")
@@ -183,13 +183,13 @@ def session(
             yield opened
         finally:
             delivery.drain(run.drain)
-            with suppress(Unavailable):  # on a full disk they go another time
+            with suppress(Unavailable):  # on a full disk a later run does it
                 journal.prune()
             cli.print_lines(opened.summary(name))
 
 
 def produce(stream: Stream, name: str, items: Paced, making: Making, settings: Settings) -> int:
-    """Run the producer `name` until its items or the user ends it; the exit code. Raises ToolkitError."""
+    """Run the producer `name` until its items end or the user stops it; return the exit code. Raises ToolkitError."""
     count = making.run.count and min(making.run.count, sys.maxsize)
     with session(stream, name, settings, sinks=making.sinks, run=making.run, stop=signals.stop_on_signals()) as opened:
         _pace(opened, islice(items, count), making.interval)
@@ -197,9 +197,9 @@ def produce(stream: Stream, name: str, items: Paced, making: Making, settings: S
 
 
 def _pace(run: Session, items: Paced, interval_s: float) -> None:
-    """Append all items, the first at once, each other when it is due; those due together in one batch."""
-    made: list[Any] = []  # and not appended yet
-    limit = 64  # of a batch; grows where records are small
+    """Append the first item at once and the others when they are due. Items that are due together share a batch."""
+    made: list[Any] = []  # not appended yet
+    limit = 64  # records of a batch; grows while records are small
 
     def flush() -> None:
         nonlocal limit
@@ -231,5 +231,5 @@ def _pace(run: Session, items: Paced, interval_s: float) -> None:
             made.append(item)
             if len(made) >= limit or not 0 <= now_s - began_s < MAX_HELD_S:
                 flush()
-    finally:  # whatever ends the generator
+    finally:  # also if the generator raises
         flush()

@@ -1,4 +1,4 @@
-"""From the journal to the sinks: one worker thread per sink, which alone retries."""
+"""Delivery from the journal to the sinks: one worker thread per sink. Only workers retry."""
 
 import threading
 import time
@@ -19,27 +19,27 @@ from utils.records.codec import encoder
 from utils.records.external import identity_of
 from utils.records.record import Batch
 
-MAX_REJECTED = 10  # one after another, with nothing stored between: the table is the fault
-CLOSE_S = 0.5  # a worker stuck in a library call is left behind, a daemon thread; the journal keeps what it had
+MAX_REJECTED = 10  # in a row, with nothing stored in between: beyond that the table is at fault, not the records
+CLOSE_S = 0.5  # a worker that is stuck in a library call is abandoned after this time; its records stay pending
 
 
 @dataclass
 class Status:
-    """What a worker reports."""
+    """State of a worker."""
 
-    answered: bool = False  # or has failed, at least once
-    opened: bool = False  # its emitter was, at least once
+    answered: bool = False  # the sink has answered, or failed, at least once
+    opened: bool = False  # the emitter was opened at least once
     delivered: int = 0
     dead_letters: int = 0
-    reason: str = ""  # why it is down
-    failure: ToolkitError | None = None  # what ended the worker
+    reason: str = ""  # why the sink is down
+    failure: ToolkitError | None = None  # the error that ended the worker
 
 
 class Worker(threading.Thread):
-    """Delivers the journal to one sink, in order; the thread has the sink's name.
+    """Thread that delivers the journal to one sink, in order. Its name is the sink's.
 
-    After any error that can heal it opens another emitter, asks it `last` and continues from there; the batch in hand
-    is never simply sent again. That also settles whether a batch had arrived whose acknowledgement was lost.
+    After an error that can heal, it opens a new emitter, calls `last` and continues from there. It never simply sends
+    a batch again, because the batch may have arrived although its acknowledgement was lost.
     """
 
     def __init__(self, sink: str, connect: Connect, letters: Path, delivery: "Delivery") -> None:
@@ -48,19 +48,19 @@ class Worker(threading.Thread):
         self._connect, self._letters, self._delivery = connect, letters, delivery
         self._waits_s = backoff()
         self._down_since_s: float | None = None
-        self._rejected = 0  # in a row
-        self._warned: set[str] = set()  # each new connection may find the same again
+        self._rejected = 0  # records in a row
+        self._warned: set[str] = set()  # findings that were logged: each new connection may make them again
 
     def run(self) -> None:
         is_over = False
         while not is_over:
             try:
                 is_over = self._deliver()
-            except Exception as error:  # noqa: BLE001 (of libraries: whatever it is, asking the sink again settles it)
+            except Exception as error:  # noqa: BLE001 (libraries raise anything; asking the sink again is always safe)
                 is_over = self._failed(error)
 
     def _deliver(self) -> bool:
-        """Connect, and deliver until it is time to stop (True) or a record is rejected."""
+        """Connect and deliver. Return True when it is time to stop, False after a rejected record."""
         journal, status = self._delivery.journal, self.status
         with closing(self._connect(journal.subscriptions[self.name].mark)) as emitter:
             status.opened = True
@@ -83,7 +83,7 @@ class Worker(threading.Thread):
         return True
 
     def _next(self, reached: int, max_records: int) -> Batch | None:
-        """The next batch, waiting for one to be appended; None when it is time to stop."""
+        """Return the next batch, once there is one; None when it is time to stop."""
         delivery, journal = self._delivery, self._delivery.journal
         if reached >= journal.last:
             self._up()
@@ -94,39 +94,39 @@ class Worker(threading.Thread):
         wanted = min(journal.last - reached, max_records)
         batch = journal.read(reached, wanted // STEP * STEP or wanted)
         if batch is None or batch.first != reached + 1:
-            self._warn(f"was replaced behind sequence {reached}", "just when what it had before left the journal")
-            raise Unavailable("it was replaced")
+            self._warn(f"contains sequences up to {reached} only", "and those after it have just left the journal")
+            raise Unavailable("the sink was replaced")
         return batch
 
     def _ask(self, emitter: Emitter) -> int:
-        """The place up to which the sink has everything; the sink itself, and the letters behind it, tell it."""
+        """Return the sequence up to which the sink has all records, dead letters included."""
         journal = self._delivery.journal
         runs, known, pruned = journal.runs(), journal.subscriptions[self.name], journal.pruned
-        last = emitter.last(list(runs)) or ("", 0)
-        place = min(last[1], runs.get(last[0], 0))
-        if last[1] > place:
-            ahead = f"the journal assigned {place}: was the journal restored?"
-            self._warn(f"contains sequence {last[1]} of {last[0]}", ahead)
-        place = _behind_letters(self._letters, max(place, known.after), runs)
+        producer_id, last = emitter.last(list(runs)) or ("", 0)
+        place = min(last, runs.get(producer_id, 0))
+        if last > place:
+            ahead = f"but the journal assigned only {place}: was the journal restored?"
+            self._warn(f"contains sequence {last} of {producer_id}", ahead)
+        place = _after_letters(self._letters, max(place, known.after), runs)
         if place < known.reached:
-            rest = f"{place + 1} to {pruned} have left the journal" if place < pruned else "the journal has the others"
+            rest = f"{place + 1} to {pruned} have left the journal" if place < pruned else "the journal has the rest"
             less = f"but had {known.reached}: it was replaced by an older copy; {rest}"
             self._warn(f"contains sequences up to {place}", less)
-        return place if place >= pruned else _behind_letters(self._letters, pruned, runs)
+        return place if place >= pruned else _after_letters(self._letters, pruned, runs)
 
-    def _warn(self, what: str, about_it: str) -> None:
-        if what not in self._warned:
-            self._warned.add(what)
-            logger.warning("{}: {}, {}", self.name, what, about_it)
+    def _warn(self, finding: str, detail: str) -> None:
+        if finding not in self._warned:
+            self._warned.add(finding)
+            logger.warning("{}: {}, {}", self.name, finding, detail)
 
     def _dead_letter(self, batch: Batch, rejected: Rejected) -> None:
-        """Keep one record with the reason, as what comes before it is stored; raise if the table is the fault."""
+        """Write a rejected record and the reason to the dead letters. Raise ToolkitError if the table is at fault."""
         before = rejected.sequence - batch.first
         in_a_row = 1 if before else self._rejected + 1
         if in_a_row > MAX_REJECTED:
             raise ToolkitError(f"{in_a_row} records in a row were rejected: {rejected.reason}")
         only = batch.between(rejected.sequence, rejected.sequence)
-        # First, so that a record's own field of this name counts for a reader.
+        # The reason comes first: where a record has a field of this name, JSON readers take the second one.
         line = b'{"reason":' + encoder.encode(rejected.reason) + b"," + only.lines[1:]
         with closing(FileEmitter(self._letters)) as letters:
             letters.emit(Batch(batch.producer_id, rejected.sequence, 1, line, batch.codec))
@@ -137,7 +137,7 @@ class Worker(threading.Thread):
                      self._letters, rejected.reason)  # fmt: skip
 
     def _up(self) -> None:
-        """Note that the sink takes records: it has all there is, or has just stored a batch."""
+        """Note that the sink is up: it has all records, or has just stored a batch."""
         if self._down_since_s is not None:
             logger.info("{}: delivering again after {:.0f} s", self.name, time.monotonic() - self._down_since_s)
             self._down_since_s = None
@@ -145,7 +145,7 @@ class Worker(threading.Thread):
             self._waits_s = backoff()
 
     def _failed(self, error: Exception) -> bool:
-        """Log it and wait; True without a next attempt: what only the user can fix, or a silent sink at the end."""
+        """Log and wait. Return True to end: only the user can fix the error, or the run ends with the sink down."""
         delivery, status = self._delivery, self.status
         reason = str(error) if isinstance(error, ToolkitError) else repr(error)
         failure = error if isinstance(error, ToolkitError) and not isinstance(error, Unavailable) else None
@@ -156,7 +156,7 @@ class Worker(threading.Thread):
             logger.opt(exception=error).error("{}: unexpected {} (traceback in logs/)", self.name, reason)
         with delivery.changed:
             status.reason, status.failure, status.answered = reason, failure, True
-            # Known to `start`, which raises it, or logged. At the end it may have found the journal closed.
+            # `start` raises a failure instead. After the end it may only mean that the journal is closed.
             if failure and not delivery.is_starting and delivery.until != "closed":
                 logger.error("{}: given up: {}", self.name, reason)
             delivery.changed.notify_all()
@@ -168,20 +168,20 @@ class Worker(threading.Thread):
 
 
 class Delivery:
-    """The workers of one producer process, and what they have in common."""
+    """The workers of one producer process, and the state that they share."""
 
     def __init__(
         self, journal: Journal, connects: Mapping[str, Connect], dead_letter_path: Callable[[str], Path]
     ) -> None:
         self.journal = journal
         self.changed = threading.Condition()
-        self.is_starting = True  # then a failure is raised by `start` instead of logged
-        self.until = ""  # "drained": workers stop once all is delivered; "closed": after the batch in hand
+        self.is_starting = True  # then `start` raises a failure, and the worker does not log it
+        self.until = ""  # "drained": workers stop once all is delivered; "closed": after the current batch
         journal.subscribe(connects)
         self.workers = {sink: Worker(sink, connect, dead_letter_path(sink), self) for sink, connect in connects.items()}
 
     def start(self, wait_for: Collection[str], wait_s: float) -> None:
-        """Start all workers, and give those of `wait_for` up to `wait_s` to raise what only the user can fix."""
+        """Start all workers. Wait up to `wait_s` for the sinks in `wait_for` to answer; raise the first failure."""
         for worker in self.workers.values():
             worker.start()
         with self.changed:
@@ -193,7 +193,7 @@ class Delivery:
             raise failures[0]
 
     def wake(self) -> None:
-        """Tell everybody who waits that something was appended or delivered."""
+        """Wake all waiting threads: something was appended or delivered."""
         with self.changed:
             self.changed.notify_all()
 
@@ -207,13 +207,15 @@ class Delivery:
                 worker.join(max(0.0, deadline_s - time.monotonic()))
 
 
-def _behind_letters(path: Path, place: int, runs: Mapping[str, int]) -> int:
-    """The place behind the dead letters directly behind `place`; those behind their run are of a restored journal."""
+def _after_letters(path: Path, place: int, runs: Mapping[str, int]) -> int:
+    """Return the sequence `place`, advanced over the dead letters that follow it without a gap."""
     if path.exists():
         with closing(FileEmitter(path)) as letters:
             letters.last([])  # makes durable what a killed process left
         with errors(path), path.open("rb") as lines:
-            found = {each[1] for each in filter(None, map(identity_of, lines)) if each[1] <= runs.get(each[0], 0)}
+            ids = filter(None, map(identity_of, lines))
+            # Letters beyond the end of their run were written before the journal was restored from a backup.
+            found = {sequence for producer_id, sequence in ids if sequence <= runs.get(producer_id, 0)}
         while place + 1 in found:
             place += 1
     return place
