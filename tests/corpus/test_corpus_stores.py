@@ -239,7 +239,7 @@ JOURNALS: list[tuple[str, Make, str]] = [
     ("text", lambda path: path.write_text("hi\n" * 50), "is not a SQLite database; move it away"),
     ("folder", lambda path: path.mkdir(), "unable to open database file"),
     ("cut", cut_journal, "is damaged"),
-    ("first edition", sql("CREATE TABLE identities (a)", "CREATE TABLE batches (count)"), "not a journal of this version"),
+    ("first edition", sql("CREATE TABLE identities (a)", "CREATE TABLE batches (count)"), "journal of this version"),
     ("another database", sql("CREATE TABLE a (b)"), "is not a journal of this version: deliver what is pending"),
     ("held", held_by_another, "is in use by process [0-9]+: stop it first, or use another --data-dir"),
 ]

@@ -1,4 +1,4 @@
-"""What a sink's writer promises."""
+"""The emitter protocol, and functions that several emitters share."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -12,36 +12,36 @@ from utils.records.record import Batch, Columns, without_ids
 from utils.records.stream import BUZZ
 
 STEP = 20_480
-"""Longer batches have a multiple of so many records: DuckDB's row groups. One that is not full, it writes again."""
+"""Rows of a DuckDB row group. Larger batches are cut to a multiple of it: DuckDB rewrites a group that is not full."""
 
 
 class Emitter(Protocol):
-    """Writes batches to one sink. Constructing opens; after any error it is closed and discarded.
+    """The emitter protocol: writes batches to one sink. The constructor opens it; any error makes it unusable.
 
-    Emitters never retry and never know about each other. They do not promise that a record is stored once: the
-    worker makes it so by asking `last` after each construction.
+    Emitters never retry and never know about each other. Storing each record once is the task of the worker, which
+    calls `last` after each construction and then sends what follows.
     """
 
     @property
     def mark(self) -> str:
-        """Up to where the sink was certainly written; opaque, "" = unknown. The journal keeps it to bound searches."""
+        """Opaque place up to which the sink was certainly written, "" = unknown. The journal keeps it for `last`."""
 
     max_records: int
-    """How many records a batch may have."""
+    """The maximum number of records in a batch."""
 
     def last(self, producer_ids: Sequence[str]) -> tuple[str, int] | None:
-        """The newest of these runs (the last in their order) that the sink contains, and its highest sequence.
+        """Return the newest of these runs that the sink contains, and its highest sequence; None if it contains none.
 
-        First makes durable what a killed process may have left in the page cache. The sink itself is the cursor.
+        The newest run comes last in `producer_ids`. First makes durable what a killed process left in the page cache.
         """
         ...
 
     def emit(self, batch: Batch) -> None:
-        """Store the batch, in order, and return once it is durable.
+        """Store the batch in order, and return once it is durable.
 
-        Raises Unavailable (can heal; also if somebody else delivered this run since `last`), Rejected (one record,
-        never; everything before it is durable then), or another ToolkitError (the user must act). After an error or
-        a crash the sink contains at most a prefix of the batch.
+        Raises Unavailable if it can heal or another process delivered this run since `last`, Rejected if the sink
+        never takes one record (those before it are durable then), another ToolkitError if the user must act. After an
+        error or a crash the sink contains at most a prefix of the batch.
         """
         ...
 
@@ -51,20 +51,20 @@ class Emitter(Protocol):
 
 
 Connect = Callable[[str], Emitter]
-"""Opens an emitter, given the mark that the one before left."""
+"""Opens an emitter, given the last mark of the emitter before it."""
 
 
 def delivered_by_another(path: Path, producer_id: str) -> Unavailable:
-    """What an emitter raises that finds records in its sink which `last` did not find."""
+    """Return the error for a sink with records of this run that `last` has not found."""
     return Unavailable(f"{path}: another process delivered {producer_id}: a copy of its journal?")
 
 
 def store_in_halves(
     store: Callable[[Columns], None], page: Columns, first: int, row_errors: tuple[type[Exception], ...]
 ) -> None:
-    """Store rows from sequence `first` on; around one that the table rejects in ever smaller halves.
+    """Store the rows of a page, whose first has sequence `first`; halve it until a row that the table rejects is alone.
 
-    Raises Rejected for that one. `store` takes all rows of a page or, raising one of `row_errors`, none.
+    Raises Rejected for that row. `store` takes all rows of a page, or none and raises one of `row_errors`.
     """
     try:
         store(page)
@@ -77,7 +77,7 @@ def store_in_halves(
 
 
 def emit_one(message: Mapping[str, Any], path: Path, open_emitter: Callable[[], Emitter]) -> bool:
-    """Store one record without ids, with all its fields; True once it is stored, else False with the reason logged."""
+    """Store one record without ids. Return True once it is stored, otherwise log the reason and return False."""
     try:
         line = without_ids(message)
         columns = BUZZ.codec.columns_of([BUZZ.codec.decode_any(line)])

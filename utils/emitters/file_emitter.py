@@ -29,11 +29,11 @@ _START_BYTES = _FINGERPRINT_BYTES = 256
 class FileEmitter:
     """Appends to a JSON lines file that other producers may append to as well.
 
-    The lock is on the file itself, so that it holds whatever name the file is opened by; on Windows, where such a
-    lock would keep readers out, it is on a file beside the resolved path. Readers need no lock.
+    The lock is on the file itself, so it works for every name of the file. On Windows such a lock would keep readers
+    out: there it is on another file beside the resolved path. Readers need no lock.
 
-    Each append is synced before the lock is released, so a power cut leaves zeros in the last append only, behind the
-    mark: an offset up to which the file was synced, with a checksum of what comes before it.
+    Each append is synced before the lock is released, so a power cut can leave zeros only in the last append. The mark
+    is the offset up to which the file is synced, with a checksum of the bytes before it.
     """
 
     max_records = STEP
@@ -54,7 +54,7 @@ class FileEmitter:
             self.close()
             raise
         self._opened = status.st_dev, status.st_ino
-        self._end = status.st_size  # what comes behind it has not been seen here
+        self._end = status.st_size  # the bytes after it were not searched yet
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -66,7 +66,7 @@ class FileEmitter:
             raise Unavailable(f"{self._path} is locked by another writer") from error
 
     def last(self, producer_ids: Sequence[str]) -> tuple[str, int] | None:
-        """Scan backwards for the last whole line of these runs that is before any hole. See Emitter."""
+        """Scan backwards for the last complete line of these runs before the first hole. See Emitter."""
         with self._locked():
             self._end = self._repair_tail()
             hole = first_hole(self._fd, self._marked(), self._end)
@@ -74,25 +74,25 @@ class FileEmitter:
             found, end = next(own, (None, 0))
             if end > hole:
                 found, _ = next((each for each in own if each[1] <= hole), (None, 0))
-                self._remove_behind(hole, producer_ids)
-            sync(self._fd)  # what a killed process wrote is durable before it is believed
+                self._truncate_at(hole, producer_ids)
+            sync(self._fd)  # a killed process may have left lines that are not synced
             self.mark = self._mark_at(self._end)
         return found
 
     def _own_backwards(self, producer_ids: Sequence[str]) -> Iterator[tuple[tuple[str, int], int]]:
-        """The ids of the records of these runs, the last first, and the offsets behind them."""
+        """Yield the ids of the records of these runs, the last first, with the offsets after their lines."""
         common = os.path.commonprefix(list(producer_ids))  # noqa: RUF071 (of texts, not of paths)
         needle = encoder.encode(common).removesuffix(b'"')
         known = frozenset(producer_ids)
         for line, end in lines_backwards(self._fd, needle, self._end, 0) if known else ():
-            if place := _place(line, known):
-                yield place, end
+            if ids := _ids_of(line, known):
+                yield ids, end
 
-    def _remove_behind(self, hole: int, known: Collection[str]) -> None:
-        """Cut what follows a hole, to be delivered again; behind lines of others ours come a second time."""
+    def _truncate_at(self, hole: int, known: Collection[str]) -> None:
+        """Truncate the file at a hole, for the rest to be delivered again; not if lines of other journals follow it."""
         size = self._end - hole
         lines = (line for line, _ in lines_backwards(self._fd, b"{", self._end, hole))
-        has_others = any(_is_record(line) and _place(line, known) is None for line in lines)
+        has_others = any(_is_record(line) and _ids_of(line, known) is None for line in lines)
         if not has_others and self._truncate(hole):
             logger.warning("{}: cut {} bytes behind a hole that a power cut left", self._path, size)
             self._end = hole
@@ -108,7 +108,7 @@ class FileEmitter:
                 raise SinkReplaced(f"{self._path} was cut, or an older copy was written over it, while in use")
             end = self._repair_tail()
             since = lines_backwards(self._fd, encoder.encode(batch.producer_id), end, self._end)
-            if any(_place(line, (batch.producer_id,)) for line, _ in since):
+            if any(_ids_of(line, (batch.producer_id,)) for line, _ in since):
                 raise delivered_by_another(self._path, batch.producer_id)
             try:
                 self._write(batch.lines)
@@ -124,12 +124,12 @@ class FileEmitter:
         check_same_file(self._path, self._opened)
 
     def _mark_at(self, end: int) -> str:
-        """An offset and a checksum of what comes before it."""
+        """Return the mark of an offset: the offset, and a checksum of the bytes before it."""
         start = max(0, end - _FINGERPRINT_BYTES)
         return f"{end}:{crc32(read_at(self._fd, start, end - start)):08x}"
 
     def _marked(self) -> int:
-        """The offset that the mark names; the end of the file if what comes before it is no longer the same."""
+        """Return the offset of the mark, or the end of the file if the bytes before the offset have changed."""
         offset = self.mark.partition(":")[0]
         known = offset.isdecimal() and int(offset) <= self._end and self._mark_at(int(offset)) == self.mark
         return int(offset) if known else self._end
@@ -139,13 +139,13 @@ class FileEmitter:
         self._file.close()
 
     def _write(self, data: bytes) -> None:
-        """All of `data`, at the end: on a full disk a write takes a part and reports success."""
+        """Append all of `data`. On a full disk one `os.write` writes a part of it and reports success."""
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(self._fd, rest) :]
 
     def _truncate(self, end: int) -> bool:
-        """Remove what is behind `end`; False where that is not allowed, as in an append-only file."""
+        """Truncate the file at `end`. Return False if that is not allowed, as in an append-only file."""
         try:
             os.ftruncate(self._fd, end)
         except OSError:
@@ -153,7 +153,7 @@ class FileEmitter:
         return True
 
     def _repair_tail(self) -> int:
-        """Size of the file after its last line is made whole: a partial record is cut, all else gets its newline."""
+        """Cut a partial record at the end, give any other last line its newline, and return the size of the file."""
         if not is_whole(self._fd):
             size = os.fstat(self._fd).st_size
             start, line = last_line(self._fd)
@@ -167,14 +167,14 @@ class FileEmitter:
         return os.fstat(self._fd).st_size
 
 
-def _place(line: bytes, known: Collection[str]) -> tuple[str, int] | None:
-    """The ids of a record of one of these runs."""
+def _ids_of(line: bytes, known: Collection[str]) -> tuple[str, int] | None:
+    """Return the ids of a record of one of these runs, None for any other line."""
     found = identity_of(line)
     return found if found and found[0] in known else None
 
 
 def _is_record(line: bytes) -> bool:
-    """Whether a line is a whole JSON object."""
+    """Return whether a line is a complete JSON object."""
     try:
         return line[:1] == b"{" and msgspec.json.decode(line) is not None
     except (ValueError, RecursionError):
@@ -182,13 +182,13 @@ def _is_record(line: bytes) -> bool:
 
 
 def open_emitter(settings: Settings, stream: Stream, key: str, mark: str) -> FileEmitter:
-    """The emitter of the sink `file`. See Sink."""
+    """Open the emitter of the sink `file`. See Sink."""
     return FileEmitter(settings.file_path(stream.name), mark)
 
 
 def emit_message(message: Mapping[str, Any], *, path: Path | str) -> bool:
-    """Append one record with all its fields to a JSON lines file; True once it is stored, else False with a log line.
+    """Append one record to a JSON lines file. Return True once it is stored, otherwise log the reason, return False.
 
-    Carries no ids, so it is outside the exactly-once promise.
+    The record carries no ids, so it is outside the exactly-once promise.
     """
     return emit_one(message, Path(path), lambda: FileEmitter(Path(path)))
