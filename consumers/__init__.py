@@ -1,4 +1,4 @@
-"""Commands that read the sinks; `python -m consumers.NAME` runs this first."""
+"""Commands that read the sinks; `python -m consumers.NAME` imports this package first."""
 
 from utils.app import startup
 

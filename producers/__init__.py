@@ -1,4 +1,4 @@
-"""Commands that generate messages; `python -m producers.NAME` runs this first."""
+"""Commands that send records; `python -m producers.NAME` imports this package first."""
 
 from utils.app import startup
 

@@ -1,4 +1,4 @@
-"""Streams measured parts of three lines: tools that wear, and rare bad parts to find. An example of a stream."""
+"""Example producer of measured parts from three production lines, with tools that wear and rare bad parts."""
 
 import random
 import sys
@@ -17,7 +17,7 @@ LOWER_MM, UPPER_MM = 24.9, 25.1
 
 
 class Part(Record):
-    """One measured part; it has `passed` if `measure_mm` is within the limits."""
+    """One measured part; `passed` is whether `measure_mm` is within the limits."""
 
     line: str
     part: str
@@ -29,13 +29,13 @@ class Part(Record):
 
 PARTS = Stream("parts", Part, by="line", value="measure_mm", histogram="measure_mm", zones=(LOWER_MM, UPPER_MM))
 
-PARTS_PER_TOOL = {"north": 200, "south": 320, "west": 450}  # of each line: a new tool begins low and wears upwards
+PARTS_PER_TOOL = {"north": 200, "south": 320, "west": 450}  # per line; as its tool wears, parts get larger
 NEW_MM, WORN_MM, SPREAD_MM = 24.96, 25.05, 0.012
-BAD_EVERY, BAD_MM = 150, 0.2  # parts, on average; how far such a part is off
+BAD_EVERY, BAD_MM = 150, 0.2  # mean number of parts per bad one, and its deviation
 
 
 def parts(rng: random.Random) -> Iterator[tuple[float, Part]]:
-    """Endless pairs: the pause before the part, in intervals, and the part, not yet stamped or numbered."""
+    """Yield endless pairs: the pause before a part, in intervals, and the part, without timestamp and ids."""
     for number in count(1):
         for line, per_tool in PARTS_PER_TOOL.items():
             wear = number % per_tool / per_tool

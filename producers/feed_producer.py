@@ -1,4 +1,4 @@
-"""Makes a stream of anything that can be read: files, tables, topics, requests over HTTP, standard input."""
+"""Producer that makes a stream of a file, a table, a topic, HTTP requests or standard input."""
 
 import sys
 from typing import Annotated
@@ -19,12 +19,12 @@ def main(
     source: Annotated[str, Parameter(allow_leading_hyphen=True, help=_SOURCE)],
     /,
     *,
-    stream: Annotated[str, optional("Which stream; else the name of SOURCE without suffix.")] = "",
+    stream: Annotated[str, optional("Name of the stream; default: that of SOURCE without suffix.")] = "",
     options: FeedOptions = PLAIN_FEED,
     read: InputOptions = PLAIN,
     settings: Annotated[Settings, Reads(*PRODUCING)] = DEFAULTS,
 ) -> int:
-    """Feed SOURCE into a stream, exactly once: follow a file that grows, or read what is complete to its end."""
+    """Feed SOURCE into a stream, exactly once: follow a file that grows, or read a complete one to its end."""
     stop = signals.stop_on_signals()
     if source.startswith(HTTP):
         if not stream or options.once or options.again or read != PLAIN:

@@ -1,4 +1,4 @@
-"""Streams trades of a small market: prices that wander, and rare crashes to find. An example of a stream."""
+"""Example producer of trades in a small market, with wandering prices and rare crashes."""
 
 import random
 import sys
@@ -23,19 +23,19 @@ class Tick(Record):
 
 TICKS = Stream("ticks", Tick, by="symbol", value="price", histogram="volume", zones=(95, 105))
 
-SYMBOLS = {"AMBR": 0.05, "BOLT": 0.08, "CLAY": 0.12, "DUNE": 0.2}  # and how far a price moves from trade to trade
-FAIR_PRICE, PULL = 100.0, 0.002  # to which every price returns
-CRASH_EVERY, CRASH_TRADES, CRASH = 1_500, 12, 0.9  # trades, on average; how long it lasts; what is left of the price
+SYMBOLS = {"AMBR": 0.05, "BOLT": 0.08, "CLAY": 0.12, "DUNE": 0.2}  # with the standard deviation of a price change
+FAIR_PRICE, PULL = 100.0, 0.002  # prices return to it by this share of the distance per trade
+CRASH_EVERY, CRASH_TRADES, CRASH = 1_500, 12, 0.9  # mean trades per crash, its trades, and the factor of the price
 
 
 def ticks(rng: random.Random) -> Iterator[tuple[float, Tick]]:
-    """Endless pairs: the pause before the trade, in intervals, and the trade, not yet stamped or numbered."""
+    """Yield endless pairs: the pause before a trade, in intervals, and the trade, without timestamp and ids."""
     prices = dict.fromkeys(SYMBOLS, FAIR_PRICE)
     crashing, left = "", 0
     while True:
         if not left and rng.random() * CRASH_EVERY < 1:
             crashing, left = rng.choice(list(SYMBOLS)), CRASH_TRADES
-        hurry = left > 0  # everybody sells: fast, much, and one symbol only
+        hurry = left > 0  # during a crash: fast trades of high volume, of one symbol only
         symbol = crashing if hurry else rng.choice(list(SYMBOLS))
         prices[symbol] += PULL * (FAIR_PRICE - prices[symbol]) + rng.gauss(0, SYMBOLS[symbol])
         price = prices[symbol] * (CRASH if hurry else 1)

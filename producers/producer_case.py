@@ -1,4 +1,4 @@
-"""Streams buzz messages: what people just did with some topic, and how it was."""
+"""Producer of buzz messages from seven authors with habits, for all four sinks."""
 
 import random
 import sys
@@ -16,7 +16,7 @@ from utils.records.record import Message
 from utils.records.stream import BUZZ
 from utils.sinks import ALL, Making, Sinks
 
-TOPICS = {  # as it stands in the text: keyword and category
+TOPICS = {  # topic as in the text: its keyword and category
     "a meme": ("meme", "humor"),
     "a joke": ("joke", "humor"),
     "a movie": ("movie", "entertainment"),
@@ -37,7 +37,7 @@ SOUR = ("boring", "confusing", "disappointing", "terrible", "annoying", "a waste
 
 
 class Habit(NamedTuple):
-    """An author: share of all messages, topics of every other one, and the words they reach for."""
+    """The habits of an author: share of all messages, topics of half of them, and words to choose from."""
 
     author: str
     share: int
@@ -60,7 +60,7 @@ PHRASES_PER_SHARE = 40
 @Parameter(name="*")
 @dataclass(frozen=True)
 class MakingForAll(Making):
-    """What this producer can be told."""
+    """Options of a producer whose default is all sinks."""
 
     sinks: Sinks = ALL
 
@@ -71,14 +71,14 @@ Row = tuple[str, str, str, float, str, int]  # a message without ids, in the ord
 
 
 def buzz(habit: Habit, rng: random.Random) -> Row:
-    """One message as this author would write it, with the score of its text."""
+    """Return a random message of this author, with the sentiment score of its text."""
     topic = rng.choice(habit.favourites if rng.random() < 0.5 else tuple(TOPICS))
     text = f"I just {rng.choice(VERBS)} {topic}! It was {rng.choice(habit.words)}."
     return text, habit.author, TOPICS[topic][1], sentiment.score(text), TOPICS[topic][0], len(text)
 
 
 def messages(rng: random.Random) -> Iterator[tuple[float, Message]]:
-    """Endless pairs: the pause before the message, in intervals, and the message, not yet stamped or numbered."""
+    """Yield endless pairs: the pause before a message, in intervals, and the message, without timestamp and ids."""
     draw = rng.random
     phrases = [buzz(habit, rng) for habit in HABITS for _ in range(habit.share * PHRASES_PER_SHARE)]
     while True:

@@ -1,4 +1,4 @@
-"""Streams "Hello World" messages of Ragini and her friends, in patterns one can see on the dashboard."""
+"""Producer of "Hello World" messages from Ragini and her friends, in patterns that the dashboard shows."""
 
 import math
 import random
@@ -34,29 +34,29 @@ FEELINGS = [  # from sad to happy
 FACTS = ["Next week there is another {}.", "Everybody in the office talked about the {}.", "Here comes the {}."]
 FACTS += ["Today was about the {}, from nine to five.", "The {} begins at seven in the evening."]
 FACTS += ["More about the {} tomorrow.", "My neighbour told me about a {} in Pune.", "The {} is on the first floor."]
-SHORTEST, LENGTHS, LENGTH_WIDTH = 20, 5, 50  # characters: five classes of 50 each, from 20 on
-SENTIMENTS = 10  # classes of sentiment, each a tenth wide
+SHORTEST, LENGTHS, LENGTH_WIDTH = 20, 5, 50  # five classes of length, each 50 characters wide, from 20 on
+SENTIMENTS = 10  # classes of sentiment, each 0.1 wide
 
 Pattern = Literal["steady", "wave", "burst", "drift"]
 Row = tuple[str, str, str, float, str, int]  # a message without ids, in the order of its fields
 Step = tuple[float, float, float, float, float]
-"""What a message is like: the pause before it, its least sentiment (0-1) and length (0-5), each with its range."""
+"""How to choose a message: pause before it, least sentiment (0-1) and its range, least length (0-5) and its range."""
 
 
 def wave(period: int = 60) -> list[Step]:
-    """Glad messages come fast and are long, sad ones come slowly."""
+    """Return steps that alternate between glad messages, fast and long, and sad ones, slow and short."""
     swing = [math.sin(math.tau * n / period) for n in range(period)]
     return [(1 - 0.7 * s, 0.4 + 0.35 * s, 0.2, 1.4 + 1.4 * s, 2) for s in swing]
 
 
 def burst(flood: int = 30) -> list[Step]:
-    """Silence, then a flood of news, good or bad; on average one interval per message."""
+    """Return steps of silence, then a flood of glad, sad or neutral messages; on average one interval per message."""
     sentiments = [0.7] * flood + [0.05] * flood + [0.4] * flood
     return [(0.3 if n % flood else 0.3 + 0.7 * flood, score, 0.25, 0, 2) for n, score in enumerate(sentiments)]
 
 
 def drift(period: int = 600, outlier_every: int = 75) -> list[Step]:
-    """Sentiment and length creep up and down again; a rare message is out of all proportion."""
+    """Return steps whose sentiment and length slowly rise and fall, with rare outliers: very sad and long messages."""
     creep = [0.5 - 0.5 * math.cos(math.tau * n / period) for n in range(period)]
     steps: list[Step] = [(1.0, 0.5 + 0.3 * c, 0.15, 3.4 * c, 1.5) for c in creep]
     steps[outlier_every - 1 :: outlier_every] = [(1.0, 0.0, 0.1, 4, 0.9)] * (period // outlier_every)
@@ -68,7 +68,7 @@ PATTERNS["steady"] = lambda: [(1.0, 0.25, 0.6, 0, 5)]
 
 
 def pool(texts: int = 800) -> list[list[list[Row]]]:
-    """All messages by class of length, then of sentiment; the same in every run, each with the score of its text."""
+    """Return scored messages by class of length, then by class of sentiment; the same ones in every run."""
     rng = random.Random(0)
     classes: list[list[list[Row]]] = [[[] for _ in range(SENTIMENTS)] for _ in range(LENGTHS)]
     for number in range(texts):
@@ -86,7 +86,7 @@ def pool(texts: int = 800) -> list[list[list[Row]]]:
 
 
 def messages(pattern: Pattern, rng: random.Random) -> Iterator[tuple[float, Message]]:
-    """Endless pairs: the pause before the message, in intervals, and the message, not yet stamped or numbered."""
+    """Yield endless pairs: the pause before a message, in intervals, and the message, without timestamp and ids."""
     draw, classes = rng.random, pool()
     for gap, score, sentiment_width, length, length_width in cycle(PATTERNS[pattern]()):
         alike = classes[int(length + length_width * draw())][int((score + sentiment_width * draw()) * SENTIMENTS)]

@@ -1,4 +1,4 @@
-"""Sends the records of a recording again, as new ones, with their original gaps."""
+"""Producer that sends the records of a recording again, under new ids and with the original gaps."""
 
 import sys
 import threading
@@ -48,7 +48,7 @@ def main(
 
 
 class Paced:
-    """Gives the lines of another source, each when it is due by the gaps between their event times."""
+    """A source that delays the lines of another source by the gaps between their event times."""
 
     def __init__(self, source: Source, stream: Stream, speed: float, stop: threading.Event) -> None:
         self.name, self.detail, self.close = source.name, source.detail, source.close
@@ -56,12 +56,12 @@ class Paced:
         self._chunks = self._due(event_time(stream), speed, stop)
 
     def poll(self, max_records: int) -> Chunk | None:
-        """The next lines, once they are due; None at the end, and when told to stop. See Source."""
+        """Return the next lines once they are due; None at the end, and after `stop`. See Source."""
         self._max_records = max_records
         return next(self._chunks, None)
 
     def _due(self, event_us: Callable[[Any], int | None], speed: float, stop: threading.Event) -> Iterator[Chunk]:
-        """Chunks of the lines that are due together; the last of those that came together has what is invalid."""
+        """Yield chunks of lines that are due together. Of the parts of one chunk the last has its invalid lines."""
         before_us, due_s = None, time.monotonic()
         while chunk := self._source.poll(self._max_records):
             due = list[Any]()

@@ -1,4 +1,4 @@
-"""Streams readings of sensors in five rooms: days and nights, with rare faults to find. An example of a stream."""
+"""Example producer of sensor readings in five rooms, with days, nights and rare faults."""
 
 import math
 import random
@@ -16,7 +16,7 @@ from utils.sinks import MAKING, Making
 
 
 class Reading(Record):
-    """What one sensor measured; `temperature_c` is None while it has no contact to its probe."""
+    """One reading of a sensor; `temperature_c` is None while the sensor has no contact to its probe."""
 
     device: str
     temperature_c: float | None
@@ -28,13 +28,13 @@ SENSORS = Stream("sensors", Reading, by="device", value="temperature_c", histogr
 
 ROOMS = {"kitchen": 22.0, "office": 21.5, "bedroom": 19.0, "cellar": 14.0, "roof": 24.0}  # means in °C
 ROUNDS_PER_DAY = 96  # a round is a reading of each room
-FAULT_EVERY = 200  # readings, on average: half of them power-on values of the probe, half without contact
+FAULT_EVERY = 200  # mean readings per fault: half of the faults are power-on values, half have no contact
 POWER_ON_C = 85.0
 FULL_V, EMPTY_V, ROUNDS_PER_BATTERY = 3.2, 2.4, 2_000
 
 
 def readings(rng: random.Random) -> Iterator[tuple[float, Reading]]:
-    """Endless pairs: the pause before the reading, in intervals, and the reading, not yet stamped or numbered."""
+    """Yield endless pairs: the pause before a reading, in intervals, and the reading, without timestamp and ids."""
     for number in count():
         sun = math.sin(math.tau * number / ROUNDS_PER_DAY)
         for age, (room, mean_c) in enumerate(ROOMS.items()):
