@@ -1,4 +1,4 @@
-"""All settings, each with its option, environment variable, default and help text. Only this module reads them."""
+"""All settings: option, environment variable, default and help text. Only this module reads the environment."""
 
 import os
 import re
@@ -196,7 +196,7 @@ TOKEN_VARIABLE = "FEED_TOKEN"
 
 
 def feed_token(environment: Mapping[str, str] = os.environ) -> str:
-    """Return the token that clients of an HTTP feed must send; "" = no token. No option sets it, like a password.
+    """Return the token that clients of an HTTP feed must send; "" = no token. It has no option, as passwords have none.
 
     Raises ToolkitError if the token cannot be sent in an HTTP header.
     """

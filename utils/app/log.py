@@ -1,4 +1,4 @@
-"""Logging: short lines on stderr, full ones with tracebacks in `<data>/logs/<command>.log`."""
+"""Logging: short lines on stderr, lines with time zone, process and traceback in `<data>/logs/<command>.log`."""
 
 import logging
 import re
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from loguru import Record
 
 MAX_BYTES = 4_000_000
-# Control characters, line ends of all kinds, and what changes the direction of the text around it.
-_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# ASCII and Latin-1 control characters, Unicode's line ends, and the characters that change the direction of text.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def plain(text: str) -> str:
-    """One line that can neither steer the terminal nor pass for another line, whoever wrote it."""
-    return _STEERING.sub(" ", text)
+    """Replace control characters by spaces, so that the text is one line and cannot steer the terminal."""
+    return _CONTROL.sub(" ", text)
 
 
 def escaped(text: str) -> str:
-    """A line of JSON of which the same is true, and which means the same as before."""
-    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    r"""Replace control characters in a line of JSON by \u escapes, which have the same meaning."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def masked(text: str, secrets: tuple[str, ...]) -> str:
-    """`text` with each of `secrets` made unreadable."""
+    """Replace each of `secrets` in a text by `***`."""
     for secret in filter(None, secrets):
         text = text.replace(secret, "***")
     return text
@@ -41,21 +41,21 @@ def masked(text: str, secrets: tuple[str, ...]) -> str:
 def set_up(settings: Settings, command: str, secrets: tuple[str, ...] = ()) -> None:
     """Send log lines of `settings.log_level` and above to stderr and to the command's file.
 
-    `secrets` are values (passwords) that are masked wherever they would appear.
+    Passwords and tokens in `secrets` are masked in both.
     """
 
     def mask(record: "Record") -> None:
         record["message"] = plain(masked(record["message"], secrets))
 
-    logging.getLogger("portalocker").setLevel(logging.ERROR)  # it warns when the data folder was deleted; so do we
+    # portalocker warns when the data folder was deleted, which the toolkit logs itself.
+    logging.getLogger("portalocker").setLevel(logging.ERROR)
     logger.remove()
     logger.configure(patcher=mask)
-    short = "{time:HH:mm:ss} <level>{level: <7}</level> {message}"
+    short = "{time:HH:mm:ss} <level>{level: <7}</level> {message}\n"
+    # loguru appends the traceback to a format that is a string, but not to one that is a function.
+    logger.add(sys.stderr, level=settings.log_level, format=lambda _: short, backtrace=False, diagnose=False)
     logger.add(
-        sys.stderr, level=settings.log_level, format=lambda _: short + "\n", backtrace=False, diagnose=False
-    )  # without the traceback
-    logger.add(
-        _file(settings.data_path / "logs" / f"{command}.log", secrets),
+        _file_writer(settings.data_path / "logs" / f"{command}.log", secrets),
         level=settings.log_level,
         format="{time:YYYY-MM-DDTHH:mm:ss.SSSZ} {level} {process} {name} {message}",
         backtrace=False,
@@ -64,17 +64,18 @@ def set_up(settings: Settings, command: str, secrets: tuple[str, ...] = ()) -> N
     threading.excepthook = _log_thread_failure
 
 
-def _file(path: Path, secrets: tuple[str, ...]) -> Callable[[str], None]:
-    """What keeps lines in a file and the one before it; where there is no place for them there is no log, but no harm.
+def _file_writer(path: Path, secrets: tuple[str, ...]) -> Callable[[str], None]:
+    """Return a callback that appends lines to `path`, which is renamed to `.old.log` at MAX_BYTES.
 
-    The file is open for a moment only: Windows renames none that another process has open.
+    It closes the file after each line: on Windows a file that a process has open cannot be renamed. A line that cannot
+    be written is dropped without an error.
     """
 
     def write(text: str) -> None:
         lines = "\n".join(map(plain, masked(text.rstrip("\n"), secrets).split("\n"))) + "\n"
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(OSError):  # it is not there yet, or open elsewhere just now: then it grows meanwhile
+            with suppress(OSError):  # the file does not exist yet, or another process has it open: then it grows
                 if path.stat().st_size + len(lines) > MAX_BYTES:
                     path.replace(path.with_suffix(".old.log"))
             with path.open("a", encoding="utf-8", errors="backslashreplace") as file:

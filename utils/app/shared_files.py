@@ -1,4 +1,4 @@
-"""Files that several processes use: on Windows most operations fail while another process has the file open."""
+"""Files that several processes use. On Windows most operations fail while another process has the file open."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def retried(attempt: Callable[[], T]) -> T:
-    """The result of the attempt. On Windows a PermissionError is retried for up to WAIT_S before it is raised."""
+    """Call `attempt` and return its result. On Windows a PermissionError is raised only after retries for WAIT_S."""
     deadline_s = time.monotonic() + (WAIT_S if sys.platform == "win32" else 0)
     while True:
         try:
@@ -25,7 +25,7 @@ def retried(attempt: Callable[[], T]) -> T:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Write a file anew: a reader sees the old one or the new one and nothing between. Raises OSError."""
+    """Replace the contents of a file atomically: a reader sees either the old or the new contents. Raises OSError."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with draft.open("wb") as file:

@@ -1,6 +1,6 @@
-"""Errors at the start of a command, while it imports: Ctrl+C, and an environment that is not activated.
+"""Errors while a command still imports its modules: Ctrl+C, and packages that are missing.
 
-Imports next to nothing itself, because imports take the time.
+This module imports almost nothing, so that it runs before the imports that take long.
 """
 
 import importlib.util
@@ -14,18 +14,18 @@ _NEEDED = ("cyclopts", "dotenv", "loguru", "msgspec", "portalocker")
 
 
 def guard_command() -> None:
-    """For packages of commands: `guard` before all else if Python looks for the module that `-m` names, else nothing.
+    """Call `guard` if Python was started with `-m` and imports the package of that module.
 
-    It says so by this first argument (https://docs.python.org/3/using/cmdline.html#cmdoption-m); whoever imports a
-    command afterwards, or from a script, finds another one.
+    Python sets `sys.argv[0]` to "-m" only while it locates the module
+    (https://docs.python.org/3/using/cmdline.html#cmdoption-m), so that later imports, as in a script, do nothing here.
     """
     if sys.argv[:1] == ["-m"]:
         guard()
 
 
 def guard() -> None:
-    """One line instead of a traceback for Ctrl+C during the imports and for packages that are not there."""
-    signal.signal(signal.SIGINT, _end)
+    """Print one line instead of a traceback at Ctrl+C during the imports, and if a package is missing."""
+    signal.signal(signal.SIGINT, _exit_interrupted)
     missing = [package for package in _NEEDED if importlib.util.find_spec(package) is None]
     if missing:
         print(f"{sys.executable} has no {', '.join(missing)}; do this first: {remedy()}", file=sys.stderr)
@@ -33,7 +33,7 @@ def guard() -> None:
 
 
 def remedy(project: str = "", prefix: str = sys.prefix, base_prefix: str = sys.base_prefix) -> str:
-    """The command that helps this Python to its packages: activate `.venv`, fill the active one, or make one."""
+    """Return the command that makes the packages available: activate `.venv`, fill the active one, or make one."""
     from pathlib import Path
 
     venv = (Path(project) if project else Path(__file__).resolve().parents[2]) / ".venv"
@@ -45,11 +45,11 @@ def remedy(project: str = "", prefix: str = sys.prefix, base_prefix: str = sys.b
 
 
 def begin() -> None:
-    """From here on Ctrl+C raises KeyboardInterrupt, as usual, until `signals.stop_on_signals`."""
-    if signal.getsignal(signal.SIGINT) is _end:
+    """Let Ctrl+C raise KeyboardInterrupt again, now that the imports are done."""
+    if signal.getsignal(signal.SIGINT) is _exit_interrupted:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _end(*_: object) -> None:
+def _exit_interrupted(*_: object) -> None:
     os.write(2, b"interrupted before it began\n")
     os._exit(UNFINISHED)

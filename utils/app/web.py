@@ -1,4 +1,4 @@
-"""A web server in a thread: where it listens, how long it waits for a client, and its clean end."""
+"""A web server in a thread, with the parsing of its address and its timeouts."""
 
 import asyncio
 import logging
@@ -15,15 +15,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from utils.app.errors import ToolkitError
 
 LOOPBACK = "127.0.0.1"
-HEAD_S = 15  # from a connection, or from an answer, to the complete head of the next request
-END_S = 5  # for the requests in hand when the server ends
+HEAD_S = 15  # timeout from a connection or an answer to the complete head of the next request
+END_S = 5  # timeout for running requests when the server ends
 MAX_CONNECTIONS = 1_000
 
 
 def parse_address(text: str, option: str) -> tuple[str, int]:
-    """Host and port of `PORT`, `HOST:PORT` or `[IPv6]:PORT`; without a host only this machine.
+    """Parse `PORT`, `HOST:PORT` or `[IPv6]:PORT` into host and port. Without a host it is 127.0.0.1.
 
-    Raises ToolkitError that names `option`, what stands before the address.
+    Raises ToolkitError that begins with `option`, the text before the address on the command line.
     """
     host, _, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
@@ -34,7 +34,7 @@ def parse_address(text: str, option: str) -> tuple[str, int]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only programs of this machine reach an address."""
+    """Return whether only programs on this machine can reach an address."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
@@ -42,7 +42,7 @@ def is_loopback(host: str) -> bool:
 
 
 class WebServer:
-    """An ASGI application that is served until `close`."""
+    """Server of an ASGI application, which runs in a daemon thread until `close`."""
 
     def __init__(
         self,
@@ -53,25 +53,26 @@ class WebServer:
         *,
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """Listen at once; port 0 takes a free one. Each answer has `headers`, errors too.
+        """Begin to listen; port 0 takes a free port. All answers have `headers`, also errors.
 
-        Raises ToolkitError that names `option` if that cannot be.
+        Raises ToolkitError that names `option` if the server cannot listen there.
         """
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             self._socket = socket.create_server((host, port), family=family, backlog=1024)
-        except (OSError, UnicodeError) as error:  # the second for a name that no host can have
+        except (OSError, UnicodeError) as error:  # UnicodeError: the host's name is not valid
             reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
-            raise ToolkitError(f"{option}: cannot listen on port {port} of {host}: {reason}; name another") from error
-        # Else the body of an answer waits until the client has acknowledged its head: 40 ms and more. Connections
-        # inherit it, on Linux (a test times them) as in BSD; the event loop sets it for sockets of its own only.
+            message = f"{option}: cannot listen on port {port} of {host}: {reason}; name another address"
+            raise ToolkitError(message) from error
+        # Without TCP_NODELAY the body of an answer waits 40 ms or more until the client has acknowledged the head.
+        # On Linux and BSD connections inherit it from this socket. The event loop sets it only for its own sockets.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._socket.getsockname()[1]}/"
-        _use_our_log()
+        _redirect_log()
         config = uvicorn.Config(
             app,
-            http=_Bounded,
+            http=_TimeoutProtocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -94,17 +95,17 @@ class WebServer:
         return self._thread.is_alive()
 
     def end(self) -> None:
-        """Begin to end: once the requests in hand are answered, after END_S at the latest."""
+        """Tell the server to end once the running requests are answered, or after END_S, and do not wait for it."""
         self._server.should_exit = True
 
     def close(self) -> None:
-        """End, and wait for it; may be called twice."""
+        """End the server and wait until it has ended. A second call does nothing."""
         self.end()
         self._thread.join(2 * END_S)
 
 
-class _Bounded(H11Protocol):
-    """Ends a connection whose next request has no complete head in time; the base waits for ever for a slow one."""
+class _TimeoutProtocol(H11Protocol):
+    """HTTP connection with a timeout for the head of each request; the base class waits without end for a slow one."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -115,21 +116,21 @@ class _Bounded(H11Protocol):
         super().data_received(data)
         answering = self.cycle is not None and not self.cycle.response_complete
         if timer and not answering and not self.timeout_keep_alive_task:
-            self.timeout_keep_alive_task = timer  # the base would begin to count again with every byte
+            self.timeout_keep_alive_task = timer  # the base class cancels it at every byte
         elif timer:
             timer.cancel()
 
 
-class _OurLog(logging.Handler):
-    """Hands on what the server logs: its errors; what clients do wrong is no news."""
+class _LogHandler(logging.Handler):
+    """Log handler that passes uvicorn's errors to loguru, and all else, which clients cause, at level DEBUG."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        cancelled = record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError)  # at the end
+        cancelled = record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError)  # when the server ends
         level = "ERROR" if record.levelno >= logging.ERROR and not cancelled else "DEBUG"
         logger.opt(exception=record.exc_info).log(level, "web server: {}", record.getMessage().strip())
 
 
-def _use_our_log() -> None:
+def _redirect_log() -> None:
     server = logging.getLogger("uvicorn")
-    server.handlers, server.propagate = [_OurLog()], False
+    server.handlers, server.propagate = [_LogHandler()], False
     server.setLevel(logging.WARNING)
