@@ -96,8 +96,10 @@ from_tarball() {
             say "Fetching $from"
             if command -v curl >/dev/null 2>&1; then
                 curl -fsSL -o "$archive" "$from" || fail "$from cannot be fetched"
-            else
+            elif command -v wget >/dev/null 2>&1; then
                 wget -q -O "$archive" "$from" || fail "$from cannot be fetched (with wget; curl is missing)"
+            else
+                fail "$from cannot be fetched without curl or wget: install one, or name the downloaded file with --from"
             fi
             ;;
     esac
