@@ -1,4 +1,4 @@
-"""What records say about their stream: types and roles of fields from counted kinds of values. No I/O."""
+"""Inference of a stream from its first records: types of fields from counted kinds of values, and roles. No I/O."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from utils.records.codec import MAX_EXACT, MAX_INT64, OWN, Field, object_decoder
 from utils.records.instants import microseconds
 from utils.records.stream import Stream
 
-ENOUGH = 0.9  # of the values make a type
-MAX_FIELDS = 1_000  # SQLite takes 2,000 columns, PostgreSQL 1,600: where names are values there is no end of them
+ENOUGH = 0.9  # share of the values that must fit a type
+MAX_FIELDS = 1_000  # objects with values as names have any number; SQLite takes 2,000 columns, PostgreSQL 1,600
 TIMES = ("timestamp", "time", "ts", "date", "datetime", "created_at")
-SHORTEST_INSTANT = 16  # characters: a date alone stays text, for as an instant its day depends on the zone
-GROUPS = range(2, 21)  # how many different values a field has that divides records into groups
-PER_GROUP = 5  # records at least
-WORDS_PER_GROUP = 2.5  # on average; more is prose
+SHORTEST_INSTANT = 16  # characters: a date alone stays text, because as an instant its day depends on the zone
+GROUPS = range(2, 21)  # number of different values of a field that divides records into groups
+PER_GROUP = 5  # least average number of records of a group
+WORDS_PER_GROUP = 2.5  # average words of a value; with more it is prose
 
 _EPOCH_S, _EPOCH_MS = (1e8, 1e11), (1e11, 1e14)  # 1973 to 5138
 _IDENTIFIER = re.compile(
@@ -34,7 +34,7 @@ Values = Mapping[str, Any]
 
 
 def values_of(line: bytes | str) -> Values:
-    """The values of a JSON object; one that Python cannot hold (1e400) becomes an empty array."""
+    """Decode a JSON object; a value that Python cannot represent (1e400) becomes an empty list."""
     found: dict[str, Any] = {}
     for name, raw in object_decoder.decode(line).items():
         try:
@@ -45,10 +45,10 @@ def values_of(line: bytes | str) -> Values:
 
 
 def fields(records: Iterable[Values]) -> tuple[Field, ...]:
-    """The fields that have values in records, in the order of their appearance, but our `producer_id` and `sequence`.
+    """Infer the fields of records and their types, in the order of appearance, without `producer_id` and `sequence`.
 
-    A field without any value is left out: once it has one, that decides its type. Of too many, those with most values
-    are kept.
+    A field that is always null is left out; its first value will decide its type. If there are more than MAX_FIELDS,
+    those with the most values are kept.
     """
     kinds: dict[str, Counter[str]] = {}
     for record in records:
@@ -66,14 +66,14 @@ def _kind(value: Any) -> str:
         case float():
             return "number"
         case int() if abs(value) <= MAX_INT64:
-            return "whole" if abs(value) <= MAX_EXACT else "integer"
+            return "whole" if abs(value) <= MAX_EXACT else "integer"  # a float may round the latter
         case str():
             return "timestamp" if len(value) >= SHORTEST_INSTANT and microseconds(value) is not None else "text"
     return "json"
 
 
 def _type_of(kinds: Counter[str]) -> str:
-    """The first type that enough values fit. Whole numbers are of type number, because 20 may be followed by 20.5."""
+    """Return the first type that enough values fit. Whole numbers are of type number: 20.5 may follow 20."""
     fitting = {
         "number": kinds["whole"] + kinds["number"],
         "integer": kinds["whole"] + kinds["integer"],
@@ -81,13 +81,13 @@ def _type_of(kinds: Counter[str]) -> str:
         "timestamp": kinds["timestamp"],
         "text": kinds["text"] + kinds["timestamp"],
     }
-    if kinds["integer"] > kinds["number"]:
+    if kinds["integer"] > kinds["number"]:  # as floats the large integers would be rounded
         del fitting["number"]
     return next((name for name, count in fitting.items() if count >= ENOUGH * kinds.total()), "json")
 
 
 def instant_us(value: Any) -> int | None:
-    """Microseconds since 1970 of a timestamp, or of epoch seconds or milliseconds; None if it is none of them."""
+    """Convert a timestamp, epoch seconds or epoch milliseconds to microseconds since 1970; None for other values."""
     if isinstance(value, str):
         return microseconds(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -99,24 +99,24 @@ def instant_us(value: Any) -> int | None:
 
 
 def event_time(stream: Stream) -> Callable[[Any], int | None]:
-    """What gives the event time of a record of this stream, in microseconds since 1970, or None."""
+    """Return a function from a record of the stream to its event time, in microseconds since 1970, or None."""
     value, name = stream.codec.value, stream.time or "timestamp"
     return lambda record: instant_us(value(record, name))
 
 
 def namer(stream: Stream, by: str | None) -> Callable[[Any], str]:
-    """What gives the value of a record's field `by` as text, "" where there is none."""
+    """Return a function from a record of the stream to the text of its field `by`, "" if it is absent."""
     value = stream.codec.value
 
     def name(record: Any) -> str:
         found = value(record, by) if by else None
-        return "" if found is None else str(found).replace("\0", "\ufffd")  # which PostgreSQL cannot store
+        return "" if found is None else str(found).replace("\0", "\ufffd")  # PostgreSQL stores no NUL
 
     return name
 
 
 def time_field(found: Sequence[Field], records: Sequence[Values]) -> str | None:
-    """The field that holds the event time: one of TIMES if its values are times, else the first timestamp."""
+    """Return the field with the event time: the first of TIMES with time values, else the first timestamp, or None."""
     by_name = {field.name.lower(): field.name for field in reversed(found)}
     for name in (by_name[each] for each in TIMES if each in by_name):
         values = [value for record in records if (value := record.get(name)) is not None]
@@ -126,10 +126,10 @@ def time_field(found: Sequence[Field], records: Sequence[Values]) -> str | None:
 
 
 def with_roles(stream: Stream, records: Sequence[Values]) -> Stream:
-    """The stream with a field in each role that nobody named, as far as records have one that suits.
+    """Return the stream with a field inferred for each role that it does not name; None where no field suits.
 
-    `by` is the first text with few, short, repeated values; `value` the first number that measures something, and
-    `histogram` the second.
+    `by` is the first text field with few, short, repeated values; `value` the first number field that measures
+    something, and `histogram` the second, else the same.
     """
     time = stream.time or time_field(stream.fields, records)
     columns = {
@@ -139,26 +139,27 @@ def with_roles(stream: Stream, records: Sequence[Values]) -> Stream:
     }
     texts = [field.name for field in stream.fields if field.type == "text" and field.name != time]
     numbers = [field.name for field in stream.fields if field.type in ("number", "integer") and field.name != time]
-    by = stream.by or next((name for name in texts if _divides(columns[name])), None)
-    measures = [name for name in numbers if not _IDENTIFIER.search(name) and _varies(columns[name])]
+    by = stream.by or next((name for name in texts if _divides_records(columns[name])), None)
+    measures = [name for name in numbers if not _IDENTIFIER.search(name) and _is_measured(columns[name])]
     value = stream.value or next(iter(measures), None)
     histogram = stream.histogram or next((name for name in measures if name != value), value)
     return replace(stream, time=time, by=by, value=value, histogram=histogram)
 
 
-def _divides(values: Sequence[Any]) -> bool:
+def _divides_records(values: Sequence[Any]) -> bool:
+    """Return whether a field's values are few, short and repeated, so that they divide records into groups."""
     texts = list(map(str, values))
     groups = len(set(texts))
     words = sum(len(text.split()) for text in texts)
     return groups in GROUPS and len(texts) >= PER_GROUP * groups and words <= WORDS_PER_GROUP * len(texts)
 
 
-def _varies(values: Sequence[Any]) -> bool:
-    """Whether numbers measure something: a few different ones that do not only count up."""
+def _is_measured(values: Sequence[Any]) -> bool:
+    """Return whether numbers look like measurements: more than two different ones, and not only increasing."""
     numbers = [value for value in values if isinstance(value, int | float)]
     return len(set(numbers)) > 2 and any(after <= before for before, after in pairwise(numbers))
 
 
 def inferred(name: str, records: Sequence[Values]) -> Stream:
-    """The stream of this name whose fields and roles are those of its first records."""
+    """Infer a stream, its fields and their roles, from its first records."""
     return with_roles(Stream(name, fields=fields(records)), records)

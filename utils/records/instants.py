@@ -1,4 +1,4 @@
-"""Timestamps as text and as microseconds since 1970: the one place that parses and checks them; local times."""
+"""Conversion between timestamps as text and microseconds since 1970 UTC. Only this module parses timestamps."""
 
 import re
 import time
@@ -17,62 +17,62 @@ _LAST_US = (datetime.max.replace(tzinfo=UTC) - EPOCH) // MICROSECOND
 _WithZone = list[Annotated[datetime, Meta(tz=True)]]
 
 is_usual = re.compile(r"\d{4}-\d\d-\d\dT([01]\d|2[0-3]):\d\d:\d\d\.\d{3}Z", re.ASCII).fullmatch
-"""Whether a timestamp has the form of `instant_text` with milliseconds."""
+"""Return a match, else None, for a timestamp in the form that `instant_text` gives to whole milliseconds."""
 
 
 def local_time(epoch_s: float) -> datetime:
-    """The local time of seconds since 1970. Raises OverflowError outside of the years 1 to 9999."""
+    """Convert seconds since 1970 to local time. Raises OverflowError outside of the years 1 to 9999."""
     try:
         return datetime.fromtimestamp(epoch_s)
     except OSError:
-        return (EPOCH + timedelta(seconds=epoch_s)).astimezone(_standard()).replace(tzinfo=None)
+        return (EPOCH + timedelta(seconds=epoch_s)).astimezone(_fixed_zone()).replace(tzinfo=None)
 
 
 def _in_utc(local: datetime) -> datetime:
-    """The instant of a local time. Raises OverflowError outside of the years 1 to 9999."""
+    """Convert local time to UTC. Raises OverflowError outside of the years 1 to 9999."""
     try:
         return local.astimezone(UTC)
     except (OSError, ValueError, OverflowError):
-        return local.replace(tzinfo=_standard()).astimezone(UTC)
+        return local.replace(tzinfo=_fixed_zone()).astimezone(UTC)
 
 
-def _standard() -> timezone:
-    """The zone without its rules, which are missing at the ends of the calendar, on Windows already before 1970."""
+def _fixed_zone() -> timezone:
+    """Return the local zone without daylight saving, for times that the platform cannot convert (Windows: pre-1970)."""
     return timezone(timedelta(seconds=-time.timezone))
 
 
 def present() -> str:
-    """The text of the present time, in milliseconds."""
+    """Return the present time as `instant_text` with milliseconds."""
     return instant_text(time.time_ns() // 1_000_000 * 1_000)
 
 
 @lru_cache(maxsize=16_384)  # more than the records of a chunk
 def microseconds(text: str) -> int | None:
-    """Microseconds since 1970 UTC of a timestamp; local time where it has no zone; None if it is none."""
+    """Parse a timestamp into microseconds since 1970 UTC; None if the text is not one. Without a zone it is local."""
     try:
         instant = datetime.fromisoformat(text.replace("z", "Z"))
         found = ((instant if instant.tzinfo else _in_utc(instant)) - EPOCH) // MICROSECOND
     except (ValueError, OverflowError):
         return None
-    return found if _FIRST_US <= found <= _LAST_US else None  # its day in UTC may be outside of the calendar
+    return found if _FIRST_US <= found <= _LAST_US else None  # in UTC its year may be 0 or 10000
 
 
 def are_instants(texts: Iterable[str | None]) -> bool:
-    """Whether each of the texts is a timestamp, or None."""
-    several = {text for text in texts if text is not None}
-    with suppress(msgspec.ValidationError):  # most are RFC 3339 of a year that has its first and last day in UTC too
-        if several and min(several) > "0002" and max(several) < "9999":
-            msgspec.convert(several, _WithZone)
+    """Return whether each of the texts is a timestamp or None."""
+    distinct = {text for text in texts if text is not None}
+    with suppress(msgspec.ValidationError):  # fast path: RFC 3339 texts of years that are valid in any zone
+        if distinct and min(distinct) > "0002" and max(distinct) < "9999":
+            msgspec.convert(distinct, _WithZone)
             return True
-    return all(microseconds(text) is not None for text in several)
+    return all(microseconds(text) is not None for text in distinct)
 
 
 def instant_text(instant_us: int) -> str:
-    """RFC 3339 UTC text of microseconds since 1970, with milliseconds, or with microseconds where it has some.
+    """Format microseconds since 1970 as RFC 3339 text in UTC, with six decimals only if three are not enough.
 
     Raises ValueError outside of the years 1 to 9999.
     """
     if not _FIRST_US <= instant_us <= _LAST_US:
-        raise ValueError(f"an instant outside of the years 1 to 9999: {instant_us} microseconds since 1970")
+        raise ValueError(f"a timestamp outside of the years 1 to 9999: {instant_us} microseconds since 1970")
     precision = "microseconds" if instant_us % 1000 else "milliseconds"
     return (EPOCH + instant_us * MICROSECOND).isoformat(timespec=precision)[:-6] + "Z"

@@ -1,4 +1,4 @@
-"""Sentiment of a text, offline: VADER's compound score rescaled to [0, 1]."""
+"""Sentiment of a text: VADER's compound score rescaled to [0, 1], computed offline."""
 
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -19,9 +19,9 @@ def _analyzer() -> "SentimentIntensityAnalyzer":
 
 
 def score(text: str) -> float:
-    """Sentiment of `text` in [0, 1], 0.5 = neutral, four decimals; the same text always scores the same.
+    """Score the sentiment of a text from 0 (negative) to 1 (positive), 0.5 = neutral, rounded to four decimals.
 
-    The first 1,000 characters count: VADER's time grows with the square of a text.
+    Only the first 1,000 characters count: VADER's time grows with the square of the length.
     """
     return _score(text[:MAX_CHARACTERS])
 
@@ -33,7 +33,7 @@ def _score(text: str) -> float:
 
 
 def label(sentiment: float) -> str:
-    """`negative`, `neutral` or `positive`."""
+    """Return `negative`, `neutral` or `positive` for a score."""
     if sentiment < NEGATIVE_BELOW:
         return "negative"
     return "positive" if sentiment > POSITIVE_ABOVE else "neutral"

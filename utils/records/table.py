@@ -1,4 +1,4 @@
-"""The table of a stream in the words of SQLite and DuckDB."""
+"""The table of a stream, and its SQL for SQLite and DuckDB."""
 
 import re
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ _TYPES: dict[str, dict[Dialect, str]] = {
     "json": {"sqlite": "TEXT", "duckdb": "JSON"},
 }
 _IDS = {"sqlite": "INTEGER PRIMARY KEY AUTOINCREMENT", "duckdb": f"BIGINT DEFAULT nextval('{BUZZ_TABLE}_id')"}
-# Patterns of other types of existing columns that give back unchanged what a field puts in; SQLite's are affinities.
+# By type of field: other column types (SQLite: affinities) that store its values unchanged, as regular expressions.
 _WHOLE = "U?(HUGE|BIG|SMALL|TINY)INT|U?INTEGER"
 _SUITABLE: dict[Dialect, dict[str, str]] = {
     "sqlite": {
@@ -40,27 +40,27 @@ _AFFINITIES = {"INTEGER": "INT", "TEXT": "CHAR|CLOB|TEXT", "BLOB": "BLOB|^$", "R
 
 
 def quoted(name: str) -> str:
-    """A name as SQL takes it."""
+    """Quote a name as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def _affinity(declared: str) -> str:
-    """How SQLite converts what is stored in a column of this declared type; BLOB means that it does not."""
-    found = (name for name, words in _AFFINITIES.items() if re.search(words, declared, re.IGNORECASE))
-    return next(found, "NUMERIC")
+    """Return the SQLite type affinity of a declared type (https://sqlite.org/datatype3.html); BLOB converts nothing."""
+    matching = (name for name, words in _AFFINITIES.items() if re.search(words, declared, re.IGNORECASE))
+    return next(matching, "NUMERIC")
 
 
 def as_double(column: str, found: str) -> str | None:
-    """The expression that makes a DuckDB column of numbers one of 64-bit floats; None if it holds no numbers."""
-    if found == "FLOAT":  # 0.3 of 32 bits is not 0.3, but its text is
+    """Return the DuckDB expression that converts a column of type `found` to DOUBLE; None if that is no number type."""
+    if found == "FLOAT":  # a 32-bit 0.3 cast to DOUBLE is 0.30000001192092896; cast from its text it is 0.3
         return f"{column}::VARCHAR::DOUBLE"
     return f"{column}::DOUBLE" if re.fullmatch(rf"{_WHOLE}|DECIMAL\(\d+,\d+\)", found) else None
 
 
 class Table:
-    """Where a stream lives in a database: a column per field, `extra`, `producer_id` and `sequence`.
+    """The table of a stream: a column per field, then `extra`, `producer_id` and `sequence`.
 
-    Only buzz has a surrogate `id`, as buzzline had, so that a user's own `id` can be a column.
+    Only buzz has a surrogate key `id`, as in buzzline-05. In other streams `id` can be a field of the user.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -71,20 +71,21 @@ class Table:
         self.row = ", ".join(map(quoted, self.columns))
 
     def typed(self, dialect: Dialect) -> list[tuple[str, str]]:
-        """The columns and their SQL types."""
+        """Return the columns with their SQL types."""
         return [(field.name, _TYPES[field.type][dialect]) for field in self.fields]
 
     def create(self, dialect: Dialect) -> list[str]:
-        """Statements that make the table where there is none."""
+        """Return the statements that create the table if it does not exist."""
         columns = [("id", _IDS[dialect])] if self.has_id else []
         names = ", ".join(f"{quoted(name)} {kind}" for name, kind in [*columns, *self.typed(dialect)])
         sequence = [f"CREATE SEQUENCE IF NOT EXISTS {self.name}_id"] if self.has_id and dialect == "duckdb" else []
         return [*sequence, f"CREATE TABLE IF NOT EXISTS {quoted(self.name)} ({names})"]
 
     def upgrade(self, dialect: Dialect, existing: Mapping[str, str]) -> list[str]:
-        """Statements that give a table with the columns `existing` (name -> type) what is missing.
+        """Return the statements that add missing columns to a table that has the columns `existing` (name -> type).
 
-        Raises ToolkitError that names the column if one has a type that cannot hold its field.
+        They also widen DuckDB's number columns to DOUBLE. Raises ToolkitError that names the column if the type of an
+        existing column cannot store its field.
         """
         statements = []
         alter = f"ALTER TABLE {quoted(self.name)}"
@@ -107,17 +108,17 @@ class Table:
         return statements
 
     def identity_index(self) -> str:
-        """The statement that keeps SQLite from storing a record twice."""
+        """Return the statement for the unique index that keeps SQLite from storing a record twice."""
         return (
             f"CREATE UNIQUE INDEX IF NOT EXISTS {quoted(self.name + '_identity')} ON {quoted(self.name)} "
             "(producer_id, sequence) WHERE producer_id IS NOT NULL"
         )
 
     def insert(self, rows: int, *, with_extra: bool) -> str:
-        """SQLite's INSERT of rows of one run: its producer_id is the first value, the others are a row each.
+        """Return SQLite's INSERT of `rows` records of one run. Its first parameter is the producer_id of all of them.
 
-        They come in the order of `columns`, but for `extra`, which is last or, where all of it is NULL, left out. OR
-        ABORT: a constraint of an old table that would ignore or replace rows in silence is an error.
+        Then come the values of each record: its fields, its sequence and, `with_extra`, its `extra`. OR ABORT turns a
+        constraint of an old table that would ignore or replace rows into an error.
         """
         extra = "?" if with_extra else "NULL"
         row = f"(?1, {'?, ' * (len(self.columns) - 2)}{extra})"
