@@ -1,4 +1,4 @@
-"""Reads a stream in order to act: stores an alert when a condition is met, and delivers it."""
+"""Consumer that stores an alert when a condition begins to hold, and delivers it."""
 
 import sys
 from contextlib import closing, suppress
@@ -35,13 +35,13 @@ def main(
     drain: Drain = 10.0,
     settings: Annotated[Settings, Reads(*READING, "group")] = DEFAULTS,
 ) -> int:
-    """Give one alert each time that a condition begins to be met; log it, append it to data/alerts.jsonl, deliver it.
+    """Give one alert each time a condition begins to hold: log it, append it to data/alerts.jsonl, deliver it.
 
-    Each rule reads a record once, whatever is killed: with --from end a new one passes over what is already there.
+    Each rule reads each record once, also after a kill. A new rule reads all older records, unless --from end.
     """
     send, stop = send_to(then) if then else None, signals.stop_on_signals()
     if reading.once and rule.silent_s is not None:
-        raise ToolkitError("--silent waits for what does not come, and --once for nothing: leave one of them out")
+        raise ToolkitError("--silent has to wait, and --once ends without waiting: leave one of them out")
     found = wait_for_stream(stream, settings, source_name, stop, once=reading.once)
     if found is None:
         return 0
@@ -56,27 +56,27 @@ def main(
 
         def on_wait(error: Unavailable | None) -> None:
             if error is None:  # a source that cannot be read is not silent
-                with suppress(Unavailable):  # asked again in a moment
+                with suppress(Unavailable):  # the next wait tries again
                     alerts.check_silence()
             progress.show()
 
         with closing(AlertDelivery(consumer.database(found), about, path, send)) as delivery:
             delivery.start()
             consumer.read(store, alerts.add, progress, lambda new: progress.show(), on_wait)
-            stored, left = alerts.delivered(drain)
+            stored, undelivered = alerts.delivered(drain)
         if reading.json:
-            totals = {"alerts": stored, "delivered": stored - left}
+            totals = {"alerts": stored, "delivered": stored - undelivered}
             cli.print_json({"stream": found.name, "run": store.run.items(), **totals})
         else:
-            rest = f", {left:,} not yet delivered: run it again" if left else ""
+            rest = f", {undelivered:,} not yet delivered: run it again" if undelivered else ""
             cli.print_lines(progress.end(), f"in the store: {cli.counted(stored, 'alert')}{rest}")
-    return UNFINISHED if left else 0
+    return UNFINISHED if undelivered else 0
 
 
 def settled(source_name: str, settings: Settings, stream: Stream) -> str:
-    """The sink that `auto` stands for, as long as it has data: what is in a row is known per partition.
+    """Return the sink that `auto` stands for now, or `auto` if no sink has data.
 
-    The automatic source itself would now and then continue in a sink where everything is yet to be read.
+    The automatic source may change to a sink whose partitions, and so the matches in a row, all begin anew.
     """
     if source_name != AUTO:
         return source_name

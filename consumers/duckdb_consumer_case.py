@@ -1,4 +1,4 @@
-"""Reads the DuckDB database that producers fill, and keeps each message once in its processed store."""
+"""Consumer of the DuckDB sink: keeps each message once in its processed store."""
 
 import sys
 from pathlib import Path
@@ -17,12 +17,12 @@ insert_message = duckdb_emitter.emit_message
 
 
 def init_db(db_path: Path | str) -> None:
-    """Make the table, or bring an old one up to date; what it holds stays. Raises ToolkitError."""
+    """Create the table, or update an old one, whose rows stay. Raises ToolkitError."""
     duckdb_emitter.DuckdbEmitter(Path(db_path), BUZZ).close()
 
 
 def delete_message(message_id: int, db_path: Path | str) -> None:
-    """Delete the row with this id, if there is one. The audit will miss a producer's message. Raises ToolkitError."""
+    """Delete the row with this id, if any. The audit reports it if a producer sent it. Raises ToolkitError."""
     with duckdb.connect(config=duck.CONFIG) as memory, duck.attached(memory, Path(db_path)):
         memory.execute(f"DELETE FROM sink.{BUZZ_TABLE} WHERE id = ?", [message_id])
 

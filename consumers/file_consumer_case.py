@@ -1,4 +1,4 @@
-"""Reads the JSON lines file that producers fill, and keeps each message once in its processed store."""
+"""Consumer of the JSON lines file: keeps each message once in its processed store."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""Reads the Kafka topic that producers fill and keeps each message once in its processed store.
+"""Consumer of the Kafka topic: keeps each message once in its processed store.
 
-Copies of it on one machine share the partitions (a consumer group) and the store.
+Several copies on one machine share the partitions (as a consumer group) and the store.
 """
 
 import sys

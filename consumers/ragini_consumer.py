@@ -1,4 +1,4 @@
-"""Text view of any source: shows the last records and follows, like tail -f; or a live table of who does what."""
+"""Text view of any source: the last records and each new one, like tail -f, or a live table, like top."""
 
 import sys
 from collections import deque
@@ -39,9 +39,9 @@ def main(
     every: Annotated[float, Parameter(name="--every", validator=window_s, help="Seconds of a window of --top.")] = 60,
     settings: Annotated[Settings, Reads(*READING)] = DEFAULTS,
 ) -> int:
-    """Show records of any source and follow: the last ten, then each new one.
+    """Show records of any source: the last ten, then each new one.
 
-    With --once, --count or --json all of them are shown. Repeated records are shown once.
+    With --once, --count or --json all records are shown. A record that comes twice is shown once.
     """
     check_top(top=top, ends=once or count is not None, json=json)
     stop = signals.stop_on_signals()
@@ -57,10 +57,10 @@ def main(
     def handle(chunk: Chunk) -> int:
         before = counts.lost, counts.duplicate
         if positions and reading.name != progress.name:
-            tracker.begin_again()  # another sink brings once more what was seen in the one before
+            tracker.begin_again()  # another sink has the same records once more
         progress.name, positions[chunk.partition] = reading.name, chunk.end
         new = tracker.admit(chunk.records)
-        if chunk.begins_again:  # its records are the last ones of the file before
+        if chunk.begins_again:  # after it: the records in this chunk are the last ones of the old file
             tracker.begin_again()
         counts.invalid += len(chunk.invalid)
         if before != (counts.lost, counts.duplicate):
@@ -72,13 +72,13 @@ def main(
 
     with closing(view):
         follow(lambda: reading, handle, stop, once=once, count=count, on_wait=lambda error: view.idle())
-    if not top:  # whose last table has this line
+    if not top:  # the table has this line as its heading
         cli.print_lines(progress.end(), to=sys.stderr)
     return 0
 
 
 class Lines:
-    """One line per record; of what was there before, only the last ones unless `everything` is wanted."""
+    """Prints a line per record. Unless `everything`, it skips all but the last records before the present end."""
 
     def __init__(self, stream: Stream, *, as_json: bool, everything: bool) -> None:
         self._stream, self._as_json, self._is_terminal = stream, as_json, sys.stdout.isatty()
@@ -95,7 +95,7 @@ class Lines:
             self.idle()
 
     def idle(self) -> None:
-        """The present end is reached: from now on every record is shown."""
+        """Print the last records: the present end is reached. From now on every record is printed."""
         if self._last is not None:
             last, self._last = list(self._last), None
             self.show(last)

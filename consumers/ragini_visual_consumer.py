@@ -20,23 +20,23 @@ from utils.sources.base import Chunk, Source
 if TYPE_CHECKING:
     from consumers.dashboard.state import State
 
-SWITCH_S = 0.0005  # of Python's threads; by default a flood of records makes a frame twice as slow
+SWITCH_S = 0.0005  # between Python's threads; with the default a flood of records makes frames twice as slow
 FIRST_LOOK_S, END_S = 2.0, 10.0
 CHUNK_RECORDS = 2_000
 USUAL = Plan()
 
 
 class Reader(threading.Thread):
-    """Follows the source into the state until `stop`. It sets `stop` itself when it cannot continue.
+    """Reads the source into the state until `stop` is set. Sets `stop` itself when it cannot continue.
 
-    `failure` is why it did not end as it should, until it does. `looked` is set once it has read what was there, or
-    found that it has to wait. It never touches matplotlib.
+    `failure` is None once reading has ended normally, else the error. `looked` is set once the records that were there
+    at the start are read, or reading has to wait. The thread never uses matplotlib.
     """
 
     def __init__(self, source: Source, state: "State", stop: threading.Event) -> None:
         super().__init__(name="reader", daemon=True)
         self._source, self._state, self._stop_event = source, state, stop
-        self.failure: ToolkitError | None = Unavailable("reading does not end as it should, see the log")
+        self.failure: ToolkitError | None = Unavailable("the thread that reads has not ended normally; see the log")
         self.looked = threading.Event()
 
     def run(self) -> None:
@@ -46,7 +46,7 @@ class Reader(threading.Thread):
         except ToolkitError as error:
             self.failure = error
         finally:
-            self._source.close()  # also if it was stopped before it began
+            self._source.close()  # also if `stop` was set before `follow` opened it
             self._stop_event.set()
             self.looked.set()
 
@@ -83,7 +83,7 @@ def main(
         return 0
     found = plan.roles(sinks.with_chosen_roles(found, settings, source))
     where = Expression(found, plan.where) if plan.where else None
-    shield()  # MPLBACKEND is `backend` of the plan
+    shield()  # the value of MPLBACKEND is in `plan.backend`
 
     from consumers.dashboard import animation
     from consumers.dashboard.state import State
@@ -98,7 +98,7 @@ def main(
     else:
         show = animation.opened(plan, settings.data_path, state.snapshot())
         reader.start()
-        reader.looked.wait(FIRST_LOOK_S)  # so that one image is one of what is there
+        reader.looked.wait(FIRST_LOOK_S)  # so that the first image shows the records that were there
         show(animation.frames(state, plan, stop, stop.wait))
     stop.set()
     reader.join(timeout=END_S)

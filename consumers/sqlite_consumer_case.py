@@ -1,4 +1,4 @@
-"""Reads the SQLite database that producers fill, and keeps each message once in its processed store."""
+"""Consumer of the SQLite sink: keeps each message once in its processed store."""
 
 import sys
 from contextlib import closing
@@ -16,12 +16,12 @@ insert_message = sqlite_emitter.emit_message
 
 
 def init_db(db_path: Path | str) -> None:
-    """Make the table, or bring an old one up to date; what it holds stays. Raises ToolkitError."""
+    """Create the table, or update an old one, whose rows stay. Raises ToolkitError."""
     sqlite_emitter.SqliteEmitter(Path(db_path), BUZZ).close()
 
 
 def delete_message(message_id: int, db_path: Path | str) -> None:
-    """Delete the row with this id, if there is one. The audit will miss a producer's message. Raises ToolkitError."""
+    """Delete the row with this id, if any. The audit reports it if a producer sent it. Raises ToolkitError."""
     with closing(sqlite.Database(Path(db_path))) as database:
         database.query(f"DELETE FROM {BUZZ_TABLE} WHERE id = ?", message_id)
 

@@ -66,7 +66,7 @@ def test_what_could_not_be_delivered_is_exit_code_3(settings: Settings) -> None:
         ((), "give one of --when, --anomaly and --silent"),
         (("--when", "nosuch > 1"), "no such column: nosuch; use the fields device, temperature_c"),
         (("--when", "1", "--by", "nosuch"), "stream sensors has no fitting field 'nosuch'"),
-        (("--silent", "5"), "--silent waits for what does not come"),
+        (("--silent", "5"), "--silent has to wait"),
         (("--when", "1", "--for", "0"), "Must be > 0"),
         (("--when", "1", "--then", "sh -c 'open"), "No closing quotation"),
         (("--when", "1", "--then", "ftp://example.org/x"), "neither a command nor an address"),
