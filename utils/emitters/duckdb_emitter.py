@@ -19,15 +19,15 @@ from utils.records.stream import BUZZ, Stream
 from utils.records.table import Table, quoted
 
 PAUSE_S = 0.05
-MAX_ROWS, MAX_CELLS = 4 * STEP, 2_000_000  # of a window, which so takes less than a second
+MAX_ROWS, MAX_CELLS = 4 * STEP, 2_000_000  # of a window, so that it takes less than a second
 _UNSUITABLE = (duckdb.CatalogException, duckdb.BinderException, duckdb.DependencyException)
 _ROW_ERRORS = (duckdb.ConversionException, duckdb.ConstraintException)
 
 
 class DuckdbEmitter:
-    """Opens, inserts and closes per window, so that others can query the file while a producer runs.
+    """Opens and closes the file for each insert, a window, so that it can be queried while a producer runs.
 
-    Columns reach DuckDB as NumPy arrays, which are made while readers have their turn.
+    DuckDB gets the columns as NumPy arrays. They are made before the file is opened.
     """
 
     mark = ""
@@ -42,22 +42,23 @@ class DuckdbEmitter:
         with files.errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             for each in (path.with_name(f"{path.name}.wal"), path, path.parent):
-                files.sync_path(each)  # what a killed process wrote is durable before it is believed
+                files.sync_path(each)  # a killed process may have left data that is not synced
             try:
                 self._types = self._prepare()
             except Unavailable as error:
                 if isinstance(error.__cause__, _UNSUITABLE):
-                    raise ToolkitError(f"{error}; its {self._table.name} cannot be used, name another file") from error
+                    remedy = f"its table {self._table.name} cannot be used, name another file"
+                    raise ToolkitError(f"{error}; {remedy}") from error
                 raise
             files.sync_path(path.parent)  # the name of a new file, which DuckDB does not sync
         self._opened = files.file_id(path)
-        self._closed_at_s = 0.0  # `last` follows at once
+        self._closed_at_s = 0.0  # no pause before `last`
 
     def _prepare(self) -> dict[str, str]:
-        """Make the table, or bring it up to date; the types of its columns by their names in lower case."""
+        """Create or upgrade the table. Return the types of its columns by their names in lower case."""
         table = self._table
         with self._window() as sink:
-            existing = duck.columns(sink, table.name)  # to make a table that is there fails for a view only
+            existing = duck.columns(sink, table.name)  # CREATE TABLE IF NOT EXISTS follows, as it fails for a view
             statements = [*table.create("duckdb"), *(table.upgrade("duckdb", existing) if existing else ())]
             for statement in ("USE sink", *statements, "USE memory"):
                 sink.execute(statement)
@@ -66,7 +67,7 @@ class DuckdbEmitter:
 
     @contextmanager
     def _window(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A transaction on the file, opened for it alone; readers get their turn before the next one."""
+        """Open the file for one transaction, after a pause in which readers can open it."""
         self._memory = memory = self._memory or _in_memory()
         time.sleep(max(0.0, self._closed_at_s + PAUSE_S - time.monotonic()))
         try:
@@ -94,16 +95,16 @@ class DuckdbEmitter:
         return next(((each, found[each]) for each in reversed(producer_ids) if each in found), None)
 
     def emit(self, batch: Batch) -> None:
-        """Insert the batch in one window, or in several if there is a record that the table rejects. See Emitter."""
+        """Insert the batch in one window, or in several if the table rejects a record. See Emitter."""
         store_in_halves(self._insert, batch.columns, batch.first, _ROW_ERRORS)
         files.check_same_file(self._path, self._opened)
 
     def _insert(self, page: Columns) -> None:
-        """Insert rows of one run, given by the table's columns, in one window, if nobody has stored any of them."""
+        """Insert rows of one run in one window, unless another process has stored some of them."""
         columns, values, table = self._table.row, "*", f"sink.{quoted(self._table.name)}"
-        if self._id_needed:  # of buzzline: as a primary key without a default it takes no NULL
+        if self._id_needed:  # a table of buzzline-05, whose primary key has no default
             columns, values = f"id, {columns}", f"(SELECT COALESCE(MAX(id), 0) FROM {table}) + row_number() OVER (), *"
-        arrays = self._arrays(page)  # noqa: F841  (DuckDB reads the variable that SQL names)
+        arrays = self._arrays(page)  # noqa: F841  (the statement below names this variable)
         with self._window() as sink:
             stored = f"SELECT 1 FROM {table} WHERE producer_id = ? AND sequence >= ? LIMIT 1"
             producer_id, first = page[-2][0], page[-1][0]
@@ -112,7 +113,7 @@ class DuckdbEmitter:
             sink.execute(f"INSERT INTO {table} ({columns}) SELECT {values} FROM arrays")
 
     def _arrays(self, page: Columns) -> dict[str, np.ndarray[Any, Any]]:
-        """The columns as arrays, for DuckDB to scan."""
+        """Return the columns as arrays, named c0, c1 and so on."""
         arrays: dict[str, np.ndarray[Any, Any]] = {}
         for number, field in enumerate(self._table.fields):
             column: Any = page[number]
@@ -126,7 +127,7 @@ class DuckdbEmitter:
                     column = [instants[text] for text in column]
                 kind = "M8[us]"
             elif field.type == "number":
-                kind = float  # None is NaN, and that is NULL
+                kind = float  # None becomes NaN, which DuckDB stores as NULL
             elif field.type in ("integer", "boolean"):
                 kind = np.int64 if field.type == "integer" else np.bool_
                 if None in column:
@@ -136,7 +137,7 @@ class DuckdbEmitter:
         return arrays
 
     def close(self) -> None:
-        """The file is open in windows only; this frees what is in memory."""
+        """Close the connection to memory. The file is open only in a window. See Emitter."""
         if self._memory is not None:
             with suppress(duckdb.Error):
                 self._memory.close()
@@ -144,21 +145,21 @@ class DuckdbEmitter:
 
 
 def _in_memory() -> duckdb.DuckDBPyConnection:
-    """A connection that reads arrays, and finds out in half of the time how to store a window of few rows."""
+    """Return a connection to memory that scans arrays, and needs half the time to compress a window of few rows."""
     memory = duckdb.connect(config=duck.CONFIG | {"python_enable_replacements": True})
-    memory.execute("SET disabled_compression_methods = 'fsst'")  # `config` ignores it
+    memory.execute("SET disabled_compression_methods = 'fsst'")  # `config` ignores this option
     return memory
 
 
 def open_emitter(settings: Settings, stream: Stream, key: str, mark: str) -> DuckdbEmitter:
-    """The emitter of the sink `duckdb`. See Sink."""
+    """Open the emitter of the sink `duckdb`. See Sink."""
     return DuckdbEmitter(settings.duckdb_path, stream)
 
 
 def emit_message(message: Mapping[str, Any], db_path: Path | str) -> bool:
-    """Insert one record with all its fields; True once it is stored, else False with the reason logged.
+    """Insert one record. Return True once it is stored, otherwise log the reason and return False.
 
-    Carries no ids, so it is outside the exactly-once promise.
+    The record carries no ids, so it is outside the exactly-once promise.
     """
     path = Path(db_path)
     return emit_one(message, path, lambda: DuckdbEmitter(path, BUZZ))

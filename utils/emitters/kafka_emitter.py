@@ -1,4 +1,4 @@
-"""The Kafka sink: a transaction per batch of up to 4 MiB, one partition per journal, the topic itself is the cursor."""
+"""The Kafka sink: one transaction per batch of up to 4 MiB, one partition per journal. The topic is the cursor."""
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -20,12 +20,12 @@ from utils.records.stream import Stream
 if TYPE_CHECKING:
     from confluent_kafka import Producer
 
-TRANSACTION_S = 10.0  # how long a dead producer may hide later rows from read_committed readers
-MAX_BYTES = 4 << 20  # of a transaction: more might never end in time where the way to the brokers is slow
-COMMIT_S = 12.0  # a broker that dies costs about 9 s until another one leads
-HELD_UP_S = 1.0  # longer than a transaction of a living producer usually hides rows
+TRANSACTION_S = 10.0  # how long the transaction of a dead producer may hide later records from read_committed readers
+MAX_BYTES = 4 << 20  # of a transaction: on a slow connection to the brokers a larger one might never end in time
+COMMIT_S = 12.0  # when a broker dies, it takes about 9 s until another one is the leader
+HELD_UP_S = 1.0  # longer than the transaction of a living producer usually takes
 SCAN_S, SCAN_RECORDS = 15.0, 5_000
-RECORD_BYTES = 100  # what surrounds a record that is alone in its batch, generously
+RECORD_BYTES = 100  # more than the overhead of a record that is alone in its batch
 _READER = {
     "group.id": "unused",
     "enable.auto.commit": False,
@@ -38,7 +38,7 @@ _READER = {
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True):
-    """A place in a topic before which nothing of a key can be of interest, and the ids of the record there, if any."""
+    """The offset where a search for the last record of a key begins, and the ids of the record there, if any."""
 
     topic_id: str
     partition: int
@@ -49,8 +49,8 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
 class KafkaEmitter:
     """Writes to the topic of a stream with transactions that a killed predecessor cannot disturb.
 
-    `key` is `<name>-<journal>`: the transactional id, so that `last` fences whoever wrote with it before, and the key
-    of all records, which share one partition. `last` searches it from the given mark on. Every call has a deadline.
+    `key` is `<name>-<journal>`. As the transactional id it makes `last` fence earlier processes of this journal; as the
+    key of all records it keeps them in one partition. `last` searches from the given mark on. Calls have deadlines.
     """
 
     max_records = STEP
@@ -66,7 +66,7 @@ class KafkaEmitter:
         else:
             self._begin = Mark(self._topic.topic_id, crc32(key.encode()) % self._topic.partitions, 0)
         self._mark = self._begin
-        self._end = 0  # of the partition, when it was seen last
+        self._end = 0  # of the partition, when it was last read or written
 
     @property
     def mark(self) -> str:
@@ -74,21 +74,21 @@ class KafkaEmitter:
         return msgspec.json.encode(self._mark).decode()
 
     def last(self, producer_ids: Sequence[str]) -> tuple[str, int] | None:
-        """Read the partition for the last committed record of these runs. See Emitter."""
+        """Search the partition for the last committed record of these runs. See Emitter."""
         with self._mapped():
             lowest, end = self._bounds(self._fenced())
             self._end = end
-            noted = self._begin
-            # An end before what was noted: brokers lost power, and the topic its newest records.
-            start = noted.offset if noted.offset <= end else lowest
+            mark = self._begin
+            # A partition that ends before the mark has lost its newest records in a power cut of the brokers.
+            start = mark.offset if mark.offset <= end else lowest
             offset, found = self._search(start, end, producer_ids) if start < end and producer_ids else (end, None)
-        if not found and noted.ids and noted.ids[0] in producer_ids and noted.offset < lowest:
-            return noted.ids  # retention has removed it: it was there, and readers may have seen it
-        self._mark = msgspec.structs.replace(noted, offset=offset, ids=found)
+        if not found and mark.ids and mark.ids[0] in producer_ids and mark.offset < lowest:
+            return mark.ids  # retention has removed this record, and readers may have seen it
+        self._mark = msgspec.structs.replace(mark, offset=offset, ids=found)
         return found
 
     def _fenced(self) -> "Producer":
-        """The producer of this key, once whoever had it before can write no more."""
+        """Return the producer of this key, once no earlier producer of the key can write any more."""
         from confluent_kafka import Producer
 
         if self._producer is None:
@@ -106,7 +106,7 @@ class KafkaEmitter:
         return self._producer
 
     def _bounds(self, producer: "Producer") -> tuple[int, int]:
-        """First offset and end of the partition, once no open transaction hides anything before this end."""
+        """Return the first offset and the end of the partition, once no open transaction hides records before it."""
         from confluent_kafka import IsolationLevel
         from confluent_kafka.admin import OffsetSpec
 
@@ -124,29 +124,29 @@ class KafkaEmitter:
             time.sleep(0.05)
         return lowest, end
 
-    def _offset_of(self, what: Any, isolation: Any) -> int:
-        """One offset of the partition, as an OffsetSpec names it."""
+    def _offset_of(self, spec: Any, isolation: Any) -> int:
+        """Return the offset of the partition that an OffsetSpec names."""
         from confluent_kafka import TopicPartition
 
-        place = TopicPartition(self._topic.name, self._mark.partition)
-        asked = self._admin.client.list_offsets({place: what}, isolation_level=isolation, request_timeout=REQUEST_S)
-        return int(asked[place].result().offset)
+        partition = TopicPartition(self._topic.name, self._mark.partition)
+        asked = self._admin.client.list_offsets({partition: spec}, isolation_level=isolation, request_timeout=REQUEST_S)
+        return int(asked[partition].result().offset)
 
     def _end_own_transaction(self, producer: "Producer") -> None:
-        """Commit what may still be open of this key in the partition, although it was fenced.
+        """Commit a transaction of this key that may still be open in the partition, although its producer was fenced.
 
-        A broker fails to end a transaction in a partition that has no leader at that moment, as while it
-        starts again after a crash (seen with Kafka 4.3.1), and no timeout ends it later. Only the end of another
-        transaction of the same producer there does. It must be a commit: the one that was left open may have been
-        acknowledged, and rows that nobody acknowledged are counted by the cursor, which is asked only then. The
-        record without a value that it takes is no record of the stream.
+        A broker fails to end a transaction in a partition that has no leader at that moment, as while it starts again
+        after a crash (seen with Kafka 4.3.1), and no timeout ends it later. Only another transaction of the same
+        producer in this partition ends it. That must be a commit, because the open transaction may be one whose commit
+        was acknowledged. If it is not, nothing comes twice, because the cursor is searched afterwards. A transaction
+        needs a record; the one without a value is not a record of the stream.
         """
         producer.begin_transaction()
         producer.produce(self._topic.name, None, key=self._key, partition=self._mark.partition)
         producer.commit_transaction(COMMIT_S)
 
     def _search(self, start: int, end: int, known: Collection[str]) -> tuple[int, tuple[str, int] | None]:
-        """The last committed record of these runs from `start` to `end`: its offset and ids, else `end`, None."""
+        """Return offset and ids of the last committed record of these runs in a range; (`end`, None) without one."""
         from confluent_kafka import Consumer, KafkaError, TopicPartition
 
         offset, found, is_done = end, None, False
@@ -158,9 +158,9 @@ class KafkaEmitter:
                 deadline_s = time.monotonic() + SCAN_S if records else deadline_s
                 for record in records:
                     place, error = record.offset() or 0, record.error()
-                    # A leader that was just elected may show less for a moment: an end before `end` is none.
+                    # A leader that was just elected may report an earlier end for a moment: do not believe it.
                     is_done |= place >= end
-                    if error and error.code() != KafkaError._PARTITION_EOF:  # what was not seen may be there
+                    if error and error.code() != KafkaError._PARTITION_EOF:  # unread records may follow
                         raise Unavailable(f"topic {self._topic.name} cannot be read back: {error.str()}")
                     if not error and record.key() == self._key.encode():
                         ids = identity_of(record.value() or b"{}")
@@ -174,7 +174,7 @@ class KafkaEmitter:
         """Store the batch in one transaction, or in several if it is large. See Emitter."""
         from confluent_kafka import KafkaError, KafkaException
 
-        if len(batch.lines) > MAX_BYTES:  # many records: a single one is never so large
+        if len(batch.lines) > MAX_BYTES:  # then it has many records, because no record is so large
             middle = batch.first + batch.count // 2
             self.emit(batch.between(batch.first, middle - 1))
             self.emit(batch.between(middle, batch.last))
@@ -192,15 +192,15 @@ class KafkaEmitter:
                 raise Unavailable(f"only {queued} of {len(records)} records could be queued")
             if producer.flush(COMMIT_S):
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-            if 0 <= delivered[0] < self._end + len(records) - 1:  # where the first of them is, too
-                # Not committed, or the cursor would pass over what came before and is still pending.
+            if 0 <= delivered[0] < self._end + len(records) - 1:  # the first record is before the end that was known
+                # Do not commit, or the cursor would skip earlier records, which are pending for the new topic.
                 raise SinkReplaced(f"topic {self._topic.name} was deleted and created again")
             producer.commit_transaction(COMMIT_S)
         self._end = delivered[0] + 1
         self._mark = msgspec.structs.replace(self._mark, offset=delivered[0], ids=(batch.producer_id, batch.last))
 
     def _check_sizes(self, batch: Batch, lines: Sequence[bytes]) -> None:
-        """Raise Rejected for the first record that the topic never takes, once what comes before it is stored."""
+        """Raise Rejected for the first record that is too large for the topic, once those before it are stored."""
         limit = self._topic.max_bytes
         most = limit - RECORD_BYTES - len(self._key)
         for sequence, line in enumerate(lines, batch.first):
@@ -212,13 +212,13 @@ class KafkaEmitter:
 
     @contextmanager
     def _mapped(self) -> Iterator[None]:
-        """Every error of the client becomes one for the worker; whatever it is, asking the topic again settles it."""
+        """Map every error of the client to Unavailable: asking the topic again is always safe."""
         from confluent_kafka import KafkaException
 
         try:
             yield
         except (KafkaException, SystemError) as error:
-            # Some fatal errors come out of flush and poll as SystemError, with the real one behind.
+            # Some fatal errors come out of flush and poll as SystemError, with the real error as the cause.
             real = error if isinstance(error, KafkaException) else error.__cause__
             if not isinstance(real, KafkaException):
                 raise Unavailable(f"the Kafka client of {self._key} failed: {error}") from error
@@ -228,20 +228,20 @@ class KafkaEmitter:
             raise failed(real, self._admin.settings, self._admin.log) from error
 
     def close(self) -> None:
-        """Abandon whatever is under way; the next instance fences it. See Emitter."""
+        """Abandon an open transaction; the next emitter of this key fences it. See Emitter."""
         self._producer = None
 
 
 def open_emitter(settings: Settings, stream: Stream, key: str, mark: str) -> KafkaEmitter:
-    """The emitter of the sink `kafka`. See Sink."""
+    """Open the emitter of the sink `kafka`. See Sink."""
     return KafkaEmitter(settings, stream, key, mark)
 
 
 def emit_message(message: Mapping[str, Any], *, producer: Any, topic: str) -> bool:
-    """Send one message with a kafka-python producer; True once it is acknowledged, else False with the reason logged.
+    """Send a message by a kafka-python producer. Return True once acknowledged, else log the reason, return False.
 
-    The producer may have a `value_serializer`. It bounds the wait by its `max_block_ms` and
-    `delivery_timeout_ms`. Carries no ids, so it is outside the exactly-once promise.
+    The producer may have a `value_serializer`. Its `max_block_ms` and `delivery_timeout_ms` bound the wait.
+    The message carries no ids, so it is outside the exactly-once promise.
     """
     from kafka.errors import KafkaError
 

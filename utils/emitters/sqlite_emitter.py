@@ -14,7 +14,7 @@ from utils.records.record import Batch, Columns
 from utils.records.stream import BUZZ, Stream
 from utils.records.table import Table, quoted
 
-ROWS_PER_STATEMENT = 500  # fewer would give the interpreter lock away more often
+ROWS_PER_STATEMENT = 500  # each statement releases the interpreter lock, so smaller ones wait for it more often
 
 _UNSUITABLE = ("SQLITE_ERROR", "SQLITE_CONSTRAINT_UNIQUE")
 
@@ -37,19 +37,19 @@ class SqliteEmitter:
             raise
 
     def _prepare(self) -> None:
-        """Make the table, or bring it up to date, in a commit that makes durable what a killed process left."""
+        """Create or upgrade the table, in a commit that also makes durable what a killed process left."""
         table, execute = self._table, self._database.connection.execute
         try:
             with self._database.transaction() as connection:
                 ((version,),) = execute("PRAGMA user_version").fetchall()
-                execute(f"PRAGMA user_version = {version}")  # an empty commit would write nothing and sync nothing
+                execute(f"PRAGMA user_version = {version}")  # because an empty commit would sync nothing
                 existing = sqlite.columns(connection, table.name)
                 for statement in table.upgrade("sqlite", existing) if existing else table.create("sqlite"):
                     execute(statement)
                 execute(table.identity_index())
-        except (Unavailable, sqlite3.IntegrityError) as error:  # the second: it contains a record twice
-            if getattr(error.__cause__ or error, "sqlite_errorname", "") in _UNSUITABLE:  # no waiting heals that
-                remedy = f"its {table.name} cannot be used, name another file"
+        except (Unavailable, sqlite3.IntegrityError) as error:  # IntegrityError: the table contains a record twice
+            if getattr(error.__cause__ or error, "sqlite_errorname", "") in _UNSUITABLE:  # waiting would not help
+                remedy = f"its table {table.name} cannot be used, name another file"
                 raise ToolkitError(f"{self._path}: {error.__cause__ or error}; {remedy}") from error
             raise
 
@@ -68,7 +68,7 @@ class SqliteEmitter:
         self._database.check()
 
     def _insert(self, columns: Columns) -> None:
-        """Insert the rows of one run, given by the table's columns, in one transaction."""
+        """Insert the rows of one run in one transaction, given as columns in the order of the table's."""
         *fields, extra, producer_ids, sequences = columns
         varying = [*fields, sequences, extra] if any(extra) else [*fields, sequences]
         values = chain.from_iterable(zip(*varying, strict=True))
@@ -80,7 +80,7 @@ class SqliteEmitter:
                     left -= rows
                     statement = self._table.insert(rows, with_extra=len(varying) > len(fields) + 1)
                     stored = connection.execute(statement, [producer_ids[0], *islice(values, rows * len(varying))])
-                    if stored.rowcount < rows:  # by RAISE(IGNORE), which is no error to SQLite
+                    if stored.rowcount < rows:  # a trigger's RAISE(IGNORE) is no error to SQLite
                         raise sqlite3.IntegrityError("a trigger of the table leaves it out")
         except sqlite3.IntegrityError as error:
             if str(error).lower().endswith(f"{name}.producer_id, {name}.sequence"):
@@ -88,19 +88,19 @@ class SqliteEmitter:
             raise
 
     def close(self) -> None:
-        """Release the file. See Emitter."""
+        """Close the database. See Emitter."""
         self._database.close()
 
 
 def open_emitter(settings: Settings, stream: Stream, key: str, mark: str) -> SqliteEmitter:
-    """The emitter of the sink `sqlite`. See Sink."""
+    """Open the emitter of the sink `sqlite`. See Sink."""
     return SqliteEmitter(settings.sqlite_path, stream)
 
 
 def emit_message(message: Mapping[str, Any], db_path: Path | str) -> bool:
-    """Insert one record with all its fields; True once it is stored, else False with the reason logged.
+    """Insert one record. Return True once it is stored, otherwise log the reason and return False.
 
-    Carries no ids, so it is outside the exactly-once promise.
+    The record carries no ids, so it is outside the exactly-once promise.
     """
     path = Path(db_path)
     return emit_one(message, path, lambda: SqliteEmitter(path, BUZZ))
