@@ -1,7 +1,7 @@
-"""Lines of one stream to records, rows and canonical rows, and back. No I/O; SQL only as column values.
+"""Conversion between the JSON lines of a stream, its records and the values of its SQL columns. No I/O.
 
-A record that was read is a row-struct: every field of the stream, each optional, then `extra` (the JSON text of an
-object with everything that has no column or does not fit its column), `producer_id` and `sequence`.
+A decoded record is a msgspec struct with all fields of the stream, each optional, then `extra`, `producer_id` and
+`sequence`. `extra` is a JSON object, as text, of all members that have no column or do not fit their column.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from msgspec.json import Decoder
 from utils.records.instants import are_instants, instant_text, is_usual, microseconds
 
 MAX_INT64 = 2**63 - 1
-MAX_EXACT = 2**53  # what a column of 64-bit floats gives back unchanged
+MAX_EXACT = 2**53  # up to here a 64-bit float represents each integer exactly
 GROUP_LINES = 64
 
-NONE = Raw()  # this one instance: it stands for a value that is absent
+NONE = Raw()  # value of an absent `json` field; compare by identity
 
 _Int64 = Annotated[int, Meta(ge=-(2**63), le=MAX_INT64)]
 _Exact = Annotated[int, Meta(ge=-MAX_EXACT, le=MAX_EXACT)]
@@ -36,13 +36,13 @@ TYPES: dict[str, Any] = {
     "json": Raw,
 }
 OWN = {
-    "extra": None,
+    "extra": None,  # a member of this name fits only if it is null
     "producer_id": Annotated[str, Meta(min_length=1)],
     "sequence": Annotated[int, Meta(ge=1, le=MAX_INT64)],
 }
-"""The columns that every stream has behind its fields, absent where they are None. Only the codec sets `extra`."""
+"""The columns that follow the fields in every stream; each may be None. Only the codec fills `extra`."""
 RESERVED = (*OWN, "rowid", "_rowid_", "oid")
-# The types of values that JSON gives back as they are. A subclass (an enumeration, say) is written in its own way.
+# Python types whose values are the same after JSON. Subclasses, such as enumerations, may be encoded differently.
 _AS_JSON: dict[str, set[type]] = {
     "text": {str, NoneType},
     "timestamp": {str, NoneType},
@@ -64,7 +64,7 @@ class Field(msgspec.Struct, frozen=True):
 
 
 def with_columns(fields: Iterable[Field]) -> Iterator[Field]:
-    """The fields that have a column; the others live in `extra`, on the wire they are like any other."""
+    """Yield the fields that get an SQL column of their own. In SQL the values of the others are in `extra`."""
     seen = set(RESERVED)
     for field in fields:
         odd = not field.name.strip() or any(each in '"\\\x7f' or each < " " for each in field.name)
@@ -74,10 +74,10 @@ def with_columns(fields: Iterable[Field]) -> Iterator[Field]:
 
 
 class Codec:
-    """Translates the lines of one stream. It keeps no state of what it has read, so all threads may share it.
+    """Encoder and decoder of the lines of one stream. It has no mutable state, so threads may share it.
 
-    `types` narrows the types of some fields. One that cannot be None is a field that every record has: `fill` sets it
-    in a record where it is missing, and raises ValueError if that cannot be a record of the stream.
+    `types` overrides the types of some fields. A type without None makes the field required: the callback `fill` sets
+    a missing one in a decoded record, or raises ValueError if that is no record of the stream.
     """
 
     def __init__(
@@ -93,29 +93,29 @@ class Codec:
         self._known = {
             name: (attribute, Decoder(kind)) for name, attribute, kind in zip(names, attributes, kinds, strict=True)
         }
-        own = list(zip(self.fields, attributes, strict=False))
-        self._json = [attribute for field, attribute in own if field.type == "json"]
-        self._instants = {attribute: field.name for field, attribute in own if field.type == "timestamp"}
+        of_fields = list(zip(self.fields, attributes, strict=False))
+        self._json = [attribute for field, attribute in of_fields if field.type == "json"]
+        self._instants = {attribute: field.name for field, attribute in of_fields if field.type == "timestamp"}
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the stream's columns: its fields, then those that every stream has."""
+        """The names of the columns: the fields, then `extra`, `producer_id` and `sequence`."""
         return tuple(self._known)
 
     @property
     def is_flat(self) -> bool:
-        """Whether what fits the stream has neither arrays nor objects."""
+        """True if lines that fit the stream contain no nested arrays or objects."""
         return not self._json
 
     def decode_lines(self, data: bytes) -> list[Any]:
-        """Records of JSON lines, at C speed where all fit the stream.
+        """Decode JSON lines, at C speed if all of them fit the stream.
 
-        Raises ValueError with the reason if a line holds anything but one object.
+        Raises ValueError with the reason if a line is not exactly one JSON object.
         """
         return self.decode_each(data.removesuffix(b"\n").split(b"\n")) if data else []
 
     def decode_each(self, lines: Sequence[bytes]) -> list[Any]:
-        """`decode_lines` of lines that are split already."""
+        """Decode lines that are already split, like `decode_lines`."""
         records = self.decode_fitting(lines)
         if records is None:
             records = []
@@ -125,19 +125,19 @@ class Codec:
         return records
 
     def decode_fitting(self, lines: Sequence[bytes]) -> list[Any] | None:
-        """Records of lines that all fit; None if at least one needs a closer look."""
+        """Decode lines at C speed if all of them fit; None if one may not, so that each needs `decode`."""
         data = b"\n".join(lines)
         try:
             records = self._decoder.decode_lines(data)
             if self._json:
-                data.decode()  # the decoder does not check what it leaves as it is
+                data.decode()  # the decoder does not check the UTF-8 of Raw values
         except (ValueError, RecursionError):
             return None
-        # The fast decoder does not look at line ends. Inside of JSON no "}" is followed by "{".
+        # The decoder ignores line ends. Inside of an object "}" is never followed by "{", so no object spans two lines.
         if len(records) != len(lines) or not {line[:1] + line[-1:] for line in lines} <= {b"{}"}:
             return None
-        ids = [[each is None for each in map(attrgetter(name), records)] for name in ("producer_id", "sequence")]
-        if ids[0] != ids[1]:  # half an identity is none
+        absent = [[each is None for each in map(attrgetter(name), records)] for name in ("producer_id", "sequence")]
+        if absent[0] != absent[1]:  # a record has both ids or none
             return None
         if not all(are_instants(map(attrgetter(attribute), records)) for attribute in self._instants):
             return None
@@ -146,20 +146,20 @@ class Codec:
         return records
 
     def decode(self, line: bytes) -> Any:
-        """The record of one JSON object; what does not fit goes to `extra`. Raises ValueError with the reason."""
+        """Decode one JSON object; members that do not fit go to `extra`. Raises ValueError with the reason."""
         record = self.decode_any(line)
         if self._fill is not None:
             self._fill(record)
         return record
 
     def decode_any(self, line: bytes) -> Any:
-        """`decode` for any JSON object, also one without what every record of this stream must have."""
+        """Decode one JSON object like `decode`, but leave missing required fields None."""
         try:
             line.decode()
             try:
                 record, left = self._decoder.decode(line), dict[str, Any]()
             except msgspec.ValidationError:
-                record, left = self._by_member(line)
+                record, left = self._decode_members(line)
         except RecursionError:
             raise ValueError("nested too deeply") from None
         for attribute in self._json:
@@ -176,8 +176,8 @@ class Codec:
             record.producer_id = record.sequence = None
         return record
 
-    def _by_member(self, line: bytes) -> tuple[Any, dict[str, Raw]]:
-        """A record of the members that fit, and the others in their order."""
+    def _decode_members(self, line: bytes) -> tuple[Any, dict[str, Raw]]:
+        """Return a record of the members that fit their column, and the other members in their order."""
         values: dict[str, Any] = dict.fromkeys(self.type.__struct_fields__) | dict.fromkeys(self._json, NONE)
         left = {}
         for name, raw in object_decoder.decode(line).items():
@@ -191,12 +191,12 @@ class Codec:
         return self.type(**values), left
 
     def value(self, record: Any, name: str) -> Any:
-        """A field of a record by its name, which need not be an attribute's; None if the stream has no such column."""
+        """Return the value that a record has in the column `name`; None if the stream has no such column."""
         known = self._known.get(name)
         return getattr(record, known[0]) if known else None
 
     def columns_of(self, records: Sequence[Any]) -> list[Sequence[Any]]:
-        """The values of records that were read, in the order of `columns`; JSON as text, None where one is absent."""
+        """Return the values of decoded records, one sequence per column; JSON as text, None where a value is absent."""
         found: list[Sequence[Any]] = [list(map(attrgetter(each), records)) for each in self.type.__struct_fields__]
         for number, field in enumerate(self.fields):
             if field.type == "json":
@@ -204,13 +204,13 @@ class Codec:
         return found
 
     def rows(self, records: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """`columns_of` as tuples, one per record."""
+        """Return the values of decoded records, one tuple per record."""
         return list(zip(*self.columns_of(records), strict=True))
 
     def fitting(self, members: Mapping[str, Sequence[Any]], size: int) -> list[Sequence[Any]] | None:
-        """The columns of the fields, given the values that `size` records have by name, their ids left out.
+        """Return the columns of the fields for `size` records, given the values of each member but the ids.
 
-        None if only their lines show them: a name has no column, or a value may not fit its column.
+        None if a member has no column or a value may not fit its column: then only the encoded lines show the columns.
         """
         if members.keys() - {field.name for field in self.fields}:
             return None
@@ -223,7 +223,7 @@ class Codec:
         return found
 
     def from_columns(self, columns: Sequence[Sequence[Any]]) -> list[Any]:
-        """The records of columns as `columns_of` gives them."""
+        """Return the records of the columns that `columns_of` returned."""
         values = list(columns)
         for number, field in enumerate(self.fields):
             if field.type == "json":
@@ -231,7 +231,7 @@ class Codec:
         return list(map(self.type, *values))
 
     def encode(self, record: Any) -> bytes:
-        """The record as one JSON object without line end: the fields that have a value, then those of `extra`."""
+        """Encode a record as a JSON object without line end: fields that have a value, members of `extra`, ids."""
         extra = object_decoder.decode(record.extra) if record.extra else {}
         members: dict[str, Any] = {
             field.name: value
@@ -239,19 +239,19 @@ class Codec:
             if value is not None and value is not NONE
         }
         ids = {} if record.sequence is None else {"producer_id": record.producer_id, "sequence": record.sequence}
-        return encoder.encode(members | extra | ids).replace(b"\n", b" ")  # between values of another program's JSON
+        return encoder.encode(members | extra | ids).replace(b"\n", b" ")  # Raw JSON may have line ends
 
     def lines(self, records: Sequence[Any]) -> list[str]:
-        """What `encode` gives for each of these records, as text."""
+        """Encode records like `encode`, but as texts and at C speed."""
         *lines, _ = encoder.encode_lines(records).decode().split("\n")
-        if len(lines) != len(records):  # JSON of another program has line ends between its values
+        if len(lines) != len(records):  # Raw JSON has line ends between its values
             return [self.encode(record).decode() for record in records]
         return [
             self.encode(record).decode() if record.extra else line for record, line in zip(records, lines, strict=True)
         ]
 
     def canonical(self, columns: Iterable[Sequence[Any]]) -> list[bytes]:
-        """The same bytes for the same record from every sink, by columns; no `hash` would do: hash(-1) == hash(-2)."""
+        """Encode the records of columns so that equal records of different sinks have equal bytes, and no others."""
         columns = list(columns)
         for number, field in enumerate(self.fields):
             column = columns[number]
@@ -260,7 +260,7 @@ class Codec:
                 usual = {v: instant_text(us) for v in unusual if (us := microseconds(v)) is not None}
                 columns[number] = [usual.get(v, v) for v in column] if usual else column
             elif field.type == "number" and (0.0 in column or not set(map(type, column)) <= {float, NoneType}):
-                # 1 is 1.0, and -0.0 is 0.0: SQLite keeps no sign
+                # Integers become floats. -0.0 becomes 0.0, because SQLite does not store its sign.
                 columns[number] = tuple(v + 0.0 if isinstance(v, int | float) else v for v in column)
             elif field.type == "boolean" and not set(map(type, column)) <= {bool, NoneType}:
                 columns[number] = tuple(bool(v) if v in (0, 1) else v for v in column)
@@ -268,13 +268,13 @@ class Codec:
 
 
 def _fitting(field: Field, kind: Any, column: Sequence[Any]) -> Sequence[Any] | None:
-    """The column of values that a record has, None if one of them may not fit it."""
+    """Return the values as a column of the field, or None if one of them may not fit."""
     types = set(map(type, column))
     if not types <= _AS_JSON[field.type] or (field.type == "timestamp" and not are_instants(column)):
         return None
     if float in types and not all(map(math.isfinite, filter(None, column))):
         return None
-    if int in types or kind is not TYPES[field.type]:  # there are limits
+    if int in types or kind is not TYPES[field.type]:  # the type has limits, which `convert` checks
         try:
             column = msgspec.convert(column, list.__class_getitem__(kind))
         except msgspec.ValidationError:
@@ -283,17 +283,17 @@ def _fitting(field: Field, kind: Any, column: Sequence[Any]) -> Sequence[Any] | 
 
 
 def _attribute(name: str, number: int) -> str:
-    """The attribute that holds a field: its name where that can be one."""
+    """Return the attribute name of a field: its own name if that is a usable identifier, else one by its number."""
     usable = name.isidentifier() and name.isascii() and not name.startswith(("_", "field_"))
     return name if usable else f"field_{number}"
 
 
 def _row_type(attributes: Sequence[str], kinds: Sequence[Any], names: Sequence[str]) -> Any:
-    """A row-struct type. Every field is optional, but for those up to the last one whose type knows no None."""
+    """Create the struct type of decoded records. The fields after the last one that cannot be None have defaults."""
     optional = [kind is Raw or NoneType in get_args(kind) for kind in kinds[: -len(OWN)]]
-    needed = max((number for number, may_be_absent in enumerate(optional) if not may_be_absent), default=-1)
+    required = max((number for number, may_be_absent in enumerate(optional) if not may_be_absent), default=-1)
     shape: list[Any] = [
-        (attribute, kind) if number <= needed else (attribute, kind, NONE if kind is Raw else None)
+        (attribute, kind) if number <= required else (attribute, kind, NONE if kind is Raw else None)
         for number, (attribute, kind) in enumerate(zip(attributes, kinds, strict=True))
     ]
     rename = dict(zip(attributes, names, strict=True))

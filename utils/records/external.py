@@ -1,4 +1,4 @@
-"""Lines as they are: those of other programs get ids and stay as they came, unless no sink could store them."""
+"""Lines of other programs: checks, and `stamp`, which appends ids and leaves the other bytes as they are."""
 
 import re
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ MAX_DEPTH = 100
 
 
 class _Peek(msgspec.Struct, gc=False):
-    """The members of an external record whose names are ours; decoding it skips the rest at C speed."""
+    """The members of an external record that have names of the toolkit. The decoder skips all others at C speed."""
 
     timestamp: Raw = NONE
     producer_id: Raw = NONE
     sequence: Raw = NONE
 
 
-_PLACE = re.compile(r"\(byte (\d+)\)")
+_BYTE = re.compile(r"\(byte (\d+)\)")
 _NOT_FINITE = re.compile(rb"NaN|-?Inf")
 _TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
@@ -35,13 +35,13 @@ _peek = Decoder(_Peek)
 
 
 def check_size(size: int) -> None:
-    """Raise ValueError if a record of so many bytes is too long."""
+    """Raise ValueError if a record of `size` bytes is too long."""
     if size > MAX_RECORD_BYTES:
         raise ValueError(f"a record of {size} bytes is over the limit of {MAX_RECORD_BYTES}")
 
 
 def check_depth(line: bytes) -> None:
-    """Raise ValueError if arrays and objects of a JSON line are nested too deeply."""
+    """Raise ValueError if arrays and objects of a JSON line are nested more than MAX_DEPTH deep."""
     if line.count(b"{") + line.count(b"[") > MAX_DEPTH:
         brackets = _TEXT.sub(b"", line)
         if max(accumulate((each in b"{[") - (each in b"}]") for each in brackets)) > MAX_DEPTH:
@@ -49,40 +49,40 @@ def check_depth(line: bytes) -> None:
 
 
 def are_small(lines: Sequence[bytes], *, are_flat: bool) -> bool:
-    """Whether none of the lines can be too long or, unless they hold no arrays and objects, nested too deeply."""
+    """Return whether no line is too long or may be nested too deeply. `are_flat`: the lines have no nested values."""
     if max(map(len, lines), default=0) > MAX_RECORD_BYTES:
         return False
     return are_flat or all(len(line.translate(None, delete=_NO_BRACKETS)) <= MAX_DEPTH for line in lines)
 
 
 def are_plain(lines: Sequence[bytes], records: Sequence[Any]) -> bool:
-    """Whether to `stamp` any of the lines, of which `Codec.decode_fitting` gave these records, only adds to its end."""
+    """Return whether `stamp` would only append to each line. `Codec.decode_fitting` made `records` of the lines."""
     if any(map(attrgetter("sequence"), records)) or {line[-2:-1] for line in lines} & {b" ", b"\t", b"{"}:
         return False
     data = b"".join(lines)
     if b"\n" in data or b"\r" in data:
         return False
-    # A timestamp that is missing may be null, and letters of its name may be escaped.
+    # A timestamp that is None in a record may be null in its line. Letters of its name may be escaped there.
     may_be_null = any(each in data for each in (b'"timestamp"', rb"\u006", rb"\u007"))
     return not may_be_null or all(map(attrgetter("timestamp"), records))
 
 
 def stamp(line: bytes, producer_id: str, sequence: int, timestamp: str) -> bytes:
-    """The line of another program as it came, with what is missing appended, and a newline.
+    """Append ids, a newline and, if the record has none, `timestamp` to the line of another program.
 
-    `timestamp` is appended where the record has none. Its own `producer_id` and `sequence` become
-    `source_producer_id` and `source_sequence`. Raises ValueError with the reason for what no sink could store.
+    The record's own `producer_id` and `sequence` are renamed to `source_producer_id` and `source_sequence`. Raises
+    ValueError with the reason if no sink could store the record.
     """
     line = line.strip()
     check_size(len(line))
     if line[:1] != b"{":
         raise ValueError("not a JSON object")
     try:
-        if b"\n" in line or b"\r" in line:  # pretty: its white space goes, digits and escapes stay
+        if b"\n" in line or b"\r" in line:  # removes the white space of indented JSON, but keeps digits and escapes
             line = msgspec.json.format(line, indent=-1)
         check_depth(line)
         seen = _peek.decode(line)
-        line.decode()  # what is not decoded is not checked for UTF-8
+        line.decode()  # the decoder does not check the UTF-8 of Raw and skipped values
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except UnicodeDecodeError as error:
@@ -90,9 +90,9 @@ def stamp(line: bytes, producer_id: str, sequence: int, timestamp: str) -> bytes
     except msgspec.DecodeError as error:
         raise ValueError(reason_of(error, line)) from error
     if seen.producer_id is not NONE or seen.sequence is not NONE or bytes(seen.timestamp) == b"null":
-        members = object_decoder.decode(line)  # rare: names that are ours
+        members = object_decoder.decode(line)
         for name in ("producer_id", "sequence"):
-            _move(members, name)
+            _rename_to_source(members, name)
         if bytes(seen.timestamp) == b"null":
             del members["timestamp"]
             seen.timestamp = NONE
@@ -103,35 +103,35 @@ def stamp(line: bytes, producer_id: str, sequence: int, timestamp: str) -> bytes
 
 
 def timestamp_member(timestamp: str) -> bytes:
-    """What is appended to a line that has none, before `id_members`."""
+    """Return the member to append to a line without a timestamp, before `id_members`."""
     return b'"timestamp":"%b",' % timestamp.encode()
 
 
 def id_members(producer_id: str) -> bytes:
-    """What is appended to a line, before the sequence."""
+    """Return the members to append to a line, up to the value of the sequence."""
     return b'"producer_id":"%b","sequence":' % producer_id.encode()
 
 
-def _move(members: dict[str, Raw], name: str) -> None:
-    """Give a member its name as a source's; one that has this name already came from farther and moves as well."""
+def _rename_to_source(members: dict[str, Raw], name: str) -> None:
+    """Rename a member to `source_<name>`. A member that already has this name becomes `source_source_<name>`."""
     if name in members:
-        _move(members, f"source_{name}")
+        _rename_to_source(members, f"source_{name}")
         members[f"source_{name}"] = members.pop(name)
 
 
 def reason_of(error: Exception, line: bytes) -> str:
-    """Why a line, or an array, is no JSON, in the words of its author: the decoder names a byte only."""
+    """Return why a text is not valid JSON. It names the two common causes, for which the decoder names only a byte."""
     reason = str(error)
-    place = _PLACE.search(reason)
-    if place and _NOT_FINITE.match(line, int(place[1])):
-        return f"NaN or Infinity (byte {place[1]})"
+    byte = _BYTE.search(reason)
+    if byte and _NOT_FINITE.match(line, int(byte[1])):
+        return f"NaN or Infinity (byte {byte[1]})"
     if "surrogate" in reason or _LONE_SURROGATE.search(line):
         return "a lone surrogate in a text"
     return reason
 
 
 class _Identity(msgspec.Struct):
-    """Only what distinguishes one record from another."""
+    """The ids of a record. The decoder skips all other members."""
 
     producer_id: str | None = None
     sequence: int | None = None
@@ -141,7 +141,7 @@ _identity = Decoder(_Identity)
 
 
 def identity_of(line: bytes) -> tuple[str, int] | None:
-    """The producer_id and sequence of a line; None if it has none, is partial or no JSON object."""
+    """Return producer_id and sequence of a line; None if it has no ids, is partial or is not a JSON object."""
     try:
         found = _identity.decode(line)
     except (ValueError, RecursionError):
