@@ -1,4 +1,4 @@
-"""The dashboard's own options: what of a stream is charted, and how it is drawn."""
+"""Options of the dashboard: which fields of a stream are charted, and how."""
 
 import os
 from dataclasses import dataclass, replace
@@ -19,9 +19,9 @@ DPI = 100
 
 
 def shield() -> str | None:
-    """Keep MPLBACKEND and the user's matplotlibrc from matplotlib, whose import fails at a wrong one; the former.
+    """Hide MPLBACKEND and the user's matplotlibrc from matplotlib and return MPLBACKEND.
 
-    Call it before matplotlib is imported.
+    Call it before matplotlib is imported: the import fails if one of them is wrong.
     """
     os.environ["MATPLOTLIBRC"] = str(Path(__file__).with_name("light.mplstyle"))
     return os.environ.pop("MPLBACKEND", None)
@@ -30,12 +30,12 @@ def shield() -> str | None:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Buffers:
-    """How much is shown."""
+    """Numbers of values that are shown."""
 
     points: Length = 50
     """Points in the flow panel."""
     window: Length = 30
-    """How many latest values trend and histogram show."""
+    """Latest values in trend and histogram."""
     rolling: Annotated[int, Parameter(converter=whole, validator=Number(gt=0, lte=100))] = 10
     """Values in a rolling mean, at most 100."""
 
@@ -46,9 +46,9 @@ DEFAULT_BUFFERS = Buffers()
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Plan:
-    """What of the stream is charted, where and how often; it ends after so many frames or seconds, whatever is first.
+    """Options of one dashboard, which ends after `frames` or `duration`, whichever comes first.
 
-    Fields that nobody names are chosen from what is read. Raises ToolkitError if it cannot be.
+    Fields without an option are chosen from the records. Raises ToolkitError if options contradict each other.
     """
 
     by: str | None = None
@@ -63,15 +63,15 @@ class Plan:
     """Show only records for which this SQL over the fields is true."""
     buffers: Buffers = DEFAULT_BUFFERS
     theme: ThemeName | None = None
-    """Colours: light unless given; the served page follows the system unless given."""
+    """Colours; default: light, on the served page those of the browser's system."""
     backend: Annotated[str | None, Parameter(env_var="MPLBACKEND")] = None
     """Matplotlib backend; Agg draws without a window."""
     size: Annotated[tuple[float, float], Parameter(validator=Number(gte=4, lte=80))] = DEFAULT_SIZE
     """Width and height in inches of 100 pixels each, 4 to 80."""
     serve: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=(0, 1))] = None
-    """Show the image to browsers at PORT or ADDRESS:PORT; alone, at 127.0.0.1:8765."""
+    """Serve a page to browsers at PORT or ADDRESS:PORT; default: 127.0.0.1:8765."""
     allow_host: Annotated[tuple[str, ...], Parameter(show_default=False)] = ()
-    """Further host name under which browsers may ask."""
+    """Further host name of the served page, beside those of this machine."""
     save: Path | None = None
     """Record to this .gif or .mp4, or keep the image in this .png."""
     frames: Annotated[int | None, Parameter(converter=whole, validator=POSITIVE)] = None
@@ -79,14 +79,14 @@ class Plan:
     duration: Annotated[float | None, Parameter(validator=POSITIVE)] = None
     """Stop after this many seconds."""
     refresh: Annotated[float, Parameter(validator=Number(gt=0, lte=600))] = 2.0
-    """Seconds between frames, at most 600."""  # those of a GIF last less than 655 s
+    """Seconds between frames, at most 600."""  # a GIF can hold a frame for less than 656 s
 
     def __post_init__(self) -> None:
         if self.serve is not None and self.save:
             raise ToolkitError("--serve and --save: give one of them; a second dashboard can do the other")
 
     def roles(self, stream: Stream) -> Stream:
-        """The stream with the named roles. Raises ToolkitError that names the fields that can be used."""
+        """Return the stream with the roles that options name. Raises ToolkitError with the usable fields otherwise."""
         named = {name: getattr(self, name) for name in ("by", "value", "histogram") if getattr(self, name)}
         zones = self.zones or (None if "value" in named else stream.zones)
         chosen = replace(stream, zones=zones, **named)

@@ -1,4 +1,4 @@
-"""What one frame shows, each quantity once, so that image, page, JSON and metrics cannot differ; how it is written."""
+"""The content of one frame, computed once, so that image, page, JSON and metrics cannot differ; text formats of it."""
 
 import math
 import re
@@ -8,16 +8,16 @@ from itertools import pairwise
 from consumers.dashboard.options import DEFAULT_BUFFERS, Buffers
 from utils.records.instants import local_time
 
-TOP, MAX_KEYS = 6, 10_000  # `by` values that are shown, and known
+TOP, MAX_KEYS = 6, 10_000  # most `by` values that are shown, and that are counted one by one
 STALE_AFTER_S, STALE_GAPS = 10.0, 5.0
-MISPLACED_S = 60.0  # behind others an event time is not of today
-LEAST_SILENCE_S = 60.0  # has room on the time axis, however short the flow before it
+MISPLACED_S = 60.0  # an event time that is further behind is not one of the present
+LEAST_SILENCE_S = 60.0  # always has room on the time axis, however short the flow before it is
 UNITS_S = ((31_536_000, "y"), (86_400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
 @dataclass(frozen=True)
 class Roles:
-    """What is charted, as texts for people, and how."""
+    """Names and units of the charted fields, and how they are drawn."""
 
     by: str = "author"
     value: str = "sentiment"
@@ -31,19 +31,19 @@ class Roles:
 
 @dataclass(frozen=True)
 class Series:
-    """The latest values of one `by` value, or of all records where `name` is "". First rolling means are of fewer."""
+    """The latest values of one `by` value, or of all records if `name` is "". The first rolling means have fewer."""
 
     name: str
-    times: tuple[float, ...]  # of the events
+    times: tuple[float, ...]  # event times
     values: tuple[float, ...]
     rolling: tuple[float, ...]
     anomalies: tuple[bool, ...]
-    keys: tuple[str, ...] = ()  # the `by` value of each
+    keys: tuple[str, ...] = ()  # `by` values
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean, median, 95th percentile, sample standard deviation (0 for one value), least and greatest of numbers."""
+    """Mean, median, 95th percentile, sample standard deviation (0 for one value), minimum and maximum of numbers."""
 
     mean: float
     median: float
@@ -56,7 +56,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Source:
-    """Where records come from."""
+    """The sink that is read, and its trouble if it cannot be read."""
 
     name: str  # file, sqlite, duckdb, kafka or auto
     detail: str = ""
@@ -66,27 +66,27 @@ class Source:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is known at time `now`. Times are seconds since 1970. No text can disturb an image or a terminal."""
+    """The statistics at time `now`. Times are seconds since 1970. Texts are `plain`."""
 
     stream: str
     now: float
     started: float
     source: Source
     roles: Roles = Roles()
-    where: str = ""  # of the records that are shown; "": all
-    received: int = 0  # whether they are shown or not, invalid and duplicate ones too
-    total: int = 0  # that are shown
+    where: str = ""  # condition of the records that are shown; "": all
+    received: int = 0  # all records, also invalid, duplicate and not shown ones
+    total: int = 0  # records that are shown
     invalid: int = 0
     lost: int = 0
     duplicate: int = 0
     groups: tuple[tuple[str, int], ...] = ()  # the six busiest `by` values and their counts
-    group_count: int = 0  # how many there are; of more than 10,000 the others are counted together
-    flow: tuple[tuple[float, int], ...] = ()  # event time and true total of the latest points
+    group_count: int = 0  # number of `by` values, 10,000 at most: the records of further ones are counted together
+    flow: tuple[tuple[float, int], ...] = ()  # event time and total of the latest points
     series: tuple[Series, ...] = ()
-    measured: tuple[float, ...] = ()  # the latest values of the histogram, and their summary
-    measures: Summary | None = None
-    rate: float = 0.0  # per second over the last minute
-    sparkline: tuple[float, ...] = ()  # per second in steps of 10 s over 5 minutes
+    measured: tuple[float, ...] = ()  # the latest values of the histogram
+    measures: Summary | None = None  # of `measured`
+    rate: float = 0.0  # records per second over the last minute
+    sparkline: tuple[float, ...] = ()  # records per second in steps of 10 s over 5 minutes
     lag: Summary | None = None
     last: float | None = None  # when the newest record came
     usual_gap: float = 0.0  # the 95th percentile of the latest pauses of a second or more
@@ -94,14 +94,14 @@ class Snapshot:
 
     @property
     def flow_end(self) -> float:
-        """Where the time axis ends: now, or for event times that are not of today as long after them as nothing came.
+        """The end of the time axis: now, or for event times of the past the newest one plus `idle_s`.
 
-        What ended before the dashboard began is a recording, and its silence takes at most half of the axis: an hour
-        of last week would be a dot.
+        In a recording, whose records are all older than the dashboard, silence takes at most half of the axis: an
+        hour of last week would be a dot.
         """
         oldest, newest = self.flow[0][0], self.flow[-1][0]
         end = self.now if self.now - newest - self.idle_s < MISPLACED_S else newest + self.idle_s
-        end = max(end, newest)  # a clock may be set back
+        end = max(end, newest)  # the clock may have been set back
         is_recording = self.last is not None and self.last < self.started
         return min(end, newest + max(newest - oldest, LEAST_SILENCE_S)) if is_recording else end
 
@@ -119,26 +119,26 @@ class Snapshot:
 
     @property
     def status_words(self) -> str:
-        """The status, and what is stale since when."""
+        """The status, for STALE with the duration of the silence."""
         silent = f" \u00b7 no {self.roles.record}s for {span(self.idle_s)}"
         return self.status + silent * (self.status == "STALE")
 
     @property
     def rate_words(self) -> str:
-        """`2.7 msg/s`, for records other than messages `2.7 rec/s`."""
+        """The rate, such as `2.7 msg/s`, for records other than messages `2.7 rec/s`."""
         decimals = 0 if self.rate >= 100 else 2 if 0 < self.rate < 0.1 else 1
         return f"{self.rate:,.{decimals}f} {'msg' if self.roles.record == 'message' else 'rec'}/s"
 
     @property
     def why_empty(self) -> str:
-        """Why no record is shown, or what would bring one."""
+        """The reason why no record is shown, or a command that sends some."""
         if self.where and self.received:
             return f"\n\n--where is true for none of {self.received:,} so far"
         return "\n\npython -m producers.ragini_producer" if self.stream == "buzz" else ""
 
 
 def span(seconds: float) -> str:
-    """`12 s`, `3 m 4 s`, `12 m`, `2 h 14 m`, `3 d 4 h`, `7,978 y`: two units while the first has one digit."""
+    """Format a duration: `12 s`, `3 m 4 s`, `12 m`, `3 d 4 h`, `7,978 y`; two units while the first has one digit."""
     whole = max(0, int(seconds))
     for (size, unit), (small, small_unit) in pairwise(UNITS_S):
         if whole >= size:
@@ -148,17 +148,17 @@ def span(seconds: float) -> str:
 
 
 def clock(epoch_s: float, now: float) -> str:
-    """The local time, with its date if that is over a day away from `now`."""
+    """Format a local time, with its date if it is over a day away from `now`."""
     return local_time(epoch_s).strftime("%H:%M:%S" if abs(now - epoch_s) < 86_400 else "%Y-%m-%d %H:%M")
 
 
 def brief(count: int) -> str:
-    """`5,243`, `999,999`, `1.2M`: what always has room."""
+    """Format a count so that it is short: `5,243`, `999,999`, `1.2M`."""
     return f"{count:,}" if count < 1_000_000 else f"{count / 1e6:,.1f}M"
 
 
 def number(value: float, extent: float) -> str:
-    """`0.57`, `1,235`, `1.2e9`: two decimals where values differ by 1, one where by 10; three digits if it is long."""
+    """Format one of values that differ by `extent`, two decimals for 1, one for 10: `0.57`, `1,235`, or `1.2e9`."""
     places = 2 - round(math.log10(extent)) if extent > 0 else 2
     if abs(value) >= 1e7 or places > 6:
         return f"{value:.3g}".replace("e+", "e")
@@ -166,6 +166,6 @@ def number(value: float, extent: float) -> str:
 
 
 def plain(text: str) -> str:
-    """Text that cannot disturb an image or a terminal: no control or format characters, two accents per letter."""
+    """Remove characters that disturb an image or a terminal: control and format ones, a third accent of a letter."""
     printable = "".join(each if each.isprintable() else " " for each in text[:1000])
     return " ".join(re.sub("([\u0300-\u036f]{2})[\u0300-\u036f]+", r"\1", printable).split())

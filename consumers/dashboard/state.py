@@ -1,4 +1,4 @@
-"""What of a stream is charted, and what the dashboard knows of it: bounded, behind one lock. No drawing."""
+"""The state of the dashboard: the charted fields, and bounded statistics behind one lock. No drawing."""
 
 import os
 import threading
@@ -25,21 +25,21 @@ from utils.records.infer import event_time
 from utils.records.stream import BUZZ, Stream
 from utils.sources.base import Chunk
 
-OTHERS = ""  # the key of all beyond the first MAX_KEYS
-MAX_NUMBER = 1e100  # beyond it is no measurement
+OTHERS = ""  # the common key of all beyond the first MAX_KEYS
+MAX_NUMBER = 1e100  # a larger one is not charted
 POINT_SPACING_S = 1.0
-EARLIEST_S = 31_536_000.0  # 1971; what other languages call their zero time has no local time everywhere
+EARLIEST_S = 31_536_000.0  # 1971: an earlier time, such as the year 1, has no local time on some platforms
 MAX_LINES = 5
-COLUMNS = ("time", "key", "value", "measure", "lag")  # of each record; times are seconds since 1970
+COLUMNS = ("time", "key", "value", "measure", "lag")  # of History.rows; times are seconds since 1970
 RATE_WINDOW_S, SPARK_STEP_S, SPARK_STEPS, GAPS = 60, 10, 30, 50
-SECONDS = SPARK_STEP_S * (SPARK_STEPS + 1)  # that are to be known for these
+SECONDS = SPARK_STEP_S * (SPARK_STEPS + 1)  # kept for rate, sparkline and gaps
 
 
 class Charted:
-    """The roles of a stream's fields.
+    """The charted fields of a stream.
 
-    Without `by` records count per producer; without `value` or `histogram` the lengths of the first text are charted,
-    or else the first number, whatever it is.
+    Without `by` records are counted per producer. Without `value` or `histogram` the lengths of the first text field
+    are charted, or else the first number field.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -51,7 +51,7 @@ class Charted:
         other = next(iter(texts + numbers), stream.by)
         self.value, self.measured = stream.value or other, stream.histogram or other
         kind, is_buzz = types.get(self.measured or ""), stream.name == BUZZ.name
-        self.has_lines = stream.by is not None and not is_buzz  # each `by` value one of its own
+        self.has_lines = stream.by is not None and not is_buzz  # one per `by` value
 
         def words(name: str | None) -> str:
             return plain((name or "number").replace("_", " ")) + " length" * (types.get(name or "") == "text")
@@ -68,36 +68,36 @@ class Charted:
         )
 
     def key(self, record: Any) -> str:
-        """What the record counts for, as it is shown."""
+        """Return the name under which the record is counted, as it is shown."""
         by, run = self.stream.by, record.producer_id
         found = self._field(record, by) if by else run and run.rsplit("-", 2)[0]
         return self._name(found) if isinstance(found, str) else "(none)"
 
     def number(self, record: Any, name: str | None) -> float:
-        """The number of a field or the length of its text; nan if there is none that can be drawn."""
+        """Return the number in a field or the length of its text; nan if there is none, or it is too large."""
         found = self._field(record, name) if name else None
         found = len(found) if isinstance(found, str) else found
         return float(found) if isinstance(found, int | float) and abs(found) <= MAX_NUMBER else np.nan
 
 
 class History:
-    """Counts, times and latest values. Until `live`, records came when they were written; then when they are read."""
+    """Counts, times and latest values. A record comes at its event time, or once `live` when it is read."""
 
     def __init__(self, charted: Charted, buffers: Buffers, *, from_end: bool) -> None:
         self.charted, self.live, self.tracker = charted, False, Tracker(from_end=from_end)
         self.keys: Counter[str] = Counter()
-        self.seconds: Counter[int] = Counter()  # how many came in it
+        self.seconds: Counter[int] = Counter()  # number of records that came in each second
         self.flow: deque[tuple[float, int]] = deque(maxlen=buffers.points)
         self.rows: deque[tuple[Any, ...]] = deque(maxlen=(MAX_LINES + 1) * (buffers.window + TRAILING))
 
     def add(self, records: Sequence[Any], now: float, started: float) -> float:
-        """Take in records that are read now, by a dashboard that started then; when the last of them came."""
+        """Take in records read at `now` by a dashboard that began at `started`. Return when the last of them came."""
         charted, flow, total = self.charted, self.flow, self.keys.total()
         keys = [charted.key(record) for record in records]
         for key, count in Counter(keys).items():
             self.keys[key if key in self.keys or len(self.keys) < MAX_KEYS else OTHERS] += count
-        events = np.array([charted.event_us(record) for record in records], dtype=float) / 1e6  # None is no number
-        # What was written before the dashboard began waited for the dashboard, not for the stream.
+        events = np.array([charted.event_us(record) for record in records], dtype=float) / 1e6  # None becomes nan
+        # Records from before the start have no lag: they waited for the dashboard.
         lags = np.where(events >= started, now - events, np.nan).tolist()
         times = self._placed(events, now)
         for count, at in enumerate(times, start=total + 1):
@@ -114,10 +114,10 @@ class History:
         return came[-1]
 
     def _placed(self, events: NDArray[np.float64], now: float) -> list[float]:
-        """Event times on an axis that never runs backwards or ahead of now.
+        """Place event times on an axis that never runs backwards or beyond `now`.
 
-        A time that makes no sense becomes now, or in what was there before the time of its neighbour: one bad date in a
-        recording would put all that follows it at the present end.
+        A wrong time becomes `now`, or before `live` the time of the preceding record: with `now` one wrong date in a
+        recording would move all later records to the end of the axis.
         """
         latest = self.flow[-1][0] if self.flow else EARLIEST_S
         good = (events >= max(EARLIEST_S, latest - MISPLACED_S if self.live else 0)) & (events <= now)
@@ -129,10 +129,10 @@ class History:
 
 
 class State:
-    """Collects chunks in the reader thread and gives snapshots to the drawing one.
+    """Collects chunks in the thread that reads and makes snapshots for the thread that draws.
 
-    Only what is `where` is shown; `clock` gives seconds since 1970, `from_end` says that reading begins at the end of
-    each source. `snapshot` may be called by any thread, all else by one.
+    Only records that match `where` are shown. `clock` returns seconds since 1970. With `from_end` reading begins at
+    the end of each source. Any thread may call `snapshot`; only one may call the other methods.
     """
 
     def __init__(
@@ -151,9 +151,9 @@ class State:
         self._known = Snapshot(stream.name, now, now, Source(source), charted.roles, shown, buffers=buffers)
 
     def using(self, name: str, detail: str, trouble: str = "") -> None:
-        """Note the source in use, and if it cannot be read, why; the first trouble since it could sets the time.
+        """Note the source in use, and as `trouble` why it cannot be read. Its first trouble sets `trouble_since`.
 
-        Another source contains the same records, so everything begins again.
+        After a change of the source all statistics begin anew, because the new one has the same records.
         """
         detail, trouble = (plain(text.replace(f"{PROJECT_DIR}{os.sep}", "")) for text in (detail, trouble))
         with self._lock:
@@ -164,11 +164,11 @@ class State:
             self._known = replace(self._known, source=Source(name, detail, trouble, since))
 
     def go_live(self) -> None:
-        """All that was there is read: from now on records count when they come."""
+        """Note that the older records are read: from now on a record comes when it is read."""
         self._history.live = True
 
     def add(self, chunk: Chunk) -> None:
-        """Take in one chunk. Never raises for what records may hold."""
+        """Take in one chunk. Never raises, whatever its records contain."""
         tracker = self._history.tracker
         fresh = tracker.admit(chunk.records)
         if self._where:
@@ -178,11 +178,11 @@ class State:
             if fresh:
                 last = self._history.add(fresh, self._clock(), self._known.started)
                 self._known = replace(self._known, last=last)
-            if chunk.begins_again:  # what it holds is the last of what was read before
+            if chunk.begins_again:  # after it: the records in this chunk are the last ones of the old file
                 tracker.begin_again()
 
     def snapshot(self) -> Snapshot:
-        """What is known now; costs some milliseconds whatever went through."""
+        """Return the present statistics. It takes some milliseconds, however many records there were."""
         with self._lock:
             known, history, now = self._known, self._history, self._clock()
             keys, seconds, counts = history.keys.copy(), history.seconds.copy(), history.tracker.counts
@@ -213,7 +213,7 @@ class State:
 
 
 def summary(numbers: "pd.Series[Any]") -> Summary | None:
-    """Mean, percentiles (linear) and the other measures of numbers; None if there is none."""
+    """Return mean, percentiles (linear) and other measures of numbers; None if there are no numbers."""
     if numbers.empty:
         return None
     count, mean, sigma, low, median, p95, high = numbers.describe(percentiles=[0.5, 0.95]).fillna(0.0).tolist()
@@ -221,32 +221,32 @@ def summary(numbers: "pd.Series[Any]") -> Summary | None:
 
 
 def rate(seconds: Counter[int], now: float, started: float) -> float:
-    """Records per second over the last minute, or since the first record if that is less."""
+    """Return the records per second over the last minute, or since the first record if that is less."""
     since = int(now) - RATE_WINDOW_S + 1
     count = sum(count for second, count in seconds.items() if since <= second <= now)
     return count / max(1.0, now - max(since, min([int(started), *seconds])))
 
 
 def sparkline(seconds: Counter[int], now: float) -> tuple[float, ...]:
-    """Records per second in steps of ten seconds, up to the last whole one."""
+    """Return the records per second in steps of ten seconds, up to the last complete step."""
     edges = (int(now) // SPARK_STEP_S - np.arange(SPARK_STEPS, -1, -1)) * SPARK_STEP_S
     counts, _ = np.histogram([*seconds], edges - 0.5, weights=[*seconds.values()])
     return tuple((counts / SPARK_STEP_S).tolist())
 
 
 def usual_gap(seconds: Counter[int]) -> float:
-    """The 95th percentile of the latest pauses of a second or more, so that what comes in bursts is not stale."""
+    """Return the 95th percentile of the latest pauses of a second or more. Bursts with such pauses are not stale."""
     return float(np.percentile(np.diff(sorted(seconds)[-GAPS:]), 95)) if len(seconds) > 1 else 0.0
 
 
 def all_series(table: pd.DataFrame, buffers: Buffers, floor: float | None, *, lines: bool) -> tuple[Series, ...]:
-    """A series of each key, the busiest five, by name; or one of all, without a name, without `lines`."""
+    """Return a series for each of the five busiest keys, by name; without `lines` one unnamed series of all."""
     known = table.dropna(subset="value")
     names = known["key"] if lines else pd.Series("", index=known.index)
     found = []
     for name in sorted(names.value_counts().index[:MAX_LINES]):
         line = known[names == name].tail(buffers.window + TRAILING)
-        # Each window for itself: a sum that is carried on does not recover from values such as 1e20.
+        # The mean of each window anew: the running sum of pandas does not recover from values such as 1e20.
         rolling = line["value"].rolling(buffers.rolling, min_periods=1).apply(np.mean, raw=True)
         odd = anomalies(line["value"].tolist(), buffers.window, floor)
         shown = line.assign(rolling=rolling).tail(buffers.window).assign(odd=odd)
