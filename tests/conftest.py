@@ -1,4 +1,4 @@
-"""Settings of the suite, isolation that every test has, and what is printed at the end."""
+"""Settings of the suite, isolation of every test, and the summary at the end."""
 
 import gc
 import importlib.util
@@ -49,21 +49,21 @@ def pytest_configure(config: pytest.Config) -> None:
     chosen = setting(config)
     hypothesis.settings.register_profile(
         "toolkit",
-        deadline=None,  # a busy machine is no fault
+        deadline=None,  # a busy machine may be slow
         suppress_health_check=[hypothesis.HealthCheck.too_slow],
-        derandomize=chosen != "long",  # every run attacks alike
+        derandomize=chosen != "long",  # every run tries the same examples
         max_examples={"quick": 20, "full": 50, "long": 100}[chosen],
     )
     hypothesis.settings.load_profile("toolkit")
 
 
 def file_system_in_memory(folder: Path = Path("/dev/shm"), least_bytes: int = 4 << 30) -> str:
-    """Where most of the temporary files go: half of the suite's time would be syncs of small files. "" if nowhere."""
+    """Return a folder in memory for temporary files, or "": half of the suite's time would be syncs of small files."""
     return str(folder) if folder.is_dir() and shutil.disk_usage(folder).free > least_bytes else ""
 
 
 def needs_a_disk(item: pytest.Item) -> bool:
-    """Whether its files are on a disk as a user's are: where something is killed, full, torn or without power."""
+    """Return whether a test kills, fills or tears something, so that its files must be on a real disk."""
     proof = item.get_closest_marker("proof")
     return "faults" in item.path.parts or bool(proof and re.search("kill|power", proof.args[1]))
 
@@ -73,14 +73,14 @@ def setting(config: pytest.Config) -> Setting:
 
 
 def attacks(item: pytest.Item, now: Setting) -> int | str | None:
-    """How often a test with a `proof` marker attacks in the setting: as it says, or as in the next shorter one."""
+    """Return how often a test with a `proof` marker attacks: as it says, else as in the next shorter setting."""
     proof = item.get_closest_marker("proof")
     shorter = SETTINGS[: SETTINGS.index(now) + 1]
     return next((proof.kwargs[each] for each in reversed(shorter) if each in proof.kwargs), None) if proof else None
 
 
 def why_not(item: pytest.Item, now: Setting) -> str:
-    """Why this test is not part of the setting; "" if it is."""
+    """Return why the setting leaves this test out, or "" if it runs."""
     counted = item.get_closest_marker("proof") is not None
     if now != "long" and (item.get_closest_marker("slow") or (counted and attacks(item, "full") is None)):
         return SLOW
@@ -92,47 +92,47 @@ def why_not(item: pytest.Item, now: Setting) -> str:
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
-    """A short name for a long value: every name is sent between the processes that share the tests."""
+    """Return a short id for a long value: xdist sends every id between its processes."""
     return f"{len(val)} long" if isinstance(val, str | bytes) and len(val) > 200 else None
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)  # xdist reads the groups
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     for item in items:
         if "kafka" in item.path.parts:
             item.add_marker(pytest.mark.kafka)
-        if "faults" in item.path.parts:  # seconds each
+        if "faults" in item.path.parts:  # they take seconds each
             item.add_marker(pytest.mark.full)
-        if "kafka" in getattr(item, "fixturenames", ()):  # a broker in each of two processes, with `--dist loadgroup`
+        if "kafka" in getattr(item, "fixturenames", ()):  # with `--dist loadgroup`, two processes have a broker each
             half = "kafka written" if item.path.stem in KAFKA_WRITTEN else "kafka"
             item.add_marker(pytest.mark.xdist_group(half))
         elif item.get_closest_marker("postgres"):
             item.add_marker(pytest.mark.xdist_group("postgres"))
-    yield  # to -k
+    yield  # pytest's own hooks select by -k here
     reasons = {item: why_not(item, setting(config)) for item in items}
     NOT_RUN.update(reason for reason in reasons.values() if reason)
-    config.hook.pytest_deselected(items=[item for item in items if reasons[item]])  # a skip is as slow as a small test
+    config.hook.pytest_deselected(items=[item for item in items if reasons[item]])  # skips take as long as small tests
     items[:] = [item for item in items if not reasons[item]]
 
 
 def pytest_collection_finish() -> None:
-    gc.freeze()  # what was imported and collected stays: no collection of garbage need look at it
+    gc.freeze()  # imports and collected tests stay: the garbage collector need not look at them
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if (sent := getattr(session.config, "workeroutput", None)) is not None:  # of a process of xdist
+    if (sent := getattr(session.config, "workeroutput", None)) is not None:  # only in a process of xdist
         sent["not_run"] = dict(NOT_RUN)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Each process has collected the same."""
-    NOT_RUN.update({} if NOT_RUN else getattr(node, "workeroutput", {}).get("not_run", {}))  # one that died has none
+    """Take the counts of one process only: each has collected the same tests."""
+    NOT_RUN.update({} if NOT_RUN else getattr(node, "workeroutput", {}).get("not_run", {}))  # none if it died
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """What was not run, and why; and for `--proof` what was measured."""
+    """Print which tests were not run, and why; write what was measured to the file of `--proof`."""
     skipped = Counter(NOT_RUN)
     for report in terminalreporter.getreports("skipped"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
@@ -161,19 +161,19 @@ def long(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def times(request: pytest.FixtureRequest) -> int:
-    """How often the test attacks in this setting, as its `proof` marker says; 0 where that is no number but "all"."""
+    """Return how often the test attacks in this setting, by its `proof` marker; 0 if that is no number."""
     number = attacks(request.node, setting(request.config))
     return number if isinstance(number, int) else 0
 
 
 @pytest.fixture
 def measured(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """Keeps a line on what the test has measured, for the end of the run and docs/proof.md."""
+    """Return a callback that keeps a line of measurements for the end of the run and docs/proof.md."""
     return lambda text: record_property("measured", text)
 
 
 def reset_log() -> None:
-    """Log lines go to what is stderr when they come: of a test that has ended it is closed, a thread may outlive it."""
+    """Log to the present sys.stderr: a thread may outlive its test, whose stderr is closed by then."""
     logger.configure(handlers=[], patcher=lambda _: None)
     logger.add(lambda text: print(text, end="", file=sys.stderr), level="INFO")
 
@@ -182,7 +182,7 @@ def reset_log() -> None:
 def own_process() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", file_system_in_memory() or None)
-        patch.setattr(sysconfig, "get_path", cache(sysconfig.get_path))  # loguru asks for many at each handler
+        patch.setattr(sysconfig, "get_path", cache(sysconfig.get_path))  # loguru asks for many paths per handler
         reset_log()
         yield
 
@@ -194,7 +194,7 @@ def numbers() -> Iterator[int]:
 
 @pytest.fixture(scope="session")
 def disk_folder(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A folder on the disk; it stays if a test has failed, as that of pytest does."""
+    """Yield a folder on the disk; it stays if a test has failed, like pytest's own folders."""
     folder = Path(tempfile.mkdtemp(prefix="toolkit-tests-", dir=ON_DISK))
     yield folder
     if not request.session.testsfailed:
@@ -203,7 +203,7 @@ def disk_folder(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 @pytest.fixture
 def tmp_path(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, numbers: Iterator[int]) -> Path:
-    """As that of pytest, which looks for the next number among the folders of all tests before."""
+    """Replace pytest's fixture, which searches the folders of all earlier tests for the next number."""
     on_disk = needs_a_disk(request.node)
     folder: Path = request.getfixturevalue("disk_folder") if on_disk else tmp_path_factory.getbasetemp()
     name = re.sub(r"\W", "_", request.node.name)[:30]
@@ -214,36 +214,36 @@ def tmp_path(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
 
 @pytest.fixture(autouse=True)
 def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No variable and no .env of the person who runs the tests counts; their data and their broker stay out of it."""
+    """Isolate the test from the user's variables, .env, data and broker."""
     for variable in config.variables():
-        monkeypatch.setenv(variable, "")  # so that what a test's .env sets is undone as well
+        monkeypatch.setenv(variable, "")  # so that monkeypatch also undoes what a test's .env sets
         monkeypatch.delenv(variable)
     monkeypatch.setenv("BASE_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("KAFKA_BROKER_ADDRESS", "localhost:1")
     monkeypatch.delenv("COLUMNS", raising=False)
-    log = repr(logger)  # names its handlers
+    log = repr(logger)  # repr() names the handlers
     yield
-    if repr(logger) != log:  # to set it costs as much as a small test
+    if repr(logger) != log:  # setting up the log takes as long as a small test
         reset_log()
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path / "data", kafka_broker="localhost:1")  # whoever tests may have a broker
+    return Settings(data_dir=tmp_path / "data", kafka_broker="localhost:1")  # nobody listens there
 
 
 @pytest.fixture
 def logged() -> Iterator[list[str]]:
-    """What was logged, as `LEVEL text`."""
+    """Yield the list of logged lines, each as `LEVEL text`."""
     lines: list[str] = []
     number = logger.add(lambda text: lines.append(str(text).rstrip()), level="DEBUG", format="{level} {message}")
     yield lines
-    with suppress(ValueError):  # a command line in this process has set its own
+    with suppress(ValueError):  # a command line in this process may have replaced the handlers
         logger.remove(number)
 
 
 def require(missing: str) -> None:
-    """Skip the test for what is missing, if anything is; fail where CI=true says that all must be there."""
+    """Skip the test if something is missing; fail instead where CI=true promises that everything is there."""
     if missing:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(missing)
 
@@ -256,7 +256,7 @@ def missing_postgres() -> str:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
-    """A PostgreSQL for the whole session."""
+    """Yield one PostgreSQL for the whole session."""
     require(missing_postgres())
     with closing(throwaway(settings=("fsync = off",))) as server:
         yield server
@@ -264,6 +264,6 @@ def postgres() -> Iterator[Server]:
 
 @pytest.fixture
 def server(postgres: Server) -> Iterator[Server]:
-    """The session's PostgreSQL for a test that stops it."""
+    """Yield the session's PostgreSQL to a test that stops it, and start it again afterwards."""
     yield postgres
     postgres.start_again()

@@ -1,4 +1,4 @@
-"""What tests share."""
+"""Helpers for tests of several folders."""
 
 import io
 import json
@@ -36,7 +36,7 @@ has_links = pytest.mark.skipif(sys.platform == "win32", reason="Windows lets few
 
 @contextmanager
 def moving_open_files() -> Iterator[None]:
-    """Skip the test where the system keeps files that are open from being renamed or deleted, which is Windows."""
+    """Skip the test on Windows, which keeps open files from being renamed or deleted."""
     try:
         yield
     except PermissionError:
@@ -46,7 +46,7 @@ def moving_open_files() -> Iterator[None]:
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 10.0, what: str = "") -> None:
-    """Poll until the condition is true; AssertionError after `timeout_s` seconds."""
+    """Poll until the condition is true; raise AssertionError after `timeout_s` seconds."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, what or f"not within {timeout_s} s: {condition}"
@@ -54,7 +54,7 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 10.0, what: s
 
 
 def make_messages(amount: int, *, text: str = "hello", producer_id: str | None = None, first: int = 1) -> list[Message]:
-    """Messages that differ; numbered from `first` if there is a `producer_id`."""
+    """Return distinct messages, numbered from `first` if there is a `producer_id`."""
     made = []
     for number in range(first, first + amount):
         words = f"{text} {number}"
@@ -91,23 +91,23 @@ def _grouped(pairs: Iterable[tuple[str | None, int | None]]) -> Held:
 
 
 def open_duckdb(path: Path) -> duckdb.DuckDBPyConnection:
-    """Read-only, as soon as a producer leaves a gap."""
+    """Open read-only, as soon as the producer closes the file between two windows."""
     deadline_s = time.monotonic() + 20
     while True:
         try:
             return duckdb.connect(str(path), read_only=True)
-        except duckdb.IOException:  # locked, or its end is being moved
+        except duckdb.IOException:  # locked, or being extended
             if time.monotonic() > deadline_s:
                 raise
         time.sleep(0.01)
 
 
 def held(sink: str, settings: Settings) -> Held:
-    """What a sink holds: producer_id -> sequences in the sink's order; of FILES without any code of the project."""
+    """Return producer_id -> sequences in the sink's order; FILES are read without the project's code."""
     query = "SELECT producer_id, sequence FROM streamed_messages ORDER BY rowid"
     match sink:
         case "file":
-            complete = settings.live_path.read_bytes().rpartition(b"\n")[0]  # what follows is being written
+            complete = settings.live_path.read_bytes().rpartition(b"\n")[0]  # the rest is still being written
             records = [json.loads(line) for line in complete.splitlines()]
             return _grouped((record.get("producer_id"), record.get("sequence")) for record in records)
         case "sqlite":
@@ -127,10 +127,9 @@ def held(sink: str, settings: Settings) -> Held:
 def assert_complete(
     settings: Settings, expected: Mapping[str, int | range] | None = None, sinks: Iterable[str] = EMBEDDED
 ) -> None:
-    """Each sink contains the `expected` sequences of each run, in order, once, and nothing else.
+    """Assert that each sink contains exactly the `expected` sequences of each run, once and in order.
 
-    A number n stands for 1 to n. Without `expected`: all that the journal of ragini has assigned in all its runs.
-    """
+    A number n stands for 1 to n. The default is all that the journal of ragini has assigned in all its runs."""
     whole = assigned(settings) if expected is None else expected
     runs = {run: range(1, each + 1) if isinstance(each, int) else each for run, each in whole.items()}
     for sink in sinks:
@@ -146,18 +145,18 @@ def assert_complete(
 
 
 def assigned(settings: Settings, name: str = "ragini") -> dict[str, range]:
-    """producer_id -> the sequences of each run that has any, by the journal."""
+    """Return producer_id -> assigned sequences, for each run of the journal that has any."""
     rows = journal_query(settings, "SELECT producer_id, first, last FROM runs WHERE last >= first ORDER BY run", name)
     return {str(producer_id): range(int(first), int(last) + 1) for producer_id, first, last in rows}
 
 
 def last_assigned(settings: Settings, name: str = "ragini") -> int:
-    """The last sequence that the journal has assigned, over all its runs; 0 if there is none."""
+    """Return the last sequence that the journal has assigned in any run, or 0."""
     return max((sequences[-1] for sequences in assigned(settings, name).values()), default=0)
 
 
 def journal_query(settings: Settings, query: str, name: str = "ragini") -> list[tuple[str | int, ...]]:
-    """Ask a journal file without the project's code."""
+    """Query a journal file without the project's code."""
     connection = sqlite3.connect(settings.journal_path(name), timeout=10)
     try:
         return connection.execute(query).fetchall()
@@ -170,11 +169,11 @@ def producer_ids(settings: Settings, name: str = "ragini") -> list[str]:
 
 
 class Process(subprocess.Popen[str]):
-    """A process with pipes for text. It does not outlive a test that fails while it waits for it."""
+    """A process with text pipes that is killed if the test in its `with` block fails."""
 
     def __init__(self, command: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> None:
         flags = 0
-        if sys.platform == "win32":  # only what has a group of its own can be interrupted alone there
+        if sys.platform == "win32":  # Windows can interrupt a single process only if it has a process group of its own
             flags = subprocess.CREATE_NEW_PROCESS_GROUP
         super().__init__(
             command,
@@ -189,14 +188,14 @@ class Process(subprocess.Popen[str]):
         )
 
     def interrupt(self) -> None:
-        """Send what the process takes as Ctrl+C."""
+        """Send Ctrl+C, on Windows Ctrl+Break."""
         if sys.platform == "win32":
             self.send_signal(signal.CTRL_BREAK_EVENT)
         else:
             self.send_signal(signal.SIGINT)
 
     def terminate(self) -> None:
-        """Send SIGTERM; Windows has only the other one."""
+        """Send SIGTERM, on Windows Ctrl+Break."""
         if sys.platform == "win32":
             self.interrupt()
         else:
@@ -211,8 +210,8 @@ class Process(subprocess.Popen[str]):
 def start_python(
     *arguments: str | Path, settings: Settings, code: str = "", environment: Mapping[str, str] | None = None
 ) -> Process:
-    """Start Python on a module's command line (or on `code`) with pipes, away from anybody's .env and data."""
-    # DuckDB takes a program without a file for a person at work, and draws its progress on stdout.
+    """Start `python -m` with these arguments (or `-c code`) with pipes, away from the user's .env and data."""
+    # Without `__file__` DuckDB takes the program for an interactive session and draws progress bars on stdout.
     command = [sys.executable, *(("-c", f"__file__ = ''\n{code}") if code else ("-m",)), *map(str, arguments)]
     settings.data_path.parent.mkdir(parents=True, exist_ok=True)
     (settings.data_path.parent / ".env").touch()
@@ -229,7 +228,7 @@ def start_python(
 def run_python(
     *arguments: str | Path, settings: Settings, code: str = "", environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python as `start_python` does, to its end."""
+    """Run Python to its end, started as by `start_python`."""
     with start_python(*arguments, settings=settings, code=code, environment=environment) as process:
         try:
             out, err = process.communicate(timeout=120)
@@ -242,14 +241,13 @@ def run_python(
 def run_here(
     name: str, *arguments: object, settings: Settings, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a module's command line to its end as `run_python` does, in this process: without the half second of a start.
+    """Run a module's command line to its end as `run_python` does, but in this process, which saves half a second.
 
-    For what a command does and prints; what only an end of a process shows needs a process.
-    """
+    It shows what a command does and prints. Tests of how a process ends need a real process."""
     folder, module, line = settings.data_path.parent, import_module(name), [*map(str, arguments)]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ".env").touch()
-    several = getattr(module, "run", None)  # a module that has several commands
+    several = getattr(module, "run", None)  # only modules with several commands have it
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="", write_through=True) for _ in range(2))
     own = {"BASE_DATA_DIR": str(settings.data_path), **(environment or {})}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -271,10 +269,9 @@ TEXTS = cache(ragini_producer.pool)
 
 
 def ragini(*arguments: str | int, settings: Settings, code: int | None = 0) -> subprocess.CompletedProcess[str]:
-    """Run ragini_producer at full speed in this process; its exit code must be `code` unless that is None.
+    """Run ragini_producer at full speed in this process and assert its exit code, unless `code` is None.
 
-    Its texts are scored once for all runs.
-    """
+    All runs share one pool of texts, so that it is scored once."""
     with mock.patch.object(ragini_producer, "pool", TEXTS):
         done = run_here("producers.ragini_producer", "--interval", "0", *arguments, settings=settings)
     assert code is None or done.returncode == code, done.stderr + done.stdout

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 START_S = 60.0
-# Options of Java for servers that live for seconds: to check the classes takes a fifth of the start.
+# Java options for servers that live for seconds: verifying the classes takes a fifth of the start.
 QUICKLY = ("-Xmx320m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
            "-XX:+UnlockDiagnosticVMOptions", "-XX:-BytecodeVerificationRemote")  # fmt: skip
 
-# When its input ends, which it does with the process that starts it, it kills what runs from a folder and deletes it.
+# Its input ends when the process that started it ends; then it kills the servers of the folder and deletes the folder.
 GUARD = """
 import contextlib, os, psutil, shutil, sys
 sys.stdin.read()
@@ -35,12 +35,12 @@ shutil.rmtree(sys.argv[1], ignore_errors=True)
 
 
 def guard(folder: Path) -> "subprocess.Popen[bytes]":
-    """A process that ends the servers of a folder and deletes it: with this process, or with `communicate`."""
+    """Start a process that ends the servers of a folder and deletes it, when this one dies or calls `communicate`."""
     return subprocess.Popen([sys.executable, "-c", GUARD, str(folder)], stdin=subprocess.PIPE, start_new_session=True)
 
 
 def kafka_home() -> Path | None:
-    """The folder of the prepared Kafka, None if there is none."""
+    """Return the folder of the prepared Kafka, or None."""
     home = Path(os.environ.get("KAFKA_HOME") or Path.home() / "kafka")
     return home if any(home.glob("libs/kafka_*.jar")) else None
 
@@ -51,7 +51,7 @@ def java() -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses now, below those that systems give to clients, so that a restart finds them free."""
+    """Return free ports below the range of client connections, so that a restarted server finds them still free."""
     found: list[int] = []
     while len(found) < count:
         port = random.randrange(20_000, 32_000)
@@ -68,13 +68,13 @@ class Broker:
     STOP = signal.SIGTERM
 
     def __init__(self, command: list[str], log: Path, port: int, account: Mapping[str, Any] | None = None) -> None:
-        """`account` is what Popen needs to run it as another user."""
+        """Keep the command; `account` has the arguments of Popen that run it as another user."""
         self.port, self.address = port, f"127.0.0.1:{port}"
         self._command, self._log, self._account = command, log, account or {}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, wait: bool = True) -> None:
-        """Start it unless it runs."""
+        """Start the server unless it runs."""
         if self._process is not None:
             return
         with self._log.open("ab") as log:
@@ -85,7 +85,7 @@ class Broker:
             self.wait_ready()
 
     def wait_ready(self) -> None:
-        """Wait until it takes connections. Raises RuntimeError with the end of its log if it does not."""
+        """Wait until it accepts connections; raise RuntimeError with the end of its log if it does not."""
         deadline_s = time.monotonic() + START_S
         while not self._is_ready():
             assert self._process is not None
@@ -109,14 +109,14 @@ class Broker:
         self.signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """kill -9, and gone on return."""
+        """Send kill -9 and wait for the end."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def stop(self, number: int | None = None) -> None:
-        """Clean stop, or with another signal; killed if that takes over 15 s."""
+        """Send `number`, by default the signal of a clean stop; kill the server after 15 s."""
         if self._process is not None:
             self.signal(number or self.STOP)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -125,7 +125,7 @@ class Broker:
 
 
 class Cluster:
-    """Brokers 1 to `count`, each broker and controller; a context manager that leaves nothing behind."""
+    """Brokers 1 to `count`, each also a controller; a context manager that leaves nothing behind."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class Cluster:
         settings: Mapping[str, str] | None = None,
         format_arguments: Sequence[str] = (),
     ) -> None:
-        """`settings` are broker properties that replace ours; in them and `{port}` is the plain listener's port."""
+        """Start the brokers; `settings` override their properties, with `{port}` for that of the plain listener."""
         self.folder = Path(tempfile.mkdtemp(prefix="kafka-"))
         self._guard = guard(self.folder)
         self._java = [java(), *QUICKLY, "-cp", f"{home}/libs/*"]
@@ -160,9 +160,9 @@ class Cluster:
                     "transaction.state.log.replication.factor": replicas,
                     "transaction.state.log.min.isr": in_sync,
                     "transaction.state.log.num.partitions": "4",
-                    "broker.session.timeout.ms": "2000",  # or a killed broker waits 9 s before it may come back
+                    "broker.session.timeout.ms": "2000",  # otherwise a killed broker waits 9 s before it may return
                     "broker.heartbeat.interval.ms": "400",
-                    "metadata.max.idle.interval.ms": "0",  # write nothing while nothing happens
+                    "metadata.max.idle.interval.ms": "0",  # write nothing while idle
                     "group.initial.rebalance.delay.ms": "100",
                     "group.min.session.timeout.ms": "1000",
                     **{name: value.format(port=port, controller_port=controller_port)

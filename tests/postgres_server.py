@@ -1,8 +1,7 @@
 """A throwaway PostgreSQL on a free port in a temporary folder.
 
-It runs the programs that scripts/prepare_postgres.sh finds or fetches, as another user where root starts it. A guard
-process ends it and deletes the folder when this process dies, however it dies.
-"""
+It runs the programs that scripts/prepare_postgres.sh finds or fetches; as root it runs them as another user. A guard
+process ends the server and deletes the folder when this process dies, however it dies."""
 
 import os
 import shutil
@@ -20,7 +19,7 @@ USER, PASSWORD, DATABASE = "ann", "a-very-secret-word", "postgres"
 
 
 def programs() -> Path | None:
-    """The folder of postgres and initdb, the newest that is found; None if there is none, or on Windows."""
+    """Return the folder of the newest postgres and initdb, or None if there is none or on Windows."""
     if os.name == "nt":
         return None
     home = os.environ.get("POSTGRES_HOME") or ("/opt/postgres" if os.geteuid() == 0 else "~/postgres")
@@ -32,7 +31,7 @@ def programs() -> Path | None:
 
 
 def _account() -> dict[str, Any]:
-    """What makes it run as another user where this one is root, as whom it does not run."""
+    """Return arguments of Popen that run it as another user if this one is root: PostgreSQL does not run as root."""
     if os.geteuid() != 0:
         return {}
     import pwd
@@ -45,10 +44,12 @@ def _account() -> dict[str, Any]:
 class Server(Broker):
     """A PostgreSQL that can be stopped, killed, frozen and started again on the same data."""
 
-    STOP = signal.SIGINT  # and the end of all connections; SIGQUIT is as if the power had failed
+    STOP = signal.SIGINT  # the fast shutdown, which ends all connections; SIGQUIT simulates a crash
 
     def __init__(self, folder: Path, *, settings: Iterable[str] = ()) -> None:
-        """`settings` are lines of postgresql.conf. Raises RuntimeError if there are no programs or they fail."""
+        """Initialize the data folder; `settings` are lines of postgresql.conf.
+
+        Raise RuntimeError if there are no programs or they fail."""
         home = programs()
         if home is None:
             raise RuntimeError("no PostgreSQL: run scripts/prepare_postgres.sh")
@@ -71,11 +72,11 @@ class Server(Broker):
 
     @property
     def url(self) -> str:
-        """What a user would write into PROCESSED_STORE_URL."""
+        """The address as a user would write it into PROCESSED_STORE_URL."""
         return f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{self.port}/{DATABASE}"
 
     def start_again(self) -> None:
-        """Start after a stop or a kill; what a killed one left behind may still keep the data for a moment."""
+        """Start after a stop or a kill; retry while processes of a killed server still lock the data folder."""
         deadline_s = time.monotonic() + START_S
         while True:
             try:
@@ -87,22 +88,22 @@ class Server(Broker):
                 self.kill()
 
     def _is_ready(self) -> bool:
-        pid_file = self.data / "postmaster.pid"  # whose last line is its state
+        pid_file = self.data / "postmaster.pid"  # its last line is the server's state
         return super()._is_ready() and pid_file.exists() and "ready" in pid_file.read_text()
 
     def configure(self, *lines: str) -> None:
-        """Add settings, which count from the next start on."""
+        """Add settings that hold from the next start on."""
         with (self.data / "postgresql.conf").open("a") as config:
             config.writelines(f"{line}\n" for line in lines)
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Stop the server and delete its folder."""
         self.stop(signal.SIGQUIT)
         self._guard.communicate(timeout=10)
 
 
 def throwaway(*, settings: Iterable[str] = ()) -> Server:
-    """A started server in a folder of its own."""
+    """Return a started server in a folder of its own."""
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))
     try:
         server = Server(folder, settings=settings)

@@ -1,4 +1,4 @@
-"""Copies of the project that have what a page of the documents adds, followed to the letter."""
+"""Copies of the project with the changes that a page of the documents describes."""
 
 import re
 import shutil
@@ -11,9 +11,9 @@ PACKAGES = ("utils", "producers", "consumers", "scripts", "tests")
 
 
 def copy_project(folder: Path, page: str, packages: Iterable[str] = PACKAGES) -> Path:
-    """The folder with these packages of the project, and the files that begin with `# path` in blocks of the page."""
+    """Copy these packages to the folder, and add the files that begin with `# path` in code blocks of the page."""
     for package in packages:
-        shutil.copytree(PROJECT_DIR / package, folder / package)  # with what Python has compiled already
+        shutil.copytree(PROJECT_DIR / package, folder / package)  # includes compiled modules
     for pattern in ("requirements*.txt", "verify_emitters.py", "pyproject.toml"):
         for path in PROJECT_DIR.glob(pattern):
             shutil.copy(path, folder)
@@ -25,14 +25,14 @@ def copy_project(folder: Path, page: str, packages: Iterable[str] = PACKAGES) ->
 
 
 def apply_changes(folder: Path, page: str) -> None:
-    """Change the files of the copy as the page says in blocks that begin with `--- path`."""
+    """Apply the diffs of the page that begin with `--- path` to the copy."""
     for name, change in re.findall(r"```diff\n--- (\S+)\n(.*?)```", page, re.DOTALL):
         lines = change.splitlines(keepends=True)
         replace_once(folder / name, *("".join(line[1:] for line in lines if line[0] in (" ", each)) for each in "-+"))
 
 
 def replace_once(path: Path, before: str, after: str) -> None:
-    """Replace a text that stands in the file once."""
+    """Replace a text that the file must contain exactly once."""
     text = path.read_text(encoding="utf-8")
     assert text.count(before) == 1, f"{path.name} does not contain once: {before}"
     path.write_text(text.replace(before, after), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Where a processed store can be, for tests that hold for every database."""
+"""Places of a processed store, for tests that run with each database."""
 
 import secrets
 import sqlite3
@@ -14,14 +14,14 @@ from utils.records.stream import Stream
 
 
 class Place(Protocol):
-    """A store that tests open several times and ask without the project's code."""
+    """A store that tests open several times and query without the project's code."""
 
     def database(self) -> Database:
-        """A connection of its own."""
+        """Open a new connection."""
         ...
 
     def ask(self, query: str) -> list[tuple[Any, ...]]:
-        """What the query finds; `rowid` stands for the order in which rows came."""
+        """Return the rows of a query; `rowid` is the order of insertion in each database."""
         ...
 
 
@@ -38,7 +38,7 @@ class SqlitePlace:
 
 
 class PostgresPlace:
-    """A schema of its own."""
+    """A new schema on the server."""
 
     def __init__(self, server: Server) -> None:
         self.url, self.schema = StoreUrl(server.url, "the server"), f"test-{secrets.token_hex(4)}"
@@ -55,5 +55,5 @@ class PostgresPlace:
 
 
 def open_store(place: Place, stream: Stream, start: Literal["start", "end"] = "start") -> ProcessedStore:
-    """The store at this place, with a connection of its own."""
+    """Open the store at this place with a new connection."""
     return ProcessedStore(place.database(), stream, start)

@@ -1,4 +1,4 @@
-"""docs/add-a-panel.md, followed to the letter in a copy: one class, one list entry, and nothing else fails."""
+"""docs/add-a-panel.md, followed in a copy: one class and one list entry suffice."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ PAGE = (PROJECT_DIR / "docs" / "add-a-panel.md").read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project that has what the page adds."""
+    """Return a copy of the project that has what the page adds."""
     folder = copy_project(tmp_path_factory.mktemp("copy") / "project", PAGE, (*PACKAGES, "docs"))
     apply_changes(folder, PAGE)
     return folder
@@ -51,7 +51,7 @@ def test_the_panel_of_the_page_shows_what_it_promises(project: Path) -> None:
 
 
 def test_the_tests_of_the_dashboard_pass_with_it(project: Path) -> None:
-    """A scene wide and in a column; one more panel makes none of them fail."""
+    """One more panel lets the drawing tests pass, both in a wide scene and in a column."""
     chosen = "scene_is_tidy and sensors and (standard or column)"
     tests = "tests/consumers/test_dashboard_drawing.py"
     assert "2 passed" in run(project, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, tests)

@@ -1,4 +1,4 @@
-"""The audit must pass what is whole and name whatever is not: sinks are damaged on purpose here."""
+"""The audit passes complete sinks and names each damage; these tests damage sinks on purpose."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def append(
     contains: dict[str, int] | None = None,
     prune: bool = True,
 ) -> str:
-    """Acknowledge records in a new run; each sink gets those of the run up to sequence `contains` (all by default)."""
+    """Acknowledge records in a new run and emit them to each sink, up to sequence `contains` (all by default)."""
     made: Sequence[Record] = make_messages(count, text="näive") if stream == streams.BUZZ else make_readings(count)
     with closing(Journal(settings.journal_path(name), stream)) as journal:
         journal.subscribe(subscribed)
@@ -89,7 +89,7 @@ def append(
 
 
 def audited(settings: Settings, *chosen: str, stream: str = DEFAULT_STREAM) -> tuple[Report, dict[str, list[str]]]:
-    """The report, and the problems by sink."""
+    """Return the report and the problems by sink."""
     report = audit(settings, chosen or audited_sinks(settings, stream), stream)
     problems: dict[str, list[str]] = {}
     for judgement in report.judgements:
@@ -165,7 +165,7 @@ def lose_and_double(rows: list[dict[str, Any]]) -> None:
 
 UNKNOWN = "1 acknowledged by no journal here, and not in all sinks:"
 DIFFERENT = "1 different from the other sinks: 121"
-# The judgement is one for all sinks; what its readers must see is done to each.
+# The file takes every damage. The others take only these, which show that their readers see it.
 IN_EACH = ("a removed message", "a doubled message", "the smallest change of a number", "a field more")
 DAMAGES: dict[str, tuple[Callable[[list[dict[str, Any]]], object], list[str]]] = {
     "a removed message": (lambda rows: rows.pop(120), ["1 lost: 121"]),
@@ -204,7 +204,7 @@ def test_damage_is_named(settings: Settings, sink: str, damage: str) -> None:
     def apply(rows: list[dict[str, Any]]) -> None:
         change(rows)
         for row in rows if sink == "file" else ():
-            row.update(json.loads(row.pop("extra", None) or "{}"))  # in a file it is no text
+            row.update(json.loads(row.pop("extra", None) or "{}"))  # a file has these fields beside the others
 
     rewrite(settings, sink, apply)
     report, problems = audited(settings)
@@ -227,7 +227,7 @@ def test_without_damage_nothing_is_named(settings: Settings, sink: str) -> None:
     ("sink", "change", "words"),
     [
         ("sqlite", "message = CAST(message AS BLOB)", "different"),
-        ("sqlite", "message = NULL", "1 lost: 7"),  # no reader takes it for a message
+        ("sqlite", "message = NULL", "1 lost: 7"),  # readers do not count a row without a text as a message
         ("sqlite", "sentiment = 'high'", "different"),
         ("sqlite", "timestamp = '2026-11-23T19:04:05.124Z'", "different"),
         ("sqlite", "message_length = 2.5", "different"),
@@ -238,7 +238,7 @@ def test_without_damage_nothing_is_named(settings: Settings, sink: str) -> None:
         ("duckdb", "message_length = message_length + 1", "different"),
     ],
 )
-def test_what_a_reader_makes_of_a_row_is_compared(settings: Settings, sink: str, change: str, words: str) -> None:
+def test_values_are_compared_as_readers_decode_them(settings: Settings, sink: str, change: str, words: str) -> None:
     append(settings, 20)
     run_sql(settings, sink, f"UPDATE streamed_messages SET {change} WHERE sequence = 7")
     problems = audited(settings)[1]
@@ -246,8 +246,8 @@ def test_what_a_reader_makes_of_a_row_is_compared(settings: Settings, sink: str,
     assert words in problems[sink][0]
 
 
-def test_what_no_reader_can_see_is_no_damage(settings: Settings) -> None:
-    """SQLite itself makes a number of such a text, and no field is in an empty object."""
+def test_a_change_that_no_reader_sees_is_no_damage(settings: Settings) -> None:
+    """Changes that a reader cannot see are no damage: SQLite converts such a text; an empty `extra` has no field."""
     append(settings, 20)
     run_sql(settings, "sqlite", "UPDATE streamed_messages SET sentiment = '0.50', extra = '{}' WHERE sequence = 7")
     assert audited(settings)[1] == {}
@@ -347,13 +347,13 @@ def test_a_sink_that_is_behind_has_pending_records_and_loses_nothing(settings: S
     assert [judgement(report, sink).pending for sink in FILES] == [0, 1_600, 2_500]
 
 
-def test_a_tail_that_is_gone_is_lost_so_far_as_the_journal_cannot_deliver_it(settings: Settings) -> None:
+def test_a_missing_tail_is_lost_only_where_the_journal_was_pruned(settings: Settings) -> None:
     buzz = streams.BUZZ
     with closing(Journal(settings.journal_path("p"), buzz)) as journal:
         journal.subscribe(["file"])
         for count in (6, 4):
             journal.append(Batch.of_records(make_messages(count), journal.producer_id, journal.last + 1, buzz.codec))
-            journal.note("file", 6, "")  # which the file had
+            journal.note("file", 6, "")  # the cursor of the file's worker
             journal.prune()
         producer_id = journal.producer_id
     report, problems = audited(settings, "file")
@@ -361,8 +361,8 @@ def test_a_tail_that_is_gone_is_lost_so_far_as_the_journal_cannot_deliver_it(set
     assert judgement(report, "file").pending == 4
 
 
-def test_a_hole_is_lost_even_while_the_journal_stores_it(settings: Settings) -> None:
-    """A worker continues behind the last message of its sink: it never comes back to a hole."""
+def test_a_record_missing_in_the_middle_is_lost_even_if_the_journal_has_it(settings: Settings) -> None:
+    """A gap stays although the journal has the record: a worker continues behind the sink's last message."""
     append(settings, prune=False)
     rewrite(settings, "file", lambda rows: rows.__delitem__(10))
     assert [text[:10] for text in audited(settings)[1]["file"]] == ["1 lost: 11"]
@@ -447,7 +447,7 @@ def test_a_sink_that_was_dropped_is_compared_and_named(settings: Settings) -> No
     with closing(Journal(settings.journal_path("p"), streams.BUZZ)) as journal:
         journal.subscribe([], drop=["sqlite"])
     for sequence in (2, 3):
-        write_letter(settings, "duckdb", producer_id, sequence)  # and nothing else ever
+        write_letter(settings, "duckdb", producer_id, sequence)  # and no record was ever stored there
     report, problems = audited(settings, *EMBEDDED)
     found = {each.sink: (each.subscribed, each.count, each.dead_letters) for each in report.judgements}
     assert (problems, found) == ({}, {"file": (True, 4, 0), "sqlite": (False, 4, 0), "duckdb": (False, 0, 2)})
@@ -669,7 +669,7 @@ def test_a_misspelt_stream_is_no_verdict(settings: Settings, capsys: pytest.Capt
     assert verify_emitters.run([*arguments, "weather"]) == 0, "records of other programs need no journal"
 
 
-def test_names_of_others_cannot_forge_a_verdict(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+def test_external_names_cannot_forge_a_verdict(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     append(settings, 10)
     ghost = {"producer_id": "x\nok: 10 records in 3 sinks compared in 0.1 s\x1b[2J"}
     rewrite(settings, "file", lambda rows: rows.append(rows[0] | ghost))

@@ -1,4 +1,4 @@
-"""What every command line shares: one line for any end, exit codes, variables, and threads left behind."""
+"""Behaviour of every command line: one line at any end, exit codes, variables, threads that are left running."""
 
 import errno
 import io
@@ -24,7 +24,7 @@ from utils.sinks import Sinks
 
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Without anybody's .env; logs go elsewhere."""
+    """Change to a folder with an empty .env; the log goes elsewhere."""
     folder = tmp_path / "here"
     folder.mkdir()
     (folder / ".env").touch()
@@ -52,7 +52,7 @@ def run_raising(error: BaseException) -> int:
         (ZeroDivisionError("what where"), 3),
     ],
 )
-def test_whatever_ends_a_command_is_one_line(
+def test_every_end_of_a_command_is_one_line(
     error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_raising(error) == code
@@ -97,7 +97,7 @@ def test_a_variable_without_a_value_counts_as_not_set(
 
 
 def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No shell replaces it in `.env`; a folder of that name would be deleted with `rm -r ~` one day."""
+    """Settings expand `~` themselves: no shell does it in `.env`, and a folder named `~` invites `rm -r ~`."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert Settings(data_dir=Path("~/data")).data_path == tmp_path / "data"
@@ -139,7 +139,7 @@ sys.exit(cli.run(main, name="producers.test"))
 """
 
 
-def test_a_thread_that_is_stuck_holds_nobody_up(settings: Settings) -> None:
+def test_a_stuck_thread_does_not_delay_the_exit(settings: Settings) -> None:
     done = run_python(code=STUCK, settings=settings)
     assert (done.returncode, done.stdout) == (3, "last words\n")
 
@@ -180,8 +180,8 @@ def test_json_for_programs_keeps_texts_and_cannot_steer_the_terminal(capsys: pyt
 
 
 @pytest.mark.full
-def test_a_reader_that_leaves_changes_no_exit_code(settings: Settings) -> None:
-    """Whatever is logged, to stdout or stderr, in lines or as a table."""
+def test_a_closed_pipe_changes_no_exit_code(settings: Settings) -> None:
+    """A closed pipe changes no exit code, whether stdout or stderr has lines, a table or the log."""
     code = """
 import sys
 from utils.app import cli
@@ -203,7 +203,7 @@ sys.exit(cli.run(main, name="producers.test"))
 
 
 class Left(io.RawIOBase):
-    """A pipe of Windows whose reader has gone."""
+    """A pipe of Windows whose reader has left."""
 
     def writable(self) -> bool:
         return True
@@ -215,9 +215,9 @@ class Left(io.RawIOBase):
         return os.open(os.devnull, os.O_WRONLY)
 
 
-def test_a_reader_that_leaves_is_no_failure_on_windows_either(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_pipe_changes_no_exit_code_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     def main() -> int:
-        print("x" * 1_000_000)  # more than the buffer of any Python
+        print("x" * 1_000_000)  # larger than the buffer of any Python
         return 1
 
     with monkeypatch.context() as patch:
@@ -227,7 +227,7 @@ def test_a_reader_that_leaves_is_no_failure_on_windows_either(monkeypatch: pytes
 
 
 @pytest.mark.full
-def test_a_reader_of_the_help_that_leaves_changes_no_exit_code(settings: Settings) -> None:
+def test_a_closed_pipe_of_the_help_changes_no_exit_code(settings: Settings) -> None:
     process = start_python("producers.ragini_producer", "--help", settings=settings)
     assert process.stdout and process.stderr and process.stdin
     process.stdout.close()
@@ -283,7 +283,7 @@ sys.exit(cli.run(main, name="producers.test"))
 """
 
 
-def test_a_reader_that_leaves_is_no_error(settings: Settings) -> None:
+def test_a_closed_pipe_is_no_error(settings: Settings) -> None:
     process = start_python(code=WRITES, settings=settings)
     assert process.stdout and process.stderr and process.stdin
     process.stdout.readline()
@@ -328,7 +328,7 @@ def test_a_list_of_choices_takes_no_other_word(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(("columns", "widest"), [(None, cli.PIPE_COLUMNS), ("70", 70)])
-def test_a_table_in_a_pipe_is_wide_or_as_its_reader_asks(
+def test_a_table_in_a_pipe_is_wide_or_has_the_width_of_columns(
     columns: str | None, widest: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)

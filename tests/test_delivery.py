@@ -39,7 +39,7 @@ class Sink:
         self.marks: list[str] = []
         self.plan = plan or (lambda sink, batch: None)
         self.max_records = max_records
-        self.silent = 0  # so many times nobody answers which message was the last
+        self.silent = 0  # number of calls of `last` that fail
         self.open_now = 0
         self.lock = threading.Lock()
 
@@ -58,7 +58,7 @@ class Sink:
 
 
 class MemoryEmitter:
-    """Keeps the three promises: a prefix after an error, `Rejected` after what precedes is stored, others noticed."""
+    """An emitter that keeps the contract: errors and rejections leave a prefix; deliveries of others are noticed."""
 
     def __init__(self, sink: Sink, mark: str) -> None:
         self.sink, self.mark, self.max_records = sink, mark, sink.max_records
@@ -75,7 +75,7 @@ class MemoryEmitter:
         return None
 
     def emit(self, batch: Batch) -> None:
-        with self.sink.lock:  # as every sink's: nobody stores between the look and what it allows
+        with self.sink.lock:  # as in every sink, nobody else stores between the check and the write
             self._emit(batch)
 
     def _emit(self, batch: Batch) -> None:
@@ -101,7 +101,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Machine:
-    """A data folder: the journal of one producer, run after run, and the dead letters of its sinks."""
+    """A data folder: the journal of one producer over several runs, and the dead letters of its sinks."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -127,7 +127,7 @@ class Machine:
         return self.delivery
 
     def append(self, amount: int, delivery: Delivery | None = None) -> list[Row]:
-        """Acknowledge so many records; their ids."""
+        """Acknowledge records; return their ids."""
         delivery = delivery or self.delivery
         journal = self.journal
         batch = Batch.of_records(make_messages(amount), journal.producer_id, journal.last + 1, BUZZ.codec)
@@ -152,7 +152,7 @@ class Machine:
         self.journal.close()
 
     def run(self, amount: int, **sinks: Sink) -> list[Row]:
-        """A whole run; the ids of its records."""
+        """Make a whole run; return the ids of its records."""
         self.deliver(**sinks)
         made = self.append(amount)
         self.end()
@@ -179,7 +179,7 @@ class TemporaryMachine(Machine):
 
 
 def fails(times: int, *, store: int = 0, when: str = "emit") -> Plan:
-    """A plan: the first `times` attempts store the first `store` rows and fail."""
+    """Return a plan in which the first `times` attempts store `store` rows and then fail."""
     left = [times]
 
     def plan(sink: Sink, batch: Batch | None) -> None:
@@ -193,7 +193,7 @@ def fails(times: int, *, store: int = 0, when: str = "emit") -> Plan:
 
 
 def low_watermark(delivery: Delivery) -> int:
-    """The place up to which every subscribed sink stores everything."""
+    """Return the place up to which every subscribed sink stores everything."""
     return delivery.journal.last - max(delivery.journal.pending().values())
 
 
@@ -226,8 +226,8 @@ def test_a_batch_is_as_large_as_the_emitter_takes(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("stored", [0, 1, 4, 10])
-def test_a_failed_emit_is_never_simply_repeated(machine: Machine, stored: int, logged: list[str]) -> None:
-    """Whatever of the batch had arrived (all of it: an acknowledgement that was lost)."""
+def test_after_a_failed_emit_the_sink_is_asked_again(machine: Machine, stored: int, logged: list[str]) -> None:
+    """After a failure the worker asks the sink before it sends again: the batch may have arrived whole or in part."""
     sink = Sink(fails(20 if not stored else 3, store=stored))
     delivery = machine.deliver(one=sink)
     made = machine.append(30)
@@ -284,7 +284,7 @@ def test_an_unknown_error_is_logged_once_and_retried(machine: Machine, logged: l
     assert odd.open_now == 0
 
 
-def test_a_sink_never_reached_gets_one_more_attempt_at_the_end(
+def test_a_sink_that_was_never_reached_is_tried_once_more_at_the_end(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "backoff", lambda: repeat(60.0))
@@ -295,8 +295,8 @@ def test_a_sink_never_reached_gets_one_more_attempt_at_the_end(
     assert machine.journal.pending() == {"one": 1}
 
 
-def test_a_sink_that_only_answered_is_waited_for_at_the_end(machine: Machine) -> None:
-    """It went away during the very first batch, say."""
+def test_a_drain_waits_for_a_sink_that_connected_and_then_failed(machine: Machine) -> None:
+    """A sink that answered but failed at its first batch is tried again until the drain ends."""
     draining = threading.Event()
     fail = fails(10)
 
@@ -315,8 +315,8 @@ def test_a_sink_that_only_answered_is_waited_for_at_the_end(machine: Machine) ->
     assert sink.rows == made
 
 
-def test_a_sink_that_opens_and_cannot_answer_yet_is_waited_for_at_the_end(machine: Machine) -> None:
-    """Such as a broker that has just come back: its partitions have no leader that all agree on."""
+def test_a_drain_waits_for_a_sink_that_connects_but_cannot_answer_yet(machine: Machine) -> None:
+    """A sink whose `last` fails is tried again until the drain ends, such as a broker that has just started."""
     sink = Sink()
     sink.silent = 3
     machine.journal.subscribe(["one"])
@@ -335,16 +335,16 @@ def test_a_drain_ends_within_its_bound(machine: Machine) -> None:
     delivery = machine.deliver(one=sink)
     machine.append(5)
     delivery.drain(0.05)
-    assert delivery.workers["one"].is_alive()  # left behind in the library's call
+    assert delivery.workers["one"].is_alive()  # still inside the library's call
     hold.set()
     delivery.workers["one"].join(5)
-    assert len(sink.rows) == 1  # nothing behind the batch in hand
+    assert len(sink.rows) == 1  # it stops after the present batch
 
 
 # What only the user can fix
 
 
-def test_what_only_the_user_can_fix_ends_the_start(machine: Machine, logged: list[str]) -> None:
+def test_an_error_that_only_the_user_can_fix_ends_the_start(machine: Machine, logged: list[str]) -> None:
     def plan(sink: Sink, batch: Batch | None) -> None:
         raise ToolkitError("that is no database")
 
@@ -352,12 +352,12 @@ def test_what_only_the_user_can_fix_ends_the_start(machine: Machine, logged: lis
     with pytest.raises(ToolkitError, match="that is no database"):
         machine.deliver(one=Sink(plan), other=other)
     wait_until(lambda: not other.open_now)
-    assert logged == []  # whoever catches it prints it
+    assert logged == []  # the caller prints it
 
 
 @pytest.mark.parametrize("looked", [True, False])
-def test_what_only_the_user_can_fix_ends_one_worker_later(machine: Machine, looked: bool, logged: list[str]) -> None:
-    """Also for a sink that the start does not wait for, as Kafka."""
+def test_an_error_that_only_the_user_can_fix_ends_one_worker(machine: Machine, looked: bool, logged: list[str]) -> None:
+    """One worker ends and the others continue, also for a sink such as Kafka that the start does not wait for."""
     started = threading.Event()
 
     def plan(sink: Sink, batch: Batch | None) -> None:
@@ -377,13 +377,13 @@ def test_what_only_the_user_can_fix_ends_one_worker_later(machine: Machine, look
     assert machine.journal.pending() == {"spoilt": 5, "other": 0}
 
 
-def test_a_failure_just_when_the_start_has_looked_is_logged(machine: Machine, logged: list[str]) -> None:
+def test_a_failure_right_after_the_check_of_the_start_is_logged(machine: Machine, logged: list[str]) -> None:
     def plan(sink: Sink, batch: Batch | None) -> None:
         raise ToolkitError("that is no database")
 
     delivery = Delivery(machine.journal, {"spoilt": Sink(plan).connect}, machine.letter_path)
     worker = delivery.workers["spoilt"]
-    with delivery.changed:  # as `start` does while it looks
+    with delivery.changed:  # held by `start` while it checks
         worker.start()
         worker.join(0.1)
         delivery.is_starting = False
@@ -406,7 +406,7 @@ def test_a_sink_is_asked_for_all_runs_that_have_records(machine: Machine) -> Non
 
 
 def test_the_run_is_durable_before_any_sink_is_opened(machine: Machine) -> None:
-    """Its commit syncs what a killed process left in the log; delivered rows could be gone after a power cut."""
+    """The new run's commit also syncs what a killed process left unsynced, before a sink can get rows of it."""
     seen: list[list[Row]] = []
 
     def look(sink: Sink, batch: Batch | None) -> None:
@@ -424,7 +424,7 @@ def test_the_journal_commits_with_full_sync(machine: Machine) -> None:
 
 
 def test_mark_and_cursor_are_durable_before_the_first_emit(machine: Machine) -> None:
-    """The next search of a topic begins at the mark."""
+    """Mark and cursor are on the disk before the first emit: a search of the topic begins at the mark."""
     kept: list[Row] = []
 
     class Marked(Sink):
@@ -441,7 +441,7 @@ def test_mark_and_cursor_are_durable_before_the_first_emit(machine: Machine) -> 
 
     sink = Marked(look)
     machine.journal.subscribe(["one"])
-    machine.append(3)  # no append writes it meanwhile
+    machine.append(3)  # no append stores them in between
     machine.deliver(one=sink)
     machine.end()
     machine.begin()
@@ -501,7 +501,7 @@ def test_a_journal_restored_from_an_older_copy_needs_nothing(
 
 
 def test_a_sink_that_is_ahead_of_its_run_is_clamped_with_one_warning(machine: Machine, logged: list[str]) -> None:
-    """The journal was restored from a copy of a running producer, or somebody wrote such a row."""
+    """A sequence above the assigned ones is ignored with one warning: a restored journal, or an external row."""
     sink = Sink()
     made = machine.run(10, one=sink)
     sink.rows += [(made[0][0], sequence) for sequence in range(11, 1_000)]
@@ -516,7 +516,7 @@ def test_a_sink_that_is_ahead_of_its_run_is_clamped_with_one_warning(machine: Ma
 
 @open_files_stay
 def test_an_older_process_delivers_only_what_it_acknowledged(machine: Machine) -> None:
-    """Its PID file was removed under it; the newer one pruned what both had delivered: nothing is lost or doubled."""
+    """After a second producer took over a journal whose PID file was removed, nothing is lost or delivered twice."""
     sink = Sink()
     machine.deliver(one=sink)
     made = machine.append(10)
@@ -539,7 +539,7 @@ def test_a_sink_replaced_by_its_backup_gets_what_the_journal_still_has(machine: 
     slow.plan = is_down
     machine.run(20, one=one, slow=slow)
     made = list(one.rows)
-    del one.rows[15:]  # a backup of the time when it had 15
+    del one.rows[15:]  # a backup with 15 rows
     one.plan = fails(5)
     made += machine.run(5, one=one, slow=slow)
     assert one.rows == [*made[:15], *made[20:]]
@@ -557,7 +557,7 @@ def test_a_sink_replaced_by_its_backup_gets_what_the_journal_still_has(machine: 
 def test_rows_that_leave_the_journal_while_a_sink_is_asked_again_are_named(
     machine: Machine, logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sink is emptied; an append that knew its old cursor prunes between asking and reading."""
+    """A sink was emptied while an append pruned by its old cursor: the records that are gone are named."""
     monkeypatch.setattr(journal_module, "RECENT_RECORDS", 0)
     sink = Sink()
     delivery = machine.deliver(one=sink, slow=Sink(is_down))
@@ -586,7 +586,7 @@ def test_rows_that_leave_the_journal_while_a_sink_is_asked_again_are_named(
     assert lines_with(logged, "one: contains sequences up to 0 only, and those after it have just left the journal")
 
 
-def test_a_worker_does_not_end_when_all_it_would_read_has_left_the_journal(
+def test_a_worker_survives_that_its_next_records_have_left_the_journal(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal_module, "RECENT_RECORDS", 0)
@@ -595,7 +595,7 @@ def test_a_worker_does_not_end_when_all_it_would_read_has_left_the_journal(
     machine.append(10)
     wait_until(lambda: low_watermark(delivery) == 10)
     read = machine.journal.read
-    monkeypatch.setattr(machine.journal, "read", lambda after, most: monkeypatch.undo())  # once
+    monkeypatch.setattr(machine.journal, "read", lambda after, most: monkeypatch.undo())  # a single time
     made = machine.append(5)
     wait_until(lambda: sink.rows[10:] == made)
     assert read(10, 5) is not None
@@ -633,7 +633,7 @@ def test_what_a_sink_rejects_goes_to_the_dead_letters_with_its_reason(machine: M
 
 
 def test_dead_letters_far_apart_stay_through_outages_and_runs(machine: Machine) -> None:
-    """They are no run without gaps, and none of them is cut as what a power cut left."""
+    """Letters with gaps between them survive outages and restarts: they do not look like the hole of a power cut."""
     picky = Sink(rejects(3, 9, 24))
     made: list[Row] = []
     for _ in range(3):
@@ -656,8 +656,8 @@ def test_a_dead_letter_counts_for_the_cursor(machine: Machine) -> None:
     assert picky.rows == made[:2]
 
 
-def test_letters_only_step_over_what_comes_directly_behind_the_sink(machine: Machine) -> None:
-    """A sink that was emptied gets what came before a letter as long as the journal has it."""
+def test_dead_letters_skip_only_records_directly_behind_the_cursor(machine: Machine) -> None:
+    """An emptied sink gets the records before a dead letter again, as long as the journal has them."""
     picky = Sink(rejects(3))
     made: list[Row] = []
     for _ in range(2):
@@ -667,8 +667,8 @@ def test_letters_only_step_over_what_comes_directly_behind_the_sink(machine: Mac
     assert machine.letters("picky")[0] == (3, "no 3 here")
 
 
-def test_a_letter_right_behind_what_left_the_journal_is_written_once(machine: Machine) -> None:
-    """Also for a sink that was emptied, which begins there."""
+def test_a_dead_letter_directly_behind_pruned_records_is_written_once(machine: Machine) -> None:
+    """A dead letter directly behind the pruned records is written once, also when the sink was emptied."""
     picky, other = Sink(rejects(3)), Sink()
     made = machine.run(2, picky=picky, other=other)
     other.plan = is_down
@@ -680,22 +680,22 @@ def test_a_letter_right_behind_what_left_the_journal_is_written_once(machine: Ma
     assert machine.letters("picky") == [(3, "no 3 here")]
 
 
-def test_a_crash_between_the_letter_and_the_rest_settles_by_itself(machine: Machine) -> None:
-    """The letter was written, then the process was killed: neither the record before nor the one behind is lost."""
+def test_a_crash_right_after_a_dead_letter_loses_nothing(machine: Machine) -> None:
+    """A kill after the dead letter was written loses neither the record before it nor the one behind it."""
     picky = Sink(rejects(5))
     machine.deliver(picky=picky)
     made = machine.append(9)
     wait_until(lambda: len(picky.rows) == 8)
     machine.stop()
-    del picky.rows[4:]  # what came behind was not stored yet
+    del picky.rows[4:]  # the records behind the letter were not stored yet
     machine.begin()
     made += machine.run(2, picky=picky)
     assert picky.rows == without(made, 5)
     assert machine.letters("picky") == [(5, "no 5 here")]
 
 
-def test_letters_of_a_journal_that_was_restored_step_over_nothing(machine: Machine) -> None:
-    """Their sequences are assigned again, to other records under another id."""
+def test_dead_letters_of_another_copy_of_the_journal_hide_no_record(machine: Machine) -> None:
+    """Dead letters of the other copy hide no record: the restored journal assigns their sequences under a new id."""
     picky = Sink(rejects(15))
     machine.deliver(picky=picky)
     machine.append(10)
@@ -719,7 +719,7 @@ def test_letters_of_a_journal_that_was_restored_step_over_nothing(machine: Machi
     assert picky.rows[-9:] == made
 
 
-def test_a_table_that_rejects_everything_is_the_fault_itself(machine: Machine, logged: list[str]) -> None:
+def test_ten_rejections_in_a_row_stop_the_worker(machine: Machine, logged: list[str]) -> None:
     machine.deliver(picky=Sink(rejects(*range(1, 100))), other=Sink())
     machine.append(50)
     delivery = machine.delivery
@@ -733,9 +733,7 @@ def test_a_table_that_rejects_everything_is_the_fault_itself(machine: Machine, l
 
 
 @pytest.mark.parametrize("max_records", [1, 1_000])
-def test_many_rejections_with_something_stored_between_are_no_fault_of_the_table(
-    machine: Machine, max_records: int
-) -> None:
+def test_rejections_with_a_record_stored_between_do_not_stop_the_worker(machine: Machine, max_records: int) -> None:
     even = range(2, 101, 2)
     picky = Sink(rejects(*even), max_records=max_records)
     made = machine.run(100, picky=picky)
@@ -782,7 +780,7 @@ Failures = list[tuple[str, int]]
 def test_whatever_fails_each_record_is_stored_once_and_in_order(
     tmp_path_factory: pytest.TempPathFactory, appends: list[int], failures: Failures, max_records: int
 ) -> None:
-    """In several runs (0 ends one); a rejected record is in the dead letters instead."""
+    """In any plan of failures and restarts (0 ends a run), a record is stored once in order or is a dead letter."""
     left = list(failures)
     rejected: set[int] = set()
 
