@@ -1,4 +1,4 @@
-"""The records that producers make, lines of other programs, and batches of both. No I/O, no SQL."""
+"""Records that producers make, lines that other programs wrote, and batches of both. No I/O, no SQL."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _NEVER_NAN = {str, int, bool, NoneType}
 
 
 class Record(msgspec.Struct, kw_only=True, gc=False):
-    """Base of the records that a producer makes: subclass it with the fields of a stream.
+    """Base class of the records that producers make. A subclass declares the fields of a stream.
 
-    `timestamp` is RFC 3339 UTC with milliseconds (`2026-11-23T19:04:05.123Z`), set when the record is made
-    unless the producer has set it. `producer_id` and `sequence` are assigned by the journal.
+    `timestamp` is RFC 3339 UTC with milliseconds (`2026-11-23T19:04:05.123Z`). If the producer leaves it empty, it
+    is set to the present time. The journal assigns `producer_id` and `sequence`.
     """
 
     timestamp: str = ""
@@ -40,7 +40,7 @@ class Record(msgspec.Struct, kw_only=True, gc=False):
 
 
 class Message(Record, gc=False):
-    """One message of the stream `buzz`. `sentiment` is in [0, 1]; `message_length` counts characters."""
+    """A message of the stream `buzz`. `sentiment` is in [0, 1]; `message_length` counts characters."""
 
     message: str
     author: str
@@ -51,7 +51,7 @@ class Message(Record, gc=False):
 
 
 class Invalid(msgspec.Struct, frozen=True):
-    """A record that cannot be read: `where` (partition and place) and `reason`, both for people; `line` as it came."""
+    """A line that is not a valid record. `where` and `reason` are texts for the user; `line` is unchanged."""
 
     where: str
     reason: str
@@ -59,10 +59,10 @@ class Invalid(msgspec.Struct, frozen=True):
 
 
 class Line(msgspec.Struct, gc=False):
-    """A JSON object as another program wrote it.
+    """A line with a JSON object that another program wrote.
 
-    `timestamp` is for a line that has none: its event time, else the time of reading. `record` is what a reader of the
-    line sees. `is_plain`: see `are_plain`.
+    `timestamp` is appended to a line that has none: its event time, else the time of reading. `record` is the decoded
+    line. `is_plain`: see `are_plain`.
     """
 
     line: bytes
@@ -72,9 +72,9 @@ class Line(msgspec.Struct, gc=False):
 
 
 def encode_records(records: Sequence[Any]) -> bytes:
-    """JSON lines of records, each ending in a newline; a number that is not finite becomes null.
+    """Encode records as JSON lines, each with a newline at its end. A number that is not finite becomes null.
 
-    Raises ValueError for what no sink could store.
+    Raises ValueError if no sink could store one of the records.
     """
     try:
         lines = encoder.encode_lines(records)
@@ -84,7 +84,7 @@ def encode_records(records: Sequence[Any]) -> bytes:
         raise ValueError(str(error)) from error
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if lines.count(b"\n") != len(records):  # JSON that a record brings is written as it is
+    if lines.count(b"\n") != len(records):  # the encoder does not check values of type Raw
         raise ValueError("JSON text that contains a line end")
     start = 0
     while start + MAX_RECORD_BYTES < len(lines):  # only then can a line be too long
@@ -99,7 +99,7 @@ def encode_records(records: Sequence[Any]) -> bytes:
 
 
 def check_finite(records: Sequence[Any]) -> None:
-    """Raise ValueError that names the field if a record that was made holds a number that is not finite."""
+    """Raise ValueError that names the field if a record has a number that is not finite."""
     for record in records:
         for name, value in zip(record.__struct_fields__, msgspec.structs.astuple(record), strict=True):
             if type(value) not in _NEVER_NAN and not is_finite(value):
@@ -107,7 +107,7 @@ def check_finite(records: Sequence[Any]) -> None:
 
 
 def is_finite(value: object) -> bool:
-    """Whether all numbers in a value are finite."""
+    """Return whether all numbers in a value are finite, also those in nested values."""
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, Mapping):
@@ -118,7 +118,7 @@ def is_finite(value: object) -> bool:
 
 
 def without_ids(record: Mapping[str, Any]) -> bytes:
-    """The JSON line of any mapping, with all its fields but ids. Raises ValueError for what no sink could store."""
+    """Encode a mapping as a JSON line without its ids. Raises ValueError if no sink could store the record."""
     if not isinstance(record, Mapping):
         raise ValueError(f"a record is a mapping of names to values, not {type(record).__name__}")
     plain = {str(name): value for name, value in record.items() if name not in ("producer_id", "sequence")}
@@ -132,7 +132,7 @@ Columns = Sequence[Sequence[Any]]
 
 
 def columns_of_made(records: Sequence[Any], codec: Codec) -> list[Sequence[Any]] | None:
-    """What `Codec.columns_of` gives for the lines of records that a producer made; None if only the lines show it."""
+    """Compute `Codec.columns_of` of the records' lines without decoding them; None if that is not possible."""
     kind: Any = type(records[0])
     config = kind.__struct_config__
     if config.omit_defaults or config.tag is not None or set(map(type, records)) != {kind}:
@@ -145,10 +145,10 @@ def columns_of_made(records: Sequence[Any], codec: Codec) -> list[Sequence[Any]]
 
 
 class Batch:
-    """Consecutive records of one run on their way from the journal to a sink.
+    """Consecutive records of one run, which the journal hands to the emitters.
 
-    `first` and `last` are sequences. `lines`, `records`, `columns` and `rows` are made on demand and shared by all
-    sinks: do not change them.
+    `first` and `last` are sequences. `lines`, `records`, `columns` and `rows` are computed on demand and shared by the
+    threads of all sinks, which must not change them.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Batch:
         *,
         columns: Columns | Callable[[], Columns] | None = None,
     ) -> None:
-        """Lines and columns may be given as what makes them; without columns they are read from the lines."""
+        """Take lines and columns, or functions that return them. Without columns the lines are decoded on demand."""
         self.producer_id = producer_id
         self.last = last
         self.count = count
@@ -171,19 +171,19 @@ class Batch:
 
     @classmethod
     def of_records(cls, records: Sequence[Record], producer_id: str, first: int, codec: Codec) -> Batch:
-        """Batch of records that a producer made; gives them their ids. Raises ValueError for what none can store."""
+        """Make a batch of a producer's records and set their ids. Raises ValueError if no sink could store one."""
         for sequence, record in enumerate(records, first):
             record.producer_id, record.sequence = producer_id, sequence
         lines = encode_records(records)
         columns = columns_of_made(records, codec) if records else None
         if columns is None:
-            of_lines = zip(records, lines.split(b"\n"), strict=False)  # a CR within a line is none of its ends
-            check_finite([record for record, line in of_lines if b"null" in line])  # NaN has become null
+            with_lines = zip(records, lines.split(b"\n"), strict=False)  # splitlines would split at a CR in Raw too
+            check_finite([record for record, line in with_lines if b"null" in line])  # NaN has become null
         return cls(producer_id, first + len(records) - 1, len(records), lines, codec, columns=columns)
 
     @classmethod
     def of_lines(cls, lines: Sequence[Line], producer_id: str, first: int, codec: Codec) -> Batch:
-        """Batch of lines of other programs. Raises ValueError like `stamp`."""
+        """Make a batch of lines of other programs. Raises ValueError like `stamp`."""
         last, records = first + len(lines) - 1, [each.record for each in lines]
         if {codec.type} != set(map(type, records)) or not all(map(attrgetter("is_plain"), lines)):
             stamped = [stamp(each.line, producer_id, first + n, each.timestamp) for n, each in enumerate(lines)]
@@ -213,12 +213,12 @@ class Batch:
 
     @cached_property
     def records(self) -> list[Any]:
-        """The records as a reader of the lines sees them."""
+        """The decoded lines."""
         return self.codec.decode_lines(self.lines)
 
     @property
     def columns(self) -> Columns:
-        """The values of the records, a sequence for each of the codec's columns."""
+        """The values of the records, one sequence for each column of the codec."""
         columns = self._columns
         if columns is None:
             columns = self._columns = self.codec.columns_of(self.records)
@@ -233,20 +233,20 @@ class Batch:
 
     @property
     def kept(self) -> Counter[str]:
-        """How often each field went to `extra`."""
+        """The number of records in which a field is in `extra`, by field name."""
         extras = self.columns[self.codec.columns.index("extra")]
         return Counter(name for extra in extras if extra is not None for name in object_decoder.decode(extra))
 
     def between(self, first: int, last: int) -> Batch:
-        """The stretch from sequence `first` to `last`, both included."""
+        """Return the part of the batch from sequence `first` to `last`, both included."""
         if first <= self.first and last >= self.last:
             return self
         first, last = max(first, self.first), min(last, self.last)
         wanted = slice(first - self.first, last - self.first + 1)
 
         def lines() -> bytes:
-            start = _behind(self.lines, first - self.first)
-            end = len(self.lines) if last == self.last else _behind(self.lines, last - first + 1, start)
+            start = _skip_lines(self.lines, first - self.first)
+            end = len(self.lines) if last == self.last else _skip_lines(self.lines, last - first + 1, start)
             return self.lines[start:end]
 
         def columns() -> Columns:
@@ -257,7 +257,7 @@ class Batch:
 
     @staticmethod
     def join(batches: Iterable[Batch]) -> Batch:
-        """One batch of batches of one run that follow each other."""
+        """Return one batch of several consecutive batches of a run."""
         several = list(batches)
         if len(several) == 1:
             return several[0]
@@ -275,8 +275,8 @@ class Batch:
         return Batch(first.producer_id, last.last, count, lines, first.codec, columns=known)
 
 
-def _behind(lines: bytes, count: int, start: int = 0) -> int:
-    """The offset behind so many lines from `start` on; an object for each line would cost ten times as much."""
+def _skip_lines(lines: bytes, count: int, start: int = 0) -> int:
+    """Return the offset after `count` lines from `start`. To split the lines would take ten times as long."""
     for _ in range(count):
         start = lines.index(b"\n", start) + 1
     return start

@@ -1,6 +1,6 @@
-"""A stream: a named sequence of records of one type, with the roles that its fields have for charts and alerts.
+"""Streams: named sequences of records of one type, whose fields may have roles in charts and alerts.
 
-Its schema file, `data/streams/<name>.json`, keeps fields and named roles for every consumer.
+The schema file `data/streams/<name>.json` describes a stream's fields and roles to every consumer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from utils.records.record import Message, Record
 LOCK_WAIT_S = 10.0
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,59}")
-_TAKEN = re.compile(r"sqlite.*|pragma_.*|json_each|json_tree|streamed_messages|buzzline_db")  # by SQLite and by buzz
+_TAKEN = re.compile(r"sqlite.*|pragma_.*|json_each|json_tree|streamed_messages|buzzline_db")  # by SQLite and buzz
 _SIMPLE: dict[type, str] = {
     inspect.StrType: "text",
     inspect.IntType: "integer",
@@ -39,11 +39,11 @@ _SIMPLE: dict[type, str] = {
 
 _NUMBERS = ("number", "integer")
 _ROLES = {"by": ("text",), "value": _NUMBERS, "histogram": _NUMBERS, "time": ("timestamp", *_NUMBERS, "text")}
-"""The types that a field in this role may have. A date alone is a text, and a time all the same."""
+"""The types that a field in each role may have. A date alone is a text, so `time` takes text too."""
 
 
 def checked_name(name: str) -> str:
-    """The name of a stream. Raises ToolkitError if it can be none."""
+    """Return `name`, or raise ToolkitError if it cannot be the name of a stream."""
     if not _NAME.fullmatch(name):
         raise ToolkitError(
             f"{name!r} cannot name a stream: use lowercase letters, digits, _ and -, a letter first, at most 60"
@@ -55,11 +55,11 @@ def checked_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Stream:
-    """What is known of a stream: its fields and their roles.
+    """A stream's fields and their roles.
 
-    Declare one by the class that its producer makes: `Stream("sensors", Reading, by="device", value="temperature_c")`;
-    or by its `fields`. `by` names a text field (bars, a line each), `value` and `histogram` number fields, `zones`
-    two limits of `value`, `time` the field that holds the event time.
+    Declare it by the class of its records, `Stream("sensors", Reading, by="device", value="temperature_c")`, or by its
+    `fields`. Roles: `by` is a text field (one bar and one line per value), `value` and `histogram` are number fields,
+    `zones` are two limits of `value`, `time` is the field with the event time.
     """
 
     name: str
@@ -78,11 +78,11 @@ class Stream:
 
     @cached_property
     def codec(self) -> Codec:
-        """What reads and writes the lines of this stream."""
+        """Encoder and decoder of the stream's lines."""
         return _codec(self.fields, self.name == DEFAULT_STREAM)
 
     def describe(self, record: Any) -> str:
-        """A record in one line for people: `by`, then the other fields that have a value."""
+        """Format a record as one line for people: the field `by`, then all others that have a value."""
         if self.name == DEFAULT_STREAM:
             return f"{record.author}: {record.message} ({record.sentiment:.2f})"
         (row,) = self.codec.rows([record])
@@ -95,12 +95,12 @@ class Stream:
 
 @lru_cache(maxsize=64)
 def _codec(fields: tuple[Field, ...], is_buzz: bool) -> Codec:
-    """One for all streams with these fields, so that the records of one are those of the other."""
+    """Return the same codec for all streams with the same fields, so that their records have the same type."""
     return Codec(fields, _BUZZ_TYPES, _fill_buzz) if is_buzz else Codec(fields)
 
 
 def declared_fields(record: type[Record]) -> tuple[Field, ...]:
-    """The fields of a class and their types, `timestamp` last."""
+    """Return the fields of a record class with their types, `timestamp` last."""
     found = inspect.type_info(record)
     assert isinstance(found, inspect.StructType)
     declared = [field for field in found.fields if field.name not in (*OWN, "timestamp")]
@@ -119,7 +119,7 @@ def _type_of(declared: inspect.Type) -> str:
 
 
 def _fill_buzz(record: Any) -> None:
-    """Complete a buzz message of another program: only the text `message` is required."""
+    """Fill the missing fields of a buzz message. Raises ValueError without `message`, the only required one."""
     if record.message is None:
         raise ValueError("Object missing required field `message`")
     if record.author is None:
@@ -141,7 +141,7 @@ BUZZ = Stream(DEFAULT_STREAM, Message, by="author", value="sentiment", histogram
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """What a schema file holds."""
+    """Contents of a schema file."""
 
     fields: dict[str, Literal["text", "integer", "number", "boolean", "timestamp", "json"]]
     by: str | None = None
@@ -152,14 +152,14 @@ class _File(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 def schema_path(name: str, folder: Path) -> Path:
-    """Where the schema file of a stream is."""
+    """Return the path of a stream's schema file."""
     return folder / f"{checked_name(name)}.json"
 
 
 def known(name: str, folder: Path) -> Stream | None:
-    """The stream as its schema file describes it; None if there is no file. Buzz needs none.
+    """Read a stream from its schema file; None if there is no file. Buzz needs no file.
 
-    Raises ToolkitError that names the file and what is wrong with it.
+    Raises ToolkitError with the file's path and the reason if it cannot be read or is not valid.
     """
     path = schema_path(name, folder)
     if name == BUZZ.name:
@@ -179,10 +179,10 @@ def known(name: str, folder: Path) -> Stream | None:
 
 
 def declare(stream: Stream, folder: Path) -> Stream:
-    """Write the schema file of a stream, or add to it the fields that the stream has gained; the stream as it is now.
+    """Write a stream's schema file, or add new fields to it, and return the stream that it describes then.
 
-    What the file already says stays: the first declaration wins, and so does an edit by hand. Only an integer field
-    widens to number. Raises ToolkitError that names the field, both types and the file where types clash.
+    Fields and roles that the file already has stay as they are, whether declared before or edited by hand. Only an
+    integer field is widened to number. Raises ToolkitError with field, types and file if two types do not fit.
     """
     if stream.name == BUZZ.name:
         if set(stream.fields) != set(BUZZ.fields):
@@ -204,7 +204,7 @@ def _roles(described: Stream | _File) -> dict[str, Any]:
 
 
 def _merged(before: Stream | None, stream: Stream, path: Path) -> Stream:
-    """The declared stream with what its schema file says."""
+    """Merge a declared stream into `before`, the stream of its schema file or None."""
     if before is None:
         return stream
     types = {field.name: field.type for field in before.fields}
@@ -222,7 +222,7 @@ def _merged(before: Stream | None, stream: Stream, path: Path) -> Stream:
 
 
 def check_roles(stream: Stream, where: str) -> None:
-    """Raise ToolkitError, beginning with `where`, if a role names no field of the right type."""
+    """Raise ToolkitError, with `where` first, if a role names no field or one of the wrong type, or zones are wrong."""
     types = {field.name: field.type for field in stream.fields if field.name not in OWN}
     for role, allowed in _ROLES.items():
         name = getattr(stream, role)
@@ -248,7 +248,7 @@ def _locked(folder: Path, name: str) -> Iterator[None]:
 
 
 def _write(stream: Stream, path: Path) -> None:
-    """Replace a file at once: a reader sees the old or the new one, never a part."""
+    """Write the schema file of a stream atomically."""
     fields: dict[str, Any] = {field.name: field.type for field in stream.fields}
     text = msgspec.json.format(msgspec.json.encode(_File(fields, **_roles(stream))), indent=2) + b"\n"
     shared_files.replace(path, text)
