@@ -139,7 +139,7 @@ INSTEAD: list[tuple[str, str, Make, int, int, str]] = [
     ("nothing", "duckdb", lambda path: None, 0, 3, "does not exist yet"),
     ("empty", "file", lambda path: path.touch(), 0, 0, ""),
     ("empty", "sqlite", lambda path: path.touch(), 0, 3, "has no table streamed_messages yet"),
-    ("empty", "duckdb", lambda path: path.touch(), 0, 3, "perhaps being created"),
+    ("empty", "duckdb", lambda path: path.touch(), 0, 3, "is perhaps being created"),
     ("noise", "file", lambda path: path.write_bytes(NOISE), 2, 0, ""),
     ("a database", "file", lambda path: SqliteEmitter(path, BUZZ).close(), 2, 0, ""),
     ("notes", "file", lambda path: path.write_text("milk\neggs"), 2, 0, ""),

@@ -205,7 +205,7 @@ class TestPaths:
     @pytest.mark.skipif(os.name == "nt", reason="no name of Windows has a ? in it")
     @pytest.mark.parametrize("name", ["what?/x.duckdb", "what?.duckdb"])
     def test_a_name_that_duckdb_would_cut_is_named(self, name: str, tmp_path: Path) -> None:
-        with pytest.raises(ToolkitError, match=r"a name has a \? in it") as error:
+        with pytest.raises(ToolkitError, match=r"a path with a \? in it") as error:
             DuckdbEmitter(tmp_path / name, BUZZ)
         assert error.value.exit_code == 2
 

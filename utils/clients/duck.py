@@ -1,15 +1,15 @@
-"""Opening DuckDB files for short windows, and telling errors that heal from errors that do not.
+"""DuckDB files: opening them for short windows, mapping errors, and repairing what a killed writer left.
 
-DuckDB lets one process write or many read, so whoever opens a file closes it again soon.
+One process may write a DuckDB file, or many may read it. So a file is opened only for a moment.
 
-Files are attached with their type named. Without it, and in `duckdb.connect(path)`, DuckDB 2.0.1 reads the
-headers to find the type before it locks the file, and then believes them: if another process checkpoints
-in between, its rows are overwritten. Four to eight busy writers lost about one window in a thousand so.
+ATTACH names the type `duckdb`. Without it, and in `duckdb.connect(path)`, DuckDB 2.0.1 reads the headers to detect
+the type before it locks the file, and relies on them afterwards. If another process makes a checkpoint in between, its
+rows are overwritten: four to eight busy writers lost about one window in a thousand.
 
-A checkpoint writes blocks of metadata again in place: the parts that the last checkpoint needs stay as they are, only
-the checksum in front changes. A kill or a power cut stops such a write between two pages, and DuckDB 2.0.1 rejects the
-block, with all rows of the file, until its checksum is right again. Nor does it read a log in which a power cut left a
-hole, though only the commits behind the last sync can have one. `_repaired` helps with both.
+A checkpoint rewrites metadata blocks in place. What the previous checkpoint needs in them stays the same; only the
+checksum at the front changes. If a kill or a power cut stops the write between two pages, DuckDB 2.0.1 rejects the
+block, and with it the file, until the checksum is corrected. It also rejects a log with a hole, which a power cut can
+leave in commits after the last sync. `_repaired` corrects both.
 """
 
 import os
@@ -29,7 +29,7 @@ from utils.clients.line_file import HOLE
 
 _HEADER_BYTES = 3 * 4096
 _RETRY_S = 0.01
-# Closing the file writes the last row group again, whole: DuckDB's own 122,880 rows take 20 ms longer.
+# Closing the file rewrites its last row group. With DuckDB's default of 122,880 rows that takes 20 ms longer.
 _ROW_GROUP_SIZE = 20_480
 _STORAGE_VERSION = "v1.0.0"  # of new files: tools with any DuckDB 1.x open them
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
@@ -37,10 +37,10 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
     # A file of another kind must not make DuckDB fetch an extension from the internet.
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
-    # A table must not be taken for a variable of this program that has its name.
+    # A name in a statement must mean a table, and never a Python variable.
     "python_enable_replacements": False,
 }
-# DuckDB's own words, in English on every system.
+# Parts of DuckDB's messages, which are in English on every system.
 _LOCKED = "Could not set lock"
 _FATAL = ("not a valid DuckDB database", "version number")
 _TORN = re.compile(
@@ -51,7 +51,7 @@ _TORN = re.compile(
 
 @contextmanager
 def errors(path: Path) -> Iterator[None]:
-    """Map DuckDB's errors: ToolkitError for what is no database, else Unavailable (locked, full, unwritable).
+    """Map DuckDB's errors: ToolkitError if the file is no database, else Unavailable (locked, full, unwritable).
 
     ConversionException and ConstraintException pass through: only the caller knows which row they mean.
     """
@@ -75,27 +75,27 @@ _HERE = "database_name = 'sink' AND schema_name = 'main' AND lower({}_name) = lo
 
 
 def columns(connection: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
-    """Column -> type of a table or view of the attached file, nothing if there is none."""
+    """Return the types of a table or view by column, empty if the attached file does not have it."""
     query = f"SELECT column_name, data_type FROM duckdb_columns() WHERE {_HERE.format('table')}"
     return dict(connection.execute(query, [table]).fetchall())
 
 
 def is_view(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
-    """Whether the attached file has a view of this name."""
+    """Return whether the attached file has a view of this name."""
     return bool(connection.execute(f"SELECT 1 FROM duckdb_views() WHERE {_HERE.format('view')}", [name]).fetchall())
 
 
 def is_without_default(connection: duckdb.DuckDBPyConnection, table: str, column: str) -> bool:
-    """Whether a table of the attached file has a column of this name, in lower case, that does not fill itself."""
+    """Return whether a table of the attached file has the column (in lower case), and it has no default."""
     query = f"SELECT 1 FROM duckdb_columns() WHERE {_HERE.format('table')}"
     query += " AND lower(column_name) = ? AND column_default IS NULL"
     return bool(connection.execute(query, [table, column]).fetchall())
 
 
 def _half_created(path: Path) -> bool:
-    """Whether the file is being created, or its creator was killed: it has no data and is no database yet.
+    """Return whether the file is being created, or its creator was killed: it contains no data yet.
 
-    DuckDB syncs the three pages of headers before it writes more; until then a power cut may leave zeros for any.
+    DuckDB syncs three header pages before it writes more. Until then a power cut may leave zeros in any of them.
     """
     try:
         with path.open("rb") as file:
@@ -108,32 +108,32 @@ def _half_created(path: Path) -> bool:
 
 
 def _attach(memory: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool, wait_s: float) -> None:
-    """Attach the file as `sink`, once no other process (or this one, with another connection) has it."""
-    name = str(path.absolute()).replace("'", "''")  # `:memory:` would be no file
+    """Attach the file as `sink`, once no other connection has it open, of another process or of this one."""
+    name = str(path.absolute()).replace("'", "''")  # absolute, because `:memory:` would not be a file
     if name != name.encode(errors="replace").decode():
-        raise ToolkitError(f"{name!r}: DuckDB takes names in UTF-8 only; use another one")
-    if "?" in name and not read_only and os.name != "nt":  # it would look for its log elsewhere
-        raise ToolkitError(f"{path}: DuckDB cannot write where a name has a ? in it; use another name")
+        raise ToolkitError(f"{name!r}: DuckDB takes file names in UTF-8 only; use another name")
+    if "?" in name and not read_only and os.name != "nt":  # DuckDB would look for its log elsewhere
+        raise ToolkitError(f"{path}: DuckDB cannot write to a path with a ? in it; use another name")
     deadline_s = time.monotonic() + wait_s
     while True:
         how = "READ_ONLY" if read_only else f"ROW_GROUP_SIZE {_ROW_GROUP_SIZE}"
         if not read_only and not path.exists():
             how += f", STORAGE_VERSION '{_STORAGE_VERSION}'"
         is_late = time.monotonic() >= deadline_s
-        is_left = not read_only and _has_log(path)  # by a writer that was killed, unless one is at work
+        may_be_torn = not read_only and _has_log(path)  # of a writer that was killed, or is at work
         try:
             with errors(path):
-                if is_left:
+                if may_be_torn:
                     _read_metadata(memory, name)
                 memory.execute(f"ATTACH '{name}' AS sink (TYPE duckdb, {how})")
             return
         except ToolkitError as error:
-            if is_left and _repaired(path, str(error)):
+            if may_be_torn and _repaired(path, str(error)):
                 continue
             is_in_use = isinstance(error.__cause__, duckdb.ResourceInUseException) or _LOCKED in str(error)
             is_half_created = not is_in_use and _half_created(path)
             if is_half_created and is_late and read_only:
-                raise Absent(f"{path} is empty, its database perhaps being created") from error
+                raise Absent(f"{path} is empty; its database is perhaps being created") from error
             if is_half_created and is_late:
                 path.unlink(missing_ok=True)
             elif not is_half_created and (is_late or not isinstance(error, Unavailable)):
@@ -146,14 +146,14 @@ def _log(path: Path) -> Path:
 
 
 def _has_log(path: Path) -> bool:
-    """Whether there are commits behind the last checkpoint, which closing the file makes."""
-    with suppress(OSError):  # no log, or no longer
+    """Return whether there are commits after the last checkpoint. Closing the file normally makes a checkpoint."""
+    with suppress(OSError):  # there is no log, or it was removed meanwhile
         return path.exists() and _log(path).stat().st_size > 0
     return False
 
 
 def _read_metadata(memory: duckdb.DuckDBPyConnection, name: str) -> None:
-    """Read all that a checkpoint may write in place, as attaching reads a part of it only."""
+    """Read all metadata that a checkpoint may have written in place. Attaching alone reads only a part of it."""
     memory.execute(f"ATTACH '{name}' AS sink (TYPE duckdb, READ_ONLY)")
     try:
         for table in memory.execute(_TABLES).fetchall():
@@ -163,9 +163,9 @@ def _read_metadata(memory: duckdb.DuckDBPyConnection, name: str) -> None:
 
 
 def _torn(error: str) -> list[int] | None:
-    """Place in the log or 0, computed and stored checksum, place in the file or 0; None for what no kill leaves.
+    """Parse a checksum error: offset in the log or 0, computed and stored checksum, offset in the file or 0.
 
-    A header is one page, which no kill leaves half written.
+    Return None for any other error, and for a header: it is one page, which a kill cannot leave half written.
     """
     if not (found := _TORN.search(error)):
         return None
@@ -174,26 +174,25 @@ def _torn(error: str) -> list[int] | None:
 
 
 def _repaired(path: Path, error: str) -> bool:
-    """Whether `error` names a block that a killed writer left half written, or a hole in its log, which was repaired.
+    """Repair the half-written block or the log with a hole that `error` names. Return whether that was done.
 
-    The block gets the checksum of what it contains; the log ends before the hole. Only for a file with a log: without a
-    kill a wrong checksum means damage.
+    The block gets the checksum of its contents; the log is truncated before the hole. Only a file with a log is
+    repaired: the others were closed normally, and a wrong checksum means damage.
     """
     if not (found := _torn(error)):
         return False
     entry, computed, stored, location = found
     name, place = (_log(path), entry - 8) if entry else (path, location)
     with files.errors(path), path.open("r+b") as file:
-        if sys.platform != "win32":  # there nobody else has the file now that it is open for writing
+        if sys.platform != "win32":  # on Windows, opening it for writing has shut out other processes
             import fcntl
 
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the lock that DuckDB takes
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # DuckDB uses the same lock
         if not _has_log(path):
             return False
         with name.open("r+b") as torn:
             torn.seek(place)
-            # Else another process was faster; without a log it has written that very block to its end.
-            is_torn = torn.read(8) == stored.to_bytes(8, "little")
+            is_torn = torn.read(8) == stored.to_bytes(8, "little")  # else another process has repaired it meanwhile
             if not is_torn or (entry and not HOLE.search(torn.read())):
                 return False
             if entry:
@@ -203,7 +202,7 @@ def _repaired(path: Path, error: str) -> bool:
                 torn.write(computed.to_bytes(8, "little"))
             torn.flush()
             files.sync(torn.fileno())
-    logger.info("{}: repaired at {} what a kill or a power cut left half written", name, place)
+    logger.info("{}: repaired what a kill or a power cut left half written at byte {}", name, place)
     return True
 
 
@@ -211,9 +210,9 @@ def _repaired(path: Path, error: str) -> bool:
 def attached(
     memory: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool = False, wait_s: float = 1.0
 ) -> Iterator[None]:
-    """The file as database `sink` of a connection to memory while the block lasts. Raises like `errors`.
+    """Attach the file to a connection to memory, as database `sink`, for a `with` block. Raises like `errors`.
 
-    Opens in 0.5 ms where a connection of its own takes 12. After any error close `memory`: its state is unknown.
+    This takes 0.5 ms; a connection of its own takes 12 ms. After any error close `memory`, whose state is unknown.
     """
     _attach(memory, path, read_only=read_only, wait_s=wait_s)
     with errors(path):

@@ -1,4 +1,4 @@
-"""What durable files need beyond open and write: syncs, and knowing that a path still names the same file."""
+"""Helpers for durable files: syncs, and checks that a path still names the same file."""
 
 import errno
 import os
@@ -22,20 +22,20 @@ def errors(path: Path) -> Iterator[None]:
 
 
 def sync(fd: int) -> None:
-    """Make what was written to `fd` survive a power cut; macOS's fsync alone stops at the drive's cache."""
+    """Make the data written to `fd` survive a power cut. On macOS fsync alone stops at the drive's cache."""
     if sys.platform == "darwin":
         import fcntl
 
-        with suppress(OSError):  # network drives do not know it
+        with suppress(OSError):  # network drives do not support it
             fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
             return
     os.fsync(fd)
 
 
 def sync_path(path: Path) -> None:
-    """Sync a file or folder by its path, if it is there. Never for a database that this process has open.
+    """Sync the file or folder at a path, if it exists. Never use it for a database that this process has open.
 
-    Closing any descriptor of a database file drops the locks that SQLite and DuckDB hold on it.
+    It would drop the locks of SQLite and DuckDB, as closing any descriptor of a file drops all locks of the process.
     """
     if path.is_dir() and os.name != "posix":
         return  # Windows makes names durable by itself
@@ -46,14 +46,14 @@ def sync_path(path: Path) -> None:
     try:
         sync(fd)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # of a shared or network drive that cannot sync a folder
+        if error.errno != errno.EINVAL:  # a shared or network drive may be unable to sync a folder
             raise
     finally:
         os.close(fd)
 
 
 def file_id(path: Path) -> tuple[int, int] | None:
-    """Device and inode of the file now at `path`, None if there is none. Raises Unavailable if nobody can tell."""
+    """Return device and inode of the file now at `path`, None if there is none. Raises Unavailable on other errors."""
     with errors(path):
         try:
             status = os.stat(path)
@@ -69,9 +69,9 @@ def check_same_file(path: Path, opened: tuple[int, int] | None) -> None:
 
 
 def check_one_name(path: Path) -> None:
-    """Raise ToolkitError if the database has more names than one: each name would have a log of its own."""
+    """Raise ToolkitError if the database has several hard links: each name would have a log of its own."""
     with suppress(OSError):
         status = os.stat(path)
         if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
             names = f"{status.st_nlink} names (hard links)"
-            raise ToolkitError(f"{path} has {names}, and a database may have one: make a real copy")
+            raise ToolkitError(f"{path} has {names}, and a database may have only one: make a copy instead of a link")

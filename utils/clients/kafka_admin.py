@@ -1,4 +1,4 @@
-"""What emitter and source share: how clients of both libraries reach the brokers, their log lines, the topic."""
+"""Kafka clients: the options of both libraries, log lines, errors, and the administration of topics."""
 
 import logging
 import re
@@ -26,7 +26,7 @@ _CHANGING = re.compile(r"^\S+ \[.*?\] (\[thrd:.*?\]: )?|\(after \d+ms in state \
 
 
 class ClientLog(logging.Handler):
-    """Takes librdkafka's lines as details; the last error among them is the `reason` of whoever reports a failure."""
+    """Logs the lines of librdkafka as details. `reason` is the last error among them, for the report of a failure."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,21 +42,21 @@ class ClientLog(logging.Handler):
 
 
 def librdkafka_options(settings: Settings) -> dict[str, Any]:
-    """Configuration of confluent-kafka's clients."""
+    """Return the configuration of confluent-kafka's clients."""
     own = {"bootstrap.servers": settings.kafka_broker, "client.id": CLIENT_ID, "reconnect.backoff.max.ms": 1_000}
     return own | {"socket.connection.setup.timeout.ms": 3_000} | kafka_security()
 
 
 def kafka_python_options(settings: Settings) -> dict[str, Any]:
-    """The same for kafka-python's clients, which have other names for some."""
-    others = {"sasl.username": "sasl_plain_username", "sasl.password": "sasl_plain_password"}
-    others |= {"ssl.ca.location": "ssl_cafile", "socket.connection.setup.timeout.ms": "bootstrap_timeout_ms"}
+    """Return the same configuration under the names of kafka-python."""
+    renamed = {"sasl.username": "sasl_plain_username", "sasl.password": "sasl_plain_password"}
+    renamed |= {"ssl.ca.location": "ssl_cafile", "socket.connection.setup.timeout.ms": "bootstrap_timeout_ms"}
     options = librdkafka_options(settings)
-    return {others.get(name, name.replace(".", "_")): value for name, value in options.items()}
+    return {renamed.get(name, name.replace(".", "_")): value for name, value in options.items()}
 
 
 def failed(error: "KafkaException", settings: Settings, log: ClientLog) -> Unavailable:
-    """What a failed call means: a broker answers with a reason, may not know us, or none answers."""
+    """Return the error for a failed call, with the reason: of a broker, of the login, or that no broker answers."""
     reason, broker, detail = error.args[0], settings.kafka_broker, log.reason
     is_away = reason.name() in ("_TIMED_OUT", "_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE", "_SSL", "_AUTHENTICATION")
     if not (is_away and detail):
@@ -68,7 +68,7 @@ def failed(error: "KafkaException", settings: Settings, log: ClientLog) -> Unava
 
 @dataclass(frozen=True)
 class Topic:
-    """What an emitter must know of its topic; another `topic_id` is another topic of the same name."""
+    """Properties of a topic. Another `topic_id` means another topic of the same name."""
 
     name: str
     topic_id: str
@@ -77,13 +77,13 @@ class Topic:
 
 
 class Admin:
-    """Asks the brokers about topics, and makes and deletes them; `options` are those of every client.
+    """Describes, creates and deletes topics. `options` is the configuration for any client.
 
-    Its methods raise Unavailable for what can heal, another ToolkitError for what only the user can fix.
+    Its methods raise Unavailable if the error can heal, another ToolkitError if only the user can fix it.
     """
 
     def __init__(self, settings: Settings, log: ClientLog | None = None) -> None:
-        """Connect to nothing yet."""
+        """Make the client, which connects with its first request."""
         from confluent_kafka import KafkaException
         from confluent_kafka.admin import AdminClient
 
@@ -98,7 +98,7 @@ class Admin:
             raise ToolkitError(f"Kafka cannot be used with these settings: {reason}") from error
 
     def open_topic(self, name: str) -> Topic:
-        """The topic, which is created if it is missing."""
+        """Return the topic. Create it if it is missing."""
         found = self.described(name)
         deadline_s = time.monotonic() + REQUEST_S
         if found is None:
@@ -113,7 +113,7 @@ class Admin:
         return Topic(name, *found, int(options.get("max.message.bytes", DEFAULT_MAX_BYTES)))
 
     def described(self, name: str) -> tuple[str, int] | None:
-        """Id and number of partitions of a topic, None if there is none."""
+        """Return id and number of partitions of a topic, None if it does not exist."""
         from confluent_kafka import TopicCollection
 
         asked = self.client.describe_topics(TopicCollection([name]), request_timeout=ANSWER_S)[name]
@@ -121,7 +121,7 @@ class Admin:
         return found and (str(found.topic_id), len(found.partitions))
 
     def problem(self, name: str) -> str:
-        """Why a topic would lose records; "" if it would not or does not exist."""
+        """Return why a topic would lose records, "" if it would not or does not exist."""
         return "" if self.described(name) is None else _problem(name, self._topic_options(name))
 
     def delete_topic(self, name: str) -> None:
@@ -130,15 +130,15 @@ class Admin:
         self._answer(name, asked[name])
 
     def _topic_options(self, name: str) -> dict[str, str]:
-        """The configuration of a topic, nothing if this user may not know it."""
+        """Return the configuration of a topic, empty if this user may not read it."""
         from confluent_kafka.admin import ConfigResource
 
         topic = ConfigResource(ConfigResource.Type.TOPIC, name)
         asked = self.client.describe_configs([topic], request_timeout=REQUEST_S)[topic]
         found = self._answer(name, asked, "TOPIC_AUTHORIZATION_FAILED")
         if found is None:
-            what = "is it compacted? what is its max.message.bytes?"
-            logger.warning("kafka: this user may not read the configuration of {}: {}", name, what)
+            remedy = f"make sure that it is not compacted and takes messages of {DEFAULT_MAX_BYTES} bytes"
+            logger.warning("kafka: this user may not read the configuration of topic {}: {}", name, remedy)
         return {option: entry.value for option, entry in (found or {}).items()}
 
     def _create(self, name: str) -> None:
@@ -150,16 +150,16 @@ class Admin:
         asked = self.client.create_topics([wanted], operation_timeout=REQUEST_S, request_timeout=REQUEST_S)
         self._answer(name, asked[name], "TOPIC_ALREADY_EXISTS")
 
-    def _answer(self, topic: str, asked: "Future[Any]", none: str = "") -> Any:
-        """What the brokers answer about a topic, None for the error of this name."""
+    def _answer(self, topic: str, asked: "Future[Any]", expected: str = "") -> Any:
+        """Return the brokers' answer about a topic, None if it is the error named `expected`."""
         from confluent_kafka import KafkaException
 
         try:
             return asked.result()
         except KafkaException as error:
-            self.client.poll(0)  # brings what the client knows about it to the log
+            self.client.poll(0)  # passes waiting lines of the client to the log
             reason = error.args[0]
-            if reason.name() == none:
+            if reason.name() == expected:
                 return None
             if reason.name() == "TOPIC_EXCEPTION":
                 raise ToolkitError(f"Kafka takes no topic {topic!r}: {reason.str()}") from error

@@ -1,4 +1,4 @@
-"""Reading a large file of lines from its end, in bounded memory."""
+"""Reading large files of lines, mostly from the end, in bounded memory."""
 
 import os
 import re
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 SCAN_BYTES = 4 << 20
 MAX_LINE_BYTES = 1 << 20
 BLANK = b" \t\r\n\0"  # a power cut may leave zeros
-HOLE = re.compile(rb"\0{16,}")  # of a power cut, or a copied and truncated log; shorter: UTF-16, or one wrong character
+HOLE = re.compile(rb"\0{16,}")  # left by a power cut or by logrotate's copytruncate; fewer zeros may be UTF-16 text
 
 
 def read_at(fd: int, offset: int, size: int) -> bytes:
-    """`size` bytes from `offset` on, fewer at the end of the file."""
+    """Read `size` bytes from `offset` on, or fewer at the end of the file."""
     os.lseek(fd, offset, os.SEEK_SET)
     blocks = []
     while size and (block := os.read(fd, size)):
@@ -21,13 +21,13 @@ def read_at(fd: int, offset: int, size: int) -> bytes:
 
 
 def is_whole(fd: int) -> bool:
-    """Whether the file ends in a newline, if in anything."""
+    """Return whether the file is empty or ends with a newline."""
     size = os.lseek(fd, 0, os.SEEK_END)
     return size == 0 or read_at(fd, size - 1, 1) == b"\n"
 
 
 def last_line(fd: int) -> tuple[int, bytes]:
-    """Where the last line begins, and as much of it as a line may have, without the zeros and blanks around it."""
+    """Return the offset of the last line, and at most about 1 MiB of it without surrounding blanks and zeros."""
     size = start = os.lseek(fd, 0, os.SEEK_END)
     newline = -1
     while start and newline < 0:
@@ -44,13 +44,13 @@ def last_line(fd: int) -> tuple[int, bytes]:
 
 
 def lines_backwards(fd: int, needle: bytes, start: int, low: int) -> Iterator[tuple[bytes, int]]:
-    """Lines between the offsets `low` and `start` that contain `needle`, last first, and the offsets behind them.
+    """Yield the lines from offset `start` back to `low` that contain `needle`, each with the offset after it.
 
-    Zeros before a line are passed over. Of a line that is too long for a record only the end is given.
+    Zeros before a line are skipped. Of a line that is too long for a record only the end is yielded.
     """
     for end in range(start, low, -SCAN_BYTES):
         lowest = max(low, end - SCAN_BYTES)
-        begin = max(low, lowest - MAX_LINE_BYTES)  # of a line that ends here, of which the step before had not all
+        begin = max(low, lowest - MAX_LINE_BYTES)  # a line that ends after `lowest` may begin before it
         data = read_at(fd, begin, end - begin)
         cut = len(data)
         while (found := data.rfind(needle, 0, cut)) >= 0:
@@ -64,7 +64,7 @@ def lines_backwards(fd: int, needle: bytes, start: int, low: int) -> Iterator[tu
 
 
 def first_hole(fd: int, start: int, end: int) -> int:
-    """Where the first line that has a zero begins, from the beginning of a line up to `end`; `end` if none has."""
+    """Return the offset of the first line with a zero byte, from `start` (where a line begins) to `end`, else `end`."""
     found = start
     for offset in range(start, end, SCAN_BYTES):
         before, zero, _ = read_at(fd, offset, min(SCAN_BYTES, end - offset)).partition(b"\0")

@@ -1,4 +1,4 @@
-"""Connecting to PostgreSQL, and telling errors that heal from errors that do not."""
+"""Connections to PostgreSQL, and the mapping of its errors."""
 
 import logging
 from collections.abc import Iterator
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 CONNECT_S, LOCK_S, IDLE_S = 5, 5, 10
 MOST_NAME_BYTES = 63
 
-# What a server or the library answers where only a user can help; a server may answer in another language, then the
-# consumer waits, and its line has the reason.
-_LASTING = (
+# Parts of messages about errors that only the user can fix. If a server answers in another language, the consumer waits
+# and logs the message.
+_PERMANENT = (
     "authentication failed", "no password supplied", "does not exist", "pg_hba.conf", "certificate",
     "does not support SSL", "permission denied", "sslmode", "channel binding",
 )  # fmt: skip
-_LASTING_CLASSES = ("22", "23", "2F", "42", "54", "0A")  # values, constraints, syntax and rights, limits, features
+_PERMANENT_CLASSES = ("22", "23", "2F", "42", "54", "0A")  # values, constraints, syntax and rights, limits, features
 
 
 def library() -> Any:
-    """psycopg. Raises ToolkitError if it is not installed."""
+    """Import and return psycopg. Raises ToolkitError if it is not installed."""
     try:
         import psycopg
     except ImportError as error:
@@ -34,35 +34,35 @@ def library() -> Any:
 
 @contextmanager
 def errors(url: StoreUrl) -> Iterator[None]:
-    """Map psycopg's errors: StoreUnavailable for what can heal, else ToolkitError. None shows the password."""
+    """Map psycopg's errors: StoreUnavailable if the error can heal, else ToolkitError. No message has the password."""
     psycopg = library()
     try:
         yield
     except psycopg.Error as error:
         reason, state = _reason(error), error.sqlstate or ""
-        can_heal = isinstance(error, psycopg.OperationalError) and not any(each in reason for each in _LASTING)
-        lasts = state[:2] in _LASTING_CLASSES if state else not can_heal
-        raise (ToolkitError if lasts else StoreUnavailable)(f"PostgreSQL at {url.place}: {reason}") from None
+        can_heal = isinstance(error, psycopg.OperationalError) and not any(each in reason for each in _PERMANENT)
+        is_permanent = state[:2] in _PERMANENT_CLASSES if state else not can_heal
+        raise (ToolkitError if is_permanent else StoreUnavailable)(f"PostgreSQL at {url.place}: {reason}") from None
 
 
 def _reason(error: Exception) -> str:
-    """The last of several attempts in one line, without the address, which `errors` names."""
+    """Return the error of the last attempt to connect in one line, without the address, which `errors` adds."""
     return " ".join(str(error).split()).rpartition(" failed: ")[2]
 
 
 def connect(url: StoreUrl, schema: str) -> "Connection[Any]":
-    """Connection in autocommit mode whose tables are in `schema`, which is made where it is missing.
+    """Open a connection in autocommit mode whose tables are in `schema`, which is created if it is missing.
 
-    Whoever stops in a transaction gives its locks away after a while, and nobody waits for a lock for ever. Raises
-    like `errors`, and ToolkitError if psycopg is not installed.
+    The server ends a transaction that is idle for IDLE_S, which releases its locks, and a statement that waits for a
+    lock for LOCK_S. Raises like `errors`, and ToolkitError if psycopg is not installed.
     """
     psycopg = library()
-    logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # what it logs is raised as well
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # it raises what it logs
     with errors(url):
         connection: Connection[Any] = psycopg.connect(
             url.text,
             autocommit=True,
-            client_encoding="UTF8",  # whatever the server or PGCLIENTENCODING says
+            client_encoding="UTF8",  # whatever the server or PGCLIENTENCODING has set
             connect_timeout=CONNECT_S,
             application_name=f"processed store {schema}",
             tcp_user_timeout=IDLE_S * 1000,

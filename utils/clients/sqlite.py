@@ -1,4 +1,4 @@
-"""SQLite files for durable writing, and telling errors that heal from errors that do not."""
+"""SQLite databases that are written durably, and the mapping of SQLite's errors."""
 
 import sqlite3
 import sys
@@ -12,7 +12,7 @@ from typing import Any
 from utils.app.errors import ToolkitError, Unavailable
 from utils.clients import files
 
-# For new files. Batches and rows in bulk go in 0.7 of the time that pages of 4 KiB take.
+# For new files. Large batches take 0.7 of the time that they take with pages of 4 KiB.
 PAGE_BYTES = 16_384
 
 _FATAL = {"SQLITE_NOTADB": "is not a SQLite database", "SQLITE_CORRUPT": "is damaged"}
@@ -20,7 +20,7 @@ _FATAL = {"SQLITE_NOTADB": "is not a SQLite database", "SQLITE_CORRUPT": "is dam
 
 @contextmanager
 def errors(path: Path) -> Iterator[None]:
-    """Map SQLite's errors: Unavailable for what can heal (locked, full, unwritable), else ToolkitError.
+    """Map SQLite's errors: Unavailable if the error can heal (locked, full, unwritable), else ToolkitError.
 
     IntegrityError passes through: only the caller knows what a conflict means.
     """
@@ -38,17 +38,17 @@ def errors(path: Path) -> Iterator[None]:
 
 
 def columns(connection: sqlite3.Connection, table: str) -> dict[str, str]:
-    """Column -> declared type of a table, nothing if there is none."""
+    """Return the declared types of a table by column, empty if there is no such table."""
     return dict(connection.execute("SELECT name, type FROM pragma_table_info(?)", (table,)).fetchall())
 
 
 class Database:
-    """A file in WAL mode that this process writes: one connection, which threads share, and durable transactions."""
+    """A database in WAL mode with durable transactions, on one connection that threads share."""
 
     def __init__(self, path: Path, *, wait_s: float = 1.0, replaced: type[ToolkitError] = ToolkitError) -> None:
-        """Open the file, which is created with its folder; statements wait up to `wait_s` for another writer.
+        """Open the file; create it and its folder if missing. Statements wait up to `wait_s` for another writer.
 
-        `replaced` is raised if the path names another file later. Raises like `errors`.
+        `replaced` is the error that `check` raises. Raises like `errors`.
         """
         self.path, self._replaced = path, replaced
         self._mutex = threading.RLock()
@@ -62,14 +62,14 @@ class Database:
                 self.connection.execute("PRAGMA synchronous=FULL")
                 if sys.platform == "darwin":
                     self.connection.execute("PRAGMA fullfsync=ON")
-                files.sync_path(path.parent)  # the names of new files
+                files.sync_path(path.parent)  # makes the names of new files durable
                 self._opened = files.file_id(path)
             except (sqlite3.Error, OSError, ToolkitError):
                 self.connection.close()
                 raise
 
     def _use_wal(self, deadline_s: float) -> None:
-        """SQLite itself does not wait here for whoever writes, as when several processes open a new file at once."""
+        """Switch to WAL mode. Wait for other writers, as SQLite does not: several processes may open a new file."""
         while True:
             try:
                 self.connection.execute("PRAGMA journal_mode=WAL")
@@ -80,16 +80,16 @@ class Database:
             time.sleep(0.01)
 
     def query(self, statement: str, *values: object) -> list[Any]:
-        """All rows of a statement. Raises like `errors`."""
+        """Run a statement and return all its rows. Raises like `errors`."""
         with self._mutex, errors(self.path):
             return self.connection.execute(statement, values).fetchall()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One durable transaction on the file that the path names. Raises like `errors`, and like `check`."""
+        """Run one durable transaction, if the path still names this file. Raises like `errors`, and like `check`."""
         with self._mutex, errors(self.path):
             self.check()
-            # IMMEDIATE: a deferred one fails at once, whatever the timeout, when it turns into a write.
+            # IMMEDIATE: a deferred transaction may fail at its first write, without waiting for another writer.
             self.connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self.connection
@@ -99,18 +99,18 @@ class Database:
                     self.connection.execute("ROLLBACK")
 
     def check(self) -> None:
-        """Raise `replaced` if the path names another file by now; the one that was moved then has everything.
+        """Raise `replaced` if the path now names another file; first write the log into the file that was moved.
 
-        SQLite leaves the log at the name that the file was opened by.
+        SQLite's log stays under the old name, so without it the moved file would miss the last commits.
         """
         if files.file_id(self.path) != self._opened:
-            with suppress(sqlite3.Error):  # of a file that was deleted
+            with suppress(sqlite3.Error):  # the file may be deleted
                 self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             remedy = "" if issubclass(self._replaced, Unavailable) else ": start again"
             raise self._replaced(f"{self.path} was deleted, moved or replaced while in use{remedy}")
 
     def close(self) -> None:
-        """Release the file, once no other thread is in a statement. May be called twice."""
+        """Close the connection, once no other thread runs a statement. May be called twice."""
         with self._mutex:
             with suppress(ToolkitError):
                 self.check()
