@@ -341,7 +341,7 @@ def test_a_drain_ends_within_its_bound(machine: Machine) -> None:
     assert len(sink.rows) == 1  # it stops after the present batch
 
 
-# What only the user can fix
+# Errors that only the user can fix
 
 
 def test_an_error_that_only_the_user_can_fix_ends_the_start(machine: Machine, logged: list[str]) -> None:
@@ -760,7 +760,7 @@ def test_a_dead_letter_that_cannot_be_written_is_pending(machine: Machine, monke
     assert picky.rows == made[1:]
 
 
-# Whatever fails
+# Random failures
 
 
 Failures = list[tuple[str, int]]

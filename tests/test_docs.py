@@ -1,4 +1,4 @@
-"""What the documents say is so: settings, commands, options, files."""
+"""Settings, commands, options and files that the documents name exist."""
 
 import json
 import re
@@ -15,10 +15,10 @@ from utils.app import config
 from utils.app.config import PROJECT_DIR, Settings
 from utils.app.options import Interval
 
-# The library takes a command line from sys.argv under pytest for a mistake.
+# Cyclopts warns of any run under pytest that reads sys.argv.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Cyclopts application invoked"),
-    pytest.mark.xdist_group("help"),  # each help is made once
+    pytest.mark.xdist_group("help"),  # so that one process builds each help once
 ]
 
 EXAMPLE = PROJECT_DIR / ".env.example"
@@ -47,7 +47,7 @@ ALL = {"MESSAGE_INTERVAL_SECONDS": INTERVAL, **SHARED}
 
 @cache
 def run_help(name: str, command: str = "", option: str = "--help") -> str:
-    """What `python -m name [command] --help` (or another option) prints, in this process."""
+    """Return what `python -m name [command] --help` (or another option) prints, run in this process."""
     with pytest.MonkeyPatch.context() as patched:
         printed: list[str] = []
         patched.setenv("COLUMNS", "400")
@@ -60,7 +60,7 @@ def run_help(name: str, command: str = "", option: str = "--help") -> str:
 
 
 def commands() -> list[tuple[str, str]]:
-    """Module and arguments of every `python -m ...` in the documents."""
+    """Return module and arguments of every `python -m ...` in the documents."""
     found = []
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
@@ -90,7 +90,7 @@ def test_readme_lists_each_setting() -> None:
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)
 def test_help_names_variables_and_defaults(name: str) -> None:
-    """Of the settings that the command takes, which are those that it reads."""
+    """Each setting that a command takes is in its help with variable and default."""
     lines = run_help(name).splitlines()
     for variable, (option, default, _) in SHARED.items():
         shown = [line for line in lines if re.search(rf"{option}\b(?!-)", line)]

@@ -1,4 +1,4 @@
-"""The doctor must find each kind of broken set-up, and say what to do; a healthy one has no problem."""
+"""The doctor finds each kind of broken set-up and names a remedy; a healthy one has no problem."""
 
 import importlib.metadata
 import json
@@ -53,7 +53,7 @@ VERSION = cache(importlib.metadata.version)
 
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a journal and sinks that contain all of it, made once."""
+    """Return a data folder with a journal and complete sinks, made once."""
     settings = Settings(data_dir=tmp_path_factory.mktemp("healthy") / "data")
     with closing(Journal(settings.journal_path("ann"), BUZZ)) as journal:
         journal.subscribe(EMBEDDED)
@@ -70,18 +70,18 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def settings(healthy: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """A folder with data, an empty .env, and nobody at the broker's address."""
+    """Return settings with a copy of the healthy folder, an empty .env, and a broker's address where nobody listens."""
     (tmp_path / ".env").touch()
     monkeypatch.chdir(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     shutil.copytree(healthy, settings.data_path)
-    monkeypatch.setattr(importlib.metadata, "version", VERSION)  # it is asked for some thirty, and reads a file each
+    monkeypatch.setattr(importlib.metadata, "version", VERSION)  # the doctor asks for about 30, each a file to read
     return replace(settings, kafka_broker=address)
 
 
 def look(settings: Settings, topic: str, state: str = "problem") -> str:
-    """What the doctor finds of this kind, with its remedies, as one text."""
+    """Return findings of this topic and state, with their remedies, as one text."""
     lines = list(doctor.examine(settings, lambda: "Agg: tests"))
     return "\n".join(f"{each.text} -> {each.remedy}" for each in lines if (each.topic, each.state) == (topic, state))
 
@@ -109,7 +109,7 @@ def test_packages(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.metadata.version
 
     def version(name: str) -> str:
-        if name in ("rich", "mypy", "hypothesis"):  # the others are for tests and checks only: no problem of a user
+        if name in ("rich", "mypy", "hypothesis"):  # mypy and hypothesis are for developers only
             raise importlib.metadata.PackageNotFoundError(name)
         return "2.0.2" if name == "kafka-python" else real(name)
 
@@ -141,7 +141,7 @@ sys.exit(verify_emitters.run(["doctor", "--json"]))
 
 @pytest.mark.full
 @pytest.mark.parametrize("package", ["psutil", "matplotlib", "pandas", "duckdb", "confluent-kafka"])
-def test_where_a_package_is_missing_all_else_is_looked_at(package: str, settings: Settings) -> None:
+def test_a_missing_package_stops_no_other_check(package: str, settings: Settings) -> None:
     module = package.replace("-", "_")
     done = run_python(package, module, settings=settings, code=WITHOUT)
     assert done.returncode == 1, done.stderr
@@ -204,7 +204,7 @@ def test_only_a_damaged_journal_is_to_be_moved_away(settings: Settings, monkeypa
 def test_a_full_journal_a_pending_one_and_its_user(settings: Settings) -> None:
     with closing(Journal(settings.journal_path("ann"), BUZZ)) as journal:
         for _ in range(3):
-            append(journal, 5, text=secrets.token_hex(100_000))  # in the journal it is compressed
+            append(journal, 5, text=secrets.token_hex(100_000))  # the journal compresses, so random text
         assert f"in use by process {os.getpid()}" in look(settings, "journal", "ok")
         assert "18 assigned in 2 runs, 15 pending" in look(settings, "journal", "ok")
         assert "full (JOURNAL_MAX_MB=1): repair the sink" in look(replace(settings, journal_max_mb=1), "journal")
@@ -260,7 +260,7 @@ def test_a_damaged_duckdb_file(settings: Settings) -> None:
 
 @pytest.fixture
 def impostor() -> Iterator[str]:
-    """Address of a server that accepts and hangs up at once."""
+    """Yield the address of a server that accepts connections and closes them at once."""
     server = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -276,7 +276,7 @@ def impostor() -> Iterator[str]:
 
 
 @pytest.mark.full
-def test_what_listens_is_no_broker(settings: Settings, impostor: str) -> None:
+def test_a_server_that_is_no_broker(settings: Settings, impostor: str) -> None:
     assert "cannot be read" in look(replace(settings, kafka_broker=impostor), "kafka")
 
 

@@ -1,4 +1,4 @@
-"""Imports point down the design's list and never up, importing does nothing else, and start-up stays light."""
+"""Imports point down the list of layers, have no side effects, and a command loads only what it uses."""
 
 import ast
 import json
@@ -12,7 +12,7 @@ import pytest
 from tests.helpers import run_python
 from utils.app.config import PROJECT_DIR, Settings
 
-# From the top. A module imports from its own group and from the layers below, never from a group beside it.
+# From the top. A module imports from its own group and from lower layers, never from another group of its layer.
 LAYERS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"producers": ("producers.*",), "consumers": ("consumers.*",), "verify_emitters": ("verify_emitters",)},
     {"dashboard": ("consumers.dashboard.*",), "feeds": ("utils.feeds.*",)},
@@ -26,7 +26,7 @@ LAYERS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"records": ("utils.records.*",), "clients": ("utils.clients.*",)},
     {"app": ("utils.app.*",)},
 )
-# Within these groups every module is on its own, apart from what the group shares.
+# Within these groups a module imports no other one, apart from what the group shares.
 APART = {
     "producers": (),
     "emitters": ("base",),
@@ -37,7 +37,7 @@ HEAVY = ("pandas", "numpy", "matplotlib", "duckdb", "kafka", "confluent_kafka", 
 
 
 def modules() -> dict[str, Path]:
-    """Name and file of every module of the project but tests and scripts."""
+    """Return name and file of every module of the project, without tests and scripts."""
     files = [PROJECT_DIR / "verify_emitters.py"]
     for folder in ("producers", "consumers", "utils"):
         files += sorted((PROJECT_DIR / folder).rglob("*.py"))
@@ -50,7 +50,7 @@ MODULES = modules()
 
 @cache
 def imported(path: Path) -> tuple[str, ...]:
-    """Every module that a file imports anywhere, `from package import module` as package.module."""
+    """Return every module that a file imports anywhere; `from package import module` counts as package.module."""
     return tuple(_imports(path))
 
 
@@ -65,7 +65,7 @@ def _imports(path: Path) -> Iterator[str]:
 
 
 def place(name: str) -> tuple[int, str]:
-    """Layer (0 = top) and group; the longest pattern wins."""
+    """Return layer (0 = top) and group; the longest pattern wins."""
     found = [
         (len(pattern), layer, group)
         for layer, groups in enumerate(LAYERS)
@@ -79,7 +79,7 @@ def place(name: str) -> tuple[int, str]:
 
 
 def wrong(importer: str, target: str) -> str:
-    """Why this import is not allowed, "" if it is."""
+    """Return why this import is not allowed, or ""."""
     (layer, group), (target_layer, target_group) = place(importer), place(target)
     if target_layer < layer:
         return f"{importer} imports {target} from above"
@@ -137,7 +137,7 @@ def test_nothing_imports_in_a_circle() -> None:
         ("consumers.dashboard.state", {"matplotlib", "threading.Thread"}),
     ],
 )
-def test_what_a_module_must_not_know(name: str, unknown: set[str]) -> None:
+def test_modules_do_not_import_forbidden_libraries(name: str, unknown: set[str]) -> None:
     assert not {target.partition(".")[0] for target in imported(MODULES[name])} & unknown
 
 

@@ -1,4 +1,4 @@
-"""The journal alone: acknowledgement, runs, subscriptions, pruning, restarts, copies and thefts."""
+"""The journal alone: acknowledgement, runs, subscriptions, pruning, restarts, copies, moved files."""
 
 import os
 import secrets
@@ -73,7 +73,7 @@ def stored(path: Path, query: str) -> list[tuple[object, ...]]:
 
 
 def read_all(journal: Journal, after: int = 0, max_count: int = 10_000) -> list[tuple[str, int]]:
-    """(producer_id, sequence) of everything behind a place."""
+    """Return (producer_id, sequence) of every record after a place."""
     found: list[tuple[str, int]] = []
     while batch := journal.read(after, max_count):
         found += [(batch.producer_id, sequence) for sequence in range(batch.first, batch.last + 1)]
@@ -109,7 +109,7 @@ def test_a_run_without_records_is_no_run_to_ask_a_sink_for(path: Path) -> None:
         assert list(journal.runs()) == [journal.producer_id]
 
 
-def test_what_append_returned_from_is_on_disk(journal: Journal, path: Path) -> None:
+def test_appended_records_are_on_disk(journal: Journal, path: Path) -> None:
     lines = append(journal, 3).lines
     ((*numbers, packed),) = stored(path, "SELECT run, last, count, lines FROM batches")
     assert (numbers, lz4.block.decompress(packed)) == ([1, 3, 3], lines)
@@ -143,7 +143,7 @@ def test_reading_gives_what_was_appended_from_memory_or_disk(
                 while batch := journal.read(reached, step):
                     assert batch.first == reached + 1
                     assert batch.count <= step
-                    assert batch.lines.count(batch.producer_id.encode()) == batch.count  # of one run
+                    assert batch.lines.count(batch.producer_id.encode()) == batch.count  # all of one run
                     reached = batch.last
                     pages.append(batch.lines)
                 assert (reached, b"".join(pages)) == (journal.last, appended)
@@ -220,9 +220,9 @@ def test_rows_that_every_subscribed_sink_has_go_with_an_append_or_a_prune(journa
     for _ in range(4):
         append(journal, 10)
     append(journal, 10, {"file": (40, ""), "sqlite": (25, "")})
-    assert stored(path, "SELECT MIN(last) FROM batches") == [(30,)]  # a batch goes as a whole
+    assert stored(path, "SELECT MIN(last) FROM batches") == [(30,)]  # batches are pruned whole
     pending_bytes = journal.pending_bytes
-    prune(journal, file=50)  # sqlite is not in this run
+    prune(journal, file=50)  # this run has no sqlite
     assert stored(path, "SELECT COUNT(*) FROM batches") == [(3,)]
     prune(journal, file=50, sqlite=50)
     assert stored(path, "SELECT COUNT(*) FROM batches") == [(0,)]
@@ -231,7 +231,7 @@ def test_rows_that_every_subscribed_sink_has_go_with_an_append_or_a_prune(journa
     assert append(journal, 1).first == 51
 
 
-def test_a_sink_that_subscribed_later_holds_back_nothing_from_before(journal: Journal, path: Path) -> None:
+def test_a_later_subscription_keeps_no_older_records(journal: Journal, path: Path) -> None:
     journal.subscribe(["file"])
     append(journal, 10)
     journal.subscribe(["sqlite"])
@@ -239,7 +239,7 @@ def test_a_sink_that_subscribed_later_holds_back_nothing_from_before(journal: Jo
     assert stored(path, "SELECT last FROM batches") == [(20,)]
 
 
-def test_what_has_left_the_journal_is_known_after_a_restart(path: Path) -> None:
+def test_pruned_records_are_known_after_a_restart(path: Path) -> None:
     with closing(Journal(path, BUZZ)) as journal:
         journal.subscribe(["file"])
         append(journal, 10)
@@ -251,10 +251,10 @@ def test_what_has_left_the_journal_is_known_after_a_restart(path: Path) -> None:
         assert (journal.pruned, journal.last, journal.pending_bytes) == (20, 20, 0)
 
 
-def test_what_is_appended_while_a_worker_asks_has_not_left_the_journal(
+def test_records_appended_during_a_query_do_not_count_as_pruned(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else a sink that is reached at this moment would pass over it."""
+    """Records appended during the query do not count as pruned: a sink that has caught up would skip them."""
     journal.subscribe(["file"])
     real = sqlite.Database.query
 
@@ -269,7 +269,7 @@ def test_what_is_appended_while_a_worker_asks_has_not_left_the_journal(
     assert journal.last == 3
 
 
-def test_a_prune_that_failed_is_made_up_for(path: Path, impatient: None) -> None:
+def test_a_failed_prune_is_repeated(path: Path, impatient: None) -> None:
     with closing(Journal(path, BUZZ)) as journal, closing(sqlite3.connect(path, isolation_level=None)) as other:
         journal.subscribe(["file"])
         append(journal, 3)
@@ -296,11 +296,11 @@ def test_space_is_freed_after_an_outage(path: Path) -> None:
         assert append(journal, 1).first == 201
 
 
-def test_of_positions_that_begin_alike_only_the_last_ones_stay(path: Path) -> None:
+def test_of_positions_with_one_prefix_only_the_newest_are_kept(path: Path) -> None:
     names = (*(f"key:{number}" for number in range(5)), "a.log", "kez")
     with closing(Journal(path, BUZZ)) as journal:
         journal.append(batch_for(journal, 1), positions={"a.log": "9", **{name: "1" for name in names[:5]}})
-        journal.append(batch_for(journal, 1), positions={"key:0": "2", "kez": "3"})  # stored again, so now the last
+        journal.append(batch_for(journal, 1), positions={"key:0": "2", "kez": "3"})  # key:0 is newest again
         journal.trim_positions("key:", 3)
         assert [journal.position(name) for name in names] == ["2", "", "", "", "1", "9", "3"]
         journal.trim_positions("key:", 3)
@@ -317,13 +317,13 @@ def test_the_position_of_a_feed_is_stored_with_its_records_or_not_at_all(path: P
         other.execute("ROLLBACK")
         assert (journal.position("a.log"), journal.position("b.log"), journal.last) == ("17", "3", 2)
         journal.append(batch_for(journal, 2), positions={"a.log": "34"})
-        with pytest.raises(ToolkitError):  # what does not follow is not acknowledged
+        with pytest.raises(ToolkitError):  # a gap in the sequences
             journal.append(Batch.of_records(make_messages(2), journal.producer_id, 6, BUZZ.codec), {"a.log": "99"})
     with closing(Journal(path, BUZZ)) as journal:
         assert (journal.position("a.log"), journal.position("b.log"), journal.last) == ("34", "3", 4)
 
 
-# Copies, backups and thefts
+# Copies, backups and moved files
 
 
 def test_a_copied_folder_needs_nothing_and_no_pair_of_ids_comes_twice(path: Path, tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def test_a_copied_folder_needs_nothing_and_no_pair_of_ids_comes_twice(path: Path
         journal.subscribe(["file"])
         append(journal, 5)
         original = journal.producer_id
-        copied = shutil.copytree(path.parent, tmp_path / "elsewhere")  # while it is in use, as a backup does
+        copied = shutil.copytree(path.parent, tmp_path / "elsewhere")  # copied while in use, as by a backup
         append(journal, 3)
         with closing(Journal(copied / path.name, BUZZ)) as copy:
             pending = copy.read(0, 100)
@@ -358,7 +358,7 @@ def test_a_journal_from_a_backup_repeats_sequences_under_a_new_id(path: Path) ->
 
 @open_files_stay
 def test_the_newest_run_owns_the_journal(path: Path) -> None:
-    """The PID file of a running producer was removed; a second one prunes only what the first had acknowledged."""
+    """If the PID file of a running producer is gone, a second one takes over and prunes acknowledged records only."""
     with closing(Journal(path, BUZZ)) as older:
         older.subscribe(["file"])
         append(older, 10)
@@ -404,7 +404,7 @@ def test_a_journal_in_use_names_the_process(path: Path, settings: Settings) -> N
 @pytest.mark.parametrize("put_back", [False, True])
 @pytest.mark.parametrize("noticed", ["append", "prune", "close"])
 def test_a_journal_that_was_moved_while_in_use_is_whole(path: Path, noticed: str, put_back: bool) -> None:
-    """SQLite leaves its log at the old name: the moved file would miss everything since the last checkpoint."""
+    """A journal moved while it is open is complete: its write-ahead log, left at the old name, is checkpointed."""
     away = path.with_name("away.sqlite")
     journal = Journal(path, BUZZ)
     journal.subscribe(["file"])
@@ -413,13 +413,13 @@ def test_a_journal_that_was_moved_while_in_use_is_whole(path: Path, noticed: str
     lines = journal.read(0, 1000)
     path.rename(away)
     if put_back:
-        shutil.copy(away, path)  # the same bytes, but another file
+        shutil.copy(away, path)  # same content, but another file
     if noticed != "close":
         with pytest.raises(ToolkitError, match="deleted, moved or replaced") as error:
             append(journal, 10) if noticed == "append" else prune(journal, file=200)
         assert not isinstance(error.value, Unavailable)
         assert (error.value.exit_code, str(error.value).count("\n")) == (2, 0)
-        # A second Ctrl+C ends without closing anything.
+        # The moved file is complete even before close, which a second Ctrl+C skips.
         copied = Path(shutil.copy(away, path.with_name("copied.sqlite")))
         assert stored(copied, "SELECT SUM(count) FROM batches") == [(200,)]
     journal.close()
@@ -433,7 +433,7 @@ def test_a_journal_that_was_moved_while_in_use_is_whole(path: Path, noticed: str
 
 @pytest.mark.skipif(not hasattr(os, "link"), reason="needs hard links")
 def test_a_journal_with_two_names_is_rejected(path: Path, tmp_path: Path) -> None:
-    """`cp -al` of a data folder: one file, but a log for each name."""
+    """A journal with hard links is rejected, as `cp -al` makes them: each name would have its own write-ahead log."""
     Journal(path, BUZZ).close()
     other = tmp_path / "ann.sqlite"
     os.link(path, other)
@@ -445,7 +445,7 @@ def test_a_journal_with_two_names_is_rejected(path: Path, tmp_path: Path) -> Non
     Journal(path, BUZZ).close()
 
 
-# What cannot be a journal
+# Files that are no journal
 
 
 @pytest.mark.parametrize("spoil", ["external", "newer"])
@@ -469,7 +469,7 @@ def test_a_journal_belongs_to_one_stream(path: Path) -> None:
     Journal(path, BUZZ).close()
 
 
-def test_all_is_released_when_opening_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locks_are_released_when_opening_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise Unavailable("disk I/O error")
 
@@ -480,8 +480,8 @@ def test_all_is_released_when_opening_fails(path: Path, monkeypatch: pytest.Monk
     Journal(path, BUZZ).close()
 
 
-def test_close_waits_for_what_another_thread_stores(path: Path) -> None:
-    """SQLite ends the process if a connection is closed under a statement."""
+def test_close_waits_for_a_statement_of_another_thread(path: Path) -> None:
+    """Closing waits for a running statement: SQLite crashes the process otherwise."""
     path.parent.mkdir()
     database = sqlite.Database(path)
     begun, may_end = threading.Event(), threading.Event()
@@ -523,7 +523,7 @@ STEPS = st.tuples(st.sampled_from(["append", "prune", "run", "restore", "backup"
 def test_any_history_loses_nothing_pending_and_no_ids_come_twice(
     tmp_path_factory: pytest.TempPathFactory, history: list[Step]
 ) -> None:
-    """Against a model: a list of (producer_id, sequence) in the order of acknowledgement."""
+    """Any history agrees with a model: a list of (producer_id, sequence) in the order of acknowledgement."""
     path = tmp_path_factory.mktemp("history") / "ann.sqlite"
     model: list[tuple[str, int]] = []
     ever: list[tuple[str, int]] = []

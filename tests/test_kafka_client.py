@@ -1,4 +1,4 @@
-"""What clients of Kafka tell and how their errors are named, without a broker."""
+"""Reports and errors of Kafka clients, without a broker."""
 
 import re
 from dataclasses import replace
@@ -20,7 +20,7 @@ def away(settings: Settings) -> Settings:
 
 
 def text(settings: Settings, name: str, reason: str = "") -> str:
-    """The line about an error of this name, if `reason` was the last that the client told."""
+    """Return the line about an error of this name, with `reason` as the client's last report."""
     log = ClientLog()
     log.reason = reason
     return str(failed(KafkaException(KafkaError(getattr(KafkaError, name))), settings, log))
@@ -36,7 +36,7 @@ def test_what_a_broker_answers_is_its_reason(away: Settings) -> None:
     assert text(away, "NOT_COORDINATOR", "an older line") == "Kafka at broker:9092: Broker: Not coordinator"
 
 
-def test_what_to_check_is_named(away: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_to_check_are_named(away: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
     for reason in ("SASL authentication error", "SSL handshake failed", "Disconnected"):
         assert f"KAFKA_USERNAME, KAFKA_PASSWORD, KAFKA_CA_FILE: {reason}" in text(away, "_TRANSPORT", reason)

@@ -1,4 +1,4 @@
-"""Log lines: where they go, how much of them is kept, and what they never hold."""
+"""Log lines: their targets, the limit on their size, and secrets that they never contain."""
 
 import threading
 from pathlib import Path
@@ -43,10 +43,10 @@ def test_the_log_is_bounded(settings: Settings, path: Path, monkeypatch: pytest.
     assert "line 99" in path.read_text(encoding="utf-8")
 
 
-def test_a_log_that_another_process_has_open_loses_no_line(
+def test_a_log_that_cannot_be_renamed_loses_no_line(
     settings: Settings, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Windows renames no file that is open elsewhere."""
+    """While Windows cannot rename a log that another process has open, lines are still appended to it."""
     monkeypatch.setattr(log, "MAX_BYTES", 2_000)
 
     def replace(source: Path, target: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_log_that_another_process_has_open_loses_no_line(
     assert path.stat().st_size < 2_000
 
 
-def test_without_a_place_there_is_no_log_but_no_harm(
+def test_without_a_writable_folder_commands_run_without_a_log_file(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "data").write_text("a file")
@@ -105,12 +105,12 @@ def test_a_thread_that_dies_is_named(settings: Settings, path: Path, capsys: pyt
 HOSTILE = "a\nok: all is well\r\x1b[2J\x9b2J\u2028\u202eb\u2066\x00\x85"
 
 
-def test_what_others_wrote_is_one_line_that_steers_nothing() -> None:
+def test_external_text_is_one_line_without_control_characters() -> None:
     assert log.plain(HOSTILE) == "a ok: all is well  [2J 2J  b   "
     assert log.plain("İ ß 日本 😀\u00a0\u200d") == "İ ß 日本 😀\u00a0\u200d"
 
 
-def test_what_others_wrote_cannot_forge_a_log_line(
+def test_external_text_cannot_forge_a_log_line(
     settings: Settings, path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log.set_up(settings, "test")

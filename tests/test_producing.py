@@ -51,7 +51,7 @@ SENSORS = Stream("sensors", Reading, by="device", value="temperature_c")
 
 @pytest.fixture(autouse=True)
 def no_signal_handlers(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """The event that Ctrl+C would set."""
+    """Replace signal handlers by an event, and return it: setting it simulates Ctrl+C."""
     stop = threading.Event()
     monkeypatch.setattr(signals, "stop_on_signals", lambda: stop)
     return stop
@@ -96,14 +96,14 @@ def test_messages_come_at_their_pace(settings: Settings, monkeypatch: pytest.Mon
 
     def made() -> Paced:
         for each in paced(5, gap=2.0):
-            now[0] += 0.5  # what making it takes
+            now[0] += 0.5  # making a record takes time
             yield each
 
     monkeypatch.setattr("utils.delivery.producing.time.monotonic", lambda: now[0])
     monkeypatch.setattr(signals, "stop_on_signals", Stop)
     assert produce(settings, made(), interval_s=3.0) == 0
-    assert [round(wait, 6) for wait in waits if wait > 1] == [5.5] * 4  # the first one at once
-    assert acknowledged == [1, 2, 3, 4], "what is made waits for nothing"
+    assert [round(wait, 6) for wait in waits if wait > 1] == [5.5] * 4  # the first record comes at once
+    assert acknowledged == [1, 2, 3, 4], "a record is acknowledged as soon as it is made"
     assert sum(map(len, held("file", settings).values())) == 5
 
 
@@ -124,10 +124,10 @@ def test_a_slow_generator_is_acknowledged_with_the_time_at_which_it_made_each_re
     assert produce(settings, made()) == 0
     seconds = [json.loads(line)["timestamp"][17:] for line in settings.live_path.read_text("utf-8").splitlines()]
     assert seconds == ["00.750Z", "01.500Z", "02.250Z", "03.000Z"]
-    assert max(acknowledged) <= 2, "what is made waits for no full batch"
+    assert max(acknowledged) <= 2, "records are acknowledged before a batch is full"
 
 
-def test_bounds_that_no_library_takes_are_as_good_as_none(settings: Settings) -> None:
+def test_huge_bounds_mean_no_bound(settings: Settings) -> None:
     huge = Run(count=10**20, drain=1e300)
     assert producing.produce(BUZZ, "ragini", paced(3), Making(interval=0, sinks=("file",), run=huge), settings) == 0
 
@@ -161,7 +161,7 @@ def test_fields_without_a_column_are_named_once_and_counted(
 ) -> None:
     given = [b'{"device":"a","temperature_c":%d,"colour":"red"}' % number for number in range(300)]
     given += [b'{"device":"a","temperature_c":"n/a"}'] * 5
-    given += [json.dumps(dict.fromkeys((f"{number:060}" for number in range(150)), 1)).encode()]  # names are values
+    given += [json.dumps(dict.fromkeys((f"{number:060}" for number in range(150)), 1)).encode()]  # the names are values
     lines = [Line(each, "2026-11-23T19:04:05.123Z") for each in given]
     run, stop = AT_ONCE.run, threading.Event()
     with producing.session(SENSORS, "sensor", settings, sinks=AT_ONCE.sinks, run=run, stop=stop) as opened:
@@ -179,10 +179,10 @@ def test_fields_without_a_column_are_named_once_and_counted(
     assert first.startswith(b'{"device":"a","temperature_c":0,"colour":"red","timestamp":')
 
 
-# What no sink can store
+# Records that no sink can store
 
 
-def test_what_no_sink_could_store_is_rejected_alone(
+def test_a_record_that_no_sink_can_store_is_rejected_alone(
     settings: Settings, capsys: pytest.CaptureFixture[str], logged: list[str]
 ) -> None:
     messages = make_messages(700)
@@ -233,7 +233,7 @@ def test_a_rejected_record_costs_few_transactions_more(settings: Settings, monke
         (("file",), {"live_file": "alerts.jsonl"}),
     ],
 )
-def test_two_that_would_share_a_file_are_one_line(
+def test_two_sinks_with_one_file_are_one_line(
     settings: Settings, sinks: tuple[str, ...], names: dict[str, str]
 ) -> None:
     settings.data_path.mkdir(parents=True)
@@ -258,7 +258,7 @@ def test_names_of_sinks_that_are_not_in_the_run_are_free(settings: Settings) -> 
 
 
 def test_a_message_is_in_all_sinks_soon_after_it_is_acknowledged(settings: Settings) -> None:
-    """The bound is generous for a busy machine; scripts/bench.py measures."""
+    """A generous bound for a busy machine; scripts/bench.py measures the real delay."""
     acknowledged: list[float] = []
     everywhere: list[float] = []
 
@@ -284,7 +284,7 @@ def test_a_sink_is_subscribed_until_it_is_dropped(
     emit = SqliteEmitter.emit
 
     def emit_later(self: SqliteEmitter, batch: Batch) -> None:
-        wait_until(lambda: sum("producing to" in line for line in logged) == 3)  # what is pending was logged before
+        wait_until(lambda: sum("producing to" in line for line in logged) == 3)  # pending records were logged before
         emit(self, batch)
 
     assert produce(settings, paced(10), sinks=("file", "sqlite")) == 0
@@ -298,13 +298,13 @@ def test_a_sink_is_subscribed_until_it_is_dropped(
     assert_complete(settings, sinks=["file", "sqlite"])
     assert produce(settings, paced(10), sinks=("file",), drop=("sqlite",)) == 0
     assert "sqlite" not in capsys.readouterr().out.splitlines()[-1]
-    assert produce(settings, paced(1), sinks=("file", "sqlite")) == 0  # subscribed again: from here on
+    assert produce(settings, paced(1), sinks=("file", "sqlite")) == 0  # subscribed again, from here on
     assert [n for each in held("sqlite", settings).values() for n in each] == [*range(1, 22), 32]
     assert not [line for line in logged if "older copy" in line]
 
 
 @pytest.mark.full
-def test_what_was_delivered_is_not_pending_while_its_sink_is_away(settings: Settings, logged: list[str]) -> None:
+def test_delivered_records_are_not_pending_while_their_sink_is_away(settings: Settings, logged: list[str]) -> None:
     assert produce(settings, paced(10), sinks=("sqlite",)) == 0
     with closing(sqlite3.connect(settings.sqlite_path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -313,7 +313,7 @@ def test_what_was_delivered_is_not_pending_while_its_sink_is_away(settings: Sett
     assert not [line for line in logged if line.endswith(" pending")]
 
 
-def test_nothing_left_to_produce_to(settings: Settings) -> None:
+def test_a_run_without_any_sink_is_one_line(settings: Settings) -> None:
     with pytest.raises(ToolkitError, match="--sinks"):
         produce(settings, paced(1), sinks=("file",), drop=("file",))
     assert not settings.data_path.exists()
@@ -334,7 +334,7 @@ def test_short_runs_while_a_sink_is_away_are_delivered_in_order(settings: Settin
     assert_complete(settings)
 
 
-# Copies, backups and thefts
+# Copies, backups and deleted files
 
 
 def test_a_deleted_journal_needs_nothing(settings: Settings, logged: list[str]) -> None:
@@ -362,7 +362,7 @@ def test_a_sink_that_was_deleted_gets_what_the_journal_still_has(settings: Setti
 
 @pytest.mark.full
 def test_a_sink_replaced_by_its_backup_gets_what_the_journal_still_has(settings: Settings) -> None:
-    """All of it, as another sink is behind."""
+    """The sink gets all of it, because another sink that is behind keeps it in the journal."""
     assert produce(settings, paced(10), sinks=EMBEDDED) == 0
     backups = {path: path.read_bytes() for path in (settings.live_path, settings.sqlite_path, settings.duckdb_path)}
     with closing(sqlite3.connect(settings.sqlite_path, isolation_level=None)) as other:
@@ -380,14 +380,14 @@ def test_a_sink_replaced_by_its_backup_gets_what_the_journal_still_has(settings:
 
 @pytest.fixture
 def small(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """The journal is full after some hundred messages."""
+    """Settings with a limit that some hundred messages reach."""
     monkeypatch.setattr(producing, "Session", lambda delivery, stop, _: Session(delivery, stop, 50_000))
     return settings
 
 
 @pytest.mark.full
 def test_at_its_limit_the_journal_waits_and_names_each_sink_once(small: Settings, logged: list[str]) -> None:
-    """A sink that is only slow may be the first that it waits for."""
+    """The journal names a blocked sink once, even if it waited for a slow one before."""
 
     def named() -> list[str]:
         return [line for line in logged if "journal is full" in line and line.endswith("waiting for sqlite")]
@@ -408,10 +408,10 @@ def test_at_its_limit_the_journal_waits_and_names_each_sink_once(small: Settings
     assert_complete(small, sinks=["file", "sqlite"])
 
 
-def test_a_full_journal_waits_for_no_sink_that_has_failed(
+def test_a_full_journal_does_not_wait_for_a_failed_sink(
     small: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its worker takes nothing any more, even once the sink is fixed."""
+    """A sink whose worker has ended cannot make room, even after the sink was fixed."""
     from utils.emitters.sqlite_emitter import SqliteEmitter
 
     def spoilt(self: SqliteEmitter, batch: Batch) -> None:
@@ -429,7 +429,7 @@ def test_a_full_journal_waits_for_no_sink_that_has_failed(
     assert 100 < last_assigned(small) < 8_000
 
 
-def test_a_full_journal_waits_for_no_sink_that_is_not_in_the_run(small: Settings) -> None:
+def test_a_full_journal_does_not_wait_for_a_sink_outside_of_the_run(small: Settings) -> None:
     assert produce(small, paced(1), sinks=("file", "sqlite")) == 0
     with pytest.raises(ToolkitError, match=r"sqlite takes nothing: it is not in this run: .*--drop") as error:
         produce(small, paced(8_000), sinks=("file",))
@@ -505,11 +505,11 @@ def test_errors_are_one_line_and_the_traceback_is_in_the_log_file_on_demand(sett
 def test_a_data_folder_that_is_deleted_ends_the_run_in_one_line(settings: Settings) -> None:
     with start_python("producers.ragini_producer", "--interval", "0.2", settings=settings) as process:
         wait_until(lambda: settings.live_path.exists() and settings.live_path.stat().st_size)
-        settings.data_path.rename(settings.data_path.with_name("gone"))  # at once, not file by file while it writes
+        settings.data_path.rename(settings.data_path.with_name("gone"))  # all files in one step
         _, err = process.communicate(timeout=30)
     assert process.returncode == 2
     assert "was deleted, moved or replaced while in use" in err
-    assert "unlinking" not in err  # the lock's library has its own words for it
+    assert "unlinking" not in err  # not the words of the lock's library
 
 
 def test_a_password_never_reaches_the_logs(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl+C at any moment: before a command has begun, and just before a wait."""
+"""Ctrl+C at any moment: before a command has begun, during imports, and around a wait."""
 
 import os
 import re
@@ -34,8 +34,8 @@ def stop() -> Iterator[signals.Stop]:
         signal.signal(number, handler)
 
 
-def test_a_signal_that_interrupts_nothing_ends_a_wait(stop: signals.Stop) -> None:
-    """Taken in another thread, as good as just before the wait: an event of the standard library would sleep on."""
+def test_a_signal_in_another_thread_ends_a_wait(stop: signals.Stop) -> None:
+    """A signal that another thread receives ends the wait: threading.Event would keep waiting."""
     begun_s = time.monotonic()
     threading.Timer(0.05, signal.raise_signal, (signal.SIGINT,)).start()
     assert stop.wait(30)
@@ -45,7 +45,7 @@ def test_a_signal_that_interrupts_nothing_ends_a_wait(stop: signals.Stop) -> Non
 
 @pytest.mark.parametrize("moment", range(8))
 def test_a_handler_may_interrupt_a_wait_anywhere(stop: signals.Stop, moment: int) -> None:
-    """At some of these moments a standard event holds its lock, and the handler would wait for it for ever."""
+    """A handler can set the event at any moment of a wait: threading.Event deadlocks while it holds its lock."""
     passed = 0
 
     def interrupt(frame: FrameType, event: str, argument: object) -> "TraceFunction":
@@ -84,8 +84,8 @@ def test_without_its_packages_a_command_names_what_to_do(name: str) -> None:
     assert re.fullmatch(r".* has no cyclopts, .*; do this first: .*(activate|requirements.txt|start.py)\n", done.stderr)
 
 
-def test_packages_go_into_an_environment_and_never_again_into_one_that_is_active(tmp_path: Path) -> None:
-    """Systems refuse pip outside of an environment, and who has activated one is not told to do so again."""
+def test_the_remedy_for_missing_packages_fits_the_active_environment(tmp_path: Path) -> None:
+    """pip is suggested only in a virtual environment (systems reject it elsewhere), activation only outside of one."""
     system, other, venv = (str(tmp_path / name) for name in ("usr", "other", ".venv"))
     for folder in (system, other):
         Path(folder).mkdir()

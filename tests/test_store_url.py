@@ -1,4 +1,4 @@
-"""PROCESSED_STORE_URL: what it may be, and that nothing of its password is shown whatever is wrong with it."""
+"""PROCESSED_STORE_URL: valid addresses, and errors that never show the password."""
 
 from urllib.parse import quote
 
@@ -28,7 +28,7 @@ def test_addresses(text: str, place: str) -> None:
     assert (url.text, url.place) == (text, place)
 
 
-def test_none() -> None:
+def test_empty_addresses_are_none() -> None:
     assert processed_store_url({}) is None
     assert processed_store_url({"PROCESSED_STORE_URL": ""}) is None
 
@@ -59,7 +59,7 @@ def test_the_password_is_masked_however_it_is_written(password: str, raw: bool) 
 
 @pytest.mark.full
 def test_a_command_shows_no_password(settings: Settings) -> None:
-    """Neither on the terminal nor in its log, for an address that cannot be used and one that nobody answers."""
+    """Neither terminal nor log show the password, for an invalid address and for one where nobody listens."""
     for text, words in (
         ("postgresql://ann:pass@word-1@127.0.0.1:1/x", "PROCESSED_STORE_URL is not"),
         ("postgresql://ann:pass%40word-1@127.0.0.1:1/x", "127.0.0.1:1/x"),

@@ -1,4 +1,4 @@
-"""The table of a stream in both dialects: made new, brought up to date, and what is an error."""
+"""The table of a stream in both dialects: created, upgraded, or rejected."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -44,7 +44,7 @@ class Database:
         return dict(self.query(f"SELECT name, type FROM pragma_table_info('{table.name}')"))
 
     def prepare(self, table: Table) -> list[str]:
-        """Do as the emitters do; the statements."""
+        """Create or upgrade the table as the emitters do; return the statements."""
         existing = self.columns(table) if self.has(table) else {}
         statements = table.upgrade(self.dialect, existing) if existing else table.create(self.dialect)
         self.execute(*statements)
@@ -85,7 +85,7 @@ def test_buzz_has_the_columns_of_buzzline_first(database: Database) -> None:
     assert database.query("SELECT id FROM streamed_messages ORDER BY message") == [(1,), (2,)]
 
 
-def test_a_user_has_an_id_of_his_own(database: Database) -> None:
+def test_a_field_named_id_is_an_ordinary_column(database: Database) -> None:
     table = Table(Stream("orders", fields=(Field("id", "text"),)))
     database.prepare(table)
     assert list(database.columns(table)) == ["id", *OWN]
@@ -104,7 +104,7 @@ def test_fields_may_have_odd_names(database: Database, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ['q"', "a\\b", "a\nb", "\0", "", " ", "rowid", "ROWID", "_rowid_", "oid", "Extra"])
-def test_fields_that_cannot_be_columns_are_none(name: str) -> None:
+def test_fields_with_reserved_names_have_no_column(name: str) -> None:
     assert Table(Stream("odd", fields=(Field(name, "text"), Field("x", "text")))).columns == ("x", *OWN)
 
 
@@ -120,7 +120,7 @@ def test_quoted_names() -> None:
 
 class TestUpgrade:
     @pytest.mark.parametrize("existing", ["message TEXT", "ID INTEGER, Message TEXT, AUTHOR TEXT", "room TEXT"])
-    def test_what_a_table_of_others_has_not_is_added(self, database: Database, existing: str) -> None:
+    def test_missing_columns_are_added_to_an_external_table(self, database: Database, existing: str) -> None:
         table = Table(BUZZ)
         database.execute(f"CREATE TABLE Streamed_Messages ({existing})", "INSERT INTO streamed_messages DEFAULT VALUES")
         database.prepare(table)
@@ -205,7 +205,7 @@ class TestUpgrade:
             *(("timestamp", kind) for kind in ("DATETIME", "TIMESTAMP", "VARCHAR(40)")),
         ],
     )
-    def test_sqlite_columns_that_give_back_what_they_take(self, field: str, kind: str) -> None:
+    def test_sqlite_columns_that_return_values_unchanged_are_accepted(self, field: str, kind: str) -> None:
         database, table = Database("sqlite"), Table(READINGS)
         database.execute(f"CREATE TABLE readings ({field} {kind})")
         database.prepare(table)
@@ -217,7 +217,7 @@ class TestUpgrade:
         ("field", "kind"),
         [*(("integer", kind) for kind in ("HUGEINT", "UTINYINT")), ("timestamp", "VARCHAR"), ("json", "VARCHAR")],
     )
-    def test_duckdb_columns_that_give_back_what_they_take(self, field: str, kind: str) -> None:
+    def test_duckdb_columns_that_return_values_unchanged_are_accepted(self, field: str, kind: str) -> None:
         database, table = Database("duckdb"), Table(READINGS)
         database.execute(f"CREATE TABLE readings ({field} {kind})")
         database.prepare(table)

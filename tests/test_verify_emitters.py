@@ -1,4 +1,4 @@
-"""The command: check, its exit codes, its help; the other commands have files of their own."""
+"""`verify_emitters check`: its exit codes and help; other commands have test files of their own."""
 
 import json
 import socket
@@ -17,7 +17,7 @@ from utils.sinks import EMBEDDED
 
 @pytest.fixture
 def nobody_listens(monkeypatch: pytest.MonkeyPatch) -> str:
-    """Address of a port that was free a moment ago."""
+    """Return the address of a port that was free a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     monkeypatch.setenv("KAFKA_BROKER_ADDRESS", address)

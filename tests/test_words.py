@@ -1,4 +1,4 @@
-"""One name has one meaning, and one thing one name: words that the project does not use, names defined twice."""
+"""One name has one meaning, and one thing one name: banned words, names that are defined twice."""
 
 import ast
 import io
@@ -12,7 +12,7 @@ import pytest
 
 from utils.app.config import PROJECT_DIR
 
-# The unambiguous ones of the words that have a standard term of the field, which is to be used instead.
+# Words to replace by a standard term of the field; only those whose use is unambiguous.
 INSTEAD = {
     r"ow(e|es|ed|ing)": "subscribed, pending",
     r"for(get|gets|getting|got|gotten)": "drop",
@@ -31,7 +31,7 @@ INSTEAD = {
 IN_NAMES = INSTEAD | {r"say|says|said|told|tells": "print, log, report"}  # in prose these are common verbs
 PHRASES = {r"\b(go|goes|went) on\b": "continue, resume", r"\bg(ive|ives|ave|iven) out\b": "assign"}
 
-# Names of libraries and standards.
+# Uses of these words in libraries and standards.
 ALLOWED = re.compile(
     r"PRAGMA foreign_keys|FOREIGN KEY|foreign_keys|Connection(Refused|refused)\w*|connection refused|ECONNREFUSED"
     r"|make_pictures|make pictures|PNG pictures"
@@ -52,13 +52,13 @@ TESTS = _files("tests/**/*.py")
 
 
 def words(text: str) -> Iterator[str]:
-    """The words of a text, those in identifiers as well: `_say_owedSince` has four."""
+    """Yield the words of a text, also within identifiers: `_say_owedSince` has four."""
     yield from re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", text)
 
 
 @cache
 def better(word: str, in_names: bool) -> str:
-    """What to use instead of a word, "" if nothing."""
+    """Return the term to use instead of a word, or ""."""
     instead = IN_NAMES if in_names else INSTEAD
     return next((term for pattern, term in instead.items() if re.fullmatch(pattern, word, re.IGNORECASE)), "")
 
@@ -76,7 +76,7 @@ def wrong_phrases(text: str) -> Iterator[str]:
 
 
 def identifiers(source: str) -> Iterator[tuple[int, str]]:
-    """Line and text of each name in a module."""
+    """Yield line number and text of each name in a module."""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.NAME:
             yield token.start[0], token.string
@@ -120,7 +120,7 @@ def test_the_search_passes_over_other_words(text: str) -> None:
 
 # One name, one meaning -----
 
-# Public functions and classes that several modules of utils define, and why the meaning is one.
+# Public functions and classes that several modules of utils define, and the common meaning.
 SAME_MEANING = {
     "emit_message": "each emitter has it for calls from a loop or a notebook",
     "errors": "the context manager of a client that maps its library's errors",
@@ -131,7 +131,7 @@ SAME_MEANING = {
 
 
 def defined(paths: dict[str, str]) -> dict[str, list[str]]:
-    """Public classes and functions at module level, and the modules that define them."""
+    """Return the public classes and functions at module level, with the modules that define them."""
     found = defaultdict(list)
     for name, source in paths.items():
         for node in ast.parse(source).body:

@@ -1,4 +1,4 @@
-"""docs/your-own-stream.md, followed to the letter in a copy of the project."""
+"""docs/your-own-stream.md, followed in a copy of the project."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[list[str]]:
-    """The arguments of each `python -m` of the page, in order."""
+    """Return the arguments of each `python -m` of the page, in order."""
     return [line.split()[2:] for block in blocks("shell") for line in block.splitlines()]
 
 
@@ -36,8 +36,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(project: Path, *arguments: str, code: int = 0) -> str:
-    """Output of Python with these arguments, stdout before stderr."""
-    own = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # a file changed within a second would run as it was
+    """Run Python with these arguments; return stdout followed by stderr."""
+    own = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # a .pyc would hide a change within the same second
     done = subprocess.run(
         [sys.executable, *arguments], cwd=project, env=own, capture_output=True, text=True, check=False
     )
@@ -51,12 +51,12 @@ def rows(project: Path, query: str) -> list[tuple[object, ...]]:
 
 
 def follow(project: Path, word: str, *more: str) -> str:
-    """Run the first command of the page that has this word, without pauses and to its end."""
+    """Run the first command of the page that contains the word, without pauses and to its end."""
     arguments = next(each for each in commands() if word in each)
     return run(project, "-m", *[argument if argument != "0.1" else "0" for argument in arguments], *more)
 
 
-def test_the_page_from_the_idea_to_the_fourth_look(project: Path) -> None:
+def test_the_commands_of_the_page_work_in_order(project: Path) -> None:
     assert "garden: made 300, acknowledged 300" in follow(project, "producers.garden_producer")
     assert len((project / "data" / "garden.jsonl").read_text().splitlines()) == 300
     shown = run(project, "-m", "consumers.ragini_consumer", "--stream", "garden", "--once", "--json").splitlines()

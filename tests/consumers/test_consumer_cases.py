@@ -90,7 +90,7 @@ def test_a_position_from_another_file(sink: str, settings: Settings, case: Case)
     assert "in the store: records 7," in done.stdout
 
 
-# What is the same for each sink
+# Cases that all sinks share
 
 
 def test_the_store_is_here_whatever_machines_share(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""Bad options, variables and .env files: one line on stderr that says what, where and what to do, and exit code 2."""
+"""Bad options, variables and .env files: one line on stderr that says what, where and what to do; exit code 2."""
 
 import importlib
 import re
@@ -107,7 +107,7 @@ OPTIONS = [
 
 
 def rejected(module: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line with which a command rejects its options; exit code 2, and nothing on stdout."""
+    """Return the one line that rejects the options; assert exit code 2 and an empty stdout."""
     command = importlib.import_module(module)
     run = getattr(command, "run", None)
     code = run(arguments) if run else cli.run(command.main, name=module, arguments=arguments)
@@ -122,7 +122,7 @@ def rejected(module: str, arguments: list[str], capsys: pytest.CaptureFixture[st
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A current folder with an empty .env."""
+    """Change to a folder with an empty .env."""
     (tmp_path / ".env").touch()
     monkeypatch.chdir(tmp_path)
 

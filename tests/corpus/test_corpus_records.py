@@ -1,4 +1,4 @@
-"""Records as others write them: read with what is missing filled in, or rejected with a reason; never fatal."""
+"""Records of other programs: read with missing fields filled in, or rejected with a reason; never fatal."""
 
 import json
 import re
@@ -49,7 +49,7 @@ READABLE: list[tuple[str, dict[str, Any]]] = [
     ('{"message": "line\\nbreak"}', {"message": "line\nbreak"}),
     ('{"message": "true"}', {"message": "true"}),
 ]
-# What has no column or does not fit it, and is kept in `extra`.
+# Values without a column, or of another type than their column: kept in `extra`.
 ODD: list[bytes] = [
     b'{"timestamp": "yesterday"}',
     b'{"timestamp": 1700000000}',
@@ -75,7 +75,7 @@ ODD: list[bytes] = [
     b'{"producer_id": 5}',
     b'{"producer_id": ""}',
 ]
-TOO_DEEP = "truncated" if sys.version_info >= (3, 14) else "nested too deeply"  # Python's own limit comes later there
+TOO_DEEP = "truncated" if sys.version_info >= (3, 14) else "nested too deeply"  # Python 3.14 raised its own limit
 
 UNREADABLE: list[tuple[bytes, str]] = [
     (b"", "truncated"),
@@ -128,7 +128,7 @@ def test_readable_records(line: str, fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("odd", ODD)
-def test_what_does_not_fit_is_kept(odd: bytes) -> None:
+def test_values_that_do_not_fit_are_kept(odd: bytes) -> None:
     record = BUZZ.codec.decode(b'{"message": "hi", ' + odd[1:])
     assert (record.message, record.author, record.message_length) == ("hi", "Unknown", 2)
     assert b'{"' + record.extra.encode()[2:].replace(b'":', b'": ', 1) == odd
@@ -141,7 +141,7 @@ def test_unreadable_records_have_a_reason(line: bytes, pattern: str) -> None:
 
 
 def test_a_file_of_all_of_them_is_read_once_with_every_reason(tmp_path: Path) -> None:
-    """Blank lines are no records."""
+    """Every record is read once and every bad line has its reason; blank lines are neither."""
     path = tmp_path / "all.jsonl"
     bad = [line for line, _ in UNREADABLE if line.strip() and b"\n" not in line]
     good = [line.encode() for line, _ in READABLE]
@@ -153,11 +153,11 @@ def test_a_file_of_all_of_them_is_read_once_with_every_reason(tmp_path: Path) ->
         invalid += chunk.invalid
     source.close()
     assert len(messages) == len(good)
-    assert len(invalid) == len([line for line in bad if line.strip(b" \t\0")])  # a run of zeros ends a line
+    assert len(invalid) == len([line for line in bad if line.strip(b" \t\0")])  # zeros end a line
     assert all(each.where.startswith("all.jsonl byte ") and each.reason for each in invalid)
 
 
-def test_a_deeply_nested_end_of_the_file_sink_stops_nobody(settings: Settings) -> None:
+def test_a_deeply_nested_last_line_of_the_file_stops_no_producer(settings: Settings) -> None:
     deep = b'{"message": "ann-1", "more": ' + b"[" * 100_000
     settings.data_path.mkdir()
     settings.live_path.write_bytes(deep + b"\n" + deep)
@@ -196,7 +196,7 @@ def test_any_change_of_a_record_is_a_record_or_has_a_reason(data: st.DataObject)
 
 
 def read_or_reject(data: bytes) -> None:
-    """What is read must be whole, storable, and the same when it is written and read again."""
+    """Assert that a line has a reason, or a record that is storable and equal when it is written and read again."""
     codec = BUZZ.codec
     try:
         record = codec.decode(data)

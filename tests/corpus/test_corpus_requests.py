@@ -1,4 +1,4 @@
-"""Requests to the served page that no browser would send: a plain answer or a closed line, and it goes on serving."""
+"""Malformed requests to the served page: it answers or closes the connection, and serves the next one."""
 
 import json
 import socket
@@ -20,17 +20,17 @@ def port() -> Iterator[int]:
 
 
 def answer(port: int, request: bytes) -> bytes:
-    """All that the server sends until it closes."""
+    """Return everything that the server sends until it closes."""
     with closing(socket.create_connection(("127.0.0.1", port), 5)) as connection:
         connection.sendall(request)
-        if b"\r\n\r\n" not in request:  # it would wait for the rest
+        if b"\r\n\r\n" not in request:  # the server would wait for the rest
             connection.shutdown(socket.SHUT_WR)
         parts = []
         try:
             while part := connection.recv(65_536):
                 parts.append(part)
         except ConnectionResetError:
-            pass  # it closed without reading the rest of what nobody should send
+            pass  # closed before it had read everything
         return b"".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""Databases, journals, recordings and positions that are not what they should be: one line, or read all the same."""
+"""Damaged or unexpected databases, journals, recordings and positions: one line, or read all the same."""
 
 import os
 import re
@@ -36,7 +36,7 @@ Make = Callable[[Path], object]
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
-    """A current folder with an empty .env, and a data folder."""
+    """Change to a folder with an empty .env, and make the data folder."""
     (tmp_path / ".env").touch()
     monkeypatch.chdir(tmp_path)
     settings.data_path.mkdir()
@@ -60,7 +60,7 @@ def sink_path(sink: str, settings: Settings) -> Path:
 
 
 def sql(*statements: str) -> Make:
-    """Makes a database, SQLite or DuckDB by its name."""
+    """Return a function that makes a database, SQLite or DuckDB by its suffix."""
 
     def make(path: Path) -> None:
         if path.suffix == ".duckdb":
@@ -77,7 +77,7 @@ def sql(*statements: str) -> Make:
 
 
 def cut(path: Path) -> None:
-    """A database whose second half is missing."""
+    """Cut a database in half."""
     sql("CREATE TABLE streamed_messages AS SELECT 'x' AS message", "CREATE TABLE more AS SELECT 1 AS a")(path)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
@@ -118,7 +118,7 @@ def file_instead(folder: Path) -> None:
     folder.touch()
 
 
-# What is there instead of a sink: code of a producer and of a consumer (--once), and words of the consumer's line.
+# What is in the sink's place: exit codes of a producer and of a consumer (--once), words of the consumer's line.
 INSTEAD: list[tuple[str, str, Make, int, int, str]] = [
     ("noise", "sqlite", lambda path: path.write_bytes(NOISE), 2, 2, "is not a SQLite database; move it away"),
     ("noise", "duckdb", lambda path: path.write_bytes(NOISE), 2, 2, "not a valid DuckDB database file!); move it away"),
@@ -172,8 +172,8 @@ def test_something_else_where_a_sink_should_be(  # noqa: PLR0917
         assert str(sink_path(sink, settings)) in shown
 
 
-# Rows as others write them: (message, sentiment, message_length, producer_id, sequence); what does not fit and is kept
-# in `extra`, or None if the row is no message.
+# External rows: (message, sentiment, message_length, producer_id, sequence), and the text that is kept in `extra`, or
+# None if the row is no message.
 ROWS: list[tuple[tuple[object, ...], str | None]] = [
     (("hi", 0.5, 2, "p", 1), ""),
     (("hi", None, None, None, None), ""),
@@ -195,7 +195,7 @@ ROWS: list[tuple[tuple[object, ...], str | None]] = [
 
 
 def test_rows_of_a_sqlite_table(settings: Settings) -> None:
-    """SQLite takes anything in any column."""
+    """SQLite stores any type in any column: values of the wrong type are kept in `extra`."""
     names = "message, sentiment, message_length, producer_id, sequence"
     with closing(sqlite3.connect(settings.sqlite_path)) as connection:
         connection.execute(f"CREATE TABLE streamed_messages (id INTEGER PRIMARY KEY, {names})")
@@ -221,7 +221,7 @@ POSITIONS = [
 
 @pytest.mark.parametrize("sink", EMBEDDED)
 def test_a_position_that_means_nothing_begins_again(sink: str, settings: Settings) -> None:
-    """Nothing is skipped and nothing raised; what was handled before is known by its ids."""
+    """An unknown position restarts the partition: nothing is skipped, and ids remove what was handled before."""
     with closing(SINKS[sink].emitter(settings, BUZZ, "ann-1", "")) as each:
         each.emit(make_batch(5))
     for position in POSITIONS:
@@ -262,7 +262,7 @@ def test_a_journal_that_cannot_be_used(
 
 
 @pytest.mark.parametrize("content", [b"", NOISE])
-def test_a_pid_file_that_somebody_left_behind_stops_nobody(content: bytes, settings: Settings) -> None:
+def test_a_leftover_pid_file_stops_no_producer(content: bytes, settings: Settings) -> None:
     path = settings.journal_path("ragini").with_suffix(".pid")
     path.parent.mkdir()
     path.write_bytes(content)

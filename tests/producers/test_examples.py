@@ -1,4 +1,4 @@
-"""The example producers: repeatable, in the patterns and with the faults they promise, typed in every sink."""
+"""The example producers: repeatable, with the promised patterns and faults, typed in every sink."""
 
 import random
 import statistics

@@ -1,4 +1,4 @@
-"""What the two producers make: repeatable, scored from the text, varied, fast, and in the patterns they promise."""
+"""Messages of the two producers of buzz: repeatable, scored by text, varied, fast, and in the promised patterns."""
 
 import math
 import random

@@ -1,4 +1,4 @@
-"""Recordings that are sent again as new records."""
+"""Recordings sent again as new records."""
 
 import gzip
 import json
@@ -39,7 +39,7 @@ def run(settings: Settings) -> Run:
 
 
 def stored(path: Path) -> list[dict[str, object]]:
-    """The records of a JSON lines file."""
+    """Return the records of a JSON lines file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -48,7 +48,7 @@ def texts(settings: Settings) -> list[object]:
 
 
 def counts(settings: Settings, table: str = "streamed_messages") -> list[int]:
-    """How many records each embedded sink contains."""
+    """Return the number of records in each embedded sink."""
     found = [len(stored(settings.file_path("buzz" if table == "streamed_messages" else table)))]
     with closing(sqlite3.connect(settings.sqlite_path)) as connection:
         found += connection.execute(f"SELECT count(*) FROM {table}").fetchone()

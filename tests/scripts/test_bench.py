@@ -1,4 +1,4 @@
-"""What scripts/bench_table.py writes to the page of measurements."""
+"""The tables that scripts/bench_table.py writes into the page of measurements."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A day of the dashboard: memory and frame time stay; and a frame costs less than half of plotting anew."""
+"""A day of the dashboard: memory and frame time stay constant, and a frame costs less than half of a new plot."""
 
 import gc
 import time
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.full
 
 
 def test_frames_leave_nothing_behind() -> None:
-    """A line that is plotted anew each time would be 60 objects more; what grows are matplotlib's bounded caches."""
+    """Frames leave no objects behind: a line plotted anew each time would add 60; only matplotlib's caches grow."""
     stream, drawing = bench_dashboard.Stream(), Dashboard("light", size=(4, 3))
 
     def objects_after(frames: int) -> int:
@@ -32,7 +32,7 @@ def test_frames_leave_nothing_behind() -> None:
 
 
 def count_up() -> None:
-    """A fixed amount of work: other work on the machine slows it as it slows a frame."""
+    """Do a fixed amount of work, which a busy machine slows as much as a frame."""
     for _ in range(500_000):
         pass
 
@@ -46,9 +46,9 @@ def seconds_of(work: Callable[[], object]) -> float:
 @pytest.mark.slow
 @pytest.mark.timeout(4 * 3600)
 def test_a_day_of_frames_keeps_memory_and_frame_time(measured: Callable[[str], None]) -> None:
-    """43,200 frames with 10,000,000 messages on a clock of their own; it takes about half an hour."""
+    """Memory and frame time stay over 43,200 frames with 10,000,000 messages on a simulated clock (half an hour)."""
     process, stream, drawing = psutil.Process(), bench_dashboard.Stream(), Dashboard("light")
-    sent, taken = 0, deque[float](maxlen=500)  # all of them would be a part of the growth
+    sent, taken = 0, deque[float](maxlen=500)  # a longer list would itself grow
     for frame in range(1, FRAMES + 1):
         count = round(frame * MESSAGES / FRAMES) - sent
         sent += count

@@ -1,4 +1,4 @@
-"""The attack tool: the same seed gives the same plan, a short run is survived, and damage is not overlooked."""
+"""The attack tool: one seed gives one plan, a short attack is survived, and damage is found."""
 
 import sqlite3
 from contextlib import closing
@@ -30,10 +30,10 @@ def test_the_same_seed_gives_the_same_plan(monkeypatch: pytest.MonkeyPatch) -> N
     assert [attack.at_s for attack in plan] == sorted(attack.at_s for attack in plan)
 
 
-def test_what_cannot_be_locked_or_filled_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attacks_that_the_system_does_not_support_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "linux")
     assert {attack.action for attack in chaos.plan(7, 60.0, 20, ["kafka"])} == {"kill", "freeze", "fill"}
-    monkeypatch.setattr("sys.platform", "darwin")  # no other process can be given a limit there
+    monkeypatch.setattr("sys.platform", "darwin")  # macOS cannot limit another process
     assert {attack.action for attack in chaos.plan(7, 60.0, 20, EMBEDDED)} == {"kill", "freeze", "lock"}
     assert chaos.plan(7, 60.0, 0, EMBEDDED) == []
 
@@ -87,7 +87,7 @@ def test_a_processed_store_is_compared_with_its_sink(settings: Settings, damage:
 
 def test_a_process_that_ends_by_itself_is_a_problem(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     settings.data_path.mkdir()
-    with closing(Journal(settings.journal_path("ragini"), BUZZ)):  # its producer cannot start
+    with closing(Journal(settings.journal_path("ragini"), BUZZ)):  # so its producer cannot start
         attacked = chaos.Attacked(settings, ["file"])
         surprise = "ragini_producer ended by itself with code 2"
 

@@ -1,4 +1,4 @@
-"""The environment is made once, filled again only when its lock file changed, and failures are one line."""
+"""The environment is made once, filled again only after its lock file changed, and any failure is one line."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from scripts import environment
 from scripts.environment import DEVELOPER, USER
 from utils.app.config import PROJECT_DIR
 
-# Stands for Python, pip and uv: notes what it was asked for, and fails at that if a file `log.KIND` is there.
+# Fake Python, pip and uv: log their call; fail if the file `log.KIND` exists.
 FAKE_PYTHON = """#!/bin/sh
 case "$(basename "$0") $*" in
   "uv pip install --require-hashes "*) kind=uv ;;
@@ -44,7 +44,7 @@ class Project:
         self.interpreter.chmod(0o755)
 
     def prepare(self, lock: str = USER) -> tuple[Path, list[str]]:
-        """The environment's Python and what was run to make it."""
+        """Prepare the environment; return its Python and the logged commands."""
         self.log.write_text("")
         python = environment.prepare(lock, self.path, str(self.interpreter))
         return python, self.log.read_text().split()
@@ -78,14 +78,14 @@ def test_a_changed_lock_is_installed_again(project: Project) -> None:
 
 
 @posix_only
-def test_who_tests_gets_more_and_keeps_it(project: Project) -> None:
+def test_developers_get_more_packages_and_keep_them(project: Project) -> None:
     project.prepare()
     assert project.prepare(DEVELOPER)[1] == ["uv"]
     assert project.prepare(USER)[1] == project.prepare(DEVELOPER)[1] == []
 
 
 @posix_only
-def test_what_developers_have_is_enough_for_users(project: Project) -> None:
+def test_an_environment_of_developers_serves_users(project: Project) -> None:
     project.prepare(DEVELOPER)
     assert project.prepare(USER)[1] == []
 
@@ -168,7 +168,7 @@ def required(name: str) -> list[Requirement]:
 
 
 def pinned(name: str) -> dict[str, list[str]]:
-    """Name and versions that a lock file names; some packages differ by Python version."""
+    """Return name and versions in a lock file; some packages have one version per Python."""
     found: dict[str, list[str]] = {}
     for line in (PROJECT_DIR / name).read_text("utf-8").splitlines():
         if match := re.match(r"([A-Za-z0-9._-]+)==([^ ;]+)", line):

@@ -1,4 +1,4 @@
-"""docs/proof.md names what runs, as often as it runs; it is written from the tests' markers."""
+"""docs/proof.md is made from the tests' markers: it names every attack and how often it runs."""
 
 import re
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ PAGE = PROJECT_DIR / "docs" / "proof.md"
 
 
 def collected(request: pytest.FixtureRequest) -> list[pytest.Item]:
-    """All tests with a marker in a run of the whole suite, else those that this run has collected."""
+    """Return the collected tests with a marker: all of them in a full run."""
     return [item for item in request.session.items if item.get_closest_marker("proof")]
 
 

@@ -1,4 +1,4 @@
-"""run_tests.py: three settings, what CI runs, exit codes, why there is no Kafka; and what the suite says at its end."""
+"""run_tests.py: its settings, the same commands in CI, exit codes, missing Kafka, and the summary of the suite."""
 
 import os
 import re
@@ -25,7 +25,7 @@ def test_kafka_is_prepared_by_its_script(tmp_path: Path, code: int, reason: str)
 
 
 class Ran:
-    """What would have been run, and the exit codes of it."""
+    """Records commands instead of running them, and plays their exit codes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.commands: list[list[str]] = []
@@ -106,7 +106,7 @@ PLANTED = {
 
 @pytest.mark.parametrize("what", [*list(PLANTED)[:2], pytest.param("a wrong type", marks=pytest.mark.full)])
 def test_checks_see_what_is_planted(what: str, tmp_path: Path) -> None:
-    """With the project's configuration, on a file of the kind that they look at."""
+    """Linters with the project's configuration find a planted mistake in each kind of file."""
     command, text = PLANTED[what]
     planted = tmp_path / "planted.py"
     planted.write_text(text)

@@ -1,4 +1,4 @@
-"""start.py runs two processes that end together, and says with its exit code how it went."""
+"""start.py runs two processes that end together; its exit code tells how."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tests.helpers import Process, assert_complete, producer_ids, wait_until
 from utils.app.config import PROJECT_DIR, Settings
 from utils.sinks import ALL
 
-# Stands for a producer: marks that it runs; ends when asked to, or by itself once the file `until` is there.
+# A fake producer: it marks that it runs, and ends when asked to or once the file `until` exists.
 CHILD = """
 import pathlib, signal, sys, time
 mark, until = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
@@ -28,7 +28,7 @@ mark.write_text("asked" if asked else "ended")
 sys.exit(code)
 """
 
-# The script around a pair, as start.py runs it: json of the commands, then the duration.
+# A process that runs the pair as start.py does: argv has the commands as JSON, then the duration.
 PARENT = """
 import json, sys
 from scripts import start
@@ -81,7 +81,7 @@ def test_when_one_ends_the_other_is_ended(marks: tuple[Path, Path], first: int, 
     assert marks[1 - first].read_text() == "asked"
 
 
-# The second command is known only once the first one works.
+# A second command that is chosen once the first one works.
 WAITING = """
 import json, pathlib, sys, time
 from scripts import start
@@ -101,7 +101,7 @@ def test_the_first_one_works_while_the_second_is_decided(marks: tuple[Path, Path
     assert (parent.returncode, marks[0].read_text()) == (2, "asked")
 
 
-def test_the_reason_wins_over_what_followed(marks: tuple[Path, Path]) -> None:
+def test_the_exit_code_is_that_of_the_process_that_ended_first(marks: tuple[Path, Path]) -> None:
     code, _ = Parent(child(marks[0], code=3), child(marks[1], code=2, until=marks[0])).ends()
     assert code == 2
 
@@ -123,7 +123,7 @@ def test_a_signal_ends_both_and_keeps_unfinished(marks: tuple[Path, Path], ask: 
 
 @pytest.mark.full
 @pytest.mark.parametrize("again", [False, True])
-def test_deaf_process_is_ended_at_last_or_by_a_second_ctrl_c(marks: tuple[Path, Path], again: bool) -> None:
+def test_a_process_that_ignores_signals_is_killed(marks: tuple[Path, Path], again: bool) -> None:
     parent = Parent(child(marks[0], obeys=False), child(marks[1]), end_within_s=60.0 if again else 0.5)
     wait_until(lambda: runs(*marks))
     started_s = time.monotonic()
@@ -160,7 +160,7 @@ def test_env_file_is_made_once_and_then_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / ".env").read_text() == "LOG_LEVEL=DEBUG\n"
 
 
-def test_stream_source_and_looks_reach_both() -> None:
+def test_options_reach_producer_and_dashboard() -> None:
     chosen = ["--stream", "sensors", "--source", "kafka", "--theme", "dark", "--serve", "9000"]
     options = start.parse(chosen)
     producer, dashboard = start.producer_command("python", options), start.dashboard_command("python", options)
@@ -177,7 +177,7 @@ def test_the_dashboard_reads_what_the_producer_writes_unless_an_option_names_ano
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The commands that are started together; nothing is installed, copied or run."""
+    """Return the list of commands that start.py would run; nothing is installed, copied or started."""
     commands: list[list[str]] = []
 
     def run_together(*given: list[str] | Callable[[], list[str]], duration_s: float) -> int:
@@ -191,7 +191,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def test_a_stream_without_a_producer_is_shown(started: list[list[str]]) -> None:
-    """The dashboard waits for it and says so."""
+    """The dashboard waits for a stream that no producer of the project makes."""
     arguments = ["--stream", "wind", "--serve"]
     assert start.main(arguments) == 0
     assert started == [start.dashboard_command(sys.executable, start.parse(arguments))]
@@ -205,7 +205,7 @@ def test_every_stream_has_its_producer() -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["--serve"], ["--serve", "0.0.0.0:9000"]])
 @pytest.mark.parametrize("window", [True, False])
-def test_page_where_it_is_asked_for_or_no_window_can_be(
+def test_the_dashboard_is_a_page_if_asked_for_or_without_a_display(
     started: list[list[str]], monkeypatch: pytest.MonkeyPatch, arguments: list[str], window: bool
 ) -> None:
     monkeypatch.setattr(start, "has_window", lambda python: window)
