@@ -75,6 +75,10 @@ def test_blank_lines_are_no_rows_and_columns_without_a_name_get_one() -> None:
         ("12", "", 12),
         ("1.50", "number", 1.5),
         ("1e3", "json", 1000.0),
+        (".5", "", 0.5),
+        ("-.5E2", "number", -50.0),
+        (".", "number", "."),
+        ("-", "number", "-"),
         ("007", "", "007"),
         ("+1", "", "+1"),
         ("12", "text", "12"),
@@ -109,8 +113,12 @@ def test_encodings_and_line_ends(encoding: str, end: str, size: int) -> None:
 def test_names_that_cannot_be_read_are_one_error() -> None:
     with pytest.raises(ToolkitError, match=r"the first line of table\.csv cannot name the columns: not utf-8"):
         rows_of("Größe,b\n1,2\n".encode("latin-1"))
-    with pytest.raises(ToolkitError, match=r"the first line of table\.csv names 'b' twice"):
-        rows_of(b"a,b,b\n1,2,3\n")
+
+
+def test_columns_of_one_name_are_numbered() -> None:
+    assert [row.line for row in rows_of(b"a,b,b,a,b_2,b\n1,2,3,4,5,6\n")] == [
+        b'{"a":"1","b":"2","b_2":3,"a_2":4,"b_2_2":5,"b_3":6}'
+    ]
 
 
 def test_empty_cells_are_absent() -> None:

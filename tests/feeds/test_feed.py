@@ -32,8 +32,10 @@ from utils.clients.line_file import MAX_LINE_BYTES
 from utils.emitters.file_emitter import FileEmitter
 from utils.feeds import feeding, inputs
 from utils.feeds.feeding import described
-from utils.feeds.lines import LineCodec
+from utils.feeds.lines import LineCodec, text_parser
 from utils.feeds.rows import Row, RowSource
+from utils.records.infer import instant_us
+from utils.records.instants import instant_text
 from utils.records.record import Batch
 from utils.records.stream import Stream
 from utils.sources.base import Chunk, Resume, Source
@@ -157,7 +159,8 @@ class TestInputs:
     @pytest.mark.parametrize(
         ("table", "shown"),
         [
-            ("t\n" + "7\n" * 9 + "n/a\n" * 3, "t +text .*n/a"),
+            ("t\n" + "7\n" * 9 + "soon\n" * 3, "t +text .*soon"),
+            ("t\n" + "7\n" * 9 + "n/a\n" * 30, "t +number .*n/a(.*\n)+.*in extra: t 30;"),
             ("Wert;Tag\n" + "4,1;23.11.2026 19:04\n" * 9, r"Wert +text .*4,1 *\n *Tag +text .*23\.11\.2026 19:04"),
             ("2026-11-23,0.5\n" * 9, "2026-11-23 +text .*2026-11-23"),
         ],
@@ -175,6 +178,34 @@ class TestInputs:
         assert [record[name] for record in lines(settings, "things")] == ["2026-11-23", "2026-11-24"]
         stamps = [datetime.fromisoformat(record["timestamp"]).astimezone() for record in lines(settings, "things")]
         assert [stamp.strftime("%d %H:%M") for stamp in stamps] == ["23 00:00", "24 00:00"]
+
+    @pytest.mark.parametrize("name", ["Timestamp", "TIMESTAMP"])
+    @pytest.mark.parametrize(("at", "time"), [("2026-11-23 19:04", True), ("soon", False)])
+    def test_a_timestamp_in_other_letters_takes_the_place_of_ours(  # noqa: PLR0917
+        self, name: str, at: str, time: bool, feed: Feed, settings: Settings, tmp_path: Path
+    ) -> None:
+        (tmp_path / "things.csv").write_text(f"{name},n\n" + f"{at},1\n" * 3)
+        done = feed("things.csv")
+        assert "extra" not in done.stdout + done.stderr
+        assert ("no field holds times" in done.stderr) == (not time)
+        for sink, found in column(settings, "things", name).items():
+            assert [str(value)[:10] for value in found] == [at[:10]] * 3, sink
+        assert [each for record in lines(settings, "things") for each in record if each.lower() == "timestamp"] == [
+            name
+        ] * 3
+
+    def test_times_in_the_form_of_apache(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
+        (tmp_path / "access.log").write_text('::1 - - [23/Nov/2026:19:04:05 +0100] "GET / HTTP/1.1" 200 12\n')
+        feed("access.log", "--once", "--pattern", r"\[(?P<at>[^]]+)\]", "--time-format", "%d/%b/%Y:%H:%M:%S %z")
+        assert lines(settings, "access")[0]["timestamp"] == "2026-11-23T18:04:05.000Z"
+        assert str(column(settings, "access", "at")["duckdb"]) == "[datetime.datetime(2026, 11, 23, 18, 4, 5)]"
+
+    @pytest.mark.parametrize("name", ["dates.csv", "dates.csv.gz"])
+    def test_dates_in_the_form_of_a_country(self, name: str, feed: Feed, settings: Settings, tmp_path: Path) -> None:
+        text = b"day,n\n11/23/2026,1\n,2\nsoon,3\n"
+        (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+        feed(name, "--time-format", "%m/%d/%Y", "--time", "day")
+        assert [record.get("day") for record in lines(settings, "dates")] == ["2026-11-23", None, "soon"]
 
     def test_text_with_a_pattern(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
         (tmp_path / "app.log").write_bytes(
@@ -194,6 +225,15 @@ class TestInputs:
         feed("app.log", "--once")
         assert column(settings, "app", "line")["sqlite"] == ["12", "{}", "x"]
         assert "--encoding" in letters(settings, "app")[0]["reason"]
+
+    @pytest.mark.parametrize(("name", "field"), [("a.json", "n"), ("a.log", "line"), ("a.json.gz", "n")])
+    def test_a_file_of_one_line_without_its_end(
+        self, name: str, field: str, feed: Feed, settings: Settings, tmp_path: Path
+    ) -> None:
+        text = b'{"n": 7}'
+        (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+        feed(name, "--once")
+        assert len(column(settings, "a", field)["duckdb"]) == 1
 
     def test_the_event_time_that_is_named(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
         (tmp_path / "things.csv").write_text("timestamp,sent\n2026-01-01T00:00:00Z,1763980000250\n")
@@ -257,6 +297,29 @@ def test_the_log_of_the_document_is_counted_by_level(feed: Feed, settings: Setti
         level: str(count) for level, count in levels.items()
     }
     assert [letter["input"] for letter in letters(settings, "shop")] == ["TimeoutError: the bank does not answer"]
+
+
+LOGS = {
+    "Apache and nginx": '::1 - ann [23/Nov/2026:19:04:05 +0000] "GET /a HTTP/1.1" 200 - "-" "curl"',
+    "Apache, errors": "[Mon Nov 23 19:04:05.250000 2026] [core:error] [pid 7] no file",
+    "syslog as in": "Nov  3 19:04:05 shop sshd[71]: session: opened",
+    "syslog, RFC 5424": "<34>1 2026-11-23T19:04:05.250Z shop sshd 71 ID1 - session opened",
+    "Python's": "2026-11-23 19:04:05,250 WARNING shop.pay slow",
+    "Java's": "2026-11-23 19:04:05,250 WARN [main] shop.Pay: slow",
+    "Android's": "11-23 19:04:05.250  1702  2395 D Pay Manager: slow: 3 s",
+}
+
+
+def test_the_patterns_of_the_document_find_the_time() -> None:
+    document = (PROJECT_DIR / "docs" / "logs.md").read_text("utf-8")
+    rows = re.findall(r"^\| ([A-Z]?\w+.*?) \| `(.*)` \| `?(.*?)`? ?\|$", document, re.MULTILINE)
+    assert len(rows) == len(LOGS)
+    for (log, pattern, form), (name, line) in zip(rows, LOGS.items(), strict=True):
+        assert log.startswith(name)
+        record = json.loads(text_parser(pattern, "utf-8", form)(line.encode(), {}))
+        at_us = instant_us(record.get("at") or record["time"])
+        assert at_us is not None, record
+        assert instant_text(at_us)[17:19] == "05"
 
 
 class TestDamage:
@@ -361,9 +424,18 @@ BAD: dict[str, tuple[str, bytes | None, list[str], str]] = {
     "names only": ("a.csv", b"n,m\n,\n", [], "no readable record, so no stream is known"),
     "a view": ("a.sqlite", VIEW, ["--table", "v"], "has no row numbers to follow (a view has none)"),
     "all damaged": ("a.csv", b"n,m\n1\n", [], "1 cell where"),
+    "an object over lines": (
+        "a.json",
+        b'{\n  "n": [\n    {"m": 1}\n]}\n',
+        [],
+        "begins with an object over several lines",
+    ),
+    "an object of arrays": ("a.json", b'\xef\xbb\xbf {"n": 1, "items": [\r\n{"m": 1}]}\n', [], "docs/feed.md shows"),
+    "no time format": ("a.csv", b"n\n1\n", ["--time-format", "%Q"], "'Q' is a bad directive in format"),
+    "time format of nothing": ("a.csv", b"n\n1\n", ["--time-format", "today"], "no part of it is a time"),
+    "time format of JSON": ("a.jsonl", b'{"n":1}\n', ["--time-format", "%Y"], "--time-format is for CSV and text"),
     "incomplete array": ("a.json", b'[{"n":1},', [], "is not a complete one"),
     "NaN in an array": ("a.json", b'[{"n":NaN}]', [], "is not a complete one: NaN or Infinity (byte 6)"),
-    "same column twice": ("a.csv", b"n,n\n1,2\n", [], "names 'n' twice"),
     "bad pattern": ("a.log", b"1\n", ["--pattern", "("], "is no regular expression"),
     "pattern without names": ("a.log", b"1\n", ["--pattern", ".*"], "names no field"),
     "bad encoding": ("a.csv", b"n\n1\n", ["--encoding", "klingon"], "there is no such encoding"),

@@ -1,13 +1,14 @@
 """Lines of other programs on their way into a batch: what is known of plain ones is what reading them again shows."""
 
 import json
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from utils.feeds.lines import LineCodec
+from utils.feeds.lines import LineCodec, in_iso_form, json_line
 from utils.records.codec import Field
 from utils.records.external import MAX_RECORD_BYTES
 from utils.records.record import Batch, Line, Record
@@ -138,3 +139,31 @@ def test_a_stream_with_other_fields_reads_the_lines_again() -> None:
     assert known[0].is_plain
     (record,) = Batch.of_lines(known, "p-1", 1, changed.codec).records
     assert (record.device, record.count, record.room, record.extra) == ("a", None, None, '{"count":1}')
+
+
+@pytest.mark.parametrize(
+    ("cell", "form", "value"),
+    [
+        ("23/Nov/2026:19:04:05 +0100", "%d/%b/%Y:%H:%M:%S %z", "2026-11-23T19:04:05+01:00"),
+        ("11/23/2026 7:04 PM", "%m/%d/%Y %I:%M %p", "2026-11-23T19:04:00"),
+        ("23.11.2026", "%d.%m.%Y", "2026-11-23"),
+        ("261123 190405", "%y%m%d %H%M%S", "2026-11-23T19:04:05"),
+        ("20261123", "%Y%m%d", "2026-11-23"),
+        ("Nov  3 19:04:05.250", "%b %d %H:%M:%S.%f", None),
+        ("soon", "%d.%m.%Y", "soon"),
+        ("2026-11-23T19:04:05Z", "%d.%m.%Y", "2026-11-23T19:04:05Z"),
+        ("x" * 61, "x" * 61 + "%Y", "x" * 61),
+    ],
+)
+def test_times_in_a_form_of_their_own_become_iso_8601(cell: str, form: str, value: str | None) -> None:
+    found = json.loads(json_line([("a", cell)], {}, form))["a"]
+    assert found == value or (value is None and found[4:] == "-11-03T19:04:05.250000")
+
+
+@pytest.mark.parametrize("days", [-364, -1, 0, 1, 5])
+def test_a_time_without_a_year_is_the_last_one_that_was_so(days: int) -> None:
+    at = (datetime.now() + timedelta(days=days)).replace(microsecond=0)
+    found = datetime.fromisoformat(in_iso_form(f"{at:%b %d %H:%M:%S}", "%b %d %H:%M:%S"))
+    assert timedelta(days=-366) < found - datetime.now() <= timedelta(days=1)
+    assert (found.month, found.day, found.hour) == (at.month, at.day, at.hour)
+    assert in_iso_form("Feb 29", "%b %d") in {f"{year}-02-29" for year in range(at.year - 9, at.year + 1)}

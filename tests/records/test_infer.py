@@ -39,10 +39,10 @@ def types(*values: Any) -> str:
         (["1", "2"], "text"),
         (["2025-10-07 18:00:00", "2025-10-07T18:00:01Z"], "timestamp"),
         (["2025-10-07 18:00:00"] * 9 + ["n/a"], "timestamp"),
-        (["2025-10-07 18:00:00"] * 8 + ["n/a"] * 2, "text"),
+        (["2025-10-07 18:00:00"] * 8 + ["soon"] * 2, "text"),
         (["2025-10-07"], "text"),
         ([1.5] * 9 + ["n/a"], "number"),
-        ([1.5] * 8 + ["n/a"] * 2, "json"),
+        ([1.5] * 8 + ["soon"] * 2, "json"),
         ([{"a": 1}], "json"),
         ([[1], "a"], "json"),
         ([None, None, 1.5], "number"),
@@ -51,6 +51,14 @@ def types(*values: Any) -> str:
 )
 def test_ninety_percent_of_the_values_make_a_type(values: list[Any], kind: str) -> None:
     assert types(*values) == kind
+
+
+@pytest.mark.parametrize("word", ["NA", "n/a", "#N/A", "NaN", "null", "None", "-", "--", ".", "..", "?", " ", ""])
+def test_what_stands_for_a_missing_value_makes_no_type(word: str) -> None:
+    assert types(*[1.5] * 2, *[word] * 9) == "number"
+    assert types("2025-10-07 18:00:00", word, word) == "timestamp"
+    assert types("a", word, word) == "text"
+    assert types(word) == "text"
 
 
 def test_a_field_without_a_value_has_no_type_yet() -> None:
@@ -193,6 +201,20 @@ def test_an_inferred_stream_holds_its_own_records_without_extra(sample: str) -> 
     lines = b"".join(stamp(json.dumps(record).encode(), "p", n, AT[0]) for n, record in enumerate(records, 1))
     kept = Batch("p", len(records), len(records), lines, stream.codec).kept
     assert kept.keys() <= {"timestamp"}, "where records have none, it comes with the line"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_measure"),
+    [
+        *dict.fromkeys(("bid", "Bid", "paid", "citric acid", "humid", "speed"), True).items(),
+        *dict.fromkeys(
+            ("id", "userId", "userid", "Pid", "uuid", "RatecodeID", "order_id", "Survey ResponseID")
+        ).items(),
+    ],
+)
+def test_an_identifier_measures_nothing(name: str, is_measure: bool | None) -> None:
+    stream = inferred("any", [{name: number % 7} for number in range(30)])
+    assert stream.value == (name if is_measure else None)
 
 
 def test_roles_that_somebody_named_stay() -> None:

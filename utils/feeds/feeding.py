@@ -58,7 +58,7 @@ def fed_stream(
     mixed = "text" if kind in ("csv", "text") else "json"
     types = (Field(each.name, mixed) if each.type == "json" else each for each in fields(records))
     stream = found or with_roles(Stream(name, fields=tuple(types), time=time), records)
-    if not any(field.name == "timestamp" for field in stream.fields):  # each record gets one
+    if not any(field.name.lower() == "timestamp" for field in stream.fields):  # each record gets one
         stream = replace(stream, fields=(*stream.fields, Field("timestamp", "timestamp")))
     if time:
         stream = replace(stream, time=time)
@@ -76,6 +76,9 @@ def fed_stream(
             for field in stream.fields[:MAX_SHOWN_FIELDS]
         ]
         cli.print_table(("field", "type", "role", "such as"), rows)
+        if not stream.time:
+            how = "; --time-format tells how times are written" if kind in ("csv", "text") else ""
+            logger.info("no field holds times that can be read: a record's time is that of its reading{}", how)
     return stream
 
 
@@ -96,7 +99,7 @@ def described(
     """
     is_new = known(name, settings.schema_folder) is None
     samples, states, reason = list[bytes](), StateLog(), ""
-    with closing(source.open(SAMPLE, lambda partition: "", False)) as reader:
+    with closing(source.open(SAMPLE, lambda partition: "", not wait)) as reader:
         is_done = not is_new and source.place == PIPE  # what nobody writes to yet need not be looked at
         while not (is_done or stop.is_set()):
             try:

@@ -20,7 +20,7 @@ from utils.app.config import Settings
 from utils.app.errors import ToolkitError
 from utils.app.options import optional
 from utils.clients.line_file import HOLE
-from utils.feeds.lines import LineCodec, text_parser
+from utils.feeds.lines import LineCodec, check_time_format, text_parser
 from utils.feeds.rotated import RotatedFile
 from utils.feeds.rows import RowSource, Text, array_pages, parquet_pages, text_pages
 from utils.records.stream import BUZZ, Stream
@@ -43,6 +43,7 @@ AHEAD_BLOCKS, AHEAD_BYTES = 16, 1 << 16  # of standard input
 STOP_S = 0.1
 _HEAD_BYTES = 4096
 _GZIP = b"\x1f\x8b"
+_SPREAD = re.compile(rb"(\xef\xbb\xbf)?\s*\{([^\n]*[{\[,])?\s*\n")  # an object whose first line does not end it
 
 
 @Parameter(name="*")
@@ -53,6 +54,7 @@ class InputOptions:
     format: Annotated[Format | None, optional("What it contains, if its suffix does not say.")] = None
     pattern: Annotated[str, optional("Regular expression for text: named groups are fields.")] = ""
     encoding: Annotated[str, Parameter(help="Encoding of CSV and text.")] = "utf-8"
+    time_format: Annotated[str, optional("How CSV or text writes times, such as '%m/%d/%Y'; else ISO 8601.")] = ""
     table: Annotated[str, optional("Which table of a SQLite or DuckDB file.")] = ""
 
     @property
@@ -84,7 +86,8 @@ class Input:
     def open(self, stream: Stream, resume: Resume, finished: bool) -> Source:
         """A source whose records are lines of a stream, from the positions of `resume` on; `finished` as in Sink."""
         encoding = "utf-8" if self.ends else self.options.encoding  # what is complete is decoded as a whole
-        parse = text_parser(self.options.pattern, encoding) if self.kind == "text" else None
+        is_text = self.kind == "text"
+        parse = text_parser(self.options.pattern, encoding, self.options.time_format) if is_text else None
         return self.make(codec=LineCodec(stream, parse), resume=resume, finished=finished)
 
 
@@ -95,6 +98,14 @@ def find_input(source: str, options: InputOptions, settings: Settings, stop: thr
     except (LookupError, UnicodeError) as error:
         raise ToolkitError(f"--encoding {options.encoding}: there is no such encoding") from error
     text_parser(options.pattern, options.encoding)  # or the pattern is named
+    check_time_format(options.time_format)
+    found = _found(source, options, settings, stop)
+    if options.time_format and found.kind not in ("csv", "text"):
+        raise ToolkitError(f"--time-format is for CSV and text; times of {source} stay as they are")
+    return found
+
+
+def _found(source: str, options: InputOptions, settings: Settings, stop: threading.Event) -> Input:
     if source == PIPE:
         return _standard_input(options, stop)
     if source.startswith(TOPIC):
@@ -161,7 +172,7 @@ def _complete_file(path: Path, kind: str, options: InputOptions, *, is_packed: b
                 return RowSource(path.name, array_pages(path), codec, resume, "item")
             case "parquet":
                 return RowSource(path.name, parquet_pages(path), codec, resume, "row")
-        text = Text.of(path.name, options.encoding, blocks())
+        text = Text.of(path.name, options.encoding, blocks(), options.time_format)
         return RowSource(path.name, text_pages(kind, text, codec.field_types), codec, resume)
 
     name = _stem(Path(path.name.removesuffix(".gz")).stem)
@@ -173,7 +184,8 @@ def _standard_input(options: InputOptions, stop: threading.Event) -> Input:
     if sys.stdin is None or sys.stdin.closed:
         raise ToolkitError(f"{PIPE}: there is no standard input")
     kind = options.kind or "json"
-    unread = Text.of("standard input", options.encoding, _pipe_blocks(sys.stdin.buffer, stop))
+    blocks = _pipe_blocks(sys.stdin.buffer, stop)
+    unread = Text.of("standard input", options.encoding, blocks, options.time_format)
 
     def make(codec: LineCodec, resume: Resume, finished: bool) -> Source:
         # What was looked at stays as lines, not as it came: one line may have no end.
@@ -237,6 +249,9 @@ def _kind(path: Path, options: InputOptions) -> tuple[str, bool]:
         return kind, is_packed
     if options.encoding == PLAIN.encoding and b"\0" in HOLE.sub(b"", head):
         raise ToolkitError(f"{path} is binary, or UTF-16, which --encoding utf-16 reads of CSV files: it is no {kind}")
+    if kind == "json" and not options.format and _SPREAD.match(head):
+        hint = "docs/feed.md shows how to write one per line; --format json takes its lines as they are"
+        raise ToolkitError(f"{path} begins with an object over several lines: {hint}")
     is_array = suffix == ".json" and head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
     return "array" if kind == "json" and is_array else kind, False
 

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import repeat
 from typing import Any
@@ -22,8 +24,10 @@ Types = Mapping[str, str]
 Parse = Callable[[bytes, Types], bytes]
 """The JSON line of a line of text. Raises ValueError with the reason if there is none."""
 
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_NUMBER = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]+)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _TEXTS = ("text", "timestamp")
+MAX_TIME = 60
+"""Characters of a time; a longer cell is not looked at, for that takes longer than all else."""
 
 
 class LineCodec(Codec):
@@ -33,7 +37,10 @@ class LineCodec(Codec):
         """`parse` reads lines that are no JSON."""
         self.stream, self._codec, self._parse = stream, stream.codec, parse
         self.field_types: Types = {field.name: field.type for field in stream.fields}
-        self._event_us = event_time(stream) if stream.time not in (None, "timestamp") else None
+        # One that differs only in case takes the column of ours: then there is none.
+        is_taken = any(name != "timestamp" and name.lower() == "timestamp" for name in self._codec.columns)
+        self._present = str if is_taken else present
+        self._event_us = event_time(stream) if stream.time not in (None, "timestamp") and not is_taken else None
         self._is_dated = Field("timestamp", "timestamp") in self._codec.fields  # else a timestamp goes to `extra`
 
     def decode_each(self, lines: Sequence[bytes]) -> list[Any]:
@@ -42,7 +49,7 @@ class LineCodec(Codec):
         fitting = self._codec.decode_fitting(lines)
         if not are_small(lines, are_flat=fitting is not None and self._codec.is_flat):
             raise ValueError("one of them may be too long, or nested too deeply: `decode` tells")
-        records, now = self._codec.decode_each(lines) if fitting is None else fitting, present()
+        records, now = self._codec.decode_each(lines) if fitting is None else fitting, self._present()
         times = [self._time(record, now) for record in records] if self._event_us else repeat(now)
         is_plain = self._is_dated and fitting is not None and are_plain(lines, records)
         return list(map(Line, lines, times, records, repeat(is_plain)))
@@ -51,14 +58,14 @@ class LineCodec(Codec):
         data = self._parse(line, self.field_types) if self._parse else line
         stamp(data, "", 1, "")  # first, for its reasons are the better ones
         record = self._codec.decode(data)
-        return Line(data, self._time(record, present()), record)
+        return Line(data, self._time(record, self._present()), record)
 
     def _time(self, record: Any, now: str) -> str:
         at_us = self._event_us(record) if self._event_us else None
         return now if at_us is None else instant_text(at_us)
 
 
-def text_parser(pattern: str, encoding: str) -> Parse:
+def text_parser(pattern: str, encoding: str, time_format: str = "") -> Parse:
     """What reads lines of text: the named groups of `pattern` are fields; without one the field is `line`.
 
     Raises ToolkitError if the pattern cannot be used.
@@ -79,16 +86,23 @@ def text_parser(pattern: str, encoding: str) -> Parse:
         found = expression.search(text)
         if not found:
             raise ValueError("does not match --pattern" if text else "no text")
-        return json_line(found.groupdict("").items(), types) if pattern else encoder.encode({"line": text})
+        if not pattern:
+            return encoder.encode({"line": text})
+        return json_line(found.groupdict("").items(), types, time_format)
 
     return parse
 
 
-def json_line(cells: Iterable[tuple[str, str]], types: Types) -> bytes:
-    """Named cells as a JSON object, without the empty ones.
+def json_line(cells: Iterable[tuple[str, str]], types: Types, time_format: str = "") -> bytes:
+    """Named cells as a JSON object, without the empty ones; times that are written in `time_format` in ISO 8601.
 
     Those that look like a JSON number or a boolean become one, except in fields whose type is a text.
     """
+    if time_format:
+        cells = [
+            (name, in_iso_form(cell, time_format) if types.get(name, "text") in _TEXTS else cell)
+            for name, cell in cells
+        ]
     return encoder.encode(
         {name: cell if types.get(name) in _TEXTS else _value(cell) for name, cell in cells if cell != ""}
     )
@@ -96,5 +110,41 @@ def json_line(cells: Iterable[tuple[str, str]], types: Types) -> bytes:
 
 @lru_cache(maxsize=16_384)
 def _value(cell: str) -> str | Raw:
-    is_plain = _NUMBER.fullmatch(cell) or cell.lower() in ("true", "false")
-    return Raw(cell.lower().encode()) if is_plain else cell
+    if _NUMBER.fullmatch(cell):
+        return Raw((cell.replace(".", "0.", 1) if cell.lstrip("-")[0] == "." else cell).encode())  # JSON has no .5
+    return Raw(cell.lower().encode()) if cell.lower() in ("true", "false") else cell
+
+
+def check_time_format(form: str) -> None:
+    """Raise ToolkitError if this cannot be how times are written; "" is ISO 8601."""
+    try:
+        written = datetime.now(UTC).strftime(form)
+        datetime.strptime(written, form)
+        if form and written == form:
+            raise ValueError("no part of it is a time")
+    except ValueError as error:
+        hint = "write it in the codes of Python's strptime, such as '%d/%b/%Y:%H:%M:%S %z'"
+        raise ToolkitError(f"--time-format {form}: {error}; {hint}") from error
+
+
+@lru_cache(maxsize=16_384)
+def in_iso_form(cell: str, form: str) -> str:
+    """A time that is written in this form as ISO 8601, other text as it is.
+
+    A form without a year means the last time that it was so, at most a day ahead.
+    """
+    if len(cell) > MAX_TIME:
+        return cell
+    has_year = re.search("%[YyGcx]", form)
+    try:
+        at = datetime.strptime(cell if has_year else f"2000 {cell}", form if has_year else f"%Y {form}")
+    except ValueError:
+        return cell
+    if not has_year:
+        latest = datetime.now() + timedelta(days=1)
+        for year in range(latest.year, latest.year - 9, -1):  # in some years there is no 29 February
+            with suppress(ValueError):
+                if (found := at.replace(year=year)).replace(tzinfo=None) <= latest:
+                    at = found
+                    break
+    return at.isoformat() if re.search("%[HIcXs]", form) else at.date().isoformat()

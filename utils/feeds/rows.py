@@ -107,16 +107,17 @@ class RowSource:
 
 @dataclass
 class Text:
-    """Lines in UTF-8, as they come, with their ends. `name` and `encoding` are what people know of it."""
+    """Lines in UTF-8, as they come, with their ends. The other attributes are what people know of them."""
 
     name: str
     encoding: str
     lines: Iterator[list[bytes]]
+    time_format: str = ""
 
     @classmethod
-    def of(cls, name: str, encoding: str, blocks: Iterator[bytes]) -> "Text":
+    def of(cls, name: str, encoding: str, blocks: Iterator[bytes], time_format: str = "") -> "Text":
         """Text that comes in blocks in an encoding; an empty one ends the last line."""
-        return cls(name, encoding, _lines(name, encoding, blocks))
+        return cls(name, encoding, _lines(name, encoding, blocks), time_format)
 
 
 def _lines(name: str, encoding: str, blocks: Iterator[bytes]) -> Iterator[list[bytes]]:
@@ -177,7 +178,7 @@ def csv_pages(text: Text, types: Types) -> Pages:
             if not row.reason and len(cells) != len(names):
                 row.reason = f"{counted(len(cells), 'cell')} where the first line has {len(names)}"
             if not row.reason:
-                row.line = json_line(zip(names, cells, strict=True), types)
+                row.line = json_line(zip(names, cells, strict=True), types, text.time_format)
             rows.append(row)
         yield rows
 
@@ -207,13 +208,13 @@ def _csv_rows(lines: Iterator[list[bytes]]) -> Iterator[list[tuple[Row, list[str
 
 
 def _names(row: Row, cells: Sequence[str], name: str) -> list[str]:
-    """The names of the columns. Raises ToolkitError if there are none, or one is there twice."""
+    """The names of the columns; one that is there again is numbered. Raises ToolkitError if there are none."""
     if row.reason:
         raise ToolkitError(f"the first line of {name} cannot name the columns: {row.reason}")
     names = [cell.strip() or f"column_{number}" for number, cell in enumerate(cells, 1)]
-    for each in names:
-        if names.count(each) > 1:
-            raise ToolkitError(f"the first line of {name} names {each!r} twice: rename one of the columns")
+    for place, each in enumerate(names):
+        numbered = (f"{each}_{number}" for number in count(2))
+        names[place] = next(other for other in chain([each], numbered) if other not in names[:place])
     return names
 
 

@@ -70,8 +70,8 @@ def are_plain(lines: Sequence[bytes], records: Sequence[Any]) -> bool:
 def stamp(line: bytes, producer_id: str, sequence: int, timestamp: str) -> bytes:
     """Append ids, a newline and, if the record has none, `timestamp` to the line of another program.
 
-    The record's own `producer_id` and `sequence` are renamed to `source_producer_id` and `source_sequence`. Raises
-    ValueError with the reason if no sink could store the record.
+    An empty `timestamp` is not appended. The record's own `producer_id` and `sequence` are renamed to
+    `source_producer_id` and `source_sequence`. Raises ValueError with the reason if no sink could store the record.
     """
     line = line.strip()
     check_size(len(line))
@@ -98,7 +98,7 @@ def stamp(line: bytes, producer_id: str, sequence: int, timestamp: str) -> bytes
             seen.timestamp = NONE
         line = b"{" + b",".join(encoder.encode(name) + b":" + bytes(raw) for name, raw in members.items()) + b"}"
     comma = b"" if line[1:].lstrip() == b"}" else b","
-    event = timestamp_member(timestamp) if seen.timestamp is NONE else b""
+    event = timestamp_member(timestamp) if timestamp and seen.timestamp is NONE else b""
     return b"%b%b%b%b%d}\n" % (line[:-1].rstrip(), comma, event, id_members(producer_id), sequence)
 
 

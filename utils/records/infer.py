@@ -17,6 +17,8 @@ from utils.records.instants import microseconds
 from utils.records.stream import Stream
 
 ENOUGH = 0.9  # share of the values that must fit a type
+MISSING = frozenset(("", "na", "n/a", "#n/a", "nan", "null", "none", "-", "--", ".", "..", "?"))
+"""Texts that stand for a missing value, in lowercase. They have no influence on the type of a field."""
 MAX_FIELDS = 1_000  # objects with values as names have any number; SQLite takes 2,000 columns, PostgreSQL 1,600
 TIMES = ("timestamp", "time", "ts", "date", "datetime", "created_at")
 SHORTEST_INSTANT = 16  # characters: a date alone stays text, because as an instant its day depends on the zone
@@ -26,7 +28,9 @@ WORDS_PER_GROUP = 2.5  # average words of a value; with more it is prose
 
 _EPOCH_S, _EPOCH_MS = (1e8, 1e11), (1e11, 1e14)  # 1973 to 5138
 _IDENTIFIER = re.compile(
-    r"(^|[_\W])(id|index|idx|key|zip|code|no|nr|order|seq\w*|lat\w*|lon\w*|lng|year|mmsi)$|[a-z]I[dD]$", re.IGNORECASE
+    r"(^|[_\W])([gptu]?u?id|index|idx|key|zip|code|no|nr|order|seq\w*|lat\w*|lon\w*|lng|year|mmsi)$"
+    r"|(?-i:[a-z]I[dD])$|[a-z]{4}id$",  # userid and taxiId, but no bid, paid or acid
+    re.IGNORECASE,
 )
 
 Values = Mapping[str, Any]
@@ -67,6 +71,8 @@ def _kind(value: Any) -> str:
             return "number"
         case int() if abs(value) <= MAX_INT64:
             return "whole" if abs(value) <= MAX_EXACT else "integer"  # a float may round the latter
+        case str() if value.strip().lower() in MISSING:
+            return "missing"
         case str():
             return "timestamp" if len(value) >= SHORTEST_INSTANT and microseconds(value) is not None else "text"
     return "json"
@@ -74,6 +80,9 @@ def _kind(value: Any) -> str:
 
 def _type_of(kinds: Counter[str]) -> str:
     """Return the first type that enough values fit. Whole numbers are of type number: 20.5 may follow 20."""
+    total = kinds.total() - kinds["missing"]
+    if not total:
+        return "text"
     fitting = {
         "number": kinds["whole"] + kinds["number"],
         "integer": kinds["whole"] + kinds["integer"],
@@ -83,7 +92,7 @@ def _type_of(kinds: Counter[str]) -> str:
     }
     if kinds["integer"] > kinds["number"]:  # as floats the large integers would be rounded
         del fitting["number"]
-    return next((name for name, count in fitting.items() if count >= ENOUGH * kinds.total()), "json")
+    return next((name for name, count in fitting.items() if count >= ENOUGH * total), "json")
 
 
 def instant_us(value: Any) -> int | None:
