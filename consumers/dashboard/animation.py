@@ -1,4 +1,4 @@
-"""What shows snapshots: the window that matplotlib animates, a file that is kept or recorded, the page."""
+"""Outputs of the dashboard: a window that matplotlib animates, an image or recording in a file, a page."""
 
 import math
 import subprocess
@@ -24,14 +24,14 @@ from utils.app import shared_files
 from utils.app.errors import ToolkitError, Unavailable
 from utils.reading.follow import StateLog
 
-LOOK_MS = 200  # how often the window looks whether it is to close
+LOOK_MS = 200  # interval at which the window checks whether it is to close
 TITLE = "Streaming Dashboard"
 KEYS = "space: pause, t: theme, s: save, q: quit"
-WRITERS = {".gif": "pillow", ".mp4": "ffmpeg_file"}  # the latter starts ffmpeg at the end: Ctrl+C ends it as well
+WRITERS = {".gif": "pillow", ".mp4": "ffmpeg_file"}  # this one runs ffmpeg at the end: Ctrl+C would end it too
 
 
 def frames(state: State, plan: Plan, stop: Event, wait: Callable[[float], object]) -> Generator[Snapshot, None, None]:
-    """A snapshot every refresh, for which it waits, and one of what is known at `stop`, which the plan may set."""
+    """Yield a snapshot, wait for the refresh, and so on; yield a last one after `stop`. The end of the plan sets it."""
     begun, refresh_s, end_s = time.monotonic(), plan.refresh, plan.duration or math.inf
     for drawn in count(1):
         is_last = stop.is_set()
@@ -44,9 +44,9 @@ def frames(state: State, plan: Plan, stop: Event, wait: Callable[[float], object
 
 
 def keep_image(path: Path, dashboard: Dashboard, shown: Iterable[Snapshot]) -> None:
-    """One PNG that always contains the latest image; a failed write is logged once and tried again next time.
+    """Keep one PNG up to date. A failed write is logged once and tried again with the next snapshot.
 
-    Raises Unavailable at the end if the last one failed.
+    Raises Unavailable at the end if the last write failed.
     """
     states, failed = StateLog(), None
     for snapshot in shown:
@@ -61,15 +61,15 @@ def keep_image(path: Path, dashboard: Dashboard, shown: Iterable[Snapshot]) -> N
 
 
 def keep_film(path: Path, dashboard: Dashboard, plan: Plan, shown: Iterable[Snapshot]) -> None:
-    """A GIF or MP4 with a frame per refresh, which is made at the end. Raises ToolkitError if it cannot be written.
+    """Record a GIF or MP4 with a frame per snapshot. Raises ToolkitError if it cannot be written.
 
-    Until then the frames of a GIF are in memory, 4 MB each, and those of an MP4 in the folder for temporary files.
+    The file is made at the end. Frames of a GIF are in memory, 4 MB each, and of an MP4 in temporary files.
     """
     kind: Any = writers[WRITERS[path.suffix]]
     writer, figure = kind(fps=1 / plan.refresh), dashboard.figure
     try:
-        path.open("wb").close()  # whether it can be written is known before the first frame
-        # As a whole path: ffmpeg takes `-a.mp4` for an option and `12:30.mp4` for an address.
+        path.open("wb").close()  # raises before the first frame if it cannot be written
+        # Absolute, because ffmpeg takes `-a.mp4` for an option and `12:30.mp4` for an address.
         with writer.saving(figure, str(path.absolute()), figure.dpi):
             for snapshot in shown:
                 dashboard.update(snapshot)
@@ -80,12 +80,12 @@ def keep_film(path: Path, dashboard: Dashboard, plan: Plan, shown: Iterable[Snap
 
 
 def opened(plan: Plan, folder: Path, first: Snapshot) -> Callable[[Iterable[Snapshot]], None]:
-    """What shows snapshots: the page, the file that is to be saved, or dashboard.png in this folder.
+    """Return the function that shows snapshots: on a page, in the file of --save, or in dashboard.png of this folder.
 
-    Folders are made. Raises ToolkitError if that cannot be.
+    Creates missing folders. Raises ToolkitError if the address or file cannot be used.
     """
     if plan.serve is not None:
-        from consumers.dashboard.serve import Page  # whoever has a window needs no web server
+        from consumers.dashboard.serve import Page  # imports a web server, which the other outputs do not need
 
         return Page(plan, first).show
     path = plan.save or folder / "dashboard.png"
@@ -103,9 +103,9 @@ def opened(plan: Plan, folder: Path, first: Snapshot) -> Callable[[Iterable[Snap
 
 
 def window_backend(asked: str | None) -> str:
-    """The backend of matplotlib that was asked for, else its own choice; "" if that has no window.
+    """Return the matplotlib backend `asked`, by default matplotlib's choice; "" if it has no window.
 
-    Raises ToolkitError if the one that was asked for cannot draw here.
+    Raises ToolkitError if the backend cannot draw here.
     """
     try:
         if asked:
@@ -113,7 +113,7 @@ def window_backend(asked: str | None) -> str:
         name = plt.get_backend()
         _, toolkit = backend_registry.resolve_backend(name)  # type: ignore[no-untyped-call]
         return name if toolkit else ""
-    except (AttributeError, ImportError, RuntimeError, ValueError) as error:  # the first: a module that is no backend
+    except (AttributeError, ImportError, RuntimeError, ValueError) as error:  # AttributeError: it is no backend
         reason = " ".join(str(error).split())
         raise ToolkitError(
             f"backend {asked} (from --backend or MPLBACKEND) cannot draw here: {reason};"
@@ -152,7 +152,7 @@ def show_window(state: State, plan: Plan, stop: Event, folder: Path) -> None:
                 rebuild()
             case "s":
                 path = folder / time.strftime("dashboard-%Y%m%d-%H%M%S.png")
-                with suppress(Unavailable):  # which is logged
+                with suppress(Unavailable):  # it has been logged
                     keep_image(path, dashboard, [shown])
                     logger.info("saved {}", path)
             case "q":
@@ -167,7 +167,7 @@ def show_window(state: State, plan: Plan, stop: Event, folder: Path) -> None:
     canvas.mpl_disconnect(canvas.manager.key_press_handler_id)
     for name, act in (("key_press_event", press), ("resize_event", rebuild), ("motion_notify_event", hover)):
         canvas.mpl_connect(name, act)
-    snapshots = partial(frames, state, plan, stop, lambda wait_s: None)  # it is the animation that waits
+    snapshots = partial(frames, state, plan, stop, lambda wait_s: None)  # the animation itself waits
     look: Any = {"interval": plan.refresh * 1000, "cache_frame_data": False, "repeat": False}
     animation = FuncAnimation(figure, show, snapshots, **look)
     closing = canvas.new_timer(interval=LOOK_MS)

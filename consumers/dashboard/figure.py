@@ -18,22 +18,22 @@ from consumers.dashboard.panels import PANELS
 from consumers.dashboard.snapshot import Snapshot, brief, clock, span
 from utils.records.instants import local_time
 
-NARROW_IN, NARROW_BELOW_IN, NARROW_SCALE = 4.0625, 6.0, 1.16  # 390 CSS pixels; no text under 11 of them
-TITLE, TILE = {False: 0.6, True: 0.95}, 0.8  # inches of the title, wide and narrow, and of a row of tiles
+NARROW_IN, NARROW_BELOW_IN, NARROW_SCALE = 4.0625, 6.0, 1.16  # 390 CSS pixels, and texts of at least 11
+TITLE, TILE = {False: 0.6, True: 0.95}, 0.8  # heights in inches: the title (by whether narrow), a row of tiles
 HEADER = {False: TITLE[False] + TILE + 0.22, True: TITLE[True] + 3 * TILE + 0.22}
 NARROW_CARD_IN = 3.1
-STATUS_AND_CLOCK = 5.2  # inches of the longest
-REACH_PX = 5.0  # how far from a point the mouse finds it
+STATUS_AND_CLOCK = 5.2  # width in inches of the longest status, and the clock
+REACH_PX = 5.0  # distance at which the mouse finds a point
 SOURCES = {"file": "JSONL", "sqlite": "SQLite", "duckdb": "DuckDB", "kafka": "Kafka", "auto": "Auto"}
 
 
 def column() -> tuple[float, float]:
-    """The size of one column for phones."""
+    """Return the size of the figure for phones, with one column of panels, in inches."""
     return NARROW_IN, NARROW_SCALE * (HEADER[True] + NARROW_CARD_IN * len(PANELS))
 
 
 def tiles(snapshot: Snapshot) -> list[tuple[str, str, str, bool]]:
-    """The six statistics on the health of the stream: name, value, detail, and whether it is a warning."""
+    """Return six statistics on the health of the stream: name, value, detail, and whether it is a warning."""
     source, last, delay, stale = snapshot.source, snapshot.last, snapshot.lag, snapshot.status == "STALE"
     down_s = source.trouble_since
     origin = f"down since {clock(down_s, snapshot.now)}: {source.trouble}" if down_s else source.detail
@@ -54,7 +54,7 @@ def tiles(snapshot: Snapshot) -> list[tuple[str, str, str, bool]]:
 class Header(Card):
     """Title, local time and status, and below them six tiles with a statistic each.
 
-    Where the figure is narrow these are two lines, the status without words, and three rows of tiles.
+    A narrow figure has two lines of title, time and short status, and three rows of tiles.
     """
 
     def __init__(self, area: SubFigure, palette: SimpleNamespace) -> None:
@@ -78,7 +78,7 @@ class Header(Card):
             area.add_artist(artist)
 
     def update(self, snapshot: Snapshot, *, paused: bool) -> None:
-        """Show the snapshot's moment, status and statistics."""
+        """Show the snapshot's time, status and statistics."""
         words = "PAUSED" if paused else snapshot.status if self.narrow else snapshot.status_words
         foreground, background = getattr(self.palette, "waiting" if paused else snapshot.status.lower())
         pill = {"boxstyle": "round,pad=0.45,rounding_size=0.9", "lw": 0, "fc": background}
@@ -90,11 +90,11 @@ class Header(Card):
         self.rows = [("Status", snapshot.status_words), ("Where", snapshot.where)]
         for artists, (name, value, detail, is_warning) in zip(self.tiles, tiles(snapshot), strict=True):
             for artist, text in zip(artists, (name.upper(), value, detail), strict=True):
-                is_time = name in ("Last record", "Uptime")  # where "ago" or the hour of another day may be left out
+                is_time = name in ("Last record", "Uptime")  # whose "ago", or hour of another day, may be left out
                 fit(artist, room, text, text.rpartition(" ")[0] if is_time else text)
             artists[1].set_color(self.palette.stale[0] if is_warning else self.palette.text)
             self.rows.append((name, "; ".join(filter(None, (value, detail)))))
-        rates, left = np.asarray(snapshot.sparkline), EDGE + self.step  # beside the name of the throughput
+        rates, left = np.asarray(snapshot.sparkline), EDGE + self.step  # in the second tile, beside its name
         self.spark.set_visible(bool(rates.any()))
         if rates.any():
             x = np.linspace(left + 1.0, left + room - 0.1, len(rates))
@@ -102,20 +102,20 @@ class Header(Card):
 
 
 class Dashboard:
-    """All artists on one figure; `update(snapshot)` moves them and leaves drawing to the canvas.
+    """All artists on one figure. `update(snapshot)` moves them; the canvas draws them.
 
-    Without a `figure` it has one of its own, of `size` inches. Call `build` again after a change of `theme` or size.
-    For one thread at a time, and only one of a program: matplotlib is not made for more, its settings are for all.
+    Without a `figure` it makes one, of `size` inches. Call `build` again after a change of `theme` or size. All
+    dashboards of a process are for one thread at a time, because matplotlib's settings are global.
     """
 
     def __init__(self, theme: ThemeName, size: tuple[float, float] = DEFAULT_SIZE, figure: Any = None) -> None:
-        mpl.rcdefaults()  # no matplotlibrc of the user reaches the drawing; the backend stays
+        mpl.rcdefaults()  # drop the settings of the user's matplotlibrc; the backend stays
         self.theme, self.paused = theme, False
         self.figure: Any = figure or FigureCanvasAgg(Figure(figsize=size, dpi=DPI)).figure
         self.build()
 
     def build(self) -> None:
-        """Make everything in the present theme and size."""
+        """Make all artists in the present theme and size."""
         self.rc, palette, narrow = style(self.theme), palette_of(self.theme), self._scale()
         mpl.rcParams.update(self.rc)
         self.figure.clear()
@@ -133,25 +133,25 @@ class Dashboard:
             self.panels += [kind(area, palette) for kind, area in zip(row, areas, strict=True)]
 
     def _scale(self) -> bool:
-        """Scale all lengths with the figure, by its dots per inch; whether it is narrow."""
+        """Scale all lengths with the figure, by its dots per inch. Return whether the figure is narrow."""
         figure, canvas = self.figure, self.figure.canvas
         pixels, unit = figure.bbox.size.round(), DPI * canvas.device_pixel_ratio
         narrow = bool(pixels[0] < NARROW_BELOW_IN * unit)
         scale = NARROW_SCALE if narrow else np.clip(min(pixels / unit / DEFAULT_SIZE), 0.8, 1.6)
-        figure._set_dpi(unit * scale, forward=False)  # forward: to the size of the window
-        figure.set_size_inches((pixels + 0.01) / figure.dpi, forward=False)  # what is cut to pixels is not one less
-        figure._original_dpi = DPI * scale  # what a toolkit multiplies by its ratio
+        figure._set_dpi(unit * scale, forward=False)  # True would resize the window
+        figure.set_size_inches((pixels + 0.01) / figure.dpi, forward=False)  # 0.01: rounded down it is no pixel less
+        figure._original_dpi = DPI * scale  # toolkits multiply it by their pixel ratio
         return narrow
 
     def update(self, snapshot: Snapshot) -> None:
-        """Move all artists to this snapshot, and let what draws them next do it in this style."""
+        """Move all artists to this snapshot, and set the style for the next drawing."""
         mpl.rcParams.update(self.rc)
         self.header.update(snapshot, paused=self.paused)
         for panel in self.panels:
             panel.update(snapshot)
 
     def point_at(self, x: float, y: float) -> bool:
-        """Show the text of what is at these pixels, if anything is; whether that has changed."""
+        """Show the hint nearest to these pixels, or none if there is none here. Return whether that has changed."""
         under = [(abs(x - (x0 + x1) / 2) + abs(y - (y0 + y1) / 2), text)
                  for x0, y0, x1, y1, text in self.hints() if x0 <= x <= x1 and y0 <= y <= y1]  # fmt: skip
         text, before = min(under)[1] if under else "", self.tip.get_text()
@@ -161,7 +161,7 @@ class Dashboard:
         return bool(text != before)
 
     def hints(self) -> list[tuple[float, float, float, float, str]]:
-        """What is shown where the mouse rests: left, bottom, right and top in pixels from the lower left, and text."""
+        """Return the hints of all panels: left, bottom, right and top in pixels from the lower left, and the text."""
         found = []
         for axes, (left, bottom, right, top), text in (hint for panel in self.panels for hint in panel.hints):
             corners = np.sort(axes.transData.transform([(left, bottom), (right, top)]), axis=0)
@@ -171,14 +171,14 @@ class Dashboard:
         return found
 
     def image(self, snapshot: Snapshot, kind: str = "png") -> bytes:
-        """The snapshot as a file of this kind."""
+        """Return the snapshot as the content of a file of this kind."""
         self.update(snapshot)
         buffer = io.BytesIO()
         self.figure.savefig(buffer, format=kind, dpi=self.figure.dpi)
         return buffer.getvalue()
 
     def svg(self, snapshot: Snapshot) -> str:
-        """The snapshot as SVG, with labels where the mouse rests."""
+        """Return the snapshot as SVG, with each hint as a rectangle that has a label."""
         drawn, points = self.image(snapshot, "svg").decode(), 72 / self.figure.dpi
         upwards = f"matrix({points} 0 0 {-points} 0 {self.figure.get_figheight() * 72})"
         labels = "".join(
@@ -188,5 +188,5 @@ class Dashboard:
         return drawn.replace("</svg>", f'<g transform="{upwards}" fill="none" pointer-events="all">{labels}</g></svg>')
 
     def words(self) -> list[tuple[str, str]]:
-        """What is shown, for people who cannot see it: headings and words."""
+        """Return pairs (heading, text) of all that is shown, for people who cannot see it."""
         return [row for card in (self.header, *self.panels) for row in card.rows if row[1]]

@@ -1,4 +1,4 @@
-"""What the panels share: colours; a card with title and subtitle, axes or a notice; what the mouse finds there."""
+"""Base of the panels: colours, and a card with title, subtitle, axes or a notice, and texts at the mouse."""
 
 import warnings
 from bisect import bisect_left
@@ -19,14 +19,14 @@ from matplotlib.transforms import Affine2D, ScaledTranslation
 from consumers.dashboard.options import ThemeName
 from consumers.dashboard.snapshot import Snapshot
 
-# matplotlib's own is wide: texts have room in whatever font a browser shows them. The others have more letters.
+# matplotlib's own font is wide: a text that fits in it also fits in a browser's font. The others have more letters.
 FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC")
-MARKERS = "os^Dv"  # of several series, whose colours are those of the style sheets (Okabe and Ito)
-EDGE, PAD = 0.3, 0.1  # inches from the edge of a part of the figure to its texts, and to its background
-NARROW_IN = 5.2  # all cards of one column are, and of the others those that have no room for names on their right
+MARKERS = "os^Dv"  # one per series; the colours of series are in the style sheets (palette of Okabe and Ito)
+EDGE, PAD = 0.3, 0.1  # inches from the edge of a card to its texts and to its background
+NARROW_IN = 5.2  # a narrower card has no room for names on its right; every card of one column is narrower
 
 
-# Beyond the style sheets, light and dark; where there are two in each, of text and background.
+# Colours beside those of the style sheets: light and dark, or pairs of text and background for light and dark.
 COLOURS = {
     "card": ("#FFFFFF", "#171E27"),
     "text": ("#17202B", "#E8EDF3"),
@@ -45,13 +45,13 @@ COLOURS = {
 
 
 def palette_of(theme: ThemeName) -> SimpleNamespace:
-    """The colours of a theme by their names."""
+    """Return the colours of a theme as attributes."""
     return SimpleNamespace(**{name: dark if theme == "dark" else light for name, (light, dark) in COLOURS.items()})
 
 
 def style(theme: ThemeName) -> dict[Any, Any]:
-    """Settings of matplotlib: the style sheets, the second over the first, and the fonts that are installed."""
-    for unknown in (r"(?s)Glyph .* missing from", "Matplotlib currently does not support"):  # some name has it
+    """Return settings of matplotlib: the light style sheet, that of the theme over it, and the installed fonts."""
+    for unknown in (r"(?s)Glyph .* missing from", "Matplotlib currently does not support"):  # letters in some names
         warnings.filterwarnings("ignore", message=unknown, category=UserWarning)
     installed, found = set(font_manager.get_font_names()), dict[Any, Any]()
     for sheet in ("light", theme):
@@ -60,9 +60,9 @@ def style(theme: ThemeName) -> dict[Any, Any]:
 
 
 class Card:
-    """A part of the figure. `inches` are counted from its left and its top.
+    """A part of the figure. `inches` are the coordinates from its left and top edge.
 
-    `rows` are what it shows, as headings and words, for people who cannot see it.
+    `rows` are pairs (heading, text) of its content, for people who cannot see it.
     """
 
     def __init__(self, area: SubFigure, palette: SimpleNamespace) -> None:
@@ -75,25 +75,25 @@ class Card:
         area.patch.set_visible(False)
 
     def fill(self, top: float = 0.0) -> None:
-        """Draw a background with round corners, from so many inches on."""
+        """Draw a background with round corners, from `top` inches on."""
         look: Any = {"lw": 0, "fc": self.palette.card, "boxstyle": "round,pad=0,rounding_size=0.06", "zorder": -1}
         size = self.width - 2 * PAD, self.height - top - 2 * PAD
         self.area.add_artist(FancyBboxPatch((PAD, top + PAD), *size, transform=self.inches, **look))
 
     def text(self, left: float, top: float, **look: Any) -> Text:
-        """An empty text, so many inches from the left and the top."""
+        """Add an empty text, at inches from the left and top edge."""
         return self.area.text(left, top, "", va="center_baseline", transform=self.inches, **look)
 
 
 def fit(text: Text, room: float, *forms: str) -> None:
-    """Set the first form that `room` inches hold, else the beginning of the last one with an ellipsis.
+    """Set the first of `forms` that fits into `room` inches, else the beginning of the last one with an ellipsis.
 
-    An artist always has the same room: a first form that it shows already is not measured again.
+    `room` of an artist must not change: a first form that it shows already is not measured again.
     """
     if text.get_text() == forms[0]:
         return
     figure: Any = text.get_figure(root=True)
-    renderer = figure.canvas.get_renderer()  # not what drew it last, which may have been an SVG's: it counts otherwise
+    renderer = figure.canvas.get_renderer()  # by default that of the last drawing: an SVG's measures differently
 
     def is_long(words: str) -> bool:
         text.set_text(words)
@@ -107,9 +107,9 @@ def fit(text: Text, room: float, *forms: str) -> None:
 class Panel(Card):
     """A card with a title, a subtitle and axes, or a notice while there is nothing to draw.
 
-    A subclass sets `title` and `empty`, makes its artists in `build` and moves them in `draw`. `margins` of the axes
-    inside the card are inches: left, right, bottom, top; `margins_narrow` those of a card without room on its right.
-    `words` are what `draw` adds to title and subtitle for people who cannot see the card.
+    A subclass sets `title` and `empty`, makes its artists in `build` and moves them in `draw`. `margins` are inches
+    from the card to its axes: left, right, bottom, top; a narrow card has `margins_narrow`, if any. `words` are texts
+    that `draw` adds to title and subtitle for people who cannot see the card.
     """
 
     title = ""
@@ -120,7 +120,7 @@ class Panel(Card):
     def __init__(self, area: SubFigure, palette: SimpleNamespace) -> None:
         super().__init__(area, palette)
         self.fill()
-        self.hints: list[tuple[Axes, tuple[float, ...], str]] = []  # left, bottom, right and top in data coordinates
+        self.hints: list[tuple[Axes, tuple[float, ...], str]] = []  # box: left, bottom, right, top in data coordinates
         self.words: list[str] = []
         self.heading = self.text(EDGE, 0.33, size="x-large", weight="bold")
         self.subtitle = self.text(EDGE, 0.57, color=palette.muted)
@@ -131,14 +131,14 @@ class Panel(Card):
         area.subplots_adjust(left / self.width, bottom / self.height, *ends, hspace=0.06)
         self.build()
         for axes in area.axes:
-            axes.yaxis.get_offset_text().set_fontsize("small")  # it stands close below the subtitle
+            axes.yaxis.get_offset_text().set_fontsize("small")  # there is little room below the subtitle
 
     def hint(self, axes: Any, left: float, bottom: float, text: str, *end: float) -> None:
-        """Show the text where the mouse is on a point, or on the box to this right and top `end`."""
+        """Show a text while the mouse is at this point, or in the box from it to `end` (right, top)."""
         self.hints.append((axes, (left, bottom, *(end or (left, bottom))), text))
 
     def draw_bars(self, bars: Any, edges: Any, counts: Any, hints: Iterable[str]) -> None:
-        """Give those of `axes.bar` these edges and counts, and each a hint; what has nothing to show is hidden."""
+        """Set edges, counts and hints of the bars of `axes.bar`. A bar with count 0, or without one, is hidden."""
         for bar, left, right, count, text in zip_longest(bars, edges[:-1], edges[1:], counts, hints):
             bar.set_visible(bool(count))
             if count:
@@ -150,7 +150,7 @@ class Panel(Card):
         raise NotImplementedError
 
     def draw(self, snapshot: Snapshot) -> Sequence[str]:
-        """Move the artists; return the parts of the subtitle, the most important first, none if there is no data."""
+        """Move the artists. Return the parts of the subtitle, the most important first; () if there is no data."""
         raise NotImplementedError
 
     def update(self, snapshot: Snapshot) -> None:

@@ -18,7 +18,7 @@ STEPS_S = (1, 2, 4, 5, 10, 15, 20, 30, 60, 120, 180, 300, 600, 900, 1800, 3600, 
 
 
 class FlowPanel(Panel):
-    """Cumulative total over event time up to now, or to where `flow_end` cuts, with the record rate below."""
+    """Cumulative total over event time up to `flow_end`, with the record rate below."""
 
     title = "{record} Flow Over Time"
     empty = "Waiting for the first {record}{why}"
@@ -44,7 +44,7 @@ class FlowPanel(Panel):
             return ()
         times, totals = np.array(snapshot.flow, dtype=float).T
         begin, end, high = min(times[0], times[-1] - 10), snapshot.flow_end, totals[-1]
-        zone_s = round(local_time(end).replace(tzinfo=UTC).timestamp() - end)  # round times are those of the user
+        zone_s = round(local_time(end).replace(tzinfo=UTC).timestamp() - end)  # ticks are at round local times
         floor = 0 if totals[0] < 0.3 * high else max(0, totals[0] - 0.06 * (high - totals[0]) - 1)
         x, y = np.append(times, end), np.append(totals, high)
         self.line.set_data(x, y)
@@ -52,7 +52,7 @@ class FlowPanel(Panel):
         self.total.set_text(brief(snapshot.total))
         self.total.xy = end, high
         self.axes.set(xlim=(begin, end), ylim=(floor, high + 0.08 * (high - floor)))
-        if self.inner[0] <= 3 or end - begin >= DAY_S:  # there is no room for more
+        if self.inner[0] <= 3 or end - begin >= DAY_S:  # room for few labels, or long ones with dates
             ticks = np.linspace(begin, end, 2 if self.inner[0] <= 3 else 3)
         else:
             tick_s = next(each for each in STEPS_S if 4 * each >= end - begin)
@@ -63,7 +63,7 @@ class FlowPanel(Panel):
         self.no_data.set(x=x[-2:].mean(), visible=stale)
         for time, total in snapshot.flow:
             self.hint(self.axes, time, total, f"{brief(total)} \u00b7 {clock(time, snapshot.now)}")
-        # The first point stands for itself only: what came before it is not known in time.
+        # The first point counts as one record: the times of those before it are not known.
         least, rates = (end - begin) / self.BARS, np.diff(totals, prepend=totals[0] - 1)
         step = next((each for each in STEPS_S if each >= least), np.ceil(least / DAY_S) * DAY_S)
         edges = ((begin + zone_s) // step + np.arange(self.BARS + 3)) * step - zone_s
@@ -104,7 +104,7 @@ class GroupsPanel(Panel):
         for row, (bar, name, label, (text, count, color)) in enumerate(artists):
             bar.set(width=count, color=color)
             fit(name, self.margins[0] - 0.35, text)
-            # Not two spaces, of which browsers make one.
+            # A no-break space, because browsers join two spaces.
             label.set_text(f"{brief(count)} \u00a0{count / total:.0%}" if count else "")
             label.xy = count, row
             if count:
@@ -121,7 +121,7 @@ class TrendPanel(Panel):
     title = "{value} Trends"
     empty = "No {value} yet"
     margins = (0.85, 1.5, 0.6, 0.8)
-    margins_narrow = (0.85, 0.3, 1.35, 0.8)  # the names of the lines stand below
+    margins_narrow = (0.85, 0.3, 1.35, 0.8)  # the legend is below
 
     def build(self) -> None:
         axes = self.axes = self.area.subplots()
@@ -138,7 +138,7 @@ class TrendPanel(Panel):
         shown, roles, zones = snapshot.series, snapshot.roles, snapshot.roles.zones or ()
         if not shown:
             return ()
-        # Anomalies would flatten all else, and means with them: they are marked at the edge.
+        # The scale leaves out anomalies and means with them, which would flatten the lines: they are at the edge.
         pairs = [pair for series in shown for pair in zip(series.values, series.anomalies, strict=True)]
         values = [value for value, odd in pairs if not odd] or [value for value, _ in pairs]
         values += [mean for series in shown if not any(series.anomalies) for mean in series.rolling]
@@ -147,7 +147,7 @@ class TrendPanel(Panel):
         low, high = roles.scale or (min([low, *near]), max([high, *near]))
         extent, pad = high - low, 0.04 * (high - low)
         count = max(len(series.values) for series in shown)
-        before = min(0.9 / self.inner[0], 0.5) if zones else 0.03  # of the width: room for their names
+        before = min(0.9 / self.inner[0], 0.5) if zones else 0.03  # share of the width for the names of zones
         self.axes.set_xticks(np.unique(np.linspace(-count, 0, 4).round()))
         marks = sorted({*(roles.scale or ()), *zones})
         if roles.scale and (marks[0], marks[-1]) == roles.scale and np.diff(marks).min() > 0.1:
@@ -164,10 +164,10 @@ class TrendPanel(Panel):
         return [last, f"{counted(len(found), 'anomaly')}, the latest {number(max(found)[1], extent)}", mean]
 
     def draw_zones(self, roles: Roles, bottom: float, top: float) -> None:
-        """Fill below and above the two limits, and write what they are where there is room."""
+        """Fill the zones below, between and above the two limits, and name them where there is room."""
         lower, upper = roles.zones or (bottom, top)
         names, above = (f"BELOW {lower:g}", "", f"ABOVE {upper:g}"), self.palette.negative
-        if roles.scale:  # of sentiment, where more is better
+        if roles.scale:  # of sentiment, where higher is better
             names, above = ("NEGATIVE", "NEUTRAL", "POSITIVE"), self.palette.positive
         colors = self.palette.negative, (self.palette.muted, "none"), above
         least = 0.17 / self.inner[1] * (top - bottom)
@@ -178,7 +178,7 @@ class TrendPanel(Panel):
             text.set(y=(low + high) / 2, text=name if high - low > least else "", color=foreground)
 
     def draw_lines(self, snapshot: Snapshot, extent: float) -> list[tuple[int, float]]:
-        """Draw each series; a single one is grey, with its average. Where the anomalies are."""
+        """Draw each series; a single one is grey, with its average. Return the points of the anomalies."""
         shown, palette, found = snapshot.series, self.palette, list[tuple[int, float]]()
         single = not shown[0].name
         for line in (*self.raw, *self.rolling, self.average):
@@ -212,7 +212,7 @@ class TrendPanel(Panel):
 
 
 class HistogramPanel(Panel):
-    """Histogram of the latest measures with mean, median, 95th percentile and one standard deviation."""
+    """Histogram of the latest values with mean, median, 95th percentile and one standard deviation."""
 
     title = "{histogram} Analysis"
     empty = "No {histogram} yet"
@@ -234,7 +234,7 @@ class HistogramPanel(Panel):
         roles, found = snapshot.roles, snapshot.measures
         if not found:
             return ()
-        # Of whole numbers the edges lie between them.
+        # Whole numbers have their edges halfway between them.
         locator: Any = MaxNLocator(self.BINS - 2, integer=roles.whole, steps=[1, 2, 2.5, 5, 10])
         edges = locator.tick_values(*locator.nonsingular(found.low, found.high + roles.whole)) - 0.5 * roles.whole
         counts, _ = np.histogram(np.clip(snapshot.measured, edges[0], edges[-1]), edges)

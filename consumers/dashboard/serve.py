@@ -1,4 +1,4 @@
-"""The page: matplotlib's SVG for browsers, JSON and metrics for programs; view only."""
+"""The served page: matplotlib's SVG for browsers, JSON and metrics for programs; read-only."""
 
 import re
 import socket
@@ -30,20 +30,20 @@ DEFAULT_ADDRESS = "127.0.0.1:8765"
 FOLDER = Path(__file__).with_name("page")
 FORMS = 4
 JSON, METRICS = "application/json", "text/plain; version=0.0.4"
-# The page runs its own script only and asks nobody but this server.
+# The page runs only its own script and connects only to this server.
 POLICY = "default-src 'self'; img-src data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
 HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
 class Page:
-    """Serves the latest of the snapshots that it is to show.
+    """A web server with the latest snapshot.
 
     The image has four forms: light or dark, wide or in one column. Each is drawn when the first browser asks for it,
-    once per snapshot, by a thread of the web server.
+    once per snapshot, by a thread of the server.
     """
 
     def __init__(self, plan: Plan, first: Snapshot) -> None:
-        """Listen. A plan without theme follows each browser. Raises ToolkitError if the address cannot be used."""
+        """Start the server. Without a theme the page has that of each browser. Raises ToolkitError like WebServer."""
         host, port = parse_address("".join(plan.serve or ()) or DEFAULT_ADDRESS, "--serve ")
         self._plan, self._snapshot, self._lock = plan, first, threading.Lock()  # only one thread may draw
         self._dashboard, self._drawn = lru_cache(Dashboard), lru_cache(FORMS)(self._draw)
@@ -65,13 +65,13 @@ class Page:
             logger.warning("the page at {} can be seen by everyone who reaches this machine", self.url)
 
     def show(self, shown: Iterable[Snapshot]) -> None:
-        """Show each snapshot until the next one comes, then end."""
+        """Serve each snapshot until the next one comes. Stop the server after the last one."""
         for snapshot in shown:
             self._snapshot = snapshot
         self._server.close()
 
     def _frame(self, request: Request) -> Response:
-        """The image in the form that is asked for."""
+        """Answer with the image in the form that the query asks for, and its statistics."""
         asked: ThemeName = "dark" if request.query_params.get("theme") == "dark" else "light"
         narrow = request.query_params.get("form") == "narrow"
         with self._lock:
@@ -91,13 +91,13 @@ class Page:
 
 
 def known_hosts(host: str, allowed: Sequence[str]) -> list[str]:
-    """Names in a Host header that mean this page; others come from sites that point a name of theirs at it.
+    """Return the values of a Host header that are allowed. Others may be DNS rebinding by a website.
 
-    Where the page is for other machines these are also the name and the addresses of this one. Raises ToolkitError if
-    one of `allowed` cannot be a name.
+    If the page is for other machines, name and addresses of this one are among them. Raises ToolkitError if one of
+    `allowed` cannot be a name.
     """
     for name in allowed:
-        if not re.fullmatch(r"[\w.-]+", name, re.ASCII):  # * would let in any
+        if not re.fullmatch(r"[\w.-]+", name, re.ASCII):  # * would allow all names
             raise ToolkitError(f"--allow-host {name}: give a host name without port, such as dash.example.org")
     names = ["localhost", "127.0.0.1", "::1", host, *allowed]
     if not is_loopback(host):
@@ -107,12 +107,12 @@ def known_hosts(host: str, allowed: Sequence[str]) -> list[str]:
 
 
 def statistics(snapshot: Snapshot) -> bytes:
-    """The snapshot as JSON, with its own names and units; what is not known yet is null."""
+    """Return the snapshot as JSON, with its own names and units; unknown values are null."""
     return msgspec.json.encode(asdict(snapshot) | {"status": snapshot.status, "idle_s": snapshot.idle_s})
 
 
 def metrics(snapshot: Snapshot) -> str:
-    """The statistics in the text format of Prometheus."""
+    """Return the statistics in the text format of Prometheus."""
     delay = snapshot.lag
     samples = {
         "records_total": snapshot.total,

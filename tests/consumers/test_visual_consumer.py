@@ -68,7 +68,7 @@ def test_reading_that_does_not_end_is_logged(live: Settings, monkeypatch: pytest
         done = run_here(MODULE, "--source", "file", "--frames", "1", "--backend", "agg", settings=live)
     finally:
         released.set()
-    assert (done.returncode, "reading does not end" in done.stderr) == (3, True)
+    assert (done.returncode, "has not ended normally; see the log" in done.stderr) == (3, True)
 
 
 BAD_INPUT: list[tuple[list[str], str]] = [

@@ -9,8 +9,8 @@ function tick() {
   image.className = (frame.narrow ? "narrow" : "") + (lost ? " old" : "");
   state.className = old ? "old" : "";
   const why = held ? "the image waits while text is selected." : "the dashboard does not answer. Is it running? Trying again.";
-  const words = lost ? `STALE: ${why}` : old ? "STALE: nothing new comes." : "";
-  if (mark.textContent !== words) mark.textContent = words;  // what did not change is not read aloud again
+  const words = lost ? `STALE: ${why}` : old ? "STALE: no new records come." : "";
+  if (mark.textContent !== words) mark.textContent = words;  // screen readers read each assignment aloud
   age.textContent = image.firstChild ? `Image ${seconds} s old` : "Connecting…";
   document.title = (old ? "(STALE) " : "") + (frame.stream ? frame.stream + " – " : "") + "Streaming Dashboard";
 }
@@ -45,9 +45,9 @@ async function load() {
   try {
     const answer = await fetch("/frame.json?" + form, {signal: AbortSignal.timeout(15000)});
     const next = await answer.json();
-    held = !getSelection().isCollapsed;  // text that somebody marks to copy it stays
+    held = !getSelection().isCollapsed;  // a new image would end the selection of text
     if (!held) show({...next, narrow});
-  } catch { held = false; }  // the age shows it
+  } catch { held = false; }  // the age of the image shows the failure
   tick();
   setTimeout(load, Math.min(frame.refresh_s, 5) * 1000);
 }
