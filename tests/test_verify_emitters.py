@@ -58,7 +58,7 @@ def test_a_sink_that_loses_or_changes_records_fails(monkeypatch: pytest.MonkeyPa
     def full(emitter: FileEmitter, batch: Batch) -> None:
         raise Unavailable("no space\nleft")
 
-    for emit, words in ((garbled, "something else"), (full, "no space left")):
+    for emit, words in ((garbled, "is different when read back"), (full, "no space left")):
         monkeypatch.setattr(FileEmitter, "emit", emit)
         result = check.check("file", DEFAULTS)
         assert result.result == "failed"

@@ -1,4 +1,4 @@
-"""The registry: one object per sink. Every list of sinks anywhere derives from it."""
+"""The registry of sinks. Every list of sinks in the project derives from it."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -27,10 +27,10 @@ INFERRED_FROM = 2_000  # records
 
 @dataclass(frozen=True)
 class Sink:
-    """A place where records go, how to write there and how to read it.
+    """A sink, with the emitter that writes to it and the source that reads it.
 
-    `embedded` says that it lives in a file of this machine, at `path(settings, stream)`. Its emitter is in
-    `utils/emitters/<name>_emitter.py`, its source in `utils/sources/<name>_source.py`; both are imported when used.
+    An `embedded` sink is a file of this machine, at `path(settings, stream)`. The emitter is in the module
+    `utils/emitters/<name>_emitter.py`, the source in `utils/sources/<name>_source.py`. They are imported when used.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Sink:
     path: Callable[[Settings, Stream], Path | None]
 
     def emitter(self, settings: Settings, stream: Stream, key: str, mark: str) -> Emitter:
-        """Open the emitter: `key` is `<name>-<journal>`, `mark` what the emitter before noted last."""
+        """Open the emitter. `key` is `<name>-<journal>`, `mark` the last mark of the emitter before, else ""."""
         module: Any = import_module(f"utils.emitters.{self.name}_emitter")
         emitter: Emitter = module.open_emitter(settings, stream, key, mark)
         return emitter
@@ -47,10 +47,10 @@ class Sink:
     def source(
         self, settings: Settings, stream: Stream, resume: Resume, finished: bool = False, shared: bool = False
     ) -> Source:
-        """Make the source: `finished` stops at the present end, `shared` divides the partitions among readers."""
+        """Return the source. `finished`: it stops at the present end. `shared`: readers divide the partitions."""
         module: Any = import_module(f"utils.sources.{self.name}_source")
-        made: Source = module.open_source(settings, stream, resume, finished, shared)
-        return made
+        source: Source = module.open_source(settings, stream, resume, finished, shared)
+        return source
 
 
 SINKS: Mapping[str, Sink] = {
@@ -65,7 +65,7 @@ SINKS: Mapping[str, Sink] = {
 ALL = tuple(SINKS)
 EMBEDDED = tuple(name for name, sink in SINKS.items() if sink.embedded)
 BY_PREFERENCE = (*(name for name in ALL if name not in EMBEDDED), *EMBEDDED)
-"""The order in which the automatic source looks for data."""
+"""The order in which the source `auto` looks for records."""
 
 if TYPE_CHECKING:
     SinkName = str
@@ -92,7 +92,7 @@ Drop = Annotated[
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Run:
-    """What every producer can be told about a run."""
+    """The options of every producer."""
 
     count: Count = None
     drain: Drain = 10.0
@@ -105,7 +105,7 @@ WHOLE_RUN = Run()
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Making:
-    """What every producer that generates its records can be told."""
+    """The options of every producer that generates its records."""
 
     interval: Interval = 5.0
     seed: Seed = None
@@ -123,7 +123,7 @@ ChosenSource = Annotated[
 def source(
     name: str, settings: Settings, stream: Stream, resume: Resume, *, finished: bool = False, shared: bool = False
 ) -> Source:
-    """The reader of a sink (or of `auto`, the best one available); opens at the first poll."""
+    """Return the source of a sink; `auto`: of the first sink that has records. It opens at the first poll."""
     if name != AUTO:
         return SINKS[name].source(settings, stream, resume, finished, shared)
     from utils.sources.auto_source import AutoSource, require_answer
@@ -137,37 +137,37 @@ def source(
 
 
 def check_places(settings: Settings, stream: Stream, sinks: Iterable[str]) -> None:
-    """Raise ToolkitError if two sinks would use the same file, by whatever name, or one a place of ours."""
-    own = {(settings.data_path / folder).resolve() for folder in OWN_FOLDERS} | {settings.alerts_path.resolve()}
+    """Raise ToolkitError if two sinks have the same file, or one has a path that the toolkit uses itself."""
+    reserved = {(settings.data_path / folder).resolve() for folder in OWN_FOLDERS} | {settings.alerts_path.resolve()}
     owners: dict[str, str] = {}
     for sink in sinks:
         path = SINKS[sink].path(settings, stream)
         if path is None:
             continue
-        if own & {path.resolve(), path.resolve().parent}:
-            raise ToolkitError(f"{sink} cannot be {path}: this place is for other files; name another file or stream")
+        if reserved & {path.resolve(), path.resolve().parent}:
+            raise ToolkitError(f"{sink} cannot use {path}: other files belong there; name another file or stream")
         for suffix in OF_A_DATABASE:
             name = f"{os.path.normcase(path.resolve())}{suffix}"
             if owners.setdefault(name, sink) != sink:
-                raise ToolkitError(f"{owners[name]} and {sink} have the same file {name}: give each one of its own")
+                raise ToolkitError(f"{owners[name]} and {sink} use the same file {name}: name another for one of them")
 
 
 def find_stream(name: str, settings: Settings, source_name: str = AUTO) -> Stream:
-    """The stream of this name: as its schema file says, else inferred from the first records of a source.
+    """Return the stream of this name: from its schema file, else inferred from the first records of a source.
 
     Raises Absent if there is neither yet, Unavailable if the source cannot be read now, ToolkitError if the name or
     the file cannot be used.
     """
     if found := known(name, settings.schema_folder):
         return found
-    values = _first_values(Stream(name), settings, source_name)  # without fields: all of a record is in `extra`
+    values = _first_values(Stream(name), settings, source_name)  # without fields `extra` has all members of a record
     if not values:
         raise Absent(f"stream {name} has no schema file, and no record that can be read yet")
     return inferred(name, values)
 
 
 def with_chosen_roles(stream: Stream, settings: Settings, source_name: str = AUTO) -> Stream:
-    """The stream with the roles that nobody named, as far as its first records suit; unchanged while there are none."""
+    """Return the stream with roles inferred from its first records, where it names none; unchanged without records."""
     if stream.name == BUZZ.name or None not in (stream.by, stream.value, stream.histogram):
         return stream
     try:
@@ -177,7 +177,7 @@ def with_chosen_roles(stream: Stream, settings: Settings, source_name: str = AUT
 
 
 def _first_values(stream: Stream, settings: Settings, source_name: str) -> list[Any]:
-    """The values of the first records of a stream, by name."""
+    """Return the first records of a stream as mappings of names to values; empty if there are none yet."""
     with closing(source(source_name, settings, stream, lambda partition: "", finished=True)) as reader:
         chunk = reader.poll(INFERRED_FROM)
     return [values_of(stream.codec.encode(record)) for record in chunk.records] if chunk else []

@@ -1,4 +1,4 @@
-"""What the journals of a data folder know, read beside running producers."""
+"""The contents of the journals in a data folder. Reading them does not disturb running producers."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
@@ -16,10 +16,11 @@ from utils.sources.sqlite_source import open_read_only
 
 @dataclass(frozen=True)
 class Account:
-    """One journal, of the producer `<name>-<journal>`.
+    """The contents of one journal; `producer` is `<name>-<journal>`.
 
-    `runs` has the acknowledged sequences of each producer_id, first and last; `subscribed` for each sink since when
-    and behind which sequence it gets them. Records behind `pruned` are still in the journal, `pending_bytes` of them.
+    `runs`: first and last acknowledged sequence of each producer_id. `subscribed`: for each sink the start of its
+    subscription, as time and as the sequence after which it gets records. `pruned`: the last sequence that the journal
+    has deleted; it still contains the later records, in `pending_bytes`.
     """
 
     path: Path
@@ -36,12 +37,12 @@ class Account:
 
 
 def journal_paths(settings: Settings) -> list[Path]:
-    """The journals of a data folder."""
+    """Return the paths of the journals in the data folder."""
     return sorted(settings.journal_path("x").parent.glob("*.sqlite"))
 
 
 def account_of(path: Path) -> Account | None:
-    """What a journal knows; None while its producer is just creating it. Raises ToolkitError."""
+    """Read a journal; None if its producer is still creating it. Raises ToolkitError."""
     with sqlite.errors(path), closing(open_read_only(path)[0]) as connection:
         connection.execute("BEGIN")
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
@@ -65,25 +66,25 @@ def account_of(path: Path) -> Account | None:
 
 
 def accounts(settings: Settings) -> list[Account]:
-    """All journals of a data folder. Raises ToolkitError."""
+    """Read all journals in the data folder. Raises ToolkitError."""
     return [account for path in journal_paths(settings) if (account := account_of(path))]
 
 
 def dead_letters(path: Path) -> Iterator[tuple[str, int]]:
-    """The ids in a file of dead letters."""
+    """Yield producer_id and sequence of each record in a file of dead letters."""
     if path.exists():
         with path.open("rb") as lines:
             yield from filter(None, map(identity_of, lines))
 
 
 def stream_names(settings: Settings, found: Iterable[Account]) -> list[str]:
-    """Every stream that the data folder knows: buzz, those with a schema file, those of these journals."""
+    """Return the names of buzz, of all streams with a schema file, and of the streams of these journals."""
     declared = [path.stem for path in sorted(settings.schema_folder.glob("*.json"))]
     return list(dict.fromkeys([BUZZ.name, *declared, *(account.stream for account in found)]))
 
 
 def stream_of(name: str, settings: Settings, sinks: Iterable[str] = ALL) -> Stream:
-    """A stream by its schema file, else inferred from a sink that has records; without any it has no fields."""
+    """Return a stream by its schema file, else inferred from the first sink with records, else without fields."""
     for sink in sinks:
         with suppress(Unavailable):
             return find_stream(name, settings, sink)
@@ -91,11 +92,11 @@ def stream_of(name: str, settings: Settings, sinks: Iterable[str] = ALL) -> Stre
 
 
 def audited_sinks(settings: Settings, stream: str | None = None) -> tuple[str, ...]:
-    """The sinks that the journals of `stream` subscribe, or any journal. Raises ToolkitError if there is none."""
+    """Return the sinks that journals of `stream` subscribe, else those of all journals. Raises ToolkitError if none."""
     found = accounts(settings)
     of_stream = [account for account in found if account.stream == stream]
     sinks = {sink for account in of_stream or found for sink in account.subscribed}
     if not sinks:
-        where = f"no journal in {settings.data_path} (see --data-dir)"
-        raise ToolkitError(f"nothing to audit: {where} subscribes a sink; --sinks names some to compare without one")
+        reason = f"no journal in {settings.data_path} (see --data-dir) has a subscribed sink"
+        raise ToolkitError(f"nothing to audit: {reason}; name sinks with --sinks to compare them without a journal")
     return tuple(sink for sink in ALL if sink in sinks)

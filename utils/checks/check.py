@@ -1,4 +1,4 @@
-"""One record through each emitter and back, somewhere temporary: does this machine do what the toolkit needs?"""
+"""Check of a sink on this machine: write one record with its emitter to a temporary place, and read it back."""
 
 import secrets
 import tempfile
@@ -22,7 +22,7 @@ PATIENCE_S = 15.0
 
 
 class Checked(Record):
-    """A record with a field of each type."""
+    """A record with a field of each JSON type."""
 
     text: str
     integer: int
@@ -33,7 +33,7 @@ class Checked(Record):
 
 @dataclass(frozen=True)
 class Result:
-    """How one sink did; `seconds` for write and read together."""
+    """Result of the check of one sink. `seconds` is the time of writing and reading together."""
 
     sink: str
     result: Literal["ok", "failed", "not running"]
@@ -42,7 +42,7 @@ class Result:
 
 
 def check(sink: str, settings: Settings) -> Result:
-    """Write one record with the sink's emitter and read it back, then remove both."""
+    """Write one record with the sink's emitter, read it back, and delete the temporary file or topic."""
     embedded = SINKS[sink].embedded
     stream = Stream(f"check-{secrets.token_hex(4)}", Checked)
     sent = Checked(
@@ -67,7 +67,7 @@ def check(sink: str, settings: Settings) -> Result:
                 try:
                     _round_trip(sink, place, stream, batch)
                     break
-                except Unavailable:  # a broker may need a moment after it made the topic
+                except Unavailable:  # a broker may need some time after it has created the topic
                     if embedded or time.monotonic() > started_s + PATIENCE_S:
                         raise
                 time.sleep(0.1)
@@ -81,7 +81,7 @@ def check(sink: str, settings: Settings) -> Result:
 
 
 def _round_trip(sink: str, settings: Settings, stream: Stream, batch: Batch) -> None:
-    """Store the record unless the sink has it already, and read it. Raises ToolkitError."""
+    """Store the record, unless an earlier attempt has, and read it back. Raises ToolkitError if they differ."""
     with closing(SINKS[sink].emitter(settings, stream, stream.name, "")) as emitter:
         if emitter.last([batch.producer_id]) is None:
             emitter.emit(batch)
@@ -92,4 +92,4 @@ def _round_trip(sink: str, settings: Settings, stream: Stream, batch: Batch) -> 
         raise Unavailable("the record cannot be read back")
     ((records, invalid),) = found
     if invalid or stream.codec.canonical(stream.codec.columns_of(records)) != stream.codec.canonical(batch.columns):
-        raise ToolkitError(f"read back something else: {records or invalid}")
+        raise ToolkitError(f"the record is different when read back: {records or invalid}")

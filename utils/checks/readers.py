@@ -1,4 +1,4 @@
-"""All that a sink contains, as its readers see it; a topic by another client than the one that wrote it."""
+"""Reading of all records of a sink, by its source; of a Kafka topic by kafka-python, which has not written it."""
 
 from collections.abc import Generator
 from contextlib import closing
@@ -21,9 +21,9 @@ Page = tuple[list[Any], list[Invalid]]
 
 
 def pages(sink: str, settings: Settings, stream: Stream) -> Generator[Page]:
-    """The records of a sink from its beginning to its present end, and what is invalid among them.
+    """Yield the valid records and the invalid lines of a sink, page by page, from its start to its present end.
 
-    Raises Unavailable if the sink cannot be read or was replaced meanwhile, Absent if there is none.
+    Raises Unavailable if the sink cannot be read or was replaced meanwhile, Absent if it does not exist.
     """
     if sink == "kafka":
         yield from _topic_pages(settings, stream)
@@ -36,15 +36,15 @@ def pages(sink: str, settings: Settings, stream: Stream) -> Generator[Page]:
 
 
 def _topic_pages(settings: Settings, stream: Stream) -> Generator[Page]:
-    """All partitions of a topic, read_committed."""
+    """Yield the committed records of all partitions of a topic."""
     from kafka import KafkaConsumer, TopicPartition
     from kafka.errors import KafkaError
 
     try:
         require_answer(settings.kafka_broker)
-    except Absent as error:  # what is on its disk is not known, and by no means lost
+    except Absent as error:  # the topic may exist: without an answer its records must not count as lost
         raise Unavailable(str(error)) from error
-    Admin(settings)  # names a setting that cannot be used
+    Admin(settings)  # raises ToolkitError that names a setting if Kafka's client rejects it
     topic = settings.topic_of(stream.name)
     try:
         consumer = KafkaConsumer(
@@ -54,13 +54,13 @@ def _topic_pages(settings: Settings, stream: Stream) -> Generator[Page]:
             max_partition_fetch_bytes=4 << 20,
         )
         with closing(consumer):
-            places = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
-            if not places:
+            partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
+            if not partitions:
                 raise Absent(f"topic {topic} does not exist (yet) at {settings.kafka_broker}")
-            consumer.assign(places)
-            consumer.seek_to_beginning(*places)
-            ends, silent_ms = consumer.end_offsets(places), 0
-            while any(consumer.position(place) < end for place, end in ends.items()):
+            consumer.assign(partitions)
+            consumer.seek_to_beginning(*partitions)
+            ends, silent_ms = consumer.end_offsets(partitions), 0
+            while any(consumer.position(partition) < end for partition, end in ends.items()):
                 found = consumer.poll(timeout_ms=POLL_MS, max_records=PAGE_RECORDS)
                 silent_ms = 0 if found else silent_ms + POLL_MS
                 if silent_ms > SILENCE_S * 1000:
@@ -72,7 +72,7 @@ def _topic_pages(settings: Settings, stream: Stream) -> Generator[Page]:
 
 
 def _page(stream: Stream, found: list[Any]) -> Page:
-    # Without a value but with a key a record only ends a transaction.
+    """Decode the records of one poll. A record with a key but no value is left out: it only ends a transaction."""
     real = [record for record in found if record.value is not None or not record.key]
     places = (f"{record.topic}-{record.partition} offset {record.offset}" for record in real)
     return decode_all(stream.codec, [record.value or b"" for record in real], places)
