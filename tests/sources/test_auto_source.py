@@ -56,7 +56,7 @@ def stage() -> Stage:
 
 def test_the_first_that_has_data_is_used(stage: Stage) -> None:
     stage.second.answer = CHUNK
-    assert (stage.auto.name, stage.auto.detail) == ("auto", "what has data")
+    assert (stage.auto.name, stage.auto.detail) == ("auto", "the first sink that has data")
     assert stage.auto.poll(1) is CHUNK
     assert (stage.auto.name, stage.auto.detail) == ("second", "second detail")
     stage.first.answer = CHUNK

@@ -669,7 +669,7 @@ class TestReadOnlyFolder:
         copied.path = copy
         outcome = self.read(copied, [])
         assert outcome.startswith("Unavailable: ")
-        assert "copy both files elsewhere" in outcome
+        assert "copy both to another folder" in outcome
 
 
 # What hypothesis makes comes back from the table as its line is read.

@@ -51,8 +51,8 @@ class RotatedFile(FileSource):
                 return replace(chunk, end=self._behind)
             self.close()  # it is left, or was truncated: `_open` knows where to continue
 
-    def _is_left(self, file: FileIO) -> bool:
-        return super()._is_left(file) and self._is_quiet(file)
+    def _is_replaced(self, file: FileIO) -> bool:
+        return super()._is_replaced(file) and self._is_quiet(file)
 
     def _is_quiet(self, file: FileIO) -> bool:
         return time.time() - os.fstat(file.fileno()).st_mtime >= self._linger_s

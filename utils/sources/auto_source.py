@@ -1,4 +1,4 @@
-"""Reads the best sink that has data: the first of its candidates, and the next when that one fails for long."""
+"""The automatic source: reads the first sink that has data, and another one if that fails for long."""
 
 import socket
 import time
@@ -13,11 +13,11 @@ GIVE_UP_S = 10.0
 
 
 class AutoSource:
-    """Uses the first candidate, in their order, that has data, until it fails for 10 s.
+    """Reads the first candidate that has data, until it fails for 10 s.
 
-    Candidates are opened when they are tried; what cannot be opened or read is tried again with the next poll. `name`
-    and `detail` are those of the source in use. After a change records come that were already read from another sink:
-    whoever counts knows them by (producer_id, sequence).
+    Candidates are opened when they are tried. One that cannot be opened or read is tried again with the next poll.
+    `name` and `detail` are those of the source in use. After a change, records come again that were read from the
+    source before; consumers recognize them by (producer_id, sequence).
     """
 
     def __init__(
@@ -26,19 +26,19 @@ class AutoSource:
         self._candidates, self._clock = candidates, clock
         self._open: dict[str, Source] = {}
         self._used = ""
-        self._give_up_s: float | None = None  # when to leave the one in use, which fails
+        self._give_up_s: float | None = None  # when to leave the source in use; None while it does not fail
 
     @property
     def name(self) -> str:
-        """The source in use, `auto` before one is found."""
+        """The name of the source in use, `auto` before one is found."""
         return self._used or "auto"
 
     @property
     def detail(self) -> str:
-        return self._open[self._used].detail if self._used else "what has data"
+        return self._open[self._used].detail if self._used else "the first sink that has data"
 
     def poll(self, max_records: int) -> Chunk | None:
-        """The next records of the source in use. See Source."""
+        """Return the next records of the source in use. See Source."""
         if not self._used:
             return self._find(max_records)
         try:
@@ -62,7 +62,7 @@ class AutoSource:
         found: Chunk | None = None
         errors: list[ToolkitError] = []
         for name, connect in self._candidates.items():
-            # A source that is to be read from its end notes its position now, in case that it is used later.
+            # With "end" every source must note its present end now, because it may be used later.
             if found is not None and (found.start != "end" or name in self._open):
                 continue
             try:
@@ -76,7 +76,7 @@ class AutoSource:
             if found is None and chunk is not None and (chunk.end or chunk.records or chunk.invalid):
                 self._used, self._give_up_s, found = name, None, chunk
         if found is None:
-            # That one sink is empty does not hide that another, which may not be, cannot be read.
+            # Report a sink that cannot be read even if others are only empty, because it may have data.
             failed = [error for error in errors if not isinstance(error, Absent)]
             if failed or len(errors) == len(self._candidates):
                 kind = Unavailable if failed else Absent
@@ -85,7 +85,7 @@ class AutoSource:
 
 
 def require_answer(brokers: str) -> None:
-    """Raise Absent unless one of the `host:port,...` accepts a connection within a second."""
+    """Raise Absent unless one of the brokers, `host:port,...`, accepts a connection within a second."""
     deadline_s = time.monotonic() + ANSWER_S
     for broker in brokers.split(","):
         host, _, port = broker.strip().partition("]" if "[" in broker else ":")

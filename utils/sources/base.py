@@ -1,4 +1,4 @@
-"""What a sink's reader promises."""
+"""The source protocol, and the chunks that sources return."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -9,16 +9,16 @@ from utils.records.codec import Codec
 from utils.records.record import Invalid
 
 Resume = Callable[[str], str]
-"""Partition -> stored position; "" = from the start, "end" = only what comes from now on."""
+"""Returns the stored position of a partition: "" = the start, "end" = the present end of the partition."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Records of one partition, in order, and the positions around them.
+    """Records of one partition, in order, and the positions before and after them.
 
-    `partition` names the file, table or topic partition. `start` and `end` are opaque texts: whoever has handled
-    the chunk stores `end` and gives it to `resume` later. Each chunk's `start` is what `resume` gave or
-    the `end` before it. `records` is empty when only invalid records or a moved position are reported.
+    `partition` names the file, table or topic partition. `start` and `end` are opaque texts. A consumer stores `end`
+    once it has handled the chunk, for `resume` to return it later. `start` is the `end` of the chunk before, or what
+    `resume` returned. `records` is empty if the chunk reports only invalid records or another position.
     """
 
     partition: str
@@ -29,23 +29,23 @@ class Chunk:
 
     @property
     def begins_again(self) -> bool:
-        """Whether this only reports that the partition was rotated or rebuilt, and is read from its beginning."""
+        """True if the chunk only reports that the partition was rotated or rebuilt, and is read from its beginning."""
         return self.end == "" and self.start not in ("", "end")
 
 
 class Source(Protocol):
-    """Reads one sink, each record once. Constructing opens nothing that could fail; polling does."""
+    """The source protocol: reads one sink, each record once. The constructor opens nothing that could fail."""
 
     @property
     def name(self) -> str:
-        """The sink that is read."""
+        """The name of the sink."""
 
     @property
     def detail(self) -> str:
-        """What exactly is read, for people."""
+        """The file or topic that is read, in words for people."""
 
     def poll(self, max_records: int) -> Chunk | None:
-        """The next records, at most `max_records`, or None: nothing yet. Never waits long.
+        """Return the next records, at most `max_records`, or None if there are none yet. Never waits long.
 
         Raises Unavailable (can heal: poll again later) or another ToolkitError (the user must act).
         """
@@ -55,7 +55,7 @@ class Source(Protocol):
 
 
 def decode_all(codec: Codec, lines: Sequence[bytes], places: Iterable[str]) -> tuple[list[Any], list[Invalid]]:
-    """Records of lines, all at once where all fit, and what is invalid; `places` say where each line is."""
+    """Decode lines, all at once if all are valid. Return the records, and the invalid lines with their `places`."""
     with suppress(ValueError):
         return codec.decode_each(lines), []
     decoded, invalid = [], []

@@ -1,7 +1,7 @@
-"""Reads a stream's table in a DuckDB database that others write.
+"""Reads a stream's table in a DuckDB database while other processes write it.
 
-DuckDB lets one process write or many read, so the file is open only while a chunk of rows is fetched (about 15 ms for
-10,000 rows). After the end was reached it is opened at most every 200 ms, and only if it has changed.
+One process may write a DuckDB file, or many may read it. So the file is open only while a chunk of rows is fetched
+(about 15 ms for 10,000 rows). Once the end is reached, it is opened at most every 200 ms, and only if it has changed.
 """
 
 import os
@@ -23,15 +23,15 @@ from utils.sources.table_source import Row, TableSource, fetched
 
 POLL_S = 0.2
 WAIT_S = 1.2
-FEW_ROWS = 1_000  # of a query, all of which DuckDB has in memory at once
+FEW_ROWS = 1_000  # of the first query, because DuckDB has all rows of a query in memory
 _TABLES = "SELECT table_name FROM duckdb_tables() WHERE database_name = 'sink'"
-_COARSE_S = 2.0  # the times of files have steps up to this
+_COARSE_S = 2.0  # the coarsest resolution of the times of files
 
 
 class DuckdbSource(TableSource):
-    """Reads with the file attached to a database in memory; instants come as RFC 3339 text.
+    """Attaches the file to a database in memory and reads it. Timestamps come as RFC 3339 text.
 
-    Waits up to 1.2 s for a writer's window to end before it raises Unavailable. One thread at a time.
+    Waits up to 1.2 s for a writer's window to end before it raises Unavailable. For one thread at a time.
     """
 
     name = "duckdb"
@@ -41,7 +41,7 @@ class DuckdbSource(TableSource):
     _limit = FEW_ROWS
 
     def poll(self, max_records: int) -> Chunk | None:
-        """The next rows. See Source."""
+        """Return the next rows. See Source."""
         if self._end is not None and time.monotonic() < self._next_look_s:
             return None
         state = self._file_state()
@@ -66,11 +66,11 @@ class DuckdbSource(TableSource):
             )
             rows = f"sink.{quoted(table)}"
             last = f"(SELECT max(rowid) FROM {rows})" if first is None else first
-            # DuckDB scans in the order of the row numbers, and begins where the condition says.
+            # DuckDB scans in the order of the row numbers, and skips to the first that the condition allows.
             count = min(count, self._limit)
             query = f"SELECT rowid, {selected} FROM {rows} WHERE rowid >= {last} LIMIT {count}"
             found = fetched(memory.execute(query).fetchmany, count)
-            self._limit = max(FEW_ROWS, 2 * len(found))  # where a few large rows make a chunk it stays low
+            self._limit = max(FEW_ROWS, 2 * len(found))  # low while a few large rows fill a chunk
             return [field for _, field in columns], found
 
     def close(self) -> None:
@@ -80,7 +80,7 @@ class DuckdbSource(TableSource):
 
     @contextmanager
     def _attached(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Memory with the file attached as `sink`, read-only, once no other process writes."""
+        """Attach the file as `sink`, read-only, once no other process writes it, and yield the connection."""
         if file_id(self._path) is None:
             raise Absent(f"{self._path} does not exist yet")
         self._memory = memory = self._memory or duckdb.connect(config=duck.CONFIG)
@@ -94,25 +94,25 @@ class DuckdbSource(TableSource):
             raise ToolkitError(f"{self._path}: {str(error).splitlines()[0]}") from error
 
     def _file_state(self) -> object:
-        """Changes with every write to the file and to the log beside it.
+        """Return a value that changes with every write to the file or to its log.
 
-        Their times tell: to open and close the file would drop the locks that this process may have on it elsewhere.
+        It is made of sizes and times. Opening and closing the file would drop other locks of this process on it.
         """
         log = self._path.with_name(self._path.name + ".wal")
         with suppress(OSError):
             found = [os.stat(self._path), *([os.stat(log)] if log.exists() else [])]
             if time.time() - max(each.st_mtime for each in found) > _COARSE_S:
                 return [(each.st_ino, each.st_size, each.st_mtime_ns) for each in found]
-        return object()  # unknown: differs from any other
+        return object()  # unknown, or just written: differs from any other value
 
 
 def open_source(settings: Settings, stream: Stream, resume: Resume, finished: bool, shared: bool) -> DuckdbSource:
-    """The source of the sink `duckdb`. See Sink."""
+    """Make the source of the sink `duckdb`. See Sink."""
     return DuckdbSource(settings.duckdb_path, stream, resume)
 
 
 def readable(name: str, kind: str, field_type: str) -> str:
-    """The expression of a column: an instant as RFC 3339 text, a number as the emitter would widen its column."""
+    """Return the SQL that reads a column: timestamps as RFC 3339 text, number fields as DOUBLE, json fields as text."""
     column = quoted(name)
     if kind.startswith("TIMESTAMP") and not kind.endswith("]"):
         if kind == "TIMESTAMPTZ_NS":  # of Parquet files by pandas; epoch_us does not take it
@@ -120,7 +120,7 @@ def readable(name: str, kind: str, field_type: str) -> str:
         instant, form = f"make_timestamp(epoch_us({column}))", "%Y-%m-%dT%H:%M:%S"
         milliseconds, microseconds = (f"strftime({instant}, '{form}.%{fraction}Z')" for fraction in "gf")
         text = f"CASE epoch_us({column}) % 1000 WHEN 0 THEN {milliseconds} ELSE {microseconds} END"
-        return f"coalesce({text}, {column}::VARCHAR)"  # infinity
+        return f"coalesce({text}, {column}::VARCHAR)"  # `text` is NULL for infinity
     if field_type == "number" or (not field_type and not kind.endswith(("INT", "INTEGER"))):
         return as_double(column, kind) or column
     if field_type == "json" and kind not in ("JSON", "VARCHAR"):

@@ -1,9 +1,9 @@
-"""Reads a JSON lines file while others append to it, truncate, rotate or replace it.
+"""Reads a JSON lines file while other processes append to it, truncate, rotate or replace it.
 
-A line is read when its newline has come; nothing partial is kept between polls. The open file is kept: after a
-rotation by rename its rest is read before the new file begins. A position is `offset:length:crc` of the last bytes
-that were handled; where they are not found again (rotated, truncated, rebuilt) the partition begins again. A run of
-zero bytes, which a power cut or a copied and truncated log leaves, ends a line and is passed over.
+A line is read once it has its newline; no partial line is kept between polls. The file stays open, so that after a
+rotation by rename its rest is read before the new file. A position is `offset:length:crc` of the last bytes that were
+handled. If they are no longer there (rotated, truncated, rebuilt), the partition begins again. A run of zero bytes,
+as a power cut or logrotate's copytruncate leaves it, ends a line and is skipped.
 """
 
 import os
@@ -31,9 +31,9 @@ _ARRAY = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*\{")
 
 
 class FileSource:
-    """Reads one file, a partition named after it.
+    """Reads one file as one partition, which has the file's name.
 
-    With `finished` a last line without its newline is read too.
+    With `finished`, a last line without its newline is read too.
     """
 
     name = "file"
@@ -41,27 +41,27 @@ class FileSource:
     def __init__(self, path: Path, codec: Codec, resume: Resume, *, finished: bool = False) -> None:
         self._path, self._codec, self._resume, self._finished = path, codec, resume, finished
         self._file: FileIO | None = None
-        self._position: str | None = None  # as it was given to or by the loop
+        self._position: str | None = None  # what `resume` returned, or the end of the last chunk
         self._counted: str | None = None  # the position before an unfinished line that was reported as invalid
 
     @property
     def detail(self) -> str:
-        """What exactly is read, for people."""
+        """The path of the file."""
         return str(self._path)
 
     def poll(self, max_records: int) -> Chunk | None:
-        """The next records. See Source."""
+        """Return the next records. See Source."""
         if self._position is None:
             self._position = self._resume(self._path.name)
         try:
             if self._position == "end" and not self._path.exists():
-                return self._restart()  # stored: whatever appears later is new
+                return self._restart()  # the consumer stores this start, so that all of a later file is new
             file = self._file = self._file or self._open()
             if self._position == "end":
                 return self._go_to_end(file)
-            is_left = self._is_left(file)
-            chunk = self._read(file, max_records, is_left)
-            if chunk is None and is_left:
+            is_replaced = self._is_replaced(file)
+            chunk = self._read(file, max_records, is_replaced)
+            if chunk is None and is_replaced:
                 self.close()
                 return self._restart()
             return chunk
@@ -95,8 +95,8 @@ class FileSource:
             raise ToolkitError(f"{self._path} {other}")
         return file
 
-    def _is_left(self, file: FileIO) -> bool:
-        """Whether the path names another file by now. While it names none, more may come into the old one."""
+    def _is_replaced(self, file: FileIO) -> bool:
+        """Return whether the path now names another file. While it names none, the old file may still grow."""
         try:
             return not os.path.samestat(os.stat(self._path), os.fstat(file.fileno()))
         except FileNotFoundError:
@@ -108,22 +108,22 @@ class FileSource:
         return Chunk(self._path.name, start, end, records, invalid)
 
     def _restart(self) -> Chunk:
-        """What is read next is the beginning of a file."""
+        """Return a chunk which reports that the file is read from its beginning."""
         self._counted = None
         return self._chunk("", [], [])
 
     def _go_to_end(self, file: FileIO) -> Chunk:
-        """Only what comes from now on: after the last newline."""
+        """Return a chunk whose end is the position after the last newline."""
         offset, _ = last_line(file.fileno())
         start = max(0, offset - FINGERPRINT_BYTES)
         return self._chunk(_position(offset, read_at(file.fileno(), start, offset - start)), [], [])
 
-    def _read(self, file: FileIO, max_records: int, is_left: bool) -> Chunk | None:
-        """The next complete lines, or what is to be reported of an incomplete one."""
+    def _read(self, file: FileIO, max_records: int, is_replaced: bool) -> Chunk | None:
+        """Return the next complete lines, or the report about a line that is too long or unfinished, if any."""
         offset, length, crc = parsed(self._position or "")
         size = os.fstat(file.fileno()).st_size
-        # Zeros at the end are where somebody is writing, also in a file that was made longer in advance.
-        is_open = not is_left and read_at(file.fileno(), max(0, size - 1), 1) == b"\0"
+        # Zeros at the end are where a process is writing, also if it has extended the file in advance.
+        is_open = not is_replaced and read_at(file.fileno(), max(0, size - 1), 1) == b"\0"
         file.seek(offset - length)
         data = file.read(min(length + MAX_LINE_BYTES + 1, max(0, size + length - offset)))
         before, data = data[:length], data[length:]
@@ -134,15 +134,15 @@ class FileSource:
         if b"\0" in lines:
             lines = HOLE.sub(lambda hole: b" " * (len(hole[0]) - 1) + b"\n", lines)
         end = lines.rfind(b"\n") + 1
-        is_rest = before[-1:] not in b"\n\0"  # of a line over the limit, or of one that was read without its end
+        is_rest = before[-1:] not in b"\n\0"  # of a line that is too long, or was read without its newline
         if lines and (is_rest or (end == 0 and is_full)):
             part = data[: lines.find(b"\n") + 1 or len(lines)]
-            where, reason = f"{self._path.name} byte {offset}", "a part of a line, which is too long or was read before"
+            where, reason = f"{self._path.name} byte {offset}", "part of a line that is too long, or was read in part"
             kept = part.rstrip(b"\r\n\0")
             invalid = [Invalid(where, reason, kept)] if kept else []
             return self._chunk(_position(offset + len(part), before + part), [], invalid)
         if end == 0:
-            return self._read_unfinished(before, lines, offset, is_left)
+            return self._read_unfinished(before, lines, offset, is_replaced)
         if lines.count(b"\n", 0, end) > max_records:
             end -= len(lines[:end].split(b"\n", max_records)[-1])
         return self._chunk(_position(offset + end, before + data[:end]), *self._decode(lines[:end], offset))
@@ -159,29 +159,29 @@ class FileSource:
             offset += len(line) + 1
         return decode_all(self._codec, list(found.values()), found)
 
-    def _read_unfinished(self, before: bytes, line: bytes, offset: int, is_left: bool) -> Chunk | None:
-        """A last line without newline: left for later, unless nobody will complete it."""
-        if not line.strip(BLANK) or not (is_left or self._finished):
+    def _read_unfinished(self, before: bytes, line: bytes, offset: int, is_replaced: bool) -> Chunk | None:
+        """Return a last line without its newline if no process will complete it, else None."""
+        if not line.strip(BLANK) or not (is_replaced or self._finished):
             return None
         records, invalid = self._decode(line, offset)
         if invalid and b"\r" in line.strip():
             invalid = [Invalid(invalid[0].where, "lines end in CR alone: save the file with LF or CRLF")]
-        if is_left or not invalid:
+        if is_replaced or not invalid:
             return self._chunk(_position(offset + len(line), before + line), records, invalid)
         if self._counted == self._position:
             return None
-        self._counted = self._position  # read again next time: perhaps its other half is being written
+        self._counted = self._position  # it is read again next time, as its other half may be on the way
         return self._chunk(self._position or "", records, invalid)
 
 
 def _position(offset: int, before: bytes) -> str:
-    """The place in a file behind these bytes, of which the last ones are remembered."""
+    """Return the position after the bytes `before`, which end at `offset`."""
     last = before[-FINGERPRINT_BYTES:]
     return f"{offset}:{len(last)}:{crc32(last)}" if offset else ""
 
 
 def parsed(position: str) -> tuple[int, int, int]:
-    """Offset of a stored position, and length and checksum of what is before it; no bytes have the checksum -1."""
+    """Return the offset of a position, and length and checksum of the bytes before it; checksum -1 if it is invalid."""
     try:
         offset, length, crc = map(int, position.split(":"))
     except ValueError:
@@ -190,5 +190,5 @@ def parsed(position: str) -> tuple[int, int, int]:
 
 
 def open_source(settings: Settings, stream: Stream, resume: Resume, finished: bool, shared: bool) -> FileSource:
-    """The source of the sink `file`. See Sink."""
+    """Make the source of the sink `file`. See Sink."""
     return FileSource(settings.file_path(stream.name), stream.codec, resume, finished=finished)

@@ -1,4 +1,4 @@
-"""Reads the topic of a stream: one partition each, read_committed, alone or as a member of a consumer group."""
+"""Reads the topic of a stream with read_committed: all partitions, or those of a member of a consumer group."""
 
 import time
 from collections import deque
@@ -15,23 +15,23 @@ from utils.records.codec import Codec
 from utils.records.stream import Stream
 from utils.sources.base import Chunk, Resume, decode_all
 
-SETTLE_S = 1.0  # what an answer may take, for readers that choose by whether there is data
-FINISH_S = 20.0  # a member that was killed keeps its partitions until its session ends
+SETTLE_S = 1.0  # how long a poll waits for an answer, because the automatic source asks only once for data
+FINISH_S = 20.0  # longer than SESSION_S, because a member that was killed keeps its partitions so long
 STEP_S = 0.02
 ASK_EVERY_S = 1.0
-ASK_NEWS_S = 0.2  # less than deleting a topic, creating it and writing to it takes
+ASK_NEWS_S = 0.2  # less than it takes to delete a topic, create it again and write to it
 COMMIT_EVERY_S = 1.0
 SESSION_S = 6.0
 ANSWER_S = 3.0
 
 
 class KafkaSource:
-    """Follows all partitions of the topic, or with `group` those that the group gives to this member.
+    """Reads all partitions of the topic, or with `group` those that are assigned to this member.
 
-    A position is `offset:topic id`, behind the last handled record. Where the topic has another id, or nothing at that
-    offset any more, the partition begins again. "end" becomes a position at once, so that nothing is passed over that
-    comes before the first record is handled. Positions come from `resume` alone; what was handled (which the next poll
-    implies) is also committed to the group, for tools that show its lag.
+    A position is `offset:topic id`, after the last handled record. If the topic has another id, or this offset is gone,
+    the partition begins again. "end" becomes a position at once: later, it would skip records that have come meanwhile.
+    Positions come from `resume` alone. Offsets are also committed to the group, for tools that show its lag: each poll
+    implies that the chunk before was handled.
     With `finished`, `poll` returns None only at the end of all partitions, and waits for that up to 20 s.
     """
 
@@ -57,7 +57,7 @@ class KafkaSource:
         self._connection: Connection | None = None
 
     def poll(self, max_records: int) -> Chunk | None:
-        """The next records of one partition. See Source."""
+        """Return the next records of one partition. See Source."""
         try:
             return self._poll(max_records)
         except KafkaException as error:
@@ -80,7 +80,7 @@ class KafkaSource:
             connection.commit()
             return None
         self._ends[chunk.partition] = chunk.end
-        # Without a value but with a key it only ends a transaction, or is what compaction knows as deleted.
+        # A message with a key and no value is a tombstone (a deletion), or was sent only to end a transaction.
         real = [message for message in chunk.records if message.value() is not None or not message.key()]
         places = (f"{chunk.partition} offset {message.offset()}" for message in real)
         records, invalid = decode_all(self._codec, [message.value() or b"" for message in real], places)
@@ -99,7 +99,7 @@ class KafkaSource:
 
 
 class TopicWatch:
-    """Whether a topic is still the same one; a consumer whose broker or topic is gone only stays silent."""
+    """Checks that a topic is still the same one. A consumer whose broker or topic is gone gets no error."""
 
     def __init__(self, admin: Admin, topic: str) -> None:
         self.topic, self._admin = topic, admin
@@ -113,15 +113,15 @@ class TopicWatch:
         return found
 
     def check(self, every_s: float) -> None:
-        """Raise Unavailable if it is another topic or has more partitions; asks no more often than this."""
+        """Raise Unavailable if the topic was created again or has more partitions. Asks once in `every_s`."""
         if time.monotonic() - self._asked_s >= every_s:
             self._asked_s = time.monotonic()
             if self._ask() != (self.topic_id, self.partitions):
-                raise Unavailable(f"topic {self.topic} is another one or has more partitions: connecting again")
+                raise Unavailable(f"topic {self.topic} was created again or has more partitions: connecting again")
 
 
 class Connection:
-    """Reads the partitions of a topic, all of them or those that its group gives it; chunks contain messages."""
+    """Reads the partitions of a topic, all or those that its group assigns. Its chunks contain Kafka messages."""
 
     def __init__(self, settings: Settings, topic: str, group: str | None, resume: Resume, log: ClientLog) -> None:
         admin = Admin(settings, log)
@@ -129,7 +129,7 @@ class Connection:
         own = {
             "group.id": group or "unused",
             "isolation.level": "read_committed",
-            "enable.auto.commit": group is not None,  # what `commit` stores
+            "enable.auto.commit": group is not None,  # of the offsets that `commit` stores
             "auto.commit.interval.ms": int(COMMIT_EVERY_S * 1000),
             "enable.auto.offset.store": False,
             "enable.partition.eof": True,
@@ -142,13 +142,13 @@ class Connection:
         }
         self._consumer = Consumer(admin.options | own)
         self._resume, self._in_group = resume, group is not None
-        self.positions: dict[int, str] | None = None  # behind what was fetched; None until the group gives some
-        self._ready: deque[Chunk] = deque()  # what was fetched
-        self._handed_out: dict[int, int] = {}  # the offsets behind that
-        self._ends: dict[int, int] = {}  # of the partitions that were read up to there
+        self.positions: dict[int, str] | None = None  # after the fetched messages; None until the group assigns some
+        self._ready: deque[Chunk] = deque()  # fetched, and not returned yet
+        self._returned: dict[int, int] = {}  # partition -> offset after the returned chunks
+        self._ends: dict[int, int] = {}  # partition -> end offset, for partitions that were read to their end
 
     def begin(self) -> None:
-        """Start to read. What it raises leaves a connection that must be closed."""
+        """Start to read. After an error the connection must still be closed."""
         if self._in_group:
             self._consumer.subscribe([self._watch.topic], on_assign=self._assigned, on_revoke=self._revoked)
         else:
@@ -158,12 +158,12 @@ class Connection:
         self._take([each.partition for each in given])
 
     def _revoked(self, consumer: Consumer, taken: list[TopicPartition]) -> None:
-        self.positions, self._handed_out, self._ends = None, {}, {}
+        self.positions, self._returned, self._ends = None, {}, {}
         self._ready.clear()
         consumer.unassign()
 
     def _take(self, numbers: Iterable[int]) -> None:
-        """Begin at the stored position of each partition."""
+        """Begin to read each partition at its stored position."""
         taken: dict[int, str] = {}
         for number in numbers:
             stored = position = self._resume(self._name(number))
@@ -175,10 +175,10 @@ class Connection:
                 position = ""  # of another topic that had this name
             taken[number] = position
             if position != stored:
-                # What is not empty comes first: whoever chooses a source looks at its first chunk.
+                # Partitions with records come first, because the automatic source looks only at the first chunk.
                 report = Chunk(self._name(number), stored, position, [])
                 self._ready.insert(0 if position else len(self._ready), report)
-        self.positions, self._handed_out, self._ends = taken, {}, {}
+        self.positions, self._returned, self._ends = taken, {}, {}
         self._assign(taken)
 
     def _assign(self, positions: dict[int, str]) -> None:
@@ -193,32 +193,32 @@ class Connection:
 
     @property
     def at_end(self) -> bool:
-        """Whether all partitions of this reader are read to their present end."""
+        """True if all partitions of this reader are read to their present end."""
         return self.positions is not None and self._ends.keys() == self.positions.keys()
 
     def fetch(self, max_records: int) -> Chunk | None:
-        """What comes next: messages of one partition, a chunk that only reports something, or nothing yet."""
+        """Return the next messages of one partition, or a chunk that only reports a position; None if there is none."""
         if not self._ready:
             fetched = self._consumer.consume(max_records, STEP_S)
-            # Another topic of this name may have taken the place: then these records do not follow what was read.
+            # If the topic was created again, these messages do not follow those that were read before.
             self._watch.check(ASK_NEWS_S if fetched else ASK_EVERY_S)
             self._add(fetched)
         if not self._ready:
             return None
         chunk = self._ready.popleft()
-        self._handed_out[int(chunk.partition.rpartition("-")[2])] = _offset(chunk.end)
+        self._returned[int(chunk.partition.rpartition("-")[2])] = _offset(chunk.end)
         return chunk
 
     def _add(self, fetched: list[Message]) -> None:
-        """Divide what was fetched by partitions. One whose position is outside of what is there begins again."""
+        """Make chunks of the fetched messages, one per partition. A partition without its offset begins again."""
         positions, found = self.positions or {}, dict[int, list[Message]]()
         for message in fetched:
             number, error = message.partition() or 0, message.error()
             code = error.code() if error else 0
-            if code and (message.topic() is None or message.partition() is None):  # of the group or a broker
+            if code and (message.topic() is None or message.partition() is None):  # an error of the group or a broker
                 raise KafkaException(error)
             if number not in positions:
-                continue  # the group took it away just now
+                continue  # the partition was just revoked
             if not code:
                 self._ends.pop(number, None)
                 found.setdefault(number, []).append(message)
@@ -236,15 +236,15 @@ class Connection:
             self._assign(positions)
 
     def commit(self) -> None:
-        """Tell the group sooner or later that everything that was handed out is handled: tools show its lag."""
+        """Store the offsets after the returned chunks, for the client to commit: tools show the lag of the group."""
         if not self._in_group:
             return
-        offsets = self._handed_out | ({} if self._ready else self._ends)  # which are behind marks of transactions
+        offsets = self._returned | ({} if self._ready else self._ends)  # an end is also after transaction markers
         if places := [TopicPartition(self._watch.topic, *each) for each in offsets.items() if each[1] > 0]:
             self._consumer.store_offsets(offsets=places)
 
     def close(self) -> None:
-        """Leave the group; what was handled is committed first, if a broker answers at once."""
+        """Leave the group. Stored offsets are committed first, if a broker answers at once."""
         try:
             self._consumer.close()
         except KafkaException:
@@ -256,6 +256,6 @@ def _offset(position: str) -> int:
 
 
 def open_source(settings: Settings, stream: Stream, resume: Resume, finished: bool, shared: bool) -> KafkaSource:
-    """The source of the sink `kafka`; readers that share it are members of one group. See Sink."""
+    """Make the source of the sink `kafka`. With `shared`, readers are members of one consumer group. See Sink."""
     group = settings.group_of(stream.name) if shared else None
     return KafkaSource(settings, stream, resume, group, finished=finished)

@@ -1,4 +1,4 @@
-"""Reads a stream's table in a SQLite database that others write."""
+"""Reads a stream's table in a SQLite database while other processes write it."""
 
 import os
 import sqlite3
@@ -25,15 +25,15 @@ _UNNUMBERED = (
 
 
 class SqliteSource(TableSource):
-    """Reads in single statements on a read-only connection, so that nobody is held up.
+    """Reads in single statements on a read-only connection, so that writers never wait.
 
-    The connection is renewed when the path names another file, or its log does: a copy was written over the file. Rows
-    are read in the order of their rowid: one inserted below the position is not seen.
+    It connects again if the path names another file, or another log, because a copy was written over the file. Rows are
+    read in the order of their rowid, so a row that is inserted before the position is not seen.
     """
 
     name = "sqlite"
     _connection: sqlite3.Connection | None = None
-    _opened: list[tuple[int, int] | None] | None = None  # the file, and the index of its log
+    _opened: list[tuple[int, int] | None] | None = None  # ids of the file and of its log's index (-shm)
 
     def fetch(self, first: int | None, count: int) -> tuple[Sequence[Field], Sequence[Row]]:
         table = self._table.name
@@ -65,7 +65,7 @@ class SqliteSource(TableSource):
             self._connection = None
 
     def _connect(self) -> sqlite3.Connection:
-        """The connection to the file that the path names now."""
+        """Return a connection to the file that the path names now."""
         found = [file_id(self._path), file_id(self._path.with_name(f"{self._path.name}-shm"))]
         if found != self._opened:
             self.close()
@@ -74,27 +74,27 @@ class SqliteSource(TableSource):
         if self._path.is_dir():
             raise ToolkitError(f"{self._path} is a folder; give the path of a SQLite database")
         if self._connection is None:
-            self._connection, follows = open_read_only(self._path)
-            self._opened = found if follows else None
+            self._connection, sees_changes = open_read_only(self._path)
+            self._opened = found if sees_changes else None
         return self._connection
 
 
 def open_source(settings: Settings, stream: Stream, resume: Resume, finished: bool, shared: bool) -> SqliteSource:
-    """The source of the sink `sqlite`. See Sink."""
+    """Make the source of the sink `sqlite`. See Sink."""
     return SqliteSource(settings.sqlite_path, stream, resume)
 
 
 def database_uri(path: PurePath) -> str:
-    """The absolute path as SQLite takes it: a Windows share is part of the path there and no host."""
+    """Return an absolute path as a URI for SQLite, which takes a Windows share for a part of the path, not a host."""
     uri = path.as_uri()
     return uri if uri.startswith("file:///") else uri.replace("file://", "file:////", 1)
 
 
 def open_read_only(path: Path) -> tuple[sqlite3.Connection, bool]:
-    """A connection that never writes, and whether it sees what is added later.
+    """Open a connection that never writes. Return it, and whether it sees rows that are added later.
 
-    A database in WAL mode needs files beside it. Where this user may not write them it is read as it is now.
-    Raises sqlite3.Error, or Unavailable if a log would have to be read as well.
+    A database in WAL mode needs files beside it. If this user may not write them, the database is read as it is now.
+    Raises sqlite3.Error, or Unavailable if in this case there is a log to be read as well.
     """
     uri = database_uri(path.resolve())
     connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, timeout=WAIT_S, check_same_thread=False)
@@ -108,12 +108,12 @@ def open_read_only(path: Path) -> tuple[sqlite3.Connection, bool]:
             raise
     with suppress(FileNotFoundError):
         if path.with_name(f"{path.name}-wal").stat().st_size:
-            raise Unavailable(f"{path} has a log that cannot be read where nobody may write: copy both files elsewhere")
+            raise Unavailable(f"{path} has a log, and its folder cannot be written: copy both to another folder")
     return sqlite3.connect(f"{uri}?immutable=1", uri=True, timeout=WAIT_S, check_same_thread=False), False
 
 
 def _with_surrogates(data: bytes) -> str:
-    """Text that is no UTF-8 makes its row invalid, instead of failing the page."""
+    """Decode a text. One that is not UTF-8 makes its row invalid, but does not fail the query."""
     try:
         return data.decode()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""What the SQL sources share: paging a table by row number, and the records of its rows."""
+"""Base of the SQL sources: reads a table in the order of its row numbers, and decodes the rows."""
 
 import math
 import pickle
@@ -19,12 +19,12 @@ from utils.records.table import Table
 from utils.sources.base import Chunk, Resume, decode_all
 
 Row = tuple[Any, ...]
-"""Row number, then the values of the selected columns."""
+"""The row number, then the values of the selected columns."""
 
 FIRST = -(2**63)
-CHUNK_BYTES = 8 * 1024 * 1024  # where records are large, fewer than were asked for
+CHUNK_BYTES = 8 * 1024 * 1024  # about: a chunk of large records has fewer than `max_records`
 GROUP_ROWS = 64
-_KNOWN = {"JSON": "json", "BOOLEAN": "boolean"}  # types of columns whose values need them to be understood
+_KNOWN = {"JSON": "json", "BOOLEAN": "boolean"}  # column types without which a value would be misread
 
 _ProducerIds = list[Annotated[str, Meta(min_length=1)]]
 _Sequences = list[Annotated[int, Meta(ge=1, le=MAX_INT64)]]
@@ -33,35 +33,35 @@ _json = msgspec.json.Decoder(Raw)
 
 
 class NotUtf8(str):
-    """A text whose bytes are no UTF-8, as surrogates; JSON has no such value."""
+    """A text whose bytes are not UTF-8, decoded to surrogates. JSON cannot contain it."""
 
     __slots__ = ()
 
 
 class TableSource:
-    """Reads a stream's table, or the one that is named, in the order of its row numbers; subclasses fetch.
+    """Reads `table`, by default the stream's, in the order of its row numbers. Subclasses implement `fetch`.
 
     A position is `row:crc` of the last handled row. If that row is gone or differs, the table was rebuilt and the
-    partition begins again. A column that was added since changes nothing. A row is read as its JSON line would be.
+    partition begins again. A column that was added since changes nothing. A row is decoded like its JSON line.
     """
 
     def __init__(self, path: Path, stream: Stream, resume: Resume, table: str = "", lines: Codec | None = None) -> None:
-        """`lines` decodes instead of the stream's codec."""
+        """`lines` is a codec to use instead of the stream's."""
         self._path, self._resume = path, resume
         self._table, self._codec, self._is_fed = Table(stream), lines or stream.codec, lines is not None
         self._table.name = table or self._table.name
-        self._position: str | None = None  # as it was given to or by the loop
+        self._position: str | None = None  # what `resume` returned, or the end of the last chunk
         self.detail = str(path)
 
     def fetch(self, first: int | None, count: int) -> tuple[Sequence[Field], Sequence[Row]]:
-        """The columns, and at most `count` rows with numbers from `first` on, in order; None = only the last row.
+        """Return the columns, and at most `count` rows in order, from row number `first` on; None = only the last row.
 
         Raises Absent, Unavailable, ToolkitError.
         """
         raise NotImplementedError
 
     def poll(self, max_records: int) -> Chunk | None:
-        """The next rows. See Source."""
+        """Return the next rows. See Source."""
         if self._position is None:
             self._position = self._resume(self._partition)
         if self._position == "end":
@@ -70,7 +70,7 @@ class TableSource:
             fields, rows = self.fetch(FIRST, max_records)
         else:
             number = self._position.partition(":")[0]
-            first = int(number) if number.removeprefix("-").isdecimal() else 0  # of nonsense, which no row matches
+            first = int(number) if number.removeprefix("-").isdecimal() else 0  # a wrong position matches no row
             fields, rows = self.fetch(first, max_records + 1)
             if not rows or _place(rows[0]) != self._position:
                 return self._chunk("", [], [])
@@ -78,7 +78,7 @@ class TableSource:
         return self._chunk(_place(rows[-1]), *self._decode(fields, rows)) if rows else None
 
     def close(self) -> None:
-        """Nothing is open between polls."""
+        """Release what the subclass keeps open between polls. See Source."""
 
     @property
     def _partition(self) -> str:
@@ -99,7 +99,7 @@ class TableSource:
     # For fetch
 
     def _columns(self, existing: Mapping[str, str]) -> list[tuple[str, Field]]:
-        """The columns that a table has, by name and type, as fields: those of the stream, and others as they are."""
+        """Return name and field of each existing column: a field of the stream, or one of the column's own type."""
         known = {field.name.lower(): field for field in self._table.fields}
         return [
             (name, known.get(name.lower()) or Field(name, _KNOWN.get(kind.upper(), "text")))
@@ -119,18 +119,18 @@ class TableSource:
     # Rows
 
     def _decode(self, fields: Sequence[Field], rows: Sequence[Row]) -> tuple[list[Any], list[Invalid]]:
-        """The records of rows, and the rows that are none."""
+        """Return the records of rows, and the invalid rows."""
         if not self._is_fed and (found := self._fitting(fields, rows)) is not None:
             return found, []
         records, invalid = list[Any](), list[Invalid]()
-        for start in range(0, len(rows), GROUP_ROWS):  # one that does not fit slows only those around it
+        for start in range(0, len(rows), GROUP_ROWS):  # so that a row which does not fit slows only its group
             group = rows[start : start + GROUP_ROWS]
             found = None if self._is_fed else self._fitting(fields, group)
             records += self._by_line(fields, group, invalid) if found is None else found
         return records, invalid
 
     def _fitting(self, fields: Sequence[Field], rows: Sequence[Row]) -> list[Any] | None:
-        """The records of rows whose values all fit their columns; None if at least one may not."""
+        """Return the records of rows if all values fit their columns, None if a value may not fit."""
         size, codec = len(rows), self._codec
         members: dict[str, Sequence[Any]] = {}
         for field, column in zip(fields, list(zip(*rows, strict=True))[1:], strict=True):
@@ -145,7 +145,7 @@ class TableSource:
             members.setdefault(field.name, column)
         ids = members.pop("producer_id", None), members.pop("sequence", None)
         texts = {field.name: members.pop(field.name, ()) for field in codec.fields if field.type == "json"}
-        found = codec.fitting(members, size)  # None if there is something in `extra`
+        found = codec.fitting(members, size)  # None if `extra` has a value
         try:
             producer_ids, sequences = msgspec.convert(ids, tuple[_ProducerIds, _Sequences])
             nulls = [bytes(_json.decode(text)) for column in texts.values() for text in column if text is not None]
@@ -158,7 +158,7 @@ class TableSource:
         return codec.from_columns([*found, [None] * size, producer_ids, sequences])
 
     def _by_line(self, fields: Sequence[Field], rows: Sequence[Row], invalid: list[Invalid]) -> list[Any]:
-        """The records of rows as their JSON lines are read; what is none is added to `invalid`."""
+        """Decode rows as JSON lines. Return the records, and add invalid rows to `invalid`."""
         lines: dict[str, bytes] = {}
         for row in rows:
             where, members = f"{self._partition} row {row[0]}", dict[str, Any]()
@@ -179,26 +179,26 @@ class TableSource:
 
 
 def fetched(fetch_many: Callable[[int], Sequence[Row]], count: int) -> list[Row]:
-    """At most `count` rows of a query, or as many of the first as make a chunk."""
+    """Fetch at most `count` rows of a query, or fewer if they reach CHUNK_BYTES."""
     rows: list[Row] = []
     size = 0
-    # From one row on in growing steps, because the rows of a step are in memory before their size is known.
+    # In growing steps, beginning with one row, because the size of a step is known only when it is in memory.
     while size < CHUNK_BYTES and (step := fetch_many(min(1 + len(rows), GROUP_ROWS, count - len(rows)))):
         rows += step
-        size += len(pickle.dumps(step))  # about; to sum up all values would take longer
+        size += len(pickle.dumps(step))  # an estimate: adding up all values would take longer
         if len(rows) == count:
             break
     return rows
 
 
 def _place(row: Row) -> str:
-    """The position behind a row."""
+    """Return the position after a row."""
     values = [value for value in row if value is not None]
     return f"{row[0]}:{crc32(repr(values).encode('utf-8', 'backslashreplace'))}"
 
 
 def as_member(kind: str, value: object) -> Any:
-    """The value of a column as a JSON member; bytes become base64. `kind` is the type of its field, if it has one."""
+    """Return a column's value as a JSON member; bytes become base64. `kind` is the type of its field, or ""."""
     if kind == "json" and isinstance(value, str):
         try:
             return _json.decode(value)
