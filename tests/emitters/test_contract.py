@@ -1,9 +1,8 @@
-"""What every sink of the registry promises; each check must catch a double that breaks the promise.
+"""The contract of every sink in the registry; a double that breaks the promise shows that each check works.
 
-A new entry of the registry that is embedded is tested by itself: its emitter writes, its source reads. What else is
-done to a sink from outside (locked, rotated, given rows) is in SPOILERS, and checks that need it skip without it.
-A sink on servers runs the same CHECKS where its server is started: tests/kafka/test_contract.py.
-"""
+A new embedded sink is tested without any change here: its emitter writes, its source reads. SPOILERS change a sink
+from outside (lock it, rotate it, add rows); checks that need one are skipped for a sink without it. A sink on
+servers runs the same CHECKS where its server is started: tests/kafka/test_contract.py."""
 
 import json
 import os
@@ -80,12 +79,12 @@ def batch_of(stream: Stream, lines: Sequence[str], producer_id: str = "ann-1", f
 
 @dataclass
 class Rig:
-    """One sink of the registry with one stream, and how to look at it."""
+    """One sink of the registry with one stream, and access to its contents."""
 
     sink: Sink
     settings: Settings
     stream: Stream = BUZZ
-    open: Callable[[Settings, Stream, str, str], Emitter] | None = None  # of a double
+    open: Callable[[Settings, Stream, str, str], Emitter] | None = None  # opens a double
 
     def connect(self, mark: str = "", key: str = KEY) -> Emitter:
         return (self.open or self.sink.emitter)(self.settings, self.stream, key, mark)
@@ -97,7 +96,7 @@ class Rig:
         return batch_of(self.stream, lines, producer_id, first)
 
     def rows(self) -> list[bytes]:
-        """What the sink contains, as its source reads it, in canonical form."""
+        """Return the sink's records as its source reads them, in canonical form."""
         codec, found = self.stream.codec, []
         with closing(self.sink.source(self.settings, self.stream, lambda partition: "", True, False)) as source:
             while (chunk := source.poll(10_000)) is not None:
@@ -130,7 +129,7 @@ class Rig:
 
 
 def canonical_row(codec: Codec, row: tuple[Any, ...]) -> bytes:
-    """The canonical form, but for the order of the members of `extra`, which no sink promises."""
+    """Return the canonical form with the members of `extra` sorted: no sink promises their order."""
     extra = json.loads(row[-3] or "null", parse_float=str, parse_int=str)
     (found,) = codec.canonical([[each] for each in (*row[:-3], json.dumps(extra, sort_keys=True), *row[-2:])])
     return found
@@ -140,7 +139,7 @@ def canonical(batch: Batch) -> list[bytes]:
     return [canonical_row(batch.codec, row) for row in batch.rows]
 
 
-# What is done to a sink without its emitter
+# Changes of a sink from outside
 
 
 @contextmanager
@@ -199,13 +198,15 @@ def run_duckdb(path: Path, *statement: Any) -> None:
 
 @dataclass(frozen=True)
 class Spoiler:
-    """`taken`: nobody else can write. `run`: a statement of another program, where the sink takes any."""
+    """Changes a sink from outside.
+
+    `taken`: a context in which nobody else can write. `run`: execute a statement, if the sink has any."""
 
     taken: Callable[[Path], AbstractContextManager[None]]
     run: Callable[..., None] | None = None
 
     def add_external(self, path: Path) -> None:
-        """A buzz message of another program, without ids."""
+        """Add a buzz message without ids, as another program does."""
         if self.run is None:
             append_line(path, {"message": "external", "author": "Zoe"})
         else:
@@ -248,7 +249,7 @@ def ordered(rig: Rig) -> None:
 
 
 def large(rig: Rig) -> None:
-    """More than one statement or request of the present sinks."""
+    """Emit more records than one statement or request takes."""
     with closing(rig.connect()) as emitter:
         amount = min(emitter.max_records, 6_001)
         emitter.emit(rig.batch(amount))
@@ -256,7 +257,7 @@ def large(rig: Rig) -> None:
 
 
 def wide(rig: Rig) -> None:
-    """More values than SQLite takes in one statement."""
+    """Emit more values than SQLite takes in one statement."""
     rig.stream = MINUTES
     batch = rig.batch(700)
     with closing(rig.connect()) as emitter:
@@ -283,7 +284,7 @@ def resumes(rig: Rig) -> None:
 
 
 def resumes_from_a_mark(rig: Rig) -> None:
-    """A mark is only a lower bound: what came behind it is found, and what came before it is."""
+    """A mark is only a lower bound of the search: records before and behind it are found."""
     with closing(rig.connect()) as emitter:
         emitter.last([])
         emitter.emit(rig.batch(3))
@@ -296,7 +297,7 @@ def resumes_from_a_mark(rig: Rig) -> None:
 
 
 def newest_run(rig: Rig) -> None:
-    """The last run that the sink contains, in their order, whatever others wrote later; sequences continue."""
+    """`last` is of the newest run in the sink, even if other producers wrote later."""
     with closing(rig.connect()) as emitter:
         emitter.emit(rig.batch(3, producer_id="ann-1"))
         emitter.emit(rig.batch(2, producer_id="ann-2", first=4))
@@ -328,7 +329,7 @@ def producers_share(rig: Rig) -> None:
 
 
 def a_copy_delivers(rig: Rig) -> None:
-    """Two copies of a journal with pending records: the second one notices, asks again, and nothing is there twice."""
+    """Of two copies of a journal the second one is Unavailable, asks again, and delivers nothing twice."""
     with closing(rig.connect()) as emitter:
         assert emitter.last(["ann-1"]) is None
         emitter.emit(rig.batch(2))
@@ -373,7 +374,7 @@ def failure_raises(rig: Rig) -> None:
 
 
 def rejected_behind_all_before(rig: Rig) -> None:
-    """What comes before a rejected record is durable by then: a letter that overtakes it would lose it."""
+    """All records before a rejected one are durable: its dead letter would hide them otherwise."""
     if (run := rig.spoiler.run) is None:
         pytest.skip(f"{rig.sink.name} takes every record")
     table, name, key = ("streamed_messages", "message", "%711%") if rig.stream is BUZZ else ("readings", "a text", "%")
@@ -415,7 +416,7 @@ def rotation_is_noticed(rig: Rig) -> None:
 
 
 def a_moved_file_has_everything(rig: Rig) -> None:
-    """A database is several files: what is in its log only must be in the file that was moved, once it is closed."""
+    """A moved database is complete once it is closed: records that are only in its log must not stay behind."""
     assert rig.spoiler
     with closing(rig.connect()) as emitter:
         emitter.emit(rig.batch(2))
@@ -434,7 +435,7 @@ def a_moved_file_has_everything(rig: Rig) -> None:
 
 
 class Double(Emitter):
-    """Passes everything on to a real emitter."""
+    """Passes all calls to a real emitter."""
 
     def __init__(self, rig: Rig, key: str, mark: str) -> None:
         self.rig, self.key = rig, key
@@ -468,7 +469,7 @@ class DropsLast(Double):
 
 
 class ReplacesText(Double):
-    """Stores another text than it was given."""
+    """Stores a changed text."""
 
     before, after = b"hello", b"hullo"
 
@@ -519,7 +520,7 @@ class KnowsNothing(Double):
 
 
 class TrustsMarks(Double):
-    """Does not look behind a mark."""
+    """Does not search behind a mark."""
 
     def __init__(self, rig: Rig, key: str, mark: str) -> None:
         super().__init__(rig, key, mark)
@@ -530,7 +531,7 @@ class TrustsMarks(Double):
 
 
 class OneRunOnly(Double):
-    """Asks for the present run alone."""
+    """Asks for the present run only."""
 
     def last(self, producer_ids: Sequence[str]) -> tuple[str, int] | None:
         return self.real.last(producer_ids[-1:])
@@ -548,7 +549,7 @@ class MixesUp(Double):
 
 
 class Alone(Double):
-    """Believes that it is the only producer: begins the sink again when it finds another one's records."""
+    """Assumes to be the only producer: empties a sink that has records of others."""
 
     def emit(self, batch: Batch) -> None:
         if any(json.loads(row)[-2] != batch.producer_id for row in self.rig.rows()):
@@ -574,14 +575,14 @@ class Swallows(Double):
 
 
 class RejectsTooEarly(Double):
-    """Rejects before what comes before the rejected record is stored."""
+    """Rejects a record before the records in front of it are stored."""
 
     def emit(self, batch: Batch) -> None:
         raise Rejected(711 if batch.codec is BUZZ.codec else 5, "CHECK constraint failed")
 
 
 class Reopens(Double):
-    """Takes a deleted or rotated sink for the same one and continues, as if nothing was missing."""
+    """Continues in a deleted or rotated sink as if nothing was missing."""
 
     def emit(self, batch: Batch) -> None:
         try:
@@ -621,9 +622,9 @@ ALL_CHECKS = [*CHECKS, *SPOILING]
 
 
 def assert_catches(check: Callable[[Rig], None], double: type[Double], rig: Rig) -> None:
-    """The check must fail with the double."""
+    """Assert that the check fails with the double."""
     rig.open = lambda settings, stream, key, mark: double(rig, key, mark)
-    # pytest.fail, which raises() uses, is no Exception; a double may also trip over what it has done
+    # pytest.raises fails with pytest.fail.Exception; a double may also break the sink for the next call
     with pytest.raises((AssertionError, pytest.fail.Exception, ToolkitError, PermissionError)):
         check(rig)
 
@@ -636,7 +637,7 @@ def sink(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Sin
 
 
 def of_each_stream(checks: Iterable[Callable[[Rig], None]]) -> list[Any]:
-    """Each check once with messages, and with records of another type where it looks at their fields."""
+    """Return each check with messages, and with another stream if it looks at fields."""
     found = []
     for check in dict.fromkeys(checks):
         marks = [pytest.mark.full] if check in (large, failure_raises) else []
@@ -654,7 +655,7 @@ def test_sink_keeps(check: Callable[[Rig], None], stream: Stream, sink: Sink, se
 
 @pytest.mark.parametrize(("check", "double"), ALL_CHECKS, ids=lambda part: part.__name__)
 def test_check_catches(check: Callable[[Rig], None], double: type[Double], settings: Settings) -> None:
-    """Of each check is shown once that it sees the mistake; a sink without a server and with all spoilers will do."""
+    """Each check finds the mistake of its double; one sink without a server and with all spoilers is enough."""
     assert_catches(check, double, Rig(SINKS["sqlite"], settings))
 
 
@@ -677,7 +678,7 @@ def test_a_file_that_is_moved_while_it_is_written_is_noticed(
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_something_else_stays_as_it_is(name: str, settings: Settings) -> None:
+def test_a_file_of_another_kind_stays_as_it_is(name: str, settings: Settings) -> None:
     rig, content = Rig(SINKS[name], settings), b"hello, I am a text file, not a database. " * 30
     rig.path.parent.mkdir(parents=True)
     rig.path.write_bytes(content)
@@ -689,7 +690,7 @@ def test_what_is_something_else_stays_as_it_is(name: str, settings: Settings) ->
 
 @pytest.mark.parametrize("name", ["sqlite", "duckdb"])
 def test_a_database_with_two_names_is_rejected(name: str, settings: Settings) -> None:
-    """Each name would have a log of its own: rows of one are lost to the other."""
+    """Rows would be lost between the logs that SQLite or DuckDB keep for each name of a file."""
     rig = Rig(SINKS[name], settings)
     rig.connect().close()
     os.link(rig.path, rig.path.with_name("copy"))
@@ -698,6 +699,6 @@ def test_a_database_with_two_names_is_rejected(name: str, settings: Settings) ->
     assert error.value.exit_code == 2
 
 
-def test_kafka_takes_part() -> None:
-    """Whoever adds a sink that needs a server runs the checks there."""
+def test_only_kafka_needs_a_server() -> None:
+    """A new sink on servers needs the contract checks there."""
     assert set(SINKS) - set(EMBEDDED) == {"kafka"}

@@ -1,4 +1,4 @@
-"""What only the DuckDB sink has: windows, types of old columns, paths that are traps, the order of syncs."""
+"""Specific to the DuckDB sink: windows, types of old columns, unusual paths, the order of syncs."""
 
 import ctypes
 import json
@@ -59,7 +59,7 @@ def lines(*records: str, stream: Stream = READINGS, first: int = 1) -> Batch:
 
 
 def counted(emitter: DuckdbEmitter, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Rows per window, from now on."""
+    """Return a list that gets the number of rows per window from now on."""
     windows: list[int] = []
     insert = emitter._insert
 
@@ -222,7 +222,7 @@ class TestFile:
     @pytest.mark.full
     @pytest.mark.parametrize("kept_bytes", [None, 0, 8192])
     def test_new_files_are_of_the_version_that_all_tools_read(self, kept_bytes: int | None, path: Path) -> None:
-        """Also where an empty file, or one whose creation was killed, makes room for the new one."""
+        """New files have the oldest storage version, also if an empty or incomplete file was there."""
         if kept_bytes is not None:
             prepare(path)
             path.write_bytes(path.read_bytes()[:kept_bytes])
@@ -234,8 +234,8 @@ class TestFile:
         assert int.from_bytes(path.read_bytes()[12:20], "little") == 64, "DuckDB 1.x reads 64"
 
     @pytest.mark.parametrize("hole", [0, 4096, 8192])
-    def test_a_creation_that_a_power_cut_ended_begins_again(self, hole: int, path: Path) -> None:
-        """The headers are synced together, before anything else is written."""
+    def test_a_file_with_incomplete_headers_is_made_again(self, hole: int, path: Path) -> None:
+        """A file without complete headers is made again: DuckDB syncs them before it writes anything else."""
         prepare(path)
         headers = bytearray(path.read_bytes()[: 3 * 4096])
         headers[hole : hole + 4096] = bytes(4096)
@@ -262,8 +262,8 @@ class TestFile:
             emitter.emit(make_batch(1))
         assert path.with_name("new").read_bytes()[12:20] == version
 
-    def test_rows_that_somebody_moved_elsewhere_do_not_come_again(self, path: Path) -> None:
-        """The journal may still have them for a sink that is away."""
+    def test_rows_that_were_moved_elsewhere_do_not_come_again(self, path: Path) -> None:
+        """Rows that were moved elsewhere stay away, although the journal still has them for another sink."""
         with closing(DuckdbEmitter(path, BUZZ)) as emitter:
             emitter.emit(make_batch(5))
             with duckdb.connect(str(path)) as other:
@@ -271,7 +271,7 @@ class TestFile:
             emitter.emit(make_batch(1, first=6))
         assert stored(path) == ids(6)[5:]
 
-    def test_what_a_killed_process_left_is_synced_before_the_first_window(
+    def test_changes_of_a_killed_process_are_synced_before_the_first_window(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         DuckdbEmitter(path, BUZZ).close()
@@ -292,8 +292,8 @@ class TestFile:
 
     @pytest.mark.skipif(sys.platform != "linux", reason="counts how often a file is opened, with inotify")
     @pytest.mark.parametrize("read_only", [True, False])
-    def test_the_file_is_looked_at_only_once_it_is_locked(self, read_only: bool, path: Path) -> None:
-        """What was read before the lock, another process could overwrite: rows were lost by it."""
+    def test_the_file_is_read_only_under_its_lock(self, read_only: bool, path: Path) -> None:
+        """The file is read only under its lock: rows were lost when another process wrote in between."""
         emitter = DuckdbEmitter(path, BUZZ)
         emitter.emit(make_batch(10))
         libc = ctypes.CDLL(None, use_errno=True)
@@ -314,11 +314,11 @@ class TestFile:
 
 
 class TestTornBlocks:
-    """A kill or a power cut stops the write of a block of metadata, whose checksum then does not match."""
+    """Blocks of metadata whose write a kill or a power cut interrupted, so that their checksum is wrong."""
 
     @pytest.fixture
     def killed(self, path: Path) -> Path:
-        """A file with much metadata, and in its log a record of a writer that was killed."""
+        """A file with much metadata, whose log has a record of a killed writer."""
         with closing(DuckdbEmitter(path, BUZZ)) as emitter:
             emitter.emit(make_batch(10))
         columns = ", ".join(f"i + {number} AS c{number}" for number in range(60))
@@ -341,7 +341,7 @@ class TestTornBlocks:
             pass
 
     def tear(self, path: Path) -> list[int]:
-        """Give each block of metadata the checksum of another content; where they are."""
+        """Break the checksum of each block of metadata; return their places."""
         with duckdb.connect(str(path), read_only=True) as database:
             blocks = database.execute("SELECT block_id FROM pragma_metadata_info()").fetchall()
         places = [3 * 4096 + block * (256 << 10) for (block,) in blocks]
@@ -366,8 +366,8 @@ class TestTornBlocks:
         self.assert_not_opened(killed, r"does not match stored checksum \d+ in block at location \d+$")
         assert killed.read_bytes() == torn
 
-    def test_what_another_process_repaired_stays(self, killed: Path) -> None:
-        """It reads the log as well, and so writes the block to its end: with the checksum that was in the torn one."""
+    def test_a_repair_by_another_process_stays(self, killed: Path) -> None:
+        """A block that another process has repaired and finished has the checksum of the error message: it stays."""
         place = self.tear(killed)[0]
         DuckdbEmitter(killed, BUZZ).close()
         whole = killed.read_bytes()
@@ -377,7 +377,7 @@ class TestTornBlocks:
         assert killed.read_bytes() == whole
 
     def test_a_log_with_a_hole_ends_before_it(self, killed: Path) -> None:
-        """A power cut keeps any pages of what was not synced: the last commit, which nobody believed to be stored."""
+        """The log is cut before zeros of a power cut: they are in the last, unsynced commit, never believed stored."""
         log = killed.with_name(f"{killed.name}.wal")
         whole = log.read_bytes()
         log.write_bytes(whole[:-60] + bytes(60))
@@ -409,7 +409,7 @@ class TestTornBlocks:
 
 class TestWindows:
     def test_long_batches_fill_row_groups(self) -> None:
-        """Else closing the file merges them: nearly twice the work."""
+        """Windows fill whole row groups: closing the file would merge smaller ones, at nearly twice the work."""
         assert STEP % duck._ROW_GROUP_SIZE == 0
 
     def test_readers_get_a_pause(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

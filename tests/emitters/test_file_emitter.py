@@ -1,4 +1,4 @@
-"""What only the file sink has: its lock, its tail, holes that a power cut left, the scan from the end."""
+"""Specific to the file sink: its lock, its last line, holes of a power cut, the scan from the end."""
 
 import errno
 import json
@@ -35,7 +35,7 @@ def whole(amount: int, first: int = 1, producer_id: str = "ann-1") -> bytes:
 
 
 def ids(path: Path) -> list[tuple[str | None, int | None]]:
-    """The ids of the records that a reader finds."""
+    """Return the ids of the records that a reader finds."""
     found = []
     for line in path.read_bytes().split(b"\n"):
         try:
@@ -67,7 +67,7 @@ class TestTail:
     def test_a_partial_last_line_is_cut(
         self, path: Path, cut: int, meanwhile: bool, zeros: int, logged: list[str]
     ) -> None:
-        """Also that of another producer, which was killed since this one has looked."""
+        """A partial last line is cut, also that of another producer that was killed after this one connected."""
         partial = b"\0" * zeros + whole(1)[:-1][:-cut]
         path.write_bytes(whole(2) + partial * (not meanwhile))
         with closing(FileEmitter(path)) as emitter:
@@ -103,7 +103,7 @@ class TestTail:
     def test_where_cutting_is_not_allowed_the_line_is_ended(
         self, path: Path, logged: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """An append-only file, some network drives: one partial line must not keep the sink down for ever."""
+        """Where a file cannot be truncated (append-only, some network drives) a newline ends the partial line."""
         partial = whole(1, 3)[:50]
         path.write_bytes(whole(2) + partial)
         monkeypatch.setattr(os, "ftruncate", not_allowed)
@@ -114,7 +114,7 @@ class TestTail:
         assert logged == [f"WARNING {path}: ended a partial last line, which may not be cut"]
 
     @pytest.mark.parametrize("content", [b'[{"message":"array"}]', b"\xff\xfe{\0", b"\x1f\x8b\x08", b"time,author\n"])
-    def test_what_is_no_json_lines_file_stays_as_it_is(self, path: Path, content: bytes) -> None:
+    def test_a_file_without_json_lines_stays_as_it_is(self, path: Path, content: bytes) -> None:
         path.write_bytes(content)
         with pytest.raises(ToolkitError, match="is not a JSON lines file; move it away or name another file") as error:
             FileEmitter(path)
@@ -186,10 +186,10 @@ class TestScan:
 
 
 class TestHoles:
-    """What was appended and not yet synced when the power failed may have zeros anywhere, and a whole last line."""
+    """Zeros anywhere in the last, unsynced append, even before a complete last line, after a power cut."""
 
     def crashed(self, path: Path, before: bytes, unsynced: bytes, start: int, zeros: int) -> str:
-        """A file whose last append has a hole at `start` of it; the mark that was noted before this append."""
+        """Write a file whose last append has zeros at `start`; return the mark from before this append."""
         path.write_bytes(before)
         with closing(FileEmitter(path)) as emitter:
             emitter.last(["ann-1"])
@@ -200,7 +200,7 @@ class TestHoles:
         return mark
 
     def resumed(self, path: Path, mark: str, last: int, known: tuple[str, ...] = ("ann-1",)) -> None:
-        """What a worker does next: everything behind the last record."""
+        """Do what a worker does next: emit everything behind the last record."""
         with closing(FileEmitter(path, mark)) as emitter:
             found = emitter.last(known)
             reached = found[1] if found else 0
@@ -233,7 +233,7 @@ class TestHoles:
         assert ids(path) == [*ann(7), *[("ann-2", sequence) for sequence in range(8, 58)]]
 
     @pytest.mark.parametrize("allowed", [True, False])
-    def test_behind_records_of_others_all_of_it_comes_again(
+    def test_a_hole_that_cannot_be_cut_is_delivered_again(
         self, path: Path, allowed: bool, logged: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         mark = self.crashed(path, whole(3), whole(100, 4) + OTHERS * allowed, 2_000, 4_096)
@@ -249,8 +249,8 @@ class TestHoles:
             assert emitter.last(["ann-1"]) == ("ann-1", 103)
 
     @pytest.mark.parametrize("noted", [True, False])
-    def test_a_leap_that_is_no_hole_is_never_cut(self, path: Path, noted: bool) -> None:
-        """An older copy was put back: 4 to 9 are gone for good, and what came after them has left the journal."""
+    def test_a_gap_before_the_mark_is_never_cut(self, path: Path, noted: bool) -> None:
+        """A gap before the mark stays: its records are lost, and the journal no longer has those behind it."""
         path.write_bytes(whole(3))
         with closing(FileEmitter(path)) as emitter:
             emitter.last(["ann-1"])
@@ -269,7 +269,7 @@ class TestHoles:
 
     @pytest.mark.parametrize("mark", ["", "x", "-5:0", "10", "10:0", "99999999:00000000", "9" * 30 + ":0"])
     def test_any_text_may_be_a_mark(self, path: Path, mark: str) -> None:
-        """One that does not fit is of another file: what looks like a hole is no reason to cut this one."""
+        """A mark that does not fit the file is ignored: nothing may be cut by it."""
         path.write_bytes(whole(3) + b"\0" * 30 + whole(1, 7))
         with closing(FileEmitter(path, mark)) as emitter:
             assert emitter.last(["ann-1"]) == ("ann-1", 7)
@@ -368,7 +368,7 @@ class TestAppend:
         assert ids(path)[-1] == ("ann-1", 1)
 
     @pytest.mark.skipif(sys.platform == "win32", reason="Windows syncs no folders")
-    def test_what_cannot_be_opened_stays_not_open(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_failed_connection_leaves_no_descriptor_open(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         opened: list[int] = []
         real_open, real_fsync = os.open, os.fsync
 

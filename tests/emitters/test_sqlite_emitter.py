@@ -1,4 +1,4 @@
-"""What only the SQLite sink has: tables that others made, rows that a table rejects, files that move."""
+"""Specific to the SQLite sink: external tables, rows that a table rejects, files that are moved."""
 
 import sqlite3
 import threading
@@ -132,7 +132,7 @@ class TestRejected:
             assert emitter.last(["ann-1"]) == (("ann-1", sequence - 1) if sequence > 1 else None)
         assert stored(path) == ann(sequence - 1)
 
-    def test_a_row_that_a_trigger_leaves_out_is_named_too(self, path: Path) -> None:
+    def test_a_row_that_a_trigger_drops_is_named(self, path: Path) -> None:
         SqliteEmitter(path, BUZZ).close()
         condition = "WHEN new.sequence IN (4711, 4712) BEGIN SELECT RAISE(IGNORE); END"
         run(path, f"CREATE TRIGGER picky BEFORE INSERT ON streamed_messages {condition}")
@@ -155,7 +155,7 @@ class TestRejected:
 
 @open_files_stay
 class TestMoved:
-    """SQLite writes no checkpoint into a file that was moved, and leaves its log at the old name."""
+    """A file that was moved while it is open: SQLite leaves its log at the old name, unless a checkpoint is forced."""
 
     def test_the_moved_file_has_everything_at_the_end(self, path: Path) -> None:
         with closing(SqliteEmitter(path, BUZZ)) as emitter:
@@ -185,7 +185,7 @@ class TestMoved:
 
 
 def test_wide_streams_stay_below_the_limit_of_parameters(path: Path) -> None:
-    """SQLite takes 32,766 by itself, that of Debian 250,000."""
+    """Statements stay below SQLite's default of 32,766 parameters, although Debian's build takes 250,000."""
     stream = Stream("wide", fields=tuple(Field(f"f{number}", "number") for number in range(1_500)))
     with closing(SqliteEmitter(path, stream)) as emitter:
         emitter.emit(lines(*['{"f0":1,"f1499":2}'] * 200, stream=stream))
@@ -203,7 +203,7 @@ def test_the_newest_of_two_thousand_runs_is_found_by_the_index(path: Path) -> No
 def test_three_writers_at_once(path: Path) -> None:
     def write(name: str) -> None:
         place = 0
-        while place < 1_000:  # one that the others kept waiting too long continues as a worker does
+        while place < 1_000:  # after a wait that is too long, continue as a worker does
             with suppress(Unavailable), closing(SqliteEmitter(path, BUZZ)) as emitter:
                 _, place = emitter.last([name]) or ("", 0)
                 for first in range(place + 1, 1_001, 50):
@@ -230,7 +230,7 @@ def test_a_locked_file_is_an_outage(path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_file_of_another_program_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SQLite would not wait where a file gets its write-ahead log: several programs may open a new one at once."""
+    """Enabling the write-ahead log waits for other programs that open the new file, as SQLite itself does not."""
     run(path, "CREATE TABLE other (x)")
     results, waits, sleep = list[bool](), threading.Event(), time.sleep
 

@@ -1,4 +1,4 @@
-"""Delivery of alerts: what receivers do wrong delays nobody, and every alert arrives at least once."""
+"""Delivery of alerts: slow or failing receivers delay nothing, and every alert arrives at least once."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from utils.sources.base import Chunk
 
 
 class Webhook:
-    """A receiver whose answers a test decides."""
+    """A receiver with an answer of the test's choice."""
 
     def __init__(self) -> None:
         self.received: list[tuple[str, dict[str, Any]]] = []
@@ -80,7 +80,7 @@ class Run:
         self.delivery = AlertDelivery(SqliteDatabase(path), about, self.jsonl, send, clock)
 
     def alert(self, number: int) -> None:
-        """Read a record that gives an alert, and one that ends it."""
+        """Read a record that raises an alert, and one that ends it."""
         read = records([(number, "a", 30.0), (number, "a", 1.0)], 2 * number - 1)
         self.store.add(Chunk("live", self.store.resume("live"), str(number), read), self.alerts.add)
 
@@ -149,7 +149,7 @@ def test_a_webhook_gets_each_alert_with_its_id(tmp_path: Path, clock: Clock, web
 
 
 def _hang(request: BaseHTTPRequestHandler) -> None:
-    request.connection.recv(1)  # until the sender leaves
+    request.connection.recv(1)  # until the sender closes
 
 
 def _redirect(request: BaseHTTPRequestHandler) -> None:
@@ -176,7 +176,7 @@ def test_a_webhook_that_fails_is_tried_again(
     answer: Any, message: str, *, tmp_path: Path, clock: Clock, webhook: Webhook, logged: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    if answer is _hang:  # a busy machine takes longer than this for an answer
+    if answer is _hang:  # a busy machine answers more slowly than this
         monkeypatch.setattr(alert_delivery, "ATTEMPT_S", 0.1)
     webhook.answer, well = answer, webhook.answer
     with running(tmp_path, webhook.url, clock) as run:
@@ -216,7 +216,7 @@ def test_waits_double_up_to_five_minutes_and_end_after_a_day(tmp_path: Path, clo
         assert run.finish(60) == (1, 0)
 
 
-def test_a_new_alert_waits_for_none_that_is_tried_again(tmp_path: Path, clock: Clock, webhook: Webhook) -> None:
+def test_a_new_alert_does_not_wait_for_a_retry(tmp_path: Path, clock: Clock, webhook: Webhook) -> None:
     webhook.answer = lambda request: request.send_response(500)
     with running(tmp_path, webhook.url, clock) as run:
         run.alert(1)
@@ -245,9 +245,7 @@ def test_a_receiver_that_hangs_delays_neither_reading_nor_the_end(
         release.set()
 
 
-def test_what_a_receiver_takes_after_the_end_of_the_run_is_noted(
-    tmp_path: Path, clock: Clock, webhook: Webhook
-) -> None:
+def test_an_answer_after_the_end_of_the_run_is_noted(tmp_path: Path, clock: Clock, webhook: Webhook) -> None:
     release = threading.Event()
     webhook.answer = lambda request: request.send_response(204 if release.wait(20) else 500)
     with running(tmp_path, webhook.url, clock) as run:
@@ -260,13 +258,13 @@ def test_what_a_receiver_takes_after_the_end_of_the_run_is_noted(
         assert run.left() == 0
 
 
-def test_what_was_not_delivered_is_by_the_next_run(tmp_path: Path, clock: Clock, webhook: Webhook) -> None:
+def test_the_next_run_delivers_what_is_left(tmp_path: Path, clock: Clock, webhook: Webhook) -> None:
     with running(tmp_path, "http://127.0.0.1:9/", clock) as run:
         run.alert(1)
         run.alert(2)
         assert run.finish(0.2) == (2, 2)
         first = run.delivery
-    wait_until(lambda: not first._thread.is_alive(), timeout_s=60)  # as when its process has ended
+    wait_until(lambda: not first._thread.is_alive(), timeout_s=60)  # as if its process had ended
     with running(tmp_path, webhook.url, clock) as run:
         assert run.finish(60) == (2, 0)
         assert {id for id, _ in webhook.received} == {each["id"] for each in lines(run.jsonl)}
@@ -297,7 +295,7 @@ def test_an_address_that_cannot_be_reached(url: str, message: str) -> None:
     assert "cret" not in str(raised.value)
 
 
-def test_what_a_command_prints_is_shown_beside_the_output_of_ours(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_output_of_a_command_goes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
     send_to(python("print('rung')"))("1", b"{}\n")
     shown = capfd.readouterr()
     assert (shown.out, shown.err.split()) == ("", ["rung"])
@@ -333,12 +331,12 @@ def test_a_command_that_does_not_read_its_input() -> None:
         ),
     ],
 )
-def test_a_target_that_is_none(target: str, message: str) -> None:
+def test_an_invalid_target_is_one_line(target: str, message: str) -> None:
     with pytest.raises(ToolkitError, match=message):
         send_to(target)
 
 
-def test_a_command_that_vanished_is_tried_again(tmp_path: Path) -> None:
+def test_a_command_that_does_not_exist_is_tried_again(tmp_path: Path) -> None:
     script = tmp_path / "notify.exe"
     script.write_text("no program")
     script.chmod(0o755)
@@ -363,7 +361,7 @@ def test_a_file_that_cannot_be_written_delays_the_alert(tmp_path: Path, clock: C
 def test_a_line_is_on_the_disk_before_it_is_noted(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A power cut keeps what the store notes."""
+    """A line is synced before the store notes it as delivered: a power cut would keep only the note."""
     synced: list[list[int]] = []
     with running(tmp_path, "", clock) as run:
         run.alert(1)
@@ -373,7 +371,7 @@ def test_a_line_is_on_the_disk_before_it_is_noted(
         assert run.attempts() == [1]
 
 
-def test_a_part_of_a_line_that_a_full_disk_left_spoils_no_alert(tmp_path: Path, clock: Clock) -> None:
+def test_a_partial_line_of_a_full_disk_spoils_no_alert(tmp_path: Path, clock: Clock) -> None:
     with running(tmp_path, "", clock) as run:
         run.jsonl.write_bytes(b'{"id":"1"}\n{"id":"2","str')
         run.alert(1)
@@ -396,7 +394,7 @@ def test_two_copies_share_the_alerts(tmp_path: Path, clock: Clock, webhook: Webh
 def test_an_alert_of_a_killed_copy_is_taken_over_after_a_while(tmp_path: Path, clock: Clock, webhook: Webhook) -> None:
     with running(tmp_path, webhook.url, clock) as other, running(tmp_path, webhook.url, clock) as killed:
         killed.alert(1)
-        assert killed.delivery._claim()  # and then it was killed
+        assert killed.delivery._claim()  # the copy is killed after it claimed the alert
         clock.now_s += alert_delivery.LEASE_S - 1
         assert not other.delivery.step()
         assert webhook.received == []

@@ -1,4 +1,4 @@
-"""When alerts are given: against a plain computation, at the edges, over restarts, and in silence."""
+"""When alerts are given: compared with pandas, at the edges, over restarts, and in silence."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ Made = tuple[float, str, float | None]
 
 
 def records(made: Sequence[Made], first: int = 1) -> list[Any]:
-    """Records with ids of (seconds after the beginning, device, temperature)."""
+    """Make records with ids of (seconds after the beginning, device, temperature)."""
     lines = [
         {
             "device": device,
@@ -56,12 +56,12 @@ def records(made: Sequence[Made], first: int = 1) -> list[Any]:
 
 
 def values(*found: float | None) -> list[Made]:
-    """One device, a record per second."""
+    """Make records of one device, one a second."""
     return [(float(at_s), "a", value) for at_s, value in enumerate(found)]
 
 
 def given_by(rule: Rule, made: Sequence[Made], path: Path, size: int = 1_000) -> list[int]:
-    """The sequences of the records that gave an alert; a new process reads each chunk of `size`."""
+    """Return the sequences of the records that raised an alert; each chunk of `size` is read by a new process."""
     read = records(made)
     for start in range(0, len(read), size):
         with closing(ProcessedStore(SqliteDatabase(path), SENSORS)) as store:
@@ -78,12 +78,12 @@ def stored(path: Path) -> list[int]:
 
 
 def by_pandas(made: Sequence[Made], times: int, cooldown_s: float) -> list[int]:
-    """The same without any code of the project."""
+    """Compute the same with pandas alone."""
     frame = pd.DataFrame(made, columns=["at_s", "device", "value"]).astype({"value": float})
     frame["hit"] = frame["value"] > 24
     found = []
     for _, group in frame.groupby("device"):
-        crossing = (~group["hit"]).cumsum()  # records that hit and have the same number are in a row
+        crossing = (~group["hit"]).cumsum()  # consecutive hits have the same number
         row = group["hit"].groupby(crossing).cumsum()
         latest_s, done = -np.inf, -1
         for index in group.index[group["hit"] & (row >= times)]:
@@ -166,7 +166,7 @@ def test_another_copy_that_was_faster_has_given_the_alert(tmp_path: Path) -> Non
 
 
 class TestAnomalies:
-    def test_are_those_of_the_dashboard_over_restarts(self, tmp_path: Path) -> None:
+    def test_they_are_those_of_the_dashboard_over_restarts(self, tmp_path: Path) -> None:
         rng = np.random.default_rng(7)
         data = rng.normal(20, 1, 400)
         data[[15, 60, 200, 201, 350]] += [9, 9, -8, -8, 30]
@@ -191,7 +191,7 @@ class TestSilence:
         return [1_000.0]
 
     def read(self, path: Path, rule: Rule, now: list[float], steps: list[list[Made] | float]) -> list[tuple[str, int]]:
-        """A run that reads records or lets seconds pass; name and time (s) of each alert in the store."""
+        """Read records or let seconds pass; return name and time (s) of each alert in the store."""
         with closing(ProcessedStore(SqliteDatabase(path), SENSORS)) as store:
             alerts = Alerts(store, rule.on(SENSORS), lambda: now[0])
             for step in steps:
@@ -211,7 +211,7 @@ class TestSilence:
         assert self.read(path, rule, now, [values(1), 9.999]) == []
         steps: list[list[Made] | float] = [9.999, values(1), 10.0, 50.0, values(1), 5.0]
         assert self.read(path, rule, now, steps) == [("", 1019)]
-        assert self.read(path, rule, now, [9.0]) == [("", 1019)]  # not yet seen waiting for as long itself
+        assert self.read(path, rule, now, [9.0]) == [("", 1019)]  # it has not waited that long itself
         assert self.read(path, rule, now, [10.0]) == [("", 1019), ("", 1079)]
         assert self.read(path, rule, now, [100.0]) == [("", 1019), ("", 1079)]
 
@@ -219,7 +219,7 @@ class TestSilence:
         assert self.read(tmp_path / "file.sqlite", Rule(silent_s=10), now, [10.0]) == [("", 1000)]
 
     def test_a_silence_has_another_id_for_each_rule(self, now: list[float], tmp_path: Path) -> None:
-        """By which a webhook knows what it has."""
+        """Two rules on one stream have different alert ids, by which a webhook removes duplicates."""
         found = set()
         for silent_s in (10, 20):
             now[0] = 1_000.0
@@ -230,7 +230,7 @@ class TestSilence:
         assert len(found) == 2
 
     @pytest.mark.parametrize("by_s", [3_600.0, -3_600.0])
-    def test_a_clock_that_is_set_is_no_silence_and_hides_none(
+    def test_setting_the_clock_neither_makes_nor_hides_a_silence(
         self, by_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         wrong_s = passed_s = 0.0
@@ -267,7 +267,7 @@ class TestSilence:
         (Rule(anomaly="device"), "stream sensors has no fitting field 'device': use one of temperature_c$"),
     ],
 )
-def test_what_is_no_rule_is_one_line(rule: Rule, message: str) -> None:
+def test_an_invalid_rule_is_one_line(rule: Rule, message: str) -> None:
     with pytest.raises(ToolkitError, match=message):
         rule.on(SENSORS)
 
@@ -276,4 +276,4 @@ def test_rules_that_differ_have_stores_that_differ() -> None:
     rules = [Rule(when=HOT), Rule(when="temperature_c > 25"), Rule(when=HOT, by=""), Rule(when=HOT, times=2)]
     rules += [Rule(anomaly=HOT), Rule(silent_s=1), Rule(when=HOT, cooldown_s=1), Rule(when=HOT, by="device")]
     assert len({rule.key for rule in rules}) == len(rules)
-    assert Rule(when=HOT).key == "cbb44235"  # a later version continues in the same store
+    assert Rule(when=HOT).key == "cbb44235"  # fixed, so that a later version continues in the same store

@@ -1,4 +1,4 @@
-"""The rule for values that stand out: on merged, real-shaped streams, as it is written, and at its edges."""
+"""The rule of anomalies: on merged, realistic streams, against its definition, and at its edges."""
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from utils.records.stream import BUZZ, Stream
 
 
 def merged(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """4,900 feelings of six authors with habits of their own on a slow swing, then 60 outliers; and which."""
+    """Return 4,900 sentiments of six authors on a slow swing with 60 outliers at the end, and a flag for each."""
     rng = np.random.default_rng(seed)
     habits = rng.uniform(0.5, 0.64, 6)
     feeling = habits[rng.integers(0, 6, 4900)] + 0.06 * np.sin(np.arange(4900) / 150) + rng.normal(0, 0.04, 4900)
@@ -46,7 +46,7 @@ def test_anomaly_without_a_floor_is_relative_to_the_range() -> None:
     assert anomalies([*usual, 85.0], 1) == [True]
     assert anomalies([*(usual * 1e6), 85e6], 1) == [True]
     assert anomalies([*usual, 21.4], 1) == [False]
-    quiet = [5.0] * 60 + list(np.linspace(4, 6, 50))  # most are the same, and still 5.05 is nothing
+    quiet = [5.0] * 60 + list(np.linspace(4, 6, 50))  # most are equal, and 5.05 is still no outlier
     assert anomalies([*quiet, 5.05], 1) == [False]
 
 

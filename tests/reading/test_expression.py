@@ -1,4 +1,4 @@
-"""Expressions over records: what they find equals SQLite's WHERE, and nothing in them reaches farther than a record."""
+"""Expressions over records equal SQLite's WHERE, and they reach nothing but the record."""
 
 import sqlite3
 from contextlib import closing
@@ -60,7 +60,7 @@ COLD, HOT, ABSENT = records(
         ("max(temperature_c, 25) = 30", [False, True, False]),
     ],
 )
-def test_what_it_finds(text: str, expected: list[bool]) -> None:
+def test_matches(text: str, expected: list[bool]) -> None:
     assert Expression(SENSORS, text).matches([COLD, HOT, ABSENT]) == expected
 
 
@@ -103,7 +103,7 @@ def test_equals_python_in_chunks_of_any_size(values: list[tuple[int | None, str]
         "\ud800",
     ],
 )
-def test_what_is_no_expression_is_one_line_that_names_the_fields(text: str) -> None:
+def test_an_invalid_expression_is_one_line_that_names_the_fields(text: str) -> None:
     with pytest.raises(
         ToolkitError, match=r"device, temperature_c, ok, a b, tags, extra, producer_id, sequence$"
     ) as error:
@@ -142,7 +142,7 @@ def test_the_fields_of_a_wide_stream_stay_one_line() -> None:
         "randomblob(10) > 0",
     ],
 )
-def test_what_reaches_farther_than_a_record_is_rejected(text: str, tmp_path: Path) -> None:
+def test_access_to_anything_but_the_record_is_rejected(text: str, tmp_path: Path) -> None:
     path = tmp_path / "other.sqlite"
     with pytest.raises(ToolkitError, match=r"is no expression"):
         Expression(SENSORS, text.format(path=path))
@@ -153,7 +153,7 @@ def test_what_reaches_farther_than_a_record_is_rejected(text: str, tmp_path: Pat
     "text",
     ["(" * 5_000 + "1" + ")" * 5_000, "+".join(["1"] * 30_000), "length(zeroblob(1000000000))", "NOT " * 5_000 + "1"],
 )
-def test_what_is_too_large_is_rejected(text: str) -> None:
+def test_too_large_expressions_are_rejected(text: str) -> None:
     with pytest.raises(ToolkitError, match=r"is no expression|cannot be evaluated"):
         Expression(SENSORS, text).matches([HOT])
 
@@ -171,7 +171,7 @@ TOKENS = [*"()'\"-/*;, 1=xn?\n", "SELECT", "FROM", "LIMIT", "THEN", "END", "OR"]
 
 @given(st.lists(st.sampled_from(TOKENS), max_size=12).map("".join))
 def test_any_text_is_an_expression_or_one_error(text: str) -> None:
-    """And what it gives is one answer per record, as SQLite's own CASE gives it."""
+    """Any text is one error, or an expression with one answer per record, equal to SQLite's own CASE."""
     try:
         hits = Expression(SENSORS, text).matches([COLD, HOT, ABSENT])
     except ToolkitError:

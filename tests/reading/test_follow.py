@@ -1,4 +1,4 @@
-"""The loop of everything that reads, with a source that answers what it is asked to."""
+"""The follow loop, with a source that plays given answers."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ Answer = Chunk | ToolkitError | Callable[[], None] | None
 
 
 class Scripted:
-    """Plays its answers once; whoever asks for more than there are ends the run through `stop`."""
+    """A source that plays its answers once, and then sets `stop`."""
 
     def __init__(self, *answers: Answer) -> None:
         self.answers: Iterator[Answer] = iter(answers)
@@ -73,7 +73,7 @@ def test_once_stops_at_the_present_end() -> None:
     assert source.closed == 1
 
 
-def test_once_raises_what_is_unavailable() -> None:
+def test_once_raises_unavailable() -> None:
     source = Scripted(Unavailable("no file"))
     with pytest.raises(Unavailable, match="no file"):
         follow(source, size, source.stop, once=True)
@@ -100,7 +100,7 @@ def test_it_follows_until_it_is_stopped() -> None:
     assert source.closed == 1
 
 
-def test_what_is_unavailable_is_logged_once_until_it_heals(logged: list[str]) -> None:
+def test_an_outage_is_logged_once(logged: list[str]) -> None:
     source = Scripted(Unavailable("no disk"), Unavailable("no disk"), chunk(1), Unavailable("no disk"))
     waits: list[Unavailable | None] = []
     assert follow(source, size, source.stop, on_wait=waits.append) == 1
@@ -114,27 +114,27 @@ def test_what_is_unavailable_is_logged_once_until_it_heals(logged: list[str]) ->
     assert source.opened == 1
 
 
-def test_a_store_that_is_away_is_named_once_and_its_source_is_let_go(logged: list[str]) -> None:
+def test_a_store_that_is_away_is_logged_once_and_its_source_is_closed(logged: list[str]) -> None:
     source = Scripted(StoreUnavailable("no route"), StoreUnavailable("refused"), chunk(1))
     assert follow(source, size, source.stop) == 1
     assert source.opened == 3
     assert warnings(logged) == ["WARNING no route; waiting"]
 
 
-def test_what_has_not_appeared_yet_is_no_warning(logged: list[str]) -> None:
+def test_a_source_that_does_not_exist_yet_is_no_warning(logged: list[str]) -> None:
     source = Scripted(Absent("no file yet"))
     follow(source, size, source.stop)
     assert logged[0] == "INFO no file yet; waiting"
 
 
-def test_what_only_the_user_can_fix_ends_it() -> None:
+def test_an_error_that_only_the_user_can_fix_ends_it() -> None:
     source = Scripted(ToolkitError("not a database"))
     with pytest.raises(ToolkitError, match="not a database"):
         follow(source, size, source.stop)
     assert source.closed == 1
 
 
-def test_the_loser_against_another_copy_starts_again_from_the_stored_position(logged: list[str]) -> None:
+def test_after_another_copy_was_faster_it_continues_at_the_stored_position(logged: list[str]) -> None:
     source = Scripted(chunk(1), chunk(1), chunk(1), chunk(1))
     answers: Iterator[int | ToolkitError] = iter([1, PositionMoved("advanced"), 1, PositionMoved("advanced")])
 
@@ -207,6 +207,6 @@ def test_a_stream_that_is_not_known_yet_is_waited_for(
     assert logged == ["INFO no schema; waiting"]
 
 
-def test_a_stream_that_is_not_known_yet_is_an_error_where_nobody_waits(settings: Settings) -> None:
+def test_a_stream_that_is_not_known_yet_is_an_error_with_once(settings: Settings) -> None:
     with pytest.raises(Absent, match="does not exist yet"):
         processing.wait_for_stream("ticks", settings, "file", threading.Event(), once=True)

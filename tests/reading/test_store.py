@@ -1,4 +1,4 @@
-"""Records, position and totals in one transaction."""
+"""The processed store: records, position and totals in one transaction."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def path(tmp_path: Path) -> Path:
     scope="module", params=["sqlite", pytest.param("postgres", marks=[pytest.mark.full, pytest.mark.postgres])]
 )
 def place_at(request: pytest.FixtureRequest) -> Callable[[Path], Place]:
-    """Every database that a store can be in."""
+    """Return the constructor of a store's place, for each database."""
     if request.param == "sqlite":
         return SqlitePlace
     server = request.getfixturevalue("postgres")
@@ -75,7 +75,7 @@ def chunk(start: str, end: str, records: list[Any], invalid: int = 0, partition:
 
 
 def buzz(*pairs: tuple[str | None, int | None], **changed: Any) -> list[Any]:
-    """Records as sources give them, one for each pair of ids."""
+    """Make records as sources give them, one for each pair of ids."""
     made = make_messages(len(pairs))
     for message, (producer_id, sequence) in zip(made, pairs, strict=True):
         message.producer_id, message.sequence = producer_id, sequence
@@ -93,7 +93,7 @@ def external(*texts: str) -> list[Any]:
 
 
 def at(*clocks: str, first: int = 1) -> list[Any]:
-    """Ann's records at these times."""
+    """Make Ann's records at these times."""
     return [buzz((ANN, n), timestamp=f"2026-11-23T{clock}Z")[0] for n, clock in enumerate(clocks, first)]
 
 
@@ -102,7 +102,7 @@ def lines(stream: Stream, *records: bytes) -> list[Any]:
 
 
 class TestStoring:
-    def test_the_record_whole_and_what_processing_adds(self, store: ProcessedStore, place: Place) -> None:
+    def test_a_record_is_stored_whole_with_the_processed_values(self, store: ProcessedStore, place: Place) -> None:
         (record,) = buzz((ANN, 1), author="A\0nn")
         assert len(store.add(chunk("", "1", [record])).new) == 1
         names = "producer_id, sequence, event_us, late, name, value, record"
@@ -134,7 +134,7 @@ class TestStoring:
             assert store.counts() == Counts(records=2, external=2)
 
     def test_json_with_line_ends_stays_with_its_record(self, place: Place) -> None:
-        """As a value in Kafka or in a column of a database may be."""
+        """JSON values may contain line ends, as in Kafka or in a database's column; they stay in their record."""
         stream = Stream("events", fields=(Field("a", "json"), Field("n", "integer")))
         values = [b'{"a":{\n"b":1},"n":1}', b'{"a":[2],"n":2}', b'{"a":3,"n":3,"x":{\n}}']
         with closing(open_store(place, stream)) as store:
@@ -145,7 +145,7 @@ class TestStoring:
         assert "\n" not in "".join(found)
 
     def test_roles_that_a_stream_gets_later_are_those_of_all_records(self, place: Place) -> None:
-        """As of a log whose first lines did not show what divides them."""
+        """Records are grouped by roles that the stream got later, as if its first records did not show them."""
         read, early = (
             [b'{"device":"a","temperature_c":%d}' % n for n in range(5)],
             replace(SENSORS, by=None, value=None),
@@ -173,7 +173,7 @@ class TestStoring:
         assert place.ask("SELECT late FROM records ORDER BY rowid") == [(0,), (0,), (1,), (0,), (1,), (0,), (1,)]
 
     def test_any_order_is_stored_whole(self, store: ProcessedStore, place: Place) -> None:
-        """More gaps than the tracker keeps: what it takes for duplicates is stored all the same."""
+        """Records are stored in any order, even those that the tracker takes for duplicates, as it keeps few gaps."""
         records = ann(1, 6 * MAX_GAPS)
         random.Random(1).shuffle(records)
         for first in range(0, len(records), 500):
@@ -205,7 +205,7 @@ class TestStoring:
         assert place.ask("SELECT record FROM records") == [(BUZZ.codec.encode(both[0]).decode(),)]
 
     def test_a_journal_that_moved_to_another_partition_lost_nothing(self, store: ProcessedStore) -> None:
-        """As in a sink whose every run, or file, is a partition."""
+        """Sequences continue over partitions: some sinks have one for each run or file."""
         store.add(chunk("", "1", ann(1, 3)))
         store.add(chunk("", "1", buzz((ANN_2, 4), (ANN_2, 6)), partition="other"))
         assert store.counts() == Counts(records=5, lost=1)
@@ -271,8 +271,8 @@ class TestPositions:
             store.add(chunk("10", "12", [*ann(12, 12), *buzz((BOB, 70))]))
             assert store.counts() == Counts(records=3, lost=1)
 
-    def test_from_the_end_of_what_never_came_is_kept(self, place: Place) -> None:
-        """Whoever is stopped before anything came continues where it began, or at its end."""
+    def test_the_position_end_is_stored(self, place: Place) -> None:
+        """A consumer that stopped at "end" before anything came continues there."""
         open_store(place, BUZZ, "end").resume("live")
         with closing(open_store(place, BUZZ)) as again:
             assert again.resume("live") == "end"
@@ -282,7 +282,7 @@ class TestPositions:
             assert again.counts() == Counts(records=1)
 
     @pytest.mark.parametrize("start", ["start", "end"])
-    def test_what_the_store_has_read_continues(
+    def test_a_new_process_continues_at_the_stored_positions(
         self, store: ProcessedStore, place: Place, start: Literal["start", "end"]
     ) -> None:
         store.add(chunk("", "1", ann(1, 2)))
@@ -308,7 +308,7 @@ class TestPositions:
         store.add(chunk("", "1", ann(1, 4)))
         assert store.counts() == Counts(records=4, again=3)
 
-    def test_what_somebody_deleted_and_is_read_again_is_new(self, store: ProcessedStore) -> None:
+    def test_a_deleted_record_that_is_read_again_is_new(self, store: ProcessedStore) -> None:
         store.add(chunk("", "1", ann(1, 3)))
         with store.database.transaction():
             store.database.execute("DELETE FROM records WHERE sequence = 2")
@@ -324,8 +324,8 @@ class TestPositions:
 
 
 class TestSchema:
-    def test_an_index_that_somebody_dropped_is_made_again(self, store: ProcessedStore, place: Place) -> None:
-        """Without it nothing would tell what is read again from what is new."""
+    def test_a_dropped_index_is_made_again(self, store: ProcessedStore, place: Place) -> None:
+        """A dropped unique index is made again: it tells new records from those read again."""
         store.add(chunk("", "3", ann(1, 3)))
         with store.database.transaction():
             store.database.execute("DROP INDEX records_identity")
@@ -370,7 +370,7 @@ class TestSqliteFile:
 
 
 def snapshot(place: Place) -> Iterator[list[tuple[Any, ...]]]:
-    """All that a store has."""
+    """Yield all rows of a store."""
     for table in ("records", "partitions"):
         yield place.ask(f"SELECT * FROM {table} ORDER BY 1, 2, 3")
 
@@ -394,7 +394,7 @@ def test_any_history_gives_the_statistics_of_the_tracker(
     size: int,
     restart: int,
 ) -> None:
-    """However the records are cut into chunks, with a new process for each, in a partition that begins again."""
+    """Counts equal the tracker's, with any chunks, a new process for each, and a partition that begins again."""
     records = [buzz(ids, timestamp=timestamp)[0] for ids, timestamp in made]
     tracker, identified = Tracker(), {ids for ids, _ in made if ids[0]}
     tracker.admit(records[:restart])

@@ -1,4 +1,4 @@
-"""The live table: what it shows, that it fills the terminal, and that a store is shown without reading it again."""
+"""The live table: its contents, its size in the terminal, and its start without reading the whole store."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -91,4 +91,4 @@ def test_a_run_begins_with_what_the_windows_contain(settings: Settings) -> None:
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if "%" in line]
     assert rows == [["a", "3", "75%", "1", "20.00", "30.00"], ["b", "1", "25%", "0", "1.00"]]
-    assert "in the store" not in done.stdout  # no summary: it would read every record
+    assert "in the store" not in done.stdout  # the summary would read every record

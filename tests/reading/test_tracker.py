@@ -1,4 +1,4 @@
-"""The tracker: what is new, lost or a duplicate, against sets of what was read."""
+"""The tracker against sets of the records that were read: new, lost, duplicate, read again."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ RUN_1, RUN_2, COPY = f"{JOURNAL}-00000001", f"{JOURNAL}-00000002", f"{JOURNAL}-0
 
 @dataclass
 class Read:
-    """A record as the tracker sees it."""
+    """A record, reduced to its ids."""
 
     producer_id: str | None
     sequence: int | None
@@ -34,7 +34,7 @@ class TestOneRun:
         assert len(tracker.admit([Read(None, None), Read(RUN_1, 1), Read(None, None)])) == 3
         assert tracker.counts == counts(records=3, external=2)
 
-    def test_what_huge_sequences_claim_is_bounded(self) -> None:
+    def test_losses_claimed_by_huge_sequences_are_bounded(self) -> None:
         tracker = Tracker()
         admit(tracker, 1, 2**63 - 1)
         assert tracker.counts.lost == MAX_LOST
@@ -43,7 +43,7 @@ class TestOneRun:
 
 
 class TestRunsOfAJournal:
-    def test_what_is_missing_between_two_runs_is_lost(self) -> None:
+    def test_records_missing_between_two_runs_are_lost(self) -> None:
         tracker = Tracker()
         admit(tracker, 1, 2, 3)
         admit(tracker, 6, producer_id=RUN_2)
@@ -58,7 +58,7 @@ class TestRunsOfAJournal:
         assert tracker.counts == counts(records=12)
 
     @pytest.mark.parametrize("other", ["ann-2", "ann-0000000b-00000001", "ann"])
-    def test_ids_that_only_look_alike_have_nothing_in_common(self, other: str) -> None:
+    def test_similar_ids_are_not_of_one_journal(self, other: str) -> None:
         tracker = Tracker()
         admit(tracker, 1, 2, producer_id="ann-1")
         assert admit(tracker, 3, producer_id=other) == [3]
@@ -79,7 +79,7 @@ class TestRunsOfAJournal:
 
 
 class TestBeginningAgain:
-    def test_what_is_read_once_more_is_no_duplicate(self) -> None:
+    def test_records_read_again_are_no_duplicates(self) -> None:
         tracker = Tracker()
         admit(tracker, 1, 2, 4)
         tracker.begin_again()
@@ -127,12 +127,12 @@ class TestBounds:
 
 
 class Model:
-    """What a tracker without bounds must answer: sets, one for each run."""
+    """A tracker without bounds: a set for each run."""
 
     def __init__(self, from_end: bool) -> None:
         self.open_ended = from_end
         self.seen: dict[str, set[int]] = {}
-        self.claimed: dict[str, int] = {}  # from where on a run's records are missed
+        self.claimed: dict[str, int] = {}  # first sequence of a run that must have come
         self.again: dict[str, int] = {}
         self.counts = Counts()
 
@@ -167,7 +167,7 @@ STEPS = st.lists(st.one_of(st.none(), st.tuples(IDS, st.integers(1, 25))), max_s
 @settings(max_examples=200)
 @given(STEPS, st.booleans(), st.integers(1, 7))
 def test_against_sets(steps: list[tuple[str, int] | None], from_end: bool, chunk: int) -> None:
-    """In any order, over several runs of a journal, in chunks of any size, with partitions that begin again (None)."""
+    """The tracker equals the model in any order, with several runs of a journal, any chunks, and restarts (None)."""
     tracker, model = Tracker(from_end=from_end), Model(from_end)
     pending: list[Read] = []
     expected: list[Read] = []

@@ -1,4 +1,4 @@
-"""Windows equal pandas on any stream, in any order, in chunks of any size, over any restarts."""
+"""Windows equal pandas for any stream, in any order, in chunks of any size, over any restarts."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ BEGIN_S = 1_795_460_640  # a whole minute
 
 
 def records(made: Sequence[tuple[float, str | None, float | None]], first: int = 1) -> list[Any]:
-    """Records with ids of (seconds after the beginning, device, temperature)."""
+    """Make records with ids of (seconds after the beginning, device, temperature)."""
     lines = [
         {
             "device": device,
@@ -48,7 +48,7 @@ def records(made: Sequence[tuple[float, str | None, float | None]], first: int =
 
 
 def in_table(path: Path, every_s: float | None) -> list[dict[str, Any]]:
-    """What the table of a store has, over all partitions, the newest first."""
+    """Return the windows of a store, added over all partitions, the newest first."""
     sums = ", ".join(f"SUM({name}) AS {name}" for name in ("records", "numbers", "total", "late"))
     query = f"SELECT start_us, name, {sums}, MIN(low) AS low, MAX(high) AS high FROM windows WHERE size_us = ?"
     with closing(sqlite3.connect(path)) as connection:
@@ -58,7 +58,7 @@ def in_table(path: Path, every_s: float | None) -> list[dict[str, Any]]:
 
 
 class Opened:
-    """A store with windows; reading in chunks, with a new process after each."""
+    """A store with windows that each chunk opens anew, as a new process."""
 
     def __init__(self, path: Path, tumbling: Tumbling, partition: str = "live") -> None:
         self.path, self.tumbling, self.partition = path, tumbling, partition
@@ -79,7 +79,7 @@ class Opened:
 
 
 def by_pandas(read: list[Any], every_s: int, lateness_s: int) -> Any:
-    """The same without any code of the project but its reading of timestamps."""
+    """Compute the same with pandas, apart from reading timestamps."""
     frame = pd.DataFrame(
         {
             "at": pd.to_datetime([each.timestamp for each in read], utc=True),
@@ -138,7 +138,7 @@ def test_equal_pandas_in_any_order_and_chunks(made: Any, size: int, every_s: int
         found = whole.report()
         assert_equal(found, by_pandas(read, every_s, lateness_s))
         assert parts.report() == found  # to the last bit, over restarts
-        # Each window that has closed was shown once, then; the others are open.
+        # Each closed window was shown once; the others are open.
         closed = [each[:2] for each in parts.closed]
         assert len(set(closed)) == len(closed)
         assert set(closed).isdisjoint(parts.open())
@@ -155,7 +155,7 @@ def test_shown_when_the_newest_record_is_past_end_and_lateness(tmp_path: Path) -
     assert opened.closed == [(start_us, "a", window)]
     assert opened.open() == [(start_us + 60_000_000, "a"), (start_us + 60_000_000, "b")]
     opened.add(records([(59, "a", 5)], 5), "2", "3")
-    assert len(opened.closed) == 1  # a late record is counted, its window is not shown again
+    assert len(opened.closed) == 1  # a late record counts, but its window is not shown again
     assert opened.report()[-1] == {
         "start_us": start_us, "name": "a", "mean": 3.0, **window, "records": 3, "numbers": 3, "total": 9.0,
         "high": 5.0, "late": 1,

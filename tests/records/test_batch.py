@@ -1,4 +1,4 @@
-"""Batches of records that a producer made and of lines of other programs."""
+"""Batches of a producer's own records, and of lines of other programs."""
 
 import json
 import math
@@ -104,12 +104,12 @@ def deep(levels: int) -> Any:
     ],
     ids=lambda value: repr(value)[:20],
 )
-def test_what_no_sink_could_store_is_rejected_before_it_is_acknowledged(more: object, reason: str) -> None:
+def test_a_record_that_no_sink_can_store_makes_no_batch(more: object, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         Batch.of_records([*readings(2), Reading("a", more=more)], "p-1", 1, READINGS.codec)
 
 
-def test_numbers_are_checked_also_beside_values_of_another_type() -> None:
+def test_numbers_beside_values_of_another_type_are_checked() -> None:
     wrong: Any = "hot"
     for value in (math.nan, math.inf):
         with pytest.raises(ValueError, match="temperature_c holds a number that is not finite"):
@@ -119,7 +119,7 @@ def test_numbers_are_checked_also_beside_values_of_another_type() -> None:
 @pytest.mark.parametrize(
     "more", [Place(1.5), {"null": [None]}, "null", 2**64 - 1, [Place(0.0)], b"x", {1, 2}, msgspec.Raw(b'{"a":\r1}')]
 )
-def test_what_json_can_hold_is_taken(more: object) -> None:
+def test_values_that_json_can_represent_are_accepted(more: object) -> None:
     (record,) = Batch.of_records([Reading("a", more=more, timestamp=AT)], "p-1", 1, READINGS.codec).records
     assert json.loads(bytes(record.more)) == msgspec.json.decode(msgspec.json.encode(more))
     assert record.extra is None
@@ -158,7 +158,7 @@ def test_lines_and_mappings_have_the_same_limits(make: Callable[[], object]) -> 
 
 
 @given(st.integers(1, 12), st.integers(-3, 15), st.integers(-3, 15), st.booleans())
-def test_a_stretch_of_a_batch_has_its_lines_and_records(count: int, first: int, last: int, decoded: bool) -> None:
+def test_a_part_of_a_batch_has_its_lines_and_records(count: int, first: int, last: int, decoded: bool) -> None:
     whole = batch(count, first=5)
     if decoded:
         assert len(whole.records) == count

@@ -1,4 +1,4 @@
-"""The codec against any JSON object: nothing lost, line bytes unchanged, the same record back from every database."""
+"""The codec with any JSON object: nothing is lost, lines stay as they are, and every database returns the record."""
 
 import json
 import os
@@ -55,7 +55,7 @@ CODEC = STREAM.codec
 
 @pytest.fixture(autouse=True, scope="module")
 def zone() -> Iterator[None]:
-    """A zone with summer time, so that instants and local texts differ."""
+    """Set a zone with summer time, so that instants and local times differ."""
     before = os.environ.get("TZ")
     os.environ["TZ"] = "America/New_York"
     _new_zone()
@@ -105,7 +105,7 @@ small_objects = st.dictionaries(names, values, max_size=9)
 
 
 def moved(given_object: dict[str, Any]) -> dict[str, Any]:
-    """What a record is on the wire, but its new ids: its own ids under other names, an event time."""
+    """Return the record as it is on the wire, without its new ids: its own ids renamed, an event time added."""
     found = dict(given_object)
     for name in ("producer_id", "sequence"):
         value, target = found.pop(name, KeyError), f"source_{name}"
@@ -122,7 +122,7 @@ def stamped(given_objects: Sequence[dict[str, Any]], ascii_only: bool = False, i
 
 
 def same(one: object, other: object) -> bool:
-    """Equal with types: 1 is not 1.0 and not true."""
+    """Return whether both are equal with the same types: 1 is neither 1.0 nor true."""
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
@@ -225,7 +225,7 @@ def test_the_three_ways_to_decode_agree(given_objects: list[dict[str, Any]]) -> 
     assert together == CODEC.rows([CODEC.decode(line) for line in lines])
     alone = CODEC.rows([CODEC.decode_lines(line)[0] for line in lines])
     assert together == alone
-    # A member of an unknown name sends a line to the last way.
+    # A member with an unknown name forces decoding field by field.
     marked = [CODEC.decode(line.rstrip()[:-1] + b',"unknown to all":null}') for line in lines]
     assert together == CODEC.rows(marked)
 
@@ -316,7 +316,7 @@ def test_databases_give_back_the_same_record_and_nothing_is_lost(
 @pytest.mark.full
 @given(st.lists(objects, min_size=1, max_size=3), st.integers(0, 3))
 @settings(deadline=None)
-def test_what_went_to_extra_is_counted_by_name(given_objects: list[dict[str, Any]], odd: int) -> None:
+def test_values_in_extra_are_counted_by_name(given_objects: list[dict[str, Any]], odd: int) -> None:
     lines = stamped([{**each, "odd": odd} for each in given_objects])
     batch = Batch("p", len(given_objects), len(given_objects), lines, CODEC)
     assert batch.kept["odd"] == len(given_objects)
@@ -339,7 +339,7 @@ def test_every_record_with_all_values_in_their_columns_has_no_extra() -> None:
         ("RowID", 1), ("rowid", 1), ("oid", 1), ("_rowid_", 1), ("back\\slash", 1), ("tab\t", 1), (" ", 1), ("", 1),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_in_extra(name: str, value: object) -> None:
+def test_values_that_do_not_fit_are_in_extra(name: str, value: object) -> None:
     (record,) = CODEC.decode_lines(stamped([{name: value}]))
     assert json.loads(record.extra) == {name: value}
     assert CODEC.rows([record])[0][:-4] == (None,) * (len(CODEC.columns) - 4)
@@ -363,8 +363,8 @@ def test_null_is_absent_everywhere() -> None:
         (b'{"x":1,"y":1,"x":2,"y":null}', 2, None),
     ],
 )
-def test_of_a_name_that_is_in_an_object_twice_the_last_counts(line: bytes, x: object, extra: str | None) -> None:
-    """As in every JSON reader; the line on the wire keeps both."""
+def test_of_a_name_twice_in_an_object_the_last_value_counts(line: bytes, x: object, extra: str | None) -> None:
+    """Of a name twice in an object the last value counts, as in every JSON reader; the line keeps both."""
     for record in (CODEC.decode(line), *CODEC.decode_lines(line + b"\n")):
         assert (record.x, record.extra) == (x, extra)
 
@@ -407,7 +407,7 @@ def test_a_chunk_with_a_line_that_is_no_object_is_rejected(data: bytes) -> None:
         CODEC.decode_lines(data)
 
 
-def test_one_odd_record_of_many_goes_alone() -> None:
+def test_of_many_records_only_the_odd_one_has_an_extra() -> None:
     data = b"".join(b'{"x":%d%b}\n' % (number, b',"odd":1' if number == 777 else b"") for number in range(1, 2_001))
     records = CODEC.decode_lines(data)
     assert [record.x for record in records] == list(range(1, 2_001))
@@ -415,7 +415,7 @@ def test_one_odd_record_of_many_goes_alone() -> None:
 
 
 @pytest.mark.parametrize("ids", ['"producer_id": "a-1"', '"sequence": 3'])
-def test_half_an_identity_is_none(ids: str) -> None:
+def test_a_record_with_one_of_both_ids_has_none(ids: str) -> None:
     for codec in (CODEC, BUZZ.codec):
         whole = '"message":"a","author":"","category":"","sentiment":0,"keyword_mentioned":"","message_length":1'
         line = f"{{{whole},{ids}}}"
@@ -423,7 +423,7 @@ def test_half_an_identity_is_none(ids: str) -> None:
             assert (found.producer_id, found.sequence) == (None, None)
 
 
-def test_two_halves_are_no_identity_either() -> None:
+def test_ids_of_different_records_are_not_combined() -> None:
     found = CODEC.decode_lines(b'{"producer_id":"a-1"}\n{"sequence":3}\n')
     assert [(each.producer_id, each.sequence) for each in found] == [(None, None)] * 2
 
@@ -453,7 +453,7 @@ def test_a_stream_without_fields_keeps_everything() -> None:
 def test_timestamps() -> None:
     assert microseconds("2026-11-23T19:04:05.123Z") == 1795460645_123000
     assert microseconds("2026-11-23T19:04:05.123+05:30") == 1795460645_123000 - 19_800_000_000
-    if hasattr(time, "tzset"):  # by which the time zone is set here
+    if hasattr(time, "tzset"):  # only tzset changes the zone
         assert microseconds("2026-11-23 19:04:05") == (1795460645 + 5 * 3_600) * 1_000_000  # local time
     assert microseconds("yesterday") is microseconds("") is None
     assert instant_text(1795460645123000) == "2026-11-23T19:04:05.123Z"
@@ -463,7 +463,7 @@ def test_timestamps() -> None:
 @given(st.datetimes(timezones=st.timezones()))
 def test_an_instant_has_one_text_that_is_the_same_instant(at: Any) -> None:
     found = microseconds(at.isoformat())
-    if found is not None:  # the first and last day of the calendar may be outside of it in UTC
+    if found is not None:  # None is the first or last day of the calendar, which UTC may not have
         assert microseconds(instant_text(found)) == found
 
 
@@ -480,5 +480,5 @@ def test_instants_outside_of_the_calendar_are_none() -> None:
 
 
 def test_a_long_text_is_scored_by_its_beginning() -> None:
-    longer_and_worse = "I love this! " * 100 + "x1 " * 50_000 + "but " + "good " * 50_000  # minutes, if all counted
+    longer_and_worse = "I love this! " * 100 + "x1 " * 50_000 + "but " + "good " * 50_000  # minutes if scored whole
     assert sentiment.score(longer_and_worse) == sentiment.score(longer_and_worse[: sentiment.MAX_CHARACTERS]) > 0.7

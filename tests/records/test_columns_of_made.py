@@ -1,4 +1,4 @@
-"""Columns of records that a producer made are what a reader of their lines gets."""
+"""Columns made of a producer's own records equal those that a reader of their lines gets."""
 
 import decimal
 import enum
@@ -78,14 +78,14 @@ _moments = st.sampled_from([AT, "2026-01-01", "0001-01-01T00:00+14:00", "noon", 
 
 @st.composite
 def readings(draw: st.DrawFn) -> Reading:
-    """A record whose values mostly have the types that its class declares; the interpreter does not hold it to them."""
+    """Draw a record whose values mostly have the declared types, which Python does not enforce."""
     usual = [_texts, st.none() | _integers, st.none() | _floats | _integers, st.none() | st.booleans(), _moments]
     odd = draw(st.none() | st.integers(0, 4))
     return Reading(*(draw(_odd if number == odd else each) for number, each in enumerate(usual)), timestamp=AT)
 
 
 def same(columns: Any, others: Any) -> bool:
-    """Whether values and their types are the same."""
+    """Return whether values and their types are equal."""
     return [[(type(each), each) for each in column] for column in columns] == [
         [(type(each), each) for each in column] for column in others
     ]
@@ -98,13 +98,13 @@ def read(batch: Batch) -> list[Any]:
 @pytest.mark.full
 @given(st.lists(readings(), min_size=1, max_size=3))
 @settings(max_examples=500)
-def test_they_are_what_a_reader_of_the_lines_gets(records: list[Reading]) -> None:
+def test_columns_equal_those_of_the_lines(records: list[Reading]) -> None:
     batch = Batch.of_records(records, "p-1", 7, READINGS.codec)
     assert same(batch.columns, read(batch))
 
 
 @given(st.lists(st.tuples(_texts, _texts, st.floats(-0.5, 1.5) | st.integers(0, 2), st.integers(-1, 9)), min_size=1))
-def test_they_are_so_for_buzz_whose_rules_are_narrower(values: list[tuple[Any, Any, Any, Any]]) -> None:
+def test_columns_of_buzz_equal_those_of_the_lines(values: list[tuple[Any, Any, Any, Any]]) -> None:
     records = [Message(text or "", author or "", "", score, "", n, timestamp=AT) for text, author, score, n in values]
     batch = Batch.of_records(records, "p-1", 1, BUZZ.codec)
     assert same(batch.columns, read(batch))
@@ -116,13 +116,13 @@ def test_they_are_so_for_buzz_whose_rules_are_narrower(values: list[tuple[Any, A
     ids=lambda record: type(record).__name__,
 )
 @pytest.mark.parametrize("codec", [READINGS.codec, Stream("mixed", Document).codec], ids=["readings", "documents"])
-def test_they_are_so_for_any_class_and_any_stream(record: Record, codec: Codec) -> None:
+def test_columns_of_any_class_and_stream_equal_those_of_the_lines(record: Record, codec: Codec) -> None:
     record.timestamp = AT
     batch = Batch.of_records([record], "p-1", 1, codec)
     assert same(batch.columns, read(batch))
 
 
-def test_a_few_odd_records_among_others_are_so_too() -> None:
+def test_columns_with_a_few_odd_records_equal_those_of_the_lines() -> None:
     records = [Reading(f"d{n}", n, n / 2, True, None, timestamp=AT) for n in range(200)]
     records[0] = Reading("odd", 2**63, 1.5, True, None, timestamp=AT)
     records[100] = Longer("other", 1, 1.5, True, None, timestamp=AT)

@@ -1,4 +1,4 @@
-"""Inference: types and roles of streams as people record them."""
+"""Inference: types and roles of real streams."""
 
 import json
 import random
@@ -20,7 +20,7 @@ EPOCH_S = int(NOON.timestamp())
 
 
 def types(*values: Any) -> str:
-    """The type of a field with these values."""
+    """Return the inferred type of a field with these values."""
     (found,) = fields([{"f": value} for value in values])
     return found.type
 
@@ -75,7 +75,7 @@ def test_a_field_that_first_comes_late_is_seen() -> None:
 
 
 def test_names_without_end_are_no_columns() -> None:
-    """SQLite takes 2,000 columns, PostgreSQL 1,600: of names that are values only the most frequent ones are fields."""
+    """Only the most frequent of very many names become columns: SQLite takes 2,000, PostgreSQL 1,600."""
     records = [{f"user {number}": number, "at": number} for number in range(3_000)]
     found = fields([*records, records[7]])
     assert len(found) == MAX_FIELDS
@@ -132,12 +132,12 @@ def test_a_damaged_time_among_many_does_not_matter() -> None:
     assert time_field(fields(records), records) == "ts"
 
 
-def test_the_time_that_somebody_named_stays() -> None:
+def test_the_declared_time_field_stays() -> None:
     records = [{"timestamp": NOON.isoformat(), "taken": EPOCH_S}] * 10
     assert with_roles(Stream("s", fields=fields(records), time="taken"), records).time == "taken"
 
 
-# Roles of streams as people record them -----
+# Roles of real streams -----
 
 AT = [(NOON + timedelta(seconds=7 * number)).strftime("%Y-%m-%d %H:%M:%S") for number in range(60)]
 RNG = random.Random(1)
@@ -217,7 +217,7 @@ def test_an_identifier_measures_nothing(name: str, is_measure: bool | None) -> N
     assert stream.value == (name if is_measure else None)
 
 
-def test_roles_that_somebody_named_stay() -> None:
+def test_declared_roles_stay() -> None:
     records, _ = SAMPLES["ticks"]
     stream = with_roles(Stream("s", fields=fields(records), value="volume", zones=(1, 2)), records)
     assert (stream.value, stream.histogram, stream.by, stream.zones) == ("volume", "price", "symbol", (1, 2))

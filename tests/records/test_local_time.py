@@ -1,4 +1,4 @@
-"""Local times of every year, also where the system knows no rules for it."""
+"""Local times of every year, also on systems without rules for that year."""
 
 import time
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
@@ -13,7 +13,7 @@ YEARS = (2, 1900, 1969, 1970, 2000, 2039, 2999, 3001, 9998)
 
 
 class Windows(datetime):
-    """Local times as Windows knows them."""
+    """Local times with the limits of Windows."""
 
     def astimezone(self, tz: tzinfo | None = None) -> Self:
         if self.tzinfo is None and not 1970 <= self.year <= 3000:
@@ -35,7 +35,7 @@ def test_a_local_time_survives_the_way_to_an_instant_and_back(year: int) -> None
 
 
 @pytest.mark.parametrize("year", YEARS)
-def test_it_does_so_without_rules_for_the_year(year: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_time_survives_without_rules_for_its_year(year: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instants, "datetime", Windows)
     microseconds.cache_clear()
     found_us = microseconds(f"{year:04}-02-11T12:30:00")
@@ -51,10 +51,10 @@ def test_it_does_so_without_rules_for_the_year(year: int, monkeypatch: pytest.Mo
     [("UTC0", "0001-01-01", "9999-12-31T23:59:59"), ("EST5", "0001-01-01", "9999-12-31T18:59:59"),
      ("CST-8", "0001-01-01T08:00:00", "9999-12-31T23:59:59")],
 )  # fmt: skip
-def test_the_calendar_ends_where_that_of_utc_does(
+def test_local_times_reach_the_ends_of_the_utc_calendar(
     zone: str, first: str, last: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Many write 9999-12-31 for never."""
+    """9999-12-31, often written for "never", is an instant in every zone."""
     microseconds.cache_clear()
     with monkeypatch.context() as patch:
         patch.setenv("TZ", zone)

@@ -1,4 +1,4 @@
-"""Any JSON object through the emitters into the sinks and through their sources back, nothing lost or changed."""
+"""Any JSON object through the emitters into the sinks and back through their sources: nothing is lost or changed."""
 
 import json
 import threading
@@ -28,7 +28,7 @@ KEY = "any-11111111"
 
 
 def through(sink: str, stream: Stream, batches: list[Batch], place: Settings) -> list[Any]:
-    """The records of batches after a sink has had them."""
+    """Emit the batches to a sink and return its records."""
     emitter = SINKS[sink].emitter(place, stream, KEY, "")
     try:
         assert emitter.last([PRODUCER_ID]) is None
@@ -40,7 +40,7 @@ def through(sink: str, stream: Stream, batches: list[Batch], place: Settings) ->
 
 
 def contained(sink: str, stream: Stream, place: Settings) -> list[Any]:
-    """The records of a sink, as a reader of this stream sees them."""
+    """Return the records of a sink, as a source of this stream reads them."""
     found: list[Any] = []
     with closing(source(sink, place, stream, lambda partition: "", finished=True)) as reader:
         while chunk := reader.poll(100):
@@ -66,7 +66,7 @@ def check(given_objects: list[dict[str, Any]], stream: Stream, folder: Path, siz
         assert [record.sequence for record in records] == list(range(1, len(wanted) + 1)), sink
         canonical.add(b"\n".join(stream.codec.canonical(stream.codec.columns_of(records))))
         if sink == "duckdb":
-            continue  # it keeps instants, not their texts: the canonical form compares these
+            continue  # it keeps instants, not their texts: only the canonical form is equal
         for record, want in zip(records, wanted, strict=True):
             found = json.loads(stream.codec.encode(record))
             assert (found.pop("producer_id"), found.pop("sequence")) == (PRODUCER_ID, record.sequence)
@@ -109,7 +109,7 @@ def test_a_stream_without_a_schema_file_is_inferred_from_any_source(sink: str, s
     records = through(sink, declared, batches_of(given_objects, declared, 60), settings)
     found = find_stream("odd", settings, sink)
     types = {field.name: field.type for field in found.fields}
-    json_type = "text" if sink == "sqlite" else "json"  # SQLite's table does not know the difference
+    json_type = "text" if sink == "sqlite" else "json"  # a column of text in SQLite
     assert types.pop("more") == json_type
     assert types == {"device": "text", "x": "number", "n": "number", "when": "timestamp", "timestamp": "timestamp"}
     assert (found.by, found.value, found.histogram, found.time) == ("device", "x", "n", "timestamp")
@@ -123,7 +123,7 @@ def test_a_stream_without_a_schema_file_is_inferred_from_any_source(sink: str, s
 
 
 @pytest.mark.parametrize("sink", EMBEDDED)
-def test_what_was_in_extra_is_in_its_field_once_the_stream_has_gained_it(sink: str, settings: Settings) -> None:
+def test_values_in_extra_move_to_a_field_that_the_stream_gains(sink: str, settings: Settings) -> None:
     given_objects: list[dict[str, Any]] = [
         {"device": "a", "ph": 6.5},
         {"device": "b", "ph": "n/a"},
@@ -139,9 +139,7 @@ def test_what_was_in_extra_is_in_its_field_once_the_stream_has_gained_it(sink: s
     ]
 
 
-def test_what_is_no_record_of_the_stream_is_rejected_alone(
-    settings: Settings, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_row_that_is_no_record_is_rejected_alone(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [b'{"message":"a"}', b'{"text":"no message"}', b'{"message":"b","likes":NaN}', b'{"message":"c","likes":1}']
     with session(BUZZ, "lines", settings, sinks=("file",), run=WHOLE_RUN, stop=threading.Event()) as opened:
         batch, rejected = opened.batch([Line(line, READ_AT) for line in lines])

@@ -1,4 +1,4 @@
-"""Streams as classes and as schema files: declared, read back, edited by hand, broken, added to, clashing."""
+"""Streams as classes and as schema files: declared, read back, edited by hand, broken, extended, conflicting."""
 
 import json
 from collections.abc import Callable
@@ -83,7 +83,7 @@ def test_names_of_streams(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "Sensors", "2d", "_x", "a b", "a/b", "../a", "a.b", "é", "x" * 61, "a\n", 'a"'])
-def test_what_cannot_name_a_stream_is_one_line(name: str, folder: Path) -> None:
+def test_an_invalid_stream_name_is_one_line(name: str, folder: Path) -> None:
     for make in (Stream, lambda name: known(name, folder)):
         with pytest.raises(ToolkitError, match="cannot name a stream: use lowercase letters") as raised:
             make(name)
@@ -100,7 +100,7 @@ def test_a_name_that_a_table_or_topic_has_already_is_one_line(name: str) -> None
 # Written and read back -----
 
 
-def test_what_is_declared_is_known(folder: Path) -> None:
+def test_a_declared_stream_is_read_back(folder: Path) -> None:
     assert known("sensors", folder) is None
     declared = declare(SENSORS, folder)
     assert declared == SENSORS

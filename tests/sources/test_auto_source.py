@@ -16,7 +16,7 @@ CHUNK = Chunk("part", "", "1", make_messages(1))
 
 
 class Scripted:
-    """A source that answers what it is given."""
+    """A source that plays given answers."""
 
     def __init__(self, name: str) -> None:
         self.name, self.detail = name, f"{name} detail"
@@ -104,7 +104,9 @@ def test_from_the_start_only_one_candidate_is_asked(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("error", [Unavailable("down"), ToolkitError("not a database")])
-def test_what_fails_is_named_while_the_others_are_empty_and_asked_again(stage: Stage, error: ToolkitError) -> None:
+def test_a_failing_candidate_is_named_and_asked_again_while_the_others_are_empty(
+    stage: Stage, error: ToolkitError
+) -> None:
     stage.first.answer = error
     for _ in range(2):
         with pytest.raises(Unavailable, match=str(error)):
@@ -120,7 +122,7 @@ def test_all_fail(stage: Stage) -> None:
         stage.auto.poll(1)
 
 
-def test_what_is_absent_is_named_only_where_nothing_fails(stage: Stage) -> None:
+def test_absent_candidates_are_named_only_if_none_fails(stage: Stage) -> None:
     stage.first.answer, stage.second.answer = Absent("one"), Absent("two")
     with pytest.raises(Absent, match="no source has data: one; two"):
         stage.auto.poll(1)
@@ -167,9 +169,9 @@ def test_closing_closes_all(stage: Stage) -> None:
     assert stage.auto.poll(1) is CHUNK
 
 
-def test_the_registered_one_takes_what_there_is(settings: Settings) -> None:
+def test_the_registered_auto_source_takes_the_first_sink_with_data(settings: Settings) -> None:
     with socket.socket() as unused:
-        unused.bind(("localhost", 0))  # taken, but nobody listens
+        unused.bind(("localhost", 0))  # the port is taken, but nothing answers
         port = unused.getsockname()[1]
         nobody = Settings(data_dir=settings.data_dir, kafka_broker=f"localhost:{port}")
         with closing(SqliteEmitter(settings.sqlite_path, BUZZ)) as emitter:
@@ -206,7 +208,7 @@ def test_a_broker_that_listens_answers() -> None:
 def test_a_broker_may_come_without_its_port(
     broker: str, place: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As for both client libraries."""
+    """Both Kafka clients also take an address without a port."""
     asked: list[tuple[str, int]] = []
     opened = socket.socket()
 

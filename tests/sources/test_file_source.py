@@ -74,7 +74,7 @@ class TestLines:
         assert wrong(chunks) == [f"live.json byte {len(line('a'))}"]
 
     @pytest.mark.parametrize("max_records", [1, 2, 10])
-    def test_what_is_no_record_is_so_however_the_file_is_cut(self, live: Path, max_records: int) -> None:
+    def test_invalid_lines_are_found_with_any_size_of_chunks(self, live: Path, max_records: int) -> None:
         data = b'{"message":"a","author":"","category":"","sentiment":0.5,"keyword_mentioned":"","message_length":1}'
         live.write_bytes(data + data + b"\n" + data.replace(b":", b":\n", 1) + b"\n" + data + b"\n")
         chunks = drain(from_start(live), max_records)
@@ -114,7 +114,7 @@ class TestLines:
         assert (texts(chunks), wrong(chunks)[0]) == (["a", "b"], f"live.json byte {len(line('a'))}")
         assert b"".join(each.line for chunk in chunks for each in chunk.invalid) == long.rstrip()
 
-    def test_its_rest_is_no_record_of_its_own(self, live: Path) -> None:
+    def test_the_rest_of_a_longer_line_is_no_record(self, live: Path) -> None:
         rest = line("rest")
         live.write_bytes(line("a") + b"x" * (MAX_LINE_BYTES + 1) + rest + line("b"))
         source = from_start(live)
@@ -145,7 +145,7 @@ HOLE = b"\0" * (3 * MAX_LINE_BYTES)
 
 
 class TestHoles:
-    """Zeros that a power cut or a copied and truncated log left in the file."""
+    """Zeros in the file, left by a power cut or by a log that was copied and truncated."""
 
     @pytest.mark.parametrize("max_records", [1, 1_000])
     @pytest.mark.parametrize("size", [100, 60_000, MAX_LINE_BYTES - 20, MAX_LINE_BYTES, len(HOLE)])
@@ -155,13 +155,13 @@ class TestHoles:
         assert (texts(chunks), wrong(chunks)) == (["a", "b", "c"], [])
 
     @pytest.mark.parametrize("half", [b'{"mess', b"x" * (2 * MAX_LINE_BYTES)])
-    def test_they_end_half_a_line(self, live: Path, half: bytes) -> None:
+    def test_half_a_line_before_them_is_invalid(self, live: Path, half: bytes) -> None:
         live.write_bytes(line("a") + half + HOLE + line("b"))
         chunks = drain(from_start(live))
         assert (texts(chunks), wrong(chunks)[0]) == (["a", "b"], f"live.json byte {len(line('a'))}")
 
     @pytest.mark.full
-    def test_their_end_is_reached_in_a_number_of_polls_that_grows_with_their_size_only(self, live: Path) -> None:
+    def test_one_poll_passes_many_of_them(self, live: Path) -> None:
         with live.open("wb") as file:
             file.truncate(64 * MAX_LINE_BYTES)
         append(live, line("b"))
@@ -169,7 +169,7 @@ class TestHoles:
         assert texts(chunks) == ["b"]
         assert len(chunks) <= 66
 
-    def test_at_the_end_they_wait_for_what_is_written_over_them(self, live: Path) -> None:
+    def test_at_the_end_they_may_be_overwritten(self, live: Path) -> None:
         live.write_bytes(line("a") + b'{"mess' + bytes(100))
         source = from_start(live)
         assert texts(drain(source)) == ["a"]
@@ -179,7 +179,7 @@ class TestHoles:
         assert texts(drain(source)) == ["b" * 90]
 
     @pytest.mark.parametrize("size", [100, MAX_LINE_BYTES + 1, len(HOLE)])
-    def test_a_file_that_is_made_longer_in_advance_is_read_as_it_is_filled(self, live: Path, size: int) -> None:
+    def test_a_preallocated_file_is_read_as_it_is_filled(self, live: Path, size: int) -> None:
         source, done = from_start(live), b""
         for number in range(3):
             live.write_bytes(done + bytes(size))
@@ -242,7 +242,7 @@ class TestPositions:
     def test_from_the_end_of_a_file_that_does_not_exist_yet(self, live: Path) -> None:
         source = FileSource(live, BUZZ.codec, lambda partition: "end")
         moved = source.poll(10)
-        assert (moved and moved.start, moved and moved.end) == ("end", "")  # stored: a restart does not jump either
+        assert (moved and moved.start, moved and moved.end) == ("end", "")  # stored: a restart does not jump
         with pytest.raises(Unavailable, match="does not exist yet"):
             source.poll(10)
         live.write_bytes(line("a"))
@@ -276,7 +276,7 @@ class TestArrays:
 
 
 class TestBadInput:
-    def test_unreadable_for_whoever_runs_the_tests(self, live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_file_without_permission_is_one_line(self, live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         live.write_bytes(b"")
 
         def denied(*_: object, **__: object) -> None:
@@ -309,7 +309,7 @@ class TestBadInput:
 
 @rename_while_open
 def test_a_file_from_the_future_is_left_once_it_is_replaced(live: Path) -> None:
-    """The clock of a network drive's server may be ahead, or this one's was put back."""
+    """A file dated in the future is left once it was replaced: the clock of a network drive may be ahead."""
     live.write_bytes(line("a"))
     os.utime(live, (4e9, 4e9))
     source = from_start(live)
@@ -319,26 +319,26 @@ def test_a_file_from_the_future_is_left_once_it_is_replaced(live: Path) -> None:
     assert texts(drain(source)) == ["b"]
 
 
-# A model: what a writer did to the file, and what a reader must have, may have and must not have twice.
+# A model: what writers did to the file, and which records a reader must have, may have, and may have twice.
 
 PRODUCERS = ("ann-1", "bob-2")
 
 
 class Model:
-    """A live file, everybody who writes it, and one reader that keeps its position as a processed store does."""
+    """A live file, all of its writers, and a reader that keeps its position as a processed store does."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / "live.jsonl"
         self.path.write_bytes(b"")
         self.sequences = dict.fromkeys(PRODUCERS, 0)
-        self.lines: list[tuple[str, bytes]] = []  # complete ones in the present file
+        self.lines: list[tuple[str, bytes]] = []  # whole lines of the present file
         self.unfinished = b""
-        self.old: list[str] = []  # complete lines of a renamed file that the reader has open
+        self.old: list[str] = []  # whole lines of a renamed file that is still open
         self.must: set[str] = set()
         self.may: set[str] = set()
         self.invalid_known, self.invalid = True, 0
         self.got: list[str] = []
-        self.again_from: set[str] = set()  # may come twice because they carry no ids
+        self.again_from: set[str] = set()  # may be read again, as they have no ids
         self.made = 0
         self.position = ""
         self.seen: set[tuple[str, int]] = set()
@@ -376,7 +376,7 @@ class Model:
             self.must.add(name)
 
     def torn(self, at: float) -> None:
-        """Half a line; the next writer finishes or cuts it."""
+        """Write half a line, which the next writer finishes or cuts."""
         self.cut_unfinished()
         name, data = self.record("external")
         self.unfinished = data[: 1 + int(at * (len(data) - 2))]
@@ -398,14 +398,14 @@ class Model:
             self.unfinished = b""
 
     def pass_over_unread(self) -> None:
-        """What the reader has not read by now is gone, and was never promised."""
+        """Excuse the reader from what it has not read by now: it is gone."""
         missed = {name for name, _ in self.lines} - set(self.got)
         self.may |= missed & self.must
         self.must -= missed
         self.invalid_known = False
 
     def truncate(self, keep: float) -> None:
-        """Back to some line, as an emitter does with a failed batch; what was cut is written once more or not."""
+        """Cut the file at a line, as an emitter cuts a failed batch, and write half of the cut lines again."""
         kept = int(keep * len(self.lines))
         self.pass_over_unread()
         self.again_from |= {name for name, _ in self.lines[:kept]}
@@ -421,7 +421,7 @@ class Model:
         return file is not None and os.path.samestat(os.fstat(file.fileno()), os.stat(self.path))
 
     def leave(self) -> None:
-        """The present file goes away; a reader that has it open still reads its rest."""
+        """Remove the present file; a reader that has it open still reads its rest."""
         if self.reader_is_here():
             if self.unfinished and len(self.unfinished) + 1 == len(self.pending[1]):
                 self.must.add(self.pending[0])  # only its newline was missing
@@ -526,7 +526,7 @@ STEPS = st.one_of(
 )
 @rename_while_open
 def test_whatever_happens_to_a_file_it_is_read_once_and_whole(times: int, long: bool, disk_folder: Path) -> None:
-    # On a disk the number of a file that is gone is given to the next one.
+    # On a disk a new file gets the inode of a deleted one.
     @settings(
         max_examples=times,
         deadline=None,

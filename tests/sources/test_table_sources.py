@@ -1,4 +1,4 @@
-"""The SQL sources: what each reads, and a model of tables that others change under the reader."""
+"""The SQL sources: what they read, and a model of a table that changes during reading."""
 
 import json
 import os
@@ -63,7 +63,7 @@ KINDS: dict[str, tuple[type[TableSource], Callable[[Path, Stream], Emitter], Cal
 
 
 class Kind:
-    """One SQL sink: how to write it, how to read it, how to get at it by hand."""
+    """One SQL sink: its emitter, its source, and direct statements."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
@@ -92,7 +92,7 @@ class Kind:
                 connection.execute(statement)
 
     def objects(self, stream: Stream = READINGS) -> list[dict[str, Any]]:
-        """What the source reads, as JSON objects without ids and timestamp."""
+        """Return what the source reads, as JSON objects without ids and timestamp."""
         ours = ("producer_id", "sequence", "timestamp")
         decoded = [json.loads(stream.codec.encode(record)) for record in records(drain(self.source(stream=stream)))]
         return [{name: value for name, value in each.items() if name not in ours} for each in decoded]
@@ -167,7 +167,7 @@ class TestReading:
 
     @pytest.mark.skipif(os.name == "nt", reason="nobody can delete what is open there")
     def test_an_older_copy_that_is_written_over_the_file_begins_again(self, kind: Kind) -> None:
-        """As who restores a backup does: what belonged to the file before, its log, is deleted."""
+        """A restored backup restarts the partition; its owner also deletes the log of the former file."""
         kind.emit(3)
         backup = kind.path.read_bytes()
         kind.emit(2, first=4)
@@ -194,7 +194,7 @@ class TestReading:
         assert max(len(chunk.records) for chunk in chunks) < 150
 
     @pytest.mark.parametrize("every", [1, 2, 64, 1_000])
-    def test_so_do_large_ones_among_small_ones(self, every: int) -> None:
+    def test_large_records_among_small_ones_come_in_smaller_chunks(self, every: int) -> None:
         rows = ((n, "x" if n % 64 == 63 or n % every else "x" * 200_000) for n in range(10_000))
         found = table_source.fetched(lambda count: list(islice(rows, count)), 10_000)
         size = sum(len(text) for _, text in found)
@@ -203,7 +203,7 @@ class TestReading:
 
     @pytest.mark.parametrize("name", ["page", "rows", "select", "temp"])
     def test_a_stream_may_have_any_name(self, kind: Kind, name: str) -> None:
-        """And a column `id`, which only buzz has otherwise."""
+        """Any name can be a stream's, and `id` can be a column, which otherwise only buzz has."""
         stream = Stream(name, fields=(Field("select", "integer"), Field("rowid", "text"), Field("id", "integer")))
         kind.emit_lines('{"select":1,"rowid":"x","id":7}', "{}", stream=stream)
         assert kind.objects(stream) == [{"select": 1, "rowid": "x", "id": 7}, {}]
@@ -306,7 +306,7 @@ class TestTypes:
         kind.execute(f"UPDATE readings SET \"{column}\" = '{'[' * 99_000}{']' * 99_000}' WHERE sequence = 2")
         (chunk,) = drain(kind.source(stream=READINGS))
         found = sequences([chunk]), [each.where for each in chunk.invalid]
-        has_room = sys.version_info >= (3, 14)  # Python's own limit is far beyond it
+        has_room = sys.version_info >= (3, 14)  # its own limit is far higher
         assert found == (([1, 2, 3], []) if has_room else ([1, 3], ["buzz.sqlite/readings row 2"]))
 
 
@@ -396,7 +396,7 @@ class TestTablesOfOthers:
 
 
 class TestUpgrades:
-    """A producer brings the table up to date while readers are connected: no row becomes another one."""
+    """A table that is upgraded while readers are connected: no row changes its number."""
 
     def test_json_in_a_column_of_text(self, tmp_path: Path) -> None:
         kind = Kind("duckdb", tmp_path)
@@ -491,7 +491,7 @@ class TestFile:
         kind.emit(2)
         source = kind.source()
         source.poll(1)
-        kind.emit(1, first=3)  # would fail while this process has the file open
+        kind.emit(1, first=3)  # fails while this process has the file open
         source.close()
 
     def test_an_unchanged_duckdb_file_is_not_attached(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -516,10 +516,10 @@ class TestFile:
         assert sequences(drain(source)) == [3]
         assert looks
 
-    def test_a_duckdb_file_that_has_just_changed_is_looked_at_again(
+    def test_a_duckdb_file_that_has_just_changed_is_read_again(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Two changes within a tick of the file system's clock look like one."""
+        """A file that has just changed is read again: its time stamp is too coarse to show a second change."""
         monkeypatch.setattr(duckdb_source, "POLL_S", 0.0)
         kind = Kind("duckdb", tmp_path)
         kind.emit(1)
@@ -535,15 +535,15 @@ class TestFile:
         [
             (PurePosixPath("/data/a b.sqlite"), "file:///data/a%20b.sqlite"),
             (PureWindowsPath("C:/data/b.sqlite"), "file:///C:/data/b.sqlite"),
-            (PureWindowsPath("//server/share/b.sqlite"), "file:////server/share/b.sqlite"),  # with no host
+            (PureWindowsPath("//server/share/b.sqlite"), "file:////server/share/b.sqlite"),  # an empty host
         ],
     )
     def test_sqlite_finds_files_of_windows_shares(self, path: PurePath, uri: str) -> None:
         assert database_uri(path) == uri
 
     @pytest.mark.skipif(sys.platform != "linux", reason="reads the process's locks from /proc")
-    def test_looking_at_a_duckdb_file_leaves_the_locks_of_this_process_alone(self, tmp_path: Path) -> None:
-        """A feed may read a table of the file that its own emitter writes; closing any descriptor drops all locks."""
+    def test_checking_a_duckdb_file_keeps_the_locks_of_this_process(self, tmp_path: Path) -> None:
+        """Checking the file keeps the locks of this process's emitter, which closing any descriptor would drop."""
         kind = Kind("duckdb", tmp_path)
         kind.emit(1)
         source = kind.source()
@@ -566,9 +566,9 @@ class TestFile:
         kind = Kind("duckdb", tmp_path)
         kind.emit(3)
         source = kind.source()
-        assert sequences(drain(source, 1)) == [1, 2, 3]  # as long as there is more
+        assert sequences(drain(source, 1)) == [1, 2, 3]  # more rows are there
         kind.emit(1, first=4)
-        assert source.poll(1) is None  # without a look, until the next one is due
+        assert source.poll(1) is None  # no query before the interval is over
         monkeypatch.setattr(duckdb_source, "POLL_S", 0.05)
         other = kind.source()
         assert sequences(drain(other)) == [1, 2, 3, 4]
@@ -585,7 +585,7 @@ class TestFile:
 
 
 def as_nobody(folder: Path, action: Callable[[], None]) -> str:
-    """Run `action` in a child process that may read `folder` but not write there; what it raised, as text."""
+    """Run `action` in a child process without the right to write; return the error it raised, as text."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -610,7 +610,7 @@ def as_nobody(folder: Path, action: Callable[[], None]) -> str:
 class TestReadOnlyFolder:
     @pytest.fixture
     def kind(self, request: pytest.FixtureRequest) -> Iterator[Kind]:
-        with TemporaryDirectory(dir="/tmp") as folder:  # its parents must let everybody in
+        with TemporaryDirectory(dir="/tmp") as folder:  # its parent folders must be open to all
             yield Kind("sqlite", Path(folder))
             Path(folder).chmod(0o755)
 
@@ -631,7 +631,7 @@ class TestReadOnlyFolder:
         assert not kind.path.with_name(f"{kind.path.name}-wal").exists()
         assert self.read(kind, [1, 2, 3]) == "fine"
 
-    def test_what_the_owner_adds_is_followed(self, kind: Kind) -> None:
+    def test_rows_that_the_owner_adds_are_followed(self, kind: Kind) -> None:
         kind.emit(1)
         kind.path.chmod(0o644)
         kind.path.parent.chmod(0o555)
@@ -672,7 +672,7 @@ class TestReadOnlyFolder:
         assert "copy both to another folder" in outcome
 
 
-# What hypothesis makes comes back from the table as its line is read.
+# Random objects, read back from the table as their line is read.
 
 ZONES = [timezone(timedelta(minutes=minutes)) for minutes in (0, 330, -720)]
 SCALARS = st.one_of(
@@ -732,7 +732,7 @@ def test_any_record_comes_back_as_its_line_is_read(
             source.close()
 
 
-# A model: rows come, go and are rebuilt; what has ids is read once, what has none at least once.
+# A model: rows are inserted, deleted and rebuilt. Those with ids are read once, the others at least once.
 
 LITERALS = {
     "text": "'a'",
@@ -787,7 +787,7 @@ class Model:
         self.kind.execute(f"DELETE FROM {self.table.name} WHERE {quoted(self.table.columns[0])} IN ({names})")
 
     def rebuild(self, drop_file: bool) -> None:
-        """The same rows in a new table, in a new file or the old one."""
+        """Copy the rows to a new table, in a new file or the old one."""
         if drop_file:
             copy = self.kind.path.with_suffix(".copy")
             shutil.copy(self.kind.path, copy)
@@ -872,9 +872,7 @@ def test_whatever_happens_to_a_table_it_is_read_once_and_whole(
     )
     @given(st.lists(STEPS, min_size=3, max_size=20))
     def run(steps: list[tuple[Any, ...]]) -> None:
-        with TemporaryDirectory(
-            dir=disk_folder
-        ) as folder:  # where the number of a file that is gone is given to the next
+        with TemporaryDirectory(dir=disk_folder) as folder:  # there a new file gets the inode of a deleted one
             model = Model(Kind(name, Path(folder)), stream)
             for step, *arguments in steps:
                 getattr(model, step)(*arguments)

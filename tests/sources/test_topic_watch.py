@@ -1,4 +1,4 @@
-"""What a reader of a topic asks beside it: whether that is still the same one. Without a broker."""
+"""TopicWatch, which notices that a topic was created again or got more partitions; without a broker."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from utils.sources.kafka_source import TopicWatch
 
 @dataclass
 class Brokers:
-    """What they answer, and how often they were asked."""
+    """A fake client that counts how often the brokers are asked."""
 
     settings: Settings
     found: tuple[str, int] | None = ("one", 4)
@@ -25,7 +25,7 @@ class Brokers:
 
 @pytest.mark.parametrize("found", [("two", 4), ("one", 5)])
 def test_another_topic_of_the_name_and_more_partitions_are_noticed(settings: Settings, found: tuple[str, int]) -> None:
-    """Nobody but the id tells where a topic was deleted and created between two looks."""
+    """Only the topic's id shows that it was deleted and created again between two checks."""
     brokers: Any = Brokers(settings)
     watch = TopicWatch(brokers, "things")
     watch.check(0.0)
