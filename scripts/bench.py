@@ -1,8 +1,8 @@
-"""Rates beside the bare libraries, as ratios measured in one run: python -m scripts.bench sinks --count 400000.
+"""Measure rates, as ratios to those of bare libraries: python -m scripts.bench sinks --count 400000.
 
-Machines differ fourfold and their speed drifts: compare the ratios, not the rates. What is compared takes turns, and
-each number is the median of its rounds. It runs on Linux and macOS; Kafka is measured where a broker runs, PostgreSQL
-where PROCESSED_STORE_URL names one.
+Machines differ fourfold and their speed drifts: compare the ratios, not the rates. The runs to compare take turns, and
+each number is the median of its rounds. For Linux and macOS; Kafka is measured if a broker runs, PostgreSQL if
+PROCESSED_STORE_URL is set.
 """
 
 import os
@@ -42,27 +42,27 @@ KEY = "bench-0"
 MAX_BATCH = 20_000
 
 Count = Annotated[int, Parameter(help="Records per run.")]
-Rounds = Annotated[int, Parameter(help="Runs of each kind, of which the median counts.")]
-Write = Annotated[bool, Parameter(help="Put the table into docs/performance.md too.")]
+Rounds = Annotated[int, Parameter(help="Runs of each kind; the median is reported.")]
+Write = Annotated[bool, Parameter(help="Also write the table into docs/performance.md.")]
 Broker = Annotated[Settings, Reads("kafka_broker")]
 
 
 @contextmanager
 def begun(rounds: int, count: int) -> Iterator[Bench]:
-    """A bench in a temporary folder."""
+    """Yield a bench in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
         yield Bench(Path(folder), rounds, count)
 
 
 def made(count: int, seed: int = 1) -> Iterator[Record]:
-    """Buzz messages as the producer makes them at full speed: about a hundred in a millisecond."""
+    """Yield buzz messages with timestamps as at full speed: a hundred per millisecond."""
     for number, (_, message) in enumerate(islice(messages("wave", random.Random(seed)), count)):
         message.timestamp = instant_text((1_780_000_000_000 + number // 100) * 1_000)
         yield message
 
 
 def batches(count: int) -> list[Batch]:
-    """Them in the sizes that a worker delivers, decoded before any clock runs: it is no work of the bare library."""
+    """Return messages in batches of a worker's size, already decoded, because the bare libraries do not decode."""
     stream = made(count)
     found = []
     for first in range(1, count + 1, MAX_BATCH):
@@ -87,13 +87,13 @@ def run_producer(
 
 
 def produce(sinks: Sequence[str], count: int, place: Path, broker: str = DEFAULTS.kafka_broker) -> None:
-    """The producer of buzz at full speed."""
+    """Run the producer of buzz at full speed."""
     arguments = ["--interval", "0", "--count", str(count), "--topic", place.name]
     run_producer("ragini_producer", at(place, broker), sinks, *arguments)
 
 
 def emit(sink: str, ready: list[Batch], place: Path, broker: str = DEFAULTS.kafka_broker) -> None:
-    """What a worker does with batches that are ready."""
+    """Deliver ready batches as a worker does."""
     with closing(SINKS[sink].emitter(at(place, broker), BUZZ, KEY, "")) as emitter:
         emitter.last([f"{KEY}-1"])
         step = max(1, emitter.max_records // MAX_BATCH)
@@ -121,7 +121,7 @@ def read(name: str, settings: Settings, place: Path) -> None:
 
 
 def store(name: str, settings: Settings, connect: Callable[[Path], Database], place: Path) -> None:
-    """Read it into a processed store."""
+    """Read a source into a processed store."""
     with (
         closing(ProcessedStore(connect(place), BUZZ)) as kept,
         closing(source(name, settings, BUZZ, kept.resume, finished=True)) as reader,
@@ -131,7 +131,7 @@ def store(name: str, settings: Settings, connect: Callable[[Path], Database], pl
 
 
 def add_reading(bench: Bench, name: str, settings: Settings, reader: Callable[[Settings], object]) -> None:
-    """The rows of a source: a bare read, the source, the source into the processed store."""
+    """Add rows for a source: a bare read, the source alone, the source with a processed store."""
     bench.add(f"bare {name} read", "", lambda place: reader(settings))
     bench.add(f"{name} source", f"bare {name} read", partial(read, name, settings))
     stored = partial(store, name, settings, lambda place: SqliteDatabase(place / "store.sqlite"))
@@ -158,7 +158,7 @@ def sources(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = False)
 
 
 def kafka(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = False, settings: Broker = DEFAULTS) -> int:
-    """Measure emitter, producer and source of Kafka beside bare clients, with the broker that runs."""
+    """Measure emitter, producer and source of Kafka beside bare clients, with a running broker."""
     broker = settings.kafka_broker
     require_answer(broker)
     ready = batches(count)
@@ -214,7 +214,7 @@ def dashboard(*, write: Write = False) -> int:
 
 
 def all_(*, write: Write = False, settings: Broker = DEFAULTS) -> int:
-    """Measure all, with Kafka where a broker runs: `sinks`, `sources`, `kafka`, `feed` and `dashboard`."""
+    """Measure all: `sinks`, `sources`, `feed`, `dashboard` and, if a broker runs, `kafka`."""
     for each in (sinks, sources, feed, dashboard):
         each(write=write)
     try:

@@ -1,4 +1,4 @@
-"""What `scripts.bench dashboard` measures: a frame beside clear-and-replot, SVG beside PNG."""
+"""Measurements of `scripts.bench dashboard`: a frame beside clear-and-replot, SVG beside PNG."""
 
 import random
 import time
@@ -25,7 +25,7 @@ LIGHT = palette_of("light")
 
 
 class Stream:
-    """Messages on a clock of its own, so that a day passes as fast as the machine can draw it."""
+    """Messages with a simulated clock, so that a day passes as fast as the machine can draw it."""
 
     def __init__(self, seed: int = 1) -> None:
         self.now = datetime(2026, 1, 5, 8).timestamp()
@@ -35,7 +35,7 @@ class Stream:
         self._sequence = 0
 
     def step(self, seconds: float, count: int) -> Snapshot:
-        """The snapshot after so many seconds and messages more."""
+        """Let time pass, add messages, and return the snapshot."""
         self.now += seconds
         stamp, made = instant_text(round(self.now * 1000) * 1000), [next(self._made)[1] for _ in range(count)]
         for message in made:
@@ -47,7 +47,7 @@ class Stream:
 
 
 def replot(figure: Figure, snapshot: Snapshot) -> None:
-    """One frame in the predecessor's way: clear all axes, plot the same data again, let a layout engine work."""
+    """Draw a frame as the predecessor does: clear all axes, plot the same data again, run a layout engine."""
     figure.clear()
     flow, groups, trend, histogram = figure.subplots(2, 2).flat
     (series,) = snapshot.series
@@ -79,35 +79,35 @@ def replot(figure: Figure, snapshot: Snapshot) -> None:
 
 
 def redraw(drawing: Dashboard, snapshot: Snapshot) -> None:
-    """One frame of the window, which draws in the style of the dashboard; the other way to draw has its own."""
+    """Draw a frame as the window does, in the style of the dashboard, which `replot` must not have."""
     with mpl.rc_context():
         drawing.update(snapshot)
         drawing.figure.canvas.draw()
 
 
 def milliseconds(stream: Stream, frames: int, *draws: Callable[[Snapshot], object]) -> list[float]:
-    """Median processor time of a frame with new data each time; the ways to draw take turns."""
+    """Return for each way to draw the median processor time of a frame. They take turns, with new data each time."""
     taken: list[list[float]] = [[] for _ in draws]
     stream.step(2.0, 500)
     for _ in range(frames):
         snapshot = stream.step(2.0, 3)
         for draw, times in zip(draws, taken, strict=True):
-            begun = time.process_time()  # other work on the machine is not our cost
+            begun = time.process_time()  # without the time of other processes
             draw(snapshot)
             times.append((time.process_time() - begun) * 1000)
     return [median(times[frames // 8 :]) for times in taken]
 
 
 def compare_frames(size: tuple[float, float], frames: int = 40) -> list[float]:
-    """Milliseconds of a frame drawn in place, and cleared and plotted again."""
+    """Return the milliseconds of a frame that the dashboard draws, and that is cleared and plotted again."""
     figure = Figure(figsize=size, dpi=DPI)
     FigureCanvasAgg(figure)
-    with mpl.rc_context():  # its style is not that of the other way
+    with mpl.rc_context():  # `replot` must not have its style
         drawing = Dashboard("light", size=size)
     return milliseconds(Stream(), frames, partial(redraw, drawing), partial(replot, figure))
 
 
 def compare_formats(frames: int = 40) -> list[float]:
-    """Milliseconds of a frame as SVG and as PNG."""
+    """Return the milliseconds of a frame as SVG and as PNG."""
     drawing = Dashboard("light")
     return milliseconds(Stream(), frames, drawing.svg, drawing.image)

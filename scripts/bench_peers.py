@@ -1,4 +1,4 @@
-"""What the toolkit is compared with: the bare libraries that do the same, as one would write it with them."""
+"""Peers of the toolkit in the benchmarks: the same work in the usual way with bare libraries."""
 
 import os
 import sqlite3
@@ -16,7 +16,7 @@ PAGE_RECORDS = 10_000
 
 
 def write_file(batches: list[Batch], folder: Path) -> None:
-    """One write and one fsync per batch."""
+    """Write batches with one write and one fsync each."""
     with (folder / "bare.jsonl").open("ab", buffering=0) as stream:
         for batch in batches:
             stream.write(batch.lines)
@@ -24,7 +24,7 @@ def write_file(batches: list[Batch], folder: Path) -> None:
 
 
 def write_sqlite(batches: list[Batch], folder: Path) -> None:
-    """executemany into the same table with the same index, a durable transaction per batch."""
+    """Insert batches with executemany into the same table and index, in a durable transaction each."""
     table = Table(BUZZ)
     insert = f"INSERT INTO {table.name} ({table.row}) VALUES ({', '.join('?' * len(table.columns))})"
     with closing(sqlite3.connect(folder / "bare.sqlite", isolation_level=None)) as connection:
@@ -39,7 +39,7 @@ def write_sqlite(batches: list[Batch], folder: Path) -> None:
 
 
 def write_duckdb(batches: list[Batch], folder: Path) -> None:
-    """The native appender on a connection that stays open, one flush per batch."""
+    """Append batches with the native appender on one open connection, with one flush each."""
     table = Table(BUZZ)
     with duckdb.connect(str(folder / "bare.duckdb")) as connection:
         for statement in table.create("duckdb"):
@@ -51,7 +51,7 @@ def write_duckdb(batches: list[Batch], folder: Path) -> None:
 
 
 def write_kafka(batches: list[Batch], folder: Path, broker: str) -> None:
-    """produce_batch and one transaction per batch."""
+    """Send batches with produce_batch, in one transaction each."""
     from confluent_kafka import Producer
 
     producer = Producer({"bootstrap.servers": broker, "transactional.id": "bare", "batch.size": 1_000_000})
@@ -64,14 +64,14 @@ def write_kafka(batches: list[Batch], folder: Path, broker: str) -> None:
 
 
 def read_file(settings: Settings) -> None:
-    """All lines, decoded."""
+    """Read and decode all lines."""
     with settings.live_path.open("rb") as stream:
         while lines := stream.readlines(1 << 20):
             BUZZ.codec.decode_lines(b"".join(lines))
 
 
 def read_sqlite(settings: Settings) -> None:
-    """All rows."""
+    """Read all rows."""
     with closing(sqlite3.connect(settings.sqlite_path)) as connection:
         found = connection.execute(f"SELECT * FROM {Table(BUZZ).name}")
         while found.fetchmany(PAGE_RECORDS):
@@ -79,7 +79,7 @@ def read_sqlite(settings: Settings) -> None:
 
 
 def read_duckdb(settings: Settings) -> None:
-    """All rows."""
+    """Read all rows."""
     with duckdb.connect(str(settings.duckdb_path), read_only=True, config={"threads": 1}) as database:
         rows = database.execute(f"SELECT * FROM {Table(BUZZ).name}")
         while rows.fetchmany(PAGE_RECORDS):
@@ -87,7 +87,7 @@ def read_duckdb(settings: Settings) -> None:
 
 
 def read_kafka(settings: Settings) -> None:
-    """All records of the topic, decoded."""
+    """Read and decode all records of the topic."""
     from confluent_kafka import Consumer, TopicPartition
 
     options = {"bootstrap.servers": settings.kafka_broker, "group.id": "bare", "enable.partition.eof": True}
@@ -103,7 +103,7 @@ def read_kafka(settings: Settings) -> None:
 
 
 def drop_schemas(url: str, prefix: str) -> None:
-    """Remove from a PostgreSQL what was stored there to be measured."""
+    """Drop the schemas of a PostgreSQL whose names begin with `prefix`."""
     import psycopg
 
     with psycopg.connect(url, autocommit=True) as connection:

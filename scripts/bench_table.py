@@ -1,4 +1,4 @@
-"""Tables of measurements: works that take turns, their medians and ratios; and pages with a part that is measured."""
+"""Tables of measurements with medians and ratios, and the parts of documents that are written from them."""
 
 import os
 import platform
@@ -21,26 +21,26 @@ PAGE = PROJECT_DIR / "docs" / "performance.md"
 
 @dataclass
 class Bench:
-    """Rows of one table, whose works take turns in folders of their own."""
+    """Rows of one table. Their functions (`works`) run in turn, each in an empty folder."""
 
     folder: Path
     rounds: int
     count: int
-    peers: dict[str, str] = field(default_factory=dict)  # name of each row -> the row that its ratio compares it to
+    peers: dict[str, str] = field(default_factory=dict)  # name of each row -> the row that it is compared with
     works: dict[str, Callable[[Path], object]] = field(default_factory=dict)
 
     def add(self, name: str, peer: str, work: Callable[[Path], object]) -> None:
-        """A row: `work` is called with an empty folder."""
+        """Add a row, whose `work` is called with an empty folder."""
         self.peers[name], self.works[name] = peer, work
 
     def place(self, name: str) -> Path:
-        """An empty folder; its name, which begins like that of all folders, may be one of a topic or schema too."""
+        """Make an empty folder. Its name, which begins like that of `folder`, may also name a topic or schema."""
         path = self.folder / re.sub(r"\W+", "-", f"{self.folder.name} {name}")
         path.mkdir()
         return path
 
     def run(self, command: str, write: bool) -> None:
-        """Run all rows in turn, so that a machine whose speed drifts slows all of them, and report the medians."""
+        """Run all rows in turn and report the medians. In turn, a machine whose speed drifts slows all rows alike."""
         runs: dict[str, list[tuple[float, float]]] = {name: [] for name in self.works}
         for number in range(self.rounds):
             for name, work in self.works.items():
@@ -58,12 +58,12 @@ class Bench:
 
 
 def _cpu_s() -> float:
-    """What this process and those that it waited for have used."""
+    """Return the CPU seconds of this process and of the child processes that have ended."""
     return sum(os.times()[:4])
 
 
 def report(command: str, title: str, rows: Sequence[Sequence[str]], write: bool) -> None:
-    """Print rows, the heading first, as a Markdown table; on the page it stands between the marks of `command`."""
+    """Print rows, the heading first, as a Markdown table; with `write` also put it between the page's marks."""
     ruled = [rows[0], ["---", *["---:"] * (len(rows[0]) - 1)], *rows[1:]]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in ruled)
     text = f"{title} {machine()}.\n\n{table}\n"
@@ -73,17 +73,17 @@ def report(command: str, title: str, rows: Sequence[Sequence[str]], write: bool)
 
 
 def write_part(page: Path, name: str, text: str) -> None:
-    """Put the text where a page of the documentation has a place of this name."""
+    """Replace the text between the marks of this name in a document. Raises ToolkitError if it has no such marks."""
     begin, end = f"<!-- measured: {name} -->", f"<!-- end of {name} -->"
     before, found, rest = page.read_text(encoding="utf-8").partition(begin)
     _, ended, after = rest.partition(end)
     if not (found and ended):
-        raise ToolkitError(f"{page} has no place for this: write {begin} and {end} where it shall stand")
+        raise ToolkitError(f"{page} has no place for the text: write {begin} and {end} into it")
     page.write_text(f"{before}{begin}\n{text}{end}{after}", encoding="utf-8")
 
 
 def machine() -> str:
-    """What was measured on."""
+    """Describe this machine and the versions that are measured."""
     info = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
     return (

@@ -1,8 +1,8 @@
 """Attack a running toolkit, then prove that nothing was lost: python scripts/chaos.py --kills 20 --minutes 1.
 
-Two producers and a consumer per sink run in a temporary folder while they are killed and frozen,
-their sinks locked and (on Linux) their disk full. Then everything ends cleanly, the audit compares the
-sinks, and each consumer's processed store is compared with its sink. The same seed gives the same plan.
+Two producers and a consumer per sink run in a temporary folder. They are killed and frozen, their sinks are locked,
+and (on Linux) their disk is full. Then they end cleanly, the audit compares journals and sinks, and each consumer's
+processed store is compared with its sink. The same seed gives the same attacks.
 """
 
 import os
@@ -53,7 +53,7 @@ Action = Literal["kill", "freeze", "fill", "lock"]
 
 @dataclass(frozen=True, order=True)
 class Attack:
-    """What happens `at_s` seconds after the start, for `length_s`, to a process or (lock) to a sink."""
+    """An attack on a process or (lock) on a sink, `at_s` seconds after the start, for `length_s` seconds."""
 
     at_s: float
     action: Action
@@ -62,7 +62,7 @@ class Attack:
 
 
 def plan(seed: int, seconds: float, kills: int, sinks: Sequence[str]) -> list[Attack]:
-    """`kills` kills and a quarter as many of each other attack, at random moments; decided by the arguments alone."""
+    """Return `kills` kills and a quarter as many of each other attack, at random times that depend on `seed` only."""
     rng = random.Random(seed)
     processes = [*PRODUCERS, *(f"{sink}_consumer_case" for sink in sinks)]
     targets: dict[Action, list[str]] = {
@@ -79,7 +79,7 @@ def plan(seed: int, seconds: float, kills: int, sinks: Sequence[str]) -> list[At
 
 
 class Attacked:
-    """The processes that run, are attacked, and are started again when they have been killed."""
+    """The processes that are attacked, and started again when they have been killed."""
 
     def __init__(self, settings: Settings, sinks: Sequence[str]) -> None:
         self.done: Counter[str] = Counter()
@@ -90,7 +90,7 @@ class Attacked:
         self._full: set[int] = set()
 
     def _start(self, name: str, last: bool = False) -> subprocess.Popen[bytes]:
-        """Start a command: without end, or for the last time, until all is delivered or read."""
+        """Start a command that runs without end; with `last` it ends once all is delivered or read."""
         if name in PRODUCERS:
             interval_s, rest = (0.0, ["--count", "1", "--drain", "120"]) if last else (INTERVAL_S, [])
             command = [f"producers.{name}", "--interval", str(interval_s), *rest, "--sinks", *self._sinks]
@@ -101,19 +101,19 @@ class Attacked:
             return begin([sys.executable, "-m", *command], env=environment, stdout=output, stderr=output)
 
     def keep_running(self) -> None:
-        """Start what is not running; one that ended without being killed is a surprise."""
+        """Start each process that is not running. If one ended without being killed, note it in `surprises`."""
         for name in (*PRODUCERS, *(f"{sink}_consumer_case" for sink in self._sinks)):
             process = self._running.get(name)
             if process and process.poll() is None:
                 continue
-            # On a full disk opening the data folder fails with 2, beginning a run in the journal with 3.
+            # Exit codes on a full disk: 2 if the data folder cannot be opened, 3 if the journal cannot begin a run.
             disk_was_full = process and process.pid in self._full and process.returncode in (2, 3)
             if process and process.pid not in self._killed and not disk_was_full:
                 self.surprises.append(f"{name} ended by itself with code {process.returncode}")
             self._running[name] = self._start(name)
 
     def suffer(self, attacks: Sequence[Attack], seconds: float) -> None:
-        """Let the processes run for so long, under these attacks."""
+        """Run the processes for some seconds, under these attacks."""
         begun_s, shown_s = time.monotonic(), 0
         agenda: list[tuple[float, Attack | Callable[[], object]]] = [(each.at_s, each) for each in attacks]
         with cli.progress(round(seconds), "seconds") as advance:
@@ -121,7 +121,7 @@ class Attacked:
                 self.keep_running()
                 for entry in [each for each in agenda if each[0] <= now_s]:
                     agenda.remove(entry)
-                    _, due = entry  # an attack, or what ends one
+                    _, due = entry  # an attack, or the function that ends one
                     with suppress(psutil.Error, Unavailable, sqlite3.OperationalError, portalocker.LockException):
                         if isinstance(due, Attack):
                             agenda.append((now_s + due.length_s, self._begin(due)))
@@ -133,7 +133,7 @@ class Attacked:
                 time.sleep(LOOK_EVERY_S)
 
     def _begin(self, attack: Attack) -> Callable[[], object]:
-        """Attack; the function that ends it."""
+        """Begin an attack and return the function that ends it."""
         if attack.action == "lock":
             return self._lock(attack.target)
         process = psutil.Process(self._running[attack.target].pid)
@@ -143,7 +143,7 @@ class Attacked:
         elif attack.action == "freeze":
             process.suspend()
             return process.resume
-        elif sys.platform == "linux":  # where alone `plan` has it
+        elif sys.platform == "linux":  # fill, which `plan` has on no other platform
             self._full.add(process.pid)
             process.rlimit(psutil.RLIMIT_FSIZE, (FULL_DISK_BYTES, psutil.RLIM_INFINITY))
             return lambda: process.rlimit(psutil.RLIMIT_FSIZE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
@@ -166,7 +166,7 @@ class Attacked:
             return held.pop_all().close
 
     def finish(self) -> None:
-        """End all, then run each once more: producers until all is delivered, consumers to the present end."""
+        """End all processes, then run each once more: producers to deliver all, consumers to the present end."""
         for process in self._running.values():
             if process.poll() is None:
                 ask_to_end(process)
@@ -181,14 +181,14 @@ class Attacked:
                 self.surprises.append(f"{name} ended its last run with code {code}")
 
     def kill(self) -> None:
-        """Leave nothing behind."""
+        """Kill all processes."""
         for process in self._running.values():
             process.kill()
             process.wait()
 
 
 def compare_store(sink: str, settings: Settings) -> str:
-    """How a consumer's processed store differs from its sink, "" if it contains each record once and alike."""
+    """Return how a consumer's processed store differs from its sink; "" if it has each record once and unchanged."""
     codec = BUZZ.codec
     differing: Counter[int] = Counter()
     for records, _ in pages(sink, settings, BUZZ):
@@ -214,7 +214,7 @@ def main(
     keep: Annotated[Path | None, Parameter(help="Work in this folder and leave it (default: a temporary one).")] = None,
     settings: Settings = DEFAULTS,
 ) -> int:
-    """Attack producers, consumers and sinks in a temporary place, then audit: was anything lost or doubled?
+    """Attack producers, consumers and sinks in a temporary place, then audit whether anything was lost or doubled.
 
     Exit code 0 if every acknowledged record is in every sink and every processed store exactly once, else 1.
     """

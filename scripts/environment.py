@@ -1,6 +1,6 @@
-"""The project's own environment, `.venv`, for the scripts that begin before anything is installed.
+"""The project's own environment, `.venv`, for scripts that run before any package is installed.
 
-Only the standard library, and no syntax that an older Python could not read: it shall see the line that says so.
+It uses only the standard library and syntax that an older Python can read, which then prints that it is too old.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LEAST_PYTHON = (3, 11)
 PROBE = f"import sys, pip; sys.exit(sys.version_info < {LEAST_PYTHON})"
 USER, DEVELOPER = "requirements.lock", "requirements-dev.lock"
 UV = "uv>=0.5"
-# What pip was told about indexes and certificates holds for uv too, under its own names.
+# Settings of pip for indexes and certificates, and the variables that mean the same for uv.
 UV_NAMES = {
     "index-url": "UV_DEFAULT_INDEX",
     "extra-index-url": "UV_INDEX",
@@ -32,11 +32,11 @@ UNFINISHED = 3
 
 
 class Problem(Exception):
-    """Something only the user can fix; its text is a line for them."""
+    """An error that only the user can fix; its text is one line for the user."""
 
 
 def run(main: Callable[[list[str]], int]) -> int:
-    """The exit code of `main`, called with the command line; problems become one line on stderr and code 2."""
+    """Call `main` with the command line and return its exit code. A Problem becomes one line on stderr and code 2."""
     try:
         return main(sys.argv[1:])
     except Problem as problem:
@@ -52,16 +52,16 @@ def prepare(
     interpreter: str = sys.executable,
     version: tuple[int, ...] = sys.version_info[:2],
 ) -> Path:
-    """Path of the environment's Python; makes `.venv` with `interpreter` and installs what `lock` lists where needed.
+    """Return the path of the environment's Python. Makes `.venv` with `interpreter` if it is missing or broken.
 
-    Installs again only when the lock file has changed. Raises Problem with what to do.
+    Installs the packages of `lock`, and again only when that file has changed. Raises Problem with what to do.
     """
     if version < LEAST_PYTHON:
         have, need = (".".join(map(str, numbers[:2])) for numbers in (version, LEAST_PYTHON))
         raise Problem(f"this is Python {have}; install Python {need} or newer and run this script with it")
     venv = project / ".venv"
     python = venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    wanted = {venv / f"{name}.sha256": _digest(project / name) for name in {USER, lock}}  # the larger has both
+    wanted = {venv / f"{name}.sha256": _digest(project / name) for name in {USER, lock}}  # DEVELOPER includes USER
     stamp = venv / f"{lock}.sha256"
     works = _succeeds([str(python), "-c", PROBE])
     if works and stamp.is_file() and stamp.read_text() == wanted[stamp]:
@@ -84,7 +84,7 @@ def _digest(path: Path) -> str:
 
 
 def _install(python: Path, lock: Path) -> None:
-    """With uv, which takes a tenth of the time; with pip alone where that fails."""
+    """Install with uv, which takes a tenth of the time, or with pip if uv fails."""
     pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
     uv = python.with_name("uv.exe" if os.name == "nt" else "uv")
     arguments = ["install", "--require-hashes", "-r", str(lock)]
@@ -102,7 +102,7 @@ def _install(python: Path, lock: Path) -> None:
 
 
 def uv_variables(listed: str) -> dict[str, str]:
-    """The variables of uv for what `pip config list` printed."""
+    """Return the variables of uv for the output of `pip config list`."""
     found = re.findall(r"^\S+?\.([a-z-]+)='(.*)'$", listed, re.MULTILINE)
     return {UV_NAMES[name]: value for name, value in found if name in UV_NAMES}
 
@@ -115,7 +115,7 @@ def _succeeds(command: list[str]) -> bool:
 
 
 def _must(what: str, command: list[str], otherwise: str) -> None:
-    """Do it, or show what was printed and raise Problem(otherwise)."""
+    """Run a command. If it fails, show its output and raise Problem(otherwise)."""
     printed = _do(what, command)
     if printed:
         print(printed, file=sys.stderr, flush=True)
@@ -123,7 +123,7 @@ def _must(what: str, command: list[str], otherwise: str) -> None:
 
 
 def _do(what: str, command: list[str], environment: Mapping[str, str] | None = None) -> str:
-    """Run a command with a dot per second; "" if it succeeded, else what it printed."""
+    """Run a command with a dot per second. Return "" if it succeeded, else its output."""
     print(what, end=" ", flush=True)
     began_s = time.monotonic()
     with tempfile.TemporaryFile() as printed:

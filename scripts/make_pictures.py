@@ -1,4 +1,4 @@
-"""Make the images of the documentation, docs/images: the dashboard of the producers' streams, always the same."""
+"""Make the images of the documentation in docs/images: dashboards of the producers' streams, the same in each run."""
 
 import argparse
 import random
@@ -36,7 +36,7 @@ class Scene:
 def watched(
     stream: Stream, records: Iterator[tuple[float, Record]], length_s: float = LENGTH_S, silent_s: float = 0.0
 ) -> Snapshot:
-    """What the dashboard knows after so many seconds of a producer's records, and then of silence."""
+    """Return the snapshot of a dashboard after `length_s` seconds of records and `silent_s` seconds of silence."""
     begin, time = NOW - silent_s - length_s, NOW - silent_s - length_s
     state = State(stream, "sqlite", clock=lambda: time)
     state.using("sqlite", "data/buzz.sqlite")
@@ -53,7 +53,7 @@ def watched(
 
 
 def examples() -> list[Scene]:
-    """The streams that are no messages."""
+    """Return a scene of each example stream."""
     rng = random.Random(7)
     return [
         Scene("sensors", "light", watched(sensor_producer.SENSORS, sensor_producer.readings(rng))),
@@ -63,7 +63,7 @@ def examples() -> list[Scene]:
 
 
 def scenes() -> list[Scene]:
-    """The scenes of the documentation."""
+    """Return the scenes of the documentation."""
 
     def messages(pattern: ragini_producer.Pattern) -> Iterator[tuple[float, Record]]:
         return ragini_producer.messages(pattern, random.Random(1))
@@ -72,7 +72,7 @@ def scenes() -> list[Scene]:
     return [
         Scene("light", "light", waves),
         Scene("dark", "dark", waves),
-        Scene("anomalies", "light", watched(BUZZ, messages("drift"), length_s=1165)),  # soon after one
+        Scene("anomalies", "light", watched(BUZZ, messages("drift"), length_s=1165)),  # soon after an anomaly
         Scene("empty", "light", watched(BUZZ, iter(()), length_s=12)),
         Scene("stale-dark", "dark", watched(BUZZ, messages("wave"), silent_s=24)),
         examples()[0],
@@ -80,7 +80,7 @@ def scenes() -> list[Scene]:
 
 
 def draw(scene: Scene, size: tuple[float, float] = DEFAULT_SIZE, *, narrow: bool = False) -> Dashboard:
-    """The scene on a figure of this size in inches, or in one column."""
+    """Draw a scene on a figure of this size in inches, or in one column."""
     dashboard = Dashboard(scene.theme, column() if narrow else size)
     dashboard.update(scene.snapshot)
     return dashboard

@@ -1,8 +1,8 @@
 """Write the tables of docs/proof.md from the `proof` markers of the tests: python -m scripts.make_proof.
 
-Each marker names a guarantee, what attacks it, and how often in each setting. What the tests measured comes from the
-files that `python scripts/run_tests.py --all --proof=docs/proof/full.json` and, with --long, `docs/proof/long.json`
-leave behind.
+Each marker names a guarantee, an attack on it, and how often it is made in each setting. The measurements of the tests
+are in the files that `python scripts/run_tests.py --all --proof=docs/proof/full.json` and, with --long,
+`docs/proof/long.json` write.
 """
 
 import argparse
@@ -30,12 +30,12 @@ SETTINGS = ("quick", "full", "long")
 class Attack:
     guarantee: str
     attack: str
-    counts: tuple[str, ...]  # per setting; "" = not part of it
-    tests: tuple[str, ...]  # node ids; one that is parametrized has several
+    counts: tuple[str, ...]  # per setting; "" = not made in it
+    tests: tuple[str, ...]  # node ids; a parametrized test has several
 
 
 class Collector:
-    """A plugin of pytest that keeps the tests with a marker."""
+    """A pytest plugin that collects the tests with a `proof` marker."""
 
     def __init__(self) -> None:
         self.items: list[pytest.Item] = []
@@ -59,18 +59,18 @@ def main() -> None:
 
 
 def attacks_of(items: Iterable[pytest.Item]) -> list[Attack]:
-    """Every attack that these tests name; those that have all in common but their parameters are one."""
+    """Return the attacks of these tests. Tests with the same guarantee, attack and counts are one attack."""
     tests: dict[tuple[str, str, tuple[str, ...]], list[str]] = defaultdict(list)
     for item in items:
         marker = item.get_closest_marker("proof")
         assert marker is not None
         guarantee, attack = marker.args
-        tests[guarantee, attack, counts(marker.kwargs)].append(item.nodeid.partition("@")[0])  # its group
+        tests[guarantee, attack, counts(marker.kwargs)].append(item.nodeid.partition("@")[0])  # without xdist group
     return [Attack(*key, tuple(found)) for key, found in tests.items()]
 
 
 def counts(named: Mapping[str, int | str]) -> tuple[str, ...]:
-    """How often in each setting; one that is not named attacks as often as the next shorter one."""
+    """Return how often an attack is made in each setting. A missing setting has the number of the shorter one."""
     found: list[str] = []
     for setting in SETTINGS:
         value = named.get(setting, found[-1] if found else "")
@@ -79,7 +79,7 @@ def counts(named: Mapping[str, int | str]) -> tuple[str, ...]:
 
 
 def tables(attacks: list[Attack], measured: Mapping[str, Mapping[str, str]]) -> str:
-    """A table per guarantee, that of what is acknowledged first, and below it what was measured."""
+    """Return a table per guarantee, those about acknowledged records first, each with its measurements below it."""
     parts = list[str]()
     for guarantee in sorted({each.guarantee for each in attacks}, key=lambda each: ("acknowledged" not in each, each)):
         mine = [each for each in attacks if each.guarantee == guarantee]
@@ -97,7 +97,7 @@ def row(attack: Attack) -> str:
 
 
 def last_measured(attack: Attack, measured: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """What its tests measured, in the longest setting that was run; with what tells the tests of one function apart."""
+    """Return a line per measurement of an attack's tests, with their parameters, from the longest setting that ran."""
     for setting in reversed(SETTINGS):
         found = measured.get(setting, {})
         if ran := [(test, test.rstrip("]").partition("[")[2]) for test in attack.tests if test in found]:

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
 #
-# Makes a Kafka broker ready to start on this machine (WSL, macOS, Linux).
+# Prepares a Kafka broker on this machine (WSL, macOS, Linux), ready to be started.
 #
 #   bash scripts/prepare_kafka.sh                     one broker on localhost:9092
 #   bash scripts/prepare_kafka.sh --from FILE|URL     set Kafka up from an Apache tarball (kafka_2.13-*.tgz)
 #   bash scripts/prepare_kafka.sh --cluster 3         three brokers on this machine, with start and stop commands
 #
-# Options: --quiet (say nothing but errors), --port N (first port of a cluster, default 9092), --help.
-# Kafka is looked for in $KAFKA_HOME, else in ~/kafka. If it is not there it is set up there, from
-# --from or, where Maven is installed, from the artifacts of org.apache.kafka. Storage is formatted
-# once and never again: run the script as often as you like.
+# Options: --quiet (print errors only), --port N (first port of a cluster, default 9092), --help.
+# Kafka is in the folder $KAFKA_HOME, by default ~/kafka. If it is missing there, it is set up from --from
+# or, if Maven is installed, from the artifacts of org.apache.kafka. Storage is formatted only once, so the
+# script can be run as often as you like.
 #
 # Exit codes: 0 ready; 2 wrong options; 3 cannot be prepared (the last line on stderr says why).
 
 set -euo pipefail
 
-kafka_version=4.3.1 # the last whose command line tools are published as artifacts as well
+kafka_version=4.3.1 # the last version whose command line tools are published as artifacts too
 home=${KAFKA_HOME:-$HOME/kafka}
 case $home in /*) ;; *) home=$PWD/$home ;; esac
 from=
@@ -64,12 +64,12 @@ check_java() {
 
 is_kafka() { [ -x "$1/bin/kafka-server-start.sh" ] && ls "$1"/libs/kafka_*.jar >/dev/null 2>&1; }
 
-# Installing: into a folder beside the final one, which is renamed when everything is there.
+# Installation: into a temporary folder beside $home, which is renamed when it is complete.
 
 install_kafka() {
     local parent
     if [ -e "$home" ] && [ -n "$(ls -A "$home" 2>/dev/null)" ]; then
-        fail "$home is there but holds no Kafka: set KAFKA_HOME to another folder"
+        fail "$home exists but contains no Kafka: set KAFKA_HOME to another folder"
     fi
     parent=$(dirname "$home")
     mkdir -p "$parent" 2>/dev/null || fail "$parent cannot be created: set KAFKA_HOME to another folder"
@@ -131,7 +131,7 @@ EOF
     single_config >"$partial/config/server.properties"
 }
 
-# The commands of an Apache tarball that the README uses, for the Maven artifacts.
+# The Maven artifacts have no commands: these are those of an Apache tarball that the README uses.
 
 write_commands() {
     cat >"$partial/bin/kafka-run-class.sh" <<'EOF'
@@ -196,9 +196,9 @@ write_log_config() {
 
 # Configuration: the combined broker and controller of KRaft.
 
-# By default Kafka acknowledges what only memory has: a power cut takes the last seconds from all brokers of one machine.
+# By default Kafka acknowledges records that are only in memory: a power cut loses the last seconds.
 sync=log.flush.interval.messages=1
-# By default it deletes what is older than a week, which an audit would miss.
+# By default it deletes records after a week, which the audit would report as missing.
 keep=log.retention.hours=-1
 
 settings() { # ID PORT LOG_DIR VOTERS REPLICATION MIN_ISR
@@ -247,7 +247,7 @@ prepare_single() {
         mkdir -p "$home/config/kraft"
         cp "$home/config/server.properties" "$config"
     fi
-    # The default of the tarballs is lost at the next boot. Data that is already there stays there.
+    # The tarballs keep data in /tmp, which is lost at the next boot. Data that already exists is not moved.
     if [ ! -f "$(log_dir "$config")/meta.properties" ]; then
         case $(log_dir "$config") in
             /tmp/*)
@@ -260,11 +260,11 @@ prepare_single() {
         esac
         format "$config" "$(cluster_id)"
     fi
-    # Also where it was set up before; a value that somebody chose stays.
+    # Also if Kafka was set up before; a value that the user chose stays.
     if [ -w "$config" ] && ! grep -q "^${sync%=*}=" "$config"; then echo "$sync" >>"$config"; fi
     say "Kafka is ready in $home (data in $(log_dir "$config"))"
     say "start: cd $home && bin/kafka-server-start.sh config/kraft/server.properties"
-    local all="" # Apache's own command asks no further
+    local all="" # Apache's own command ends all brokers of the user
     grep -q 'run from this folder' "$home/bin/kafka-server-stop.sh" || all=" (every Kafka broker of yours on this machine)"
     say "stop:  $home/bin/kafka-server-stop.sh$all"
 }

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
 #
-# Makes a PostgreSQL ready on this machine (WSL, macOS, Linux), for consumers that share a processed store.
+# Prepares a PostgreSQL on this machine (WSL, macOS, Linux), for consumers that share a processed store.
 #
 #   bash scripts/prepare_postgres.sh                  start a server on 127.0.0.1:5432, if it does not run
-#   bash scripts/prepare_postgres.sh --programs       only find or fetch PostgreSQL, as the tests need it
+#   bash scripts/prepare_postgres.sh --programs       only find or fetch PostgreSQL, for the tests
 #   bash scripts/prepare_postgres.sh --stop           stop the server
 #
-# Options: --port N (default: the one before, at first 5432), --quiet (say nothing but errors), --help.
-# Data, log and password are in $POSTGRES_HOME, else in ~/postgres (of root: /opt/postgres). The programs of an
-# installed PostgreSQL are used; where there are none, and Maven is installed, they are fetched into that folder.
+# Options: --port N (default: that of the last start, at first 5432), --quiet (print errors only), --help.
+# Data, log and password are in $POSTGRES_HOME, by default ~/postgres (for root: /opt/postgres). The programs of an
+# installed PostgreSQL are used; if there is none, they are fetched into that folder with Maven.
 # The file store.env there contains the line for .env, with the password.
 #
 # Exit codes: 0 ready; 2 wrong options; 3 cannot be prepared (the last line on stderr says why).
 
 set -euo pipefail
 
-version=17.6.0 # of the programs that Maven brings
+version=17.6.0 # of the programs from Maven
 user=streaming
 database=streaming
 port=
@@ -47,7 +47,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 
-# PostgreSQL refuses to run as root: another user runs it then, who must reach the folder.
+# PostgreSQL does not run as root. For root another user runs it, who must be able to enter the folder.
 
 as_user=()
 default=$HOME/postgres
@@ -132,7 +132,7 @@ running() { [ -d "$data" ] && run "$programs/pg_ctl" status -D "$data" >/dev/nul
 
 create_data() {
     local word
-    # Where it is new: made beside its place and renamed when everything is there.
+    # Made in a temporary folder and renamed when it is complete.
     partial=$(mktemp -d "$home/.data-XXXXXX")
     word=$(LC_ALL=C tr -dc 'a-zA-Z0-9' </dev/urandom | head -c 32) || true
     [ ${#word} = 32 ] || fail "no random password can be made"
@@ -168,7 +168,7 @@ start() {
             sed "s|127\.0\.0\.1:[0-9]*|127.0.0.1:$port|" "$home/store.env" >"$home/store.new"
         )
         mv "$home/store.new" "$home/store.env"
-        echo "port = $port" >>"$data/postgresql.conf" # the last one counts
+        echo "port = $port" >>"$data/postgresql.conf" # the last of several lines counts
     fi
     if ! running; then
         run "$programs/pg_ctl" start -w -D "$data" -l "$data/server.log" >/dev/null 2>&1 ||
@@ -184,7 +184,7 @@ if [ $task = stop ]; then
         say "no PostgreSQL of $home runs"
         exit 0
     fi
-    run "$programs/pg_ctl" stop -m fast -D "$data" >/dev/null || fail "it does not stop: see $data/server.log"
+    run "$programs/pg_ctl" stop -m fast -D "$data" >/dev/null || fail "PostgreSQL does not stop: see $data/server.log"
     say "stopped"
     exit 0
 fi

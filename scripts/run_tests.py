@@ -5,7 +5,7 @@ usage: python scripts/run_tests.py [--all | --long] [pytest arguments]
 Without an option: the quick tests, in under a minute.
 --all: everything, with Kafka and the checks of the code, as CI does.
 --long: attacks that take hours.
-What follows goes to pytest: -k journal, tests/records, -x, -n 0.
+Other arguments go to pytest: -k journal, tests/records, -x, -n 0.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ def main(arguments: list[str]) -> int:
 
 
 def options(setting: str, cores: int | None = os.cpu_count()) -> list[str]:
-    """Of pytest: a process per core; two more where tests wait for servers, processes and disks."""
+    """Return options of pytest: a process per core, and two more if tests wait for servers, processes and disks."""
     processes = min(max(2, cores or 1) + 2 * (setting != "quick"), 8)
     parallel = ["-q", "-n", str(processes), "--dist", "loadgroup"]
     return parallel if setting == "all" else [*parallel, f"--{setting}"]
 
 
 def prepare(command: list[str], folder: Path = environment.PROJECT_DIR / "scripts", system: str = os.name) -> str:
-    """Make a server available to the tests, which decide what to do without one; the reason if there is none."""
+    """Prepare a server for the tests. Return the reason if there is none; the tests know what to do without it."""
     if system == "nt":
         return "on Windows it runs inside WSL"
     if not (folder / command[0]).is_file():
@@ -69,13 +69,13 @@ def prepare(command: list[str], folder: Path = environment.PROJECT_DIR / "script
 
 
 def wait(command: list[str]) -> int:
-    """Exit code of the command, run in the project's folder."""
+    """Run a command in the project's folder and return its exit code."""
     # The suite starts Python hundreds of times: without bytecode each compiles the project again.
     environment_variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     process = subprocess.Popen(command, cwd=environment.PROJECT_DIR, env=environment_variables)
     try:
         return process.wait()
-    except KeyboardInterrupt:  # it got it too and ends by itself
+    except KeyboardInterrupt:  # the command gets Ctrl+C too and ends by itself
         return process.wait()
 
 

@@ -1,6 +1,6 @@
 """Start a producer and the dashboard with one command: python scripts/start.py. Ctrl+C ends both.
 
-`--stream NAME` shows another stream: one of the built-in producers, or any that something else produces.
+`--stream NAME` shows another stream, with its producer if that is one of the built-in ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from scripts import environment
 # A producer may need its drain of 10 s to end.
 END_WITHIN_S = 15.0
 LOOK_EVERY_S = 0.1
-# Of the .env that this script makes; whoever has another one gets what it says.
+# In the .env that this script makes; an existing one is not changed.
 INTERVAL_S = 0.3
 PRODUCERS = {
     "buzz": "ragini_producer",
@@ -32,7 +32,7 @@ PRODUCERS = {
     "parts": "factory_producer",
 }
 SOURCES = ("auto", "file", "sqlite", "duckdb", "kafka")
-# Whether matplotlib, which chooses the window system, opens a window; in a process that some of them abort.
+# Exits with 0 if matplotlib can open a window. In a process of its own, because some window systems abort it.
 WINDOW = "import matplotlib.pyplot as plt; raise SystemExit(plt.figure().canvas.required_interactive_framework is None)"
 WINDOW_S = 20.0
 STYLE = environment.PROJECT_DIR / "consumers" / "dashboard" / "light.mplstyle"
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     print(f"Starting {'a producer and ' * producing}the dashboard; Ctrl+C or closing the window ends all", flush=True)
 
     def dashboard() -> list[str]:
-        """Its command line; whether there is a window is found out while the producer already works."""
+        """Return its command line. Called when the producer already runs, because the look for a window takes time."""
         if options.serve is None and not has_window(python):
             options.serve = ""
             print("No window can be opened here: the dashboard is a page instead", flush=True)
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
 
 
 def producer_command(python: str, options: argparse.Namespace) -> list[str]:
-    # The dashboard shows the messages; line by line they would only push its own words out of sight.
+    # WARNING, because the log lines of the producer would push those of the dashboard out of sight.
     command = [python, "-m", f"producers.{PRODUCERS[options.stream]}", "--log-level", "WARNING"]
     if options.source == "kafka":
         command += ["--sinks", *SOURCES[1:]]
@@ -76,8 +76,8 @@ def dashboard_command(python: str, options: argparse.Namespace) -> list[str]:
 
 
 def has_window(python: str) -> bool:
-    """Whether the dashboard can open a window here; else a page in the browser is the next best."""
-    variables = {**os.environ, "MATPLOTLIBRC": str(STYLE)}  # as the dashboard does: the user's may be damaged
+    """Return whether the dashboard can open a window here; otherwise it is a page in the browser."""
+    variables = {**os.environ, "MATPLOTLIBRC": str(STYLE)}  # as in the dashboard: the user's file may be damaged
     try:
         done = subprocess.run([python, "-c", WINDOW], env=variables, capture_output=True, timeout=WINDOW_S, check=False)
     except subprocess.TimeoutExpired:
@@ -92,7 +92,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--stream",
         default="buzz",
         metavar="NAME",
-        help=f"what to show (buzz); {', '.join(PRODUCERS)} are produced as well, others are elsewhere",
+        help=f"stream to show (buzz); a producer is started for {', '.join(PRODUCERS)}, for no other stream",
     )
     parser.add_argument(
         "--source", choices=SOURCES, help="what the dashboard reads (the file that the producer writes, else auto)"
@@ -108,13 +108,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.duration > 0:
         parser.error("argument --duration: give a number of seconds above 0")
-    # A topic of earlier runs, which auto would take, has nothing of this producer.
+    # Not auto, which might take a topic of earlier runs, without records of this producer.
     options.source = options.source or ("file" if options.stream in PRODUCERS else "auto")
     return options
 
 
 def copy_env_file(project: Path) -> None:
-    """Give the user a `.env` to change, with a lively interval; one that exists is left as it is."""
+    """Make a `.env` that the user can change, with a short interval. An existing one stays as it is."""
     if not (project / ".env").exists():
         text = (project / ".env.example").read_text(encoding="utf-8")
         lively = re.sub("^MESSAGE_INTERVAL_SECONDS=.*", f"MESSAGE_INTERVAL_SECONDS={INTERVAL_S}", text, flags=re.M)
@@ -127,7 +127,7 @@ def run_together(
 ) -> int:
     """Run processes that end together: when one ends, on a signal, or after `duration_s`.
 
-    0, or the first code other than 0; 3 if a process was killed.
+    Returns 0, or the first exit code other than 0; that of a killed process counts as 3.
     """
     asked: list[int] = []
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
@@ -137,7 +137,7 @@ def run_together(
     end_s = time.monotonic() + duration_s
     while not asked and time.monotonic() < end_s and all(p.poll() is None for p in processes):
         time.sleep(LOOK_EVERY_S)
-    # What ended by itself comes first: its code is the reason, the others only followed.
+    # Processes that ended by themselves come first: their codes are the reason why the others are ended.
     processes.sort(key=lambda process: process.poll() is None)
     for process in processes:
         if process.poll() is None:
@@ -150,13 +150,13 @@ def run_together(
                 process.kill()
                 process.wait()
         time.sleep(LOOK_EVERY_S)
-    # A process that was killed has a code of the system's, which differs from one to the next.
+    # The exit code of a killed process depends on the operating system.
     codes = [p.returncode if p.returncode in range(4) else environment.UNFINISHED for p in processes]
     return next((code for code in codes if code), 0)
 
 
 def begin(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-    """Start it in a group of its own, so that Ctrl+C reaches only this script, which passes it on once."""
+    """Start a command in a process group of its own: Ctrl+C reaches only this script, which passes it on once."""
     flags = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # of Windows
     return subprocess.Popen(
         command, cwd=environment.PROJECT_DIR, creationflags=flags, start_new_session=True, **options
@@ -164,7 +164,7 @@ def begin(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
 
 
 def ask_to_end(process: subprocess.Popen[bytes]) -> None:
-    """Send what the process takes as Ctrl+C."""
+    """Send the signal that the process treats like Ctrl+C."""
     if sys.platform == "win32":
         try:
             process.send_signal(signal.CTRL_BREAK_EVENT)

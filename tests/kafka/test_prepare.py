@@ -138,7 +138,7 @@ def test_no_kafka_and_no_way_to_get_it(tmp_path: Path) -> None:
 def test_a_folder_with_something_else_is_left_alone(home: Path, tmp_path: Path) -> None:
     (tmp_path / "kafka").mkdir()
     (tmp_path / "kafka" / "novel.txt").write_text("The Castle")
-    assert_one_line(prepare(tmp_path / "kafka"), 3, "holds no Kafka", "KAFKA_HOME")
+    assert_one_line(prepare(tmp_path / "kafka"), 3, "contains no Kafka", "KAFKA_HOME")
     assert [path.name for path in (tmp_path / "kafka").iterdir()] == ["novel.txt"]
 
 

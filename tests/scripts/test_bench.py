@@ -27,6 +27,6 @@ def test_a_page_without_both_marks_stays_as_it_is(text: str, tmp_path: Path, mon
     page = tmp_path / "performance.md"
     monkeypatch.setattr(bench_table, "PAGE", page)
     page.write_text(text)
-    with pytest.raises(ToolkitError, match="has no place for this: write <!-- measured: sinks -->"):
+    with pytest.raises(ToolkitError, match="has no place for the text: write <!-- measured: sinks -->"):
         bench_table.report("sinks", "Two records.", ROWS, write=True)
     assert page.read_text() == text
