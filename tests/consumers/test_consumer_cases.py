@@ -14,6 +14,10 @@ import pytest
 
 from tests.helpers import FILES, make_batch, ragini, run_here, start_python, wait_until
 from utils.app.config import Settings
+from utils.app.options import Reading
+from utils.reading.database import Database
+from utils.reading.processing import consumer as consumer_of
+from utils.reading.windows import Tumbling
 from utils.records.codec import Field
 from utils.records.record import Batch
 from utils.records.stream import BUZZ, Stream, declare, schema_path
@@ -74,6 +78,30 @@ def test_once_then_only_what_is_new(sink: str, settings: Settings, case: Case) -
     assert done.returncode == 0, done.stderr
     assert f"{sink}: 1 record," in done.stdout
     assert "in the store: records 6, external 0, invalid 0, lost 0, duplicate 0, again 0" in done.stdout
+
+
+def test_a_handle_of_ones_own_is_part_of_the_transaction(settings: Settings) -> None:
+    def keep(database: Database, records: list[dict[str, Any]]) -> None:
+        database.execute("CREATE TABLE IF NOT EXISTS kept (sequence INTEGER, author TEXT)")
+        database.execute_many(
+            "INSERT INTO kept VALUES (?, ?)", [(each["sequence"], each["author"]) for each in records]
+        )
+        if fails:
+            raise KeyError("a mistake")
+
+    main, path = consumer_of("file", "live_file", name="kept", handle=keep), settings.processed_path("kept")
+    emit("file", settings, 3)
+    fails = True
+    with pytest.raises(KeyError):
+        main(reading=Reading(once=True), settings=settings)
+    assert stored("kept", settings) == 0
+    fails = False
+    main(reading=Reading(once=True), settings=settings)
+    main(reading=Reading(once=True), settings=settings)
+    emit("file", settings, 2, first=4)
+    main(reading=Reading(once=True), tumbling=Tumbling(every_s=60), settings=settings)
+    assert ask(path, "SELECT sequence FROM kept") == [(1,), (2,), (3,), (4,), (5,)]
+    assert ask(path, "SELECT SUM(records) FROM windows") == [(2,)]
 
 
 @pytest.mark.parametrize("sink", FILES)

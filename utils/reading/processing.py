@@ -7,6 +7,8 @@ from functools import partial
 from threading import Event
 from typing import Annotated, Any, TypeVar
 
+import msgspec
+
 from utils.app import cli, signals
 from utils.app.backoff import backoff
 from utils.app.config import DEFAULT_STREAM, DEFAULTS, Reads, Settings, processed_store_url
@@ -15,7 +17,7 @@ from utils.app.options import FOLLOWING, Reading, StreamName
 from utils.reading.database import Database, PostgresDatabase, SqliteDatabase
 from utils.reading.follow import OnWait, StateLog, follow
 from utils.reading.progress import Progress
-from utils.reading.store import Part, ProcessedStore
+from utils.reading.store import Part, ProcessedStore, Stored
 from utils.reading.top import EVERY_S, Top, TopView, check_top
 from utils.reading.windows import NO_WINDOWS, Tumbling, Windows
 from utils.records.stream import Stream
@@ -89,8 +91,15 @@ class Consumer:
         follow(open_source, handle, self.stop, once=once, count=count, on_wait=on_wait)
 
 
-def consumer(sink: str, *reads: str) -> Callable[..., int]:
-    """Return the `main` of a sink's consumer. Its command line has the settings named in `reads`."""
+Handle = Callable[[Database, list[dict[str, Any]]], None]
+"""What a consumer does with the records that are new to its store, in the transaction that stores them."""
+
+
+def consumer(sink: str, *reads: str, name: str = "", handle: Handle | None = None) -> Callable[..., int]:
+    """Return the `main` of a consumer of this sink. Its command line has the settings named in `reads`.
+
+    One with a `handle` has a `name`, so that its store and its consumer group are its own.
+    """
 
     def main(
         *,
@@ -105,7 +114,8 @@ def consumer(sink: str, *reads: str) -> Callable[..., int]:
             tumbling = replace(tumbling, every_s=EVERY_S)
         stop = signals.stop_on_signals()
         found = wait_for_stream(stream, settings, sink, stop, once=reading.once)
-        reader = Consumer(sink, sink, settings, reading, stop)
+        own = replace(settings, group=f"{settings.group}-{name}") if name else settings
+        reader = Consumer(sink, name or sink, own, reading, stop)
         store = reader.open(found) if found else None
         if store is None:
             return 0
@@ -115,6 +125,13 @@ def consumer(sink: str, *reads: str) -> Callable[..., int]:
             view = TopView(store.stream, progress, tumbling.every_s, windows.by_name()) if top and windows else None
             idle = view.idle if view else progress.show
 
+            def part(stored: Stored) -> None:
+                if windows:
+                    windows.add(stored)
+                if handle and stored.new:
+                    lines = store.stream.codec.lines([record for record, *_ in stored.new])
+                    handle(store.database, list(map(msgspec.json.decode, lines)))
+
             def show(new: list[Any]) -> None:
                 if view:
                     view.show(new)
@@ -122,14 +139,15 @@ def consumer(sink: str, *reads: str) -> Callable[..., int]:
                     cli.print_lines(*(windows.line(*each) for each in windows.closed))
                 idle()
 
-            reader.read(store, windows.add if windows else None, progress, show, lambda error: idle())
+            reader.read(store, part, progress, show, lambda error: idle())
             if view:
                 view.close()
             else:
                 _report(sink, store, windows, progress.end(), as_json=reading.json)
         return 0
 
-    main.__doc__ = f"Read the {sink} sink; keep each record once, with its statistics, in data/processed."
+    kept = f"Read the {sink} sink; keep each record once, with its statistics, in data/processed."
+    main.__doc__ = handle.__doc__ if handle else kept
     return main
 
 

@@ -22,14 +22,18 @@ class Progress:
     def __init__(self, name: str, stream: Stream) -> None:
         self.name, self.counts, self._event_time = name, Counts(), event_time(stream)
         self._started_s = self._shown_s = time.monotonic()
+        self._began_s = time.time()
         self._measured = (self._started_s, 0, 0.0)  # time, number of records and rate of the last measurement
         self._lag_s: float | None = None
 
     def saw(self, records: Sequence[Any], counts: Counts) -> None:
-        """Take in the records just handled and the totals of the run. The lag is the age of the last record."""
+        """Take in the records just handled and the totals of the run.
+
+        The lag is the age of the last record. One from before the run has none, for it did not wait for the stream.
+        """
         if records:
-            at_us = self._event_time(records[-1])
-            self._lag_s = None if at_us is None else max(0.0, time.time() - at_us / 1e6)
+            at_s = (self._event_time(records[-1]) or 0) / 1e6
+            self._lag_s = max(0.0, time.time() - at_s) if at_s >= self._began_s else None
         self.counts = counts
 
     def show(self) -> None:
