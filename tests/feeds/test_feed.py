@@ -187,7 +187,7 @@ class TestInputs:
         (tmp_path / "things.csv").write_text(f"{name},n\n" + f"{at},1\n" * 3)
         done = feed("things.csv")
         assert "extra" not in done.stdout + done.stderr
-        assert ("no field holds times" in done.stderr) == (not time)
+        assert ("no field has times" in done.stderr) == (not time)
         for sink, found in column(settings, "things", name).items():
             assert [str(value)[:10] for value in found] == [at[:10]] * 3, sink
         assert [each for record in lines(settings, "things") for each in record if each.lower() == "timestamp"] == [
@@ -441,8 +441,8 @@ BAD: dict[str, tuple[str, bytes | None, list[str], str]] = {
     "bad encoding": ("a.csv", b"n\n1\n", ["--encoding", "klingon"], "there is no such encoding"),
     "encoding of no text": ("a.csv", b"n\n1\n", ["--encoding", "base64"], "there is no such encoding"),
     "time of no field": ("a.csv", b"n\n1\n", ["--time", "at"], "--time: time names at, which is no field"),
-    "time of no times": ("a.csv", b"n\n1\n2\n", ["--time", "n"], "whose values are no times, such as 1"),
-    "time of a text": ("a.csv", b"n\nx\n", ["--time", "n"], "--time names n, whose values are no times, such as 'x'"),
+    "time of no times": ("a.csv", b"n\n1\n2\n", ["--time", "n"], "whose values are not times, such as 1"),
+    "time of a text": ("a.csv", b"n\nx\n", ["--time", "n"], "--time names n, whose values are not times, such as 'x'"),
     "stream": ("a.csv", b"n\n1\n", ["--stream", "No Name"], "cannot name a stream"),
     "no letter of a stream": ("データ 1.csv", b"n\n1\n", [], "give it one with --stream"),
     "own table": ("data/buzz.sqlite", b"", ["--table", "A", "--stream", "a"], "is the sqlite sink of stream a"),

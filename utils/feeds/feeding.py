@@ -1,4 +1,4 @@
-"""From an input to the journal: the stream that it holds, its positions, and what of it is rejected."""
+"""Feeding an input to the journal: inferring its stream, storing its positions, keeping its rejected records."""
 
 import threading
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ MAX_SHOWN_FIELDS = 40
 @Parameter(name="*")
 @dataclass(frozen=True)
 class FeedOptions:
-    """What every feed can be told."""
+    """The options of every feed."""
 
     time: Annotated[str | None, optional("Field with the event time, instead of the one found.")] = None
     once: Once = False
@@ -48,24 +48,24 @@ PLAIN_FEED = FeedOptions()
 def fed_stream(
     name: str, samples: Sequence[bytes], settings: Settings, time: str | None = None, *, kind: str = "json"
 ) -> Stream:
-    """The stream as its schema file describes it, else as its first records do, which is printed.
+    """Return the stream of the schema file, or else infer one from the first records and print its fields.
 
-    `time` names the field of the event time. Of a `kind` that has cells of text a mixed field is text. Raises
-    ToolkitError if the time cannot be that.
+    `time` names the field of the event time. In `kind` csv and text, a field with mixed values is text, else json.
+    Raises ToolkitError if the values of `time` are not times.
     """
     found = known(name, settings.schema_folder)
     records = [values_of(line) for line in samples]
     mixed = "text" if kind in ("csv", "text") else "json"
     types = (Field(each.name, mixed) if each.type == "json" else each for each in fields(records))
     stream = found or with_roles(Stream(name, fields=tuple(types), time=time), records)
-    if not any(field.name.lower() == "timestamp" for field in stream.fields):  # each record gets one
+    if not any(field.name.lower() == "timestamp" for field in stream.fields):  # each record gets a timestamp
         stream = replace(stream, fields=(*stream.fields, Field("timestamp", "timestamp")))
     if time:
         stream = replace(stream, time=time)
         check_roles(stream, "--time")
         values = [record[time] for record in records if record.get(time) is not None]
         if values and all(instant_us(value) is None for value in values):
-            raise ToolkitError(f"--time names {time}, whose values are no times, such as {values[0]!r}")
+            raise ToolkitError(f"--time names {time}, whose values are not times, such as {values[0]!r}")
     if found is None:
         sample = cli.counted(len(records), "record")
         path = schema_path(name, settings.schema_folder)
@@ -77,13 +77,13 @@ def fed_stream(
         ]
         cli.print_table(("field", "type", "role", "such as"), rows)
         if not stream.time:
-            how = "; --time-format tells how times are written" if kind in ("csv", "text") else ""
-            logger.info("no field holds times that can be read: a record's time is that of its reading{}", how)
+            hint = "; --time-format tells how times are written" if kind in ("csv", "text") else ""
+            logger.info("no field has times that can be read: each record gets the time of its reading{}", hint)
     return stream
 
 
 def _example(name: str, records: Sequence[Values]) -> str:
-    """A value of a field, if possible one that is no number: it shows why the field is none of numbers."""
+    """Return a value of a field. One that is not a number comes first, because it shows why the field is not number."""
     found = [record[name] for record in records if record.get(name) is not None]
     others = [value for value in found if type(value) not in (int, float)]
     return str((others or found or [""])[0])[:MAX_SHOWN]
@@ -92,15 +92,15 @@ def _example(name: str, records: Sequence[Values]) -> str:
 def described(
     source: Input, name: str, settings: Settings, stop: threading.Event, *, time: str | None = None, wait: bool = False
 ) -> Stream | None:
-    """The stream of an input, see `fed_stream`; None if told to stop before a first record describes it.
+    """Return the stream of an input, see `fed_stream`; None if stopped before the first record of a new stream.
 
-    May wait until the input can be read and, for a stream that is not known, has a record. Raises ToolkitError if that
-    is not so.
+    With `wait`, waits until the input can be read and, for a new stream, has a record. Without it, raises ToolkitError
+    if there is none.
     """
     is_new = known(name, settings.schema_folder) is None
     samples, states, reason = list[bytes](), StateLog(), ""
     with closing(source.open(SAMPLE, lambda partition: "", not wait)) as reader:
-        is_done = not is_new and source.place == PIPE  # what nobody writes to yet need not be looked at
+        is_done = not is_new and source.place == PIPE  # a pipe may have no data for a long time
         while not (is_done or stop.is_set()):
             try:
                 chunk = reader.poll(INFERRED_FROM)
@@ -126,29 +126,29 @@ def described(
 
 
 class Feeding:
-    """Handles the chunks of an input: what is valid goes to the journal with the position, the rest to `letters`."""
+    """Handles the chunks of an input: appends valid lines and the position to the journal, the rest to `letters`."""
 
     def __init__(self, source: Input, run: Session, letters: Path, *, again: bool) -> None:
         self._source, self._run, self._letters = source, run, letters
         run.counts["read"] = 0
-        if again:  # at once for all partitions, or what an interrupted run had not come to would not be read again
+        if again:  # for all partitions at once, so that after an interruption the next run reads all the rest
             run.journal.trim_positions(self._key(""), 0)
 
     def resume(self, partition: str) -> str:
-        """The position that is stored in the journal."""
+        """Return the position of a partition that the journal has stored."""
         return self._run.journal.position(self._key(partition))
 
     def handle(self, chunk: Chunk) -> int:
-        """Acknowledge the lines of a chunk. See `follow`."""
+        """Acknowledge the lines of a chunk and return their number. See `follow`."""
         if chunk.begins_again and not self._source.restarts:
             raise ToolkitError(
-                f"{chunk.partition} is no longer what was fed from it before (or a row of it was deleted or changed): "
-                "--again feeds all of it"
+                f"{chunk.partition} was replaced, or rows that were fed from it have changed: "
+                "--again feeds all of it once more"
             )
         batch, rejected = self._run.batch(chunk.records)
         place = f"{chunk.partition} before {chunk.end}"
         invalid = [*chunk.invalid, *(Invalid(place, reason, line.line) for line, reason in rejected)]
-        # What is rejected is stored before what comes behind it is acknowledged.
+        # Rejected lines are kept first, because the position of the append is after them.
         if invalid and not self._run.write(lambda: self._keep(invalid)):
             return 0
         if not self._run.append(batch, {self._key(chunk.partition): chunk.end}):
@@ -172,9 +172,9 @@ class Feeding:
 def feed(
     source: Input, name: str, options: FeedOptions, settings: Settings, stop: threading.Event, *, journal: str = ""
 ) -> int:
-    """Feed an input to stream `name` until its end, the count of the run, or the stop; the exit code.
+    """Feed an input to stream `name` until its end, the count of the run, or `stop`. Return the exit code.
 
-    Raises ToolkitError for what only the user can fix.
+    Raises ToolkitError if only the user can fix it.
     """
     place = {source.place, str(Path(source.place).resolve())}
     for sink in options.sinks:
@@ -183,7 +183,7 @@ def feed(
         if place & {own, f"{own}/{Table(Stream(name)).name}"}:
             raise ToolkitError(f"{source.place} is the {sink} sink of stream {name}: name other --sinks or --stream")
     once = options.once or source.ends
-    is_whole = once and source.place != PIPE  # what is left of it when it is interrupted, the next run reads
+    is_whole = once and source.place != PIPE  # after an interruption the next run reads the rest
     stream = described(source, name, settings, stop, time=options.time, wait=not once)
     if stream is None:
         return startup.UNFINISHED if is_whole else 0
@@ -197,7 +197,7 @@ def feed(
         )  # fmt: skip
         is_cut = is_whole and stop.is_set()
     if opened.counts["rejected"]:
-        cli.print_lines(f"what was rejected is in {letters}")
+        cli.print_lines(f"rejected records are in {letters}")
     if is_whole and not opened.counts["read"] and not stop.is_set():
         cli.print_lines(f"nothing is new in {source.place} since it was fed: --again feeds all of it once more")
     return opened.code or (startup.UNFINISHED if is_cut else 0)

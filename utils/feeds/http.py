@@ -1,6 +1,6 @@
-"""A feed of HTTP requests: JSON that is posted is answered once the journal has committed its records.
+"""The HTTP feed: answers a POST of JSON once the journal has committed its records.
 
-Many requests are taken in one transaction, each as a whole or not at all.
+One transaction takes the records of many requests, each request as a whole or not at all.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ from utils.sources.base import decode_all
 MAX_BODY_BYTES = 4 << 20
 MAX_RECORDS = 10_000  # of one request
 BODY_S = 30.0
-FIRST_S = 1.0  # how long the first records are gathered from which the fields of a new stream are inferred
+FIRST_S = 1.0  # how long the first records are collected, from which the fields of a new stream are inferred
 TICK_S = 0.1
 GROUP_BYTES = 2 << 20
-KEYS = 1_000_000  # so many Idempotency-Keys are remembered, the newest
+KEYS = 1_000_000  # so many Idempotency-Keys are kept, the newest
 TRIM_EVERY = 10_000  # records
 LATER = {"Retry-After": "5"}
 CLOSE = {"Connection": "close"}
 
 _BOM = b"\xef\xbb\xbf"
-_KEY = "key:"  # begins the names of their positions in the journal
+_KEY = "key:"  # prefix of the names under which the journal keeps them as positions
 
 Answer = int | HTTPException
-"""How many records were acknowledged, or why none was."""
+"""The number of acknowledged records, or the error to answer with."""
 
 
 class Posted(Future[Answer]):
-    """A request that waits for its answer."""
+    """A request, which is the future of its answer."""
 
     def __init__(self, body: bytes, key: str) -> None:
         super().__init__()
@@ -63,9 +63,9 @@ class Posted(Future[Answer]):
 
 
 def group_of(queue: SimpleQueue[Posted], gather_s: float = 0.0) -> list[Posted]:
-    """The requests to answer next, about GROUP_BYTES at most; none if none has come for TICK_S.
+    """Return the requests to answer next, about GROUP_BYTES at most; none if none comes within TICK_S.
 
-    Behind the first more are gathered for `gather_s`.
+    After the first one, wait `gather_s` for more.
     """
     group, size = list[Posted](), 0
     with suppress(Empty):
@@ -80,19 +80,19 @@ class Endpoint:
     """Reads and checks the requests of clients, and sends the answers."""
 
     def __init__(self, queue: SimpleQueue[Posted], token: str) -> None:
-        """`token` is what clients must send as `Authorization: Bearer TOKEN`; "" = nothing."""
+        """`token` must be sent as `Authorization: Bearer TOKEN`; "" = none is needed."""
         self.rejected = 0
         self._queue, self._token = queue, token.encode()
 
     def app(self) -> Starlette:
-        """What the web server runs."""
+        """Return the application for the web server."""
         handlers = {HTTPException: self._reject}
         return Starlette(routes=[Route("/", self._post, methods=["POST"])], exception_handlers=handlers)  # type: ignore[arg-type]
 
     async def _post(self, request: Request) -> Response:
         self._check_client(request)
         body = await self._body(request)
-        self._check_form(request)  # not before: a client that still sends may not come to read the answer
+        self._check_form(request)  # not earlier, because a client may not read an answer while it still sends
         posted = Posted(body, request.headers.get("idempotency-key", ""))
         self._queue.put(posted)
         answer = await asyncio.wrap_future(posted)
@@ -101,17 +101,17 @@ class Endpoint:
         return JSONResponse({"acknowledged": answer})
 
     def _check_client(self, request: Request) -> None:
-        """Raise HTTPException for a client who may not post."""
+        """Raise HTTPException for a client that may not post."""
         headers = request.headers
         if self._token:
             scheme, _, token = headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self._token):
                 raise HTTPException(401, "send Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
-        elif "origin" in headers:  # the program of another site, in a browser of this machine
+        elif "origin" in headers:  # a script of a web page, in a browser of this machine
             raise HTTPException(403, "requests of web pages need a token: set FEED_TOKEN")
 
     def _check_form(self, request: Request) -> None:
-        """Raise HTTPException for a body that is no JSON, or compressed."""
+        """Raise HTTPException if the headers say that the body is not JSON, or compressed."""
         headers = request.headers
         kind = headers.get("content-type", "is missing").lower().partition(";")[0].strip()
         if "json" not in kind:
@@ -120,11 +120,11 @@ class Endpoint:
             raise HTTPException(415, "Content-Encoding: send the body uncompressed")
 
     async def _body(self, request: Request) -> bytes:
-        """The body of a request. Raises HTTPException if it is too large, or too slow."""
+        """Read the body of a request. Raises HTTPException if it is too large, or too slow."""
         body, size = bytearray(), 0
         try:
             async with asyncio.timeout(BODY_S):
-                async for part in request.stream():  # to its end, so that the client comes to read the answer
+                async for part in request.stream():  # to its end, because the client reads the answer only then
                     size += len(part)
                     body += part if size <= MAX_BODY_BYTES else b""
         except TimeoutError:
@@ -136,7 +136,7 @@ class Endpoint:
         return bytes(body)
 
     async def _reject(self, request: Request, error: HTTPException) -> Response:
-        """The answer to a request of which nothing was taken; the first, second, fourth, eighth ... is in the log."""
+        """Return the answer to a rejected request. Log the first, second, fourth, eighth and so on."""
         self.rejected += 1
         if self.rejected.bit_count() == 1:
             requests, client = cli.counted(self.rejected, "request"), request.client and request.client.host
@@ -145,9 +145,9 @@ class Endpoint:
 
 
 def fed_lines(body: bytes, codec: LineCodec) -> list[Line]:
-    """The records of one JSON object, an array or JSON lines.
+    """Return the records of a body: one JSON object, an array or JSON lines.
 
-    Raises HTTPException with the place and the reason of the first that is invalid.
+    Raises HTTPException with number and reason of the first invalid record.
     """
     body = body.removeprefix(_BOM).strip()
     if body.startswith(b"["):
@@ -168,20 +168,20 @@ def fed_lines(body: bytes, codec: LineCodec) -> list[Line]:
 
 
 class Intake:
-    """Takes requests into the journal, those of a group in one transaction."""
+    """Appends requests to the journal, each group in one transaction."""
 
     def __init__(self, session: Session, codec: LineCodec) -> None:
         self._session, self._codec = session, codec
 
     def answer(self, group: Sequence[Posted]) -> None:
-        """Acknowledge or reject each of the requests as a whole, and answer it."""
+        """Acknowledge or reject each request of a group as a whole, and answer it."""
         session, lines, keys = self._session, list[Line](), dict[str, str]()
-        group = [posted for posted in group if posted.set_running_or_notify_cancel()]  # else it has got another answer
+        group = [posted for posted in group if posted.set_running_or_notify_cancel()]  # without cancelled requests
         is_full = not session.has_room()
         answers = [self._answer(posted, lines, keys, is_full) for posted in group]
         if lines:
             batch, rejected = session.batch(lines)
-            assert not rejected, "what was decoded can be stored"
+            assert not rejected, "a decoded line can be stored"
             if batch.last % TRIM_EVERY < batch.count:
                 session.write(lambda: session.journal.trim_positions(_KEY, KEYS))
             if session.append(batch, keys):
@@ -192,7 +192,7 @@ class Intake:
             posted.set_result(answer)
 
     def _answer(self, posted: Posted, lines: list[Line], keys: dict[str, str], is_full: bool) -> Answer:
-        """What a request is answered once `lines` and `keys`, to which it is added, are in the journal."""
+        """Add a request to `lines` and `keys`. Return the answer to it once these are in the journal."""
         position, fingerprint = _KEY + posted.key, ""
         if posted.key:
             fingerprint = blake2b(posted.body, digest_size=8).hexdigest()
@@ -216,10 +216,10 @@ class Intake:
 def feed_http(  # noqa: PLR0917
     address: str, name: str, options: FeedOptions, settings: Settings, stop: threading.Event, token: str = ""
 ) -> int:
-    """Take requests at `[ADDRESS:]PORT` for stream `name` until the stop, or the run's count of records; the exit code.
+    """Feed requests at `[ADDRESS:]PORT` to stream `name` until `stop`, or the run's count. Return the exit code.
 
-    Fields of a stream without a schema file are those of the records of the first second. Raises ToolkitError if the
-    address cannot be used, or for what only the user can fix.
+    Without a schema file, the fields are inferred from the records of the first second. Raises ToolkitError if the
+    address cannot be used, or if only the user can fix an error.
     """
     host, port = parse_address(address, HTTP)
     if not token and not is_loopback(host):
@@ -245,7 +245,7 @@ def feed_http(  # noqa: PLR0917
             for posted in group_of(queue, FIRST_S):
                 try:
                     samples += [line.line for line in fed_lines(posted.body, codec)]
-                    queue.put(posted)  # to be taken
+                    queue.put(posted)  # back, to be fed below
                 except HTTPException as error:
                     posted.set_result(error)
         stream, run = fed_stream(name, samples, settings, options.time), options.run
@@ -253,7 +253,7 @@ def feed_http(  # noqa: PLR0917
             counts = opened.counts
             counts["read"] = 0
             intake = Intake(opened, LineCodec(replace(opened.journal.stream, time=stream.time)))
-            with closing(server):  # before what is pending is delivered
+            with closing(server):  # closed before pending records are delivered
                 while not is_over() and (run.count is None or counts["acknowledged"] < run.count):
                     intake.answer(group_of(queue))
                 server.end()
