@@ -207,7 +207,7 @@ def test_a_full_journal_a_pending_one_and_its_user(settings: Settings) -> None:
             append(journal, 5, text=secrets.token_hex(100_000))  # the journal compresses, so random text
         assert f"in use by process {os.getpid()}" in look(settings, "journal", "ok")
         assert "18 assigned in 2 runs, 15 pending" in look(settings, "journal", "ok")
-        assert "full (JOURNAL_MAX_MB=1): repair the sink" in look(replace(settings, journal_max_mb=1), "journal")
+        assert "full (JOURNAL_MAX_MB=1): fix the sink" in look(replace(settings, journal_max_mb=1), "journal")
         assert look(settings, "journal", "note") == ""
     assert "not in use -> start its producer" in look(settings, "journal", "note")
 
@@ -302,8 +302,8 @@ def test_a_backend_that_cannot_draw(settings: Settings) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("BUZZ_TOPICS=x", "BUZZ_TOPICS is no setting of this toolkit -> did you mean BUZZ_TOPIC?"),
-        ("HUGO=x", "HUGO is no setting of this toolkit -> .env.example lists what there is"),
+        ("BUZZ_TOPICS=x", "BUZZ_TOPICS is not a setting of this toolkit -> did you mean BUZZ_TOPIC?"),
+        ("HUGO=x", "HUGO is not a setting of this toolkit -> .env.example lists all settings"),
     ],
 )
 def test_env_file(settings: Settings, text: str, words: str) -> None:

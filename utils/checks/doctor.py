@@ -1,4 +1,4 @@
-"""Is this machine set up well? Each line says what was looked at, how it is, and what to do about it."""
+"""Diagnosis of the set-up on this machine: for each part its state and, where something is wrong, a remedy."""
 
 import difflib
 import importlib.metadata
@@ -31,7 +31,7 @@ _NETWORK = ("nfs", "cifs", "smb", "9p", "sshfs", "drvfs", "afp", "webdav", "davf
 
 @dataclass(frozen=True)
 class Sign:
-    """One thing that was looked at; `remedy` tells what to do about it."""
+    """Result of one check of the set-up. `remedy` is what the user should do about it."""
 
     topic: str
     state: Literal["ok", "note", "problem"]
@@ -40,9 +40,9 @@ class Sign:
 
 
 def examine(settings: Settings, backend: Callable[[], str]) -> Iterator[Sign]:
-    """Look at everything. `backend` says which matplotlib backend draws."""
+    """Yield the results of all checks. `backend` returns the name of matplotlib's backend, or raises."""
     found: list[Account] = []
-    looks: dict[str, Callable[[], Iterable[Sign]]] = {
+    checks: dict[str, Callable[[], Iterable[Sign]]] = {
         ".env": _environment,
         "packages": _packages,
         "data folder": lambda: _data_folder(settings.data_path),
@@ -50,29 +50,29 @@ def examine(settings: Settings, backend: Callable[[], str]) -> Iterator[Sign]:
         "sinks": lambda: _sinks(settings, found),
         "dashboard": lambda: [Sign("dashboard", "ok", backend())],
     }
-    for topic, look in looks.items():
+    for topic, check in checks.items():
         try:
-            yield from look()
+            yield from check()
         except ToolkitError as error:
             yield Sign(topic, "problem", " ".join(str(error).split()))
         except (ImportError, OSError) as error:
             remedy = INSTALL if isinstance(error, ImportError) else ""
-            yield Sign(topic, "problem", f"cannot be looked at: {error}", remedy)
+            yield Sign(topic, "problem", f"cannot be checked: {error}", remedy)
 
 
 def _environment() -> Iterator[Sign]:
-    """Names in `.env` that mean nothing; a line or value that cannot be used ends every command, this one too."""
+    """Check `.env` for unknown names. An invalid line or value is no case here: it ends every command at its start."""
     path, values = cli.read_env_file()
-    yield Sign(".env", "ok", str(path) if path else "there is none: defaults and the environment count")
+    yield Sign(".env", "ok", str(path) if path else "no such file: defaults and environment variables apply")
     known = config.variables()
     for name in sorted(values.keys() - known.keys()):
-        meant = difflib.get_close_matches(name, known, 1)
-        remedy = f"did you mean {meant[0]}?" if meant else ".env.example lists what there is"
-        yield Sign(".env", "note", f"{name} is no setting of this toolkit", remedy)
+        similar = difflib.get_close_matches(name, known, 1)
+        remedy = f"did you mean {similar[0]}?" if similar else ".env.example lists all settings"
+        yield Sign(".env", "note", f"{name} is not a setting of this toolkit", remedy)
 
 
 def _packages() -> Iterator[Sign]:
-    """Python, and the packages that the project needs to run."""
+    """Check the versions of Python and of the packages in requirements.txt."""
     from packaging.requirements import Requirement
 
     found = [f"Python {platform.python_version()} on {platform.system()} {platform.machine()} ({sys.executable})"]
@@ -91,7 +91,8 @@ def _packages() -> Iterator[Sign]:
 
 
 def _data_folder(folder: Path) -> Iterator[Sign]:
-    import psutil  # here and below: what is missing is a sign of its own
+    """Check that the data folder is writable, has free space, and is not on a network drive."""
+    import psutil  # not at the top: if it is missing, `_packages` must still report it
 
     existing = next(each for each in (folder, *folder.parents) if each.exists())
     try:
@@ -102,39 +103,38 @@ def _data_folder(folder: Path) -> Iterator[Sign]:
         yield Sign("data folder", "problem", f"{folder} cannot be written: {error.strerror}", remedy)
         return
     free = shutil.disk_usage(existing).free
-    enough, remedy = free >= LITTLE_SPACE, "free some space, or move it with BASE_DATA_DIR"
+    enough, remedy = free >= LITTLE_SPACE, "free some space, or name a folder on another disk with BASE_DATA_DIR"
     text = f"{folder}, {free / 2**30:,.1f} GiB free"
     yield Sign("data folder", "ok" if enough else "problem", text, "" if enough else remedy)
     mounts = [disk for disk in psutil.disk_partitions(all=True) if existing.resolve().is_relative_to(disk.mountpoint)]
     disk = max(mounts, key=lambda each: len(each.mountpoint), default=None)
     if disk and ("remote" in disk.opts or any(kind in disk.fstype.lower() for kind in _NETWORK)):
-        text = f"{disk.mountpoint} is a network or shared drive ({disk.fstype or 'remote'}): locks and fsync may lie"
+        text = f"{disk.mountpoint} is a network or shared drive ({disk.fstype or 'remote'}): locks and fsync may fail"
         yield Sign("data folder", "problem", text, "put the data on a local disk with BASE_DATA_DIR")
 
 
 def _journals(settings: Settings, found: list[Account]) -> Iterator[Sign]:
-    """Look at each journal, and add what is known of it to `found`."""
+    """Check each journal, and append those that can be read to `found`."""
     for path in journal_paths(settings):
         try:
             account = account_of(path)
         except Unavailable as error:
-            yield Sign("journal", "note", str(error), "look again when it is free")
+            yield Sign("journal", "note", str(error), "run doctor again later")
         except ToolkitError as error:
-            yield Sign("journal", "problem", str(error), "move it away: its producer begins a new one")
+            yield Sign("journal", "problem", str(error), "move it away: its producer will create a new one")
         else:
-            if account:  # else its producer ended as it began
+            if account:  # None: its producer ended before it had created its tables
                 found.append(account)
                 yield _journal(account, settings.journal_max_mb)
 
 
 def _journal(account: Account, max_mb: int) -> Sign:
-    """What is in it, and who must do something about what is pending."""
+    """Describe a journal: its runs, pending records, subscriptions and process, and what to do if it is full."""
     import psutil
 
     pending = account.last - account.pruned
-    # A PID file that a killed process left behind names nobody.
     user = portalocker.PidFileLock(account.path.with_suffix(".pid")).read_pid()
-    in_use = bool(user and user < 1 << 31 and psutil.pid_exists(user))
+    in_use = bool(user and user < 1 << 31 and psutil.pid_exists(user))  # a killed process leaves its PID file
     subscribed = ", ".join(f"{sink} since {since}" for sink, (since, _) in account.subscribed.items()) or "nothing"
     text = (
         f"{account.path.name} ({account.stream}): {account.last:,} assigned in "
@@ -143,23 +143,23 @@ def _journal(account: Account, max_mb: int) -> Sign:
         f"{f'in use by process {user}' if in_use else 'not in use'}"
     )
     if account.pending_bytes >= max_mb << 20:
-        remedy = f"full (JOURNAL_MAX_MB={max_mb}): repair the sink that it waits for, or --drop it, or raise the limit"
+        remedy = f"full (JOURNAL_MAX_MB={max_mb}): fix the sink that it waits for, or --drop it, or raise the limit"
         return Sign("journal", "problem", text, remedy)
     if pending and not in_use:
-        return Sign("journal", "note", text, "start its producer: it delivers what is pending")
+        return Sign("journal", "note", text, "start its producer, which delivers the pending records")
     return Sign("journal", "ok", text)
 
 
 def _sinks(settings: Settings, found: list[Account]) -> Iterator[Sign]:
-    """Read each stream in each sink, as a consumer would; a sink that a broker serves only where one answers."""
+    """Read the first records of each stream in each sink; in Kafka only if a broker answers."""
     streams = [stream_of(name, settings, EMBEDDED) for name in stream_names(settings, found)]
     for name, sink in SINKS.items():
         if not sink.embedded:
             try:
-                Admin(settings)  # names a variable that cannot be used
+                Admin(settings)  # raises ToolkitError that names a variable if Kafka's client rejects it
                 require_answer(settings.kafka_broker)
             except Unavailable as error:
-                yield Sign(name, "note", f"{error}; the other sinks need none", "start one, or see the README")
+                yield Sign(name, "note", f"{error}; the other sinks need none", "to use Kafka: README.md, Task 1")
                 continue
         for stream in streams:
             try:
