@@ -1,4 +1,4 @@
-"""Proof that anyone can run: does each emitter work here, do the sinks agree, is this machine set up well?"""
+"""Checks for users: `check` tests each emitter, `audit` compares the sinks, `doctor` examines the set-up."""
 
 if __name__ == "__main__":
     from utils.app import startup
@@ -45,10 +45,10 @@ def audit(
     json: Json = False,
     settings: Annotated[Settings, Reads(*READING)] = DEFAULTS,
 ) -> int:
-    """Compare the sinks with the journals and with each other: every acknowledged record, once, alike, in order.
+    """Check that each sink contains every acknowledged record once, equal to the other sinks, and in order.
 
-    Runs beside live producers and judges what was acknowledged before it began. Exit code 1 if anything
-    is lost, double, different or out of order; 3 if a sink could not be read.
+    Producers may run meanwhile: only records acknowledged before the audit began are judged. Exit code 1 if a record
+    is lost, duplicate, different or out of order; 3 if a sink could not be read.
     """
     from utils.checks.accounts import audited_sinks
 
@@ -56,7 +56,7 @@ def audit(
 
 
 def print_audit(settings: Settings, sinks: Sequence[str], json: bool = False, stream: str | None = None) -> int:
-    """Audit with progress and print the report; the exit code."""
+    """Audit with progress, print the report, and return the exit code."""
     from utils.checks.accounts import accounts
     from utils.checks.audit import COLUMNS
     from utils.checks.audit import audit as compare
@@ -75,13 +75,13 @@ def print_audit(settings: Settings, sinks: Sequence[str], json: bool = False, st
 
 
 def doctor(*, json: Json = False, settings: Settings = DEFAULTS) -> int:
-    """Look at .env, Python, packages, data folder, journals, sinks, Kafka and dashboard.
+    """Check .env, Python, packages, data folder, journals, sinks, Kafka and dashboard.
 
-    Each line is ok, a note or a problem, with what to do about it. Exit code 1 if there is a problem.
+    Each line is ok, a note or a problem, and says what to do about it. Exit code 1 if there is a problem.
     """
     from utils.checks.doctor import examine
 
-    found = list(examine(settings, _drawing))
+    found = list(examine(settings, _backend))
     if json:
         cli.print_json(found)
     else:
@@ -90,8 +90,8 @@ def doctor(*, json: Json = False, settings: Settings = DEFAULTS) -> int:
     return cli.CHECK_FAILED if any(each.state == "problem" for each in found) else 0
 
 
-def _drawing() -> str:
-    """What draws the dashboard here. Raises ToolkitError or ImportError if nothing can."""
+def _backend() -> str:
+    """Return the name of the matplotlib backend. Raises ToolkitError or ImportError if the dashboard cannot draw."""
     from consumers.dashboard.options import shield
 
     asked = shield()
@@ -101,7 +101,7 @@ def _drawing() -> str:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """The command line; the exit code."""
+    """Run the command line and return the exit code."""
     return cli.run(check, check, audit, doctor, name="verify_emitters", arguments=arguments)
 
 

@@ -524,7 +524,7 @@ def test_a_journal_that_was_restored_in_the_middle_of_a_run(settings: Settings) 
     assert not problems
     (note,) = report.notes
     assert note.startswith(f"10 records of {producer_id} (91-100)")
-    assert "a copy or a backup of one was used" in note
+    assert "a copy or a backup of a journal" in note
 
 
 @pytest.mark.full
@@ -538,7 +538,7 @@ def test_a_copied_folder_whose_copies_share_the_sinks(settings: Settings, tmp_pa
     for each in (settings, copy):
         report, problems = audited(each)
         assert not problems
-        assert "a copy or a backup of one was used" in report.notes[0]
+        assert "a copy or a backup of a journal" in report.notes[0]
     assert judgement(audited(copy)[0], "sqlite").pending == 10
     rewrite(settings, "file", lambda rows: rows.append(rows[-1]))
     assert list(audited(settings)[1]) == ["file"]

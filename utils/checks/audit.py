@@ -1,8 +1,8 @@
-"""Do the sinks contain what the journals acknowledged: all of it, once, alike and in order?
+"""Audit: whether each sink contains every acknowledged record once, equal to the other sinks, and in order.
 
-The records of each sink are loaded into a temporary DuckDB as (sink, run, sequence, hash of the canonical record), in
-their order, as a reader sees them, types included. Each guarantee is one query. Producers may continue meanwhile: what
-they acknowledge after the audit began is not judged.
+The records of each sink, as its source reads them, are loaded into a temporary DuckDB database as rows (sink, run,
+sequence, hash of the canonical record) in their order. One query checks each guarantee. Producers may run meanwhile:
+the audit does not judge records that are acknowledged after it began.
 """
 
 import gc
@@ -28,7 +28,7 @@ MEMORY_LIMIT = "256MB"
 REACH_S = 5.0
 SHOWN = 10
 COLUMNS = ("stream", "producer", "runs", "sinks", "records", "pending", "dead letters", "result")
-NEXT_STEP = "next: a sink that is ok in this table still has these records; README.md, Troubleshooting, says what to do"
+NEXT_STEP = "next: a sink with the result ok still has these records; README.md, Troubleshooting, says what to do"
 
 TABLES = """
 CREATE TABLE stored (sink UTINYINT, run INTEGER, sequence BIGINT, hash BIGINT);
@@ -38,9 +38,10 @@ CREATE TABLE assigned (
 CREATE TABLE letters (sink UTINYINT, run INTEGER, sequence BIGINT);
 CREATE TABLE findings (problem VARCHAR, sink UTINYINT, run INTEGER, first BIGINT, last BIGINT);
 """
-# `runs` has what is acknowledged by now, nothing of a run that no journal knows; `known` tells that a journal here has
-# its producer. `expected` is what was acknowledged for a sink before the audit began. A worker continues behind the
-# last record of its sink: what is missing up to there, or is no longer in the journal, is lost, the rest pending.
+# runs: the sequences that are acknowledged by now, none (first > last) if no journal has the run; known: a journal here
+# has its producer. expected: the sequences acknowledged for a sink before the audit began. missing: the gaps in them.
+# A worker continues after its sink's last record. So a gap up to `reached`, which is that record or the last one pruned
+# from the journal, is lost; a later gap is pending.
 VIEWS = """
 CREATE TABLE runs AS
     SELECT names.*, (producer, stream) IN (SELECT producer, stream FROM names JOIN assigned USING (run)) AS known,
@@ -50,7 +51,7 @@ CREATE TABLE expected AS
     SELECT sink, run, min(greatest(first, least(after, last) + 1)) AS first, max(last) AS last, max(pruned) AS pruned
     FROM assigned WHERE earlier AND sink IS NOT NULL GROUP BY sink, run;
 CREATE VIEW contents AS
-    SELECT stored.*, stored.rowid AS place, producer_id, producer, stream, known, first <= last AS beyond,
+    SELECT stored.*, stored.rowid AS place, producer_id, producer, stream, known, first <= last AS in_journal,
         sequence BETWEEN first AND last AS acknowledged FROM stored JOIN runs USING (run);
 CREATE TABLE missing AS
     WITH marks AS (
@@ -67,7 +68,7 @@ CREATE TABLE missing AS
     SELECT sink, run, producer, stream, sequence + 1 AS first, next - 1 AS last, reached
     FROM steps JOIN runs USING (run) JOIN reached USING (sink, producer, stream) WHERE next > sequence + 1;
 """
-# Each query finds what breaks one guarantee: sink, run, first and last sequence.
+# Each query finds the records that break one guarantee, as sink, run, first and last sequence.
 QUERIES = {
     "lost": "SELECT sink, run, first, least(last, reached) FROM missing WHERE first <= reached",
     "duplicate": "SELECT sink, run, sequence, sequence FROM stored GROUP BY ALL HAVING count(*) > 1",
@@ -80,19 +81,19 @@ QUERIES = {
         SELECT DISTINCT sink, run, sequence, sequence FROM stored JOIN unusual USING (run, sequence, hash)""",
     "out of order": """
         WITH steps AS (
-            SELECT *, CASE WHEN acknowledged THEN -1 ELSE run END AS by_itself,
-                lag(sequence) OVER (PARTITION BY sink, producer, by_itself ORDER BY place) AS before FROM contents)
+            SELECT *, CASE WHEN acknowledged THEN -1 ELSE run END AS runs_in_order,
+                lag(sequence) OVER (PARTITION BY sink, producer, runs_in_order ORDER BY place) AS before FROM contents)
         SELECT sink, run, sequence, sequence FROM steps
         ANTI JOIN (SELECT sink, run, first AS sequence FROM findings WHERE problem = 'duplicate')
             USING (sink, run, sequence)
         WHERE sequence < before""",
     "acknowledged by no journal here, and not in all sinks": """
         WITH partly AS (
-            SELECT run, sequence FROM contents WHERE NOT acknowledged AND (beyond OR NOT known)
+            SELECT run, sequence FROM contents WHERE NOT acknowledged AND (in_journal OR NOT known)
             GROUP BY ALL HAVING count(DISTINCT sink) < getvariable('sinks'))
         SELECT DISTINCT sink, run, sequence, sequence FROM stored JOIN partly USING (run, sequence)""",
 }
-# One row for each producer in each sink; a finding names how many sequences of a run, the first and the last of them.
+# One row for each producer in each sink. A finding has the number of sequences of a run, the first and the last.
 JUDGEMENTS = """
     WITH named AS (
         SELECT sink, run, problem, min(first) AS start, format('{:,} {}: {}', sum(last - first + 1)::BIGINT, problem,
@@ -112,12 +113,12 @@ JUDGEMENTS = """
 UNKNOWN = """
     SELECT producer_id, count(DISTINCT sequence), min(sequence), max(sequence)
     FROM contents WHERE NOT acknowledged GROUP BY producer_id ORDER BY ALL"""
-WHY_UNKNOWN = "no journal here acknowledged them: a copy or a backup of one was used, or somebody else made them"
+WHY_UNKNOWN = "no journal here acknowledged them: a copy or a backup of a journal, or another program, made them"
 
 
 @dataclass
 class Judgement:
-    """One producer (`<name>-<journal>`) in one sink, over its runs."""
+    """Result for one producer (`<name>-<journal>`) in one sink, over all its runs."""
 
     stream: str
     producer: str
@@ -132,7 +133,7 @@ class Judgement:
 
 @dataclass
 class Report:
-    """The whole audit. `external` records carry no ids, `invalid` ones cannot be read; `unread` sinks have a reason."""
+    """Result of an audit. By sink: `external` counts records without ids, `unread` is why it could not be read."""
 
     seconds: float = 0.0
     judgements: list[Judgement] = field(default_factory=list)
@@ -146,7 +147,7 @@ class Report:
         return any(judgement.findings for judgement in self.judgements)
 
     def rows(self) -> Iterator[tuple[str, ...]]:
-        """The rows of the table, one for the sinks of a producer that are alike."""
+        """Yield the rows of the table. Sinks with equal results for a producer share a row."""
         alike: dict[tuple[str, ...], list[str]] = {}
         for each in self.judgements:
             fine = "ok" if each.subscribed else "ok, not subscribed"
@@ -157,7 +158,7 @@ class Report:
             yield (stream, producer, runs, ", ".join(sinks), *numbers)
 
     def lines(self, sinks: int) -> list[str]:
-        """What comes below the table, the verdict last; `sinks` is how many were to be read."""
+        """Return the lines below the table, the verdict last. `sinks` is the number of sinks that were to be read."""
         lines = [f"note: {note}" for note in self.notes]
         for counts, noun, more in ((self.external, "record", " without ids"), (self.invalid, "invalid record", "")):
             lines += [f"note: {sink} contains {counted(count, noun)}{more}" for sink, count in counts.items() if count]
@@ -165,29 +166,30 @@ class Report:
         lines += [NEXT_STEP] if self.broken else []
         verdict = "BROKEN" if self.broken else "incomplete" if self.unread else "ok"
         count, read = sum(each.count for each in self.judgements), sinks - len(self.unread)
-        what = f"{counted(count, 'record')} in {counted(read, 'sink')}"
-        return [*lines, f"{verdict}: {what} compared in {self.seconds:.1f} s"]
+        compared = f"{counted(count, 'record')} in {counted(read, 'sink')}"
+        return [*lines, f"{verdict}: {compared} compared in {self.seconds:.1f} s"]
 
 
 def audit(
     settings: Settings, sinks: Sequence[str], stream: str | None = None, advance: Callable[[int], None] = lambda _: None
 ) -> Report:
-    """Compare the sinks with the journals and with each other, in one stream or all that the data folder knows.
+    """Compare the sinks with the journals and with each other, for `stream` or all streams of the data folder.
 
-    Raises ToolkitError for what cannot be opened at all, and for a stream that nothing here knows.
+    The callback `advance` gets the number of records read since its last call. Raises ToolkitError if a file cannot be
+    opened, or if neither a journal nor a sink has `stream`.
     """
     started_s, report, before = time.monotonic(), Report(), accounts(settings)
     known = stream_names(settings, before)
     streams = [stream_of(name, settings, sinks) for name in ([stream] if stream else known)]
-    if stream and stream not in known and not streams[0].fields:  # a misspelt name must not be a verdict
+    if stream and stream not in known and not streams[0].fields:  # a misspelt name must not give "ok"
         raise ToolkitError(
             f"nothing to audit: no journal and no sink that answers has stream {stream}; known are {', '.join(known)}"
         )
     with tempfile.TemporaryDirectory(prefix="audit-", ignore_cleanup_errors=True) as folder:
         config: dict[str, Any] = {"memory_limit": MEMORY_LIMIT, "temp_directory": folder, "threads": 2}
         with closing(duckdb.connect(str(Path(folder) / "audit.duckdb"), config=config)) as database:
-            database.execute(f"{TABLES} BEGIN")  # else each page would be synced
-            gc.disable()  # records and rows form no cycles; to look for some in each page takes a quarter of the time
+            database.execute(f"{TABLES} BEGIN")  # without a transaction each page would be synced to disk
+            gc.disable()  # records and rows form no reference cycles; searching for some takes a quarter of the time
             try:
                 _Audit(database, settings, streams, sinks).run(before, report, advance)
             finally:
@@ -197,18 +199,18 @@ def audit(
 
 
 class _Audit:
-    """One audit in its database, where a sink is its number in `sinks`, and a run of a stream its number in `runs`."""
+    """An audit in its database, where a sink is its index in `sinks` and a run its number in `_runs`."""
 
     def __init__(
         self, database: duckdb.DuckDBPyConnection, settings: Settings, streams: Sequence[Stream], sinks: Sequence[str]
     ) -> None:
         self._database, self._settings, self._streams, self._sinks = database, settings, streams, sinks
-        self._runs: dict[tuple[str, str], int] = {}  # by stream, so that a moved record is of another run
+        self._runs: dict[tuple[str, str], int] = {}  # (stream, producer_id) -> number
 
     def run(self, before: Sequence[Account], report: Report, advance: Callable[[int], None]) -> None:
-        """Load everything, ask each query, and put what they find into the report."""
+        """Load sinks, journals and dead letters, run the queries, and fill the report."""
         read = [number for number in range(len(self._sinks)) if self._read(number, report, advance)]
-        # Only now: a run may have begun meanwhile, and what was dead-lettered explains why a sink does not contain it.
+        # After the sinks: runs that began meanwhile and records that were dead-lettered meanwhile must be known too.
         self._enter(before, read)
         self._database.execute(f"SET VARIABLE sinks = {len(read)}; {VIEWS}")
         for problem, query in QUERIES.items():
@@ -219,7 +221,7 @@ class _Audit:
             report.notes.append(f"{counted(count, 'record')} of {producer_id} ({first}-{last}): {WHY_UNKNOWN}")
 
     def _read(self, number: int, report: Report, advance: Callable[[int], None]) -> bool:
-        """Load the records of a sink; one that is out of reach for five seconds is given up."""
+        """Load the records of a sink and return True; False if it cannot be read within REACH_S."""
         sink, deadline_s = self._sinks[number], time.monotonic() + REACH_S
         while True:
             report.external[sink] = report.invalid[sink] = 0
@@ -254,7 +256,7 @@ class _Audit:
             self._database.execute(f"INSERT INTO stored SELECT {number}, run, sequence, hash FROM page")
 
     def _enter(self, before: Sequence[Account], read: Sequence[int]) -> None:
-        """Enter what the journals knew before the sinks were read and know now, and the dead letters."""
+        """Insert the journals' contents from before the sinks were read and from now, and the dead letters."""
         streams, numbers = {stream.name for stream in self._streams}, {self._sinks[number]: number for number in read}
         rows: list[tuple[Any, ...]] = []
         for earlier, found in ((True, before), (False, accounts(self._settings))):
@@ -272,7 +274,7 @@ class _Audit:
             self._insert("letters", [(number, run, at) for run, at in found_in if run is not None])
 
     def _insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert many rows in one statement."""
+        """Insert rows in one statement, which is faster than one per row."""
         if rows:
             columns = [list(column) for column in zip(*rows, strict=True)]
             self._database.execute(f"INSERT INTO {table} SELECT {', '.join(['unnest(?)'] * len(columns))}", columns)
