@@ -1,4 +1,4 @@
-"""Chromium without a window, spoken to over its debugging pipe; skips tests where it is not installed."""
+"""A headless Chromium, driven through its debugging pipe; tests that need it are skipped without it."""
 
 import base64
 import json
@@ -52,7 +52,7 @@ class Browser:
         self.call("Page.navigate", url=url)
 
     def see(self, expression: str) -> Any:
-        """The value of JavaScript; None if it failed, as while the page is being loaded."""
+        """Evaluate JavaScript; return None if it fails, as while the page is loading."""
         return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
     def text(self, selector: str) -> str:

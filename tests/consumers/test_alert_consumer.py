@@ -30,8 +30,8 @@ def alerts(settings: Settings) -> list[dict[str, Any]]:
 
 
 @pytest.mark.full
-def test_once_a_rule_and_then_only_what_is_new(settings: Settings) -> None:
-    """From `auto`, which keeps to the sink that it took although another has not been read."""
+def test_a_second_run_reads_only_new_records(settings: Settings) -> None:
+    """`auto` stays with the sink it took, although it has not read another one."""
     produce(settings, 1_000, "file", "sqlite")
     options = ("--stream", "sensors", "--when", "temperature_c > 24", "--once", "--json", "--kafka-broker", "nobody:1")
     first = run_here(NAME, *options, settings=settings)
@@ -48,7 +48,7 @@ def test_once_a_rule_and_then_only_what_is_new(settings: Settings) -> None:
 
 
 @pytest.mark.full
-def test_what_could_not_be_delivered_is_exit_code_3(settings: Settings) -> None:
+def test_undelivered_alerts_are_exit_code_3(settings: Settings) -> None:
     produce(settings, 300, "file")
     options = ("--stream", "sensors", "--source", "file", "--when", "temperature_c > 0", "--once")
     done = run_here(NAME, *options, "--drain", "0.5", "--then", "http://127.0.0.1:9/token", settings=settings)
@@ -72,7 +72,7 @@ def test_what_could_not_be_delivered_is_exit_code_3(settings: Settings) -> None:
         (("--when", "1", "--then", "ftp://example.org/x"), "neither a command nor an address"),
     ],
 )
-def test_what_cannot_be_is_one_line(options: tuple[str, ...], words: str, settings: Settings) -> None:
+def test_bad_input_is_one_line(options: tuple[str, ...], words: str, settings: Settings) -> None:
     produce(settings, 5, "file")
     done = run_here(NAME, "--stream", "sensors", "--source", "file", "--once", *options, settings=settings)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
@@ -99,7 +99,7 @@ def test_silence_until_it_is_stopped(settings: Settings) -> None:
 
 @pytest.mark.full
 def test_a_log_that_grows_is_followed_and_an_alert_reaches_a_command(settings: Settings, tmp_path: Path) -> None:
-    """The pattern and the condition of docs/logs.md."""
+    """The pattern and the condition of docs/logs.md lead from a growing log to a command."""
     assert PATTERN
     lines = (PROJECT_DIR / "docs" / "samples" / "shop.log").read_bytes().splitlines(keepends=True)
     log, received = tmp_path / "shop.log", tmp_path / "received.jsonl"

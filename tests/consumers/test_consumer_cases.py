@@ -1,4 +1,4 @@
-"""The embedded consumers as processes: killed, doubled, and pointed at what they cannot read."""
+"""The embedded consumers as processes: killed, run twice at once, and with unreadable sinks."""
 
 import json
 import random
@@ -61,12 +61,12 @@ def stored(sink: str, settings: Settings, stream: str = BUZZ.name) -> int:
 
 
 def contents(path: Path) -> list[list[tuple[Any, ...]]]:
-    """All that a store has."""
+    """Return all rows of a store."""
     return [ask(path, f"SELECT * FROM {table} ORDER BY 1, 2, 3") for table in ("records", "partitions")]
 
 
 @pytest.mark.parametrize("sink", EMBEDDED)
-def test_once_then_only_what_is_new(sink: str, settings: Settings, case: Case) -> None:
+def test_a_second_run_with_once_reads_only_new_records(sink: str, settings: Settings, case: Case) -> None:
     emit(sink, settings, 5)
     done = case(sink, "--once", "--json")
     assert done.returncode == 0, done.stderr
@@ -121,7 +121,7 @@ def test_a_position_from_another_file(sink: str, settings: Settings, case: Case)
 # Cases that all sinks share
 
 
-def test_the_store_is_here_whatever_machines_share(settings: Settings) -> None:
+def test_stores_of_embedded_sinks_are_local_files(settings: Settings) -> None:
     emit("file", settings, 5)
     shared = {"PROCESSED_STORE_URL": "no address"}
     assert run_here(consumer("file"), "--once", settings=settings, environment=shared).returncode == 0
@@ -132,9 +132,9 @@ def test_from_start_and_end(settings: Settings, case: Case) -> None:
     emit("sqlite", settings, 3)
     done = case("sqlite", "--once", "--json", "--from", "end")
     assert json.loads(done.stdout)["store"]["records"] == 0
-    assert json.loads(done.stdout)["run"] == json.loads(done.stdout)["store"]  # all names, whatever was read
+    assert json.loads(done.stdout)["run"] == json.loads(done.stdout)["store"]  # both have all names, whatever was read
     emit("sqlite", settings, 2, first=4)
-    done = case("sqlite", "--once", "--json", "--from", "start")  # as stored: what was passed over is
+    done = case("sqlite", "--once", "--json", "--from", "start")  # the stored position wins
     store = json.loads(done.stdout)["store"]
     assert (store["records"], store["lost"], store["again"]) == (2, 0, 0)
 
@@ -188,7 +188,7 @@ class TestOtherStreams:
         assert ask(settings.processed_path("file", "ticks"), query) == [(220.0, 77, 1)]
         assert not schema_path("ticks", settings.schema_folder).exists()
 
-    def test_one_that_nobody_knows_yet(self, settings: Settings, case: Case) -> None:
+    def test_one_that_does_not_exist_yet(self, settings: Settings, case: Case) -> None:
         done = case("file", "--stream", "ticks", "--once")
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
         assert "ticks.jsonl does not exist yet" in done.stderr
@@ -214,7 +214,7 @@ class TestOtherStreams:
 
     @pytest.mark.full
     def test_a_window_that_has_closed_is_printed_once(self, settings: Settings) -> None:
-        """However often the consumer finds nothing to read afterwards, or what closes no window."""
+        """A closed window is printed once, even if nothing comes afterwards or no other window closes."""
         settings.data_path.mkdir(exist_ok=True)
         settings.file_path("ticks").write_bytes(TICKS)
         with start_python(consumer("file"), "--stream", "ticks", "--every", "1", settings=settings) as process:
@@ -228,7 +228,7 @@ class TestOtherStreams:
             out, _ = process.communicate(timeout=30)
         assert [line[:20] for line in printed] == ["2026-11-23T19:04:05.", "2026-11-23T19:04:06."]
         assert [line[:20] for line in out.splitlines() if line.startswith("2026")] == ["2026-11-23T19:04:07."]
-        assert out.startswith("2026")  # no empty line for what closes none
+        assert out.startswith("2026")  # no empty line if no window closes
 
     @pytest.mark.full
     def test_one_that_appears_while_its_consumer_waits(self, settings: Settings) -> None:
@@ -243,7 +243,7 @@ class TestOtherStreams:
         assert (process.returncode, "file: 3 records" in out) == (0, True)
 
 
-def test_what_others_wrote_cannot_steer_the_terminal(settings: Settings, case: Case) -> None:
+def test_external_text_cannot_steer_the_terminal(settings: Settings, case: Case) -> None:
     settings.live_path.parent.mkdir()
     record = {"message": "x", "author": "A\x1b[2J\u202enn", "producer_id": "a\nok: all is well\n", "sequence": 2}
     settings.live_path.write_text(json.dumps(record) + '\n{"author":"\\u001b[2J"}\nbad \x1b[2J\n', encoding="utf-8")
@@ -259,11 +259,11 @@ def test_what_others_wrote_cannot_steer_the_terminal(settings: Settings, case: C
     full=4,
     long=100,
 )
-@pytest.mark.timeout(3600)  # the long setting
+@pytest.mark.timeout(3600)  # for the long setting
 def test_killed_at_any_moment_every_record_is_stored_once(
     settings: Settings, case: Case, times: int, long: bool
 ) -> None:
-    """A producer of sensors, three consumers that are killed again and again meanwhile; then one run that is not."""
+    """Three consumers that are killed while a producer runs store each record once."""
     least, kills = 200_000 if long else 1_000, times
     rng = random.Random(4)
     options = ("--interval", "0.001", "--drain", "60")

@@ -1,4 +1,4 @@
-"""What is drawn, by geometry: texts inside their cards, none over another, values where the data is, whatever it is."""
+"""The drawing, checked by geometry: texts stay inside their cards and apart, values stand at their data."""
 
 import random
 import re
@@ -67,7 +67,7 @@ def settings_of_matplotlib() -> Iterator[None]:
 
 
 def texts(drawing: Dashboard) -> list[tuple[Text, Bbox]]:
-    """Every text that is drawn, and its box in pixels."""
+    """Return every drawn text with its box in pixels."""
     found, draw_text = [], Text.draw
 
     def noted(text: Text, *arguments: Any, **options: Any) -> None:
@@ -87,7 +87,7 @@ def shown(drawing: Dashboard) -> list[str]:
 
 
 def assert_tidy(drawing: Dashboard) -> list[str]:
-    """Every text lies within the figure and its own card, and no two texts touch; what they are."""
+    """Assert that every text lies within its card and that no two texts overlap; return the texts."""
     figure = drawing.figure
     homes: dict[Any, Bbox] = {panel.area: panel.area.bbox.padded(-0.05 * figure.dpi) for panel in drawing.panels}
     found = texts(drawing)
@@ -104,12 +104,12 @@ def assert_tidy(drawing: Dashboard) -> list[str]:
     return words
 
 
-SCENES = ("light", "anomalies", "empty", "stale-dark", "sensors", "ticks", "parts")  # dark is as light
+SCENES = ("light", "anomalies", "empty", "stale-dark", "sensors", "ticks", "parts")  # dark has the geometry of light
 
 
 @cache
 def all_scenes() -> dict[str, Scene]:
-    """Made by the first test that needs one, not when the tests are collected."""
+    """Return the scenes, made when a test first needs one rather than during collection."""
     return {scene.name: scene for scene in (*scenes(), *examples()[1:]) if scene.name != "dark"}
 
 
@@ -133,14 +133,14 @@ def test_scene_is_tidy(name: str, size: str) -> None:
 
 @pytest.mark.parametrize("name", ["light", "sensors"])
 def test_the_smallest_column_is_tidy(name: str) -> None:
-    """The one that docs/dashboard.md names; that for phones is higher."""
+    """The smallest column is the one in docs/dashboard.md; that for phones is higher."""
     assert_tidy(draw(all_scenes()[name], size=(4.0, 17.0)))
 
 
 @pytest.mark.parametrize("size", ["standard", "small", "column"])
 @pytest.mark.parametrize("span_s", [1, 34, 100, 481, 3_600, 86_399, 100_000])
 def test_time_axis_shows_how_long_it_is(span_s: int, size: str) -> None:
-    """By round times, or its ends where there is no room for more; one time on it would not."""
+    """The time axis has at least two times: round ones, or its ends where there is no room for more."""
     times = iter(np.linspace(NOW - span_s, NOW, 40))
     seen = snapshot_of(40, timestamp=lambda rng: instant_text(int(next(times) * 1e6)))
     drawing = draw(Scene("", "light", seen), **SIZES[size])
@@ -158,7 +158,7 @@ def test_time_axis_shows_how_long_it_is(span_s: int, size: str) -> None:
 
 @pytest.fixture(params=["Asia/Kolkata", "Pacific/Chatham", "America/New_York"])
 def zone(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A time zone that this process has for a while."""
+    """Set the time zone of this process."""
     if not hasattr(time, "tzset"):
         pytest.skip("a process has one time zone there")
     with pytest.MonkeyPatch.context() as patch:
@@ -178,13 +178,13 @@ def test_round_times_are_those_of_the_zone() -> None:
     assert bars and all(re.search(r"(00|06|12|18):00(:00)?$", text) for text in bars)
 
 
-def test_a_clock_that_was_set_back_turns_no_axis() -> None:
+def test_a_clock_that_was_set_back_reverses_no_axis() -> None:
     seen = snapshot_of(40)
     assert np.diff(draw(Scene("", "light", replace(seen, now=NOW - 1e6))).panels[0].area.axes[0].get_xlim())[0] > 0
 
 
 def test_examples_are_charted_by_their_fields() -> None:
-    """Without any option."""
+    """Without options the examples are charted by their fields."""
     titles = {
         "sensors": ["Records by Device", "Temperature C Trends", "Humidity Pct Analysis"],
         "ticks": ["Records by Symbol", "Price Trends", "Volume Analysis"],
@@ -203,7 +203,7 @@ def test_each_line_has_its_colour_marker_and_name() -> None:
     names = [text.get_text().split()[1] for text in legend.texts]
     assert sorted(names) == ["bedroom", "cellar", "kitchen", "office", "roof"]
     means = [float(text.get_text().split()[0]) for text in legend.texts]
-    assert means == sorted(means, reverse=True)  # as the lines end
+    assert means == sorted(means, reverse=True)  # in the order of the lines' ends
     looks = {(line.get_color(), line.get_marker()) for line in trend.raw}
     assert len(looks) == len({color for color, _ in looks}) == len({marker for _, marker in looks}) == 5
     for series, line in zip(all_scenes()["sensors"].snapshot.series, trend.raw, strict=True):
@@ -231,7 +231,7 @@ def test_bars_lines_and_labels_stand_where_the_data_is() -> None:
 
 
 def snapshot_of(count: int, *, idle_s: float = 0.0, seed: int = 1, **fields: Any) -> Snapshot:
-    """A snapshot after `count` messages, one a second; a callable field is asked for each message."""
+    """Return a snapshot after `count` messages, one a second; a callable field is called for each message."""
     rng, now = random.Random(seed), NOW - 600
     state = State(BUZZ, "file", clock=lambda: now)
     now = NOW
@@ -266,15 +266,15 @@ def hard(name: str) -> Snapshot:
     return HARD[name]()
 
 
-@pytest.mark.parametrize("size", ["small", "column"])  # where there is least room
+@pytest.mark.parametrize("size", ["small", "column"])  # the smallest ones
 @pytest.mark.parametrize("name", HARD)
 def test_hostile_data_is_drawn_tidily(name: str, size: str) -> None:
     assert brief(hard(name).total) in assert_tidy(draw(Scene(name, "dark", hard(name)), **SIZES[size]))
 
 
 @pytest.mark.parametrize("began_s, most_s", [(NOW - 7_200, 3_000_000), (NOW + 20, 3_510)])
-def test_the_silence_behind_a_recording_takes_at_most_half_of_the_flow(began_s: float, most_s: float) -> None:
-    """It is looked at days later, and is more than a dot then; a stream that fell silent is seen to be silent."""
+def test_silence_takes_at_most_half_of_the_flow(began_s: float, most_s: float) -> None:
+    """A recording from days ago does not shrink to a dot, and a stream that fell silent still shows its silence."""
     for idle_s in (30.0, 3_000.0, 3_000_000.0):
         times = iter(range(int(NOW) - 3_600, int(NOW), 90))
         seen = snapshot_of(40, idle_s=idle_s, timestamp=lambda rng, times=times: instant_text(next(times) * 10**6))
@@ -357,16 +357,16 @@ def test_hostile_fields_and_numbers_are_drawn_tidily(values: list[float], size: 
     assert_tidy(drawing)
     for axis in (each for panel in drawing.panels for axes in panel.area.axes for each in (axes.xaxis, axes.yaxis)):
         labels = [label.get_text() for label in axis.get_ticklabels() if label.get_text()]
-        assert len(labels) == len(set(labels))  # a value has one
+        assert len(labels) == len(set(labels))  # without duplicates
 
 
 def titles(tree: ElementTree.Element) -> list[str]:
-    """What an SVG shows where the mouse rests."""
+    """Return the texts that an SVG shows under the mouse."""
     return [label for each in tree.iter() if (label := each.get("aria-label"))]
 
 
 def test_rolling_mean_of_values_that_rise_is_seen() -> None:
-    """It lies below all values that are shown."""
+    """The scale includes the rolling mean of rising values, which lies below all of them."""
     trend: Any = draw(Scene("", "light", hostile([1234567.0 + n for n in range(999)]))).panels[2]
     bottom, top = trend.axes.get_ylim()
     means = trend.rolling[0].get_ydata()
@@ -395,7 +395,7 @@ def test_svg_is_well_formed_and_names_are_text(narrow: bool) -> None:
     for snapshot in (hard("hard names"), hostile([1.0, 2.0, 30.0] * 20)):
         svg = Dashboard("light", column() if narrow else DEFAULT_SIZE).svg(snapshot)
         tree = ElementTree.fromstring(svg)
-        assert re.search(r"\d \u00a0\d+%", svg)  # a browser keeps count and share apart
+        assert re.search(r"\d \u00a0\d+%", svg)  # so that a browser cannot break the line between count and share
         assert not re.search("<script|\x1b|\u202e", svg)
         assert any("<script>" in title for title in titles(tree))
         sizes = [float(size) for size in re.findall(r"font-size: ([\d.]+)px", svg)]
@@ -414,7 +414,7 @@ def test_svg_has_a_title_for_each_point_bar_and_anomaly() -> None:
         assert any(title.startswith(f"{name}: {count:,} messages") for title in found)
 
 
-def test_mouse_finds_what_is_under_it() -> None:
+def test_the_mouse_shows_the_text_of_a_point() -> None:
     dashboard = draw(all_scenes()["anomalies"])
     hints = dashboard.hints()
     x0, y0, x1, y1, text = next(hint for hint in hints if hint[4].startswith("anomaly"))
@@ -425,8 +425,8 @@ def test_mouse_finds_what_is_under_it() -> None:
     assert not dashboard.point_at(2, 1)
 
 
-def test_one_quantity_has_one_value() -> None:
-    """The same rate, total and average stand wherever they are written, and nothing is older than the clock."""
+def test_a_value_is_the_same_everywhere() -> None:
+    """Rate, total and average are equal wherever they are shown, and nothing is older than the clock."""
     now = NOW
     state = State(BUZZ, "file", clock=lambda: now)
     state.go_live()
@@ -455,7 +455,7 @@ def test_one_quantity_has_one_value() -> None:
         assert flow.axes.get_xlim()[1] == pytest.approx(now, abs=1e-3)
 
 
-def test_nothing_of_a_matplotlibrc_reaches_the_image(tmp_path: Any) -> None:
+def test_a_matplotlibrc_does_not_change_the_image(tmp_path: Any) -> None:
     clean = Dashboard("light").image(all_scenes()["anomalies"].snapshot)
     hostile_rc: Any = {
         "text.usetex": True, "axes.grid": False, "font.size": 30, "lines.linewidth": 9, "savefig.dpi": 20,
@@ -474,8 +474,8 @@ def test_trouble_is_written_with_time_and_reason() -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_what_does_not_come_has_its_reason(size: str) -> None:
-    """Records of which none is shown, and records without the numbers of the panels."""
+def test_a_panel_without_data_names_the_reason(size: str) -> None:
+    """A panel without data names the reason: no record passes --where, or records do not have its number."""
     stream = sensor_producer.SENSORS
     records = [stream.codec.decode(b'{"device": "roof"}')] * 1234
     whole, part = (State(stream, "file", clock=lambda: NOW, where=where)
@@ -489,7 +489,7 @@ def test_what_does_not_come_has_its_reason(size: str) -> None:
     assert "LIVE" in seen[0]
     assert "WAITING" in seen[1]
     assert "Waiting for the first record\n\n--where is true for none of 1,234 so far" in seen[1]
-    assert size == "column" or "sensors \u00b7 temp" in seen[1]  # of what it is a part
+    assert size == "column" or "sensors \u00b7 temp" in seen[1]  # the condition
 
 
 @pytest.mark.parametrize("size", [(4.0, 3.0), (30.0, 3.0), (4.0, 30.0)])

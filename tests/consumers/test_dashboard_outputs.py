@@ -1,4 +1,4 @@
-"""The loop without a window, where its images go, and the reader beside it."""
+"""The loop without a window, the images it writes, and the reader in its thread."""
 
 import os
 import shutil
@@ -76,7 +76,7 @@ def test_image_that_cannot_be_written_is_logged_once_and_heals(
     assert (folder / "dashboard.png").exists()
 
 
-def test_an_image_that_could_not_be_written_at_the_end_is_no_success(
+def test_an_image_that_is_not_written_at_the_end_is_exit_code_3(
     state: State, drawing: Dashboard, tmp_path: Path
 ) -> None:
     with pytest.raises(ToolkitError, match=r"dashboard.png cannot be written: ") as error:
@@ -126,7 +126,7 @@ def test_save_that_cannot_work_is_one_line(state: State, tmp_path: Path, monkeyp
 
 
 def stand_in_for_ffmpeg(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    """A program of that name that ends at Ctrl+C, as the real one does."""
+    """Install a fake ffmpeg that runs the code and ends at Ctrl+C, like the real one."""
     if os.name == "nt":
         pytest.skip("a script cannot stand in for a program there")
     program = folder / "ffmpeg"
@@ -145,7 +145,7 @@ open(sys.argv[-1], "w").write(f"{len(list(Path(pattern).parent.iterdir()))} {rat
 
 
 def test_film_gets_every_frame(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also under a name that ffmpeg would take for an option or an address."""
+    """Every frame reaches ffmpeg, also for file names that it would read as an option or an address."""
     stand_in_for_ffmpeg(tmp_path, monkeypatch, COUNTS_IMAGES)
     monkeypatch.chdir(tmp_path)
     show(state, plan(0.5, save=Path("-at:12:30.mp4")), tmp_path, frames(state, plan(frames=3)))
@@ -167,7 +167,7 @@ def test_film_that_fails_is_one_line_with_the_reason(
 
 
 def test_film_survives_ctrl_c(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a terminal the signal goes to all of the group; the frame that is drawn at the end is in the film too."""
+    """Ctrl+C, which a terminal sends to the whole group, still lets the last frame into the film."""
     stand_in_for_ffmpeg(tmp_path, monkeypatch, COUNTS_IMAGES)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     film = tmp_path / "out.mp4"
@@ -190,7 +190,7 @@ def test_film_survives_ctrl_c(settings: Settings, tmp_path: Path, monkeypatch: p
 
 
 class Script:
-    """A source that plays what it is given: chunks, None, or errors to raise."""
+    """A source that plays chunks, None, or errors."""
 
     name, detail = "sqlite", "data/buzz.sqlite"
 
@@ -263,7 +263,7 @@ def test_reader_ends_with_stop() -> None:
 
 
 class Flood(Script):
-    """A source that gives all that it is asked for."""
+    """A source that always has as many records as asked for."""
 
     sent = 0
 
@@ -273,7 +273,7 @@ class Flood(Script):
 
 
 def test_flood_does_not_block_drawing_and_drawing_does_not_block_reading(tmp_path: Path) -> None:
-    """Frames keep coming while the reader takes in all it can, and it takes in records while frames are drawn."""
+    """Frames keep coming while the reader gets all it can, and records keep coming while frames are drawn."""
     stop = threading.Event()
     reader, state = read(Flood(), stop)
     drawing, path = Dashboard("light", size=(4, 3)), tmp_path / "dashboard.png"
@@ -290,5 +290,5 @@ def test_flood_does_not_block_drawing_and_drawing_does_not_block_reading(tmp_pat
     stop.set()
     reader.join(10)
     assert len(grown) >= 4
-    assert all(count > 0 for count in grown[:4])  # behind the stop nothing is read
+    assert all(count > 0 for count in grown[:4])  # nothing is read after the stop
     assert state.snapshot().total > 10_000

@@ -1,4 +1,4 @@
-"""The served page: its rules over plain HTTP, and its life in a real browser."""
+"""The served page: its protocol over plain HTTP, and its behaviour in a real browser."""
 
 import http.client
 import json
@@ -69,12 +69,12 @@ HOSTILE = (
     "]]><!--",
     "&lt;b&gt; &amp; \"quoted' \\",
     "\u202eabc\u2066def",
-    "a\x00b\x1b[31m\x07c\ufffe",  # half a surrogate pair is rejected with its record
+    "a\x00b\x1b[31m\x07c\ufffe",  # records with half a surrogate pair are rejected
 )
 
 
 def hostile() -> Snapshot:
-    """What the state makes of names that records, fields and sources can have."""
+    """Return a snapshot with hostile names of records, fields and sources."""
     fields = tuple(map(Field, HOSTILE, ("text", "number", "integer")))
     stream = Stream("hostile", by=HOSTILE[0], value=HOSTILE[1], histogram=HOSTILE[2], fields=fields)
     state = State(stream, "file", clock=lambda: NOW)
@@ -85,7 +85,7 @@ def hostile() -> Snapshot:
 
 
 class Program:
-    """A page in this process that shows `snapshot`, and the loop that refreshes it."""
+    """A page in this process with the loop that refreshes it."""
 
     def __init__(self, address: str = "127.0.0.1:0", snapshot: Snapshot = SNAPSHOT, **options: Any) -> None:
         self.snapshot = snapshot
@@ -115,7 +115,7 @@ class Program:
         return body
 
     def shown(self, snapshot: Snapshot) -> None:
-        """Show a snapshot and wait until it is the one that is served."""
+        """Show a snapshot and wait until it is served."""
         self.snapshot = snapshot
         wait_until(lambda: json.loads(self.body("/snapshot.json")) == json.loads(serve.statistics(snapshot)))
 
@@ -129,7 +129,7 @@ def program() -> Iterator[Program]:
 
 
 def texts(svg: str) -> list[str]:
-    """Every text of an image, hover labels included. Fails if it is not well-formed."""
+    """Return every text of an image, hover labels included; fail if it is not well-formed."""
     root = ElementTree.fromstring(svg)
     shown = [*root.itertext(), *(each.get("aria-label", "") for each in root.iter())]
     return [text.strip() for text in shown if text.strip()]
@@ -174,7 +174,7 @@ SAMPLE = re.compile(r'([a-zA-Z_:][\w:]*)(\{(?:[a-zA-Z_]\w*="(?:[^"\\\n]|\\["\\n]
 
 
 def parsed(text: str) -> dict[str, float]:
-    """Samples by name and labels; fails on what the format does not allow: a sample twice or before its type."""
+    """Return samples by name and labels; fail on a sample that comes twice or before its type."""
     types: set[str] = set()
     samples: dict[str, float] = {}
     assert text.endswith("\n")
@@ -253,8 +253,8 @@ def test_allowed_host_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "*", "a*b", "a b", "dash.example.org:80", "http://x"])
-def test_what_cannot_be_a_host_is_one_clear_error(name: str) -> None:
-    """The library would let in any host for a star, and fail at each request for a name with one."""
+def test_an_invalid_host_is_one_clear_error(name: str) -> None:
+    """Starlette would let in any host for a star, and fail at each request for a name with one inside."""
     with pytest.raises(ToolkitError, match="--allow-host"):
         serve.known_hosts("127.0.0.1", [name])
 
@@ -275,7 +275,7 @@ def test_slow_clients_do_not_keep_others_out(program: Program) -> None:
     try:
         for number, client in enumerate(slow):
             head = f"GET /frame.json HTTP/1.1\r\nHost: 127.0.0.1:{program.port}\r\n".encode()
-            client.sendall((b"", b"GE", head, head + b"\r\n")[number % 4])  # the last never reads its answer
+            client.sendall((b"", b"GE", head, head + b"\r\n")[number % 4])  # the last one never reads its answer
         assert program.ask("/")[0] == program.ask("/frame.json")[0] == 200
     finally:
         for client in slow:
@@ -294,7 +294,7 @@ def test_wrong_address_is_one_clear_error() -> None:
         Page(Plan(serve=("here",)), SNAPSHOT)
 
 
-def test_only_what_is_looked_at_is_drawn_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_drawn_on_request_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[str, bool]] = []
 
     class Counted:
@@ -337,13 +337,13 @@ SMALLEST = f"""Math.min(...[...{IMAGE}.querySelectorAll('text')].filter(each => 
 
 
 def words(snapshot: Snapshot) -> str:
-    """The text of the table of statistics."""
+    """Return the text of the table of statistics."""
     dashboard = Dashboard("light")
     dashboard.update(snapshot)
     return "".join(map("".join, dashboard.words()))
 
 
-# Texts that overlap another one, or leave the image; marks of overlapping lines apart, a text has 2 pixels to spare.
+# Texts that overlap (apart from marks on lines, by more than 2 pixels) or leave the image.
 CLASHES = f"""(() => {{
     const texts = [...{IMAGE}.querySelectorAll('text')].filter(each => each.textContent.trim())
         .map(each => [each.textContent, each.getBoundingClientRect()]);
@@ -375,7 +375,7 @@ def test_image_fits_the_screen(program: Program, browser: Browser, width: int, h
     assert browser.see(SMALLEST) >= (11 if width < 500 else 9)
     if width > 500:
         assert shown_height <= height  # without scrolling
-    for snapshot in (STALE, SNAPSHOT, hostile()):  # which are not the first image of a drawing
+    for snapshot in (STALE, SNAPSHOT, hostile()):  # none of them is the first image of a drawing
         program.shown(snapshot)
         wait_until(lambda: browser.see("statistics.textContent") == words(snapshot))  # noqa: B023 (called at once)
         assert browser.see(CLASHES) == []

@@ -1,4 +1,4 @@
-"""Any stream: which of its fields are charted, with and without options; buffers; a part of a stream; STALE."""
+"""Any stream: roles of its fields with and without options, buffers, a part of a stream, STALE."""
 
 import json
 import random
@@ -50,7 +50,7 @@ def sensor_values(count: int) -> list[dict[str, Any]]:
 def test_roles_of_the_examples_are_found_without_being_named(
     stream: Stream, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither by their class nor by a schema file: from the records alone."""
+    """Roles are found from the records alone, without class and schema file."""
     makers = {"sensors": sensor_producer.readings, "ticks": market_producer.ticks, "parts": factory_producer.parts}
     codec, lines = stream.codec, []
     for number, (_, record) in zip(range(500), makers[stream.name](random.Random(2)), strict=False):
@@ -61,7 +61,7 @@ def test_roles_of_the_examples_are_found_without_being_named(
     settings.file_path(stream.name).write_text("\n".join(lines) + "\n")
     found = sinks.find_stream(stream.name, settings, "file")
     assert (found.by, found.value) == (stream.by, stream.value)
-    declare(Stream(stream.name, fields=stream.fields), settings.schema_folder)  # a schema that names no roles
+    declare(Stream(stream.name, fields=stream.fields), settings.schema_folder)  # a schema without roles
     bare = sinks.find_stream(stream.name, settings, "file")
     assert (bare.by, bare.value) == (None, None)
     chosen = sinks.with_chosen_roles(bare, settings, "file")
@@ -86,7 +86,7 @@ def test_each_by_value_has_its_series_and_its_own_anomalies() -> None:
     for number, each in enumerate(values):
         each["temperature_c"] = 21.0 if number % 7 else 21.2
         if each["device"] == "cellar":
-            each["temperature_c"] -= 8  # usual there
+            each["temperature_c"] -= 8  # usual for this device
     values[-5]["temperature_c"] = 85.0
     snapshot = snapshot_of(sensor_producer.SENSORS, values)
     assert [series.name for series in snapshot.series] == ["bedroom", "cellar", "kitchen", "office", "roof"]
@@ -117,7 +117,7 @@ def test_every_panel_has_a_form_without_its_field(
     assert sum(len(series.values) for series in snapshot.series) == len(snapshot.measured) == count
 
 
-def test_numbers_that_are_none_are_left_out() -> None:
+def test_values_that_are_no_numbers_are_left_out() -> None:
     odd = [None, True, "21", 1e200, -1e200]
     values = sensor_values(60)
     for each, wrong in zip(values, odd * 12, strict=True):
@@ -146,7 +146,7 @@ def test_options_name_roles_and_errors_name_the_fields() -> None:
     stream = sensor_producer.SENSORS
     chosen = Plan(value="battery_v", zones=(2.5, 3.0)).roles(stream)
     assert (chosen.by, chosen.value, chosen.zones) == ("device", "battery_v", (2.5, 3.0))
-    assert Plan(value="battery_v").roles(stream).zones is None  # those of the temperature
+    assert Plan(value="battery_v").roles(stream).zones is None  # those of the schema are for the temperature
     assert Plan().roles(stream) == replace(stream, fields=stream.fields)
     for wrong, message in (
         (Plan(by="battery_v"), r"by names battery_v, which is number; name a field of type text \(device\)"),

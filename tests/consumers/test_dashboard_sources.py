@@ -1,4 +1,4 @@
-"""Real sources that fail under the dashboard: it shows since when and why, recovers, and counts nothing twice."""
+"""Real sources that fail under the dashboard: it names time and reason, recovers, and counts nothing twice."""
 
 import sqlite3
 import threading
@@ -19,7 +19,7 @@ from utils.sources import auto_source
 
 
 class Watched:
-    """A reader at work on a sink that the test writes to."""
+    """A reader of a sink that the test writes to."""
 
     def __init__(self, name: str, sink: str, settings: Settings, start: str = "") -> None:
         settings.data_path.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def end(watched: Watched) -> None:
     assert watched.reader.failure is None
 
 
-@pytest.mark.parametrize("auto", [False, pytest.param(True, marks=pytest.mark.full)])  # it looks again after 2 s
+@pytest.mark.parametrize("auto", [False, pytest.param(True, marks=pytest.mark.full)])  # it checks every 2 s
 def test_sink_that_comes_later_is_waited_for_calmly(watched: Watched, auto: bool) -> None:
     if auto:
         watched = Watched("auto", watched.sink, watched.settings)
@@ -81,7 +81,7 @@ def test_sink_that_is_deleted_and_made_again_counts_nothing_twice(watched: Watch
         if path.is_file():
             with moving_open_files():
                 path.unlink()
-    watched.write(1, 45)  # rebuilt from a backup or by the journal, with what it contained before
+    watched.write(1, 45)  # rebuilt from a backup or by the journal, with its former records
     snapshot = watched.snapshot(lambda snapshot: snapshot.total >= 45)
     assert (snapshot.total, snapshot.lost, snapshot.duplicate, snapshot.source.trouble_since) == (45, 0, 0, None)
     end(watched)
@@ -133,7 +133,7 @@ def test_source_that_fails_is_named_even_before_the_first_message(settings: Sett
 def test_from_the_end_holds_for_the_source_that_is_taken_next(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It noted its position when the first one did, so what came since then is shown, and nothing older."""
+    """The next source shows what came since the first one's start, and nothing older: all ends were noted then."""
     monkeypatch.setattr(auto_source, "GIVE_UP_S", 0.0)
     watched, second = Watched("auto", "file", settings, start="end"), Watched("auto", "sqlite", settings)
     for each in (watched, second):

@@ -1,4 +1,4 @@
-"""What the dashboard counts, against pandas; sources that move, restart and repeat; memory that stays bounded."""
+"""The counts of the dashboard, against pandas; sources that change, restart and repeat; bounded memory."""
 
 import json
 import random
@@ -137,7 +137,7 @@ def test_source_that_is_lost_and_found_begins_again_without_an_empty_image(state
     assert (snapshot.total, snapshot.lost, snapshot.duplicate, snapshot.source.trouble) == (12, 0, 0, "")
 
 
-def test_history_of_another_source_is_old_too(state: State, clock: Clock) -> None:
+def test_the_history_of_another_source_is_stale_too(state: State, clock: Clock) -> None:
     state.using("kafka", "buzz")
     state.go_live()
     state.using("file", "live.json")
@@ -172,14 +172,14 @@ def test_rotated_part_is_read_again_without_counting_twice(state: State) -> None
     assert state.snapshot().duplicate == 2
 
 
-def test_last_line_of_a_rotated_file_is_not_of_the_new_one(state: State) -> None:
-    """A last line without its newline is read together with the news that the file was exchanged."""
+def test_the_last_line_of_a_rotated_file_counts_for_that_file(state: State) -> None:
+    """A last line without a newline is read together with the news that the file was replaced."""
     ours, others = make_messages(3, producer_id="ann-1"), make_messages(3)
     state.add(chunk(ours[:2] + others[:2], start="", end="x"))
     state.add(chunk([ours[2], others[2]], start="x", end=""))
     state.add(chunk(ours + others, start="", end="y"))
     snapshot = state.snapshot()
-    assert (snapshot.total, snapshot.duplicate) == (3 + 3 + 3, 0)  # what has no ids counts as often as it is read
+    assert (snapshot.total, snapshot.duplicate) == (3 + 3 + 3, 0)  # records without ids count at each reading
 
 
 @pytest.mark.parametrize("sequences", [[1, 2, 4, 3, 5], [3, 4, 9], [1, 1, 2, 2, 7, 3, 3]])
@@ -209,7 +209,7 @@ def test_status_waits_lives_goes_stale_and_recovers(state: State, clock: Clock) 
     assert state.snapshot().status == "LIVE"
 
 
-def test_history_is_old_until_the_source_is_read_up(state: State, clock: Clock) -> None:
+def test_a_history_is_stale_until_the_source_is_read_to_its_end(state: State, clock: Clock) -> None:
     messages = make_messages(100, producer_id="ann-1")
     for number, message in enumerate(messages):
         message.timestamp = timestamp_text(NOW - 3600 + number)

@@ -1,4 +1,4 @@
-"""A real window on a virtual display: opened, resized, keys pressed, closed in every way."""
+"""A real window on a virtual display: opened, resized, controlled by keys, closed in every way."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 class Window:
-    """The program in a window on the display, and a hand on its keyboard."""
+    """The program in a window on the display, controlled by keys."""
 
     def __init__(self, display: str, backend: str, data: Path) -> None:
         self.data, self.environment = data, {**os.environ, "DISPLAY": display}
@@ -63,7 +63,7 @@ class Window:
         )
         wait_until(lambda: self.process.poll() is not None or self._number(), timeout_s=40, what="no window")
         assert self.process.poll() is None, self.process.communicate()
-        # Before it has drawn anything its toolkit passes no keys on.
+        # Its toolkit passes keys on only after the first drawing.
         wait_until(lambda: ImageGrab.grab(xdisplay=display).getpixel((5, 5)) == LIGHT_PAGE, timeout_s=40)
         self.number = self._number()
         self.tool("windowfocus", "--sync", self.number)
@@ -90,7 +90,7 @@ class Window:
         self.tool("key", "--clearmodifiers", key)
 
     def saved(self) -> Image.Image:
-        """The image that the `s` key saves."""
+        """Press `s`; return the image that it saves."""
         self.press("s")
         wait_until(lambda: list(self.data.glob("dashboard-*.png")), timeout_s=40)
         (path,) = self.data.glob("dashboard-*.png")
@@ -99,7 +99,7 @@ class Window:
         return image
 
     def pause(self) -> None:
-        """Press space; then nothing changes any more, not even the clock."""
+        """Press space, which stops even the clock."""
         self.press("space")
         first, begun_s = self.saved().tobytes(), time.monotonic()
         while time.monotonic() - begun_s < 2.0:
@@ -123,7 +123,7 @@ def window(display: str, backend: str, tmp_path: Path) -> Iterator[Window]:
 
 
 def close_by_window(window: Window) -> None:
-    """What a window manager does when its close button is pressed: it asks the window to delete itself."""
+    """Ask the window to close as a window manager's close button does."""
     code = """
 import ctypes, sys
 x = ctypes.CDLL("libX11.so.6")
@@ -156,7 +156,7 @@ def close_by_ctrl_c(window: Window) -> None:
 
 @pytest.mark.parametrize("close", [close_by_window, close_by_ctrl_c])  # others are below
 def test_window_closes_with_a_summary(window: Window, close: Callable[[Window], None]) -> None:
-    width, height = window.saved().size  # a toolkit may scale by what it takes for the dots per inch
+    width, height = window.saved().size  # a toolkit may scale by the dots per inch that it detects
     assert (width / 1280, height / 720) == pytest.approx((1, 1), rel=0.05)
     close(window)
     code, out, err = window.end()
@@ -166,7 +166,7 @@ def test_window_closes_with_a_summary(window: Window, close: Callable[[Window], 
 
 
 def test_window_shows_what_is_under_the_mouse(window: Window) -> None:
-    """The bar of the busiest author says its name, count and share; elsewhere nothing is shown."""
+    """Under the mouse the busiest author's bar shows name, count and share; elsewhere nothing is shown."""
     window.tool("mousemove", "--window", window.number, "5", "5")
     window.pause()
     width, height = window.saved().size
@@ -198,7 +198,7 @@ def test_window_follows_size_theme_and_pause(window: Window) -> None:
     window.wait_for_page(LIGHT_PAGE)
     paused = window.saved().tobytes()
     window.append(20)
-    for page in (DARK_PAGE, LIGHT_PAGE):  # another theme shows no other moment
+    for page in (DARK_PAGE, LIGHT_PAGE):  # the theme changes, the moment does not
         window.press("t")
         window.wait_for_page(page)
     assert window.saved().tobytes() == paused
@@ -207,4 +207,4 @@ def test_window_follows_size_theme_and_pause(window: Window) -> None:
     close_by_sigterm(window)
     code, out, err = window.end()
     assert (code, "Traceback" in err) == (0, False)
-    assert "90 messages" in out  # reading went on while drawing paused
+    assert "90 messages" in out  # reading continued while drawing paused

@@ -1,4 +1,4 @@
-"""The names that buzzline's loops, notebooks and tests call."""
+"""The functions that loops, notebooks and tests of buzzline call."""
 
 import math
 import sqlite3
@@ -42,7 +42,7 @@ def test_insert_and_delete_one_message(kind: str, given: Callable[[Path], Any], 
 
 
 @pytest.mark.parametrize("kind", CONNECT)
-def test_what_is_no_database_or_can_be_no_record(kind: str, tmp_path: Path) -> None:
+def test_bad_databases_and_records_are_rejected(kind: str, tmp_path: Path) -> None:
     case: Any = import_module(f"consumers.{kind}_consumer_case")
     path = tmp_path / "text"
     path.write_text("hello\n" * 1000)

@@ -1,4 +1,4 @@
-"""The text view: what it shows, in which form, and that it stops quietly."""
+"""The text view: its records, its forms, and its quiet end."""
 
 import itertools
 import json
@@ -51,7 +51,7 @@ def test_auto_takes_what_has_data(settings: Settings, view: View) -> None:
 
 
 class Fails(FileSource):
-    """Reads what others wrote meanwhile, once, then fails for ever."""
+    """A source that reads once what others wrote meanwhile, and then always fails."""
 
     def __init__(self, settings: Settings, resume: Resume) -> None:
         super().__init__(settings.live_path, BUZZ.codec, resume)
@@ -134,11 +134,11 @@ def test_top_is_printed_once_when_piped(settings: Settings, view: View) -> None:
     assert "100%" in out
     assert "\x1b" not in out
     assert out.endswith("\n")
-    assert "30 records" in out and " 0/s" not in out  # the mean of the run: its last second is not over yet
+    assert "30 records" in out and " 0/s" not in out  # the mean of the run: its last second is not over
 
 
 class Terminal:
-    """A stdout that says it is a terminal."""
+    """A stdout that claims to be a terminal."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.text = ""
@@ -190,7 +190,7 @@ def ticks(settings: Settings) -> None:
 
 @pytest.mark.usefixtures("ticks")
 class TestOtherStreams:
-    def test_lines_begin_with_who_and_name_the_other_fields(self, view: View) -> None:
+    def test_lines_begin_with_the_group_and_name_the_other_fields(self, view: View) -> None:
         shown = view("--stream", "ticks", "--source", "file", "--once").stdout.splitlines()[:3]
         assert shown == [
             ' A price=10.5 odd={"a":1}',
@@ -205,7 +205,7 @@ class TestOtherStreams:
             {"symbol": "B", "price": -1},
         ]
 
-    def test_top_by_the_field_that_divides(self, view: View) -> None:
+    def test_top_is_grouped_by_the_role(self, view: View) -> None:
         out = view("--stream", "ticks", "--once", "--top").stdout
         rows = [row.split() for row in out.splitlines() if "%" in row]
         assert [row[:3] + row[4:5] for row in rows] == [
@@ -222,7 +222,7 @@ def test_a_stream_without_any_role(settings: Settings, view: View) -> None:
     assert "100%" in view("--stream", "notes", "--once", "--top").stdout
 
 
-def test_what_is_missing_at_the_beginning_is_lost_here_too(settings: Settings, view: View) -> None:
+def test_records_missing_at_the_beginning_are_lost(settings: Settings, view: View) -> None:
     emit(settings, 2, first=4)
     assert "lost 3, duplicate 0" in view("--source", "file", "--once").stderr
 
@@ -272,7 +272,7 @@ def test_it_stops_quietly_when_the_pipe_closes(settings: Settings) -> None:
     ("options", "words"),
     [(["--top"], "--top redraws a table and needs a terminal"), (["--top", "--json"], "choose one")],
 )
-def test_a_live_table_where_it_cannot_be(options: list[str], words: str, view: View) -> None:
+def test_top_without_a_terminal_or_with_json_is_one_line(options: list[str], words: str, view: View) -> None:
     done = view("--source", "file", *options)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert words in done.stderr

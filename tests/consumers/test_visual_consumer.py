@@ -30,7 +30,7 @@ def live(settings: Settings) -> Settings:
 
 
 def test_headless_run_leaves_an_image_and_one_summary(live: Settings) -> None:
-    """Also where there is a display that does not answer, and a matplotlibrc that is none."""
+    """A display that does not answer and a broken matplotlibrc do not disturb a run without a window."""
     (live.data_path / "matplotlibrc").write_bytes(b"font.size: banana\nnonsense\xff\n")
     environment = {**HEADLESS, "DISPLAY": ":987", "MPLCONFIGDIR": str(live.data_path)}
     options = ("--source", "file", "--duration", "2", "--refresh", "0.5")
@@ -72,7 +72,7 @@ def test_reading_that_does_not_end_is_logged(live: Settings, monkeypatch: pytest
 
 
 BAD_INPUT: list[tuple[list[str], str]] = [
-    ([], "nonsense (from --backend or MPLBACKEND)"),  # the variable counts for the first one only
+    ([], "nonsense (from --backend or MPLBACKEND)"),  # the variable is for the first case only
     (["--backend", "bananas"], "backend bananas"),
     (["--backend", "module://os"], "backend module://os"),
     (["--backend", "TkAgg"], "backend TkAgg"),

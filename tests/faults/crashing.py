@@ -26,7 +26,7 @@ STARTS, APPENDS, MESSAGES = 3, 3, 10
 
 
 def run(settings: Settings, report: Callable[[int], None]) -> None:
-    """What a producer does, but one thing after the other, so that the same call is always the n-th."""
+    """Do what a producer does, but in one thread, so that the same call is always the n-th."""
     for _ in range(STARTS):
         with closing(Journal(settings.journal_path("ragini"), BUZZ)) as journal:
             journal.subscribe(EMBEDDED)
@@ -46,7 +46,7 @@ def run(settings: Settings, report: Callable[[int], None]) -> None:
 
 
 def in_child(work: Callable[[Callable[[int], None]], int]) -> tuple[int, list[int]]:
-    """Run `work` in a fork; its exit code and the numbers that it reported."""
+    """Run `work` in a fork; return its exit code and the numbers it reported."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -65,9 +65,9 @@ def main() -> None:
     shim = ctypes.CDLL(None)
     shim.crash_arm.argtypes = (ctypes.c_char_p, ctypes.c_long, ctypes.c_int)
     answers = os.dup(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # summaries
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # hides summaries
     logger.remove()
-    ragini_producer.pool()  # scores its texts, once for all forks
+    ragini_producer.pool()  # scores the texts once for all forks
     for line in sys.stdin:
         command, folder, *numbers = line.split()
         settings = Settings(data_dir=Path(folder))

@@ -24,7 +24,7 @@ EXITED = 0
 
 
 def in_child(work: Callable[[], int]) -> tuple[int, str]:
-    """Run `work` in a fork that is not cleaned up; its exit code and its number."""
+    """Run `work` in a fork without cleaning up; return its exit code and its number."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:

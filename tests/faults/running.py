@@ -1,4 +1,4 @@
-"""A producer that runs while a test spoils its sinks."""
+"""A producer that runs while a test damages its sinks."""
 
 import threading
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from utils.app.config import Settings
 
 
 class Running:
-    """A producer that runs until it is stopped; what it logs is gathered."""
+    """A producer that runs until it is stopped, with the lines that it logs."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Running:
             self.log.append(line)
 
     def stop(self) -> tuple[int, str]:
-        """Ask it to stop; its exit code and what it printed."""
+        """Ask it to stop; return its exit code and its output."""
         self.process.terminate()
         assert self.process.stdout
         out = self.process.stdout.read()
@@ -38,7 +38,7 @@ class Running:
         return self.process.wait(90), out
 
     def kill(self) -> None:
-        """End it at once, if it has not ended."""
+        """Kill it if it still runs."""
         self.process.kill()
         self.process.wait()
         self._reader.join()

@@ -1,4 +1,4 @@
-"""A consumer of alerts that is killed again and again, with a webhook that is down half of the time."""
+"""A consumer of alerts that is killed repeatedly, with a webhook that is down half of the time."""
 
 import random
 import sqlite3
@@ -19,7 +19,7 @@ __all__ = ["webhook"]  # the fixture
 
 
 def made_stream(amount: int, crossings: int, rng: random.Random) -> list[tuple[float, str, float | None]]:
-    """Five devices, a record per second; now and then one is hot for three to thirty of its records."""
+    """Make records of five devices, one a second; now and then a device is hot for 3 to 30 records."""
     hot_until = dict.fromkeys("abcde", -1)
     begins = set(rng.sample(range(0, amount - 160, 160), crossings))  # the longest lasts 150 records
     made: list[tuple[float, str, float | None]] = []
@@ -41,7 +41,7 @@ def received_more(webhook: Webhook, than: int) -> bool:
     full=4,
     long=50,
 )
-@pytest.mark.timeout(3600)  # the long setting
+@pytest.mark.timeout(3600)  # for the long setting
 def test_each_alert_is_stored_once_and_delivered(
     times: int, long: bool, *, settings: Settings, webhook: Webhook, measured: Callable[[str], None]
 ) -> None:
@@ -63,7 +63,7 @@ def test_each_alert_is_stored_once_and_delivered(
             stream.write(b"".join(lines[kill * step : (kill + 1) * step]))
         webhook.answer = up if kill % 2 else lambda request: request.send_response(503)
         with start_python("consumers.alert_consumer", *options, settings=settings) as process:
-            with suppress(AssertionError):  # in the middle of delivery, if there is any
+            with suppress(AssertionError):  # during a delivery, if there is one
                 wait_until(partial(received_more, webhook, seen), timeout_s=rng.choice([0.5, 1, 5]))
             process.kill()
             process.communicate()

@@ -1,8 +1,7 @@
 """The process ends at every single write, sync, truncation or removal of a file; then the real producer recovers.
 
-A shim below Python, SQLite and DuckDB ends it before the call, or after a part of a write: a kill and a power cut stop
-large writes between two pages.
-"""
+A shim below Python, SQLite and DuckDB ends it before the call or after a part of a write, as a kill or a power cut
+stops large writes between two pages."""
 
 import random
 import shutil
@@ -17,11 +16,11 @@ from tests.faults import crashing
 from tests.helpers import assert_complete, last_assigned, start_python
 from utils.app.config import Settings
 
-PARTS = 0, 1, 32, 63  # of 64, of the write that is cut
+PARTS = 0, 1, 32, 63  # of 64, of the interrupted write
 
 
 class Crasher:
-    """The server of forks."""
+    """The process that forks."""
 
     def __init__(self, shim: Path, settings: Settings) -> None:
         self.process = start_python("tests.faults.crashing", settings=settings, environment={"LD_PRELOAD": str(shim)})
@@ -52,7 +51,7 @@ def crasher(tmp_path: Path, settings: Settings) -> Iterator[Crasher]:
     full=16,
     long="every one",
 )
-@pytest.mark.timeout(7200)  # all points, with --long
+@pytest.mark.timeout(7200)  # for all points, with --long
 def test_recovers_from_a_crash_at_any_call(
     crasher: Crasher, tmp_path: Path, times: int, measured: Callable[[str], None]
 ) -> None:

@@ -1,4 +1,4 @@
-"""A full disk (here: a limit on the size of files): no acknowledged message is lost, and it heals by itself."""
+"""A full disk (a limit on the size of files): no acknowledged message is lost, and delivery resumes by itself."""
 
 import subprocess
 import sys
@@ -39,7 +39,7 @@ def check_end(producer: Running, settings: Settings, sinks: tuple[str, ...]) -> 
 
 @pytest.fixture
 def small_disk(settings: Settings) -> Iterator[Path]:
-    """A disk of its own inside the data folder."""
+    """Mount a small disk inside the data folder."""
     folder = settings.data_path / "disk"
     folder.mkdir(parents=True)
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16M", "tmpfs", str(folder)], check=False).returncode:

@@ -1,4 +1,4 @@
-"""kill -9 of producers at random moments: whatever was acknowledged is in every sink, once, in order."""
+"""kill -9 of producers at random moments: every sink has all acknowledged records, once and in order."""
 
 import random
 import subprocess
@@ -31,7 +31,7 @@ def start(settings: Settings, module: str = "producers.ragini_producer") -> subp
 
 
 def kill_at_random(process: subprocess.Popen[str], rng: random.Random, long: bool) -> int:
-    """Kill after a few acknowledgements (or none) and a moment; the last acknowledged sequence."""
+    """Kill after some acknowledgements (or none) and a moment; return the last acknowledged sequence."""
     assert process.stdout
     acknowledged = 0
     for _ in range(rng.choice([0, 1, 2, 5, 10, 20] if long else [0, 1, 2, 5])):
@@ -51,7 +51,7 @@ def kill_at_random(process: subprocess.Popen[str], rng: random.Random, long: boo
     full=8,
     long=50,
 )
-@pytest.mark.timeout(1800)  # all kills, with --long
+@pytest.mark.timeout(1800)  # for all kills, with --long
 def test_every_acknowledged_message_is_in_every_sink_once(
     settings: Settings, times: int, long: bool, measured: Callable[[str], None]
 ) -> None:
@@ -61,7 +61,7 @@ def test_every_acknowledged_message_is_in_every_sink_once(
     while done < times or acknowledged < messages:
         acknowledged = max(acknowledged, kill_at_random(start(settings), rng, long))
         done += 1
-    behind = {"file": acknowledged - settings.live_path.read_bytes().count(b"\n")}  # its last line may be partial
+    behind = {"file": acknowledged - settings.live_path.read_bytes().count(b"\n")}  # the last line may be partial
     behind |= {sink: acknowledged - sum(map(len, held(sink, settings).values())) for sink in ("sqlite", "duckdb")}
     ragini("--count", 1, "--drain", 60, settings=settings)
     last = last_assigned(settings)
@@ -80,7 +80,7 @@ def test_every_acknowledged_message_is_in_every_sink_once(
     full=3,
     long=20,
 )
-@pytest.mark.timeout(3600)  # the long setting
+@pytest.mark.timeout(3600)  # for the long setting
 def test_several_producers_share_the_sinks_and_are_killed(settings: Settings, times: int, long: bool) -> None:
     rng = random.Random(7)
     modules = {"ragini": "producers.ragini_producer", "case": "producers.producer_case"}

@@ -1,4 +1,4 @@
-"""Files and tables that buzzline-05 wrote: they open, are read and take new rows without a manual step."""
+"""Files and tables of buzzline-05 open, are read and take new rows without a manual step."""
 
 import json
 import sqlite3

@@ -1,4 +1,4 @@
-"""Each sink is taken away while a producer runs: the others continue, it converges by itself, and it is logged once."""
+"""A sink is away while a producer runs: the others continue, it catches up by itself, and it is logged once."""
 
 import subprocess
 import sys
@@ -47,7 +47,7 @@ def journal_is_delivered(settings: Settings) -> bool:
 
 @contextmanager
 def folder_in_place_of(path: Path) -> Iterator[None]:
-    """The file was moved away and something that cannot be opened as one is there."""
+    """Move the file away and put something there that cannot be opened."""
     aside = path.with_name("aside")
     path.rename(aside)
     path.mkdir()
@@ -158,7 +158,7 @@ def test_a_folder_that_cannot_be_written_to(settings: Settings) -> None:
     full=1,
 )
 def test_a_sink_process_that_is_frozen_holds_up_only_its_sink(settings: Settings) -> None:
-    """A writer that holds SQLite's lock and never wakes up, for a run that is as short as can be."""
+    """A frozen writer with SQLite's lock delays only its sink, in the shortest possible run."""
     ragini("--count", 1, settings=settings)
     script = (
         "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('BEGIN IMMEDIATE'); "

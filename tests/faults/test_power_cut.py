@@ -1,9 +1,7 @@
-"""Power cuts: what an emitter believes after a start must be on the disk, whatever a killed process had not synced.
+"""Power cuts: what an emitter believes to be stored is on the disk, whatever a killed process had not synced.
 
-A process is killed at each call that changes the sink's file, a write after its first part, so that its pages are only
-in memory. The next one asks `last`. What the block device contains at that moment is what a power cut leaves: an image
-of it is mounted.
-"""
+A process is killed at each call that changes the sink's file, so that its pages are only in memory. The next process
+asks `last`. A power cut leaves what the block device contains then: an image of it is mounted."""
 
 import os
 import shutil
@@ -26,7 +24,7 @@ SYNCED, ALL = 5, 45
 
 
 class Disk:
-    """An ext4 file system of its own, and a process that emits to it."""
+    """An ext4 file system in an image, and a process that emits to it."""
 
     def __init__(self, folder: Path, shim: Path, settings: Settings) -> None:
         self.folder, self.mounted = folder, folder / "disk"
@@ -38,7 +36,7 @@ class Disk:
         return Settings(data_dir=self.mounted / "data")
 
     def ask(self, *words: object) -> tuple[int, int]:
-        """Exit code and answer of a child of the process."""
+        """Return exit code and answer of a child of the process."""
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(" ".join(map(str, words)) + "\n")
         self.process.stdin.flush()
@@ -54,7 +52,7 @@ class Disk:
         subprocess.run(["umount", str(self.mounted)], check=True)
 
     def make(self, sink: str) -> None:
-        """A new file system whose sink has its first records, synced."""
+        """Make a file system with a sink whose first records are synced."""
         image = self.folder / "image"
         image.unlink(missing_ok=True)
         with image.open("wb") as file:
@@ -65,7 +63,7 @@ class Disk:
         subprocess.run(["sync", "-f", str(self.mounted)], check=True)
 
     def lose_power(self) -> None:
-        """From now on the disk has what the block device has."""
+        """Replace the file system by what its block device contains."""
         shutil.copyfile(self.folder / "image", self.folder / "left")
         self.unmount()
         self.mount("left")
@@ -87,7 +85,7 @@ def disk(tmp_path: Path, settings: Settings) -> Iterator[Disk]:
 
 
 def believed_and_left(disk: Disk, sink: str, call: int, *, sync: int = 1) -> tuple[int, int]:
-    """What the process after a killed one believed, and what a power cut then left."""
+    """Return what the process after a killed one believed, and what a power cut then left."""
     disk.make(sink)
     code, _ = disk.ask("emit", sink, disk.settings.data_path, SYNCED + 1, ALL, call)
     assert code == 9, f"not killed at call {call}"
@@ -117,8 +115,8 @@ def test_what_is_believed_is_on_the_disk(sink: str, disk: Disk) -> None:
     assert not {call: pair for call, pair in results.items() if not pair[1] >= pair[0] >= SYNCED}
 
 
-def test_without_the_sync_it_would_be_lost(disk: Disk) -> None:
-    """The second call of the file emitter is its sync: this method finds what it is for."""
+def test_without_the_sync_records_would_be_lost(disk: Disk) -> None:
+    """Without the file emitter's sync, its second call, records are lost: so this method detects it."""
     believed, left = believed_and_left(disk, "file", 2, sync=0)
     assert (believed, left) == (ALL, SYNCED)
 
@@ -144,7 +142,7 @@ def test_the_file_and_its_folder_are_synced_before_it_is_believed(
 
 
 def test_sqlite_writes_a_page_before_it_is_believed(tmp_path: Path) -> None:
-    """A commit that writes nothing syncs nothing."""
+    """SQLite syncs a commit only if it writes a page."""
     path = tmp_path / "buzz.sqlite"
     log = path.with_name("buzz.sqlite-wal")
     with closing(SqliteEmitter(path, BUZZ)) as first:

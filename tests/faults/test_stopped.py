@@ -33,7 +33,7 @@ def read_until(process: subprocess.Popen[str], words: str) -> None:
 
 
 def end_of(process: subprocess.Popen[str]) -> tuple[int, str, str, float]:
-    """Exit code, stdout, stderr, and seconds from now to the end."""
+    """Return exit code, stdout, stderr, and the seconds from now to the end."""
     began_s = time.monotonic()
     out, err = process.communicate(timeout=60)
     return process.returncode, out, err, time.monotonic() - began_s
@@ -58,9 +58,9 @@ def test_a_signal_ends_with_one_summary(settings: Settings, number: signal.Signa
     full=4,
     long=30,
 )
-@pytest.mark.timeout(3600)  # the long setting
+@pytest.mark.timeout(3600)  # for the long setting
 def test_signals_at_random_moments_of_a_short_run(settings: Settings, times: int) -> None:
-    """From the first line of the log to the end of the drain."""
+    """From the first log line to the end of the drain, a signal ends a run cleanly."""
     rng = random.Random(5)
     last = 0
     for _ in range(times):

@@ -1,4 +1,4 @@
-"""Running a feed, and what its stream's sinks contain, read without any code of the project."""
+"""Runs of a feed, and the contents of its sinks, read without the project's code."""
 
 import json
 import sqlite3
@@ -14,20 +14,20 @@ from utils.app.config import Settings
 def feed(
     source: str | Path, *options: str | int, settings: Settings, code: int | None = 0
 ) -> subprocess.CompletedProcess[str]:
-    """Run a feed to its end; its exit code must be `code` unless that is None."""
+    """Run a feed to its end and assert its exit code, unless `code` is None."""
     done = run_here("producers.feed_producer", source, *options, settings=settings)
     assert code is None or done.returncode == code, done.stderr + done.stdout
     return done
 
 
 def lines(settings: Settings, stream: str) -> list[dict[str, Any]]:
-    """The records in the file sink of a stream."""
+    """Return the records in the file sink of a stream."""
     path = settings.file_path(stream)
     return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
 
 
 def column(settings: Settings, stream: str, field: str) -> dict[str, list[Any]]:
-    """Sink -> the values of a field in the order in which the sink has them."""
+    """Return sink -> values of a field, in the sink's order."""
     found = {"file": [record.get(field) for record in lines(settings, stream)]}
     query = f'SELECT "{field}" FROM "{stream}" ORDER BY rowid'
     if settings.sqlite_path.exists():
@@ -40,6 +40,6 @@ def column(settings: Settings, stream: str, field: str) -> dict[str, list[Any]]:
 
 
 def letters(settings: Settings, stream: str) -> list[dict[str, str]]:
-    """The rejected input of a stream."""
+    """Return the rejected input of a stream."""
     path = settings.dead_letter_path(f"{stream}-input")
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []

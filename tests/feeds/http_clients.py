@@ -25,7 +25,7 @@ LINES = {"Content-Type": "application/x-ndjson"}
 
 
 class Thing(Record):
-    """What the clients of these tests post."""
+    """A record that the clients post."""
 
     client: str
     number: int | None = None
@@ -52,7 +52,7 @@ def answered(response: HTTPResponse) -> Answered:
 def post(
     port: int, body: bytes | str, headers: Mapping[str, str] = JSON, *, method: str = "POST", to: str = "/"
 ) -> Answered:
-    """Send one request over a connection of its own."""
+    """Send one request over a new connection."""
     connection = HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         connection.request(method, to, body.encode() if isinstance(body, str) else body, dict(headers))
@@ -66,7 +66,7 @@ def thing(client: str, number: int) -> str:
 
 
 def raw(port: int, data: bytes, *, timeout_s: float = 30) -> bytes:
-    """Send bytes; everything that the server answers until it closes the connection."""
+    """Send bytes; return everything that the server answers until it closes the connection."""
     with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as connection:
         connection.sendall(data)
         found = b""
@@ -87,7 +87,7 @@ def can_connect(port: int) -> bool:
 
 
 class RunningFeed:
-    """A feed that is served in a thread; `code` is its exit code, or what it raised, once it has ended."""
+    """A feed in a thread; once it has ended, `code` is its exit code or the error it raised."""
 
     def __init__(
         self,
@@ -127,13 +127,13 @@ class RunningFeed:
         return "".join(self._lines)
 
     def stored(self) -> list[dict[str, Any]]:
-        """What the file sink contains."""
+        """Return the records of the file sink."""
         path = self._settings.file_path("things")
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         return [json.loads(line) for line in lines]
 
     def end(self) -> list[dict[str, Any]]:
-        """Stop cleanly; what the file sink contains then."""
+        """Stop the feed cleanly; return the records of the file sink."""
         self.stop.set()
         self.wait()
         return self.stored()
@@ -146,7 +146,7 @@ class RunningFeed:
 
 @contextmanager
 def running(settings: Settings, **options: Any) -> Iterator[RunningFeed]:
-    """A feed of things, stopped at the end; it must end with 0 unless the test has waited for its end."""
+    """Run a feed of things, and stop it at the end; it must end with 0 unless the test has waited for its end."""
     feed = RunningFeed(settings, **options)
     try:
         yield feed

@@ -1,4 +1,4 @@
-"""Whatever can be read becomes a stream: whole, typed, once; what is damaged is kept with its place and reason."""
+"""Each kind of input becomes a stream: whole, typed, once; damaged records are kept with place and reason."""
 
 import gzip
 import json
@@ -42,7 +42,7 @@ from utils.sources.base import Chunk, Resume, Source
 
 Feed = Callable[..., subprocess.CompletedProcess[str]]
 
-# Each input holds these, in its own way.
+# The numbers of each input, in its own format.
 NUMBERS = [1, 2.5, None, -4, 1e300]
 NAMES = ["Ann, the first", 'say "hi"', "Zoë", "line\nend", "🔥"]
 TIMES = [f"2026-11-23T19:04:0{second}Z" for second in range(5)]
@@ -150,7 +150,7 @@ class TestInputs:
         assert "in extra: more 1, n 1" in done.stdout
         assert [(each["code"], each["n"]) for each in lines(settings, "parts")] == [("12", 3), ("007", "x")]
 
-    def test_texts_become_numbers_only_where_most_are(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
+    def test_a_field_is_a_number_if_most_of_its_texts_are(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
         (tmp_path / "things.csv").write_text("code\nA1\nB2\n12\n")
         feed("things.csv")
         for sink, codes in column(settings, "things", "code").items():
@@ -356,7 +356,7 @@ class TestDamage:
         assert letter["input"].encode()[:3] in content
 
     @pytest.mark.parametrize("tail", [b"z" * 300, b'{"n":5}'])
-    def test_of_a_line_that_is_too_long_nothing_becomes_a_record(
+    def test_no_part_of_a_too_long_line_becomes_a_record(
         self, tail: bytes, feed: Feed, settings: Settings, tmp_path: Path
     ) -> None:
         (tmp_path / "things.txt.gz").write_bytes(
@@ -368,7 +368,7 @@ class TestDamage:
         assert letter["place"] == "things.txt.gz line 2"
         assert "over the limit" in letter["reason"]
 
-    def test_what_is_rejected_can_be_corrected_and_fed(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
+    def test_rejected_input_can_be_corrected_and_fed(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
         (tmp_path / "things.jsonl").write_text('{"n":1}\n{"n":2,}\n{"n":3}\n')
         done = feed("things.jsonl", "--once")
         assert "read 3, acknowledged 2; rejected 1" in done.stdout
@@ -379,7 +379,7 @@ class TestDamage:
         assert column(settings, "things", "n")["sqlite"] == [1, 3, 2]
 
     @pytest.mark.full
-    def test_of_a_compressed_file_all_before_the_damage_arrives(
+    def test_a_damaged_compressed_file_is_read_up_to_the_damage(
         self, feed: Feed, settings: Settings, tmp_path: Path
     ) -> None:
         rows = "n\n" + "".join(f"{n}\n" for n in range(30_000))
@@ -477,7 +477,7 @@ def test_a_bad_source_is_one_line(case: str, feed: Feed, tmp_path: Path) -> None
         (("http:{port}", "--stream", "Things"), "cannot name a stream"),
     ],
 )
-def test_what_cannot_be_served_is_one_line(feed: Feed, arguments: tuple[str, ...], line: str) -> None:
+def test_an_invalid_http_source_is_one_line(feed: Feed, arguments: tuple[str, ...], line: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         done = feed(*(each.format(port=port) for each in arguments), "--log-level", "ERROR", code=2)
@@ -491,7 +491,7 @@ def test_a_file_that_may_not_be_read_is_one_line(feed: Feed, tmp_path: Path, mon
 
     def denied(path: Path, *arguments: Any, **options: Any) -> Any:
         if path.name == "a.csv":
-            raise PermissionError(13, "Permission denied")  # permissions do not bind the superuser
+            raise PermissionError(13, "Permission denied")  # the superuser ignores permissions
         return opened(path, *arguments, **options)
 
     monkeypatch.setattr(Path, "open", denied)
@@ -554,7 +554,7 @@ class TestStandardInput:
 def test_a_pipe_whose_first_line_does_not_end_needs_no_memory(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the wrong end of `tail -f | tr`: what is looked at for the fields stays to be fed, but not all of a line."""
+    """Looking for fields in a pipe keeps the bytes to be fed, but of a line without an end only a part."""
     blocks = chain(repeat(b"x" * inputs.AHEAD_BYTES, 1_000), [b'\n{"n":1}\n{"n":2}\n', b""])
     stdin = SimpleNamespace(buffer=SimpleNamespace(read1=lambda size: next(blocks)), closed=False)
     monkeypatch.setattr(sys, "stdin", stdin)
@@ -589,10 +589,10 @@ def test_a_wait_for_a_first_record_ends_without_an_error(settings: Settings) -> 
 
 
 @pytest.mark.parametrize("is_new", [True, False])
-def test_a_source_that_is_away_at_the_start_is_waited_for_by_who_follows_it(
+def test_a_feed_that_follows_waits_for_a_source_that_is_away(
     settings: Settings, is_new: bool, logged: list[str]
 ) -> None:
-    """As a broker that starts later than the feed."""
+    """A feed that follows its source waits for it, such as for a broker that starts later."""
     if not is_new:
         settings.schema_folder.mkdir(parents=True)
         (settings.schema_folder / "things.json").write_text('{"fields": {"n": "number"}}')
@@ -616,7 +616,7 @@ def test_a_source_that_is_away_at_the_start_is_waited_for_by_who_follows_it(
     assert [line for line in logged if "no broker; waiting" in line]
 
 
-def test_what_is_interrupted_before_its_first_record_is_unfinished(settings: Settings, tmp_path: Path) -> None:
+def test_a_feed_interrupted_before_its_first_record_is_unfinished(settings: Settings, tmp_path: Path) -> None:
     path, stop = tmp_path / "things.csv", threading.Event()
     path.write_text("n\n1\n")
     stop.set()
@@ -624,7 +624,7 @@ def test_what_is_interrupted_before_its_first_record_is_unfinished(settings: Set
     assert feeding.feed(found, "things", feeding.PLAIN_FEED, settings, stop) == 3
 
 
-def test_what_is_rejected_waits_for_a_full_disk(
+def test_a_rejected_record_waits_for_space_on_the_disk(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, full = tmp_path / "things.csv", [True, True]
@@ -646,15 +646,13 @@ def test_what_is_rejected_waits_for_a_full_disk(
 
 
 @has_links
-def test_a_link_that_is_pointed_at_the_next_file_of_a_series_is_one_source(
-    feed: Feed, settings: Settings, tmp_path: Path
-) -> None:
+def test_a_link_to_changing_files_is_one_source(feed: Feed, settings: Settings, tmp_path: Path) -> None:
     first, second, link = (tmp_path / f"{name}.jsonl" for name in ("app-20261126", "app-20261127", "current"))
     first.write_text('{"n":0}\n')
     link.symlink_to(first)
     feed(link, "--once")
     with first.open("a") as file:
-        file.write('{"n":1}\n')  # which nobody read before the next one began
+        file.write('{"n":1}\n')  # unread before the next file began
     second.write_text('{"n":2}\n')
     link.unlink()
     link.symlink_to(second)
@@ -673,10 +671,12 @@ def test_the_own_sink_is_known_behind_a_link(feed: Feed, settings: Settings, tmp
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz"])
-def test_a_complete_file_that_is_left_in_the_middle_is_closed(name: str, settings: Settings, tmp_path: Path) -> None:
+def test_a_complete_file_is_closed_if_the_feed_ends_in_the_middle(
+    name: str, settings: Settings, tmp_path: Path
+) -> None:
     path = tmp_path / name
     with gzip.open(path, "wt") if name.endswith(".gz") else path.open("w") as file:
-        file.write("n\n" + f"{'x' * 100_000}\n" * 30)  # more than is read at once
+        file.write("n\n" + f"{'x' * 100_000}\n" * 30)  # more than one read takes
     source = inputs.find_input(str(path), inputs.PLAIN, settings, threading.Event())
     with closing(source.open(Stream("rows"), lambda partition: "", True)) as reader:
         assert reader.poll(10)

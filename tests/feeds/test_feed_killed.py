@@ -1,4 +1,4 @@
-"""Feeds that are killed while what they read grows and changes: each record once and in order, in each sink."""
+"""Feeds that are killed while their source changes: each sink has each record once and in order."""
 
 import os
 import random
@@ -20,7 +20,7 @@ Write = Callable[[int, int], object]
 
 
 class Writer(threading.Thread):
-    """Another program that writes numbered records, some at a time, until it is told to stop."""
+    """Another program that writes numbered records in groups until it is stopped."""
 
     def __init__(self, write: Write) -> None:
         super().__init__(daemon=True)
@@ -40,7 +40,7 @@ class Writer(threading.Thread):
 
 
 def fed_bytes(settings: Settings, stream: str = "things") -> int:
-    """How much is in the file sink."""
+    """Return the size of the file sink."""
     path = settings.file_path(stream)
     return path.stat().st_size if path.exists() else 0
 
@@ -63,7 +63,7 @@ def attack(arguments: list[str], writer: Writer, kills: int, settings: Settings,
 
 
 class RotatedLog:
-    """A log that is rotated in each way, once it is `known`, and appended to in pieces that end anywhere."""
+    """A log that is rotated in each way, once it is `known`, and appended to in pieces with any end."""
 
     def __init__(self, path: Path, known: Callable[[], object]) -> None:
         self.path, self._known = path, known
@@ -77,7 +77,7 @@ class RotatedLog:
         for part in (data[:cut], data[cut:]):
             with self.path.open("ab") as file:
                 file.write(part)
-        is_due = time.monotonic() - self._rotated_s > 0.5  # a feed that runs sees each rotation
+        is_due = time.monotonic() - self._rotated_s > 0.5  # a running feed sees each rotation
         if is_due and self._rng.random() < 0.05 and self._known():
             self._rotate()
             self._rotated_s = time.monotonic()

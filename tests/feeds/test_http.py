@@ -1,4 +1,4 @@
-"""A feed over HTTP: what each request is answered, and that what was answered with 200 is in the sinks, once."""
+"""A feed over HTTP: the answer to each request, and what was answered with 200 is in the sinks once."""
 
 import json
 import re
@@ -50,7 +50,7 @@ DEEP = '{"client":' + "[" * 200 + "]" * 200 + "}"
 BEYOND_UTF8 = b'{"client":"\xff"}'
 MANY = "[" + ",".join(["{}"] * (http.MAX_RECORDS + 1)) + "]"
 
-# name: (body, headers, status, what the answer says)
+# name: (body, headers, status, words of the answer)
 ANSWERS: dict[str, tuple[bytes | str, dict[str, str], int, str]] = {
     "an object": (ONE, JSON, 200, '"acknowledged": 1'),
     "an object over several lines": ('{\n "client": "a",\n\n "number": 2\n}\n', JSON, 200, '"acknowledged": 1'),
@@ -92,7 +92,7 @@ ANSWERS: dict[str, tuple[bytes | str, dict[str, str], int, str]] = {
 
 
 def test_each_request_is_answered_as_documented(settings: Settings) -> None:
-    """All or nothing: what the sinks contain in the end are the records of the requests that were answered with 200."""
+    """A request is taken whole or not at all: the sinks contain exactly the records answered with 200."""
     found = {}
     with running(settings) as feed:
         for name, (body, headers, _, _) in ANSWERS.items():
@@ -126,7 +126,7 @@ def port_of(server: WebServer) -> int:
     return int(server.url.rpartition(":")[2].rstrip("/"))
 
 
-def test_only_who_knows_the_token_is_heard_and_nobody_reads_it_in_the_log(settings: Settings) -> None:
+def test_a_token_is_required_and_never_logged(settings: Settings) -> None:
     token = "k9-secret-token"
     wrong: list[dict[str, str]] = [
         {},
@@ -166,12 +166,12 @@ def test_an_address_that_others_reach_needs_a_token(settings: Settings, address:
     "address",
     ["", "http", "99999", "localhost:", "127.0.0.1:x", "//host:80", "\u0663", "[::1:80", "::1]:80", "[[::1]]:80"],
 )
-def test_an_address_that_is_none_is_one_error(settings: Settings, address: str) -> None:
+def test_an_invalid_address_is_one_error(settings: Settings, address: str) -> None:
     with pytest.raises(ToolkitError, match="give PORT or ADDRESS:PORT"):
         feed_http(address, "things", PLAIN_FEED, settings, threading.Event())
 
 
-def test_a_feed_that_nothing_came_to_ends_with_one_line(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_feed_without_any_request_ends_with_one_line(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     stop = threading.Event()
     stop.set()
     assert feed_http("0", "things", PLAIN_FEED, settings, stop) == 0
@@ -185,7 +185,7 @@ def test_a_retry_with_its_key_answers_the_same_and_adds_nothing(settings: Settin
         assert [post(feed.port, two, keyed).body for _ in range(3)] == [{"acknowledged": 2}] * 3
         other = post(feed.port, ONE, keyed)
         assert other.status == 422 and "another body" in other.body["error"]
-    with running(settings) as feed:  # another process, as far as the journal can tell
+    with running(settings) as feed:  # the journal sees another process
         assert post(feed.port, two, keyed).body == {"acknowledged": 2}
         assert post(feed.port, ONE, keyed).status == 422
         assert post(feed.port, two, JSON | {"Idempotency-Key": "two"}).body == {"acknowledged": 2}
@@ -202,8 +202,8 @@ def test_only_the_last_keys_are_remembered(settings: Settings, monkeypatch: pyte
             assert post(feed.port, f"[{ONE}, {ONE}]", JSON | {"Idempotency-Key": key}).status == 200
 
     with running(settings) as feed:
-        assert post(feed.port, ONE).status == 200  # no batch ends at a multiple of two
-        send("a", "b", "c", "d", "e", "b")  # b is known
+        assert post(feed.port, ONE).status == 200  # so that no batch ends at a multiple of two
+        send("a", "b", "c", "d", "e", "b")  # b is remembered
         assert len(feed.end()) == 11
     with running(settings) as feed:
         send("e", "a")  # a is new again
@@ -220,7 +220,7 @@ def test_rejected_requests_are_counted_and_do_not_fill_the_log(
     assert "acknowledged 0; rejected 7; file" in capsys.readouterr().out
 
 
-def test_what_was_rejected_leaves_its_key_free(settings: Settings) -> None:
+def test_a_rejected_request_leaves_its_key_free(settings: Settings) -> None:
     keyed = JSON | {"Idempotency-Key": "one"}
     with running(settings) as feed:
         assert [post(feed.port, body, keyed).status for body in (f"[{ONE}, 7]", ONE, ONE)] == [400, 200, 200]
@@ -228,9 +228,9 @@ def test_what_was_rejected_leaves_its_key_free(settings: Settings) -> None:
 
 
 def test_a_full_journal_is_answered_with_429_until_there_is_room(settings: Settings) -> None:
-    """One sink is down, so nothing leaves the journal; the records that were acknowledged reach it afterwards."""
+    """With a sink down a full journal answers 429; once there is room, all acknowledged records reach the sink."""
     small = Settings(data_dir=settings.data_dir, journal_max_mb=1)
-    large = json.dumps({"client": secrets.token_hex(100_000)})  # the journal compresses it
+    large = json.dumps({"client": secrets.token_hex(100_000)})  # the journal compresses, so random text
     with running(small, sinks=("file", "sqlite")) as feed:
         post(feed.port, ONE)
         with closing(sqlite3.connect(settings.sqlite_path, isolation_level=None)) as other:
@@ -263,7 +263,7 @@ def test_a_slow_body_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
         assert chunked.startswith(b"HTTP/1.1 408")
 
 
-def test_a_client_that_leaves_costs_nothing(settings: Settings) -> None:
+def test_a_client_that_disconnects_disturbs_no_other(settings: Settings) -> None:
     with running(settings) as feed:
         head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
         for data in (b"", b"POST", head % 100, head % 100 + b"{"):
@@ -275,7 +275,7 @@ def test_a_client_that_leaves_costs_nothing(settings: Settings) -> None:
 
 
 def test_a_client_of_the_wrong_type_sends_its_body_before_it_is_answered() -> None:
-    """Python's urllib names a form if told nothing; an answer before the end would break its connection."""
+    """A body of a wrong type, such as urllib's default, is read whole: an early answer would break the connection."""
     head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: 2\r\nConnection: close\r\n\r\n"
     with (
         closing(WebServer(Endpoint(SimpleQueue(), "").app(), "127.0.0.1", 0, "")) as server,
@@ -290,7 +290,7 @@ def test_a_client_of_the_wrong_type_sends_its_body_before_it_is_answered() -> No
 
 
 def test_answers_over_one_connection_come_at_once() -> None:
-    """None waits until the client has acknowledged a packet before it, which takes 40 ms or more."""
+    """Answers are sent at once, not after the client's delayed acknowledgement of a packet (40 ms or more)."""
     took_s = list[float]()
     with (
         closing(WebServer(Endpoint(SimpleQueue(), "").app(), "127.0.0.1", 0, "")) as server,
@@ -301,7 +301,7 @@ def test_answers_over_one_connection_come_at_once() -> None:
             connection.request("GET", "/")
             assert answered(connection.getresponse()).status == 405
             took_s.append(time.perf_counter() - begun_s)
-    assert min(took_s[20:]) < 0.03  # the first ones do not wait in any case
+    assert min(took_s[20:]) < 0.03  # the first ones are fast in any case
 
 
 def test_chunked_and_pipelined_requests_are_answered_in_their_order(settings: Settings) -> None:
@@ -340,7 +340,7 @@ def test_chunked_and_pipelined_requests_are_answered_in_their_order(settings: Se
     ids=["TLS", "version", "two lengths", "negative length", "length and chunks", "huge head", "zeros"],
 )
 @pytest.mark.full
-def test_what_is_no_http_is_ended(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_without_http_is_closed(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web, "HEAD_S", 0.5)
     with (
         closing(WebServer(Endpoint(SimpleQueue(), "").app(), "127.0.0.1", 0, "")) as server,
@@ -352,7 +352,7 @@ def test_what_is_no_http_is_ended(data: bytes, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.full
 def test_a_head_that_comes_byte_by_byte_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also behind an answer, on a connection that stays open."""
+    """A head that comes byte by byte is given up, also after an answer on a connection that stays open."""
     monkeypatch.setattr(web, "HEAD_S", 0.4)
     with closing(WebServer(Endpoint(SimpleQueue(), "").app(), "127.0.0.1", 0, "")) as server:
         for before in (b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"):
@@ -363,7 +363,7 @@ def test_a_head_that_comes_byte_by_byte_is_given_up(monkeypatch: pytest.MonkeyPa
 
 
 def ended(connection: socket.socket) -> bool:
-    """Send one more byte of a head; whether the server has closed the connection."""
+    """Send one more byte of a head; return whether the server has closed the connection."""
     try:
         connection.sendall(b"P")
         return connection.recv(1000) == b""
@@ -375,8 +375,8 @@ def ended(connection: socket.socket) -> bool:
 
 @pytest.mark.full
 @pytest.mark.parametrize("count", [None, 100], ids=["stopped", "by its count"])
-def test_a_clean_end_answers_what_it_has_taken(count: int | None, settings: Settings) -> None:
-    """While clients post: each record with 200 is stored, and nothing else is."""
+def test_a_clean_end_answers_every_request_it_has_taken(count: int | None, settings: Settings) -> None:
+    """When a feed ends while clients post, the sinks contain exactly the records answered with 200."""
     acknowledged: Counter[str] = Counter()
     others: Counter[int | str] = Counter()
 
@@ -416,12 +416,12 @@ def test_a_clean_end_answers_what_it_has_taken(count: int | None, settings: Sett
         post(feed.port, ONE)
 
 
-def test_a_request_in_hand_is_taken_while_the_feed_ends(settings: Settings) -> None:
+def test_a_request_that_has_begun_is_taken_while_the_feed_ends(settings: Settings) -> None:
     head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(ONE)
     with running(settings) as feed:
         with socket.create_connection(("127.0.0.1", feed.port), timeout=20) as connection:
             connection.sendall(head + ONE[:5].encode())
-            post(feed.port, ONE)  # so that the first one is being read for certain
+            post(feed.port, ONE)  # so that the first request is being read
             feed.stop.set()
             wait_until(lambda: not can_connect(feed.port))
             connection.sendall(ONE[5:].encode())
@@ -437,12 +437,12 @@ def test_a_request_that_is_not_complete_in_time_is_not_taken(
     head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(ONE)
     with running(settings) as feed, socket.create_connection(("127.0.0.1", feed.port), timeout=20) as connection:
         connection.sendall(head + ONE[:5].encode())
-        post(feed.port, ONE)  # so that the first one is being read for certain
+        post(feed.port, ONE)  # so that the first request is being read
         assert len(feed.end()) == 1
         assert connection.recv(1000).startswith(b"HTTP/1.1 500")
 
 
-def test_a_request_that_has_got_another_answer_is_not_taken(settings: Settings) -> None:
+def test_a_cancelled_request_is_not_taken(settings: Settings) -> None:
     with closing(Journal(settings.journal_path(NAME), THINGS)) as journal:
         intake = Intake(Session(Delivery(journal, {}, lambda _: Path()), threading.Event()), LineCodec(THINGS))
         cancelled, posted = Posted(ONE.encode(), "one"), Posted(ONE.encode(), "two")
@@ -460,7 +460,7 @@ def test_a_key_that_comes_twice_at_once_is_taken_once(settings: Settings) -> Non
         assert journal.last == 1
 
 
-def test_one_transaction_takes_a_bounded_part_of_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_transaction_takes_a_bounded_number_of_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "GROUP_BYTES", 2 * len(ONE))
     queue = SimpleQueue[Posted]()
     for _ in range(5):
@@ -468,7 +468,7 @@ def test_one_transaction_takes_a_bounded_part_of_what_waits(monkeypatch: pytest.
     assert [len(group_of(queue)) for _ in range(4)] == [2, 2, 1, 0]
 
 
-def test_what_the_disk_does_not_take_before_the_end_is_not_acknowledged(
+def test_records_that_a_full_disk_does_not_take_are_not_acknowledged(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -485,7 +485,7 @@ def test_what_the_disk_does_not_take_before_the_end_is_not_acknowledged(
 
 
 @pytest.mark.full
-def test_after_an_error_nobody_waits_while_what_is_pending_is_delivered(
+def test_after_an_error_clients_are_answered_before_the_drain(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def answer(_: Intake, group: list[Posted]) -> None:
@@ -528,7 +528,7 @@ def test_count_ends_the_feed(settings: Settings) -> None:
 
 @pytest.mark.full
 def test_fields_of_a_new_stream_are_those_of_the_first_records(settings: Settings) -> None:
-    """What is invalid describes nothing, and a second client of the first second counts too."""
+    """A new stream gets its fields from all valid records of its first second, of whatever client."""
     with running(settings, declared=False, sinks=("file", "sqlite")) as feed:
         assert post(feed.port, '{"device": 7, "t": NaN}').status == 400
         answers: list[Any] = []
@@ -558,7 +558,7 @@ def test_a_new_stream_without_any_record_leaves_nothing_behind(settings: Setting
 
 
 @pytest.mark.full
-def test_a_journal_in_use_is_one_error_and_whoever_waits_gets_an_answer(
+def test_a_journal_in_use_is_one_error_and_clients_are_answered(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(web, "END_S", 0.3)
@@ -575,7 +575,7 @@ OBJECTS = st.dictionaries(st.text(max_size=5), st.one_of(st.integers(), st.text(
 
 
 @given(st.lists(OBJECTS, min_size=1, max_size=5), st.sampled_from(["array", "lines", "blank lines"]), st.booleans())
-def test_records_are_found_in_arrays_and_lines_however_they_are_written(
+def test_records_are_found_in_arrays_and_lines_of_any_form(
     objects: list[dict[str, Any]], form: str, spaced: bool
 ) -> None:
     indent = 2 if spaced and (form == "array" or len(objects) == 1) else None
@@ -592,10 +592,10 @@ REQUEST = st.tuples(st.sampled_from(["", "k1", "k2", "k3"]), st.sampled_from(["[
 @pytest.mark.full
 @hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(REQUEST, max_size=6), max_size=4))
-def test_any_sequence_of_requests_leaves_what_was_answered(
+def test_any_sequence_of_requests_agrees_with_a_model(
     tmp_path_factory: pytest.TempPathFactory, groups: list[list[tuple[str, str]]]
 ) -> None:
-    """A model: keys with their bodies; the journal has the records of new requests, in order, once."""
+    """The journal agrees with a model for any keys and bodies: the records of new requests, once and in order."""
     expected, known = 0, dict[str, str]()
     folder = tmp_path_factory.mktemp("model")
     with closing(Journal(folder / "feed.sqlite", THINGS)) as journal:

@@ -1,4 +1,4 @@
-"""A feed over HTTP that is killed again and again, and clients that send again what was not answered."""
+"""A feed over HTTP that is killed repeatedly, and clients that repeat each unanswered request."""
 
 import json
 import re
@@ -16,11 +16,11 @@ from tests.helpers import Process, open_duckdb, start_python, wait_until
 from utils.app.config import Settings
 from utils.records.stream import declare
 
-WAIT_S = 0.05  # before a client sends again
+WAIT_S = 0.05  # before a client repeats a request
 
 
 class Clients:
-    """Threads that each post their things in requests of several sizes, every one until it is answered with 200."""
+    """Threads that post their things in requests of several sizes, and repeat each one until a 200 comes."""
 
     def __init__(self, port: int, clients: int, each: int, *, keyed: bool) -> None:
         self.port, self.each, self.keyed = port, each, keyed
@@ -84,7 +84,7 @@ def kill(process: Process) -> None:
 
 
 def stored(settings: Settings) -> Iterator[tuple[str, list[tuple[str, int]]]]:
-    """Sink and the things that it contains, in its order."""
+    """Return each sink's things in the sink's order."""
     lines = settings.file_path("things").read_text(encoding="utf-8").splitlines()
     yield "file", [(record["client"], record["number"]) for record in map(json.loads, lines)]
     query = "SELECT client, number FROM things ORDER BY sequence"
@@ -101,7 +101,7 @@ def stored(settings: Settings) -> Iterator[tuple[str, list[tuple[str, int]]]]:
     long=20,
 )
 @pytest.mark.parametrize("keyed", [True, False], ids=["with keys", "without"])
-@pytest.mark.timeout(3600)  # the long setting
+@pytest.mark.timeout(3600)  # for the long setting
 def test_a_killed_feed_has_each_record_once_with_keys_and_at_least_once_without(
     settings: Settings, keyed: bool, times: int, long: bool, measured: Callable[[str], None]
 ) -> None:
@@ -123,7 +123,7 @@ def test_a_killed_feed_has_each_record_once_with_keys_and_at_least_once_without(
     finally:
         posting.give_up()
         kill(process)
-    assert posting.again >= times  # at the least, whoever was waiting
+    assert posting.again >= times  # each kill interrupts a request
     expected = {(f"c{client}", number) for client in range(clients) for number in range(1, each + 1)}
     for sink, things in stored(settings):
         counts = Counter(things)
@@ -136,7 +136,7 @@ def test_a_killed_feed_has_each_record_once_with_keys_and_at_least_once_without(
 
 
 @pytest.mark.full
-def test_sigterm_ends_the_command_with_what_it_took_delivered(settings: Settings) -> None:
+def test_sigterm_delivers_acknowledged_records_and_ends_the_command(settings: Settings) -> None:
     process = start(port := free_port(), settings)
     try:
         wait_until(lambda: can_connect(port), 30)
@@ -147,10 +147,10 @@ def test_sigterm_ends_the_command_with_what_it_took_delivered(settings: Settings
         kill(process)
     assert (process.returncode, err) == (0, "")
     assert re.search(r"feed-things-http: read 1, acknowledged 1; file 1 delivered, 0 pending", out)
-    assert "client" in out and "number" in out  # the fields that were inferred
+    assert "client" in out and "number" in out  # the inferred fields
 
 
-# Dies like a process that is killed when the journal has committed and nobody has got an answer yet.
+# Kill the process after the journal's commit and before any answer.
 DIES_BEFORE_IT_ANSWERS = """
 import os, sys
 from producers import feed_producer
@@ -163,7 +163,7 @@ cli.run(feed_producer.main, name="producers.feed_producer", arguments=sys.argv[1
 
 
 @pytest.mark.full
-def test_a_request_that_was_committed_but_not_answered_is_not_taken_again(settings: Settings) -> None:
+def test_a_committed_request_without_an_answer_is_not_taken_again(settings: Settings) -> None:
     declare(THINGS, settings.schema_folder)
     port = free_port()
     keyed = JSON | {"Idempotency-Key": "one"}

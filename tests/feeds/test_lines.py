@@ -1,4 +1,4 @@
-"""Lines of other programs on their way into a batch: what is known of plain ones is what reading them again shows."""
+"""Plain lines skip the decoder on their way into a batch; the batch is the same as if they were decoded."""
 
 import json
 from datetime import datetime, timedelta
@@ -43,13 +43,13 @@ members: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 
 
 def fed(*lines: bytes, stream: Stream = READINGS) -> tuple[list[Line], list[Line]]:
-    """The lines as a feed hands them on, and as they are without what it knows of them."""
+    """Return the lines as a feed passes them on, and the same lines without the mark of plain ones."""
     found = LineCodec(stream).decode_each(lines)
     return found, [Line(line.line, line.timestamp) for line in found]
 
 
 def check(*lines: bytes, stream: Stream = READINGS) -> bool:
-    """Whether the lines are plain; the batch that they make is the same anyway."""
+    """Assert that both kinds make the same batch; return whether all lines are plain."""
     known, unknown = fed(*lines, stream=stream)
     made, read = (Batch.of_lines(each, "p-1", 3, stream.codec) for each in (known, unknown))
     assert made.lines == read.lines
@@ -60,7 +60,7 @@ def check(*lines: bytes, stream: Stream = READINGS) -> bool:
 @given(st.lists(members, min_size=1, max_size=4), st.booleans())
 @example([{"device": "a", "temperature_c": 1.5}, {"device": "b", "timestamp": AT}], True)
 @example([{}], True)
-def test_a_batch_is_the_same_as_of_lines_that_are_read_again(objects: list[dict[str, Any]], ascii_only: bool) -> None:
+def test_a_batch_is_the_same_with_and_without_plain_lines(objects: list[dict[str, Any]], ascii_only: bool) -> None:
     check(*(json.dumps(each, ensure_ascii=ascii_only).encode() for each in objects))
 
 
@@ -112,7 +112,7 @@ def test_any_other_line_is_not_plain(line: bytes) -> None:
     [(b"[" * 101 + b"]" * 101, "nested too deeply"), (b'"%b"' % (b"x" * MAX_RECORD_BYTES), "over the limit")],
     ids=["deep", "long"],
 )
-def test_what_no_sink_can_store_is_found_among_plain_lines(more: bytes, reason: str) -> None:
+def test_a_record_that_no_sink_can_store_is_found_among_plain_lines(more: bytes, reason: str) -> None:
     lines = [b'{"device":"a"}', b'{"device":"b","more":%b}' % more]
     found, (invalid,) = decode_all(LineCodec(READINGS), lines, ["1", "2"])
     assert ([line.line for line in found], invalid.where, invalid.line) == (lines[:1], "2", lines[1])
@@ -120,14 +120,14 @@ def test_what_no_sink_can_store_is_found_among_plain_lines(more: bytes, reason: 
 
 
 @pytest.mark.parametrize("name, kind", [("timestamp", "integer"), ("Timestamp", "timestamp"), ("other", "text")])
-def test_where_no_column_takes_a_timestamp_no_line_is_plain(name: str, kind: str) -> None:
+def test_without_a_timestamp_column_no_line_is_plain(name: str, kind: str) -> None:
     fields = (Field("device", "text"), Field(name, kind), Field("timestamp", "timestamp"))
     stream = Stream("odd", fields=fields[:2] if name != "Timestamp" else fields)
     assert not check(b'{"device":"a"}', stream=stream)
     assert not check(b'{"device":"a","timestamp":0}', b'{"device":"b","timestamp":5}', stream=stream)
 
 
-def test_no_line_makes_an_empty_batch() -> None:
+def test_no_lines_make_an_empty_batch() -> None:
     stream = Stream("odd", fields=(Field("device", "text"),))
     assert Batch.of_lines([], "p-1", 1, stream.codec).count == 0
 

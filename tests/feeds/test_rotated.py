@@ -1,4 +1,4 @@
-"""A file that is followed: whatever happens to it, and whoever is killed, each whole line comes once and in order."""
+"""A file that is rotated while a feed follows it: each whole line comes once and in order, also after kills."""
 
 import os
 import shutil
@@ -28,16 +28,16 @@ STEPS = st.one_of(
 
 
 class Model:
-    """A file, everybody who writes and rotates it, and a feed that stores its position with the lines."""
+    """A file, its writers and rotations, and a feed that stores its position with the lines."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "app.jsonl"
         self.path.touch()
         self.made: list[str] = []
-        self.may_miss: set[str] = set()  # destroyed before anybody could read them
+        self.may_miss: set[str] = set()  # destroyed before the feed could read them
         self.got: list[str] = []
         self.position = ""
-        self.rest = ""  # of a line that was begun
+        self.rest = ""  # of an unfinished line
         self.source = self.opened()
 
     def opened(self) -> RotatedFile:
@@ -68,7 +68,7 @@ class Model:
         with self.path.open("a", newline="") as file:
             file.write(text)
 
-    # Who rotates
+    # Rotations
 
     def rotated(self) -> list[Path]:
         return sorted(self.path.parent.glob("app.jsonl.*"), key=lambda path: int(path.suffix[1:]), reverse=True)
@@ -82,7 +82,7 @@ class Model:
         return self.path.with_name("app.jsonl.1")
 
     def is_known(self) -> bool:
-        """Whether what comes before the position is still somewhere; else a feed begins with the file of the name."""
+        """Return whether the bytes before the position still exist; otherwise a feed begins with the present file."""
         offset, length, crc = parsed(self.position)
         before = [path.read_bytes()[:offset][-length:] for path in (self.path, *self.rotated())]
         return offset > 0 and (length, crc) in [(len(each), crc32(each)) for each in before]
@@ -114,14 +114,14 @@ class Model:
             path.unlink()
 
     def _destroy(self, paths: list[Path]) -> None:
-        """What is only in these files may be missing, unless somebody has it."""
+        """Excuse the feed from lines that are only in these files, unless it has read them."""
         inside = "".join(path.read_text() for path in paths)
         self.may_miss |= {name for name in self.made if name not in self.got and f'"{name}"' in inside}
 
     # The feed
 
     def read(self, amount: int) -> bool:
-        """Handle one chunk as a feed does, whose position goes to the journal with the lines."""
+        """Handle one chunk as a feed does, which stores the position with the lines."""
         if not self.is_known():
             self._destroy(self.rotated())
         chunk = self.source.poll(amount)
@@ -138,7 +138,7 @@ class Model:
             pass
 
     def restart(self) -> None:
-        """As after kill -9: all that is left is the position."""
+        """Continue with the stored position alone, as after kill -9."""
         self.source.close()
         self.source = self.opened()
 
@@ -154,7 +154,7 @@ class Model:
 
 @open_files_stay
 @pytest.mark.parametrize("way", ["rotate", "copy_and_truncate"])
-def test_a_rotation_while_the_rotated_files_are_looked_for_hides_none(
+def test_a_rotation_during_the_search_for_rotated_files_hides_none(
     way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = Model(tmp_path)
@@ -169,7 +169,7 @@ def test_a_rotation_while_the_rotated_files_are_looked_for_hides_none(
 
     def rotated(source: RotatedFile) -> list[tuple[int, int, str, int]]:
         found = listed(source)
-        if next(looks, False):  # it happens behind the first look, and again behind the second
+        if next(looks, False):  # rotate behind the first look, and again behind the second
             model.append(2)
             getattr(model, way)()
         return found
@@ -205,7 +205,7 @@ def test_files_that_were_rotated_in_one_tick_of_the_clock_are_ordered_by_their_n
 
 @open_files_stay
 def test_a_renamed_file_is_left_for_the_new_one_once_it_is_quiet(tmp_path: Path) -> None:
-    """Whoever writes may not have opened the new one yet."""
+    """A renamed file is read until it is quiet: its writer may not have opened the new one yet."""
     path, rotated = tmp_path / "app.jsonl", tmp_path / "app.jsonl.1"
     path.write_bytes(b'{"line":1}\n')
     source = RotatedFile(path, LineCodec(STREAM), lambda partition: "", linger_s=60.0)
@@ -226,8 +226,8 @@ def test_a_renamed_file_is_left_for_the_new_one_once_it_is_quiet(tmp_path: Path)
     source.close()
 
 
-def test_half_a_first_line_is_read_once_it_is_whole_wherever_it_is_by_then(tmp_path: Path) -> None:
-    """A run with --once comes just after a rotation, the next one after another rotation."""
+def test_half_a_first_line_is_read_when_it_is_whole(tmp_path: Path) -> None:
+    """A line that a run with --once saw in part is read whole by the next run, even after another rotation."""
     path, got, position = tmp_path / "app.jsonl", list[bytes](), ""
 
     def run() -> list[str]:
@@ -254,8 +254,8 @@ def test_half_a_first_line_is_read_once_it_is_whole_wherever_it_is_by_then(tmp_p
 
 
 @pytest.mark.full
-def test_whatever_happens_to_a_file_its_lines_come_once(long: bool, disk_folder: Path) -> None:
-    # On a disk the number of a file that is gone is given to the next one.
+def test_lines_of_a_rotated_file_come_once(long: bool, disk_folder: Path) -> None:
+    # On a disk a new file gets the inode of a deleted one.
     @hypothesis_settings(
         max_examples=10_000 if long else 400,
         deadline=None,

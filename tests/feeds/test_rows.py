@@ -30,9 +30,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("indent", [None, 1])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_the_items_of_an_array_are_records_and_what_is_none_is_named(
-    path: Path, indent: int | None, newline: str
-) -> None:
+def test_items_of_an_array_are_records_or_rejected(path: Path, indent: int | None, newline: str) -> None:
     text = json.dumps([ITEMS[0], 3, *ITEMS[1:]], indent=indent)
     path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", newline).encode())
     chunks = read(path)

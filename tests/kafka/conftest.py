@@ -1,4 +1,4 @@
-"""A broker for the whole session, a cluster for the cluster tests, both from the prepared Kafka."""
+"""A broker for the whole session and a cluster, both from the prepared Kafka."""
 
 import secrets
 import shutil
@@ -30,7 +30,7 @@ def missing_kafka() -> str:
 
 @pytest.fixture(scope="session")
 def home() -> Path:
-    """The prepared Kafka."""
+    """Return the folder of the prepared Kafka."""
     require(missing_kafka())
     found = kafka_home()
     assert found
@@ -39,7 +39,7 @@ def home() -> Path:
 
 @dataclass
 class Kafka:
-    """One broker with a listener per kind of security, and the CA that vouches for it."""
+    """One broker with a listener per kind of security, and the CA of their certificate."""
 
     broker: Broker
     ports: dict[str, int]
@@ -50,7 +50,7 @@ class Kafka:
         return self.broker.address
 
     def security(self, protocol: str, mechanism: str = "", password: str = PASSWORD) -> dict[str, str]:
-        """The variables that a user would set."""
+        """Return the variables that a user would set."""
         variables = {"KAFKA_SECURITY_PROTOCOL": protocol}
         if protocol.startswith("SASL"):
             variables |= {"KAFKA_USERNAME": USER, "KAFKA_PASSWORD": password, "KAFKA_SASL_MECHANISM": mechanism}
@@ -60,7 +60,7 @@ class Kafka:
 
 
 def _make_certificates(folder: Path) -> None:
-    """`ca.pem`, and `server.pem` with a key and a certificate for 127.0.0.1 that this CA has signed."""
+    """Make `ca.pem`, and `server.pem` with a key and a certificate for 127.0.0.1 that this CA has signed."""
 
     def openssl(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
@@ -89,11 +89,11 @@ def kafka(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafk
         "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
         "ssl.keystore.type": "PEM",
         "ssl.keystore.location": str(folder / "server.pem"),
-        # "ann" may do everything that no rule forbids.
+        # "ann" may do whatever no rule forbids.
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": "User:ANONYMOUS",
         "allow.everyone.if.no.acl.found": "true",
-        # As many brokers are run: what needs a topic must create it or say that it is missing.
+        # As many real brokers do: a missing topic must be created or reported.
         "auto.create.topics.enable": "false",
         "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
     }
@@ -116,7 +116,7 @@ def kafka(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafk
 
 @pytest.fixture
 def settings(kafka: Kafka, tmp_path: Path) -> Settings:
-    """A topic of its own on the session's broker."""
+    """Settings with a new topic on the session's broker."""
     name = f"test-{secrets.token_hex(4)}"
     return Settings(data_dir=tmp_path / "data", kafka_broker=kafka.address, topic=name, group=name)
 
@@ -128,7 +128,7 @@ def secured(kafka: Kafka, settings: Settings, monkeypatch: pytest.MonkeyPatch) -
 
 @dataclass
 class Secured:
-    """Turns the settings to one of the protected listeners."""
+    """Returns settings for one of the protected listeners."""
 
     kafka: Kafka
     settings: Settings
@@ -146,7 +146,7 @@ def admin(settings: Settings) -> AdminClient:
 
 
 def read_topic(settings: Settings, *, isolation: str = "read_committed") -> list[Message]:
-    """Every visible record of the topic, partition by partition, read without the project's code."""
+    """Return every visible record of the topic by partition, read without the project's code."""
     options = {
         "bootstrap.servers": settings.kafka_broker,
         "group.id": "reader",
@@ -166,7 +166,7 @@ def read_topic(settings: Settings, *, isolation: str = "read_committed") -> list
                 nonlocal at_end
                 for record in consumer.consume(10_000, 0.1):
                     error = record.error()
-                    if error is None and (record.value() is not None or record.key() is None):  # not an end mark
+                    if error is None and (record.value() is not None or record.key() is None):  # no end mark
                         found.append(record)
                     at_end |= error is not None and error.code() == KafkaError._PARTITION_EOF
                 return at_end

@@ -1,4 +1,4 @@
-"""The audit of a topic. Nobody can rewrite one: the journal acknowledges what the topic does not quite contain."""
+"""The audit of a topic, which cannot be changed: instead the journal acknowledges records that differ from it."""
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -28,7 +28,7 @@ def audited(settings: Settings) -> Report:
 
 
 def problems(settings: Settings, written: Callable[[list[bytes]], Sequence[bytes]], **options: str) -> list[str]:
-    """Acknowledge 30 messages, give the file all and the topic what `written` makes of the lines; the problems."""
+    """Acknowledge 30 messages, emit all to the file and `written(lines)` to the topic; return the problems."""
     with closing(Journal(settings.journal_path("ann"), stream.BUZZ)) as journal:
         journal.subscribe(CHOSEN)
         batch = make_batch(30, producer_id=journal.producer_id)
@@ -37,7 +37,7 @@ def problems(settings: Settings, written: Callable[[list[bytes]], Sequence[bytes
             file.last([])
             file.emit(batch)
         with closing(SINKS["kafka"].emitter(settings, stream.BUZZ, journal.key, "")):
-            pass  # makes the topic
+            pass  # creates the topic
         producer = Producer({"bootstrap.servers": settings.kafka_broker, "client.id": CLIENT_ID, **options})
         for line in written(batch.lines.splitlines()):
             producer.produce(settings.topic, value=line, key=journal.key, partition=0)
@@ -91,7 +91,7 @@ def test_a_compressed_topic_is_read(codec: str, settings: Settings) -> None:
 def test_a_topic_that_kafka_python_cannot_read_is_one_line(settings: Settings) -> None:
     if has_snappy():
         pytest.skip("python-snappy is installed")
-    with pytest.raises(AssertionError, match=r"cannot be read: .* snappy compression codec not found"):  # not read
+    with pytest.raises(AssertionError, match=r"cannot be read: .* snappy compression codec not found"):  # unreadable
         problems(settings, lambda lines: lines, **{"linger.ms": "200", "compression.type": "snappy"})
 
 

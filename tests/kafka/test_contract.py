@@ -1,4 +1,4 @@
-"""The contract that every sink of the registry keeps, for Kafka; see tests/emitters/test_contract.py."""
+"""Kafka keeps the contract of every sink; see tests/emitters/test_contract.py."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ KAFKA = SINKS["kafka"]
 
 @pytest.fixture
 def rig(settings: Settings, request: pytest.FixtureRequest, admin: AdminClient) -> Rig:
-    """Streams other than buzz name their topics themselves: each test begins without them."""
+    """Delete the topics of streams other than buzz, whose names are fixed."""
     for stream in (READINGS, MINUTES):
         if stream.name in admin.list_topics(timeout=10).topics:
             delete_topic(admin, stream.name)

@@ -1,4 +1,4 @@
-"""A broker that goes away and comes back while the dashboard reads from it."""
+"""A broker that stops and returns while the dashboard reads from it."""
 
 import time
 

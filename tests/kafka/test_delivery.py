@@ -1,4 +1,4 @@
-"""Producer and consumer processes against a real broker that fails: nothing is lost and nothing comes twice."""
+"""Producers and consumers with a real broker that fails: nothing is lost and nothing comes twice."""
 
 import json
 import random
@@ -45,7 +45,7 @@ def options(settings: Settings, *more: str | float) -> list[str]:
 
 
 def hurried(module: str) -> str:
-    """Code for a command line that waits less for a broker's answer, and whose group soon misses it."""
+    """Return code for a command with shorter waits for the broker, whose group soon misses it."""
     return f"""
 import runpy
 from utils.emitters import kafka_emitter
@@ -57,7 +57,7 @@ runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
 
 @contextmanager
 def producing(settings: Settings, *more: str | float, code: str = "") -> Iterator[subprocess.Popen[str]]:
-    """A producer process that is killed at the end if it still runs."""
+    """Start a producer, which is killed at the end if it still runs."""
     module = () if code else (CASE,)
     with start_python(*module, *options(settings, *more), code=code, settings=settings) as process:
         try:
@@ -69,7 +69,7 @@ def producing(settings: Settings, *more: str | float, code: str = "") -> Iterato
 
 
 def interrupt(process: "subprocess.Popen[str]", code: int = 0) -> str:
-    """Ctrl+C; what the process printed, after it ended with `code`."""
+    """Send Ctrl+C; assert the exit code and return the output."""
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=WAIT_S)
     assert process.returncode == code, out + err
@@ -82,7 +82,7 @@ def acknowledged(settings: Settings) -> int:
     try:
         return last_assigned(settings, "case")
     except sqlite3.OperationalError:
-        return 0  # it is just being made
+        return 0  # just being created
 
 
 def in_file(settings: Settings) -> int:
@@ -90,7 +90,7 @@ def in_file(settings: Settings) -> int:
 
 
 def in_topic(settings: Settings) -> dict[str, list[int]]:
-    """What read_committed readers see: producer_id -> sequences in order."""
+    """Return producer_id -> sequences in order, as read_committed readers see them."""
     found: dict[str, list[int]] = {}
     for record in read_topic(settings):
         fields = json.loads(record.value() or b"{}")
@@ -99,7 +99,7 @@ def in_topic(settings: Settings) -> dict[str, list[int]]:
 
 
 def assert_topic_complete(settings: Settings, expected: Mapping[str, range]) -> None:
-    """The topic contains these runs, each record once and in order, the runs of a journal in order as well."""
+    """Assert that the topic contains these runs, each record once, all in order."""
     found = in_topic(settings)
     assert found.keys() == expected.keys()
     for producer_id, sequences in expected.items():
@@ -109,7 +109,7 @@ def assert_topic_complete(settings: Settings, expected: Mapping[str, range]) -> 
 
 
 def topic_end(admin: AdminClient, settings: Settings) -> int:
-    """Records (and transaction marks) in all partitions; -1 while nobody can tell."""
+    """Return the number of records and transaction marks in all partitions, or -1 while it is unknown."""
     try:
         topics = admin.list_topics(timeout=10).topics
         if settings.topic not in topics:
@@ -123,7 +123,7 @@ def topic_end(admin: AdminClient, settings: Settings) -> int:
 
 
 def assert_all_sinks_complete(settings: Settings) -> int:
-    """Every acknowledged message is in all four sinks once and in order; how many."""
+    """Assert that all four sinks have every acknowledged message once and in order; return how many."""
     runs = assigned(settings, "case")
     assert_complete(settings, runs)
     assert_topic_complete(settings, runs)
@@ -135,7 +135,7 @@ def reached(amount: Callable[[], int], goal: int) -> bool:
 
 
 def finish(settings: Settings) -> None:
-    """A clean run that delivers everything pending."""
+    """Deliver everything pending in a clean run."""
     done = run_here(CASE, *options(settings, "--interval", 0, "--count", 100, "--drain", 60), settings=settings)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -146,7 +146,7 @@ def finish(settings: Settings) -> None:
     full=5,
     long=200,
 )
-@pytest.mark.timeout(3600)  # the long setting
+@pytest.mark.timeout(3600)  # for the long setting
 def test_killed_at_random_moments(settings: Settings, times: int, long: bool, measured: Callable[[str], None]) -> None:
     kills, goal = times, 1_000_000 if long else 30_000
     rng = random.Random(6)
@@ -199,7 +199,7 @@ def test_a_journal_from_a_backup_needs_nothing(settings: Settings) -> None:
 
 
 def test_two_copies_of_a_folder_that_run_at_once(settings: Settings, tmp_path: Path) -> None:
-    """They fence each other in turns; 2,000 messages are pending in both when they begin."""
+    """Two copies with 2,000 pending messages each fence each other in turns and stay exact."""
     finish(settings)
     away = options(replace(settings, kafka_broker="127.0.0.1:1"), "--interval", 0, "--count", 2000, "--drain", 0)
     done = run_here(CASE, *away, settings=settings)
@@ -225,7 +225,7 @@ def test_two_copies_of_a_folder_that_run_at_once(settings: Settings, tmp_path: P
     full=5,
     long=200,
 )
-@pytest.mark.timeout(3600)  # the long setting
+@pytest.mark.timeout(3600)  # for the long setting
 def test_many_short_runs_while_the_broker_is_away(settings: Settings, times: int) -> None:
     finish(settings)
     away = options(replace(settings, kafka_broker="127.0.0.1:1"), "--interval", 0, "--count", 3, "--drain", 0)
@@ -236,7 +236,7 @@ def test_many_short_runs_while_the_broker_is_away(settings: Settings, times: int
 
 
 def in_embedded(settings: Settings) -> dict[str, int]:
-    """How many messages each embedded sink contains."""
+    """Return the number of messages in each embedded sink."""
     query = "SELECT count(*) FROM streamed_messages"
     with closing(sqlite3.connect(settings.sqlite_path)) as lite, open_duckdb(settings.duckdb_path) as duck:
         rows = {"sqlite": lite.execute(query).fetchall(), "duckdb": duck.execute(query).fetchall()}
@@ -262,7 +262,7 @@ def freeze(kafka: Kafka) -> Callable[[], None]:
 def test_a_broker_that_fails_while_producing(
     kafka: Kafka, settings: Settings, admin: AdminClient, long: bool, fail: Callable[[Kafka], Callable[[], None]]
 ) -> None:
-    more = 30_000 if long else 1_000  # in the long setting at 0.95 of the pace of 500 in a second
+    more = 30_000 if long else 1_000  # in the long setting, for 60 s at 500 a second
     with producing(settings, "--interval", 0.002, "--drain", 30) as process:
         wait_until(lambda: topic_end(admin, settings) > 100, WAIT_S)
         heal = fail(kafka)
@@ -307,7 +307,7 @@ def test_ctrl_c_ends_within_the_bound_while_the_broker_is_frozen(kafka: Kafka, s
 
 
 def test_a_topic_that_is_deleted_gets_what_the_journal_still_has(settings: Settings, admin: AdminClient) -> None:
-    """Brokers that create no topics by themselves let a commit wait for one until it is given up."""
+    """A deleted topic is created again; brokers that do not create one let a commit wait until it times out."""
     with producing(settings, "--interval", 0.002, "--drain", 30, code=hurried(CASE)) as process:
         wait_until(lambda: topic_end(admin, settings) > 300, WAIT_S)
         delete_topic(admin, settings.topic)
@@ -323,7 +323,7 @@ def test_a_topic_that_is_deleted_gets_what_the_journal_still_has(settings: Setti
     assert sequences == list(range(first, last + 1))
 
 
-def test_what_the_broker_cannot_take_becomes_a_dead_letter(settings: Settings, admin: AdminClient) -> None:
+def test_a_record_over_the_limit_of_the_topic_becomes_a_dead_letter(settings: Settings, admin: AdminClient) -> None:
     topic = NewTopic(settings.topic, 1, config={"max.message.bytes": "500"})
     admin.create_topics([topic])[settings.topic].result(10)
     texts = ["x" * (900 if number % 10 == 3 else 20) for number in range(100)]
@@ -348,7 +348,7 @@ def test_what_the_broker_cannot_take_becomes_a_dead_letter(settings: Settings, a
 def test_each_broker_of_a_cluster_is_killed_in_turn(
     home: Path, tmp_path: Path, times: int, long: bool, measured: Callable[[str], None]
 ) -> None:
-    """Brokers keep their defaults in the long setting: 9 s until a dead one is replaced."""
+    """In the long setting brokers have their defaults: 9 s until a dead one is replaced."""
     defaults = {"broker.session.timeout.ms": "9000", "broker.heartbeat.interval.ms": "2000"}
     with Cluster(home, 3, settings=defaults if long else None) as cluster:
         settings = Settings(data_dir=tmp_path / "data", kafka_broker=cluster.address, topic="cluster")
@@ -378,7 +378,7 @@ def _in_sync(admin: AdminClient) -> bool:
 
 
 def _longest_gap(admin: AdminClient, settings: Settings, watch_s: float) -> float:
-    """Longest time in which nothing arrived, from now until things went well for `watch_s` seconds."""
+    """Return the longest time without an arrival, from now until all went well for `watch_s` seconds."""
     gap, end = 0.0, -1
     began_s = moved_s = time.monotonic()
 
@@ -400,7 +400,7 @@ def _longest_gap(admin: AdminClient, settings: Settings, watch_s: float) -> floa
     full=2,
     long=100,
 )
-@pytest.mark.timeout(3600)  # all kills, with --long
+@pytest.mark.timeout(3600)  # for all kills, with --long
 def test_a_group_of_consumers_that_are_killed(
     settings: Settings,
     admin: AdminClient,

@@ -57,7 +57,7 @@ def emitter(settings: Settings, key: str = KEY, mark: str = "") -> Iterator[Kafk
 
 
 def last(sink: KafkaEmitter, *producer_ids: str) -> int:
-    """The highest sequence of the newest of these runs, "ann-1" without any; 0 if there is none."""
+    """Return the highest sequence of the newest of these runs (default "ann-1"), or 0."""
     found = sink.last(producer_ids or ("ann-1",))
     return found[1] if found else 0
 
@@ -67,7 +67,7 @@ def mark_of(text: str) -> Mark:
 
 
 def replaced(text: str, **changes: Any) -> str:
-    """The text of a mark that differs in this."""
+    """Return the text of a mark with these changes."""
     return msgspec.json.encode(msgspec.structs.replace(mark_of(text), **changes)).decode()
 
 
@@ -84,7 +84,7 @@ def create_topic(admin: AdminClient, settings: Settings, partitions: int = 1, ma
 
 
 def configure(admin: AdminClient, kind: Any, name: str, option: str, value: str | None) -> None:
-    """Set an option of a topic or broker, or its default back with None, and wait until the broker goes by it."""
+    """Set an option of a topic or broker (None: its default), and wait until the broker applies it."""
 
     def described() -> str:
         asked = ConfigResource(kind, name)
@@ -102,7 +102,7 @@ def set_topic(admin: AdminClient, settings: Settings, option: str, value: str) -
 
 
 def fill(settings: Settings, amount: int) -> None:
-    """Records of somebody else in partition 0."""
+    """Write records of another program to partition 0."""
     producer = Producer({"bootstrap.servers": settings.kafka_broker, "log_level": 0, "linger.ms": 50})
     records = [{"value": b'{"message":"of somebody else","number":%d}' % each} for each in range(50_000)]
     for done in range(0, amount, len(records)):
@@ -130,7 +130,7 @@ def test_a_batch_arrives_whole_in_order_in_one_partition(settings: Settings) -> 
 
 
 def test_a_large_batch_is_several_transactions(settings: Settings) -> None:
-    """One that takes longer than a transaction may, on a slow way to the brokers, would be tried for ever."""
+    """A large batch is several transactions: one that took longer than the broker's limit would be retried for ever."""
     batch = make_batch(9_001, text="x" * 1_000)
     with emitter(settings) as sink:
         sink.emit(batch)
@@ -139,7 +139,7 @@ def test_a_large_batch_is_several_transactions(settings: Settings) -> None:
     assert b"\n".join(record.value() or b"" for record in records) + b"\n" == batch.lines
     sizes: dict[int, int] = Counter()
     for number, record in enumerate(records):
-        sizes[(record.offset() or 0) - number] += len(record.value() or b"")  # each end of a transaction has an offset
+        sizes[(record.offset() or 0) - number] += len(record.value() or b"")  # a transaction's end takes an offset
     assert len(sizes) > 1
     assert max(sizes.values()) <= kafka_emitter.MAX_BYTES
 
@@ -170,7 +170,7 @@ def test_producers_resume_where_the_topic_ends(settings: Settings, monkeypatch: 
     assert sequences(settings, "bob-1") == list(range(1, 301))
 
 
-def test_what_a_killed_process_left_is_neither_counted_nor_completed(settings: Settings) -> None:
+def test_an_open_transaction_of_a_killed_process_is_aborted(settings: Settings) -> None:
     with emitter(settings) as sink:
         sink.emit(make_batch(10))
     zombie = raw_producer(settings, KEY)
@@ -221,7 +221,7 @@ def test_a_transaction_that_never_ends_is_named(settings: Settings, monkeypatch:
     assert len(ended) == 1, "each would leave a record in the topic"
 
 
-def test_a_producer_that_never_runs_again_hides_the_rows_of_others_for_a_bounded_time(
+def test_a_killed_producer_hides_records_of_others_for_a_bounded_time(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kafka_emitter, "TRANSACTION_S", 1.0)
@@ -237,20 +237,19 @@ def test_a_producer_that_never_runs_again_hides_the_rows_of_others_for_a_bounded
 
 @pytest.fixture
 def trusting(admin: AdminClient) -> Iterator[None]:
-    """The broker takes transactional rows that its coordinator does not know of, as brokers before 3.6 did."""
+    """Let the broker accept rows of transactions that its coordinator does not know, as before 3.6."""
     option = "transaction.partition.verification.enable"
     configure(admin, ConfigResource.Type.BROKER, "1", option, "false")
     yield
     configure(admin, ConfigResource.Type.BROKER, "1", option, None)
 
 
-def test_rows_that_the_coordinator_left_open_do_not_hide_the_rest_for_ever(
+def test_rows_that_the_coordinator_left_open_become_visible(
     settings: Settings, trusting: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a broker leaves that comes back after a crash: open in the partition, ended for the coordinator.
+    """Rows of a transaction that is open in the partition but ended for the coordinator become visible.
 
-    They may have been acknowledged, and the journal may hold them no more: so they must come to light.
-    """
+    A broker that returns after a crash may leave such rows. They may have been acknowledged and pruned."""
     monkeypatch.setattr(kafka_emitter, "HELD_UP_S", 0.2)
     one_partition = replace(settings, kafka_partitions=1)
     with emitter(one_partition) as sink:
@@ -270,8 +269,10 @@ def test_rows_that_the_coordinator_left_open_do_not_hide_the_rest_for_ever(
     assert sequences(settings) == list(range(1, 26))
 
 
-def test_a_missing_end_mark_is_ended_too(settings: Settings, trusting: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The broker was killed again while the emitter ended what it had left_open the first time."""
+def test_a_transaction_with_its_end_mark_missing_is_ended_too(
+    settings: Settings, trusting: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker was killed again while the emitter ended the transaction that was left open before."""
     monkeypatch.setattr(kafka_emitter, "HELD_UP_S", 0.2)
     one_partition = replace(settings, kafka_partitions=1)
     with emitter(one_partition) as sink:
@@ -288,7 +289,7 @@ def test_a_missing_end_mark_is_ended_too(settings: Settings, trusting: None, mon
 
 
 @pytest.mark.parametrize("key", [KEY, "long-" * 40])
-def test_largest_message_that_is_not_rejected_is_taken(settings: Settings, admin: AdminClient, key: str) -> None:
+def test_the_largest_accepted_message_is_stored(settings: Settings, admin: AdminClient, key: str) -> None:
     create_topic(admin, settings, max_bytes=2000)
     with emitter(settings, key) as sink:
         for size in range(1500, 1960):
@@ -329,13 +330,13 @@ def test_a_topic_that_was_created_again_is_noticed(
             sink.emit(make_batch(amount, first=before + 1))
         mark = sink.mark
     with emitter(settings, mark=mark) as sink:
-        assert last(sink) == 0  # so that all that the journal still contains comes again
+        assert last(sink) == 0  # all that the journal still contains comes again
         assert sink.mark != mark
         sink.emit(make_batch(before + amount))
     assert sequences(settings) == list(range(1, before + amount + 1))
 
 
-def test_a_topic_that_was_created_again_since_it_was_asked_is_noticed(settings: Settings, admin: AdminClient) -> None:
+def test_a_topic_that_is_created_again_after_the_search_is_noticed(settings: Settings, admin: AdminClient) -> None:
     with emitter(settings) as sink:
         sink.emit(make_batch(50))
     with emitter(settings) as sink:
@@ -348,7 +349,7 @@ def test_a_topic_that_was_created_again_since_it_was_asked_is_noticed(settings: 
 
 
 def test_a_mark_of_another_topic_of_this_name_hides_nothing(settings: Settings, admin: AdminClient) -> None:
-    """The offset that was noted lies behind the end of the new topic, or in the middle of what is new."""
+    """A mark of a deleted topic hides no records, whether its offset is behind the new end or among new records."""
     create_topic(admin, settings)
     with emitter(settings) as sink:
         for first in range(1, 300, 10):
@@ -365,8 +366,8 @@ def test_a_mark_of_another_topic_of_this_name_hides_nothing(settings: Settings, 
             assert last(sink) == 20
 
 
-def test_a_topic_that_lost_its_newest_records_is_asked_what_it_has(settings: Settings) -> None:
-    """As after a power cut of brokers that do not sync: the journal may still have them."""
+def test_a_mark_behind_the_end_of_the_topic_is_not_trusted(settings: Settings) -> None:
+    """After brokers lost unsynced records in a power cut, the topic itself is asked, and the journal delivers again."""
     one_partition = replace(settings, kafka_partitions=1)
     with emitter(one_partition) as sink:
         assert last(sink) == 0
@@ -380,14 +381,14 @@ def test_a_topic_that_lost_its_newest_records_is_asked_what_it_has(settings: Set
 
 
 @pytest.mark.parametrize("mark", ["aGVsbG8/0/17", "[]", '["aGVsbG8","0",17,null]', "{}"])
-def test_a_mark_that_is_not_understood_begins_no_search_elsewhere(settings: Settings, mark: str) -> None:
-    """The partition would be another one where some were added, and what is pending would come twice."""
+def test_an_unreadable_mark_is_an_error(settings: Settings, mark: str) -> None:
+    """A search without its mark could use the wrong partition, and pending records would come twice."""
     with pytest.raises(ValueError):
         KafkaEmitter(settings, BUZZ, KEY, mark)
 
 
-def test_what_retention_removed_does_not_come_again(settings: Settings, admin: AdminClient) -> None:
-    """Another sink may be away for longer than the topic keeps records: the journal still has them."""
+def test_records_that_retention_removed_do_not_come_again(settings: Settings, admin: AdminClient) -> None:
+    """Records that retention removed do not come again, even if the journal has them for another sink."""
     with emitter(replace(settings, kafka_partitions=1)) as sink:
         sink.emit(make_batch(20))
         for first in (21, 26):
@@ -404,7 +405,7 @@ def test_what_retention_removed_does_not_come_again(settings: Settings, admin: A
     with emitter(settings, mark=replaced(mark, ids=None)) as sink:
         assert last(sink) == 0
         sink.emit(make_batch(5, first=31))
-    with emitter(settings, mark=mark) as sink:  # what is there counts more than what was noted
+    with emitter(settings, mark=mark) as sink:  # records in the topic count more than the mark
         assert last(sink) == 35
 
 
@@ -417,6 +418,7 @@ def test_partitions_added_later_do_not_move_a_journal(settings: Settings, admin:
     places = {confluent_kafka.TopicPartition(settings.topic, partition): OffsetSpec.latest() for partition in range(8)}
 
     def led() -> bool:  # known is not enough: for a moment the broker itself denies to lead them
+        """at first the broker denies to lead new partitions"""
         return not any(future.exception(10) for future in admin.list_offsets(places).values())
 
     wait_until(led)
@@ -451,7 +453,7 @@ def test_the_search_ends_at_the_mark(settings: Settings, monkeypatch: pytest.Mon
     fill(one_partition, 5_000)
     with emitter(one_partition) as sink:
         assert sink.last([]) is None
-        assert searched == []  # where nothing was appended yet, there is nothing to look for
+        assert searched == []  # nothing was appended, so nothing is searched
     with emitter(one_partition, mark=mark) as sink:
         assert last(sink) == 30
         assert sink.mark == mark
@@ -459,15 +461,15 @@ def test_the_search_ends_at_the_mark(settings: Settings, monkeypatch: pytest.Mon
     with emitter(one_partition, mark=mark) as sink:
         assert last(sink, "nobody") == 0
         mark = sink.mark
-    assert mark_of(mark).offset == 5_031  # nothing of these runs is before: 5,030 records, one end of a transaction
+    assert mark_of(mark).offset == 5_031  # behind 5,030 records and one end of a transaction
     searched.clear()
     with emitter(one_partition, mark=mark) as sink:
         assert last(sink, "nobody") == 0
     assert searched == []
 
 
-def test_an_end_that_comes_too_early_is_none(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A leader that was just elected may show less for a moment (seen: the topic counted as empty)."""
+def test_an_early_end_of_the_partition_is_not_believed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An early end of the partition is not believed: a newly elected leader may report one for a moment."""
 
     class Early:
         def error(self) -> KafkaError:
@@ -489,7 +491,9 @@ def test_an_end_that_comes_too_early_is_none(settings: Settings, monkeypatch: py
         assert last(sink) == 3
 
 
-def test_a_search_may_take_long_but_not_be_silent(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_ends_if_nothing_comes_not_if_it_takes_long(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, passed_s = time.monotonic, 0.0
 
     class Slow(confluent_kafka.Consumer):
@@ -525,11 +529,11 @@ def test_many_records_of_others_behind_the_last_own_one(settings: Settings) -> N
         started_s = time.monotonic()
         with emitter(one_partition, mark=known) as sink:
             assert last(sink) == 10
-        assert time.monotonic() - started_s < 8.0  # 0.5 to 0.8 on two idle cores, and other tests run beside this one
+        assert time.monotonic() - started_s < 8.0  # 0.5 to 0.8 on two idle cores
 
 
-def test_the_time_of_a_record_does_not_count(settings: Settings, admin: AdminClient) -> None:
-    """Brokers may set it, by another clock: nothing may depend on it."""
+def test_timestamps_of_records_do_not_matter(settings: Settings, admin: AdminClient) -> None:
+    """Timestamps of records do not matter: brokers may set them by another clock."""
     now_ms = int(time.time() * 1000)
     create_topic(admin, settings)
     producer = raw_producer(settings, KEY)
@@ -562,7 +566,7 @@ def test_records_of_others_with_our_key_are_passed_over(settings: Settings) -> N
 
 
 def test_two_copies_of_a_journal_fence_each_other_and_stay_exact(settings: Settings) -> None:
-    """Both continue where the topic says that their run is, as workers do; who is fenced lets the other one store."""
+    """Two copies continue where the topic says their run is; a fenced one waits until the other has stored."""
     goal, reasons = 500, Counter[str]()
     started, asked, moved = threading.Barrier(2), threading.Barrier(2), threading.Condition()
     stored = {"one": 0, "two": 0}
@@ -600,7 +604,7 @@ def test_two_copies_of_a_journal_fence_each_other_and_stay_exact(settings: Setti
 
 
 class Broken:
-    """A client whose call fails as librdkafka's fatal errors do, with the real error behind or without."""
+    """A client whose call fails like librdkafka's fatal errors, with or without the real error as cause."""
 
     def __init__(self, real: Producer, call: str, error: BaseException) -> None:
         self.real, self.call, self.error = real, call, error
@@ -699,7 +703,7 @@ def test_no_broker_is_one_line_within_two_seconds(settings: Settings, capfd: pyt
     with pytest.raises(Unavailable, match=rf"no Kafka broker answers at {NOBODY}: .*refused"):
         opened(replace(settings, kafka_broker=NOBODY))
     assert time.monotonic() - started_s < 2.0
-    assert not re.search(r"%\d\|", capfd.readouterr().err)  # how librdkafka's own lines begin
+    assert not re.search(r"%\d\|", capfd.readouterr().err)  # prefix of librdkafka's own lines
 
 
 def test_a_frozen_broker_does_not_hold_the_emitter(
@@ -722,7 +726,7 @@ def test_a_frozen_broker_does_not_hold_the_emitter(
     found: list[int] = []
 
     def asked() -> bool:
-        """As a worker does: a broker that was away for long has to be let in again first."""
+        """A broker that was away for long must first be let in again, as workers do."""
         with suppress(Unavailable), emitter(settings) as again:
             found.append(last(again))
         return bool(found)
@@ -795,7 +799,7 @@ def delete_rules(admin: AdminClient) -> None:
 
 
 def test_a_topic_that_may_not_be_read_is_no_empty_topic(secured: Secured, admin: AdminClient) -> None:
-    """A cursor of 0 would send everything that waits a second time."""
+    """An unreadable topic is an error: a cursor of 0 would send everything pending again."""
     with emitter(secured.settings) as sink:
         sink.emit(make_batch(10))
 
@@ -836,7 +840,7 @@ def test_a_topic_whose_configuration_may_not_be_read_is_written(
     assert [line for line in logged if "may not read the configuration" in line]
 
 
-def test_a_topic_that_somebody_else_creates_meanwhile_is_opened(settings: Settings, admin: AdminClient) -> None:
+def test_a_topic_that_is_created_meanwhile_is_opened(settings: Settings, admin: AdminClient) -> None:
     create_topic(admin, settings)
     asked = Admin(settings)
     asked._create(settings.topic)

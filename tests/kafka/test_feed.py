@@ -1,4 +1,4 @@
-"""A topic as what a feed reads, and as one of its sinks."""
+"""A topic as the source of a feed, and as one of its sinks."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from utils.app.config import Settings
 
 
 def produce(settings: Settings, *values: bytes, partition: int = 0) -> None:
-    """What another program sends to a partition of the topic."""
+    """Send values to a partition of the topic as another program."""
     producer = Producer({"bootstrap.servers": settings.kafka_broker, "log_level": 0, "linger.ms": 0})
     for value in values:
         producer.produce(settings.topic, value, partition=partition)
@@ -31,7 +31,7 @@ def topic(settings: Settings, admin: AdminClient) -> str:
     return settings.topic
 
 
-def test_a_topic_is_fed_once_and_what_is_no_record_is_kept(settings: Settings, topic: str) -> None:
+def test_a_topic_is_fed_once_and_invalid_records_are_kept(settings: Settings, topic: str) -> None:
     arguments = (f"kafka:{topic}", *options(settings), "--stream", "things", "--once")
     produce(settings, b'{"n":0}', b"bad", b'{\n "n": 1\n}', b'{"n":2}')
     done = feed(*arguments, settings=settings)
@@ -58,9 +58,7 @@ def test_values_of_text_are_read_as_those_of_a_file(settings: Settings, topic: s
     assert letter == {"place": f"{topic}-0 offset 1", "reason": "no text", "input": ""}
 
 
-def test_once_more_means_all_partitions_although_that_run_is_interrupted(
-    settings: Settings, topic: str, admin: AdminClient
-) -> None:
+def test_again_covers_all_partitions_after_an_interruption(settings: Settings, topic: str, admin: AdminClient) -> None:
     admin.create_partitions([NewPartitions(topic, 3)])[topic].result(10)
     wait_until(lambda: len(admin.list_topics(topic, timeout=5).topics[topic].partitions) == 3)
     for partition in range(3):

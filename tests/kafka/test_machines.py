@@ -1,4 +1,4 @@
-"""A group of consumers on several machines, which share a processed store in PostgreSQL."""
+"""A group of consumers on several machines that share a processed store in PostgreSQL."""
 
 import json
 import random
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.postgres
 
 @dataclass
 class Shared:
-    """The store that the machines share, asked without the project's code."""
+    """The shared store, queried without the project's code."""
 
     server: Server
     settings: Settings
@@ -48,7 +48,7 @@ class Shared:
     def amount(self) -> int:
         try:
             return int(self.ask("SELECT COUNT(*) FROM records")[0][0])
-        except psycopg.Error:  # it is away, or nobody has made the tables yet
+        except psycopg.Error:  # the server is away, or the tables do not exist yet
             return 0
 
 
@@ -68,7 +68,7 @@ def produce(settings: Settings, count: int) -> "subprocess.Popen[str]":
 
 
 def lags(admin: AdminClient, settings: Settings) -> list[int]:
-    """What tools show of the group: per partition the distance from the committed offset to the end."""
+    """Return per partition the distance from the group's committed offset to the end, as tools show it."""
     places = [TopicPartition(settings.topic, number) for number in range(PARTITIONS)]
     asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(settings.group, places)])
     committed = asked[settings.group].result(10).topic_partitions
@@ -78,7 +78,7 @@ def lags(admin: AdminClient, settings: Settings) -> list[int]:
 
 
 def statistics(settings: Settings) -> dict[str, tuple[int, float, int]]:
-    """Of each author in the topic: records, sum of sentiment, sum of lengths; without the project's code."""
+    """Return for each author in the topic: records, sum of sentiment, sum of lengths; without the project's code."""
     found: dict[str, tuple[int, float, int]] = defaultdict(lambda: (0, 0.0, 0))
     for message in read_topic(settings):
         record = json.loads(message.value() or b"{}")
@@ -161,7 +161,7 @@ def test_two_machines_that_are_killed_while_the_database_restarts(
 
 
 def wait_for_attempts(server: Server, count: int) -> None:
-    """Until a server that is away was asked so often, by whoever is answered nothing."""
+    """Wait until `count` connections to a server that is away were tried; none is answered."""
     with closing(socket.create_server(("127.0.0.1", server.port))) as listening:
         listening.settimeout(30)
         for _ in range(count):
@@ -169,7 +169,7 @@ def wait_for_attempts(server: Server, count: int) -> None:
 
 
 def test_consumers_wait_while_the_database_is_away(shared: Shared, tmp_path: Path) -> None:
-    """From their first moment on; reported once per outage, and nothing is lost."""
+    """An outage of the database, even at the start, is logged once by each consumer, and nothing is lost."""
     settings, maker = machine(shared, tmp_path / "machine"), machine(shared, tmp_path / "producer")
     assert produce(maker, 300).wait(60) == 0
     shared.server.stop()

@@ -1,4 +1,4 @@
-"""A power cut of a machine on which one broker runs: what it acknowledged must be on its disk."""
+"""A power cut of a machine with one broker: acknowledged records are on its disk."""
 
 import os
 import re
@@ -56,11 +56,11 @@ def test_what_a_broker_acknowledged_is_on_its_disk(home: Path, disk: Path, tmp_p
         settings = replace(settings, kafka_broker=broker.address)
         with closing(KafkaEmitter(settings, BUZZ, KEY)) as emitter:
             assert emitter.last(["ann-1"]) is None
-            subprocess.run(["sync", "-f", str(disk)], check=True)  # a broker that was set up long ago
+            subprocess.run(["sync", "-f", str(disk)], check=True)  # as on a broker that was set up long ago
             for first in range(1, 1001, 50):
                 emitter.emit(make_batch(50, first=first))
             mark = emitter.mark
-        broker.freeze()  # what the block device has by now is what a power cut leaves
+        broker.freeze()  # a power cut leaves what the block device has now
         shutil.copyfile(tmp_path / "image", tmp_path / "left")
         broker.kill()
         subprocess.run(["umount", str(disk)], check=True)

@@ -1,4 +1,4 @@
-"""scripts/prepare_kafka.sh: what it sets up, keeps, and says when it cannot."""
+"""scripts/prepare_kafka.sh: the set-up, what it keeps, and its errors."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ def assert_one_line(done: "subprocess.CompletedProcess[str]", code: int, *words:
 
 @pytest.fixture
 def tarball(home: Path, tmp_path: Path) -> Path:
-    """What Apache's download of Kafka 4 looks like."""
+    """Make a tarball like Apache's download of Kafka 4."""
     folder = tmp_path / "kafka_2.13-4.9.9"
     (folder / "config").mkdir(parents=True)
     (folder / "libs").symlink_to(home / "libs")

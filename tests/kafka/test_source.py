@@ -53,7 +53,7 @@ def source(
 
 
 def read_all(reader: KafkaSource, max_records: int = 10_000) -> list[Chunk]:
-    """Everything up to None."""
+    """Read everything up to None."""
     chunks = []
     while (chunk := reader.poll(max_records)) is not None:
         chunks.append(chunk)
@@ -65,7 +65,7 @@ def records(chunks: list[Chunk]) -> list[Any]:
 
 
 def made(amount: int, producer_id: str = "ann-1", first: int = 1) -> list[Any]:
-    """The records of `write`, as they should be read."""
+    """Return the records of `write`, as they should be read."""
     return make_batch(amount, producer_id=producer_id, first=first).records
 
 
@@ -82,7 +82,7 @@ def write_raw(settings: Settings, *values: bytes | None) -> None:
 
 
 def positions(chunks: list[Chunk]) -> dict[str, str]:
-    """What a store would hold after these chunks, which must follow each other."""
+    """Assert that the chunks follow each other; return the positions that a store would have after them."""
     stored: dict[str, str] = {}
     for chunk in chunks:
         assert stored.get(chunk.partition, chunk.start) == chunk.start
@@ -119,7 +119,7 @@ def test_reading_resumes_after_a_stored_position(settings: Settings) -> None:
         assert read_all(reader) == []
 
 
-def test_only_what_comes_from_now_on(settings: Settings) -> None:
+def test_from_the_end_only_new_records_are_read(settings: Settings) -> None:
     write(settings, 10)
     with source(settings, lambda partition: "end") as reader:
         ends = read_all(reader)
@@ -128,14 +128,14 @@ def test_only_what_comes_from_now_on(settings: Settings) -> None:
         chunks = read_all(reader)
     assert [m.sequence for m in records(chunks)] == [11, 12, 13]
     assert {chunk.start for chunk in ends} == {"end"}
-    assert ends[0].end  # who chooses a source looks at its first chunk
-    assert sorted(chunk.end for chunk in ends)[:-1] == ["", "", ""]  # partitions that hold nothing yet
+    assert ends[0].end  # the automatic source looks at the first chunk
+    assert sorted(chunk.end for chunk in ends)[:-1] == ["", "", ""]  # the empty partitions
     positions([*ends, *chunks])
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-def test_the_end_is_a_place_that_is_kept_before_the_first_record(settings: Settings, grouped: bool) -> None:
-    """However often a reader is stopped, loses the broker or shares its partitions anew: what comes then is read."""
+def test_the_end_is_stored_before_the_first_record(settings: Settings, grouped: bool) -> None:
+    """The stored end is kept however often a reader stops, loses the broker or shares its partitions anew."""
     group = settings.group if grouped else None
     write(settings, 10)
     stored: dict[str, str] = {}
@@ -154,13 +154,13 @@ def test_the_end_is_a_place_that_is_kept_before_the_first_record(settings: Setti
         assert [m.sequence for m in records(read_all(reader))] == [14, 15, 16]
 
 
-def test_what_comes_while_a_reader_from_the_end_is_cut_off_is_read_later(settings: Settings) -> None:
+def test_records_during_an_outage_are_read_by_a_reader_from_the_end(settings: Settings) -> None:
     write(settings, 5)
     with source(settings, lambda partition: "end") as reader:
         assert records(read_all(reader)) == []
         reader.close()  # as when no broker answers
         write(settings, 3, first=6)
-        write(settings, 3, producer_id="cid-1")  # in a partition that held nothing
+        write(settings, 3, producer_id="cid-1")  # in an empty partition
         found = records(read_all(reader))
     assert sorted((each.producer_id, each.sequence) for each in found) == [
         *(("ann-1", sequence) for sequence in (6, 7, 8)), *(("cid-1", sequence) for sequence in (1, 2, 3))
@@ -196,7 +196,7 @@ def test_a_topic_that_was_created_again_begins_again(settings: Settings, admin: 
     write(one_partition, 100)
     with source(settings) as reader:
         stored = positions(read_all(reader))
-    for amount in (10, 300, 98):  # shorter and longer than before, and ending where the last record was
+    for amount in (10, 300, 98):  # shorter and longer than before, and with the same end
         delete_topic(admin, settings.topic)
         write(one_partition, amount, producer_id="bob-1")
         with source(settings, lambda partition: stored[partition]) as reader:
@@ -209,7 +209,7 @@ def test_a_topic_that_was_created_again_begins_again(settings: Settings, admin: 
 def test_a_topic_that_is_created_again_while_it_is_followed_begins_again(
     settings: Settings, admin: AdminClient, amount: int
 ) -> None:
-    """As a producer does that finds it gone: nobody but the topic's id tells, and less or more than before is there."""
+    """Only the topic's id shows that it was created again, with fewer or more records than before."""
     one_partition = replace(settings, kafka_partitions=1)
     write(one_partition, 50)
     with source(settings, finished=False) as reader:
@@ -258,8 +258,8 @@ def _is(read: Callable[[], int], expected: int) -> bool:
     return read() == expected
 
 
-def test_an_end_that_is_not_reached_is_none(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a partition has no leader: with `finished`, nothing would be all there is."""
+def test_an_end_that_cannot_be_reached_is_an_error(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `finished` an end that cannot be reached is an error, such as that of a partition without a leader."""
     write(settings, 1)
     monkeypatch.setattr(kafka_source, "FINISH_S", 0.2)
     monkeypatch.setattr(kafka_source.Connection, "fetch", lambda self, amount: None)
@@ -285,7 +285,7 @@ def test_partitions_that_are_added_are_read(settings: Settings, admin: AdminClie
         wait_until(lambda: read() == 20)
 
 
-def test_what_cannot_be_read_now_is_one_line_and_heals(settings: Settings, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_unreadable_topic_is_one_line_and_heals(settings: Settings, capfd: pytest.CaptureFixture[str]) -> None:
     with source(replace(settings, kafka_broker=NOBODY)) as reader:
         started_s = time.monotonic()
         with pytest.raises(Unavailable, match=f"no Kafka broker answers at {NOBODY}"):
@@ -342,7 +342,7 @@ def test_wrong_credentials_are_one_line(secured: Secured, logged: list[str]) -> 
 
 
 def committed(admin: AdminClient, group: str) -> dict[int, int]:
-    """Partition -> offset that the group has committed."""
+    """Return partition -> committed offset of the group."""
     asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group].result(10)
     return {place.partition: place.offset for place in asked.topic_partitions if place.offset >= 0}
 
@@ -354,7 +354,7 @@ def test_a_group_commits_what_was_handled(settings: Settings, admin: AdminClient
     assert committed(admin, settings.group) == {}
     with source(settings, group=settings.group) as reader:
         assert len(records(read_all(reader))) == 100
-    # Tools see no lag: what is behind the last record is the mark of its transaction.
+    # Tools see no lag: only the transaction's end is behind the last record.
     place = TopicPartition(settings.topic, 0)
     end = admin.list_offsets({place: OffsetSpec.latest()})[place].result(10).offset
     assert committed(admin, settings.group) == {0: end}
@@ -381,7 +381,7 @@ def _members(admin: AdminClient, group: str) -> int:
 def test_members_divide_the_partitions_and_hand_them_over(
     settings: Settings, admin: AdminClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka_source, "SESSION_S", 1.5)  # members learn of each other when they say they live
+    monkeypatch.setattr(kafka_source, "SESSION_S", 1.5)  # members learn of each other with the next heartbeat
     admin.create_topics([NewTopic(settings.topic, 4)])[settings.topic].result(10)
     names = ("ann-1", "ann-2", "cid-1", "cid-2")  # one per partition
     stored: dict[str, str] = {}
@@ -423,7 +423,7 @@ def test_members_divide_the_partitions_and_hand_them_over(
 
 
 def test_a_member_without_partitions_waits_for_others_as_long_as_it_takes(settings: Settings) -> None:
-    """One that hangs keeps all the others waiting when one more comes."""
+    """A member that hangs keeps others waiting when one more joins, and they wait as long as it takes."""
     write(settings, 10)
     options = {"bootstrap.servers": settings.kafka_broker, "group.id": settings.group, "log_level": 0}
     limits = {"session.timeout.ms": 6000, "max.poll.interval.ms": 6000}
@@ -477,7 +477,7 @@ def test_another_stream_has_its_own_topic_and_keeps_what_has_no_column(settings:
     assert json.loads(record.extra)["more"] == {"deep": [1]}
 
 
-def test_what_retention_deleted_is_not_waited_for(settings: Settings, admin: AdminClient) -> None:
+def test_records_that_retention_deleted_are_skipped(settings: Settings, admin: AdminClient) -> None:
     one_partition = replace(settings, kafka_partitions=1)
     write(one_partition, 100)
     with source(settings) as reader:
@@ -493,7 +493,7 @@ def test_what_retention_deleted_is_not_waited_for(settings: Settings, admin: Adm
 
 
 def test_a_position_whose_last_record_was_deleted_is_continued(settings: Settings, admin: AdminClient) -> None:
-    """By retention or compaction."""
+    """A position continues even if retention or compaction deleted its last record."""
     write(replace(settings, kafka_partitions=1), 100)
     with source(settings) as reader:
         first = reader.poll(40) or pytest.fail("nothing to read")
@@ -506,7 +506,9 @@ def test_a_position_whose_last_record_was_deleted_is_continued(settings: Setting
 
 
 @pytest.mark.parametrize("kind", [ResourceType.GROUP, ResourceType.TOPIC])
-def test_what_may_not_be_read_is_no_missing_broker(secured: Secured, admin: AdminClient, kind: ResourceType) -> None:
+def test_a_missing_right_to_read_is_not_a_missing_broker(
+    secured: Secured, admin: AdminClient, kind: ResourceType
+) -> None:
     write(secured.settings, 3)
     name = secured.settings.group if kind is ResourceType.GROUP else secured.settings.topic
     rules = [
@@ -527,10 +529,10 @@ def test_what_may_not_be_read_is_no_missing_broker(secured: Secured, admin: Admi
         delete_rules(admin)
 
 
-def test_the_lag_of_a_group_is_what_is_not_handled_yet(
+def test_the_lag_of_a_group_counts_unhandled_records(
     settings: Settings, admin: AdminClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was fetched, and the end of a partition that was seen, do not count."""
+    """Lag counts unhandled records: neither fetched ones nor the seen end of a partition reduce it."""
     monkeypatch.setattr(kafka_source, "COMMIT_EVERY_S", 0.05)
     write(replace(settings, kafka_partitions=1), 100)
     with source(settings, group=settings.group) as reader:

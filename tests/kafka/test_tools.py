@@ -1,4 +1,4 @@
-"""What else of the toolkit meets Kafka: check, audit, the auto source."""
+"""Other parts of the toolkit with Kafka: check, doctor, the automatic source."""
 
 from contextlib import closing
 from dataclasses import replace

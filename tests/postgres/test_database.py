@@ -1,4 +1,4 @@
-"""The processed store in PostgreSQL: what only it can do wrong."""
+"""Specific to the processed store in PostgreSQL: values, shared partitions, outages, connections."""
 
 import os
 import shutil
@@ -45,7 +45,7 @@ def store(place: PostgresPlace) -> Iterator[ProcessedStore]:
 
 
 class TestValues:
-    def test_u0000_in_what_is_no_json(self, store: ProcessedStore, place: PostgresPlace) -> None:
+    def test_u0000_in_text_columns(self, store: ProcessedStore, place: PostgresPlace) -> None:
         read = buzz(("odd\0-1", 1), author="c\0", message="a\0b")
         assert len(store.add(chunk("", "1", read)).new) == 1
         assert store.add(chunk("1", "2", read)).new == []
@@ -91,10 +91,10 @@ class TestSharing:
             holder.rollback()
             assert len(other.add(chunk("1", "2", ann(2, 2))).new) == 1
 
-    def test_who_froze_in_a_transaction_gives_the_partition_away(
+    def test_a_consumer_frozen_in_a_transaction_loses_its_partition(
         self, store: ProcessedStore, place: PostgresPlace, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """And stores nothing when it continues."""
+        """A consumer frozen in a transaction loses its partition, and stores nothing when it continues."""
 
         def freeze(stored: Stored) -> None:
             held.set()
@@ -122,8 +122,8 @@ class TestSharing:
                 frozen.add(chunk("", "1", ann(1, 3)))
         assert store.counts() == Counts(records=2)
 
-    def test_what_a_store_holds_on_the_server(self, place: PostgresPlace) -> None:
-        """No transaction after a query: the server would end it after a while, and the connection with it."""
+    def test_an_idle_store_has_no_open_transaction(self, place: PostgresPlace) -> None:
+        """No transaction stays open after a query: the server would end it, and the connection, after a while."""
         query = f"SELECT state FROM pg_stat_activity WHERE application_name = 'processed store {place.schema}'"
         with closing(open_store(place, BUZZ)) as store:
             store.add(chunk("", "1", ann(1, 2)))
@@ -169,7 +169,7 @@ class TestAway:
     def test_a_connection_that_is_lost_in_a_transaction(
         self, place: PostgresPlace, monkeypatch: pytest.MonkeyPatch, statement: str
     ) -> None:
-        """Also where nobody can tell whether it was committed: the stored position does."""
+        """After a connection was lost, the stored position shows whether its transaction was committed."""
         with closing(open_store(place, BUZZ)) as store:
             store.add(chunk("", "1", ann(1, 2)))
             execute = psycopg.Connection.execute
@@ -207,13 +207,15 @@ class TestAway:
         assert not caplog.records
 
     @pytest.mark.parametrize("hosts", ["127.0.0.1:1", "127.0.0.1:1,127.0.0.1:2"])
-    def test_there_is_none_yet(self, place: PostgresPlace, hosts: str) -> None:
+    def test_a_server_that_is_not_started_yet_is_unavailable(self, place: PostgresPlace, hosts: str) -> None:
         place.url = StoreUrl(f"postgresql://ann:secret@{hosts}/x", "there")
         with pytest.raises(StoreUnavailable, match=r"^PostgreSQL at there: Connection refused") as raised:
             open_store(place, BUZZ)
         assert "secret" not in str(raised.value) and "\n" not in str(raised.value)
 
-    def test_what_listens_there_does_not_answer(self, place: PostgresPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_server_that_does_not_answer_is_unavailable(
+        self, place: PostgresPlace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(client, "CONNECT_S", 2)
         with socket.create_server(("127.0.0.1", 0)) as mute:
             place.url = StoreUrl(f"postgresql://ann:secret@127.0.0.1:{mute.getsockname()[1]}/x", "there")
@@ -222,7 +224,7 @@ class TestAway:
 
 
 def tls(server: Server, folder: Path) -> Path:
-    """Turn TLS on with a certificate for 127.0.0.1; the file of the CA that signed it."""
+    """Turn TLS on with a certificate for 127.0.0.1; return the file of the CA that signed it."""
     (folder / "san").write_text("subjectAltName=IP:127.0.0.1")
     new = ["openssl", "req", "-newkey", "rsa:2048", "-nodes", "-sha256"]
     for command in (
@@ -254,7 +256,7 @@ def tls(server: Server, folder: Path) -> Path:
         ("FeatureNotSupported", False),
     ],
 )  # fmt: skip
-def test_what_can_heal(name: str, heals: bool) -> None:
+def test_errors_that_can_heal(name: str, heals: bool) -> None:
     with pytest.raises(ToolkitError, match="here: some reason") as raised, client.errors(StoreUrl("", "here")):
         raise getattr(psycopg.errors, name)("some\nreason")
     assert isinstance(raised.value, StoreUnavailable) == heals
@@ -262,7 +264,7 @@ def test_what_can_heal(name: str, heals: bool) -> None:
 
 @pytest.fixture
 def own_server(postgres: Server) -> Iterator[Server]:
-    """One whose settings a test may change; `postgres` says whether there can be one."""
+    """A server whose settings a test may change; `postgres` skips the test if there are no programs."""
     with closing(throwaway()) as server:
         yield server
 
@@ -297,7 +299,7 @@ class TestConnecting:
             ("/postgres", "/postgres?channel_binding=require", "channel binding"),
         ],
     )
-    def test_what_only_the_user_can_fix(self, postgres: Server, old: str, new: str, word: str) -> None:
+    def test_errors_that_only_the_user_can_fix(self, postgres: Server, old: str, new: str, word: str) -> None:
         url = processed_store_url({"PROCESSED_STORE_URL": postgres.url.replace(old, new)})
         assert url
         with pytest.raises(ToolkitError, match=word) as raised:

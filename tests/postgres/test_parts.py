@@ -1,4 +1,4 @@
-"""Alerts and windows in PostgreSQL are those in SQLite, and two machines share them."""
+"""Alerts and windows in PostgreSQL equal those in SQLite, and two machines share them."""
 
 import random
 from contextlib import closing
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.full, pytest.mark.postgres]
 
 
 def found_in(place: Place, rule: Rule, folder: Path) -> tuple[list[tuple[Any, ...]], list[Any], list[Any]]:
-    """The alerts, windows and deliveries of one random stream, read by two machines in turn, a partition each."""
+    """Return alerts, windows and deliveries of a random stream that two machines read in turn, a partition each."""
     rng, sent = random.Random(3), list[bytes]()
     made: list[Made] = [
         (rng.uniform(0, 300), rng.choice(["a", "b", "x\0y"]), rng.choice([20, 25.5, None])) for _ in range(400)

@@ -1,4 +1,4 @@
-"""scripts/prepare_postgres.sh: what it starts, keeps, and says when it cannot."""
+"""scripts/prepare_postgres.sh: the server it starts, what it keeps, and its errors."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.full, pytest.mark.postgres, pytest.mark.skipif(os.name
 
 
 def prepare(target: Path, *arguments: str | int, **environment: str) -> "subprocess.CompletedProcess[str]":
-    found = programs()  # else each folder would fetch its own
+    found = programs()  # otherwise each folder would fetch its own
     path = os.pathsep.join([*([str(found)] if found else []), os.environ["PATH"]])
     own = {**os.environ, "PATH": path, "POSTGRES_HOME": str(target), **environment}
     command = ["bash", str(SCRIPT), *map(str, arguments)]
@@ -42,10 +42,9 @@ def assert_one_line(done: "subprocess.CompletedProcess[str]", code: int, *words:
 
 @pytest.fixture
 def target(postgres: Server) -> Iterator[Path]:
-    """A folder that whoever runs the server reaches; `postgres` says whether there are programs.
+    """A folder that the server's user can reach; `postgres` skips the test if there are no programs.
 
-    It is none of pytest's, from which each session that begins shuts everybody out.
-    """
+    It is not one of pytest's, whose sessions close their folders to other users."""
     with TemporaryDirectory() as root:
         Path(root).chmod(0o755)
         folder = Path(root) / "with space" / "postgres"
@@ -130,8 +129,8 @@ def test_programs_from_maven(target: Path) -> None:
     assert subprocess.run([target / "bin" / "postgres", "--version"], check=False).returncode == 0
 
 
-def test_missing_postgres_is_skipped_where_nobody_promised_it(tmp_path: Path) -> None:
-    """As on a machine that has none."""
+def test_missing_postgres_is_skipped_without_ci(tmp_path: Path) -> None:
+    """Without programs the tests are skipped, unless CI=true promises them."""
     (tmp_path / "test_it.py").write_text("def test_it(postgres): ...\n")
     (tmp_path / "conftest.py").write_text(
         "import tests.conftest\ntests.conftest.programs = lambda: None\nfrom tests.conftest import *\n"

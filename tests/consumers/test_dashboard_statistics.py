@@ -1,4 +1,4 @@
-"""The dashboard's arithmetic against NumPy."""
+"""The dashboard's rolling mean and summary against NumPy."""
 
 from dataclasses import astuple
 
@@ -15,7 +15,7 @@ values = st.lists(st.floats(0, 1) | st.sampled_from([1e30, -1e100]), min_size=1,
 
 
 @given(values, st.integers(1, 20))
-def test_rolling_mean_is_that_of_each_window_and_at_first_of_fewer(data: list[float], window: int) -> None:
+def test_the_rolling_mean_begins_with_fewer_values(data: list[float], window: int) -> None:
     table = pd.DataFrame([(at, "a", value, 0, 0) for at, value in enumerate(data)], columns=list(state.COLUMNS))
     (series,) = state.all_series(table, Buffers(window=60, rolling=window), None, lines=False)
     means = [np.mean(data[max(end - window, 0) : end]) for end in range(1, len(data) + 1)]

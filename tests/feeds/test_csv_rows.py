@@ -1,4 +1,4 @@
-"""CSV files: every row that csv.writer wrote comes back, and a damaged line costs as little as it can."""
+"""CSV files: every row that csv.writer wrote is read, and a damaged line spoils as few others as possible."""
 
 import csv
 import io
@@ -29,26 +29,26 @@ def rows_of(data: bytes, size: int = 1 << 20, encoding: str = "utf-8") -> list[R
 
 
 def values(row: Row) -> dict[str, str]:
-    """The values of a row that is whole, by the names of its columns."""
+    """Return the values of an undamaged row by column name."""
     found: dict[str, str] = msgspec.json.decode(row.line)
     return found
 
 
 def read(data: bytes, size: int = 1 << 20) -> tuple[list[dict[str, str]], list[int]]:
-    """The values of each row that is whole, and the lines of those that are not."""
+    """Return the values of each undamaged row, and the line numbers of the damaged ones."""
     found = rows_of(data, size)
     return [values(row) for row in found if not row.reason], [row.number for row in found if row.reason]
 
 
 def named(table: list[list[str]]) -> list[dict[str, str]]:
-    """What is to be read of rows: no empty cell, and no row of empty cells."""
+    """Return the expected rows, without empty cells and rows of empty cells."""
     return [{name: cell for name, cell in zip("abc", row, strict=False) if cell} for row in table if any(row)]
 
 
 @given(st.lists(st.lists(cells, min_size=3, max_size=3)), st.integers(1, 50))
 @example([["a\nb", "\u20ac\n", "c"], ["1", "2", "3"]], 1)
-def test_what_is_written_is_read_back(table: list[list[str]], size: int) -> None:
-    """But for rows without any value, and in whatever pieces it comes."""
+def test_rows_are_read_back(table: list[list[str]], size: int) -> None:
+    """All rows with a value are read back, however the file is divided into blocks."""
     assert read(written([["a", "b", "c"], *table]), size) == (named(table), [])
 
 
