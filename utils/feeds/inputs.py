@@ -1,4 +1,4 @@
-"""What a feed can read: each SOURCE of the command line as one object."""
+"""The inputs of a feed: one object for each SOURCE of the command line."""
 
 import codecs
 import gzip
@@ -37,9 +37,9 @@ SUFFIXES = {
 }
 PIPE, TOPIC, HTTP = "-", "kafka:", "http:"
 SAMPLE = Stream("sample")
-"""The stream of a source that is opened for a look at the first lines, which stay to be fed."""
+"""Stream for a source that is opened only to look at the first lines. They are fed later all the same."""
 BLOCK_BYTES = 1 << 20
-AHEAD_BLOCKS, AHEAD_BYTES = 16, 1 << 16  # of standard input
+AHEAD_BLOCKS, AHEAD_BYTES = 16, 1 << 16  # of standard input, read ahead
 STOP_S = 0.1
 _HEAD_BYTES = 4096
 _GZIP = b"\x1f\x8b"
@@ -49,7 +49,7 @@ _SPREAD = re.compile(rb"(\xef\xbb\xbf)?\s*\{([^\n]*[{\[,])?\s*\n")  # an object 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class InputOptions:
-    """How a SOURCE is read."""
+    """Options for reading a SOURCE."""
 
     format: Annotated[Format | None, optional("What it contains, if its suffix does not say.")] = None
     pattern: Annotated[str, optional("Regular expression for text: named groups are fields.")] = ""
@@ -59,7 +59,7 @@ class InputOptions:
 
     @property
     def kind(self) -> str:
-        """What is read according to these options alone; "" where only its name tells."""
+        """The format that the options name, "" if they name none."""
         return self.format or ("text" if self.pattern else "")
 
 
@@ -68,11 +68,11 @@ PLAIN = InputOptions()
 
 @dataclass(frozen=True)
 class Input:
-    """What a feed reads.
+    """One input of a feed.
 
-    `name` proposes that of the stream, unless it is empty. Positions are stored under `place`. `kind` is one of
-    SUFFIXES, or `array`. `make` gives the source for `open`. An input `ends` where it cannot grow, and `restarts` where
-    it may be rotated or replaced; what does neither was changed if it begins again.
+    `name` is the default name of the stream, unless it is empty. Positions are stored under `place`. `kind` is a value
+    of SUFFIXES, or `array`. `make` makes the source for `open`. An input `ends` if it cannot grow. It `restarts` if it
+    may be rotated or replaced; if any other input begins again, its contents were changed.
     """
 
     name: str
@@ -84,24 +84,24 @@ class Input:
     restarts: bool = False
 
     def open(self, stream: Stream, resume: Resume, finished: bool) -> Source:
-        """A source whose records are lines of a stream, from the positions of `resume` on; `finished` as in Sink."""
-        encoding = "utf-8" if self.ends else self.options.encoding  # what is complete is decoded as a whole
+        """Open a source whose records are `Line`s of a stream. `resume` and `finished` are those of `Sink.source`."""
+        encoding = "utf-8" if self.ends else self.options.encoding  # `Text` decodes complete inputs
         is_text = self.kind == "text"
         parse = text_parser(self.options.pattern, encoding, self.options.time_format) if is_text else None
         return self.make(codec=LineCodec(stream, parse), resume=resume, finished=finished)
 
 
 def find_input(source: str, options: InputOptions, settings: Settings, stop: threading.Event) -> Input:
-    """The input that SOURCE names. Raises ToolkitError for what cannot be read."""
+    """Return the input that SOURCE names. Raises ToolkitError if it cannot be read with these options."""
     try:
-        "text".encode(options.encoding)  # some names are no encodings of text, such as base64
+        "text".encode(options.encoding)  # fails for codecs that are not for text, such as base64
     except (LookupError, UnicodeError) as error:
         raise ToolkitError(f"--encoding {options.encoding}: there is no such encoding") from error
-    text_parser(options.pattern, options.encoding)  # or the pattern is named
+    text_parser(options.pattern, options.encoding)  # raises ToolkitError for a wrong pattern
     check_time_format(options.time_format)
     found = _found(source, options, settings, stop)
     if options.time_format and found.kind not in ("csv", "text"):
-        raise ToolkitError(f"--time-format is for CSV and text; times of {source} stay as they are")
+        raise ToolkitError(f"--time-format is for CSV and text: leave it out, times of {source} stay as they are")
     return found
 
 
@@ -137,7 +137,7 @@ def _table(path: Path, kind: str, options: InputOptions) -> Input:
 
     if not options.table:
         raise ToolkitError(f"{path} is a database: name one of its tables with --table")
-    table = re.sub("[A-Z]", lambda letter: letter[0].lower(), options.table)  # databases do not tell these apart
+    table = re.sub("[A-Z]", lambda letter: letter[0].lower(), options.table)  # databases ignore the case
 
     def make(codec: LineCodec, resume: Resume, finished: bool) -> Source:
         source = DuckdbSource if kind == "duckdb" else SqliteSource
@@ -147,17 +147,17 @@ def _table(path: Path, kind: str, options: InputOptions) -> Input:
 
 
 def _growing_file(path: Path, kind: str, options: InputOptions) -> Input:
-    """JSON lines, or text. Raises ToolkitError for an encoding in which it cannot be read while it grows."""
+    """Return the input for JSON lines or text. Raises ToolkitError for an encoding that needs a complete file."""
     encoding = codecs.lookup(options.encoding).name
     if (kind == "json" and not encoding.startswith("utf-8")) or b"\n".decode(encoding, "replace") != "\n":
         raise ToolkitError(f"{path} may grow, so it is not read as {encoding}: save it as UTF-8, or send it to {PIPE}")
-    # A link is a place of its own, as it leads to another file tomorrow.
+    # A symbolic link is a place of its own, because it may lead to another file tomorrow.
     place = str(path.parent.resolve() / path.name if path.is_symlink() else path.resolve())
     return Input(_stem(path.stem), place, kind, options, partial(RotatedFile, path), restarts=True)
 
 
 def _complete_file(path: Path, kind: str, options: InputOptions, *, is_packed: bool) -> Input:
-    """CSV, a JSON array, Parquet, or anything compressed."""
+    """Return the input for CSV, a JSON array, Parquet, or a compressed file."""
 
     def blocks() -> Iterator[bytes]:
         opened: Any = gzip.open if is_packed else open
@@ -180,7 +180,7 @@ def _complete_file(path: Path, kind: str, options: InputOptions, *, is_packed: b
 
 
 def _standard_input(options: InputOptions, stop: threading.Event) -> Input:
-    """What a pipe brings, which nobody can read once more."""
+    """Return the input for a pipe, which can be read only once."""
     if sys.stdin is None or sys.stdin.closed:
         raise ToolkitError(f"{PIPE}: there is no standard input")
     kind = options.kind or "json"
@@ -188,7 +188,7 @@ def _standard_input(options: InputOptions, stop: threading.Event) -> Input:
     unread = Text.of("standard input", options.encoding, blocks, options.time_format)
 
     def make(codec: LineCodec, resume: Resume, finished: bool) -> Source:
-        # What was looked at stays as lines, not as it came: one line may have no end.
+        # `tee` keeps the lines of the sample for the feed. It keeps no blocks, because a line may have no end.
         shown, unread.lines = tee(unread.lines) if codec.stream is SAMPLE else (unread.lines, iter(()))
         return RowSource(unread.name, text_pages(kind, replace(unread, lines=shown), codec.field_types), codec, resume)
 
@@ -196,7 +196,7 @@ def _standard_input(options: InputOptions, stop: threading.Event) -> Input:
 
 
 def _pipe_blocks(file: Any, stop: threading.Event) -> Iterator[bytes]:
-    """What a pipe brings, as it comes; the last block is empty, unless it was told to stop.
+    """Yield the blocks of a pipe as they come. The last one is empty, unless `stop` is set before.
 
     A thread reads a little ahead, because a read cannot be interrupted. Raises ToolkitError if it fails.
     """
@@ -229,12 +229,12 @@ def _pipe_blocks(file: Any, stop: threading.Event) -> Iterator[bytes]:
 
 
 def _kind(path: Path, options: InputOptions) -> tuple[str, bool]:
-    """What a file holds: one of SUFFIXES, or `array` of JSON objects; and whether it is compressed by gzip.
+    """Return the format of a file, a value of SUFFIXES or `array`, and whether it is compressed by gzip.
 
-    Raises ToolkitError if that is not known, or if the file cannot be read.
+    Raises ToolkitError if the format is unknown, or the file cannot be read.
     """
     if not path.is_file():
-        raise ToolkitError(f"there is no file {path}: name one, no folder; pipe other input into feed_producer {PIPE}")
+        raise ToolkitError(f"there is no file {path}: name one, not a folder, or pipe input into feed_producer {PIPE}")
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -243,12 +243,12 @@ def _kind(path: Path, options: InputOptions) -> tuple[str, bool]:
     suffix, is_packed = Path(path.name.lower().removesuffix(".gz")).suffix, head.startswith(_GZIP)
     kind = options.kind or SUFFIXES.get(suffix, "")
     if not kind:
-        hint = "does not tell what it holds: name --format json, csv or text"
+        hint = "does not tell the format: add --format json, csv or text"
         raise ToolkitError(f"{path}: {suffix or 'no suffix'} {hint}")
     if kind in ("sqlite", "duckdb", "parquet") or is_packed:
         return kind, is_packed
     if options.encoding == PLAIN.encoding and b"\0" in HOLE.sub(b"", head):
-        raise ToolkitError(f"{path} is binary, or UTF-16, which --encoding utf-16 reads of CSV files: it is no {kind}")
+        raise ToolkitError(f"{path} is binary, or UTF-16 (add --encoding utf-16 for a CSV file), and not {kind}")
     if kind == "json" and not options.format and _SPREAD.match(head):
         hint = "docs/feed.md shows how to write one per line; --format json takes its lines as they are"
         raise ToolkitError(f"{path} begins with an object over several lines: {hint}")
@@ -257,7 +257,7 @@ def _kind(path: Path, options: InputOptions) -> tuple[str, bool]:
 
 
 def _stem(name: str) -> str:
-    """The name of a stream for a file, table or topic of this name; "" where none of its letters can be in one."""
+    """Return the name of a stream for a file, table or topic; "" if no letter of its name may be in a stream's."""
     stem = re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_")
     if any(map(str.isalpha, name)) and not re.search("[a-z]", stem):
         return ""

@@ -1,4 +1,4 @@
-"""What sources give to a feed instead of records: the lines as they came, if sinks can store them."""
+"""Lines for a feed. Its sources return them as they came, instead of records, if sinks can store them."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,22 +22,22 @@ Types = Mapping[str, str]
 """The types of a stream's fields by name."""
 
 Parse = Callable[[bytes, Types], bytes]
-"""The JSON line of a line of text. Raises ValueError with the reason if there is none."""
+"""Makes a line of text a JSON line. Raises ValueError with the reason if it cannot."""
 
 _NUMBER = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]+)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _TEXTS = ("text", "timestamp")
 MAX_TIME = 60
-"""Characters of a time; a longer cell is not looked at, for that takes longer than all else."""
+"""Most characters of a time. Trying to parse longer cells would take most of the time of a feed."""
 
 
 class LineCodec(Codec):
-    """Decodes as the codec of a stream does, to see that it can, and gives the lines."""
+    """A codec that decodes like the codec of a stream, to check the lines, and returns the lines."""
 
     def __init__(self, stream: Stream, parse: Parse | None = None) -> None:
-        """`parse` reads lines that are no JSON."""
+        """`parse` is for lines of text."""
         self.stream, self._codec, self._parse = stream, stream.codec, parse
         self.field_types: Types = {field.name: field.type for field in stream.fields}
-        # One that differs only in case takes the column of ours: then there is none.
+        # A field that differs from `timestamp` only in case takes its column. Then no timestamp is added.
         is_taken = any(name != "timestamp" and name.lower() == "timestamp" for name in self._codec.columns)
         self._present = str if is_taken else present
         self._event_us = event_time(stream) if stream.time not in (None, "timestamp") and not is_taken else None
@@ -48,7 +48,7 @@ class LineCodec(Codec):
             lines = [self._parse(line, self.field_types) for line in lines]
         fitting = self._codec.decode_fitting(lines)
         if not are_small(lines, are_flat=fitting is not None and self._codec.is_flat):
-            raise ValueError("one of them may be too long, or nested too deeply: `decode` tells")
+            raise ValueError("a line may be too long or nested too deeply: decode each of them")
         records, now = self._codec.decode_each(lines) if fitting is None else fitting, self._present()
         times = [self._time(record, now) for record in records] if self._event_us else repeat(now)
         is_plain = self._is_dated and fitting is not None and are_plain(lines, records)
@@ -56,7 +56,7 @@ class LineCodec(Codec):
 
     def decode(self, line: bytes) -> Line:
         data = self._parse(line, self.field_types) if self._parse else line
-        stamp(data, "", 1, "")  # first, for its reasons are the better ones
+        stamp(data, "", 1, "")  # first, because its errors name better reasons
         record = self._codec.decode(data)
         return Line(data, self._time(record, self._present()), record)
 
@@ -66,19 +66,19 @@ class LineCodec(Codec):
 
 
 def text_parser(pattern: str, encoding: str, time_format: str = "") -> Parse:
-    """What reads lines of text: the named groups of `pattern` are fields; without one the field is `line`.
+    """Return a parser of lines of text. Named groups of `pattern` become fields; without a pattern the field is `line`.
 
     Raises ToolkitError if the pattern cannot be used.
     """
     try:
         expression = re.compile(pattern or r"(?P<line>.+)")
     except re.error as error:
-        raise ToolkitError(f"--pattern {pattern} is no regular expression: {error}") from error
+        raise ToolkitError(f"--pattern {pattern} is not a regular expression: {error}") from error
     if not expression.groupindex:
         raise ToolkitError(f"--pattern {pattern} names no field: write a group as (?P<level>[A-Z]+)")
 
     def parse(line: bytes, types: Types) -> bytes:
-        check_size(len(line))  # of a longer one the middle may be missing
+        check_size(len(line))  # a longer line may miss its middle
         try:
             text = line.decode(encoding).strip()
         except UnicodeDecodeError as error:
@@ -94,9 +94,9 @@ def text_parser(pattern: str, encoding: str, time_format: str = "") -> Parse:
 
 
 def json_line(cells: Iterable[tuple[str, str]], types: Types, time_format: str = "") -> bytes:
-    """Named cells as a JSON object, without the empty ones; times that are written in `time_format` in ISO 8601.
+    """Return named cells as a JSON object, without empty cells; times in `time_format` become ISO 8601.
 
-    Those that look like a JSON number or a boolean become one, except in fields whose type is a text.
+    A cell that looks like a number or a boolean becomes one, except in fields of text and timestamps.
     """
     if time_format:
         cells = [
@@ -116,12 +116,12 @@ def _value(cell: str) -> str | Raw:
 
 
 def check_time_format(form: str) -> None:
-    """Raise ToolkitError if this cannot be how times are written; "" is ISO 8601."""
+    """Raise ToolkitError if `form` is not a format of times for strptime; "" is ISO 8601."""
     try:
         written = datetime.now(UTC).strftime(form)
         datetime.strptime(written, form)
         if form and written == form:
-            raise ValueError("no part of it is a time")
+            raise ValueError("it has no code for a time")
     except ValueError as error:
         hint = "write it in the codes of Python's strptime, such as '%d/%b/%Y:%H:%M:%S %z'"
         raise ToolkitError(f"--time-format {form}: {error}; {hint}") from error
@@ -129,9 +129,9 @@ def check_time_format(form: str) -> None:
 
 @lru_cache(maxsize=16_384)
 def in_iso_form(cell: str, form: str) -> str:
-    """A time that is written in this form as ISO 8601, other text as it is.
+    """Return a time of this form in ISO 8601, and any other text as it is.
 
-    A form without a year means the last time that it was so, at most a day ahead.
+    Without a year in the form, the year is the latest that makes a time at most a day in the future.
     """
     if len(cell) > MAX_TIME:
         return cell
@@ -142,7 +142,7 @@ def in_iso_form(cell: str, form: str) -> str:
         return cell
     if not has_year:
         latest = datetime.now() + timedelta(days=1)
-        for year in range(latest.year, latest.year - 9, -1):  # in some years there is no 29 February
+        for year in range(latest.year, latest.year - 9, -1):  # 29 February may be up to eight years ago
             with suppress(ValueError):
                 if (found := at.replace(year=year)).replace(tzinfo=None) <= latest:
                     at = found
