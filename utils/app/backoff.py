@@ -7,8 +7,7 @@ from collections.abc import Iterator
 def backoff(first_s: float = 0.1, cap_s: float = 5.0) -> Iterator[float]:
     """Yield the seconds to wait before each retry: about twice as long each time, at most `cap_s`.
 
-    Each wait is a random value between half of it and all of it, so that several threads that wait for the same sink
-    do not retry at the same moment. Make a new iterator after progress.
+    Half of each wait is random, so that waiting threads do not retry together. Make a new iterator after progress.
     """
     while True:
         yield first_s * random.uniform(0.5, 1.0)

@@ -42,7 +42,7 @@ def run(main: Callable[..., int], *others: Callable[..., int], name: str, argume
         name=f"python -m {name}",
         help=main.__doc__,
         version=f"streaming-toolkit {VERSION}",
-        default_parameter=Parameter(negative=()),  # no --no-once, no --empty-sinks
+        default_parameter=Parameter(negative=()),  # no options such as --no-once and --empty-sinks
         result_action="return_value",
     )
     app.default(narrowed(main))

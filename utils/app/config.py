@@ -31,26 +31,21 @@ _SINKS = Group("Where the sinks are", sort_key=2)
 
 
 def _option(variable: str, help: str, group: Group = _SINKS, least: Number | None = None) -> Parameter:
-    """Define an option that the environment and `.env` can set too. With `least` its value is a whole number."""
+    """Define an option that the environment and `.env` can set too. Numbers are whole, with `least` as their limits."""
     return Parameter(env_var=variable, group=group, help=help, converter=least and whole, validator=least)
 
 
 _DATA_DIR = _option("BASE_DATA_DIR", "Folder of all data; inside the project if relative.", _SHARED)
-_LOG_LEVEL = _option("LOG_LEVEL", "Least severe lines to show and to keep in logs/.", _SHARED)
+_LOG_LEVEL = _option("LOG_LEVEL", "Lowest level of the log lines that are printed and kept in logs/.", _SHARED)
 _LIVE_FILE = _option("LIVE_DATA_FILE_NAME", "JSON lines file of the file sink.")
 _SQLITE_FILE = _option("SQLITE_DB_FILE_NAME", "Database of the SQLite sink.")
 _DUCKDB_FILE = _option("DUCKDB_DB_FILE_NAME", "Database of the DuckDB sink.")
 _BROKER = _option("KAFKA_BROKER_ADDRESS", "host:port of the brokers, comma separated.")
 _TOPIC = _option("BUZZ_TOPIC", "Kafka topic.")
 _GROUP = _option("BUZZ_CONSUMER_GROUP_ID", "Kafka consumer group.")
-_PARTITIONS = _option(
-    "KAFKA_PARTITIONS", "Partitions of a topic that is created because it is missing.", least=POSITIVE
-)
-_REPLICATION = _option(
-    "KAFKA_REPLICATION",
-    "Copies of each partition of such a topic; 0 = what the brokers do by default.",
-    least=NOT_NEGATIVE,
-)
+_PARTITIONS = _option("KAFKA_PARTITIONS", "Partitions of a missing topic that a producer creates.", least=POSITIVE)
+_COPIES = "Copies of each partition of such a topic; 0 = the brokers' default."
+_REPLICATION = _option("KAFKA_REPLICATION", _COPIES, least=NOT_NEGATIVE)
 _JOURNAL_MAX = _option("JOURNAL_MAX_MB", "MiB a journal holds before the producer waits.", _SHARED, POSITIVE)
 
 
@@ -137,7 +132,7 @@ FILES = ("live_file", "sqlite_file", "duckdb_file")
 KAFKA = ("kafka_broker", "topic")
 READING = (*FILES, *KAFKA)
 PRODUCING = (*READING, "kafka_partitions", "kafka_replication", "journal_max_mb")
-PRODUCING_STREAM = tuple(name for name in PRODUCING if name not in ("live_file", "topic"))  # buzz only
+PRODUCING_STREAM = tuple(name for name in PRODUCING if name not in ("live_file", "topic"))  # both are for buzz
 
 
 class Reads:
@@ -151,7 +146,7 @@ class Reads:
 
 
 def narrowed(command: Callable[..., int]) -> Callable[..., int]:
-    """Make options of only the settings that the command's `Reads` names. The others keep their defaults."""
+    """Remove the options for settings that the command's `Reads` does not name, which then have their defaults."""
     hints = get_type_hints(command, include_extras=True)
     reads = [each for each in getattr(hints.get("settings"), "__metadata__", ()) if isinstance(each, Reads)]
     if reads:
@@ -182,7 +177,7 @@ def kafka_security(environment: Mapping[str, str] = os.environ) -> dict[str, str
     """
     found = {option: value for name, option in KAFKA_SECURITY.items() if (value := environment.get(name))}
     if "security.protocol" in found:
-        found["security.protocol"] = found["security.protocol"].upper()  # librdkafka takes both cases, kafka-python one
+        found["security.protocol"] = found["security.protocol"].upper()  # kafka-python takes only upper case
     if found.get("security.protocol", "").startswith("SASL"):
         found.setdefault("sasl.mechanism", "PLAIN")
     if (mechanism := found.get("sasl.mechanism", "PLAIN")) not in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"):
@@ -234,7 +229,7 @@ def processed_store_url(environment: Mapping[str, str] = os.environ) -> StoreUrl
     if not found or re.search(r"%(?![0-9A-Fa-f]{2})|%00", text):
         raise ToolkitError(
             f"{STORE_VARIABLE} is not postgresql://USER:PASSWORD@HOST:PORT/DATABASE; in the password write "
-            "letters like @ : / ? # % as %40 %3A %2F %3F %23 %25"
+            "the characters @ : / ? # % as %40 %3A %2F %3F %23 %25"
         )
     return StoreUrl(text, f"{found['hosts'] or 'local'}/{unquote(found['database'] or '')}")
 

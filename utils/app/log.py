@@ -47,8 +47,7 @@ def set_up(settings: Settings, command: str, secrets: tuple[str, ...] = ()) -> N
     def mask(record: "Record") -> None:
         record["message"] = plain(masked(record["message"], secrets))
 
-    # portalocker warns when the data folder was deleted, which the toolkit logs itself.
-    logging.getLogger("portalocker").setLevel(logging.ERROR)
+    logging.getLogger("portalocker").setLevel(logging.ERROR)  # of a deleted data folder the toolkit warns itself
     logger.remove()
     logger.configure(patcher=mask)
     short = "{time:HH:mm:ss} <level>{level: <7}</level> {message}\n"

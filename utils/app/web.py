@@ -116,7 +116,7 @@ class _TimeoutProtocol(H11Protocol):
         super().data_received(data)
         answering = self.cycle is not None and not self.cycle.response_complete
         if timer and not answering and not self.timeout_keep_alive_task:
-            self.timeout_keep_alive_task = timer  # the base class cancels it at every byte
+            self.timeout_keep_alive_task = timer  # above it was hidden from the base class, which cancels it
         elif timer:
             timer.cancel()
 

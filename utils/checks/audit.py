@@ -38,10 +38,9 @@ CREATE TABLE assigned (
 CREATE TABLE letters (sink UTINYINT, run INTEGER, sequence BIGINT);
 CREATE TABLE findings (problem VARCHAR, sink UTINYINT, run INTEGER, first BIGINT, last BIGINT);
 """
-# runs: the sequences that are acknowledged by now, none (first > last) if no journal has the run; known: a journal here
-# has its producer. expected: the sequences acknowledged for a sink before the audit began. missing: the gaps in them.
-# A worker continues after its sink's last record. So a gap up to `reached`, which is that record or the last one pruned
-# from the journal, is lost; a later gap is pending.
+# runs: the sequences acknowledged by now, none (first > last) if no journal has the run; known: a journal here has the
+# producer. expected: the sequences acknowledged for a sink before the audit began. missing: the gaps in them, lost up
+# to `reached`, the sink's last or the journal's last pruned record; later ones are pending, as workers continue there.
 VIEWS = """
 CREATE TABLE runs AS
     SELECT names.*, (producer, stream) IN (SELECT producer, stream FROM names JOIN assigned USING (run)) AS known,

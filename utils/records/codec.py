@@ -21,7 +21,7 @@ from utils.records.instants import are_instants, instant_text, is_usual, microse
 
 MAX_INT64 = 2**63 - 1
 MAX_EXACT = 2**53  # up to here a 64-bit float represents each integer exactly
-GROUP_LINES = 64
+GROUP_LINES = 64  # lines that are decoded together once one of all does not fit
 
 NONE = Raw()  # value of an absent `json` field; compare by identity
 
@@ -90,7 +90,7 @@ class Codec:
         names, kinds = [*(field.name for field in self.fields), *OWN], [*self.types, *OWN.values()]
         self.type = _row_type(attributes, kinds, names)
         self._decoder = Decoder(self.type)
-        self._known = {
+        self._columns = {  # name -> attribute and decoder
             name: (attribute, Decoder(kind)) for name, attribute, kind in zip(names, attributes, kinds, strict=True)
         }
         of_fields = list(zip(self.fields, attributes, strict=False))
@@ -100,7 +100,7 @@ class Codec:
     @property
     def columns(self) -> tuple[str, ...]:
         """The names of the columns: the fields, then `extra`, `producer_id` and `sequence`."""
-        return tuple(self._known)
+        return tuple(self._columns)
 
     @property
     def is_flat(self) -> bool:
@@ -181,7 +181,7 @@ class Codec:
         values: dict[str, Any] = dict.fromkeys(self.type.__struct_fields__) | dict.fromkeys(self._json, NONE)
         left = {}
         for name, raw in object_decoder.decode(line).items():
-            attribute, decoder = self._known.get(name, ("", None))
+            attribute, decoder = self._columns.get(name, ("", None))
             with suppress(msgspec.ValidationError):
                 if decoder is not None:
                     values[attribute] = decoder.decode(raw)
@@ -192,8 +192,8 @@ class Codec:
 
     def value(self, record: Any, name: str) -> Any:
         """Return the value that a record has in the column `name`; None if the stream has no such column."""
-        known = self._known.get(name)
-        return getattr(record, known[0]) if known else None
+        column = self._columns.get(name)
+        return getattr(record, column[0]) if column else None
 
     def columns_of(self, records: Sequence[Any]) -> list[Sequence[Any]]:
         """Return the values of decoded records, one sequence per column; JSON as text, None where a value is absent."""

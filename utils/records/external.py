@@ -17,7 +17,7 @@ MAX_DEPTH = 100
 
 
 class _Peek(msgspec.Struct, gc=False):
-    """The members of an external record that have names of the toolkit. The decoder skips all others at C speed."""
+    """The members of an external record whose names the toolkit uses. The decoder skips all others at C speed."""
 
     timestamp: Raw = NONE
     producer_id: Raw = NONE
@@ -57,6 +57,7 @@ def are_small(lines: Sequence[bytes], *, are_flat: bool) -> bool:
 
 def are_plain(lines: Sequence[bytes], records: Sequence[Any]) -> bool:
     """Return whether `stamp` would only append to each line. `Codec.decode_fitting` made `records` of the lines."""
+    # Not if a line has ids, is an empty object, or has white space before its last bracket.
     if any(map(attrgetter("sequence"), records)) or {line[-2:-1] for line in lines} & {b" ", b"\t", b"{"}:
         return False
     data = b"".join(lines)
@@ -78,7 +79,7 @@ def stamp(line: bytes, producer_id: str, sequence: int, timestamp: str) -> bytes
     if line[:1] != b"{":
         raise ValueError("not a JSON object")
     try:
-        if b"\n" in line or b"\r" in line:  # removes the white space of indented JSON, but keeps digits and escapes
+        if b"\n" in line or b"\r" in line:  # indented JSON: remove white space, keep digits and escapes
             line = msgspec.json.format(line, indent=-1)
         check_depth(line)
         seen = _peek.decode(line)

@@ -34,7 +34,7 @@ _IDENTIFIER = re.compile(
 )
 
 Values = Mapping[str, Any]
-"""A record as a mapping of JSON values."""
+"""A record as a mapping of names to decoded JSON values."""
 
 
 def values_of(line: bytes | str) -> Values:
@@ -64,13 +64,14 @@ def fields(records: Iterable[Values]) -> tuple[Field, ...]:
 
 
 def _kind(value: Any) -> str:
+    """Return the kind of a value. A "whole" number is exact as a float, an "integer" may be too large for that."""
     match value:
         case bool():
             return "boolean"
         case float():
             return "number"
         case int() if abs(value) <= MAX_INT64:
-            return "whole" if abs(value) <= MAX_EXACT else "integer"  # a float may round the latter
+            return "whole" if abs(value) <= MAX_EXACT else "integer"
         case str() if value.strip().lower() in MISSING:
             return "missing"
         case str():

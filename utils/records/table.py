@@ -82,10 +82,9 @@ class Table:
         return [*sequence, f"CREATE TABLE IF NOT EXISTS {quoted(self.name)} ({names})"]
 
     def upgrade(self, dialect: Dialect, existing: Mapping[str, str]) -> list[str]:
-        """Return the statements that add missing columns to a table that has the columns `existing` (name -> type).
+        """Return the statements that add missing columns to a table with the columns `existing` (name -> type).
 
-        They also widen DuckDB's number columns to DOUBLE. Raises ToolkitError that names the column if the type of an
-        existing column cannot store its field.
+        They widen DuckDB's numbers to DOUBLE. Raises ToolkitError with the column if its type cannot store its field.
         """
         statements = []
         alter = f"ALTER TABLE {quoted(self.name)}"
