@@ -419,7 +419,7 @@ BAD: dict[str, tuple[str, bytes | None, list[str], str]] = {
     "no DuckDB": ("a.duckdb", b"x" * 15_000, ["--table", "t"], "DuckDB database"),
     "no table named": ("a.sqlite", b"", [], "name one of its tables with --table"),
     "missing table": ("a.sqlite", b"", ["--table", "t"], "has no table t"),
-    "no Parquet": ("a.parquet", b"x" * 50, [], "is no Parquet file"),
+    "no Parquet": ("a.parquet", b"x" * 50, [], "is not a Parquet file"),
     "empty": ("a.jsonl", b"", [], "no readable record, so no stream is known"),
     "names only": ("a.csv", b"n,m\n,\n", [], "no readable record, so no stream is known"),
     "a view": ("a.sqlite", VIEW, ["--table", "v"], "has no row numbers to follow (a view has none)"),

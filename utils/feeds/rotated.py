@@ -1,4 +1,4 @@
-"""A file that grows, and the files that a rotation has left beside it."""
+"""Source of a file that grows, and of the rotated files beside it."""
 
 import os
 import re
@@ -18,17 +18,17 @@ from utils.sources.base import Chunk, Resume
 from utils.sources.file_source import FileSource, parsed
 
 LINGER_S = 1.0
-"""How long a renamed file must be quiet before the new one is read: who writes may not have opened the new one yet."""
-_ROTATED = r"[._-]\d[\d._:T-]*"  # what comes behind the name: .1, -20261126, .2026-11-26_19-04
-_COUNT = re.compile(r"[._-](\d{1,3})")  # of such: the newest file has the lowest, of dates the highest
+"""How long a renamed file must be quiet before the new one is read, because its writer may still have it open."""
+_ROTATED = r"[._-]\d[\d._:T-]*"  # suffix of a rotated file: .1, -20261126, .2026-11-26_19-04
+_COUNT = re.compile(r"[._-](\d{1,3})")  # a suffix that is a number: the newest file has the lowest
 
 
 class RotatedFile(FileSource):
-    """Follows a file as FileSource does, across rotations that happened while nobody read.
+    """Follows a file like FileSource, also across rotations that happened while it was not read.
 
-    Where the file no longer has what comes before the position, a rotated file beside it may: then this one is read
-    from there, and those rotated after it, before the file itself. Compressed ones are not looked at. A link names the
-    newest file of a series, whose names differ in their digits.
+    If the file no longer has the bytes before the position, a rotated file may have them. Then that file is read from
+    the position on, then the files that were rotated after it, then the file itself. Compressed files are ignored. A
+    symbolic link names the newest file of a series, whose names differ only in digits.
     """
 
     def __init__(
@@ -36,20 +36,20 @@ class RotatedFile(FileSource):
     ) -> None:
         super().__init__(path, codec, resume, finished=finished)
         self._linger_s = 0.0 if finished else linger_s
-        self._behind = ""  # the position of what was handed on last, as long as a file has it
+        self._last_end = ""  # the end of the last chunk, as long as a file has the bytes before it
 
     def poll(self, max_records: int) -> Chunk | None:
-        """The next lines of a rotated file, else of the file. See Source."""
+        """Return the next lines of a rotated file, or else of the file itself. See Source."""
         while True:
-            if self._behind and not self._position:  # until something of a file was read, another may come before it
+            if self._last_end and not self._position:  # nothing of this file is read yet: another may come before it
                 self.close()
             chunk = super().poll(max_records)
-            if chunk is None or not self._behind or chunk.end:
-                self._behind = chunk.end if chunk else self._behind
+            if chunk is None or not self._last_end or chunk.end:
+                self._last_end = chunk.end if chunk else self._last_end
                 return chunk
-            if chunk.invalid:  # of a first line without its end: nothing of this file is handled
-                return replace(chunk, end=self._behind)
-            self.close()  # it is left, or was truncated: `_open` knows where to continue
+            if chunk.invalid:  # a first line without its newline: the position stays in the file before
+                return replace(chunk, end=self._last_end)
+            self.close()  # the file is finished or was truncated: `_open` finds the next one
 
     def _is_replaced(self, file: FileIO) -> bool:
         return super()._is_replaced(file) and self._is_quiet(file)
@@ -58,44 +58,44 @@ class RotatedFile(FileSource):
         return time.time() - os.fstat(file.fileno()).st_mtime >= self._linger_s
 
     def _open(self) -> FileIO:
-        """The file in which to continue, from `_position` on."""
-        place = self._position or self._behind
-        files = self._since(place) if place else []
-        if not files:  # nothing of it is left: the chunk says that it begins again
-            self._position, self._behind = place, ""
+        """Open the file in which to continue, and set `_position` to the place where to continue in it."""
+        position = self._position or self._last_end
+        files = self._files_since(position) if position else []
+        if not files:  # no file has the bytes before the position: the next chunk reports that the file begins again
+            self._position, self._last_end = position, ""
             return super()._open()
-        self._behind, chosen = place, files[0]
-        if len(files) > 1 and self._is_quiet(chosen) and not _has_more(chosen, parsed(place)[0]):
+        self._last_end, chosen = position, files[0]
+        if len(files) > 1 and self._is_quiet(chosen) and not _has_more(chosen, parsed(position)[0]):
             chosen = next((file for file in files[1:] if _has_more(file, 0)), files[-1])
         elif len(files) > 1:
             logger.info("{} was rotated: it is continued in the rotated file", self._path)
-        self._position = place if chosen is files[0] else ""
+        self._position = position if chosen is files[0] else ""
         for file in files:
             if file is not chosen:
                 file.close()
         return chosen
 
-    def _since(self, place: str) -> list[FileIO]:
-        """The file that has what comes before the place, and all newer ones, the newest last; none if none has it."""
+    def _files_since(self, position: str) -> list[FileIO]:
+        """Open the file that has the bytes before a position, and all newer files, the newest last. May be none."""
         while True:
             beside, found = self._rotated(), list[FileIO]()
             with ExitStack() as opened:
                 for path in (str(self._path), *(path for *_, path, _ in beside)):
                     with suppress(FileNotFoundError):
                         found.insert(0, opened.enter_context(FileIO(path)))
-                        if _is_before(found[0], place):
+                        if _has_before(found[0], position):
                             break
                 else:
                     found.clear()
-                if beside == self._rotated():  # else they were rotated meanwhile, and one may have been missed
+                if beside == self._rotated():  # else the files were rotated meanwhile, and one may be missing
                     if found:
                         opened.pop_all()
                     return found
 
     def _rotated(self) -> list[tuple[int, int, str, int]]:
-        """The files beside this one with its name and a number or a date, the newest first.
+        """Return the files beside this one that have its name with a number or a date, the newest first.
 
-        Of each the time, the number below zero, path and inode: several may be of one tick of the clock.
+        Each has its time, its number below zero (for files of the same time), its path and its inode.
         """
         target = self._path.resolve()
         name = re.escape(target.name)
@@ -114,8 +114,8 @@ class RotatedFile(FileSource):
         return sorted(found, reverse=True)
 
 
-def _is_before(file: FileIO, position: str) -> bool:
-    """Whether the file has what comes before the position."""
+def _has_before(file: FileIO, position: str) -> bool:
+    """Return whether the file has the bytes before the position."""
     offset, length, crc = parsed(position)
     file.seek(offset - length)
     before = file.read(length)
@@ -123,7 +123,7 @@ def _is_before(file: FileIO, position: str) -> bool:
 
 
 def _has_more(file: FileIO, offset: int) -> bool:
-    """Whether the file has a line, or a part of one, from the offset on."""
+    """Return whether the file has a line, or a part of one, after the offset."""
     file.seek(offset)
     data = file.read(MAX_LINE_BYTES + 1)
     return len(data) > MAX_LINE_BYTES or bool(data.strip(BLANK))

@@ -1,6 +1,6 @@
-"""Complete files and standard input, which give one row after another and cannot be read from the middle.
+"""Source of the rows of complete files and standard input, which can only be read from their beginning.
 
-Text, CSV, a JSON array and Parquet become pages of rows; damaged ones have a reason.
+Text, CSV, a JSON array and Parquet become pages of rows. A damaged row has a reason.
 """
 
 import codecs
@@ -28,9 +28,9 @@ from utils.sources.base import Chunk, Resume, decode_all
 from utils.sources.table_source import as_member
 
 MAX_CELL_BYTES = 256 * 1024
-"""A longer cell is an unclosed quote."""
+"""A longer cell counts as an unclosed quote."""
 DELIMITERS = ",;\t|"
-"""The one that is most frequent in the first line separates the cells."""
+"""The possible separators of cells. The one that is most frequent in the first line is used."""
 PARQUET_ROWS = 1_000
 
 _array = msgspec.json.Decoder(list[msgspec.Raw])
@@ -38,9 +38,9 @@ _exact = msgspec.json.Encoder(decimal_format="number")  # with all digits
 
 
 class Row(msgspec.Struct, gc=False):
-    """A row of any file: the number of its first line, its bytes as they came, and the line to be sent.
+    """A row of any file: the number of its first line, its bytes as they came, and its line for the feed.
 
-    `reason` says why there is none.
+    `reason` says why a row is invalid and has no line.
     """
 
     number: int
@@ -50,27 +50,27 @@ class Row(msgspec.Struct, gc=False):
 
 
 Pages = Iterator[list[Row]]
-"""Rows as they come, some at a time."""
+"""Pages of rows, as they come."""
 
 
 class RowSource:
-    """Hands out rows as lines. A position is `rows:crc` of all that were taken before it.
+    """Returns rows as lines. A position is `rows:crc`, the number of all rows before it and their checksum.
 
-    If the rows before a stored position are other ones, the chunk says that the partition begins again.
+    If the rows before a stored position have changed, the chunk reports that the partition begins again.
     """
 
     name = "file"
 
     def __init__(self, name: str, pages: Pages, codec: LineCodec, resume: Resume, row: str = "line") -> None:
-        """`row` is what people call one."""
+        """`row` is the word for a row in messages."""
         self.detail, self._row, self._codec = name, row, codec
-        self._resume: Resume | None = resume  # until it is asked
+        self._resume: Resume | None = resume  # None once it was called
         self._pages: Pages = filter(None, pages)
-        self._page: list[Row] = []  # the rest of one
+        self._page: list[Row] = []  # the rest of the current page
         self._taken = self._crc = 0
 
     def poll(self, max_records: int) -> Chunk | None:
-        """The next rows; None at the end. Waits for a pipe. See Source."""
+        """Return the next rows, None at the end. Waits for the rows of a pipe. See Source."""
         if self._resume:
             stored, self._resume = self._resume(self.detail), None
             rows = stored.partition(":")[0]
@@ -86,7 +86,7 @@ class RowSource:
         return Chunk(self.detail, start, self._position, records, invalid) if taken else None
 
     def close(self) -> None:
-        """Let go of the rows, and so of the file that they come from."""
+        """Release the pages, which closes the file that they come from."""
         self._pages, self._page = iter(()), []
 
     @property
@@ -94,7 +94,7 @@ class RowSource:
         return f"{self._taken}:{self._crc}" if self._taken else ""
 
     def _take(self, max_rows: int) -> list[Row]:
-        """The next rows of a page; none at the end."""
+        """Take the next rows of a page; none at the end."""
         page = self._page or next(self._pages, [])
         rows, self._page = page[:max_rows], page[max_rows:]
         self._taken += len(rows)
@@ -107,7 +107,7 @@ class RowSource:
 
 @dataclass
 class Text:
-    """Lines in UTF-8, as they come, with their ends. The other attributes are what people know of them."""
+    """Pages of lines in UTF-8 with their line ends. `name`, `encoding` and `time_format` are those of the input."""
 
     name: str
     encoding: str
@@ -116,18 +116,18 @@ class Text:
 
     @classmethod
     def of(cls, name: str, encoding: str, blocks: Iterator[bytes], time_format: str = "") -> "Text":
-        """Text that comes in blocks in an encoding; an empty one ends the last line."""
+        """Make a text of blocks in an encoding. An empty block ends the last line."""
         return cls(name, encoding, _lines(name, encoding, blocks), time_format)
 
 
 def _lines(name: str, encoding: str, blocks: Iterator[bytes]) -> Iterator[list[bytes]]:
-    """The lines of blocks.
+    """Yield the lines of blocks.
 
-    Of a line that no record can be the middle is left out, so that the rest fits into memory and is still too long.
-    What cannot be decoded stays as it is and damages its line only. Raises ToolkitError where a file is damaged.
+    A line that is too long for a record loses its middle: so it fits into memory, and is still too long. Bytes that
+    cannot be decoded stay as they are and damage only their line. Raises ToolkitError if the file is damaged.
     """
     decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
-    is_utf8 = codecs.lookup(encoding).name == "utf-8"  # to decode and encode would change nothing
+    is_utf8 = codecs.lookup(encoding).name == "utf-8"  # then decoding and encoding would change nothing
     rest, number = b"", 0
     try:
         for data in blocks:
@@ -145,7 +145,7 @@ def _lines(name: str, encoding: str, blocks: Iterator[bytes]) -> Iterator[list[b
 
 
 def text_pages(kind: str, text: Text, types: Types) -> Pages:
-    """The rows of CSV, else the lines that are not blank."""
+    """Yield the rows of CSV, or of other text the lines that are not blank."""
     if kind == "csv":
         yield from csv_pages(text, types)
         return
@@ -157,10 +157,10 @@ def text_pages(kind: str, text: Text, types: Types) -> Pages:
 
 
 def csv_pages(text: Text, types: Types) -> Pages:
-    """The rows of CSV, as soon as they are whole; the first one names the columns.
+    """Yield the rows of CSV as soon as they are complete. The first one names the columns.
 
-    A row without any value is none. An unclosed quote costs its line only. Raises ToolkitError if the first row cannot
-    name the columns.
+    Rows without any value are skipped. An unclosed quote damages only its line. Raises ToolkitError if the first row
+    cannot name the columns.
     """
     names = list[str]()
     for page in _csv_rows(text.lines):
@@ -184,10 +184,10 @@ def csv_pages(text: Text, types: Types) -> Pages:
 
 
 def _csv_rows(lines: Iterator[list[bytes]]) -> Iterator[list[tuple[Row, list[str]]]]:
-    """All rows and their cells; one that is not closed yet waits for the lines that come next."""
+    """Yield all rows with their cells. A row with an open quote waits for the next lines."""
     csv.field_size_limit(MAX_CELL_BYTES)
     number, delimiter, page = 1, "", list[bytes]()
-    for more in chain(lines, [[]]):  # at the end once more, for what is not closed
+    for more in chain(lines, [[]]):  # once more at the end, for a row with an open quote
         page, rows, is_open = page + more, list[tuple[Row, list[str]]](), False
         delimiter = delimiter or max(DELIMITERS, key=page[0].decode("utf-8", "replace").count) if page else ""
         while page and not is_open:
@@ -208,7 +208,7 @@ def _csv_rows(lines: Iterator[list[bytes]]) -> Iterator[list[tuple[Row, list[str
 
 
 def _names(row: Row, cells: Sequence[str], name: str) -> list[str]:
-    """The names of the columns; one that is there again is numbered. Raises ToolkitError if there are none."""
+    """Return the names of the columns. A repeated name gets a number. Raises ToolkitError if the row is damaged."""
     if row.reason:
         raise ToolkitError(f"the first line of {name} cannot name the columns: {row.reason}")
     names = [cell.strip() or f"column_{number}" for number, cell in enumerate(cells, 1)]
@@ -219,7 +219,7 @@ def _names(row: Row, cells: Sequence[str], name: str) -> list[str]:
 
 
 def array_items(data: bytes) -> list[bytes]:
-    """The items of a JSON array, each on one line. Raises ValueError with the reason."""
+    """Return the items of a JSON array, each on one line. Raises ValueError with the reason."""
     data = data.removeprefix(codecs.BOM_UTF8)
     try:
         return [bytes(item).replace(b"\n", b" ") for item in _array.decode(data)]
@@ -228,7 +228,7 @@ def array_items(data: bytes) -> list[bytes]:
 
 
 def array_pages(path: Path) -> Pages:
-    """The items of a file that is one JSON array."""
+    """Yield the items of a file that is one JSON array."""
     try:
         items = array_items(path.read_bytes())
     except ValueError as error:
@@ -237,7 +237,7 @@ def array_pages(path: Path) -> Pages:
 
 
 def parquet_pages(path: Path) -> Pages:
-    """The rows of a Parquet file as JSON objects: instants in UTC, NULL and NaN absent."""
+    """Yield the rows of a Parquet file as JSON objects: timestamps in UTC, without NULL and NaN."""
     import duckdb
 
     from utils.clients import duck
@@ -259,8 +259,8 @@ def parquet_pages(path: Path) -> Pages:
                 yield list(map(Row, count(number), lines, lines))
                 number += len(page)
     except duckdb.Error as error:
-        raise ToolkitError(f"{path} is no Parquet file: {str(error).splitlines()[0]}") from error
+        raise ToolkitError(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from error
 
 
 def _is_value(cell: object) -> bool:
-    return cell is not None and cell == cell  # noqa: PLR0124  # NaN is not
+    return cell is not None and cell == cell  # noqa: PLR0124  # NaN is not equal to itself
