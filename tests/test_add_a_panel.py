@@ -46,7 +46,7 @@ print("drawn")
 """
 
 
-def test_the_panel_of_the_page_shows_what_it_promises(project: Path) -> None:
+def test_the_panel_of_the_page_shows_its_values(project: Path) -> None:
     assert run(project, "-c", DRAWN) == "drawn\n"
 
 

@@ -293,7 +293,7 @@ def test_a_stream_with_all_types_is_compared(settings: Settings) -> None:
 
 
 @pytest.mark.full
-def test_fields_that_a_stream_gained_are_compared_with_what_was_in_extra(settings: Settings) -> None:
+def test_gained_fields_are_compared_with_their_values_in_extra(settings: Settings) -> None:
     older = Stream("readings", fields=tuple(field for field in READINGS.fields if field.name not in ("value", "raw")))
     declare(older, settings.schema_folder)
     with closing(Journal(settings.journal_path("p"), older)) as journal:
@@ -415,7 +415,7 @@ def test_dead_letters_are_not_lost(settings: Settings) -> None:
     assert (judgement(report, "duckdb").dead_letters, judgement(report, "duckdb").pending) == (1, 0)
 
 
-def test_what_is_dead_lettered_while_the_sinks_are_read_is_not_lost(
+def test_a_record_dead_lettered_during_the_audit_is_not_lost(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     producer_id = append(settings, 4, subscribed=("file",), contains={"file": 2}, prune=False)

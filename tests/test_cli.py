@@ -358,7 +358,7 @@ def test_a_deleted_current_folder_is_one_line(
     assert capsys.readouterr().err == "producers.test: the current folder was deleted: change to another one\n"
 
 
-def test_what_goes_wrong_before_the_log_is_set_up_is_one_line(
+def test_an_error_before_the_log_is_set_up_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def load_env_file() -> None:
@@ -369,7 +369,7 @@ def test_what_goes_wrong_before_the_log_is_set_up_is_one_line(
     assert capsys.readouterr().err == "producers.test: unexpected ZeroDivisionError: odd\n"
 
 
-def test_a_package_that_is_missing_is_named_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_package_is_named_with_its_remedy(capsys: pytest.CaptureFixture[str]) -> None:
     def main() -> int:
         raise ModuleNotFoundError("No module named 'rich'", name="rich")
 

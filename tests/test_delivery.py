@@ -455,7 +455,7 @@ def test_mark_and_cursor_are_durable_before_the_first_emit(machine: Machine) -> 
 # Copies and backups
 
 
-def test_two_copies_of_a_folder_that_run_at_once_deliver_what_is_pending_once(machine: Machine, tmp_path: Path) -> None:
+def test_two_copies_of_a_folder_at_once_deliver_pending_records_once(machine: Machine, tmp_path: Path) -> None:
     sinks = {"one": Sink(), "two": Sink()}
     machine.run(10, **sinks)
     for sink in sinks.values():
@@ -533,7 +533,7 @@ def test_an_older_process_delivers_only_what_it_acknowledged(machine: Machine) -
     assert sink.rows == made
 
 
-def test_a_sink_replaced_by_its_backup_gets_what_the_journal_still_has(machine: Machine, logged: list[str]) -> None:
+def test_a_sink_replaced_by_its_backup_gets_all_that_is_in_the_journal(machine: Machine, logged: list[str]) -> None:
     one, slow = Sink(), Sink()
     machine.run(20, one=one, slow=slow)
     slow.plan = is_down
@@ -617,7 +617,7 @@ def without(rows: list[Row], *sequences: int) -> list[Row]:
     return [row for row in rows if row[1] not in sequences]
 
 
-def test_what_a_sink_rejects_goes_to_the_dead_letters_with_its_reason(machine: Machine, logged: list[str]) -> None:
+def test_rejected_records_go_to_the_dead_letters_with_their_reason(machine: Machine, logged: list[str]) -> None:
     picky, other = Sink(rejects(1, 7, 8, 20)), Sink()
     delivery = machine.deliver(picky=picky, other=other)
     made = machine.append(10) + machine.append(10)

@@ -129,7 +129,7 @@ def test_a_locked_journal_takes_the_same_batch_later(path: Path, impatient: None
 
 
 @pytest.mark.parametrize("recent", [10, 50_000])
-def test_reading_gives_what_was_appended_from_memory_or_disk(
+def test_appended_records_are_read_from_memory_or_disk(
     path: Path, monkeypatch: pytest.MonkeyPatch, recent: int
 ) -> None:
     monkeypatch.setattr(journal_module, "RECENT_RECORDS", recent)
@@ -184,7 +184,7 @@ def test_subscribed_until_dropped(path: Path) -> None:
         assert journal.subscriptions["sqlite"].after == 4
 
 
-def test_what_a_sink_reached_and_its_mark_are_kept(path: Path) -> None:
+def test_cursor_and_mark_of_a_sink_are_kept(path: Path) -> None:
     with closing(Journal(path, BUZZ)) as journal:
         journal.subscribe(["file", "kafka"])
         journal.note("kafka", 0, "topic/1/17", durable=True)

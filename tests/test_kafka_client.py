@@ -32,7 +32,7 @@ def test_errors_of_a_connection_are_a_missing_broker(away: Settings, name: str) 
     assert text(away, name, "Connect failed: Connection refused").endswith("9092: Connect failed: Connection refused")
 
 
-def test_what_a_broker_answers_is_its_reason(away: Settings) -> None:
+def test_the_answer_of_a_broker_is_the_reason(away: Settings) -> None:
     assert text(away, "NOT_COORDINATOR", "an older line") == "Kafka at broker:9092: Broker: Not coordinator"
 
 

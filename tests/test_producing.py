@@ -346,7 +346,7 @@ def test_a_deleted_journal_needs_nothing(settings: Settings, logged: list[str]) 
     assert not [line for line in logged if line.startswith(("WARNING", "ERROR"))]
 
 
-def test_a_sink_that_was_deleted_gets_what_the_journal_still_has(settings: Settings, logged: list[str]) -> None:
+def test_a_deleted_sink_gets_all_that_is_in_the_journal(settings: Settings, logged: list[str]) -> None:
     assert produce(settings, paced(10), sinks=EMBEDDED) == 0
     for path in settings.data_path.glob("buzz.sqlite*"):
         path.unlink()
@@ -361,7 +361,7 @@ def test_a_sink_that_was_deleted_gets_what_the_journal_still_has(settings: Setti
 
 
 @pytest.mark.full
-def test_a_sink_replaced_by_its_backup_gets_what_the_journal_still_has(settings: Settings) -> None:
+def test_a_sink_replaced_by_its_backup_gets_all_that_is_in_the_journal(settings: Settings) -> None:
     """The sink gets all of it, because another sink that is behind keeps it in the journal."""
     assert produce(settings, paced(10), sinks=EMBEDDED) == 0
     backups = {path: path.read_bytes() for path in (settings.live_path, settings.sqlite_path, settings.duckdb_path)}

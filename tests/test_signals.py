@@ -76,7 +76,7 @@ def test_ctrl_c_while_a_command_is_imported_is_one_line(settings: Settings) -> N
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)
-def test_without_its_packages_a_command_names_what_to_do(name: str) -> None:
+def test_a_command_without_its_packages_names_the_remedy(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-S", "-m", name], cwd=PROJECT_DIR, capture_output=True, text=True, check=False
     )

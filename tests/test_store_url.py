@@ -41,7 +41,7 @@ def test_empty_addresses_are_none() -> None:
         "postgresql://a:pw-1@b:five/c", "postgresql://a:pw-1%00@b/c",
     ],
 )  # fmt: skip
-def test_what_is_no_address(text: str) -> None:
+def test_an_invalid_address_is_one_line(text: str) -> None:
     with pytest.raises(ToolkitError, match="PROCESSED_STORE_URL is not postgresql://") as raised:
         processed_store_url({"PROCESSED_STORE_URL": text})
     assert raised.value.exit_code == 2

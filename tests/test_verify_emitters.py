@@ -33,7 +33,7 @@ def test_each_embedded_sink_takes_a_record_and_gives_it_back(sink: str) -> None:
     assert check.check(sink, DEFAULTS).result == "ok"
 
 
-def test_check_is_what_runs_without_a_command(nobody_listens: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_is_the_default_command(nobody_listens: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run() == 0
     shown = capsys.readouterr().out
     assert shown.count(" ok ") == len(EMBEDDED)

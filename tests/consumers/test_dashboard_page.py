@@ -259,7 +259,7 @@ def test_an_invalid_host_is_one_clear_error(name: str) -> None:
         serve.known_hosts("127.0.0.1", [name])
 
 
-def test_page_for_other_machines_knows_this_one_and_warns(logged: list[str]) -> None:
+def test_a_page_for_other_machines_also_serves_this_one_and_warns(logged: list[str]) -> None:
     program = Program("0.0.0.0:0")
     try:
         assert any("everyone" in line for line in logged)
@@ -269,7 +269,7 @@ def test_page_for_other_machines_knows_this_one_and_warns(logged: list[str]) -> 
         program.end()
 
 
-def test_slow_clients_do_not_keep_others_out(program: Program) -> None:
+def test_slow_clients_do_not_block_other_clients(program: Program) -> None:
     address = ("127.0.0.1", program.port)
     slow = [socket.create_connection(address) for _ in range(32)]
     try:

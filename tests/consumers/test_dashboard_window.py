@@ -165,7 +165,7 @@ def test_window_closes_with_a_summary(window: Window, close: Callable[[Window], 
     assert "Traceback" not in err
 
 
-def test_window_shows_what_is_under_the_mouse(window: Window) -> None:
+def test_the_window_shows_the_text_of_the_bar_under_the_mouse(window: Window) -> None:
     """Under the mouse the busiest author's bar shows name, count and share; elsewhere nothing is shown."""
     window.tool("mousemove", "--window", window.number, "5", "5")
     window.pause()

@@ -45,7 +45,7 @@ def test_json_lines_are_the_messages(settings: Settings, view: View, sink: str) 
     assert done.stderr.startswith(f"{sink}: 5 records")
 
 
-def test_auto_takes_what_has_data(settings: Settings, view: View) -> None:
+def test_auto_takes_a_sink_with_data(settings: Settings, view: View) -> None:
     emit(settings, 3, sink="duckdb")
     assert view("--once", "--json").stdout.count("\n") == 3
 
@@ -70,7 +70,7 @@ class Fails(FileSource):
 
 
 @pytest.mark.timeout(60)
-def test_from_the_end_a_source_that_is_taken_over_brings_what_came_meanwhile_and_no_more(
+def test_from_the_end_the_next_source_shows_only_what_came_meanwhile(
     settings: Settings, view: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for sink in ("file", "sqlite"):

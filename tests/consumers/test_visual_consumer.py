@@ -53,7 +53,7 @@ def test_signal_stops_cleanly_with_a_last_image(live: Settings, ask: Callable[[P
     assert out.startswith("60 messages")
 
 
-def test_from_end_shows_only_what_comes(live: Settings) -> None:
+def test_from_end_shows_only_new_records(live: Settings) -> None:
     options = ("--from", "end", "--duration", "0.6", "--refresh", "0.2", "--backend", "agg")
     done = run_here(MODULE, "--source", "file", *options, settings=live)
     assert done.stdout.startswith("0 messages"), done.stderr
@@ -120,7 +120,7 @@ def test_save_records_a_gif(live: Settings) -> None:
     assert image.size == (800, 600)
 
 
-def test_the_first_image_shows_what_is_there(live: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_image_shows_the_present_records(live: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn, png = list[int](), Dashboard.image
 
     def noted(dashboard: Dashboard, snapshot: Snapshot) -> bytes:

@@ -72,7 +72,7 @@ def counted(emitter: DuckdbEmitter, monkeypatch: pytest.MonkeyPatch) -> list[int
 
 
 class TestValues:
-    def test_each_type_has_its_column_and_what_does_not_fit_is_in_extra(self, path: Path) -> None:
+    def test_each_type_has_its_column_and_other_values_are_in_extra(self, path: Path) -> None:
         with closing(DuckdbEmitter(path, READINGS)) as emitter:
             emitter.emit(
                 lines(
@@ -159,7 +159,7 @@ class TestRejected:
 
 
 class TestOldTables:
-    def test_columns_of_others_are_left_alone(self, path: Path) -> None:
+    def test_external_columns_are_left_alone(self, path: Path) -> None:
         prepare(path, 'CREATE TABLE Streamed_Messages (Message VARCHAR, Sentiment FLOAT, "my score" FLOAT)')
         with closing(DuckdbEmitter(path, BUZZ)) as emitter:
             emitter.emit(make_batch(1))
@@ -255,7 +255,7 @@ class TestFile:
             pass
         assert path.read_bytes() == content
 
-    def test_files_of_a_newer_version_stay_so(self, path: Path) -> None:
+    def test_files_of_a_newer_version_keep_it(self, path: Path) -> None:
         prepare(path, f"ATTACH '{path.with_name('new')}' AS new (TYPE duckdb, STORAGE_VERSION 'latest')")
         version = path.with_name("new").read_bytes()[12:20]
         with closing(DuckdbEmitter(path.with_name("new"), BUZZ)) as emitter:

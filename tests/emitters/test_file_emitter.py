@@ -359,7 +359,7 @@ class TestAppend:
             emitter.emit(make_batch(1, first=3))
         assert path.read_bytes() == whole(3)
 
-    def test_an_id_in_a_text_of_others_is_no_delivery(self, path: Path) -> None:
+    def test_an_id_within_an_external_text_is_no_delivery(self, path: Path) -> None:
         with closing(FileEmitter(path)) as emitter:
             emitter.last(["ann-1"])
             with path.open("ab") as file:

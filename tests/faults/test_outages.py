@@ -107,7 +107,7 @@ def test_a_deleted_live_file_is_made_again_and_the_loss_is_named(
 
 
 @pytest.mark.full
-def test_the_summary_names_what_is_pending_for_a_sink_that_stays_away(settings: Settings) -> None:
+def test_the_summary_names_pending_records_of_a_sink_that_stays_away(settings: Settings) -> None:
     ragini("--count", 10, settings=settings)
     with hold_duckdb(settings.duckdb_path):
         done = ragini("--count", 5, "--drain", 1, settings=settings, code=3)

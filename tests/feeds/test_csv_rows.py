@@ -94,7 +94,7 @@ def test_cells_by_type(cell: str, kind: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_the_delimiter_is_what_the_first_line_has_most(delimiter: str) -> None:
+def test_the_delimiter_is_the_most_frequent_one_of_the_first_line(delimiter: str) -> None:
     text = f'a{delimiter}b\n"x{delimiter}y"{delimiter}1\n'
     assert [(row.data, values(row)) for row in rows_of(text.encode())] == [
         (text.split("\n")[1].encode(), {"a": f"x{delimiter}y", "b": "1"})

@@ -129,7 +129,7 @@ class TestInputs:
         stamps = [record["timestamp"] for record in lines(settings, "things")]
         assert [stamp.replace(".000", "") for stamp in stamps] == TIMES * 2, "the event time"
 
-    def test_what_was_inferred_is_printed_and_kept(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
+    def test_inferred_fields_are_printed_and_kept(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
         (tmp_path / "things.csv").write_text("who,n,at\n" + "Ann,1,2026-11-23T19:04:05Z\nBob,2,\nAnn,1.5,\n" * 9)
         done = feed("things.csv")
         assert re.search(r"who +text +by", done.stdout)
@@ -142,7 +142,7 @@ class TestInputs:
         assert "inferred" not in second.stderr
         assert f"nothing is new in {tmp_path / 'things.csv'} since it was fed: --again feeds all" in second.stdout
 
-    def test_a_declared_stream_types_what_comes(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
+    def test_a_declared_stream_sets_the_types(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
         settings.schema_folder.mkdir(parents=True)
         (settings.schema_folder / "parts.json").write_text('{"fields": {"code": "text", "n": "number"}}')
         (tmp_path / "things.csv").write_text("code,n,more\n12,3,4\n007,x,\n")

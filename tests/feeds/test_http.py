@@ -157,7 +157,7 @@ def test_a_token_that_cannot_be_sent_is_one_error(token: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "example.com:80"])
-def test_an_address_that_others_reach_needs_a_token(settings: Settings, address: str) -> None:
+def test_an_address_open_to_other_machines_needs_a_token(settings: Settings, address: str) -> None:
     with pytest.raises(ToolkitError, match="can be reached by other machines: set FEED_TOKEN"):
         feed_http(address, "things", PLAIN_FEED, settings, threading.Event())
 

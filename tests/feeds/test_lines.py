@@ -161,7 +161,7 @@ def test_times_in_a_form_of_their_own_become_iso_8601(cell: str, form: str, valu
 
 
 @pytest.mark.parametrize("days", [-364, -1, 0, 1, 5])
-def test_a_time_without_a_year_is_the_last_one_that_was_so(days: int) -> None:
+def test_a_time_without_a_year_is_the_latest_in_the_past(days: int) -> None:
     at = (datetime.now() + timedelta(days=days)).replace(microsecond=0)
     found = datetime.fromisoformat(in_iso_form(f"{at:%b %d %H:%M:%S}", "%b %d %H:%M:%S"))
     assert timedelta(days=-366) < found - datetime.now() <= timedelta(days=1)

@@ -306,7 +306,7 @@ def test_ctrl_c_ends_within_the_bound_while_the_broker_is_frozen(kafka: Kafka, s
     assert_all_sinks_complete(settings)
 
 
-def test_a_topic_that_is_deleted_gets_what_the_journal_still_has(settings: Settings, admin: AdminClient) -> None:
+def test_a_deleted_topic_gets_all_that_is_in_the_journal(settings: Settings, admin: AdminClient) -> None:
     """A deleted topic is created again; brokers that do not create one let a commit wait until it times out."""
     with producing(settings, "--interval", 0.002, "--drain", 30, code=hurried(CASE)) as process:
         wait_until(lambda: topic_end(admin, settings) > 300, WAIT_S)

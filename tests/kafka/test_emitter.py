@@ -221,7 +221,7 @@ def test_a_transaction_that_never_ends_is_named(settings: Settings, monkeypatch:
     assert len(ended) == 1, "each would leave a record in the topic"
 
 
-def test_a_killed_producer_hides_records_of_others_for_a_bounded_time(
+def test_a_killed_producer_hides_external_records_for_a_bounded_time(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kafka_emitter, "TRANSACTION_S", 1.0)
@@ -519,7 +519,7 @@ def test_a_search_ends_if_nothing_comes_not_if_it_takes_long(
             last(sink)
 
 
-def test_many_records_of_others_behind_the_last_own_one(settings: Settings) -> None:
+def test_many_external_records_behind_the_last_own_one(settings: Settings) -> None:
     one_partition = replace(settings, kafka_partitions=1)
     with emitter(one_partition) as sink:
         sink.emit(make_batch(10))
@@ -553,7 +553,7 @@ def test_timestamps_of_records_do_not_matter(settings: Settings, admin: AdminCli
     assert sequences(settings) == list(range(1, 61))
 
 
-def test_records_of_others_with_our_key_are_passed_over(settings: Settings) -> None:
+def test_external_records_with_our_key_are_skipped(settings: Settings) -> None:
     with emitter(replace(settings, kafka_partitions=1)) as sink:
         sink.emit(make_batch(10))
     producer = Producer({"bootstrap.servers": settings.kafka_broker, "log_level": 0})

@@ -347,7 +347,7 @@ def committed(admin: AdminClient, group: str) -> dict[int, int]:
     return {place.partition: place.offset for place in asked.topic_partitions if place.offset >= 0}
 
 
-def test_a_group_commits_what_was_handled(settings: Settings, admin: AdminClient) -> None:
+def test_a_group_commits_the_position_of_handled_records(settings: Settings, admin: AdminClient) -> None:
     write(replace(settings, kafka_partitions=1), 100)
     with source(settings, group=settings.group) as reader:
         reader.poll(40)
@@ -422,7 +422,7 @@ def test_members_divide_the_partitions_and_hand_them_over(
     assert seen == {name: list(range(1, 301)) for name in names}
 
 
-def test_a_member_without_partitions_waits_for_others_as_long_as_it_takes(settings: Settings) -> None:
+def test_a_member_without_partitions_waits_as_long_as_it_takes(settings: Settings) -> None:
     """A member that hangs keeps others waiting when one more joins, and they wait as long as it takes."""
     write(settings, 10)
     options = {"bootstrap.servers": settings.kafka_broker, "group.id": settings.group, "log_level": 0}
@@ -466,7 +466,7 @@ def test_every_codec_is_read(settings: Settings, codec: str) -> None:
     assert read == {"hello 1", *(f"compressed {number}" for number in range(100))}
 
 
-def test_another_stream_has_its_own_topic_and_keeps_what_has_no_column(settings: Settings) -> None:
+def test_another_stream_has_its_own_topic_and_keeps_unknown_fields(settings: Settings) -> None:
     stream = Stream(f"sensors-{settings.topic}", fields=(Field("device", "text"), Field("°C", "number")))
     line = Line('{"device":"a","°C":21.5,"more":{"deep":[1]},"id":7}'.encode(), "2026-01-02T03:04:05.678Z")
     with closing(KafkaEmitter(settings, stream, "ann-1")) as sink:

@@ -335,7 +335,7 @@ class TestConnecting:
                 open_store(place, BUZZ)
             assert raised.value.exit_code == 2
 
-    def test_a_user_who_may_make_no_schema_uses_the_one_that_was_made(
+    def test_a_user_without_the_right_to_create_uses_an_existing_schema(
         self, postgres: Server, place: PostgresPlace
     ) -> None:
         with psycopg.connect(postgres.url, autocommit=True) as connection:

@@ -86,7 +86,7 @@ class TestRecordings:
         assert {record["timestamp"] for record in found} == {"2026-11-23T19:04:05.123Z"}
 
     @pytest.mark.parametrize("sink", FILES)
-    def test_a_sink_as_recording_is_sent_to_others_only(self, sink: str, run: Run, settings: Settings) -> None:
+    def test_a_sink_as_recording_is_sent_only_to_other_sinks(self, sink: str, run: Run, settings: Settings) -> None:
         with closing(SINKS[sink].emitter(settings, BUZZ, "ann-1", "")) as emitter:
             emitter.emit(make_batch(30))
         path = SINKS[sink].path(settings, BUZZ)
@@ -145,7 +145,7 @@ class TestAnyStream:
         ("old.csv", b'message,author\nhello 1,\n"hello 2",\n,Ann\n'),
     ],
 )
-def test_damaged_records_are_counted_with_their_place_and_all_others_arrive(
+def test_damaged_records_are_named_and_all_others_arrive(
     name: str, content: bytes, run: Run, settings: Settings, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(content)

@@ -78,7 +78,7 @@ def test_names_are_bounded_and_cannot_steer_the_terminal(screen: Console) -> Non
         assert "\x1b" not in "".join(drawn(view, screen))
 
 
-def test_a_run_begins_with_what_the_windows_contain(settings: Settings) -> None:
+def test_a_run_begins_with_the_stored_windows(settings: Settings) -> None:
     path = settings.processed_path("file", "sensors")
     opened = Opened(path, Tumbling(60))
     opened.add(records([(0, "a", 10.0), (100, "a", 20.0), (0, "b", 1.0)]), "", "x")

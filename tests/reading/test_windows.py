@@ -162,7 +162,7 @@ def test_shown_when_the_newest_record_is_past_end_and_lateness(tmp_path: Path) -
     }  # fmt: skip
 
 
-def test_duplicates_and_what_another_copy_has_stored_count_once(tmp_path: Path) -> None:
+def test_duplicates_and_records_of_another_copy_count_once(tmp_path: Path) -> None:
     opened = Opened(tmp_path / "file.sqlite", Tumbling(60))
     read = records([(0, "a", 1), (1, "a", 2), (2, "b", 3)])
     opened.add(read[:2], "", "1")

@@ -47,7 +47,7 @@ _plain = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=50)
         Message, _plain, _plain, _plain, st.floats(0, 1), _plain, st.integers(0, 2**63 - 1), timestamp=st.just(AT)
     )
 )
-def test_what_is_encoded_is_decoded(message: Message) -> None:
+def test_encoded_records_are_decoded(message: Message) -> None:
     made = Batch.of_records([message], "p-1", 9, BUZZ.codec)
     assert made.lines.count(b"\n") == len(made.lines.splitlines()) == 1
     (found,) = made.records

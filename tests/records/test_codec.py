@@ -133,7 +133,7 @@ def same(one: object, other: object) -> bool:
 @settings(deadline=None)
 @example({"producer_id": 1, "source_producer_id": 2, "source_source_producer_id": 3}, False, None)
 @example({"timestamp": None, "sequence": None}, False, None)
-def test_a_line_keeps_its_bytes_and_gets_what_is_missing(
+def test_a_line_keeps_its_bytes_and_gets_ids_and_event_time(
     given_object: dict[str, Any], ascii_only: bool, indent: int | None
 ) -> None:
     source = json.dumps(given_object, ensure_ascii=ascii_only, indent=indent).encode()
@@ -199,7 +199,7 @@ def test_pretty_json_loses_white_space_alone() -> None:
     ],
     ids=lambda value: repr(value[:20]),
 )
-def test_what_no_sink_can_store_is_rejected_with_its_reason(source: bytes, reason: str) -> None:
+def test_a_line_that_no_sink_can_store_is_rejected_with_its_reason(source: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         stamp(source, "p", 1, READ_AT)
 

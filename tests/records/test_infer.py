@@ -54,7 +54,7 @@ def test_ninety_percent_of_the_values_make_a_type(values: list[Any], kind: str) 
 
 
 @pytest.mark.parametrize("word", ["NA", "n/a", "#N/A", "NaN", "null", "None", "-", "--", ".", "..", "?", " ", ""])
-def test_what_stands_for_a_missing_value_makes_no_type(word: str) -> None:
+def test_words_for_a_missing_value_make_no_type(word: str) -> None:
     assert types(*[1.5] * 2, *[word] * 9) == "number"
     assert types("2025-10-07 18:00:00", word, word) == "timestamp"
     assert types("a", word, word) == "text"

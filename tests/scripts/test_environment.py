@@ -132,7 +132,7 @@ def test_settings_of_pip_hold_for_uv() -> None:
     }
 
 
-def test_environment_that_cannot_be_made_names_what_to_do(tmp_path: Path) -> None:
+def test_an_environment_that_cannot_be_made_names_the_remedy(tmp_path: Path) -> None:
     (tmp_path / USER).write_text("")
     (tmp_path / ".venv").write_text("a file is in the way")
     with pytest.raises(environment.Problem, match="could not be made"):

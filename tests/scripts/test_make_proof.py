@@ -64,6 +64,6 @@ def test_the_longest_setting_that_ran_is_shown() -> None:
     assert "* kill (long, y): 9 kills" in page and "2 kills" not in page
 
 
-def test_what_was_not_measured_is_not_there() -> None:
+def test_an_attack_that_was_not_measured_has_no_line() -> None:
     attack = Attack("all is safe", "kill", ("", "1", "1"), ("t.py::test_a",))
     assert "Measured last" not in make_proof.tables([attack], {})

@@ -105,7 +105,7 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("what", [*list(PLANTED)[:2], pytest.param("a wrong type", marks=pytest.mark.full)])
-def test_checks_see_what_is_planted(what: str, tmp_path: Path) -> None:
+def test_linters_find_planted_mistakes(what: str, tmp_path: Path) -> None:
     """Linters with the project's configuration find a planted mistake in each kind of file."""
     command, text = PLANTED[what]
     planted = tmp_path / "planted.py"
@@ -158,7 +158,7 @@ def run_suite(folder: Path, *options: str) -> str:
         (["--long"], {"plain", "full", "slow", "kafka", "attack", "always", "rare"}, ["test_attack: 3 attacks"]),
     ],
 )
-def test_what_each_setting_runs_and_prints(
+def test_each_setting_runs_and_prints_its_tests(
     options: list[str], ran: set[str], attacks: list[str], tmp_path: Path
 ) -> None:
     printed = run_suite(tmp_path, *options)

@@ -205,7 +205,7 @@ class TestHoles:
 
 
 class TestPositions:
-    def test_resuming_reads_only_what_is_new(self, live: Path) -> None:
+    def test_resuming_reads_only_new_records(self, live: Path) -> None:
         live.write_bytes(line("a") + line("b"))
         end = drain(from_start(live))[-1].end
         append(live, line("c"))
@@ -231,7 +231,7 @@ class TestPositions:
             line("a") + b"x" * (2 * MAX_LINE_BYTES),
         ],
     )
-    def test_from_the_end_only_what_comes(self, live: Path, before: bytes) -> None:
+    def test_from_the_end_only_new_records_are_read(self, live: Path, before: bytes) -> None:
         live.write_bytes(before)
         source = FileSource(live, BUZZ.codec, lambda partition: "end")
         chunks = drain(source)

@@ -148,7 +148,7 @@ class TestReading:
         kind.emit(1, first=5)
         assert sequences(drain(kind.source(lambda partition: chunks[-1].end))) == [5]
 
-    def test_from_the_end_only_what_comes(self, kind: Kind) -> None:
+    def test_from_the_end_only_new_records_are_read(self, kind: Kind) -> None:
         kind.emit(3)
         source = kind.source(lambda partition: "end")
         chunks = drain(source)
@@ -156,7 +156,7 @@ class TestReading:
         kind.emit(1, first=4)
         assert sequences(drain(source)) == [4]
 
-    def test_from_the_end_of_what_does_not_exist_yet(self, kind: Kind) -> None:
+    def test_from_the_end_of_a_table_that_does_not_exist_yet(self, kind: Kind) -> None:
         source = kind.source(lambda partition: "end")
         moved = source.poll(1)
         assert (moved and moved.start, moved and moved.end) == ("end", "")
@@ -281,7 +281,7 @@ class TestTypes:
             ("extra", "'[1]'", [1]),
         ],
     )
-    def test_bytes_are_base64_and_what_is_no_json_is_text(
+    def test_bytes_are_base64_and_invalid_json_is_text(
         self, tmp_path: Path, column: str, value: str, kept: object
     ) -> None:
         kind = Kind("sqlite", tmp_path)
