@@ -92,8 +92,8 @@ def test_a_healthy_set_up_has_no_problem(settings: Settings) -> None:
     topics = [".env", "packages", "data folder", "journal", *ALL, "dashboard"]
     assert list(dict.fromkeys(line.topic for line in lines)) == topics
     assert "ann.sqlite (buzz): 3 assigned in 1 run, 0 pending" in look(settings, "journal", "ok")
-    assert "file since 20" in look(settings, "journal", "ok")
-    assert all("stream buzz has records" in look(settings, sink, "ok") for sink in EMBEDDED)
+    assert "subscribed: file sqlite duckdb since 20" in look(settings, "journal", "ok")
+    assert all("; with records: buzz" in look(settings, sink, "ok") for sink in EMBEDDED)
 
 
 def test_looking_changes_nothing(tmp_path: Path, settings: Settings) -> None:
@@ -217,9 +217,9 @@ def test_every_stream_is_looked_at(settings: Settings) -> None:
     declare(wind, settings.schema_folder)
     with closing(emitter("sqlite", settings, wind)):
         pass
-    assert "wind.jsonl does not exist yet" in look(settings, "file", "ok")
-    assert "no table wind yet" in look(settings, "duckdb", "ok")
-    assert "stream wind is empty" in look(settings, "sqlite", "ok")
+    assert look(settings, "file", "ok") == f"{settings.data_path}; with records: buzz; not there yet: wind -> "
+    assert "MiB; with records: buzz; not there yet: wind" in look(settings, "duckdb", "ok")
+    assert "MiB; with records: buzz; empty: wind" in look(settings, "sqlite", "ok")
 
 
 @pytest.mark.parametrize("sink", FILES)

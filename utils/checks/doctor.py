@@ -6,7 +6,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from utils.sources.auto_source import require_answer
 
 INSTALL = "python -m pip install -r requirements.txt"
 LITTLE_SPACE = 100 << 20
+MISSING = "not there yet"
 _NETWORK = ("nfs", "cifs", "smb", "9p", "sshfs", "drvfs", "afp", "webdav", "davfs")
 
 
@@ -135,7 +136,10 @@ def _journal(account: Account, max_mb: int) -> Sign:
     pending = account.last - account.pruned
     user = portalocker.PidFileLock(account.path.with_suffix(".pid")).read_pid()
     in_use = bool(user and user < 1 << 31 and psutil.pid_exists(user))  # a killed process leaves its PID file
-    subscribed = ", ".join(f"{sink} since {since}" for sink, (since, _) in account.subscribed.items()) or "nothing"
+    sinks = dict[str, list[str]]()
+    for sink, (since, _) in account.subscribed.items():
+        sinks.setdefault(since, []).append(sink)
+    subscribed = ", ".join(f"{' '.join(names)} since {since}" for since, names in sinks.items()) or "nothing"
     text = (
         f"{account.path.name} ({account.stream}): {account.last:,} assigned in "
         f"{cli.counted(len(account.runs), 'run')}, {pending:,} pending ({account.pending_bytes / 2**20:,.1f} MiB), "
@@ -161,22 +165,35 @@ def _sinks(settings: Settings, found: list[Account]) -> Iterator[Sign]:
             except Unavailable as error:
                 yield Sign(name, "note", f"{error}; the other sinks need none", "to use Kafka: README.md, Task 1")
                 continue
+        contents = dict[str, list[str]]()
         for stream in streams:
             try:
-                yield from _read(sink, settings, stream)
+                what = _contents(sink, settings, stream)
+                contents.setdefault(what, []).append(stream.name)
+                if (
+                    what != MISSING
+                    and not sink.embedded
+                    and (problem := Admin(settings).problem(settings.topic_of(stream.name)))
+                ):
+                    yield Sign(name, "problem", problem)
             except ToolkitError as error:
                 yield Sign(name, "problem", " ".join(str(error).split()), "README.md, Troubleshooting, says what to do")
+        found_as = [f"{what}: {', '.join(names)}" for what, names in contents.items()]
+        if found_as:
+            yield Sign(name, "ok", "; ".join([_place(sink, settings, streams), *found_as]))
 
 
-def _read(sink: Sink, settings: Settings, stream: Stream) -> Iterator[Sign]:
-    path = sink.path(settings, stream)
+def _contents(sink: Sink, settings: Settings, stream: Stream) -> str:
     try:
         with closing(pages(sink.name, settings, stream)) as reader:
-            contents = "has records" if next(reader, None) else "is empty"
-    except Absent as error:
-        yield Sign(sink.name, "ok", str(error))
-        return
-    place = f"{path}, {path.stat().st_size / 2**20:,.1f} MiB" if path else settings.kafka_broker
-    yield Sign(sink.name, "ok", f"{place}: stream {stream.name} {contents}")
-    if not path and (problem := Admin(settings).problem(settings.topic_of(stream.name))):
-        yield Sign(sink.name, "problem", problem)
+            return "with records" if next(reader, None) else "empty"
+    except Absent:
+        return MISSING
+
+
+def _place(sink: Sink, settings: Settings, streams: Sequence[Stream]) -> str:
+    paths = {path for stream in streams if (path := sink.path(settings, stream))}
+    if len(paths) != 1:
+        return str(settings.data_path) if paths else settings.kafka_broker
+    (path,) = paths
+    return f"{path}, {path.stat().st_size / 2**20:,.1f} MiB" if path.exists() else str(path)
