@@ -19,7 +19,7 @@ from utils.delivery.journal import Journal
 from utils.delivery.worker import Delivery, Status
 from utils.records.instants import instant_text
 from utils.records.record import Batch
-from utils.records.stream import Stream, declare
+from utils.records.stream import Stream, declare, roles_of, schema_path
 from utils.sinks import EMBEDDED, SINKS, Making, Run, check_places
 
 MAX_APPEND, MAX_APPEND_BYTES = 20_000, 8 << 20
@@ -165,7 +165,13 @@ def session(
     if not wanted:
         raise ToolkitError("no sink is left to produce to: name at least one with --sinks")
     check_places(settings, stream, wanted)
-    stream = declare(stream, settings.schema_folder)
+    wanted_roles, stream = roles_of(stream), declare(stream, settings.schema_folder)
+    for role, kept in roles_of(stream).items():
+        if wanted_roles[role] not in (None, kept):
+            path = schema_path(stream.name, settings.schema_folder)
+            logger.info(
+                "{}: {} is {}, whatever the producer says ({}): edit it there", path, role, kept, wanted_roles[role]
+            )
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with closing(Journal(settings.journal_path(name), stream)) as journal:
         journal.subscribe(wanted, drop=run.drop)

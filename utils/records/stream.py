@@ -173,7 +173,7 @@ def known(name: str, folder: Path) -> Stream | None:
     except ValueError as error:
         raise ToolkitError(f"{path} is no schema of a stream: {error}; correct it or delete it") from error
     fields = tuple(Field(*each) for each in found.fields.items())
-    stream = Stream(name, fields=fields, **_roles(found))
+    stream = Stream(name, fields=fields, **roles_of(found))
     check_roles(stream, f"{path}")
     return stream
 
@@ -192,14 +192,15 @@ def declare(stream: Stream, folder: Path) -> Stream:
     check_roles(stream, f"stream {stream.name}")
     before = known(stream.name, folder)
     merged = _merged(before, stream, path)
-    if before is None or (before.fields, _roles(before)) != (merged.fields, _roles(merged)):
+    if before is None or (before.fields, roles_of(before)) != (merged.fields, roles_of(merged)):
         with _locked(folder, stream.name):  # another producer may declare at the same time
             merged = _merged(known(stream.name, folder), stream, path)
             _write(merged, path)
     return merged
 
 
-def _roles(described: Stream | _File) -> dict[str, Any]:
+def roles_of(described: Stream | _File) -> dict[str, Any]:
+    """Return the names of the fields by their roles, and the zones; None where none is named."""
     return {role: getattr(described, role) for role in (*_ROLES, "zones")}
 
 
@@ -217,7 +218,7 @@ def _merged(before: Stream | None, stream: Stream, path: Path) -> Stream:
                 f"field {field.name} of stream {stream.name} is {field.type}, but {kind} in {path}: "
                 "give it its old type or another name"
             )
-    named = {role: value for role, value in _roles(before).items() if value is not None}
+    named = {role: value for role, value in roles_of(before).items() if value is not None}
     return replace(stream, fields=tuple(Field(*each) for each in types.items()), **named)
 
 
@@ -250,5 +251,5 @@ def _locked(folder: Path, name: str) -> Iterator[None]:
 def _write(stream: Stream, path: Path) -> None:
     """Write the schema file of a stream atomically."""
     fields: dict[str, Any] = {field.name: field.type for field in stream.fields}
-    text = msgspec.json.format(msgspec.json.encode(_File(fields, **_roles(stream))), indent=2) + b"\n"
+    text = msgspec.json.format(msgspec.json.encode(_File(fields, **roles_of(stream))), indent=2) + b"\n"
     shared_files.replace(path, text)
