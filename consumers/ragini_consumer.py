@@ -36,7 +36,7 @@ def main(
     count: Count = None,
     json: Json = False,
     top: Top = False,
-    every: Annotated[float, Parameter(name="--every", validator=window_s, help="Seconds of a window of --top.")] = 60,
+    every: Annotated[float, Parameter(name="--every", validator=window_s, help="Window of --top in seconds.")] = 60,
     settings: Annotated[Settings, Reads(*READING)] = DEFAULTS,
 ) -> int:
     """Show records of any source: the last ten, then each new one.
@@ -60,7 +60,7 @@ def main(
             tracker.begin_again()  # another sink has the same records once more
         progress.name, positions[chunk.partition] = reading.name, chunk.end
         new = tracker.admit(chunk.records)
-        if chunk.begins_again:  # after it: the records in this chunk are the last ones of the old file
+        if chunk.begins_again:  # noted after counting: the records in this chunk are still of the old file
             tracker.begin_again()
         counts.invalid += len(chunk.invalid)
         if before != (counts.lost, counts.duplicate):
@@ -78,7 +78,7 @@ def main(
 
 
 class Lines:
-    """Prints a line per record. Unless `everything`, it skips all but the last records before the present end."""
+    """A view with a line per record. Unless `everything`, it skips older records but the last ten."""
 
     def __init__(self, stream: Stream, *, as_json: bool, everything: bool) -> None:
         self._stream, self._as_json, self._is_terminal = stream, as_json, sys.stdout.isatty()

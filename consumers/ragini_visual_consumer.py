@@ -20,14 +20,14 @@ from utils.sources.base import Chunk, Source
 if TYPE_CHECKING:
     from consumers.dashboard.state import State
 
-SWITCH_S = 0.0005  # between Python's threads; with the default a flood of records makes frames twice as slow
+SWITCH_S = 0.0005  # for sys.setswitchinterval; with the default a flood of records makes frames twice as slow
 FIRST_LOOK_S, END_S = 2.0, 10.0
 CHUNK_RECORDS = 2_000
 USUAL = Plan()
 
 
 class Reader(threading.Thread):
-    """Reads the source into the state until `stop` is set. Sets `stop` itself when it cannot continue.
+    """A thread that reads the source into the state until `stop` is set. It sets `stop` when it cannot continue.
 
     `failure` is None once reading has ended normally, else the error. `looked` is set once the records that were there
     at the start are read, or reading has to wait. The thread never uses matplotlib.

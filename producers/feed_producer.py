@@ -28,7 +28,7 @@ def main(
     stop = signals.stop_on_signals()
     if source.startswith(HTTP):
         if not stream or options.once or options.again or read != PLAIN:
-            raise ToolkitError(f"{source}: name --stream; --once, --again and how a file is read do not apply")
+            raise ToolkitError(f"{source}: give --stream, and leave out --once, --again and the options for files")
         from utils.feeds.http import feed_http
 
         return feed_http(source.removeprefix(HTTP), stream, options, settings, stop, feed_token())

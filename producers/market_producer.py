@@ -40,7 +40,7 @@ def ticks(rng: random.Random) -> Iterator[tuple[float, Tick]]:
         prices[symbol] += PULL * (FAIR_PRICE - prices[symbol]) + rng.gauss(0, SYMBOLS[symbol])
         price = prices[symbol] * (CRASH if hurry else 1)
         volume = 1 + int(rng.lognormvariate(7 if hurry else 4, 0.8))
-        left -= hurry
+        left = max(0, left - 1)
         yield rng.expovariate(10.0 if hurry else 1.0), Tick(symbol, round(price, 2), volume)
 
 

@@ -23,7 +23,7 @@ from utils.sources.base import Chunk, Resume, Source
 
 
 def main(
-    recording: Annotated[str, Parameter(help="What feed_producer reads: a file, or a table of a database.")],
+    recording: Annotated[str, Parameter(help="A file, or a database with --table, as for feed_producer.")],
     /,
     *,
     stream: StreamName = DEFAULT_STREAM,

@@ -1,8 +1,7 @@
 """Measure rates, as ratios to those of bare libraries: python -m scripts.bench sinks --count 400000.
 
 Machines differ fourfold and their speed drifts: compare the ratios, not the rates. The runs to compare take turns, and
-each number is the median of its rounds. For Linux and macOS; Kafka is measured if a broker runs, PostgreSQL if
-PROCESSED_STORE_URL is set.
+each number is the median of its rounds. For Linux and macOS; Kafka needs a broker, PostgreSQL PROCESSED_STORE_URL.
 """
 
 import os

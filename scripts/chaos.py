@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -74,7 +75,7 @@ def plan(seed: int, seconds: float, kills: int, sinks: Sequence[str]) -> list[At
     return sorted(
         Attack(rng.uniform(0, seconds), action, rng.choice(names), rng.uniform(0.2, 3.0))
         for action, names in targets.items()
-        for _ in range((kills if action == "kill" else -(-kills // 4)) if names else 0)
+        for _ in range((kills if action == "kill" else ceil(kills / 4)) if names else 0)
     )
 
 

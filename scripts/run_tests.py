@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
 
 def options(setting: str, cores: int | None = os.cpu_count()) -> list[str]:
     """Return options of pytest: a process per core, and two more if tests wait for servers, processes and disks."""
-    processes = min(max(2, cores or 1) + 2 * (setting != "quick"), 8)
+    processes = min(max(2, cores or 1) + (0 if setting == "quick" else 2), 8)
     parallel = ["-q", "-n", str(processes), "--dist", "loadgroup"]
     return parallel if setting == "all" else [*parallel, f"--{setting}"]
 

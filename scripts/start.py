@@ -43,7 +43,8 @@ def main(arguments: list[str]) -> int:
     python = str(environment.prepare())
     copy_env_file(environment.PROJECT_DIR)
     producing = options.stream in PRODUCERS
-    print(f"Starting {'a producer and ' * producing}the dashboard; Ctrl+C or closing the window ends all", flush=True)
+    started = "a producer and the dashboard" if producing else "the dashboard"
+    print(f"Starting {started}; Ctrl+C or closing the window ends all", flush=True)
 
     def dashboard() -> list[str]:
         """Return its command line. Called when the producer already runs, because the look for a window takes time."""

@@ -31,7 +31,7 @@ WRITERS = {".gif": "pillow", ".mp4": "ffmpeg_file"}  # this one runs ffmpeg at t
 
 
 def frames(state: State, plan: Plan, stop: Event, wait: Callable[[float], object]) -> Generator[Snapshot, None, None]:
-    """Yield a snapshot, wait for the refresh, and so on; yield a last one after `stop`. The end of the plan sets it."""
+    """Yield a snapshot per refresh, with `wait` in between, and a last one after `stop`. The plan's end sets `stop`."""
     begun, refresh_s, end_s = time.monotonic(), plan.refresh, plan.duration or math.inf
     for drawn in count(1):
         is_last = stop.is_set()

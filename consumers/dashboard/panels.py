@@ -52,7 +52,7 @@ class FlowPanel(Panel):
         self.total.set_text(brief(snapshot.total))
         self.total.xy = end, high
         self.axes.set(xlim=(begin, end), ylim=(floor, high + 0.08 * (high - floor)))
-        if self.inner[0] <= 3 or end - begin >= DAY_S:  # room for few labels, or long ones with dates
+        if self.inner[0] <= 3 or end - begin >= DAY_S:  # few labels: the axis is short, or they have dates
             ticks = np.linspace(begin, end, 2 if self.inner[0] <= 3 else 3)
         else:
             tick_s = next(each for each in STEPS_S if 4 * each >= end - begin)
@@ -138,7 +138,7 @@ class TrendPanel(Panel):
         shown, roles, zones = snapshot.series, snapshot.roles, snapshot.roles.zones or ()
         if not shown:
             return ()
-        # The scale leaves out anomalies and means with them, which would flatten the lines: they are at the edge.
+        # Anomalies, and means with them, do not set the scale, as they would flatten the lines. They are at the edge.
         pairs = [pair for series in shown for pair in zip(series.values, series.anomalies, strict=True)]
         values = [value for value, odd in pairs if not odd] or [value for value, _ in pairs]
         values += [mean for series in shown if not any(series.anomalies) for mean in series.rolling]

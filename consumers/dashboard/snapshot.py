@@ -31,7 +31,7 @@ class Roles:
 
 @dataclass(frozen=True)
 class Series:
-    """The latest values of one `by` value, or of all records if `name` is "". The first rolling means have fewer."""
+    """The latest values of one `by` value, or of all records if `name` is "". The first rolling means are shorter."""
 
     name: str
     times: tuple[float, ...]  # event times
@@ -120,8 +120,8 @@ class Snapshot:
     @property
     def status_words(self) -> str:
         """The status, for STALE with the duration of the silence."""
-        silent = f" \u00b7 no {self.roles.record}s for {span(self.idle_s)}"
-        return self.status + silent * (self.status == "STALE")
+        silence = f" \u00b7 no {self.roles.record}s for {span(self.idle_s)}" if self.status == "STALE" else ""
+        return self.status + silence
 
     @property
     def rate_words(self) -> str:

@@ -54,7 +54,7 @@ class Charted:
         self.has_lines = stream.by is not None and not is_buzz  # one per `by` value
 
         def words(name: str | None) -> str:
-            return plain((name or "number").replace("_", " ")) + " length" * (types.get(name or "") == "text")
+            return plain((name or "number").replace("_", " ")) + (" length" if types.get(name or "") == "text" else "")
 
         self.roles = Roles(
             by=plain((stream.by or "producer").replace("_", " ")),
@@ -129,7 +129,7 @@ class History:
 
 
 class State:
-    """Collects chunks in the thread that reads and makes snapshots for the thread that draws.
+    """The statistics of the dashboard, between the thread that reads and the thread that draws.
 
     Only records that match `where` are shown. `clock` returns seconds since 1970. With `from_end` reading begins at
     the end of each source. Any thread may call `snapshot`; only one may call the other methods.
@@ -178,7 +178,7 @@ class State:
             if fresh:
                 last = self._history.add(fresh, self._clock(), self._known.started)
                 self._known = replace(self._known, last=last)
-            if chunk.begins_again:  # after it: the records in this chunk are the last ones of the old file
+            if chunk.begins_again:  # noted after counting: the records in this chunk are still of the old file
                 tracker.begin_again()
 
     def snapshot(self) -> Snapshot:

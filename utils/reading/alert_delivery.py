@@ -88,7 +88,7 @@ def _execute(command: str | Sequence[str], name: str, alert: bytes) -> None:
 
 
 class AlertDelivery:
-    """Delivers the alerts of a store, in a thread with a connection of its own.
+    """The delivery of a store's alerts, in a thread with a connection of its own.
 
     An alert is logged and appended to `path`, then sent. A failed send is tried again after 1, 2, 4, up to 300 s, and
     at once by a new run. Several copies share the work; the claims of a killed one end after a minute. `about` has

@@ -63,7 +63,7 @@ def steady_clock() -> Clock:
 class Rule:
     """The condition of an alert (one of `when`, `anomaly` and `silent_s`) and how often the alert is given.
 
-    `by` None stands for the field that the stream names, "" for no field. `cooldown_s` is event time.
+    `by` None stands for the field that the stream names, for silence as "" for no field. `cooldown_s` is event time.
     """
 
     when: Annotated[str, _When] = ""
@@ -95,7 +95,9 @@ class Rule:
             raise ToolkitError("--silent is about the time between records: it takes neither --for nor --cooldown")
         if self.when:
             Expression(stream, self.when)
-        by = ("" if self.silent_s is not None else stream.by or "") if self.by is None else self.by
+        by = self.by
+        if by is None:
+            by = stream.by if stream.by and self.silent_s is None else ""
         for name, kinds in ((by, {"text", "integer", "number", "boolean"}), (self.anomaly, {"integer", "number"})):
             names = [field.name for field in stream.fields if field.type in kinds]
             if name and name not in names:
@@ -137,7 +139,7 @@ _state = msgspec.json.Decoder(State)
 
 
 class Alerts:
-    """Evaluates a rule and stores its alerts.
+    """The alerts of a rule, found in the new records of a store and kept there.
 
     All state is in the store, per partition, so a restarted consumer or another copy of it continues exactly.
     """
@@ -150,7 +152,7 @@ class Alerts:
         now_us = round(self._began_s * 1e6)
         with self._database.transaction():
             make_tables(self._database, *_SCHEMA)
-            self._database.execute(_ALL_DUE)  # every run tries alerts that were not delivered at once
+            self._database.execute(_ALL_DUE)  # every run begins with the undelivered alerts of earlier ones
             if rule.silent_s is not None and not rule.by:  # a stream may be silent from the beginning
                 self._database.execute(_BEGIN, now_us)
             self._database.execute(_NOT_AHEAD, now_us, now_us + CLOCKS_DIFFER_US)  # written by a wrong clock

@@ -6,7 +6,7 @@ from statistics import median, quantiles
 
 from utils.records.stream import BUZZ, Stream
 
-TRAILING, TRAILING_LEAST = 100, 20  # most and least values before one that is judged
+TRAILING, TRAILING_LEAST = 100, 20  # a value is compared with at most and at least so many before it
 FLOOR_OF_RANGE = 0.05  # of the interquartile range
 SENTIMENT_FLOOR = 0.05
 
@@ -27,7 +27,7 @@ def stands_out(value: float, before: Sequence[float], floor: float | None) -> bo
     mean = sum(before) / len(before)
     deviation = hypot(*(each - mean for each in before)) / sqrt(len(before) - 1)  # hypot does not overflow
     distance = abs(value - mean)
-    if distance <= 3 * max(deviation, floor or 0):  # most values: the median would take longer
+    if distance <= 3 * max(deviation, floor or 0):  # true for most values, and faster than the medians below
         return False
     low, middle, high = quantiles(before, n=4, method="inclusive")
     least = FLOOR_OF_RANGE * (high - low) if floor is None else floor

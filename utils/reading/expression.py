@@ -46,7 +46,7 @@ class Expression:
             self._connection.execute("SELECT oid FROM record").fetchall()
         except (sqlite3.Error, ValueError) as error:  # ValueError: a NUL, or half a surrogate pair
             self._connection.close()
-            fields = ", ".join(table.columns[:FIELDS_SHOWN]) + ", …" * (len(table.columns) > FIELDS_SHOWN)
+            fields = ", ".join(table.columns[:FIELDS_SHOWN]) + (", …" if len(table.columns) > FIELDS_SHOWN else "")
             reason = str(error).replace("generated column", "expression")
             raise ToolkitError(
                 f"{text!r} is no expression over a record of {stream.name}: {reason}; use the fields {fields}"

@@ -23,7 +23,7 @@ Handler = Callable[[Chunk], int]
 
 
 class StateLog:
-    """Logs the reason for waiting, once until it changes."""
+    """A log of the reason for waiting, written once until the reason changes."""
 
     def __init__(self) -> None:
         self._logged = ""

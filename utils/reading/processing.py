@@ -51,7 +51,7 @@ def wait_for_stream(name: str, settings: Settings, source_name: str, stop: Event
 
 @dataclass(frozen=True)
 class Consumer:
-    """Reads a sink into a processed store of its own. `name` is the file name of a store in SQLite."""
+    """A reader of a sink with a processed store of its own. `name` is the file name of a store in SQLite."""
 
     sink: str
     name: str
@@ -92,13 +92,13 @@ class Consumer:
 
 
 Handle = Callable[[Database, list[dict[str, Any]]], None]
-"""What a consumer does with the records that are new to its store, in the transaction that stores them."""
+"""Callback that handles the records that are new to a consumer's store, in the transaction that stores them."""
 
 
 def consumer(sink: str, *reads: str, name: str = "", handle: Handle | None = None) -> Callable[..., int]:
     """Return the `main` of a consumer of this sink. Its command line has the settings named in `reads`.
 
-    One with a `handle` has a `name`, so that its store and its consumer group are its own.
+    `handle` needs a `name`, which gives the consumer a store and a consumer group of its own.
     """
 
     def main(

@@ -17,7 +17,7 @@ REPORT_EVERY_S, REDRAW_EVERY_S = 10.0, 0.2
 
 
 class Progress:
-    """Shows how many records were handled, how fast, and how old the newest one is."""
+    """A line with the number of handled records, their rate, and the age of the newest one."""
 
     def __init__(self, name: str, stream: Stream) -> None:
         self.name, self.counts, self._event_time = name, Counts(), event_time(stream)
@@ -29,7 +29,7 @@ class Progress:
     def saw(self, records: Sequence[Any], counts: Counts) -> None:
         """Take in the records just handled and the totals of the run.
 
-        The lag is the age of the last record. One from before the run has none, for it did not wait for the stream.
+        The lag is the age of the last record. A record from before the run has none: it waited for this run.
         """
         if records:
             at_s = (self._event_time(records[-1]) or 0) / 1e6
@@ -37,7 +37,7 @@ class Progress:
         self.counts = counts
 
     def show(self) -> None:
-        """Show the line if it is time."""
+        """Show the line if the last time was long enough ago."""
         now_s, live = time.monotonic(), sys.stderr.isatty()
         if now_s - self._shown_s < (REDRAW_EVERY_S if live else REPORT_EVERY_S):
             return

@@ -61,13 +61,12 @@ _tracker = msgspec.json.Decoder(Tracker)
 class ProcessedStore:
     """The store of one consumer, created if it is missing.
 
-    `start` is where reading begins in a partition without a stored position. Raises ToolkitError if another version
-    wrote the store.
+    `start` is for partitions without a stored position. Raises ToolkitError if another version wrote the store.
     """
 
     def __init__(self, database: Database, stream: Stream, start: Literal["start", "end"] = "start") -> None:
         self.database, self.stream, self.run, from_end = database, stream, Counts(), start == "end"
-        self._first = ("end" if from_end else ""), msgspec.json.encode(Tracker(from_end=from_end)).decode()
+        self._initial = ("end" if from_end else ""), msgspec.json.encode(Tracker(from_end=from_end)).decode()
         self._event_us, self._name = event_time(stream), namer(stream, stream.by)
         try:
             with database.transaction():
@@ -97,7 +96,7 @@ class ProcessedStore:
     def resume(self, partition: str) -> str:
         """Return the stored position of a partition. See Resume."""
         with self.database.transaction():
-            self.database.execute(_ENTER, partition, *self._first)
+            self.database.execute(_ENTER, partition, *self._initial)
             ((position,),) = self.database.execute(_POSITION, partition).fetchall()
         return str(position)
 
@@ -107,7 +106,7 @@ class ProcessedStore:
         Raises PositionMoved if another copy of this consumer has advanced the partition.
         """
         with self.database.transaction():
-            self.database.execute(_ENTER, chunk.partition, *self._first)
+            self.database.execute(_ENTER, chunk.partition, *self._initial)
             known = self.database.execute(_ADVANCE, chunk.end, chunk.partition, chunk.start).fetchall()
             if not known:
                 raise PositionMoved(f"another copy of this consumer has advanced {chunk.partition}")
@@ -118,7 +117,7 @@ class ProcessedStore:
             found = _counted(tracker, chunk, len(stored.new))
             if part:
                 part(stored)
-            if chunk.begins_again:  # after it: the records in this chunk are the last ones of the old file
+            if chunk.begins_again:  # noted after counting: the records in this chunk are still of the old file
                 tracker.begin_again()
             self.database.execute(_SAVE, stored.newest_us, msgspec.json.encode(tracker).decode(), chunk.partition)
         self.run += found

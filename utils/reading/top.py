@@ -20,7 +20,7 @@ MAX_NAMES, OTHERS = 10_000, "(others)"
 LATEST = 200
 REDRAW_S = 0.25
 FRAME_LINES = 5  # headings, the rule below them, two empty lines and the line of the cursor
-WIDE = 100  # columns of a terminal, from which on there is room for least and most
+WIDE = 100  # columns of a terminal that has room for least and most
 
 Top = Annotated[
     bool, Parameter(name="--top", show_default=False, help="A live table, or one at the end of --once and --count.")

@@ -44,7 +44,7 @@ class Counts(msgspec.Struct):
     again: int = 0
 
     def items(self) -> dict[str, int]:
-        """The totals by name."""
+        """Return the totals by name."""
         return asdict(self)
 
     def __add__(self, other: "Counts") -> "Counts":
@@ -52,7 +52,7 @@ class Counts(msgspec.Struct):
 
 
 class Tracker(msgspec.Struct, omit_defaults=True):
-    """Counts new, duplicate and lost records. It must see every record once, in the order of reading.
+    """A counter of new, duplicate and lost records. It must see every record once, in the order of reading.
 
     A journal begins at 1 and continues over its runs: sequences missing before, in and between them are lost. A run
     that begins at or below the highest sequence of its journal belongs to a restored or copied journal: no loss. With
@@ -91,8 +91,8 @@ class Tracker(msgspec.Struct, omit_defaults=True):
         track = self.tracks.pop(producer_id, None)
         if track is None:
             highs = [each.high for each in self._of_journal(producer_id)]
-            claimed = max(highs) + 1 if highs else sequence if self.from_end else 1
-            first = min(sequence, claimed)
+            expected = sequence if self.from_end else 1
+            first = min(sequence, max(highs) + 1 if highs else expected)
             track = Track(first, first - 1)
         self.tracks[producer_id] = track
         while len(self.tracks) > self.max_runs:
@@ -108,7 +108,7 @@ class Tracker(msgspec.Struct, omit_defaults=True):
     def _is_new(self, track: Track, sequence: int) -> bool:
         """Count a record whose sequence does not follow its predecessor's. Return whether it is new."""
         counts, gaps = self.counts, track.gaps
-        at = bisect_right(gaps, (sequence, MAX_LOST**2)) - 1
+        at = bisect_right(gaps, (sequence, MAX_LOST**2)) - 1  # the only gap that can contain it
         if sequence > track.high:
             self._miss(track, track.high + 1, sequence - 1)
             track.high = sequence
@@ -121,9 +121,11 @@ class Tracker(msgspec.Struct, omit_defaults=True):
             gaps[at : at + 1] = [gap for gap in rest if gap[0] <= gap[1]]
             del gaps[: -self.max_gaps]
             counts.lost -= 1
+        elif sequence <= track.again:
+            counts.again += 1
+            return False
         else:
-            counts.again += sequence <= track.again
-            counts.duplicate += sequence > track.again
+            counts.duplicate += 1
             return False
         return True
 

@@ -109,6 +109,7 @@ class Windows:
             late = newest_us is not None and start_us + self._closing_us <= newest_us
             found.setdefault((start_us, name), Window()).take(value, late=late)
         self._database.execute_many(_SAVE, [(*at, *key, *astuple(window)) for key, window in sorted(found.items())])
+        # A window closes when the newest event time passes its start by `_closing_us`: these did during the chunk.
         bounds = [(NEVER_US if us is None else us) - self._closing_us for us in (stored.before_us, stored.newest_us)]
         query = f"{_OF_PARTITION} > ? AND start_us <= ? ORDER BY 1, 2"
         self.closed = _named(self._database.execute(query, *at, *bounds).fetchall())
