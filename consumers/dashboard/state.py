@@ -27,12 +27,12 @@ from utils.sources.base import Chunk
 
 OTHERS = ""  # the common key of all beyond the first MAX_KEYS
 MAX_NUMBER = 1e100  # a larger one is not charted
-POINT_SPACING_S = 1.0
+POINT_SPACING_S = 1.0  # least time between points of the flow; the latest point may be closer
 EARLIEST_S = 31_536_000.0  # 1971: an earlier time, such as the year 1, has no local time on some platforms
 MAX_LINES = 5
 COLUMNS = ("time", "key", "value", "measure", "lag")  # of History.rows; times are seconds since 1970
 RATE_WINDOW_S, SPARK_STEP_S, SPARK_STEPS, GAPS = 60, 10, 30, 50
-SECONDS = SPARK_STEP_S * (SPARK_STEPS + 1)  # kept for rate, sparkline and gaps
+SECONDS = SPARK_STEP_S * (SPARK_STEPS + 1)  # whose counts are kept, for rate, sparkline and gaps
 
 
 class Charted:
@@ -69,8 +69,8 @@ class Charted:
 
     def key(self, record: Any) -> str:
         """Return the name under which the record is counted, as it is shown."""
-        by, run = self.stream.by, record.producer_id
-        found = self._field(record, by) if by else run and run.rsplit("-", 2)[0]
+        by, producer_id = self.stream.by, record.producer_id
+        found = self._field(record, by) if by else producer_id and producer_id.rsplit("-", 2)[0]  # its name
         return self._name(found) if isinstance(found, str) else "(none)"
 
     def number(self, record: Any, name: str | None) -> float:

@@ -135,7 +135,7 @@ class AlertDelivery:
                 due_us = round((self._clock() + min(2.0**attempts, RETRY_CAP_S)) * 1e6)
             with self._database.transaction():
                 self._database.execute("UPDATE alerts SET due_us = ? WHERE id = ?", due_us, id)
-        except ToolkitError as error:  # the consumer has the same store, and ends if only the user can fix it
+        except ToolkitError as error:  # only logged: the consumer, which has the same store, ends if it cannot heal
             self._states.trouble(error)
             return False
         return True
@@ -164,6 +164,6 @@ class AlertDelivery:
                         files.sync(stream.fileno())  # before the commit, or a power cut may lose the line
                     files.sync_path(self._path.parent)
         if not attempts:
-            what = (at, record) if record != NO_RECORD else ("nothing since", at)
-            logger.warning("{}", " ".join(filter(None, (f"alert {alert}:", name, *what))))
+            cause = (at, record) if record != NO_RECORD else ("nothing since", at)
+            logger.warning("{}", " ".join(filter(None, (f"alert {alert}:", name, *cause))))
         return id, attempts, line

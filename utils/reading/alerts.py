@@ -63,7 +63,7 @@ def steady_clock() -> Clock:
 class Rule:
     """The condition of an alert (one of `when`, `anomaly` and `silent_s`) and how often the alert is given.
 
-    `by` None stands for the field that the stream names, for silence as "" for no field. `cooldown_s` is event time.
+    `by` "" stands for no field, None for that of the stream, or with `silent_s` for none. `cooldown_s` is event time.
     """
 
     when: Annotated[str, _When] = ""

@@ -54,7 +54,7 @@ class SqliteDatabase(sqlite.Database):
             marks = ", ".join([f"({', '.join('?' * len(page[0]))})"] * len(page))
             statement = f"INSERT INTO records VALUES {marks} ON CONFLICT DO NOTHING"
             inserted += self.execute(statement, *chain.from_iterable(page)).rowcount
-        # RETURNING instead of this query would take a sixth of the whole time.
+        # Not RETURNING, which takes a sixth of the whole time.
         query = "SELECT producer_id, sequence FROM records WHERE rowid > ?"
         return None if inserted == len(rows) else self.execute(query, last).fetchall()
 

@@ -11,7 +11,7 @@ from utils.app.errors import ToolkitError
 from utils.records.stream import Stream
 from utils.records.table import Table, quoted
 
-MAX_TEXT_BYTES = 2_000_000  # of values within an expression; a record has at most 256 KiB
+MAX_TEXT_BYTES = 2_000_000  # largest text within an expression; a record has at most 256 KiB
 FIELDS_SHOWN = 40
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"((?:[^"]|"")*)\"""")
 # An expression that closes our brackets or opens a comment fails in one of these. No field has a column `oid`.
@@ -37,7 +37,7 @@ class Expression:
         self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_TEXT_BYTES)
         columns = ", ".join(f"{quoted(name)} {kind}" for name, kind in table.typed("sqlite"))
         try:
-            for name in _QUOTED.findall(text):  # SQLite takes an unknown quoted name for a text
+            for name in _QUOTED.findall(text):  # SQLite takes an unknown name in double quotes for a text
                 if name and name.replace('""', '"').lower() not in map(str.lower, table.columns):
                     raise ValueError(f"no such column: {name}")
             self._connection.execute(f"CREATE TABLE record ({columns}, {_COLUMN.format(text)})")

@@ -89,8 +89,8 @@ class ProcessedStore:
         if self.database.execute("SELECT value FROM facts WHERE name = 'roles'").fetchall() == [(roles,)]:
             return
         for page in self.database.pages():
-            found = ((self.stream.codec.decode_any(line.encode()), place) for place, line in page)
-            self.database.rename([(self._name(each), value(each, self.stream.value or ""), at) for each, at in found])
+            found = ((self.stream.codec.decode_any(line.encode()), key) for key, line in page)
+            self.database.rename([(self._name(each), value(each, self.stream.value or ""), key) for each, key in found])
         self.database.execute_many(upsert("facts", "name", "value"), [("roles", roles)])
 
     def resume(self, partition: str) -> str:
@@ -114,13 +114,13 @@ class ProcessedStore:
             tracker = _tracker.decode(text)
             stored = self._insert(chunk, before_us)
             self._learn(tracker, chunk)
-            found = _counted(tracker, chunk, len(stored.new))
+            added = _counted(tracker, chunk, len(stored.new))
             if part:
                 part(stored)
             if chunk.begins_again:  # noted after counting: the records in this chunk are still of the old file
                 tracker.begin_again()
             self.database.execute(_SAVE, stored.newest_us, msgspec.json.encode(tracker).decode(), chunk.partition)
-        self.run += found
+        self.run += added
         return stored
 
     def _insert(self, chunk: Chunk, before_us: int | None) -> Stored:
@@ -136,7 +136,7 @@ class ProcessedStore:
                 newest_us = at_us
         inserted = self.database.insert(rows)
         if inserted is not None:
-            # Of records with equal ids the first was inserted: reversed, it overwrites the later ones in this dict.
+            # Of records with equal ids the first was inserted. The dict keeps the last it is given, so it is reversed.
             first = {row[:2]: place for place, row in reversed(list(enumerate(rows)))}
             new = set(map(first.__getitem__, inserted))
             arrivals = [each for place, each in enumerate(arrivals) if place in new or rows[place][0] is None]  # no ids
@@ -172,6 +172,6 @@ def _counted(tracker: Tracker, chunk: Chunk, new: int) -> Counts:
     seen = tracker.counts
     known = len(chunk.records) - new
     again = min(seen.again, known)
-    found = Counts(new, seen.external, len(chunk.invalid), seen.lost, known - again, again)
-    tracker.counts = before + found
-    return found
+    added = Counts(new, seen.external, len(chunk.invalid), seen.lost, known - again, again)
+    tracker.counts = before + added
+    return added

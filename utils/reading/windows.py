@@ -98,9 +98,9 @@ class Windows:
 
     def add(self, stored: Stored) -> None:
         """Count new records, in the transaction that stored them. See ProcessedStore.add."""
-        at, size_us = (self._size_us, stored.partition), self._size_us
+        size_us, scope = self._size_us, (self._size_us, stored.partition)
         starts = {at_us - at_us % size_us for _, at_us, *_ in stored.new if at_us is not None}
-        rows = self._database.execute(f"{_OF_PARTITION} IN {one_of(starts)}", *at, *starts).fetchall()
+        rows = self._database.execute(f"{_OF_PARTITION} IN {one_of(starts)}", *scope, *starts).fetchall()
         found = {(start_us, each): window for start_us, each, window in _named(rows)}
         for _, at_us, newest_us, name, value in stored.new:
             if at_us is None:
@@ -108,11 +108,11 @@ class Windows:
             start_us = at_us - at_us % size_us
             late = newest_us is not None and start_us + self._closing_us <= newest_us
             found.setdefault((start_us, name), Window()).take(value, late=late)
-        self._database.execute_many(_SAVE, [(*at, *key, *astuple(window)) for key, window in sorted(found.items())])
+        self._database.execute_many(_SAVE, [(*scope, *key, *astuple(window)) for key, window in sorted(found.items())])
         # A window closes when the newest event time passes its start by `_closing_us`: these did during the chunk.
         bounds = [(NEVER_US if us is None else us) - self._closing_us for us in (stored.before_us, stored.newest_us)]
         query = f"{_OF_PARTITION} > ? AND start_us <= ? ORDER BY 1, 2"
-        self.closed = _named(self._database.execute(query, *at, *bounds).fetchall())
+        self.closed = _named(self._database.execute(query, *scope, *bounds).fetchall())
 
     def open(self) -> list[Named]:
         """Return the windows that have not closed yet."""
