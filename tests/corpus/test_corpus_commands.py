@@ -47,7 +47,7 @@ CONSUMING = [
     ("--count 0", 'Invalid value "0" for --count. Must be > 0'),
     ("--jsn", "Unknown option: --jsn. Did you mean --json?"),
     ("--journal-max-mb 10", "Unknown option: --journal-max-mb"),
-    ("--stream Not-A-Name", "'Not-A-Name' cannot name a stream: use lowercase letters"),
+    ("--stream Not-A-Name", "'Not-A-Name' cannot name a stream: use at most 60 lowercase letters"),
 ]
 OWN = {
     "consumers.file_consumer_case": [

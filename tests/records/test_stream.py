@@ -85,7 +85,7 @@ def test_names_of_streams(name: str) -> None:
 @pytest.mark.parametrize("name", ["", "Sensors", "2d", "_x", "a b", "a/b", "../a", "a.b", "é", "x" * 61, "a\n", 'a"'])
 def test_an_invalid_stream_name_is_one_line(name: str, folder: Path) -> None:
     for make in (Stream, lambda name: known(name, folder)):
-        with pytest.raises(ToolkitError, match="cannot name a stream: use lowercase letters") as raised:
+        with pytest.raises(ToolkitError, match="cannot name a stream: use at most 60 lowercase letters") as raised:
             make(name)
         assert raised.value.exit_code == 2
         assert "\n" not in str(raised.value)

@@ -30,9 +30,9 @@ _SHARED = Group("Shared options", sort_key=1)
 _SINKS = Group("Where the sinks are", sort_key=2)
 
 
-def _option(variable: str, help: str, group: Group = _SINKS, least: Number | None = None) -> Parameter:
-    """Define an option that the environment and `.env` can set too. Numbers are whole, with `least` as their limits."""
-    return Parameter(env_var=variable, group=group, help=help, converter=least and whole, validator=least)
+def _option(variable: str, help: str, group: Group = _SINKS, limits: Number | None = None) -> Parameter:
+    """Define an option that the environment and `.env` can set too. With `limits` its value is a whole number."""
+    return Parameter(env_var=variable, group=group, help=help, converter=limits and whole, validator=limits)
 
 
 _DATA_DIR = _option("BASE_DATA_DIR", "Folder of all data; inside the project if relative.", _SHARED)
@@ -43,9 +43,9 @@ _DUCKDB_FILE = _option("DUCKDB_DB_FILE_NAME", "Database of the DuckDB sink.")
 _BROKER = _option("KAFKA_BROKER_ADDRESS", "host:port of the brokers, comma separated.")
 _TOPIC = _option("BUZZ_TOPIC", "Kafka topic.")
 _GROUP = _option("BUZZ_CONSUMER_GROUP_ID", "Kafka consumer group.")
-_PARTITIONS = _option("KAFKA_PARTITIONS", "Partitions of a missing topic that a producer creates.", least=POSITIVE)
+_PARTITIONS = _option("KAFKA_PARTITIONS", "Partitions of a missing topic that a producer creates.", limits=POSITIVE)
 _COPIES = "Copies of each partition of such a topic; 0 = the brokers' default."
-_REPLICATION = _option("KAFKA_REPLICATION", _COPIES, least=NOT_NEGATIVE)
+_REPLICATION = _option("KAFKA_REPLICATION", _COPIES, limits=NOT_NEGATIVE)
 _JOURNAL_MAX = _option("JOURNAL_MAX_MB", "MiB a journal holds before the producer waits.", _SHARED, POSITIVE)
 
 

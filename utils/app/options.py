@@ -18,8 +18,8 @@ def whole(_: Any, tokens: Sequence[Token]) -> int:
         raise ValueError(f'unable to convert "{tokens[0].value}" into int') from error
 
 
-def _whole(name: str, help: str, least: Number | None = None) -> Parameter:
-    return Parameter(name=name, converter=whole, validator=least, help=help)
+def _whole(name: str, help: str, limits: Number | None = None) -> Parameter:
+    return Parameter(name=name, converter=whole, validator=limits, help=help)
 
 
 def _seconds(name: str, help: str, variable: str | None = None) -> Parameter:

@@ -30,6 +30,8 @@ SHOWN = 10
 COLUMNS = ("stream", "producer", "runs", "sinks", "records", "pending", "dead letters", "result")
 NEXT_STEP = "next: a sink with the result ok still has these records; README.md, Troubleshooting, says what to do"
 
+# stored: the records of the sinks, in their order. names: their runs and those of the journals. assigned: the runs of
+# the journals, before (`earlier`) and after the sinks were read, for each subscribed sink and once without a sink.
 TABLES = """
 CREATE TABLE stored (sink UTINYINT, run INTEGER, sequence BIGINT, hash BIGINT);
 CREATE TABLE names (run INTEGER, producer_id VARCHAR, producer VARCHAR, stream VARCHAR);
@@ -132,7 +134,7 @@ class Judgement:
 
 @dataclass
 class Report:
-    """Result of an audit. By sink: `external` counts records without ids, `unread` is why it could not be read."""
+    """Result of an audit. By sink: number of records without ids, of invalid lines, and why it could not be read."""
 
     seconds: float = 0.0
     judgements: list[Judgement] = field(default_factory=list)
@@ -208,9 +210,9 @@ class _Audit:
 
     def run(self, before: Sequence[Account], report: Report, advance: Callable[[int], None]) -> None:
         """Load sinks, journals and dead letters, run the queries, and fill the report."""
-        read = [number for number in range(len(self._sinks)) if self._read(number, report, advance)]
+        read = [number for number in range(len(self._sinks)) if self._load_sink(number, report, advance)]
         # After the sinks: runs that began meanwhile and records that were dead-lettered meanwhile must be known too.
-        self._enter(before, read)
+        self._load_journals(before, read)
         self._database.execute(f"SET VARIABLE sinks = {len(read)}; {VIEWS}")
         for problem, query in QUERIES.items():
             self._database.execute(f"INSERT INTO findings SELECT '{problem}', * FROM ({query})")
@@ -219,7 +221,7 @@ class _Audit:
         for producer_id, count, first, last in self._database.execute(UNKNOWN).fetchall():
             report.notes.append(f"{counted(count, 'record')} of {producer_id} ({first}-{last}): {WHY_UNKNOWN}")
 
-    def _read(self, number: int, report: Report, advance: Callable[[int], None]) -> bool:
+    def _load_sink(self, number: int, report: Report, advance: Callable[[int], None]) -> bool:
         """Load the records of a sink and return True; False if it cannot be read within REACH_S."""
         sink, deadline_s = self._sinks[number], time.monotonic() + REACH_S
         while True:
@@ -227,7 +229,7 @@ class _Audit:
             try:
                 for stream in self._streams:
                     with suppress(Absent):
-                        self._load(number, stream, report, advance)
+                        self._load_stream(number, stream, report, advance)
                 return True
             except (Unavailable, OSError) as error:
                 self._database.execute("DELETE FROM stored WHERE sink = ?", [number])
@@ -236,7 +238,7 @@ class _Audit:
                     return False
             time.sleep(0.2)
 
-    def _load(self, number: int, stream: Stream, report: Report, advance: Callable[[int], None]) -> None:
+    def _load_stream(self, number: int, stream: Stream, report: Report, advance: Callable[[int], None]) -> None:
         sink = self._sinks[number]
         for found, invalid in pages(sink, self._settings, stream):
             advance(len(found))
@@ -247,33 +249,32 @@ class _Audit:
                 columns = stream.codec.columns_of([each for each in found if each.sequence is not None])
             *_, ids, sequences = columns
             numbers = {each: self._runs.setdefault((stream.name, each), len(self._runs)) for each in set(ids)}
-            page = {  # noqa: F841 (DuckDB finds it by its name)
+            page = {  # noqa: F841 (the query below reads this local variable as a table)
                 "run": np.fromiter(map(numbers.__getitem__, ids), np.int32),
                 "sequence": np.array(sequences, np.int64),
                 "hash": np.fromiter(map(hash, stream.codec.canonical(columns)), np.int64),
             }
             self._database.execute(f"INSERT INTO stored SELECT {number}, run, sequence, hash FROM page")
 
-    def _enter(self, before: Sequence[Account], read: Sequence[int]) -> None:
-        """Insert the journals' contents from before the sinks were read and from now, and the dead letters."""
+    def _load_journals(self, before: Sequence[Account], read: Sequence[int]) -> None:
+        """Load what the journals contained before the sinks were read and what they contain now; also dead letters."""
         streams, numbers = {stream.name for stream in self._streams}, {self._sinks[number]: number for number in read}
         rows: list[tuple[Any, ...]] = []
         for earlier, found in ((True, before), (False, accounts(self._settings))):
             for account in (each for each in found if each.stream in streams):
-                behind = [(numbers[sink], after) for sink, (_, after) in account.subscribed.items() if sink in numbers]
+                sinks = [(numbers[sink], after) for sink, (_, after) in account.subscribed.items() if sink in numbers]
                 for producer_id, limits in account.runs.items():
                     run = self._runs.setdefault((account.stream, producer_id), len(self._runs))
-                    rows += [(earlier, run, *limits, account.pruned, *each) for each in (*behind, (None, 0))]
+                    rows += [(earlier, run, *limits, account.pruned, *each) for each in (*sinks, (None, 0))]
         self._insert("assigned", rows)
-        split = [(run, name, name.rpartition("-")[0] or name, stream) for (stream, name), run in self._runs.items()]
-        self._insert("names", split)
+        names = [(run, name, name.rpartition("-")[0] or name, stream) for (stream, name), run in self._runs.items()]
+        self._insert("names", names)
         for sink, number in numbers.items():
             ids = set(dead_letters(self._settings.dead_letter_path(sink)))
-            found_in = [(self._runs.get((stream, name)), at) for stream in streams for name, at in ids]
-            self._insert("letters", [(number, run, at) for run, at in found_in if run is not None])
+            letters = [(self._runs.get((stream, name)), sequence) for stream in streams for name, sequence in ids]
+            self._insert("letters", [(number, run, sequence) for run, sequence in letters if run is not None])
 
     def _insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert rows in one statement, which is faster than one per row."""
         if rows:
             columns = [list(column) for column in zip(*rows, strict=True)]
             self._database.execute(f"INSERT INTO {table} SELECT {', '.join(['unnest(?)'] * len(columns))}", columns)

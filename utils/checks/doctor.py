@@ -62,7 +62,7 @@ def examine(settings: Settings, backend: Callable[[], str]) -> Iterator[Sign]:
 
 
 def _environment() -> Iterator[Sign]:
-    """Check `.env` for unknown names. An invalid line or value is no case here: it ends every command at its start."""
+    """Check `.env` for unknown names. A line or value that is invalid ends every command at its start."""
     path, values = cli.read_env_file()
     yield Sign(".env", "ok", str(path) if path else "no such file: defaults and environment variables apply")
     known = config.variables()
@@ -143,8 +143,7 @@ def _journal(account: Account, max_mb: int) -> Sign:
     text = (
         f"{account.path.name} ({account.stream}): {account.last:,} assigned in "
         f"{cli.counted(len(account.runs), 'run')}, {pending:,} pending ({account.pending_bytes / 2**20:,.1f} MiB), "
-        f"subscribed: {subscribed}; "
-        f"{f'in use by process {user}' if in_use else 'not in use'}"
+        f"subscribed: {subscribed}; {f'in use by process {user}' if in_use else 'not in use'}"
     )
     if account.pending_bytes >= max_mb << 20:
         remedy = f"full (JOURNAL_MAX_MB={max_mb}): fix the sink that it waits for, or --drop it, or raise the limit"

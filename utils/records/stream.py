@@ -46,7 +46,7 @@ def checked_name(name: str) -> str:
     """Return `name`, or raise ToolkitError if it cannot be the name of a stream."""
     if not _NAME.fullmatch(name):
         raise ToolkitError(
-            f"{name!r} cannot name a stream: use lowercase letters, digits, _ and -, a letter first, at most 60"
+            f"{name!r} cannot name a stream: use at most 60 lowercase letters, digits, _ and -, a letter first"
         )
     if _TAKEN.fullmatch(name):
         raise ToolkitError(f"{name!r} cannot name a stream: SQLite or buzz uses this name; choose another one")

@@ -23,8 +23,8 @@ _TYPES: dict[str, dict[Dialect, str]] = {
     "json": {"sqlite": "TEXT", "duckdb": "JSON"},
 }
 _IDS = {"sqlite": "INTEGER PRIMARY KEY AUTOINCREMENT", "duckdb": f"BIGINT DEFAULT nextval('{BUZZ_TABLE}_id')"}
-# By type of field: other column types (SQLite: affinities) that store its values unchanged, as regular expressions.
 _WHOLE = "U?(HUGE|BIG|SMALL|TINY)INT|U?INTEGER"
+# By type of field: other column types (SQLite: affinities) that store its values unchanged, as regular expressions.
 _SUITABLE: dict[Dialect, dict[str, str]] = {
     "sqlite": {
         "text": "BLOB",
