@@ -1,8 +1,7 @@
 """Write the tables of docs/proof.md from the `proof` markers of the tests: python -m scripts.make_proof.
 
-Each marker names a guarantee, an attack on it, and how often it is made in each setting. The measurements of the tests
-are in the files that `python scripts/run_tests.py --all --proof=docs/proof/full.json` and, with --long,
-`docs/proof/long.json` write.
+Each marker names a guarantee, an attack on it, and how often it is made in each setting. The tests' measurements come
+from `python scripts/run_tests.py --all --proof=docs/proof/full.json` and `--long --proof=docs/proof/long.json`.
 """
 
 import argparse

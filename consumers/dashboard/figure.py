@@ -61,7 +61,8 @@ class Header(Card):
         super().__init__(area, palette)
         top, columns = TITLE[self.narrow], 2 if self.narrow else 6
         self.fill(top)
-        lower, self.title_room = 0.2 * self.narrow, self.width - (2 * EDGE if self.narrow else STATUS_AND_CLOCK)
+        lower = 0.2 if self.narrow else 0.0  # the narrow figure has its status below the title, not beside it
+        self.title_room = self.width - (2 * EDGE if self.narrow else STATUS_AND_CLOCK)
         self.title = self.text(EDGE, top / 2 - lower, size="xx-large", weight="bold")
         self.status = self.text(self.width - EDGE, top / 2 + lower, weight="bold", ha="right")
         self.clock = Annotation("", (0, 0), (-25, 0), self.status, "offset points", annotation_clip=False,
@@ -139,7 +140,7 @@ class Dashboard:
         narrow = bool(pixels[0] < NARROW_BELOW_IN * unit)
         scale = NARROW_SCALE if narrow else np.clip(min(pixels / unit / DEFAULT_SIZE), 0.8, 1.6)
         figure._set_dpi(unit * scale, forward=False)  # True would resize the window
-        figure.set_size_inches((pixels + 0.01) / figure.dpi, forward=False)  # 0.01: rounded down it is no pixel less
+        figure.set_size_inches((pixels + 0.01) / figure.dpi, forward=False)  # 0.01 against rounding down by a pixel
         figure._original_dpi = DPI * scale  # toolkits multiply it by their pixel ratio
         return narrow
 

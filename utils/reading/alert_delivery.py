@@ -91,8 +91,7 @@ class AlertDelivery:
     """The delivery of a store's alerts, in a thread with a connection of its own.
 
     An alert is logged and appended to `path`, then sent. A failed send is tried again after 1, 2, 4, up to 300 s, and
-    at once by a new run. Several copies share the work; the claims of a killed one end after a minute. `about` has
-    fields that every alert gets.
+    at once by a new run. Several copies share the work; claims of a killed one end after a minute. All have `about`.
     """
 
     def __init__(

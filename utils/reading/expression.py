@@ -21,9 +21,8 @@ _COLUMN, _CHECK = "oid AS (CASE WHEN ({}\n) THEN 1 ELSE 0 END)", "SELECT 1 FROM 
 class Expression:
     """An expression over a record, such as `temperature_c > 24 AND device LIKE 'boiler%'`.
 
-    It is a generated column of a table in memory: there SQLite allows no other row, table or file, and no function
-    whose value changes. Raises ToolkitError with the names of the fields if the expression cannot be evaluated. For
-    one thread at a time.
+    A generated column in memory: there SQLite allows no other row, table or file, and no function whose value changes.
+    Raises ToolkitError with the names of the fields if it cannot be evaluated. For one thread at a time.
     """
 
     def __init__(self, stream: Stream, text: str) -> None:
