@@ -53,7 +53,7 @@ RECORDS = [
 
 HEADER: list[Any] = ["name", "number", "ts"]
 
-HINT = "--format and --pattern say how to read it; JSON has an object per line"
+HINT = "--format and --pattern tell how to read it; JSON has an object per line"
 
 
 def as_csv(delimiter: str = ",") -> str:
@@ -387,7 +387,7 @@ class TestDamage:
         path = tmp_path / "things.csv.gz"
         path.write_bytes(whole[:-1_500])
         done = feed(path, "--sinks", "file", code=2)
-        assert "things.csv.gz is damaged behind line" in done.stderr
+        assert "things.csv.gz is damaged after line" in done.stderr
         found = column(settings, "things", "n")["file"]
         assert 15_000 < len(found) < 30_000
         path.write_bytes(whole)
@@ -410,7 +410,7 @@ BAD: dict[str, tuple[str, bytes | None, list[str], str]] = {
     "no suffix": ("a", b"1", [], "does not tell the format"),
     "binary": ("a.csv", b"\x89PNG\r\n\0\0\0\rIHDR", [], "is binary"),
     "executable": ("a.log", b"\x7fELF\2\1\1\0\0", [], "is binary"),
-    "half of a gzip": ("a.csv", gzip.compress(b"n\n1\n", mtime=0)[:-9], [], "is damaged behind line"),
+    "half of a gzip": ("a.csv", gzip.compress(b"n\n1\n", mtime=0)[:-9], [], "is damaged after line"),
     "UTF-16 lines": ("a.jsonl", '{"n":1}'.encode("utf-16"), [], "or UTF-16"),
     "UTF-16 lines named": ("a.log", "n\n".encode("utf-16"), ["--encoding", "utf-16"], "not read as utf-16: save it"),
     "JSON that grows": ("a.jsonl", b'{"n":"\xc3\xa9"}\n', ["--encoding", "latin-1"], "so it is not read as iso8859-1"),

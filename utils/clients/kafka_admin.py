@@ -22,6 +22,7 @@ REQUEST_S = 5.0
 CLIENT_ID = "streaming-toolkit"
 DEFAULT_MAX_BYTES = 1_048_588
 
+# The parts of a line of librdkafka that change each time.
 _CHANGING = re.compile(r"^\S+ \[.*?\] (\[thrd:.*?\]: )?|\(after \d+ms in state \w+\)|, \d+ identical error\(s\).*$")
 
 

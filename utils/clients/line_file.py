@@ -4,8 +4,8 @@ import os
 import re
 from collections.abc import Iterator
 
-SCAN_BYTES = 4 << 20
-MAX_LINE_BYTES = 1 << 20
+SCAN_BYTES = 4 << 20  # read at once
+MAX_LINE_BYTES = 1 << 20  # no record is so long
 BLANK = b" \t\r\n\0"  # a power cut may leave zeros
 HOLE = re.compile(rb"\0{16,}")  # left by a power cut or by logrotate's copytruncate; fewer zeros may be UTF-16 text
 
@@ -27,7 +27,7 @@ def is_whole(fd: int) -> bool:
 
 
 def last_line(fd: int) -> tuple[int, bytes]:
-    """Return the offset of the last line, and at most about 1 MiB of it without surrounding blanks and zeros."""
+    """Return the offset of the last line, and the line without surrounding blanks and zeros (of a long one, a part)."""
     size = start = os.lseek(fd, 0, os.SEEK_END)
     newline = -1
     while start and newline < 0:

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 CONNECT_S, LOCK_S, IDLE_S = 5, 5, 10
 MOST_NAME_BYTES = 63
 
-# Parts of messages about errors that only the user can fix. If a server answers in another language, the consumer waits
-# and logs the message.
+# Parts of messages about what only the user can fix. If they are in another language, the consumer waits and logs them.
 _PERMANENT = (
     "authentication failed", "no password supplied", "does not exist", "pg_hba.conf", "certificate",
     "does not support SSL", "permission denied", "sslmode", "channel binding",

@@ -69,7 +69,7 @@ class Database:
                 raise
 
     def _use_wal(self, deadline_s: float) -> None:
-        """Switch to WAL mode. Wait for other writers, as SQLite does not: several processes may open a new file."""
+        """Switch to WAL mode. SQLite itself does not wait here for other processes that open the same new file."""
         while True:
             try:
                 self.connection.execute("PRAGMA journal_mode=WAL")

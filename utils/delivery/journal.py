@@ -1,6 +1,6 @@
 """The journal: the durable queue of a producer, in a SQLite file. A record is acknowledged once `append` returns.
 
-Each process is a run with its own producer_id. Sequences count the records of all runs, so one number is a place.
+Each process is a run with its own producer_id. Sequences count the records of all runs, so a place is one integer.
 """
 
 import secrets
@@ -19,8 +19,8 @@ from utils.records.instants import present
 from utils.records.record import Batch
 from utils.records.stream import Stream
 
-MAX_BATCH_BYTES = 32 << 20
-RECENT_BATCHES, RECENT_RECORDS, RECENT_BYTES = 500, 100_000, 40 << 20
+MAX_BATCH_BYTES = 32 << 20  # of a batch that `read` joins
+RECENT_BATCHES, RECENT_RECORDS, RECENT_BYTES = 500, 100_000, 40 << 20  # limits of what is kept in memory
 VERSION = 4  # of the schema, and of the emitters' marks
 
 _SCHEMA = (
@@ -137,7 +137,7 @@ class Journal:
         return sum(size for (size,) in rows.fetchall())
 
     def note(self, sink: str, reached: int, mark: str, *, durable: bool = False) -> None:
-        """Note how far a sink is, and its emitter's mark: `durable` at once, otherwise with the next append."""
+        """Note how far a sink is, and its emitter's mark. The next append stores both, or this call if `durable`."""
         self.subscriptions[sink] = self.subscriptions[sink]._replace(reached=reached, mark=mark)
         if durable:  # after the line above, or an append in between would put the old values back
             with self._file.transaction() as connection:
@@ -155,7 +155,7 @@ class Journal:
         return int(self._file.query(oldest)[0][0])
 
     def subscribe(self, sinks: Iterable[str], *, drop: Iterable[str] = ()) -> None:
-        """End the subscriptions to `drop`, with their pending records; subscribe `sinks` to all records from now on."""
+        """End the subscriptions of the sinks to `drop`. Subscribe `sinks` to all records of this and later runs."""
         with self._file.transaction() as connection:
             connection.executemany("DELETE FROM subscriptions WHERE sink = ?", [(sink,) for sink in drop])
             connection.executemany(
@@ -185,7 +185,7 @@ class Journal:
         return Batch.join(found) if found else None
 
     def _batches_after(self, after: int) -> Iterator[Batch]:
-        """Yield the batches with records after a sequence: those in memory, if it has all, because of their columns."""
+        """Yield the batches after a sequence: from memory, where they have their columns already, or from the file."""
         recent = self._recent
         if recent and recent[0].first <= after + 1:
             yield from (batch for batch in recent if batch.last > after)
@@ -218,7 +218,7 @@ class Journal:
             connection.execute(f"DELETE FROM positions WHERE {older}", (keep, len(prefix), prefix))
 
     def close(self) -> None:
-        """Close the file, smaller if an outage had filled it, and release the lock. May be called twice."""
+        """Shrink the file if an outage has filled it, close it, and release the lock. May be called twice."""
         with suppress(ToolkitError):
             ((pages,),), ((free,),) = (self._file.query(f"PRAGMA {each}_count") for each in ("page", "freelist"))
             if free > max(1000, pages // 2):
@@ -227,7 +227,7 @@ class Journal:
 
 
 def _locked(path: Path) -> portalocker.PidFileLock:
-    """Acquire the lock of a journal. Raises ToolkitError, which names the process that has the lock."""
+    """Acquire and return the lock of a journal. Raises ToolkitError, which names the process that has it."""
     lock = portalocker.PidFileLock(path.with_suffix(".pid"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,10 +22,10 @@ from utils.records.record import Batch
 from utils.records.stream import Stream, declare, roles_of, schema_path
 from utils.sinks import EMBEDDED, SINKS, Making, Run, check_places
 
-MAX_APPEND, MAX_APPEND_BYTES = 20_000, 8 << 20
+MAX_APPEND, MAX_APPEND_BYTES = 20_000, 8 << 20  # records and bytes of a batch
 STAMP_S = 0.001  # the text of the present time is used again for so long
 MAX_HELD_S = 1.0  # records of a slow generator wait no longer for others to share their batch
-FIRST_LOOK_S = 2.0
+FIRST_LOOK_S = 2.0  # how long a start waits for the first answers of embedded sinks
 REPORT_EVERY_S = 5.0
 SHOWN_INTERVAL_S = 0.1  # at shorter intervals records are not logged, only the running total
 # Workers and producer share the interpreter; with the default of 5 ms a busy producer starves them.

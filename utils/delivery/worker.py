@@ -48,7 +48,7 @@ class Worker(threading.Thread):
         self._connect, self._letters, self._delivery = connect, letters, delivery
         self._waits_s = backoff()
         self._down_since_s: float | None = None
-        self._rejected = 0  # records in a row
+        self._rejected = 0  # rejected records in a row
         self._warned: set[str] = set()  # findings that were logged: each new connection may make them again
 
     def run(self) -> None:
@@ -112,7 +112,7 @@ class Worker(threading.Thread):
             rest = f"{place + 1} to {pruned} have left the journal" if place < pruned else "the journal has the rest"
             less = f"but had {known.reached}: it was replaced by an older copy; {rest}"
             self._warn(f"contains sequences up to {place}", less)
-        return place if place >= pruned else _after_letters(self._letters, pruned, runs)
+        return place if place >= pruned else _after_letters(self._letters, pruned, runs)  # the rest is gone
 
     def _warn(self, finding: str, detail: str) -> None:
         if finding not in self._warned:

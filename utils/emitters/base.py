@@ -16,7 +16,7 @@ STEP = 20_480
 
 
 class Emitter(Protocol):
-    """The emitter protocol: writes batches to one sink. The constructor opens it; any error makes it unusable.
+    """The emitter protocol: writes batches to one sink. The constructor opens it; after an error it must be discarded.
 
     Emitters never retry and never know about each other. Storing each record once is the task of the worker, which
     calls `last` after each construction and then sends what follows.
@@ -39,9 +39,9 @@ class Emitter(Protocol):
     def emit(self, batch: Batch) -> None:
         """Store the batch in order, and return once it is durable.
 
-        Raises Unavailable if it can heal or another process delivered this run since `last`, Rejected if the sink
-        never takes one record (those before it are durable then), another ToolkitError if the user must act. After an
-        error or a crash the sink contains at most a prefix of the batch.
+        Raises Unavailable if a retry may help, or if another process delivered this run since `last`. Raises Rejected
+        if the sink never takes one record (those before it are durable then), another ToolkitError if the user must
+        act. After an error or a crash the sink contains at most a prefix of the batch.
         """
         ...
 
@@ -62,9 +62,9 @@ def delivered_by_another(path: Path, producer_id: str) -> Unavailable:
 def store_in_halves(
     store: Callable[[Columns], None], page: Columns, first: int, row_errors: tuple[type[Exception], ...]
 ) -> None:
-    """Store the rows of a page, whose first has sequence `first`; halve it until a row that the table rejects is alone.
+    """Store the rows of a page, whose first has sequence `first`. Split it in halves around a row that is rejected.
 
-    Raises Rejected for that row. `store` takes all rows of a page, or none and raises one of `row_errors`.
+    Raises Rejected for that row. `store` stores all rows of a page, or none and raises one of `row_errors`.
     """
     try:
         store(page)

@@ -18,7 +18,7 @@ from utils.records.record import Batch, Columns
 from utils.records.stream import BUZZ, Stream
 from utils.records.table import Table, quoted
 
-PAUSE_S = 0.05
+PAUSE_S = 0.05  # between two windows, for readers
 MAX_ROWS, MAX_CELLS = 4 * STEP, 2_000_000  # of a window, so that it takes less than a second
 _UNSUITABLE = (duckdb.CatalogException, duckdb.BinderException, duckdb.DependencyException)
 _ROW_ERRORS = (duckdb.ConversionException, duckdb.ConstraintException)
@@ -58,7 +58,7 @@ class DuckdbEmitter:
         """Create or upgrade the table. Return the types of its columns by their names in lower case."""
         table = self._table
         with self._window() as sink:
-            existing = duck.columns(sink, table.name)  # CREATE TABLE IF NOT EXISTS follows, as it fails for a view
+            existing = duck.columns(sink, table.name)  # of a table or a view; for a view `create` raises
             statements = [*table.create("duckdb"), *(table.upgrade("duckdb", existing) if existing else ())]
             for statement in ("USE sink", *statements, "USE memory"):
                 sink.execute(statement)

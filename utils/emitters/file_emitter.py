@@ -74,7 +74,7 @@ class FileEmitter:
             found, end = next(own, (None, 0))
             if end > hole:
                 found, _ = next((each for each in own if each[1] <= hole), (None, 0))
-                self._truncate_at(hole, producer_ids)
+                self._repair_hole(hole, producer_ids)
             sync(self._fd)  # a killed process may have left lines that are not synced
             self.mark = self._mark_at(self._end)
         return found
@@ -88,13 +88,13 @@ class FileEmitter:
             if ids := _ids_of(line, known):
                 yield ids, end
 
-    def _truncate_at(self, hole: int, known: Collection[str]) -> None:
-        """Truncate the file at a hole, for the rest to be delivered again; not if lines of other journals follow it."""
+    def _repair_hole(self, hole: int, known: Collection[str]) -> None:
+        """Truncate the file at a hole, so that the rest is delivered again; not if other journals' lines would go."""
         size = self._end - hole
         lines = (line for line, _ in lines_backwards(self._fd, b"{", self._end, hole))
         has_others = any(_is_record(line) and _ids_of(line, known) is None for line in lines)
         if not has_others and self._truncate(hole):
-            logger.warning("{}: cut {} bytes behind a hole that a power cut left", self._path, size)
+            logger.warning("{}: cut {} bytes after a hole that a power cut left", self._path, size)
             self._end = hole
         else:
             what = f"a power cut left a hole in {size} bytes that may not be cut"

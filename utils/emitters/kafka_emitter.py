@@ -24,7 +24,7 @@ TRANSACTION_S = 10.0  # how long the transaction of a dead producer may hide lat
 MAX_BYTES = 4 << 20  # of a transaction: on a slow connection to the brokers a larger one might never end in time
 COMMIT_S = 12.0  # when a broker dies, it takes about 9 s until another one is the leader
 HELD_UP_S = 1.0  # longer than the transaction of a living producer usually takes
-SCAN_S, SCAN_RECORDS = 15.0, 5_000
+SCAN_S, SCAN_RECORDS = 15.0, 5_000  # how long a search may be without progress; how many records it reads at once
 RECORD_BYTES = 100  # more than the overhead of a record that is alone in its batch
 _READER = {
     "group.id": "unused",
@@ -83,7 +83,7 @@ class KafkaEmitter:
             start = mark.offset if mark.offset <= end else lowest
             offset, found = self._search(start, end, producer_ids) if start < end and producer_ids else (end, None)
         if not found and mark.ids and mark.ids[0] in producer_ids and mark.offset < lowest:
-            return mark.ids  # retention has removed this record, and readers may have seen it
+            return mark.ids  # retention has removed this record after it was stored
         self._mark = msgspec.structs.replace(mark, offset=offset, ids=found)
         return found
 
@@ -135,11 +135,10 @@ class KafkaEmitter:
     def _end_own_transaction(self, producer: "Producer") -> None:
         """Commit a transaction of this key that may still be open in the partition, although its producer was fenced.
 
-        A broker fails to end a transaction in a partition that has no leader at that moment, as while it starts again
-        after a crash (seen with Kafka 4.3.1), and no timeout ends it later. Only another transaction of the same
-        producer in this partition ends it. That must be a commit, because the open transaction may be one whose commit
-        was acknowledged. If it is not, nothing comes twice, because the cursor is searched afterwards. A transaction
-        needs a record; the one without a value is not a record of the stream.
+        A broker fails to end a transaction in a partition that has no leader at that moment, as after a crash (seen
+        with Kafka 4.3.1), and no timeout ends it later. Only another transaction of the same producer in this partition
+        does. It must be a commit, because the commit of the open one may have been acknowledged. If it was not, nothing
+        comes twice: the cursor is searched afterwards. The record without a value is not a record of the stream.
         """
         producer.begin_transaction()
         producer.produce(self._topic.name, None, key=self._key, partition=self._mark.partition)
@@ -238,7 +237,7 @@ def open_emitter(settings: Settings, stream: Stream, key: str, mark: str) -> Kaf
 
 
 def emit_message(message: Mapping[str, Any], *, producer: Any, topic: str) -> bool:
-    """Send a message by a kafka-python producer. Return True once acknowledged, else log the reason, return False.
+    """Send a message with a kafka-python producer. Return True once acknowledged, else log the reason, return False.
 
     The producer may have a `value_serializer`. Its `max_block_ms` and `delivery_timeout_ms` bound the wait.
     The message carries no ids, so it is outside the exactly-once promise.

@@ -68,7 +68,7 @@ class SqliteEmitter:
         self._database.check()
 
     def _insert(self, columns: Columns) -> None:
-        """Insert the rows of one run in one transaction, given as columns in the order of the table's."""
+        """Insert rows of one run in one transaction. `columns` are in the order of the table."""
         *fields, extra, producer_ids, sequences = columns
         varying = [*fields, sequences, extra] if any(extra) else [*fields, sequences]
         values = chain.from_iterable(zip(*varying, strict=True))
@@ -81,7 +81,7 @@ class SqliteEmitter:
                     statement = self._table.insert(rows, with_extra=len(varying) > len(fields) + 1)
                     stored = connection.execute(statement, [producer_ids[0], *islice(values, rows * len(varying))])
                     if stored.rowcount < rows:  # a trigger's RAISE(IGNORE) is no error to SQLite
-                        raise sqlite3.IntegrityError("a trigger of the table leaves it out")
+                        raise sqlite3.IntegrityError("a trigger of the table leaves the row out")
         except sqlite3.IntegrityError as error:
             if str(error).lower().endswith(f"{name}.producer_id, {name}.sequence"):
                 raise delivered_by_another(self._path, producer_ids[0]) from error

@@ -37,7 +37,7 @@ class FeedOptions:
 
     time: Annotated[str | None, optional("Field with the event time, instead of the one found.")] = None
     once: Once = False
-    again: Annotated[bool, optional("Read from the beginning, also what was fed before.")] = False
+    again: Annotated[bool, optional("Read all of SOURCE once more, as new records.")] = False
     sinks: Sinks = EMBEDDED
     run: Run = WHOLE_RUN
 
@@ -107,7 +107,7 @@ def described(
                 samples = [line.line for line in chunk.records] if chunk else []
                 is_done = bool(samples) or not is_new or stop.is_set()
                 if chunk and chunk.invalid:
-                    hint = "--format and --pattern say how to read it; JSON has an object per line"
+                    hint = "--format and --pattern tell how to read it; JSON has an object per line"
                     reason = f": {chunk.invalid[0].reason}; {hint}"
                 elif not (chunk or is_done):
                     missing = f"{reader.detail} has no readable record{reason}, so no stream is known"
@@ -183,10 +183,10 @@ def feed(
         if place & {own, f"{own}/{Table(Stream(name)).name}"}:
             raise ToolkitError(f"{source.place} is the {sink} sink of stream {name}: name other --sinks or --stream")
     once = options.once or source.ends
-    is_whole = once and source.place != PIPE  # after an interruption the next run reads the rest
+    can_resume = once and source.place != PIPE  # after an interruption the next run reads the rest
     stream = described(source, name, settings, stop, time=options.time, wait=not once)
     if stream is None:
-        return startup.UNFINISHED if is_whole else 0
+        return startup.UNFINISHED if can_resume else 0
     time, letters = stream.time, settings.dead_letter_path(f"{name}-input")
     journal = journal or (f"feed-{name}" if source.name in ("", name) else f"feed-{name}-{source.name}")
     with session(stream, journal, settings, sinks=options.sinks, run=options.run, stop=stop) as opened:
@@ -195,9 +195,9 @@ def feed(
             lambda: source.open(replace(opened.journal.stream, time=time), handler.resume, once),
             handler.handle, stop, once=once, count=options.run.count, chunk_records=CHUNK_RECORDS,
         )  # fmt: skip
-        is_cut = is_whole and stop.is_set()
+        is_interrupted = can_resume and stop.is_set()
     if opened.counts["rejected"]:
         cli.print_lines(f"rejected records are in {letters}")
-    if is_whole and not opened.counts["read"] and not stop.is_set():
+    if can_resume and not opened.counts["read"] and not stop.is_set():
         cli.print_lines(f"nothing is new in {source.place} since it was fed: --again feeds all of it once more")
-    return opened.code or (startup.UNFINISHED if is_cut else 0)
+    return opened.code or (startup.UNFINISHED if is_interrupted else 0)

@@ -48,7 +48,7 @@ LATER = {"Retry-After": "5"}
 CLOSE = {"Connection": "close"}
 
 _BOM = b"\xef\xbb\xbf"
-_KEY = "key:"  # prefix of the names under which the journal keeps them as positions
+_KEY = "key:"  # prefix of the positions that keep Idempotency-Keys in the journal
 
 Answer = int | HTTPException
 """The number of acknowledged records, or the error to answer with."""

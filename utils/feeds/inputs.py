@@ -51,11 +51,11 @@ _SPREAD = re.compile(rb"(\xef\xbb\xbf)?\s*\{([^\n]*[{\[,])?\s*\n")  # an object 
 class InputOptions:
     """Options for reading a SOURCE."""
 
-    format: Annotated[Format | None, optional("What it contains, if its suffix does not say.")] = None
+    format: Annotated[Format | None, optional("Format of SOURCE, if its suffix does not tell.")] = None
     pattern: Annotated[str, optional("Regular expression for text: named groups are fields.")] = ""
     encoding: Annotated[str, Parameter(help="Encoding of CSV and text.")] = "utf-8"
     time_format: Annotated[str, optional("How CSV or text writes times, such as '%m/%d/%Y'; else ISO 8601.")] = ""
-    table: Annotated[str, optional("Which table of a SQLite or DuckDB file.")] = ""
+    table: Annotated[str, optional("Table of a SQLite or DuckDB file.")] = ""
 
     @property
     def kind(self) -> str:

@@ -68,7 +68,7 @@ class RotatedFile(FileSource):
         if len(files) > 1 and self._is_quiet(chosen) and not _has_more(chosen, parsed(position)[0]):
             chosen = next((file for file in files[1:] if _has_more(file, 0)), files[-1])
         elif len(files) > 1:
-            logger.info("{} was rotated: it is continued in the rotated file", self._path)
+            logger.info("{} was rotated: reading continues in the rotated file", self._path)
         self._position = position if chosen is files[0] else ""
         for file in files:
             if file is not chosen:
@@ -95,7 +95,7 @@ class RotatedFile(FileSource):
     def _rotated(self) -> list[tuple[int, int, str, int]]:
         """Return the files beside this one that have its name with a number or a date, the newest first.
 
-        Each has its time, its number below zero (for files of the same time), its path and its inode.
+        Each has its time, its number as a negative one (it orders files of one time), its path and its inode.
         """
         target = self._path.resolve()
         name = re.escape(target.name)

@@ -141,7 +141,7 @@ def _lines(name: str, encoding: str, blocks: Iterator[bytes]) -> Iterator[list[b
             if lines:
                 yield lines
     except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeError) as error:
-        raise ToolkitError(f"{name} is damaged behind line {number}: {error}") from error
+        raise ToolkitError(f"{name} is damaged after line {number}: {error}") from error
 
 
 def text_pages(kind: str, text: Text, types: Types) -> Pages:

@@ -44,7 +44,8 @@ class AutoSource:
         try:
             chunk = self._open[self._used].poll(max_records)
         except ToolkitError as error:
-            self._give_up_s = self._clock() + GIVE_UP_S if self._give_up_s is None else self._give_up_s
+            if self._give_up_s is None:
+                self._give_up_s = self._clock() + GIVE_UP_S
             if self._clock() < self._give_up_s:
                 raise Unavailable(f"{self._used} does not answer: {error}") from error
             self._used = ""
@@ -59,6 +60,7 @@ class AutoSource:
         self._used = ""
 
     def _find(self, max_records: int) -> Chunk | None:
+        """Use the first candidate that has data, and return its chunk; None if no candidate has data yet."""
         found: Chunk | None = None
         errors: list[ToolkitError] = []
         for name, connect in self._candidates.items():

@@ -129,7 +129,7 @@ class FileSource:
         before, data = data[:length], data[length:]
         if (len(before), crc32(before)) != (length, crc):
             return self._restart()
-        is_full = len(data) > MAX_LINE_BYTES and not (is_open and data.endswith(b"\0"))
+        is_full = len(data) > MAX_LINE_BYTES and not (is_open and data.endswith(b"\0"))  # no line may be longer
         lines = data if is_full else data.rstrip(b"\0")
         if b"\0" in lines:
             lines = HOLE.sub(lambda hole: b" " * (len(hole[0]) - 1) + b"\n", lines)

@@ -224,7 +224,7 @@ class Connection:
                 found.setdefault(number, []).append(message)
             elif code == KafkaError._PARTITION_EOF:
                 self._ends[number] = message.offset() or 0
-            elif code == KafkaError._AUTO_OFFSET_RESET:
+            elif code == KafkaError._AUTO_OFFSET_RESET:  # the offset is gone
                 found[number] = []
             else:
                 raise KafkaException(error)

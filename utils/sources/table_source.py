@@ -72,10 +72,10 @@ class TableSource:
             number = self._position.partition(":")[0]
             first = int(number) if number.removeprefix("-").isdecimal() else 0  # a wrong position matches no row
             fields, rows = self.fetch(first, max_records + 1)
-            if not rows or _place(rows[0]) != self._position:
+            if not rows or _position(rows[0]) != self._position:
                 return self._chunk("", [], [])
             rows = rows[1:]
-        return self._chunk(_place(rows[-1]), *self._decode(fields, rows)) if rows else None
+        return self._chunk(_position(rows[-1]), *self._decode(fields, rows)) if rows else None
 
     def close(self) -> None:
         """Release what the subclass keeps open between polls. See Source."""
@@ -89,7 +89,7 @@ class TableSource:
             _, rows = self.fetch(None, 1)
         except Absent:
             rows = []
-        return self._chunk(_place(rows[0]) if rows else "", [], [])
+        return self._chunk(_position(rows[0]) if rows else "", [], [])
 
     def _chunk(self, end: str, records: list[Any], invalid: list[Invalid]) -> Chunk:
         start, self._position = self._position, end
@@ -191,7 +191,7 @@ def fetched(fetch_many: Callable[[int], Sequence[Row]], count: int) -> list[Row]
     return rows
 
 
-def _place(row: Row) -> str:
+def _position(row: Row) -> str:
     """Return the position after a row."""
     values = [value for value in row if value is not None]
     return f"{row[0]}:{crc32(repr(values).encode('utf-8', 'backslashreplace'))}"
