@@ -51,7 +51,7 @@ def test_the_panel_of_the_page_shows_its_values(project: Path) -> None:
 
 
 def test_the_tests_of_the_dashboard_pass_with_it(project: Path) -> None:
-    """One more panel lets the drawing tests pass, both in a wide scene and in a column."""
+    """One scene is drawn wide and in a column."""
     chosen = "scene_is_tidy and sensors and (standard or column)"
     tests = "tests/consumers/test_dashboard_drawing.py"
     assert "2 passed" in run(project, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, tests)

@@ -247,7 +247,7 @@ def test_values_are_compared_as_readers_decode_them(settings: Settings, sink: st
 
 
 def test_a_change_that_no_reader_sees_is_no_damage(settings: Settings) -> None:
-    """Changes that a reader cannot see are no damage: SQLite converts such a text; an empty `extra` has no field."""
+    """SQLite converts such a text, and an empty `extra` has no field."""
     append(settings, 20)
     run_sql(settings, "sqlite", "UPDATE streamed_messages SET sentiment = '0.50', extra = '{}' WHERE sequence = 7")
     assert audited(settings)[1] == {}
@@ -310,6 +310,8 @@ def test_gained_fields_are_compared_with_their_values_in_extra(settings: Setting
     report, problems = audited(settings, stream="readings")
     assert problems == {}
     assert judgement(report, "duckdb").count == 40
+    run_sql(settings, "sqlite", "UPDATE readings SET extra = json_set(extra, '$.value', 99) WHERE sequence = 9")
+    assert list(audited(settings, stream="readings")[1]) == ["sqlite"]
 
 
 @pytest.mark.full

@@ -181,7 +181,7 @@ def test_json_for_programs_keeps_texts_and_cannot_steer_the_terminal(capsys: pyt
 
 @pytest.mark.full
 def test_a_closed_pipe_changes_no_exit_code(settings: Settings) -> None:
-    """A closed pipe changes no exit code, whether stdout or stderr has lines, a table or the log."""
+    """Lines, a table and the log go to stdout or stderr."""
     code = """
 import sys
 from utils.app import cli

@@ -424,7 +424,7 @@ def test_the_journal_commits_with_full_sync(machine: Machine) -> None:
 
 
 def test_mark_and_cursor_are_durable_before_the_first_emit(machine: Machine) -> None:
-    """Mark and cursor are on the disk before the first emit: a search of the topic begins at the mark."""
+    """A search of the topic begins at the mark."""
     kept: list[Row] = []
 
     class Marked(Sink):
@@ -668,7 +668,7 @@ def test_dead_letters_skip_only_records_directly_behind_the_cursor(machine: Mach
 
 
 def test_a_dead_letter_directly_behind_pruned_records_is_written_once(machine: Machine) -> None:
-    """A dead letter directly behind the pruned records is written once, also when the sink was emptied."""
+    """The sink may also have been emptied."""
     picky, other = Sink(rejects(3)), Sink()
     made = machine.run(2, picky=picky, other=other)
     other.plan = is_down
@@ -695,7 +695,7 @@ def test_a_crash_right_after_a_dead_letter_loses_nothing(machine: Machine) -> No
 
 
 def test_dead_letters_of_another_copy_of_the_journal_hide_no_record(machine: Machine) -> None:
-    """Dead letters of the other copy hide no record: the restored journal assigns their sequences under a new id."""
+    """The restored journal assigns their sequences under a new id."""
     picky = Sink(rejects(15))
     machine.deliver(picky=picky)
     machine.append(10)

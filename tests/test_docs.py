@@ -90,7 +90,7 @@ def test_readme_lists_each_setting() -> None:
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)
 def test_help_names_variables_and_defaults(name: str) -> None:
-    """Each setting that a command takes is in its help with variable and default."""
+    """Only the settings that a command reads are in its help."""
     lines = run_help(name).splitlines()
     for variable, (option, default, _) in SHARED.items():
         shown = [line for line in lines if re.search(rf"{option}\b(?!-)", line)]

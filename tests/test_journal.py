@@ -254,7 +254,7 @@ def test_pruned_records_are_known_after_a_restart(path: Path) -> None:
 def test_records_appended_during_a_query_do_not_count_as_pruned(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Records appended during the query do not count as pruned: a sink that has caught up would skip them."""
+    """A sink that has caught up would skip them."""
     journal.subscribe(["file"])
     real = sqlite.Database.query
 

@@ -371,7 +371,7 @@ def test_a_deleted_sink_gets_all_that_is_in_the_journal(settings: Settings, logg
 
 @pytest.mark.full
 def test_a_sink_replaced_by_its_backup_gets_all_that_is_in_the_journal(settings: Settings) -> None:
-    """The sink gets all of it, because another sink that is behind keeps it in the journal."""
+    """Another sink is behind, so that the journal has all of it."""
     assert produce(settings, paced(10), sinks=EMBEDDED) == 0
     backups = {path: path.read_bytes() for path in (settings.live_path, settings.sqlite_path, settings.duckdb_path)}
     with closing(sqlite3.connect(settings.sqlite_path, isolation_level=None)) as other:

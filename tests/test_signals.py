@@ -35,7 +35,7 @@ def stop() -> Iterator[signals.Stop]:
 
 
 def test_a_signal_in_another_thread_ends_a_wait(stop: signals.Stop) -> None:
-    """A signal that another thread receives ends the wait: threading.Event would keep waiting."""
+    """threading.Event would keep waiting."""
     begun_s = time.monotonic()
     threading.Timer(0.05, signal.raise_signal, (signal.SIGINT,)).start()
     assert stop.wait(30)

@@ -214,7 +214,7 @@ class TestOtherStreams:
 
     @pytest.mark.full
     def test_a_window_that_has_closed_is_printed_once(self, settings: Settings) -> None:
-        """A closed window is printed once, even if nothing comes afterwards or no other window closes."""
+        """The consumer may then find nothing to read, or read what closes no other window."""
         settings.data_path.mkdir(exist_ok=True)
         settings.file_path("ticks").write_bytes(TICKS)
         with start_python(consumer("file"), "--stream", "ticks", "--every", "1", settings=settings) as process:
@@ -263,7 +263,6 @@ def test_external_text_cannot_steer_the_terminal(settings: Settings, case: Case)
 def test_killed_at_any_moment_every_record_is_stored_once(
     settings: Settings, case: Case, times: int, long: bool
 ) -> None:
-    """Three consumers that are killed while a producer runs store each record once."""
     least, kills = 200_000 if long else 1_000, times
     rng = random.Random(4)
     options = ("--interval", "0.001", "--drain", "60")

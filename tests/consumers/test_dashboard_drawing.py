@@ -133,7 +133,7 @@ def test_scene_is_tidy(name: str, size: str) -> None:
 
 @pytest.mark.parametrize("name", ["light", "sensors"])
 def test_the_smallest_column_is_tidy(name: str) -> None:
-    """The smallest column is the one in docs/dashboard.md; that for phones is higher."""
+    """docs/dashboard.md names this size; the column for phones is higher."""
     assert_tidy(draw(all_scenes()[name], size=(4.0, 17.0)))
 
 
@@ -184,7 +184,7 @@ def test_a_clock_that_was_set_back_reverses_no_axis() -> None:
 
 
 def test_examples_are_charted_by_their_fields() -> None:
-    """Without options the examples are charted by their fields."""
+    """The commands need no option for it."""
     titles = {
         "sensors": ["Records by Device", "Temperature C Trends", "Humidity Pct Analysis"],
         "ticks": ["Records by Symbol", "Price Trends", "Volume Analysis"],
@@ -475,7 +475,7 @@ def test_trouble_is_written_with_time_and_reason() -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_panel_without_data_names_the_reason(size: str) -> None:
-    """A panel without data names the reason: no record passes --where, or records do not have its number."""
+    """The reasons: no record passes --where, or records do not have the panel's number."""
     stream = sensor_producer.SENSORS
     records = [stream.codec.decode(b'{"device": "roof"}')] * 1234
     whole, part = (State(stream, "file", clock=lambda: NOW, where=where)

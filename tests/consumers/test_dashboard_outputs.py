@@ -167,7 +167,7 @@ def test_film_that_fails_is_one_line_with_the_reason(
 
 
 def test_film_survives_ctrl_c(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl+C, which a terminal sends to the whole group, still lets the last frame into the film."""
+    """A terminal sends the signal to ffmpeg too, and still the last frame gets into the film."""
     stand_in_for_ffmpeg(tmp_path, monkeypatch, COUNTS_IMAGES)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     film = tmp_path / "out.mp4"

@@ -179,7 +179,7 @@ def test_regular_bursts_are_live(every_s: int, burst: int, burst_s: int) -> None
 
 
 @pytest.mark.full
-def test_commands_line_of_a_stream(settings: Settings, tmp_path: Path) -> None:
+def test_the_command_line_of_a_stream(settings: Settings, tmp_path: Path) -> None:
     settings.data_path.mkdir(parents=True)
     lines = "".join(json.dumps(each) + "\n" for each in sensor_values(60))
     settings.file_path("sensors").write_text(lines)

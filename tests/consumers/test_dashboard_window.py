@@ -166,7 +166,7 @@ def test_window_closes_with_a_summary(window: Window, close: Callable[[Window], 
 
 
 def test_the_window_shows_the_text_of_the_bar_under_the_mouse(window: Window) -> None:
-    """Under the mouse the busiest author's bar shows name, count and share; elsewhere nothing is shown."""
+    """The bar of the busiest author shows name, count and share; elsewhere nothing is shown."""
     window.tool("mousemove", "--window", window.number, "5", "5")
     window.pause()
     width, height = window.saved().size

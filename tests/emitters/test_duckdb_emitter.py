@@ -235,7 +235,7 @@ class TestFile:
 
     @pytest.mark.parametrize("hole", [0, 4096, 8192])
     def test_a_file_with_incomplete_headers_is_made_again(self, hole: int, path: Path) -> None:
-        """A file without complete headers is made again: DuckDB syncs them before it writes anything else."""
+        """DuckDB syncs the headers before it writes anything else, so that nothing is lost."""
         prepare(path)
         headers = bytearray(path.read_bytes()[: 3 * 4096])
         headers[hole : hole + 4096] = bytes(4096)
@@ -292,8 +292,8 @@ class TestFile:
 
     @pytest.mark.skipif(sys.platform != "linux", reason="counts how often a file is opened, with inotify")
     @pytest.mark.parametrize("read_only", [True, False])
-    def test_the_file_is_read_only_under_its_lock(self, read_only: bool, path: Path) -> None:
-        """The file is read only under its lock: rows were lost when another process wrote in between."""
+    def test_nothing_is_read_before_the_file_is_locked(self, read_only: bool, path: Path) -> None:
+        """Rows were lost when another process wrote between a read and the lock."""
         emitter = DuckdbEmitter(path, BUZZ)
         emitter.emit(make_batch(10))
         libc = ctypes.CDLL(None, use_errno=True)
@@ -367,7 +367,7 @@ class TestTornBlocks:
         assert killed.read_bytes() == torn
 
     def test_a_repair_by_another_process_stays(self, killed: Path) -> None:
-        """A block that another process has repaired and finished has the checksum of the error message: it stays."""
+        """Such a block has the checksum of the error message, but its content has changed with it."""
         place = self.tear(killed)[0]
         DuckdbEmitter(killed, BUZZ).close()
         whole = killed.read_bytes()

@@ -67,7 +67,7 @@ class TestTail:
     def test_a_partial_last_line_is_cut(
         self, path: Path, cut: int, meanwhile: bool, zeros: int, logged: list[str]
     ) -> None:
-        """A partial last line is cut, also that of another producer that was killed after this one connected."""
+        """The line may also be of another producer, which was killed after this one connected."""
         partial = b"\0" * zeros + whole(1)[:-1][:-cut]
         path.write_bytes(whole(2) + partial * (not meanwhile))
         with closing(FileEmitter(path)) as emitter:

@@ -247,7 +247,7 @@ def test_a_file_of_another_program_is_waited_for(path: Path, monkeypatch: pytest
     assert results == [True]
 
 
-def test_a_folder_without_permission_is_an_outage(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_an_outage(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Unavailable, match=r"Not a directory|File exists|already exists"):
         SqliteEmitter(tmp_path / "file" / "buzz.sqlite", BUZZ)

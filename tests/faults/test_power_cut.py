@@ -116,7 +116,7 @@ def test_what_is_believed_is_on_the_disk(sink: str, disk: Disk) -> None:
 
 
 def test_without_the_sync_records_would_be_lost(disk: Disk) -> None:
-    """Without the file emitter's sync, its second call, records are lost: so this method detects it."""
+    """The sync is the second call of the file emitter: this method detects that it is missing."""
     believed, left = believed_and_left(disk, "file", 2, sync=0)
     assert (believed, left) == (ALL, SYNCED)
 

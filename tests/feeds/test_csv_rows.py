@@ -48,7 +48,7 @@ def named(table: list[list[str]]) -> list[dict[str, str]]:
 @given(st.lists(st.lists(cells, min_size=3, max_size=3)), st.integers(1, 50))
 @example([["a\nb", "\u20ac\n", "c"], ["1", "2", "3"]], 1)
 def test_rows_are_read_back(table: list[list[str]], size: int) -> None:
-    """All rows with a value are read back, however the file is divided into blocks."""
+    """Only rows without any value are left out, however the file is divided into blocks."""
     assert read(written([["a", "b", "c"], *table]), size) == (named(table), [])
 
 

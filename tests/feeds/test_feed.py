@@ -592,7 +592,6 @@ def test_a_wait_for_a_first_record_ends_without_an_error(settings: Settings) -> 
 def test_a_feed_that_follows_waits_for_a_source_that_is_away(
     settings: Settings, is_new: bool, logged: list[str]
 ) -> None:
-    """A feed that follows its source waits for it, such as for a broker that starts later."""
     if not is_new:
         settings.schema_folder.mkdir(parents=True)
         (settings.schema_folder / "things.json").write_text('{"fields": {"n": "number"}}')

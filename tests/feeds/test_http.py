@@ -118,7 +118,7 @@ def test_other_methods_and_paths_are_answered_too(
     settings: Settings, method: str, to: str, status: int, text: str
 ) -> None:
     with closing(WebServer(Endpoint(SimpleQueue(), "").app(), "127.0.0.1", 0, "")) as server:
-        answer = post(int(server.url.rpartition(":")[2][:-1]), ONE, method=method, to=to)
+        answer = post(port_of(server), ONE, method=method, to=to)
     assert answer.status == status and text in answer.body["error"]
 
 
@@ -228,7 +228,7 @@ def test_a_rejected_request_leaves_its_key_free(settings: Settings) -> None:
 
 
 def test_a_full_journal_is_answered_with_429_until_there_is_room(settings: Settings) -> None:
-    """With a sink down a full journal answers 429; once there is room, all acknowledged records reach the sink."""
+    """One sink is down, so nothing leaves the journal; afterwards it gets all acknowledged records."""
     small = Settings(data_dir=settings.data_dir, journal_max_mb=1)
     large = json.dumps({"client": secrets.token_hex(100_000)})  # the journal compresses, so random text
     with running(small, sinks=("file", "sqlite")) as feed:
@@ -352,7 +352,7 @@ def test_a_connection_without_http_is_closed(data: bytes, monkeypatch: pytest.Mo
 
 @pytest.mark.full
 def test_a_head_that_comes_byte_by_byte_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A head that comes byte by byte is given up, also after an answer on a connection that stays open."""
+    """The head may also follow an answer, on a connection that stays open."""
     monkeypatch.setattr(web, "HEAD_S", 0.4)
     with closing(WebServer(Endpoint(SimpleQueue(), "").app(), "127.0.0.1", 0, "")) as server:
         for before in (b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"):
@@ -528,7 +528,7 @@ def test_count_ends_the_feed(settings: Settings) -> None:
 
 @pytest.mark.full
 def test_fields_of_a_new_stream_are_those_of_the_first_records(settings: Settings) -> None:
-    """A new stream gets its fields from all valid records of its first second, of whatever client."""
+    """Invalid records do not count, but those of every client of the first second do."""
     with running(settings, declared=False, sinks=("file", "sqlite")) as feed:
         assert post(feed.port, '{"device": 7, "t": NaN}').status == 400
         answers: list[Any] = []
@@ -595,7 +595,7 @@ REQUEST = st.tuples(st.sampled_from(["", "k1", "k2", "k3"]), st.sampled_from(["[
 def test_any_sequence_of_requests_agrees_with_a_model(
     tmp_path_factory: pytest.TempPathFactory, groups: list[list[tuple[str, str]]]
 ) -> None:
-    """The journal agrees with a model for any keys and bodies: the records of new requests, once and in order."""
+    """The model: keys with their bodies; the journal has the records of new requests, once and in order."""
     expected, known = 0, dict[str, str]()
     folder = tmp_path_factory.mktemp("model")
     with closing(Journal(folder / "feed.sqlite", THINGS)) as journal:

@@ -205,7 +205,7 @@ def test_files_that_were_rotated_in_one_tick_of_the_clock_are_ordered_by_their_n
 
 @open_files_stay
 def test_a_renamed_file_is_left_for_the_new_one_once_it_is_quiet(tmp_path: Path) -> None:
-    """A renamed file is read until it is quiet: its writer may not have opened the new one yet."""
+    """The writer may not have opened the new file yet."""
     path, rotated = tmp_path / "app.jsonl", tmp_path / "app.jsonl.1"
     path.write_bytes(b'{"line":1}\n')
     source = RotatedFile(path, LineCodec(STREAM), lambda partition: "", linger_s=60.0)

@@ -130,7 +130,7 @@ def test_a_batch_arrives_whole_in_order_in_one_partition(settings: Settings) -> 
 
 
 def test_a_large_batch_is_several_transactions(settings: Settings) -> None:
-    """A large batch is several transactions: one that took longer than the broker's limit would be retried for ever."""
+    """A single one that takes longer than the broker's limit would be retried for ever."""
     batch = make_batch(9_001, text="x" * 1_000)
     with emitter(settings) as sink:
         sink.emit(batch)
@@ -247,9 +247,9 @@ def trusting(admin: AdminClient) -> Iterator[None]:
 def test_rows_that_the_coordinator_left_open_become_visible(
     settings: Settings, trusting: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows of a transaction that is open in the partition but ended for the coordinator become visible.
+    """Such rows are open in the partition, but ended for the coordinator, after a broker's crash.
 
-    A broker that returns after a crash may leave such rows. They may have been acknowledged and pruned."""
+    They may have been acknowledged and pruned."""
     monkeypatch.setattr(kafka_emitter, "HELD_UP_S", 0.2)
     one_partition = replace(settings, kafka_partitions=1)
     with emitter(one_partition) as sink:
@@ -388,7 +388,7 @@ def test_an_unreadable_mark_is_an_error(settings: Settings, mark: str) -> None:
 
 
 def test_records_that_retention_removed_do_not_come_again(settings: Settings, admin: AdminClient) -> None:
-    """Records that retention removed do not come again, even if the journal has them for another sink."""
+    """The journal may still have them for another sink that is away."""
     with emitter(replace(settings, kafka_partitions=1)) as sink:
         sink.emit(make_batch(20))
         for first in (21, 26):
@@ -469,7 +469,7 @@ def test_the_search_ends_at_the_mark(settings: Settings, monkeypatch: pytest.Mon
 
 
 def test_an_early_end_of_the_partition_is_not_believed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An early end of the partition is not believed: a newly elected leader may report one for a moment."""
+    """A newly elected leader may report such an end for a moment."""
 
     class Early:
         def error(self) -> KafkaError:
@@ -533,7 +533,7 @@ def test_many_external_records_behind_the_last_own_one(settings: Settings) -> No
 
 
 def test_timestamps_of_records_do_not_matter(settings: Settings, admin: AdminClient) -> None:
-    """Timestamps of records do not matter: brokers may set them by another clock."""
+    """Brokers may set them by another clock."""
     now_ms = int(time.time() * 1000)
     create_topic(admin, settings)
     producer = raw_producer(settings, KEY)

@@ -259,7 +259,7 @@ def _is(read: Callable[[], int], expected: int) -> bool:
 
 
 def test_an_end_that_cannot_be_reached_is_an_error(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With `finished` an end that cannot be reached is an error, such as that of a partition without a leader."""
+    """Without a leader, a partition with `finished` would look empty otherwise."""
     write(settings, 1)
     monkeypatch.setattr(kafka_source, "FINISH_S", 0.2)
     monkeypatch.setattr(kafka_source.Connection, "fetch", lambda self, amount: None)
@@ -493,7 +493,7 @@ def test_records_that_retention_deleted_are_skipped(settings: Settings, admin: A
 
 
 def test_a_position_whose_last_record_was_deleted_is_continued(settings: Settings, admin: AdminClient) -> None:
-    """A position continues even if retention or compaction deleted its last record."""
+    """Retention or compaction may have deleted it."""
     write(replace(settings, kafka_partitions=1), 100)
     with source(settings) as reader:
         first = reader.poll(40) or pytest.fail("nothing to read")
@@ -532,7 +532,7 @@ def test_a_missing_right_to_read_is_not_a_missing_broker(
 def test_the_lag_of_a_group_counts_unhandled_records(
     settings: Settings, admin: AdminClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lag counts unhandled records: neither fetched ones nor the seen end of a partition reduce it."""
+    """Neither fetched records nor the seen end of a partition reduce it."""
     monkeypatch.setattr(kafka_source, "COMMIT_EVERY_S", 0.05)
     write(replace(settings, kafka_partitions=1), 100)
     with source(settings, group=settings.group) as reader:

@@ -94,7 +94,7 @@ class TestSharing:
     def test_a_consumer_frozen_in_a_transaction_loses_its_partition(
         self, store: ProcessedStore, place: PostgresPlace, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A consumer frozen in a transaction loses its partition, and stores nothing when it continues."""
+        """It stores nothing when it continues."""
 
         def freeze(stored: Stored) -> None:
             held.set()
@@ -169,7 +169,7 @@ class TestAway:
     def test_a_connection_that_is_lost_in_a_transaction(
         self, place: PostgresPlace, monkeypatch: pytest.MonkeyPatch, statement: str
     ) -> None:
-        """After a connection was lost, the stored position shows whether its transaction was committed."""
+        """If it is unknown whether the transaction was committed, the stored position shows it."""
         with closing(open_store(place, BUZZ)) as store:
             store.add(chunk("", "1", ann(1, 2)))
             execute = psycopg.Connection.execute

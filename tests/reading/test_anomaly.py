@@ -9,7 +9,7 @@ from utils.records.stream import BUZZ, Stream
 
 
 def merged(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return 4,900 sentiments of six authors on a slow swing with 60 outliers at the end, and a flag for each."""
+    """Return 4,900 sentiments of six authors on a slow swing, 60 of them outliers, and a flag for each."""
     rng = np.random.default_rng(seed)
     habits = rng.uniform(0.5, 0.64, 6)
     feeling = habits[rng.integers(0, 6, 4900)] + 0.06 * np.sin(np.arange(4900) / 150) + rng.normal(0, 0.04, 4900)

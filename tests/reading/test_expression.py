@@ -171,7 +171,7 @@ TOKENS = [*"()'\"-/*;, 1=xn?\n", "SELECT", "FROM", "LIMIT", "THEN", "END", "OR"]
 
 @given(st.lists(st.sampled_from(TOKENS), max_size=12).map("".join))
 def test_any_text_is_an_expression_or_one_error(text: str) -> None:
-    """Any text is one error, or an expression with one answer per record, equal to SQLite's own CASE."""
+    """An expression has one answer per record, equal to SQLite's own CASE."""
     try:
         hits = Expression(SENSORS, text).matches([COLD, HOT, ABSENT])
     except ToolkitError:

@@ -134,7 +134,7 @@ class TestStoring:
             assert store.counts() == Counts(records=2, external=2)
 
     def test_json_with_line_ends_stays_with_its_record(self, place: Place) -> None:
-        """JSON values may contain line ends, as in Kafka or in a database's column; they stay in their record."""
+        """Values in Kafka or in a database's column may contain line ends."""
         stream = Stream("events", fields=(Field("a", "json"), Field("n", "integer")))
         values = [b'{"a":{\n"b":1},"n":1}', b'{"a":[2],"n":2}', b'{"a":3,"n":3,"x":{\n}}']
         with closing(open_store(place, stream)) as store:
@@ -173,7 +173,7 @@ class TestStoring:
         assert place.ask("SELECT late FROM records ORDER BY rowid") == [(0,), (0,), (1,), (0,), (1,), (0,), (1,)]
 
     def test_any_order_is_stored_whole(self, store: ProcessedStore, place: Place) -> None:
-        """Records are stored in any order, even those that the tracker takes for duplicates, as it keeps few gaps."""
+        """With so many gaps the tracker takes records for duplicates; they are stored all the same."""
         records = ann(1, 6 * MAX_GAPS)
         random.Random(1).shuffle(records)
         for first in range(0, len(records), 500):
@@ -325,7 +325,7 @@ class TestPositions:
 
 class TestSchema:
     def test_a_dropped_index_is_made_again(self, store: ProcessedStore, place: Place) -> None:
-        """A dropped unique index is made again: it tells new records from those read again."""
+        """It tells new records from those read again."""
         store.add(chunk("", "3", ann(1, 3)))
         with store.database.transaction():
             store.database.execute("DROP INDEX records_identity")

@@ -364,7 +364,7 @@ def test_null_is_absent_everywhere() -> None:
     ],
 )
 def test_of_a_name_twice_in_an_object_the_last_value_counts(line: bytes, x: object, extra: str | None) -> None:
-    """Of a name twice in an object the last value counts, as in every JSON reader; the line keeps both."""
+    """Every JSON reader does so; the line keeps both."""
     for record in (CODEC.decode(line), *CODEC.decode_lines(line + b"\n")):
         assert (record.x, record.extra) == (x, extra)
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.full
 
 
 def test_frames_leave_nothing_behind() -> None:
-    """Frames leave no objects behind: a line plotted anew each time would add 60; only matplotlib's caches grow."""
+    """A line plotted anew for each frame would add 60 objects; only matplotlib's bounded caches grow."""
     stream, drawing = bench_dashboard.Stream(), Dashboard("light", size=(4, 3))
 
     def objects_after(frames: int) -> int:

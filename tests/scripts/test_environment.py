@@ -117,8 +117,8 @@ def test_failed_install_is_reported_and_is_tried_again(project: Project, capsys:
 
 
 def test_long_work_is_never_silent(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "DOT_EVERY_S", 0.01)
     assert environment.DOT_EVERY_S < 5
+    monkeypatch.setattr(environment, "DOT_EVERY_S", 0.01)
     assert environment._do("Waiting", [sys.executable, "-c", "import time; time.sleep(0.5)"]) == ""
     printed = capsys.readouterr().out
     assert printed.startswith("Waiting ...") and printed.endswith(" s\n")

@@ -106,7 +106,6 @@ PLANTED = {
 
 @pytest.mark.parametrize("what", [*list(PLANTED)[:2], pytest.param("a wrong type", marks=pytest.mark.full)])
 def test_linters_find_planted_mistakes(what: str, tmp_path: Path) -> None:
-    """Linters with the project's configuration find a planted mistake in each kind of file."""
     command, text = PLANTED[what]
     planted = tmp_path / "planted.py"
     planted.write_text(text)

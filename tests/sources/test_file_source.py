@@ -309,7 +309,7 @@ class TestBadInput:
 
 @rename_while_open
 def test_a_file_from_the_future_is_left_once_it_is_replaced(live: Path) -> None:
-    """A file dated in the future is left once it was replaced: the clock of a network drive may be ahead."""
+    """The clock of a network drive's server may be ahead, or this one's was set back."""
     live.write_bytes(line("a"))
     os.utime(live, (4e9, 4e9))
     source = from_start(live)

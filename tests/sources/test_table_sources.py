@@ -519,7 +519,7 @@ class TestFile:
     def test_a_duckdb_file_that_has_just_changed_is_read_again(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A file that has just changed is read again: its time stamp is too coarse to show a second change."""
+        """Its time stamp is too coarse to show a second change."""
         monkeypatch.setattr(duckdb_source, "POLL_S", 0.0)
         kind = Kind("duckdb", tmp_path)
         kind.emit(1)
@@ -543,7 +543,7 @@ class TestFile:
 
     @pytest.mark.skipif(sys.platform != "linux", reason="reads the process's locks from /proc")
     def test_checking_a_duckdb_file_keeps_the_locks_of_this_process(self, tmp_path: Path) -> None:
-        """Checking the file keeps the locks of this process's emitter, which closing any descriptor would drop."""
+        """Closing any descriptor of the file would drop the locks of this process's emitter."""
         kind = Kind("duckdb", tmp_path)
         kind.emit(1)
         source = kind.source()
