@@ -21,8 +21,8 @@ from utils.sources.base import Resume, Source
 
 AUTO = "auto"
 OWN_FOLDERS = ("journal", "dead_letter", "logs", "processed", "streams")
-OF_A_DATABASE = ("", "-wal", "-shm", "-journal", ".wal", ".lock")
-INFERRED_FROM = 2_000  # records
+OF_A_DATABASE = ("", "-wal", "-shm", "-journal", ".wal", ".lock")  # suffixes of the files of one database
+INFERRED_FROM = 2_000  # first records of a stream
 
 
 @dataclass(frozen=True)

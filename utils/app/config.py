@@ -191,7 +191,7 @@ TOKEN_VARIABLE = "FEED_TOKEN"
 
 
 def feed_token(environment: Mapping[str, str] = os.environ) -> str:
-    """Return the token that clients of an HTTP feed must send; "" = no token. It has no option, as passwords have none.
+    """Return the token that clients of an HTTP feed must send; "" = no token. Like passwords it has no option.
 
     Raises ToolkitError if the token cannot be sent in an HTTP header.
     """

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 
-NOT_NEGATIVE, POSITIVE = Number(gte=0, lte=10**9), Number(gt=0, lte=10**12)  # seconds: threading.TIMEOUT_MAX is 9.2e9
+NOT_NEGATIVE, POSITIVE = Number(gte=0, lte=10**9), Number(gt=0, lte=10**12)  # 10**9 s: waits overflow at 9.2e9 s
 
 
 def whole(_: Any, tokens: Sequence[Token]) -> int:

@@ -251,7 +251,7 @@ class Codec:
         ]
 
     def canonical(self, columns: Iterable[Sequence[Any]]) -> list[bytes]:
-        """Encode the records of columns so that equal records of different sinks have equal bytes, and no others."""
+        """Encode records, given as columns. Equal records have equal bytes, even if they come from different sinks."""
         columns = list(columns)
         for number, field in enumerate(self.fields):
             column = columns[number]

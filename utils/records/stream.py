@@ -171,7 +171,7 @@ def known(name: str, folder: Path) -> Stream | None:
     except OSError as error:
         raise ToolkitError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise ToolkitError(f"{path} is no schema of a stream: {error}; correct it or delete it") from error
+        raise ToolkitError(f"{path} is not a valid schema file: {error}; correct it or delete it") from error
     fields = tuple(Field(*each) for each in found.fields.items())
     stream = Stream(name, fields=fields, **roles_of(found))
     check_roles(stream, f"{path}")
@@ -200,7 +200,7 @@ def declare(stream: Stream, folder: Path) -> Stream:
 
 
 def roles_of(described: Stream | _File) -> dict[str, Any]:
-    """Return the names of the fields by their roles, and the zones; None where none is named."""
+    """Return the names of the fields by their roles, and the zones; None for a role that is not named."""
     return {role: getattr(described, role) for role in (*_ROLES, "zones")}
 
 
