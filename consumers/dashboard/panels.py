@@ -44,7 +44,7 @@ class FlowPanel(Panel):
             return ()
         times, totals = np.array(snapshot.flow, dtype=float).T
         begin, end, high = min(times[0], times[-1] - 10), snapshot.flow_end, totals[-1]
-        zone_s = round(local_time(end).replace(tzinfo=UTC).timestamp() - end)  # ticks are at round local times
+        zone_s = round(local_time(end).replace(tzinfo=UTC).timestamp() - end)  # for ticks at round local times
         floor = 0 if totals[0] < 0.3 * high else max(0, totals[0] - 0.06 * (high - totals[0]) - 1)
         x, y = np.append(times, end), np.append(totals, high)
         self.line.set_data(x, y)

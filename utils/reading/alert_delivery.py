@@ -90,8 +90,8 @@ def _execute(command: str | Sequence[str], name: str, alert: bytes) -> None:
 class AlertDelivery:
     """The delivery of a store's alerts, in a thread with a connection of its own.
 
-    An alert is logged and appended to `path`, then sent. A failed send is tried again after 1, 2, 4, up to 300 s, and
-    at once by a new run. Several copies share the work; claims of a killed one end after a minute. All have `about`.
+    An alert, with the fields of `about`, is logged and appended to `path`, then sent. A failed send is tried again
+    after 1, 2, 4, up to 300 s, and at once by a new run. Copies share the work; a killed one loses its claims in 60 s.
     """
 
     def __init__(
