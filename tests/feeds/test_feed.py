@@ -472,8 +472,8 @@ def test_a_bad_source_is_one_line(case: str, feed: Feed, tmp_path: Path) -> None
         (("http:{port}", "--stream", "things"), "http:{port}: cannot listen on port {port} of 127.0.0.1"),
         (("http:0.0.0.0:{port}", "--stream", "things"), "set FEED_TOKEN"),
         (("http:nowhere:x", "--stream", "things"), "give PORT or ADDRESS:PORT"),
-        (("http:{port}",), "name --stream"),
-        (("http:{port}", "--stream", "things", "--once"), "do not apply"),
+        (("http:{port}",), "give --stream"),
+        (("http:{port}", "--stream", "things", "--once"), "leave out --once"),
         (("http:{port}", "--stream", "Things"), "cannot name a stream"),
     ],
 )
