@@ -346,7 +346,7 @@ def test_an_env_file_is_expanded_as_its_library_does(
     assert cli.read_env_file()[1] == {"BASE_DATA_DIR": f"{tmp_path}/x"}
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows deletes no current folder")
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot delete a current folder")
 def test_a_deleted_current_folder_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

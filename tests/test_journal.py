@@ -4,7 +4,6 @@ import os
 import secrets
 import shutil
 import sqlite3
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -400,7 +399,7 @@ def test_a_journal_in_use_names_the_process(path: Path, settings: Settings) -> N
     Journal(path, BUZZ).close()  # a killed process leaves no lock
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="open files cannot be moved there")
+@open_files_stay
 @pytest.mark.parametrize("put_back", [False, True])
 @pytest.mark.parametrize("noticed", ["append", "prune", "close"])
 def test_a_journal_that_was_moved_while_in_use_is_whole(path: Path, noticed: str, put_back: bool) -> None:

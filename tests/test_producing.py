@@ -3,7 +3,6 @@
 import json
 import shutil
 import sqlite3
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from tests.helpers import (
     journal_query,
     last_assigned,
     make_messages,
+    open_files_stay,
     ragini,
     run_python,
     start_python,
@@ -510,7 +510,7 @@ def test_errors_are_one_line_and_the_traceback_is_in_the_log_file_on_demand(sett
 
 
 @pytest.mark.full
-@pytest.mark.skipif(sys.platform == "win32", reason="open files cannot be deleted there")
+@open_files_stay
 def test_a_data_folder_that_is_deleted_ends_the_run_in_one_line(settings: Settings) -> None:
     with start_python("producers.ragini_producer", "--interval", "0.2", settings=settings) as process:
         wait_until(lambda: settings.live_path.exists() and settings.live_path.stat().st_size)

@@ -160,7 +160,7 @@ def test_time_axis_shows_how_long_it_is(span_s: int, size: str) -> None:
 def zone(request: pytest.FixtureRequest) -> Iterator[str]:
     """Set the time zone of this process."""
     if not hasattr(time, "tzset"):
-        pytest.skip("a process has one time zone there")
+        pytest.skip("Windows cannot set the time zone of a process")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TZ", request.param)
         time.tzset()

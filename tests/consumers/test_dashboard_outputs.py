@@ -128,7 +128,7 @@ def test_save_that_cannot_work_is_one_line(state: State, tmp_path: Path, monkeyp
 def stand_in_for_ffmpeg(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     """Install a fake ffmpeg that runs the code and ends at Ctrl+C, like the real one."""
     if os.name == "nt":
-        pytest.skip("a script cannot stand in for a program there")
+        pytest.skip("Windows runs no script as a program")
     program = folder / "ffmpeg"
     program.write_text(f"#!{sys.executable}\nimport os, signal, sys\n{code}\n")
     program.chmod(0o755)

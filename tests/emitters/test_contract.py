@@ -144,7 +144,7 @@ def canonical(batch: Batch) -> list[bytes]:
 
 @contextmanager
 def lock_file(path: Path) -> Iterator[None]:
-    fcntl = pytest.importorskip("fcntl", reason="locks as a producer on POSIX does")
+    fcntl = pytest.importorskip("fcntl", reason="needs the locks of POSIX")
     with path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

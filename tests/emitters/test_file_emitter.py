@@ -22,7 +22,7 @@ from utils.emitters.file_emitter import FileEmitter, emit_message
 from utils.records.external import MAX_RECORD_BYTES
 
 OTHERS = b'{"message":"of another producer","producer_id":"bob-1","sequence":1}\n'
-posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has the lock beside the file")
+posix_only = pytest.mark.skipif(sys.platform == "win32", reason="on Windows the lock is a file beside it")
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ os.execv(sys.executable, [sys.executable, "-m", "producers.ragini_producer", *sy
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="knows only how to give up root's rights on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="gives up root's rights by a call of Linux")
 def test_a_folder_that_cannot_be_written_to(settings: Settings) -> None:
     live = settings.data_path / "live"
     live.mkdir(parents=True)

@@ -16,7 +16,7 @@ SCRIPT = PROJECT_DIR / "scripts" / "prepare_kafka.sh"
 SYNC = "log.flush.interval.messages"
 KEEP = "log.retention.hours=-1"
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="on Windows it runs inside WSL")
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Kafka runs inside WSL")
 
 
 def prepare(target: Path, *arguments: str | Path, **environment: str) -> "subprocess.CompletedProcess[str]":

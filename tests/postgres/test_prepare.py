@@ -22,7 +22,7 @@ from utils.records.stream import BUZZ
 
 SCRIPT = PROJECT_DIR / "scripts" / "prepare_postgres.sh"
 
-pytestmark = [pytest.mark.full, pytest.mark.postgres, pytest.mark.skipif(os.name == "nt", reason="it runs inside WSL")]
+pytestmark = [pytest.mark.full, pytest.mark.postgres, pytest.mark.skipif(os.name == "nt", reason="runs inside WSL")]
 
 
 def prepare(target: Path, *arguments: str | int, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -109,7 +109,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     assert_one_line(prepare(tmp_path / "file" / "postgres"), 3, "cannot be created", "POSTGRES_HOME")
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="for root only")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
 def test_root_needs_a_folder_that_another_user_reaches(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     assert_one_line(prepare(tmp_path / "postgres"), 3, "who runs PostgreSQL for root", "POSTGRES_HOME")
@@ -117,7 +117,7 @@ def test_root_needs_a_folder_that_another_user_reaches(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("mvn"), reason="needs Maven")
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="hides what is installed, as root")
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs root to hide installed programs")
 def test_programs_from_maven(target: Path) -> None:
     hidden = f"mount -t tmpfs none /usr/lib/postgresql && exec bash {SCRIPT} --programs"
     done = subprocess.run(

@@ -327,7 +327,7 @@ def test_a_command_that_does_not_read_its_input() -> None:
         pytest.param(
             "sh -c 'open",
             "quotation",
-            marks=pytest.mark.skipif(os.name == "nt", reason="programs take their command line apart there"),
+            marks=pytest.mark.skipif(os.name == "nt", reason="Windows programs split their command line themselves"),
         ),
     ],
 )

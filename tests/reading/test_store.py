@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers import make_messages
+from tests.helpers import make_messages, open_files_stay
 from tests.stores import Place, PostgresPlace, SqlitePlace, open_store
 from utils.app.errors import PositionMoved, ToolkitError, Unavailable
 from utils.reading import database
@@ -344,7 +344,7 @@ class TestSqliteFile:
         with pytest.raises(ToolkitError, match="2 names"):
             ProcessedStore(SqliteDatabase(path), BUZZ)
 
-    @pytest.mark.skipif(os.name == "nt", reason="Windows keeps a file that is open from being deleted")
+    @open_files_stay
     @pytest.mark.parametrize("replaced", [True, False])
     def test_a_store_that_was_moved_has_all_that_was_stored(self, path: Path, replaced: bool) -> None:
         moved = path.with_name("moved.sqlite")

@@ -8,13 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.helpers import open_files_stay
 from utils.app.errors import ToolkitError, Unavailable
 from utils.clients.line_file import MAX_LINE_BYTES
 from utils.records.stream import BUZZ
 from utils.sources.base import Chunk
 from utils.sources.file_source import FileSource
-
-rename_while_open = pytest.mark.skipif(os.name == "nt", reason="Windows keeps a file that is open from being renamed")
 
 
 def line(text: str) -> bytes:
@@ -307,7 +306,7 @@ class TestBadInput:
         source.close()
 
 
-@rename_while_open
+@open_files_stay
 def test_a_file_from_the_future_is_left_once_it_is_replaced(live: Path) -> None:
     """The clock of a network drive's server may be ahead, or this one's was set back."""
     live.write_bytes(line("a"))
@@ -524,7 +523,7 @@ STEPS = st.one_of(
     full=300,
     long=10_000,
 )
-@rename_while_open
+@open_files_stay
 def test_whatever_happens_to_a_file_it_is_read_once_and_whole(times: int, long: bool, disk_folder: Path) -> None:
     # On a disk a new file gets the inode of a deleted one.
     @settings(

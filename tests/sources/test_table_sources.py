@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from tests.helpers import make_batch, start_python, wait_until
+from tests.helpers import make_batch, open_files_stay, start_python, wait_until
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.clients import duck
@@ -165,7 +165,7 @@ class TestReading:
         kind.emit(2)
         assert sequences(drain(source)) == [1, 2]
 
-    @pytest.mark.skipif(os.name == "nt", reason="nobody can delete what is open there")
+    @open_files_stay
     def test_an_older_copy_that_is_written_over_the_file_begins_again(self, kind: Kind) -> None:
         """A restored backup restarts the partition; its owner also deletes the log of the former file."""
         kind.emit(3)
@@ -449,7 +449,7 @@ class TestBadInput:
             kind.source(lambda partition: start).poll(1)
         assert raised.value.exit_code == 2
 
-    @pytest.mark.skipif(os.name == "nt", reason="to Windows a path through a file is one that is missing")
+    @pytest.mark.skipif(os.name == "nt", reason="Windows reports a path through a file as missing")
     def test_a_path_through_a_file(self, kind: Kind) -> None:
         kind.path.write_bytes(b"")
         with pytest.raises(Unavailable, match="Not a directory"):
@@ -556,7 +556,7 @@ class TestFile:
 
         with duckdb.connect(str(kind.path)):
             if not locks():
-                pytest.skip("no locks are to be seen here")
+                pytest.skip("/proc/locks shows no locks here")
             source._file_state()
             assert locks()
 
@@ -606,7 +606,7 @@ def as_nobody(folder: Path, action: Callable[[], None]) -> str:
     return outcome
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs another user's process")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork to become another user")
 class TestReadOnlyFolder:
     @pytest.fixture
     def kind(self, request: pytest.FixtureRequest) -> Iterator[Kind]:
