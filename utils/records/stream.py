@@ -121,7 +121,8 @@ def _type_of(declared: inspect.Type) -> str:
 def _fill_buzz(record: Any) -> None:
     """Fill the missing fields of a buzz message. Raises ValueError without `message`, the only required one."""
     if record.message is None:
-        raise ValueError("Object missing required field `message`")
+        others = "feed_producer makes a stream of records of another kind"
+        raise ValueError(f"Object missing required field `message` of the stream buzz; {others}")
     if record.author is None:
         record.author = "Unknown"
     if record.sentiment is None:
