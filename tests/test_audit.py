@@ -194,8 +194,7 @@ DAMAGES: dict[str, tuple[Callable[[list[dict[str, Any]]], object], list[str]]] =
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("damage", "sink"),
-    [(damage, sink) for damage in DAMAGES for sink in FILES if sink == "file" or damage in IN_EACH],
+    ("damage", "sink"), [(damage, sink) for damage in DAMAGES for sink in FILES if sink == "file" or damage in IN_EACH]
 )
 def test_damage_is_named(settings: Settings, sink: str, damage: str) -> None:
     change, words = DAMAGES[damage]
@@ -253,12 +252,7 @@ def test_a_change_that_no_reader_sees_is_no_damage(settings: Settings) -> None:
     assert audited(settings)[1] == {}
 
 
-@pytest.mark.proof(
-    "damage is found and named",
-    "one byte of a line is changed",
-    full=30,
-    long="each byte",
-)
+@pytest.mark.proof("damage is found and named", "one byte of a line is changed", full=30, long="each byte")
 def test_a_changed_byte_of_a_line_is_found_if_a_reader_sees_it(settings: Settings, times: int) -> None:
     append(settings, 3)
     whole = settings.live_path.read_bytes()
@@ -485,10 +479,7 @@ def test_producers_without_a_journal_are_compared_between_the_sinks(settings: Se
     rewrite(settings, "duckdb", lambda rows: rows[40].update(message="other"))
     report, problems = audited(settings, *EMBEDDED)
     found = f"10 acknowledged by no journal here, and not in all sinks: between 21 and 30 of {producer_id}"
-    assert problems == {
-        "sqlite": [found],
-        "duckdb": [found, f"1 different from the other sinks: 41 of {producer_id}"],
-    }
+    assert problems == {"sqlite": [found], "duckdb": [found, f"1 different from the other sinks: 41 of {producer_id}"]}
 
 
 @pytest.mark.full

@@ -16,23 +16,14 @@ from utils.app.config import PROJECT_DIR, Settings
 LAYERS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"producers": ("producers.*",), "consumers": ("consumers.*",), "verify_emitters": ("verify_emitters",)},
     {"dashboard": ("consumers.dashboard.*",), "feeds": ("utils.feeds.*",)},
-    {
-        "delivery": ("utils.delivery.*",),
-        "reading": ("utils.reading.*",),
-        "checks": ("utils.checks.*",),
-    },
+    {"delivery": ("utils.delivery.*",), "reading": ("utils.reading.*",), "checks": ("utils.checks.*",)},
     {"sinks": ("utils.sinks",)},
     {"emitters": ("utils.emitters.*",), "sources": ("utils.sources.*",)},
     {"records": ("utils.records.*",), "clients": ("utils.clients.*",)},
     {"app": ("utils.app.*",)},
 )
 # Within these groups a module imports no other one, apart from what the group shares.
-APART = {
-    "producers": (),
-    "emitters": ("base",),
-    "sources": ("base", "table_source"),
-    "consumers": (),
-}
+APART = {"producers": (), "emitters": ("base",), "sources": ("base", "table_source"), "consumers": ()}
 HEAVY = ("pandas", "numpy", "matplotlib", "duckdb", "kafka", "confluent_kafka", "rich")
 
 

@@ -254,10 +254,7 @@ def test_external_text_cannot_steer_the_terminal(settings: Settings, case: Case)
 
 
 @pytest.mark.proof(
-    "a consumer stores each record once",
-    "kill -9 of three consumers while a producer runs",
-    full=4,
-    long=100,
+    "a consumer stores each record once", "kill -9 of three consumers while a producer runs", full=4, long=100
 )
 @pytest.mark.timeout(3600)  # for the long setting
 def test_killed_at_any_moment_every_record_is_stored_once(

@@ -192,11 +192,7 @@ def ticks(settings: Settings) -> None:
 class TestOtherStreams:
     def test_lines_begin_with_the_group_and_name_the_other_fields(self, view: View) -> None:
         shown = view("--stream", "ticks", "--source", "file", "--once").stdout.splitlines()[:3]
-        assert shown == [
-            ' A price=10.5 odd={"a":1}',
-            " B price=-1",
-            "2026-11-23T19:04:07Z A price=12.5",
-        ]
+        assert shown == [' A price=10.5 odd={"a":1}', " B price=-1", "2026-11-23T19:04:07Z A price=12.5"]
 
     def test_json(self, view: View) -> None:
         lines = view("--stream", "ticks", "--once", "--json").stdout.splitlines()[:2]
@@ -208,10 +204,7 @@ class TestOtherStreams:
     def test_top_is_grouped_by_the_role(self, view: View) -> None:
         out = view("--stream", "ticks", "--once", "--top").stdout
         rows = [row.split() for row in out.splitlines() if "%" in row]
-        assert [row[:3] + row[4:5] for row in rows] == [
-            ["A", "10", "67%", "11.50"],
-            ["B", "5", "33%", "-1.00"],
-        ]
+        assert [row[:3] + row[4:5] for row in rows] == [["A", "10", "67%", "11.50"], ["B", "5", "33%", "-1.00"]]
         assert "mean price" in out
 
 

@@ -21,8 +21,7 @@ from utils.records.stream import BUZZ, Stream
 
 TIMESTAMP = "2026-11-23T19:04:05.123Z"
 READINGS = Stream(
-    "readings",
-    fields=(Field("id", "text"), Field("temperature", "number"), Field("timestamp", "timestamp")),
+    "readings", fields=(Field("id", "text"), Field("temperature", "number"), Field("timestamp", "timestamp"))
 )
 
 

@@ -134,10 +134,7 @@ def test_a_table(times: int, settings: Settings, tmp_path: Path, measured: Calla
 
 
 @pytest.mark.proof(
-    "what a feed reads arrives once and in order",
-    "kill -9 of the feed somewhere in the file",
-    full=2,
-    long=50,
+    "what a feed reads arrives once and in order", "kill -9 of the feed somewhere in the file", full=2, long=50
 )
 @pytest.mark.timeout(3600)
 def test_a_complete_file(times: int, settings: Settings, tmp_path: Path, measured: Callable[[str], None]) -> None:

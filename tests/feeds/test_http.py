@@ -342,10 +342,7 @@ def test_chunked_and_pipelined_requests_are_answered_in_their_order(settings: Se
 @pytest.mark.full
 def test_a_connection_without_http_is_closed(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web, "HEAD_S", 0.5)
-    with (
-        closing(WebServer(Endpoint(SimpleQueue(), "").app(), "127.0.0.1", 0, "")) as server,
-        suppress(ConnectionError),
-    ):
+    with closing(WebServer(Endpoint(SimpleQueue(), "").app(), "127.0.0.1", 0, "")) as server, suppress(ConnectionError):
         answer = raw(port_of(server), data, timeout_s=10)
         assert not answer or re.match(rb"HTTP/1.1 4\d\d", answer)
 

@@ -19,15 +19,7 @@ import pytest
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
-from tests.helpers import (
-    assert_complete,
-    assigned,
-    last_assigned,
-    open_duckdb,
-    run_here,
-    start_python,
-    wait_until,
-)
+from tests.helpers import assert_complete, assigned, last_assigned, open_duckdb, run_here, start_python, wait_until
 from tests.kafka.conftest import Kafka, delete_topic, read_topic
 from tests.kafka_broker import Cluster
 from utils.app.config import Settings
@@ -395,20 +387,11 @@ def _longest_gap(admin: AdminClient, settings: Settings, watch_s: float) -> floa
 
 
 @pytest.mark.proof(
-    "a consumer stores each record once",
-    "kill -9 of one of four consumers of a Kafka group",
-    full=2,
-    long=100,
+    "a consumer stores each record once", "kill -9 of one of four consumers of a Kafka group", full=2, long=100
 )
 @pytest.mark.timeout(3600)  # for all kills, with --long
 def test_a_group_of_consumers_that_are_killed(
-    settings: Settings,
-    admin: AdminClient,
-    tmp_path: Path,
-    *,
-    times: int,
-    long: bool,
-    measured: Callable[[str], None],
+    settings: Settings, admin: AdminClient, tmp_path: Path, *, times: int, long: bool, measured: Callable[[str], None]
 ) -> None:
     kills, each = times, 100_000 if long else 2_000
     rng = random.Random(11)

@@ -42,11 +42,7 @@ def from_start(partition: str) -> str:
 
 @contextmanager
 def source(
-    settings: Settings,
-    resume: Callable[[str], str] = from_start,
-    *,
-    group: str | None = None,
-    finished: bool = True,
+    settings: Settings, resume: Callable[[str], str] = from_start, *, group: str | None = None, finished: bool = True
 ) -> Iterator[KafkaSource]:
     with closing(KafkaSource(settings, BUZZ, resume, group, finished=finished)) as opened:
         yield opened

@@ -376,23 +376,15 @@ def snapshot(place: Place) -> Iterator[list[tuple[Any, ...]]]:
 
 
 IDS = st.one_of(
-    st.just((None, None)),
-    st.tuples(st.sampled_from([ANN, ANN_2, BOB, "sensor-1", "sensor-2"]), st.integers(1, 20)),
+    st.just((None, None)), st.tuples(st.sampled_from([ANN, ANN_2, BOB, "sensor-1", "sensor-2"]), st.integers(1, 20))
 )
 TIMES = st.sampled_from(["", "2026-11-23T19:04:05.123Z", "2026-11-23T19:07:00Z", "2026-11-24T00:00:00+05:30"])
 
 
 @settings(deadline=None, max_examples=12)
-@given(
-    made=st.lists(st.tuples(IDS, TIMES), max_size=50),
-    size=st.integers(1, 20),
-    restart=st.integers(0, 50),
-)
+@given(made=st.lists(st.tuples(IDS, TIMES), max_size=50), size=st.integers(1, 20), restart=st.integers(0, 50))
 def test_any_history_gives_the_statistics_of_the_tracker(
-    place_at: Callable[[Path], Place],
-    made: list[tuple[tuple[str | None, int | None], str]],
-    size: int,
-    restart: int,
+    place_at: Callable[[Path], Place], made: list[tuple[tuple[str | None, int | None], str]], size: int, restart: int
 ) -> None:
     """Counts equal the tracker's, with any chunks, a new process for each, and a partition that begins again."""
     records = [buzz(ids, timestamp=timestamp)[0] for ids, timestamp in made]

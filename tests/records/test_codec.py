@@ -429,8 +429,7 @@ def test_ids_of_different_records_are_not_combined() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
-    [("b'x'", '"x"'), (1, True), (1, "1"), (None, "null"), ("a", b"a"), (1.5, "1.5")],
+    ("one", "other"), [("b'x'", '"x"'), (1, True), (1, "1"), (None, "null"), ("a", b"a"), (1.5, "1.5")]
 )
 def test_canonical_forms_differ_where_types_do(one: object, other: object) -> None:
     columns = [(None, None)] * len(CODEC.columns)

@@ -527,11 +527,7 @@ STEPS = st.one_of(
 def test_whatever_happens_to_a_file_it_is_read_once_and_whole(times: int, long: bool, disk_folder: Path) -> None:
     # On a disk a new file gets the inode of a deleted one.
     @settings(
-        max_examples=times,
-        deadline=None,
-        database=None,
-        derandomize=not long,
-        suppress_health_check=list(HealthCheck),
+        max_examples=times, deadline=None, database=None, derandomize=not long, suppress_health_check=list(HealthCheck)
     )
     @given(st.lists(STEPS, min_size=5, max_size=30))
     def run(steps: list[tuple[str, object]]) -> None:
