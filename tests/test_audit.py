@@ -621,7 +621,7 @@ def test_nothing_is_lost_beside_a_live_producer(settings: Settings) -> None:
                 report, problems = audited(settings)
                 assert (problems, report.unread, report.notes) == ({}, {}, [])
             (account,) = accounts(settings)
-            assert account.last > earlier.last, "the producer was not held up"
+            assert account.last > earlier.last, "the audit held up the producer"
         finally:
             os.kill(producer.pid, signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
     assert not audited(settings)[1]

@@ -82,4 +82,4 @@ def test_requests(request_: bytes, status: int, port: int) -> None:
         assert found == b""
     assert b"Traceback" not in found
     body = answer(port, b"GET /snapshot.json HTTP/1.0\r\n" + HOST).partition(b"\r\n\r\n")[2]
-    assert isinstance(json.loads(body), dict), "it goes on serving"
+    assert isinstance(json.loads(body), dict), "the server does not answer any more"

@@ -85,7 +85,7 @@ def test_one_disk_is_full_and_gets_space_again(
     if place != "journal":
         wait_until(lambda: producer.amount(healthy) > before + 100, 20, "the others continue")
     filler.unlink()
-    wait_until(lambda: producer.lines(expected[1]), 30, "it heals by itself")
+    wait_until(lambda: producer.lines(expected[1]), 30, "the sink recovers by itself")
     check_end(producer, settings, EMBEDDED)
     assert [len(producer.lines(words)) for words in expected] == [1, 1], producer.log
     assert "full" in producer.lines(expected[0])[0] or "No space left" in producer.lines(expected[0])[0]
@@ -119,7 +119,7 @@ def test_a_full_disk_at_the_end_costs_neither_summary_nor_message(settings: Sett
     limit(producer, 1)
     wait_until(lambda: producer.lines("cannot take records, waiting"), 20)
     code, out = producer.stop()
-    assert code == (0 if " 0 pending" in out else 3), "by what is pending"
+    assert code == (0 if " 0 pending" in out else 3), "the exit code does not fit the summary"
     assert out.startswith("ragini: made ")
     assert not producer.lines("Traceback"), producer.log
     assert f"acknowledged {last_assigned(settings):,};" in out

@@ -78,7 +78,7 @@ def test_one_sink_is_down_the_others_continue_and_it_converges(
         wait_until(
             lambda: all(producer.amount(other) > before[other] + 300 for other in healthy), 20, "the others continue"
         )
-    wait_until(lambda: producer.lines("delivering again"), 30, "it converges by itself")
+    wait_until(lambda: producer.lines("delivering again"), 30, "the sink catches up by itself")
     code, out = producer.stop()
     assert (code, out.count(" 0 pending")) == (0, len(EMBEDDED))
     assert [len(producer.lines(word)) for word in ("unavailable", "delivering again")] == [1, 1], producer.log

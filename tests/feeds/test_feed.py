@@ -351,7 +351,7 @@ class TestDamage:
         assert column(settings, "things", "n") == {"file": [1, 2]}
         letter, *others = letters(settings, "things")
         assert letter["place"] == f"{name} {place}"
-        assert others in ([], [letter]), "a last line without its end may be completed, so it is looked at again"
+        assert others in ([], [letter]), "only an unfinished last line is read again"
         assert reason in letter["reason"]
         assert letter["input"].encode()[:3] in content
 

@@ -218,7 +218,7 @@ def test_a_transaction_that_never_ends_is_named(settings: Settings, monkeypatch:
         other.flush(10)
         with pytest.raises(Unavailable, match="another producer's transaction"):
             last(sink)
-    assert len(ended) == 1, "each would leave a record in the topic"
+    assert len(ended) == 1, "each end leaves a record in the topic"
 
 
 def test_a_killed_producer_hides_external_records_for_a_bounded_time(

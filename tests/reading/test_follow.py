@@ -33,7 +33,7 @@ class Scripted:
         self.asked: list[int] = []
 
     def __call__(self) -> "Scripted":
-        assert self.opened == self.closed, "what is open keeps partitions from others"
+        assert self.opened == self.closed, "an open source keeps its partitions"
         self.opened += 1
         return self
 

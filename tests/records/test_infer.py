@@ -200,7 +200,7 @@ def test_an_inferred_stream_holds_its_own_records_without_extra(sample: str) -> 
     stream = inferred("sample", records)
     lines = b"".join(stamp(json.dumps(record).encode(), "p", n, AT[0]) for n, record in enumerate(records, 1))
     kept = Batch("p", len(records), len(records), lines, stream.codec).kept
-    assert kept.keys() <= {"timestamp"}, "where records have none, it comes with the line"
+    assert kept.keys() <= {"timestamp"}, "only a timestamp that was added to the line may be kept"
 
 
 MEASURES = ("bid", "Bid", "paid", "citric acid", "humid", "speed")
