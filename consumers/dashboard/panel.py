@@ -1,5 +1,6 @@
 """Base of the panels: colours, and a card with title, subtitle, axes or a notice, and texts at the mouse."""
 
+import re
 import warnings
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,7 @@ from consumers.dashboard.snapshot import Snapshot
 # matplotlib's own font is wide: a text that fits in it also fits in a browser's font. The others have more letters.
 FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC")
 MARKERS = "os^Dv"  # one per series; the colours of series are in the style sheets (palette of Okabe and Ito)
+_FIRST = re.compile(r"(?<!\S)\w")  # letters of words; the others stay as in "US gross"
 EDGE, PAD = 0.3, 0.1  # inches from the edge of a card to its texts and to its background
 NARROW_IN = 5.2  # a narrower card has no room for names on its right; every card of one column is narrower
 
@@ -157,7 +159,8 @@ class Panel(Card):
         """Show the snapshot."""
         self.hints, self.words = [], []
         parts, room, roles = self.draw(snapshot), self.width - 2 * EDGE, vars(snapshot.roles)
-        title = self.title.format_map({name: str(text).title() for name, text in roles.items()})
+        words = {name: _FIRST.sub(lambda letter: letter[0].upper(), str(text)) for name, text in roles.items()}
+        title = self.title.format_map(words)
         fit(self.heading, room, title)
         fit(self.notice, room, "" if parts else self.empty.format_map(roles | {"why": snapshot.why_empty}))
         for axes in self.area.axes:

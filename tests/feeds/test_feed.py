@@ -151,10 +151,12 @@ class TestInputs:
         assert [(each["code"], each["n"]) for each in lines(settings, "parts")] == [("12", 3), ("007", "x")]
 
     def test_a_field_is_a_number_if_most_of_its_texts_are(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
-        (tmp_path / "things.csv").write_text("code\nA1\nB2\n12\n")
+        (tmp_path / "things.csv").write_text("code,zip\nA1,90001\nB2,01001\n12,90002\n" + ",90003\n" * 20)
         feed("things.csv")
         for sink, codes in column(settings, "things", "code").items():
-            assert codes == ["A1", "B2", "12"], sink
+            assert codes[:3] == ["A1", "B2", "12"], sink
+        for sink, codes in column(settings, "things", "zip").items():
+            assert codes[:3] == ["90001", "01001", "90002"], sink
 
     @pytest.mark.parametrize(
         ("table", "shown"),
@@ -419,10 +421,16 @@ BAD: dict[str, tuple[str, bytes | None, list[str], str]] = {
     "no DuckDB": ("a.duckdb", b"x" * 15_000, ["--table", "t"], "DuckDB database"),
     "no table named": ("a.sqlite", b"", [], "name one of its tables with --table"),
     "missing table": ("a.sqlite", b"", ["--table", "t"], "has no table t"),
-    "no Parquet": ("a.parquet", b"x" * 50, [], "is not a Parquet file"),
+    "no Parquet": ("a.parquet", b"x" * 50, [], "cannot be read as Parquet: "),
     "empty": ("a.jsonl", b"", [], "no readable record, so no stream is known"),
     "names only": ("a.csv", b"n,m\n,\n", [], "no readable record, so no stream is known"),
     "a view": ("a.sqlite", VIEW, ["--table", "v"], "has no row numbers to follow (a view has none)"),
+    "a title above": (
+        "a.csv",
+        b"Rain\n\n" + b"1,2\n" * 19 + b"sum\n",
+        [],
+        "only 1 readable record: 2 cells where the first",
+    ),
     "all damaged": ("a.csv", b"n,m\n1\n", [], "1 cell where"),
     "an object over lines": (
         "a.json",

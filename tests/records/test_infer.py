@@ -43,6 +43,9 @@ def types(*values: Any) -> str:
         (["2025-10-07"], "text"),
         ([1.5] * 9 + ["n/a"], "number"),
         ([1.5] * 8 + ["soon"] * 2, "json"),
+        ([10001] * 97 + ["01001"] * 3, "json"),
+        ([10001] * 99 + ["01001"], "number"),
+        (["01001", "02"], "text"),
         ([{"a": 1}], "json"),
         ([[1], "a"], "json"),
         ([None, None, 1.5], "number"),
@@ -119,6 +122,9 @@ def test_other_values_are_no_instants(value: Any) -> None:
         ({"timestamp": "n/a", "ts": EPOCH_S}, "ts"),
         ({"date": "2025-10-07", "x": 1}, "date"),
         ({"x": 1, "seen": NOON.isoformat(), "left": NOON.isoformat()}, "seen"),
+        ({"name": "a", "born on": "2025-10-07", "left on": "2025-10-08"}, "born on"),
+        ({"born on": "2025-10-07", "seen": NOON.isoformat()}, "seen"),
+        ({"name": "a", "time": "soon"}, None),
         ({"x": 1, "time": 12.5}, None),
     ],
     ids=str,
@@ -166,6 +172,10 @@ SAMPLES: dict[str, tuple[list[dict[str, Any]], tuple[str | None, ...]]] = {  # r
         [{"time": AT[n], "stage": ["Forest", "Valley"][n % 2], "artist": f"Artist {n}", "topic": "lights"}
          for n in range(60)],
         ("time", "stage", None, None),
+    ),
+    "tasks of some days": (
+        [{"begun": f"2025-10-0{n % 5 + 1}", "done": f"2025-10-0{n % 5 + 2}", "team": "AB"[n % 2]} for n in range(60)],
+        ("begun", "team", None, None),
     ),
     "one computer": (
         [{"cpu": RNG.random(), "ram": 81.5, "disk": {"read": n}, "top": [{"name": "editor"}]} for n in range(60)],

@@ -28,6 +28,7 @@ from utils.sources.base import Chunk
 
 CHUNK_RECORDS = 10_000
 MAX_SHOWN_FIELDS = 40
+MOST = 9  # so many invalid rows for each readable one show that the first line does not name the columns
 
 
 @Parameter(name="*")
@@ -94,22 +95,27 @@ def described(
 ) -> Stream | None:
     """Return the stream of an input, see `fed_stream`; None if stopped before the first record of a new stream.
 
-    With `wait`, waits until the input can be read and, for a new stream, has a record; else raises ToolkitError.
+    With `wait`, waits until the input can be read and, for a new stream, has a record. Without it, raises ToolkitError
+    if there is none.
     """
     is_new = known(name, settings.schema_folder) is None
-    samples, states, reason = list[bytes](), StateLog(), ""
+    samples, states, reason, number = list[bytes](), StateLog(), "", 0
     with closing(source.open(SAMPLE, lambda partition: "", not wait)) as reader:
         is_done = not is_new and source.place == PIPE  # a pipe may have no data for a long time
         while not (is_done or stop.is_set()):
             try:
                 chunk = reader.poll(INFERRED_FROM)
                 samples = [line.line for line in chunk.records] if chunk else []
+                number += len(samples)
+                if chunk and source.kind == "csv" and len(chunk.invalid) > MOST * len(samples):
+                    samples = []  # some lines are above the names of the columns
                 is_done = bool(samples) or not is_new or stop.is_set()
                 if chunk and chunk.invalid:
-                    hint = "--format and --pattern tell how to read it; JSON has an object per line"
-                    reason = f": {chunk.invalid[0].reason}; {hint}"
+                    hint = "; --format and --pattern tell how to read it; JSON has an object per line"
+                    reason = f": {chunk.invalid[0].reason}{hint if source.kind != 'csv' else ''}"
                 elif not (chunk or is_done):
-                    missing = f"{reader.detail} has no readable record{reason}, so no stream is known"
+                    few = f"only {cli.counted(number, 'readable record')}" if number else "no readable record"
+                    missing = f"{reader.detail} has {few}{reason}, so no stream is known"
                     if not wait:
                         raise ToolkitError(missing)
                     states.trouble(Absent(missing))
@@ -140,8 +146,10 @@ class Feeding:
     def handle(self, chunk: Chunk) -> int:
         """Acknowledge the lines of a chunk and return their number. See `follow`."""
         if chunk.begins_again and not self._source.restarts:
-            changed = f"{chunk.partition} was replaced, or rows that were fed from it have changed"
-            raise ToolkitError(f"{changed}: --again feeds all of it once more")
+            raise ToolkitError(
+                f"{chunk.partition} was replaced, or rows that were fed from it have changed: "
+                "--again feeds all of it once more"
+            )
         batch, rejected = self._run.batch(chunk.records)
         place = f"{chunk.partition} before {chunk.end}"
         invalid = [*chunk.invalid, *(Invalid(place, reason, line.line) for line, reason in rejected)]

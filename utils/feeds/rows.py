@@ -259,7 +259,7 @@ def parquet_pages(path: Path) -> Pages:
                 yield list(map(Row, count(number), lines, lines))
                 number += len(page)
     except duckdb.Error as error:
-        raise ToolkitError(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from error
+        raise ToolkitError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
 
 
 def _is_value(cell: object) -> bool:

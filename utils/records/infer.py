@@ -17,6 +17,7 @@ from utils.records.instants import microseconds
 from utils.records.stream import Stream
 
 ENOUGH = 0.9  # share of the values that must fit a type
+CODES = 0.01  # share of values such as 01001, above which the numbers among them are codes, too
 MISSING = frozenset(("", "na", "n/a", "#n/a", "nan", "null", "none", "-", "--", ".", "..", "?"))
 """Texts that stand for a missing value, in lowercase. They have no influence on the type of a field."""
 MAX_FIELDS = 1_000  # objects with values as names have any number; SQLite takes 2,000 columns, PostgreSQL 1,600
@@ -72,11 +73,17 @@ def _kind(value: Any) -> str:
             return "number"
         case int() if abs(value) <= MAX_INT64:
             return "whole" if abs(value) <= MAX_EXACT else "integer"
-        case str() if value.strip().lower() in MISSING:
-            return "missing"
         case str():
-            return "timestamp" if len(value) >= SHORTEST_INSTANT and microseconds(value) is not None else "text"
+            return _text_kind(value)
     return "json"
+
+
+def _text_kind(text: str) -> str:
+    if text.strip().lower() in MISSING:
+        return "missing"
+    if text[:1] == "0" and len(text) > 1 and text.isdecimal():
+        return "code"
+    return "timestamp" if len(text) >= SHORTEST_INSTANT and microseconds(text) is not None else "text"
 
 
 def _type_of(kinds: Counter[str]) -> str:
@@ -89,9 +96,11 @@ def _type_of(kinds: Counter[str]) -> str:
         "integer": kinds["whole"] + kinds["integer"],
         "boolean": kinds["boolean"],
         "timestamp": kinds["timestamp"],
-        "text": kinds["text"] + kinds["timestamp"],
+        "text": kinds["text"] + kinds["timestamp"] + kinds["code"],
     }
-    if kinds["integer"] > kinds["number"]:  # as floats the large integers would be rounded
+    if kinds["code"] > CODES * total:
+        del fitting["number"], fitting["integer"]
+    elif kinds["integer"] > kinds["number"]:  # as floats the large integers would be rounded
         del fitting["number"]
     return next((name for name, count in fitting.items() if count >= ENOUGH * total), "json")
 
@@ -126,13 +135,21 @@ def namer(stream: Stream, by: str | None) -> Callable[[Any], str]:
 
 
 def time_field(found: Sequence[Field], records: Sequence[Values]) -> str | None:
-    """Return the field with the event time: the first of TIMES with time values, else the first timestamp, or None."""
+    """Return the field with the event time, or None.
+
+    It is the first of TIMES with time values, else the first timestamp, else the first text field with dates.
+    """
     by_name = {field.name.lower(): field.name for field in reversed(found)}
-    for name in (by_name[each] for each in TIMES if each in by_name):
-        values = [value for record in records if (value := record.get(name)) is not None]
-        if values and sum(instant_us(value) is not None for value in values) >= ENOUGH * len(values):
+    usual = [by_name[each] for each in TIMES if each in by_name]
+    typed, texts = ([field.name for field in found if field.type == kind] for kind in ("timestamp", "text"))
+    for name in (*usual, *typed, *texts):
+        if name in typed or _are_times([value for record in records if (value := record.get(name)) is not None]):
             return name
-    return next((field.name for field in found if field.type == "timestamp"), None)
+    return None
+
+
+def _are_times(values: Sequence[Any]) -> bool:
+    return bool(values) and sum(instant_us(value) is not None for value in values) >= ENOUGH * len(values)
 
 
 def with_roles(stream: Stream, records: Sequence[Values]) -> Stream:
@@ -149,7 +166,9 @@ def with_roles(stream: Stream, records: Sequence[Values]) -> Stream:
     }
     texts = [field.name for field in stream.fields if field.type == "text" and field.name != time]
     numbers = [field.name for field in stream.fields if field.type in ("number", "integer") and field.name != time]
-    by = stream.by or next((name for name in texts if _divides_records(columns[name])), None)
+    by = stream.by or next(
+        (name for name in texts if _divides_records(columns[name]) and not _are_times(columns[name])), None
+    )
     measures = [name for name in numbers if not _IDENTIFIER.search(name) and _is_measured(columns[name])]
     value = stream.value or next(iter(measures), None)
     histogram = stream.histogram or next((name for name in measures if name != value), value)

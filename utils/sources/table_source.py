@@ -112,8 +112,9 @@ class TableSource:
         return Absent(f"{self._path} has no table {self._table.name} yet" + f" (it has {found})" * bool(found))
 
     def _unnumbered(self) -> ToolkitError:
-        name = f"{self._table.name} in {self._path}"
-        return ToolkitError(f"{name} has no row numbers to follow (a view has none): name a table")
+        return ToolkitError(
+            f"{self._table.name} in {self._path} has no row numbers to follow (a view has none): name a table"
+        )
 
     # Rows
 
