@@ -46,6 +46,7 @@ from utils.feeds.http import Endpoint, Intake, Posted, fed_lines, feed_http, gro
 from utils.feeds.lines import LineCodec
 
 ONE = thing("a", 1)
+HEAD = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 DEEP = '{"client":' + "[" * 200 + "]" * 200 + "}"
 BEYOND_UTF8 = b'{"client":"\xff"}'
 MANY = "[" + ",".join(["{}"] * (http.MAX_RECORDS + 1)) + "]"
@@ -265,8 +266,7 @@ def test_a_slow_body_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_client_that_disconnects_disturbs_no_other(settings: Settings) -> None:
     with running(settings) as feed:
-        head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-        for data in (b"", b"POST", head % 100, head % 100 + b"{"):
+        for data in (b"", b"POST", HEAD % 100, HEAD % 100 + b"{"):
             with socket.create_connection(("127.0.0.1", feed.port)) as connection:
                 connection.sendall(data)
         assert post(feed.port, ONE).status == 200
@@ -414,10 +414,9 @@ def test_a_clean_end_answers_every_request_it_has_taken(count: int | None, setti
 
 
 def test_a_request_that_has_begun_is_taken_while_the_feed_ends(settings: Settings) -> None:
-    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(ONE)
     with running(settings) as feed:
         with socket.create_connection(("127.0.0.1", feed.port), timeout=20) as connection:
-            connection.sendall(head + ONE[:5].encode())
+            connection.sendall(HEAD % len(ONE) + ONE[:5].encode())
             post(feed.port, ONE)  # so that the first request is being read
             feed.stop.set()
             wait_until(lambda: not can_connect(feed.port))
@@ -431,9 +430,8 @@ def test_a_request_that_is_not_complete_in_time_is_not_taken(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(web, "END_S", 0.3)
-    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(ONE)
     with running(settings) as feed, socket.create_connection(("127.0.0.1", feed.port), timeout=20) as connection:
-        connection.sendall(head + ONE[:5].encode())
+        connection.sendall(HEAD % len(ONE) + ONE[:5].encode())
         post(feed.port, ONE)  # so that the first request is being read
         assert len(feed.end()) == 1
         assert connection.recv(1000).startswith(b"HTTP/1.1 500")
@@ -498,8 +496,7 @@ def test_after_an_error_clients_are_answered_before_the_drain(
     monkeypatch.setattr(Intake, "answer", answer)
     monkeypatch.setattr(Delivery, "drain", drain)
     feed = RunningFeed(settings)
-    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(ONE)
-    assert raw(feed.port, head + ONE.encode()).startswith(b"HTTP/1.1 500")
+    assert raw(feed.port, HEAD % len(ONE) + ONE.encode()).startswith(b"HTTP/1.1 500")
     feed.wait()
     assert (listening, str(feed.code)) == ([False], "given up")
 
@@ -559,11 +556,9 @@ def test_a_journal_in_use_is_one_error_and_clients_are_answered(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(web, "END_S", 0.3)
-    body = ONE.encode()
-    request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
     with closing(Journal(settings.journal_path(NAME), THINGS)):
         feed = RunningFeed(settings, declared=False)
-        assert raw(feed.port, request % (len(body), body)).startswith(b"HTTP/1.1 500")
+        assert raw(feed.port, HEAD % len(ONE) + ONE.encode()).startswith(b"HTTP/1.1 500")
         feed.wait()
     assert isinstance(feed.code, ToolkitError) and "in use by process" in str(feed.code)
 

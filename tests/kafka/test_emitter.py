@@ -578,7 +578,7 @@ def test_two_copies_of_a_journal_fence_each_other_and_stay_exact(settings: Setti
             try:
                 with emitter(settings) as sink:
                     stored[run] = last(sink, run)
-                    if first:  # whoever asked first is fenced by now, unless the other one was already
+                    if first:  # the copy that asked first is fenced by now, unless the other one was before
                         with suppress(threading.BrokenBarrierError):
                             asked.wait(5)
                     while stored[run] < goal:
@@ -677,7 +677,7 @@ def test_topics_are_not_compacted_where_that_is_the_brokers_default(settings: Se
     other = replace(settings, topic=f"{settings.topic}-other")
     configure(admin, ConfigResource.Type.BROKER, "1", "log.cleanup.policy", "compact")
     try:
-        assert Admin(settings).problem(settings.topic) == ""  # there is none yet
+        assert Admin(settings).problem(settings.topic) == ""  # the topic does not exist yet
         with emitter(settings) as sink:
             sink.emit(make_batch(3))
         create_topic(admin, other)

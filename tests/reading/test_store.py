@@ -276,7 +276,7 @@ class TestPositions:
         open_store(place, BUZZ, "end").resume("live")
         with closing(open_store(place, BUZZ)) as again:
             assert again.resume("live") == "end"
-            again.add(chunk("end", "", []))  # there is nothing yet
+            again.add(chunk("end", "", []))  # nothing can be read yet
             assert again.resume("live") == ""
             again.add(chunk("", "1", ann(3, 3)))
             assert again.counts() == Counts(records=1)
