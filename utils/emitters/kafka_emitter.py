@@ -163,7 +163,8 @@ class KafkaEmitter:
                         raise Unavailable(f"topic {self._topic.name} cannot be read back: {error.str()}")
                     if not error and record.key() == self._key.encode():
                         ids = identity_of(record.value() or b"{}")
-                        offset, found = (place, ids) if ids and ids[0] in known else (offset, found)
+                        if ids and ids[0] in known:
+                            offset, found = place, ids
                 if time.monotonic() > deadline_s:
                     late = f"partition {self._mark.partition} of {self._topic.name}"
                     raise Unavailable(f"{late} cannot be read back within {SCAN_S:.0f} s")

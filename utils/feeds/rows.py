@@ -76,7 +76,7 @@ class RowSource:
             rows = stored.partition(":")[0]
             wanted = int(rows) if rows.isdecimal() else 0
             while self._taken < wanted and self._take(wanted - self._taken):
-                pass
+                pass  # these rows were fed before
             if stored not in ("", self._position):
                 return Chunk(self.detail, stored, "", [])
         start, taken = self._position, self._take(max_records)

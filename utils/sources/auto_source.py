@@ -90,7 +90,7 @@ def require_answer(brokers: str) -> None:
     """Raise Absent unless one of the brokers, `host:port,...`, accepts a connection within a second."""
     deadline_s = time.monotonic() + ANSWER_S
     for broker in brokers.split(","):
-        host, _, port = broker.strip().partition("]" if "[" in broker else ":")
+        host, _, port = broker.strip().partition("]" if "[" in broker else ":")  # host:port or [IPv6]:port
         try:
             place = host.lstrip("["), int(port.lstrip(":") or KAFKA_PORT)
             socket.create_connection(place, max(0.01, deadline_s - time.monotonic())).close()

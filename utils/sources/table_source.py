@@ -109,7 +109,8 @@ class TableSource:
 
     def _missing(self, tables: Iterable[str]) -> Absent:
         found = ", ".join(tables)
-        return Absent(f"{self._path} has no table {self._table.name} yet" + f" (it has {found})" * bool(found))
+        others = f" (it has {found})" if found else ""
+        return Absent(f"{self._path} has no table {self._table.name} yet{others}")
 
     def _unnumbered(self) -> ToolkitError:
         return ToolkitError(
