@@ -164,6 +164,7 @@ class TestInputs:
             ("t\n" + "7\n" * 9 + "soon\n" * 3, "t +text .*soon"),
             ("t\n" + "7\n" * 9 + "n/a\n" * 30, "t +number .*n/a(.*\n)+.*in extra: t 30;"),
             ("Wert;Tag\n" + "4,1;23.11.2026 19:04\n" * 9, r"Wert +text .*4,1 *\n *Tag +text .*23\.11\.2026 19:04"),
+            ("t;s\nTRUE;[1]\n", r"t +boolean .*true *\n *s +text .*\[1\]"),
             ("2026-11-23,0.5\n" * 9, "2026-11-23 +text .*2026-11-23"),
         ],
     )

@@ -87,7 +87,8 @@ def _example(name: str, records: Sequence[Values]) -> str:
     """Return a value of a field. One that is not a number comes first, because it shows why the field is not number."""
     found = [record[name] for record in records if record.get(name) is not None]
     others = [value for value in found if type(value) not in (int, float)]
-    return str((others or found or [""])[0])[:MAX_SHOWN]
+    value = (others or found or [""])[0]
+    return (value if isinstance(value, str) else encoder.encode(value).decode())[:MAX_SHOWN]
 
 
 def described(

@@ -243,7 +243,7 @@ def _kind(path: Path, options: InputOptions) -> tuple[str, bool]:
     suffix, is_packed = Path(path.name.lower().removesuffix(".gz")).suffix, head.startswith(_GZIP)
     kind = options.kind or SUFFIXES.get(suffix, "")
     if not kind:
-        hint = "does not tell the format: add --format json, csv or text"
+        hint = "does not tell the format: add --format json, csv or text; save a spreadsheet as CSV"
         raise ToolkitError(f"{path}: {suffix or 'no suffix'} {hint}")
     if kind in ("sqlite", "duckdb", "parquet") or is_packed:
         return kind, is_packed

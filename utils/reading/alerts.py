@@ -90,7 +90,7 @@ class Rule:
     def on(self, stream: Stream) -> "Rule":
         """Return the rule with its field `by`. Raises ToolkitError if the options or the stream's fields do not fit."""
         if (bool(self.when), bool(self.anomaly), self.silent_s is not None).count(True) != 1:
-            raise ToolkitError("give one of --when, --anomaly and --silent: each has a consumer of its own")
+            raise ToolkitError("give one of --when, --anomaly and --silent; a second rule is a second alert_consumer")
         if self.silent_s is not None and (self.times > 1 or self.cooldown_s):
             raise ToolkitError("--silent is about the time between records: it takes neither --for nor --cooldown")
         if self.when:
