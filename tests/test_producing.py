@@ -159,10 +159,10 @@ def test_a_declared_stream_has_its_columns_and_its_schema_file(settings: Setting
 def test_a_role_that_the_schema_file_has_otherwise_is_named(settings: Settings, logged: list[str]) -> None:
     producing.produce(replace(SENSORS, zones=(18, 24)), "sensor", [], AT_ONCE, settings)
     producing.produce(SENSORS, "sensor", [], AT_ONCE, settings)
-    assert not [line for line in logged if "whatever the producer says" in line]
+    assert not [line for line in logged if "as in the producer" in line]
     producing.produce(replace(SENSORS, value=None, zones=(1, 2)), "sensor", [], AT_ONCE, settings)
-    (line,) = [line for line in logged if "whatever the producer says" in line]
-    assert "sensors.json: zones is (18.0, 24.0), whatever the producer says ((1, 2)): edit it there" in line
+    (line,) = [line for line in logged if "as in the producer" in line]
+    assert "sensors.json: zones is (18.0, 24.0), not (1, 2) as in the producer: edit this file" in line
 
 
 def test_fields_without_a_column_are_named_once_and_counted(

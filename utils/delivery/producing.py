@@ -165,13 +165,11 @@ def session(
     if not wanted:
         raise ToolkitError("no sink is left to produce to: name at least one with --sinks")
     check_places(settings, stream, wanted)
-    wanted_roles, stream = roles_of(stream), declare(stream, settings.schema_folder)
+    own_roles, stream = roles_of(stream), declare(stream, settings.schema_folder)
     for role, kept in roles_of(stream).items():
-        if wanted_roles[role] not in (None, kept):
+        if (own := own_roles[role]) not in (None, kept):
             path = schema_path(stream.name, settings.schema_folder)
-            logger.info(
-                "{}: {} is {}, whatever the producer says ({}): edit it there", path, role, kept, wanted_roles[role]
-            )
+            logger.info("{}: {} is {}, not {} as in the producer: edit this file to change it", path, role, kept, own)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with closing(Journal(settings.journal_path(name), stream)) as journal:
         journal.subscribe(wanted, drop=run.drop)

@@ -96,8 +96,7 @@ def described(
 ) -> Stream | None:
     """Return the stream of an input, see `fed_stream`; None if stopped before the first record of a new stream.
 
-    With `wait`, waits until the input can be read and, for a new stream, has a record. Without it, raises ToolkitError
-    if there is none.
+    With `wait`, waits until the input can be read and, for a new stream, has a record; else raises ToolkitError.
     """
     is_new = known(name, settings.schema_folder) is None
     samples, states, reason, number = list[bytes](), StateLog(), "", 0
@@ -147,10 +146,8 @@ class Feeding:
     def handle(self, chunk: Chunk) -> int:
         """Acknowledge the lines of a chunk and return their number. See `follow`."""
         if chunk.begins_again and not self._source.restarts:
-            raise ToolkitError(
-                f"{chunk.partition} was replaced, or rows that were fed from it have changed: "
-                "--again feeds all of it once more"
-            )
+            changed = f"{chunk.partition} was replaced, or rows that were fed from it have changed"
+            raise ToolkitError(f"{changed}: --again feeds all of it once more")
         batch, rejected = self._run.batch(chunk.records)
         place = f"{chunk.partition} before {chunk.end}"
         invalid = [*chunk.invalid, *(Invalid(place, reason, line.line) for line, reason in rejected)]

@@ -113,9 +113,8 @@ class TableSource:
         return Absent(f"{self._path} has no table {self._table.name} yet{others}")
 
     def _unnumbered(self) -> ToolkitError:
-        return ToolkitError(
-            f"{self._table.name} in {self._path} has no row numbers to follow (a view has none): name a table"
-        )
+        name = f"{self._table.name} in {self._path}"
+        return ToolkitError(f"{name} has no row numbers to follow (a view has none): name a table")
 
     # Rows
 
