@@ -27,7 +27,7 @@ _CHANGING = re.compile(r"^\S+ \[.*?\] (\[thrd:.*?\]: )?|\(after \d+ms in state \
 
 
 class ClientLog(logging.Handler):
-    """Logs the lines of librdkafka as details. `reason` is the last error among them, for the report of a failure."""
+    """Handler that logs librdkafka's lines as details. `reason` is the last error, for the report of a failure."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,13 +78,13 @@ class Topic:
 
 
 class Admin:
-    """Describes, creates and deletes topics. `options` is the configuration for any client.
+    """Client that describes, creates and deletes topics. `options` is the configuration for any client.
 
     Its methods raise Unavailable if the error can heal, another ToolkitError if only the user can fix it.
     """
 
     def __init__(self, settings: Settings, log: ClientLog | None = None) -> None:
-        """Make the client, which connects with its first request."""
+        """Connect with the first request, not here."""
         from confluent_kafka import KafkaException
         from confluent_kafka.admin import AdminClient
 

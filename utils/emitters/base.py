@@ -51,7 +51,7 @@ class Emitter(Protocol):
 
 
 Connect = Callable[[str], Emitter]
-"""Opens an emitter, given the last mark of the emitter before it."""
+"""Function that opens an emitter, given the last mark of the emitter before it."""
 
 
 def delivered_by_another(path: Path, producer_id: str) -> Unavailable:

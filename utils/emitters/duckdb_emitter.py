@@ -25,7 +25,7 @@ _ROW_ERRORS = (duckdb.ConversionException, duckdb.ConstraintException)
 
 
 class DuckdbEmitter:
-    """Opens and closes the file for each insert, a window, so that it can be queried while a producer runs.
+    """Emitter that opens the file only in windows, one per insert, so that it can be queried while a producer runs.
 
     DuckDB gets the columns as NumPy arrays. They are made before the file is opened.
     """

@@ -27,7 +27,7 @@ _START_BYTES = _FINGERPRINT_BYTES = 256
 
 
 class FileEmitter:
-    """Appends to a JSON lines file that other producers may append to as well.
+    """Emitter for a JSON lines file, to which other producers may append as well.
 
     The lock is on the file itself, so it works for every name of the file. On Windows such a lock would keep readers
     out: there it is on another file beside the resolved path. Readers need no lock.

@@ -47,7 +47,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
 
 
 class KafkaEmitter:
-    """Writes to the topic of a stream with transactions that a killed predecessor cannot disturb.
+    """Emitter for the topic of a stream, with transactions that a killed predecessor cannot disturb.
 
     `key` is `<name>-<journal>`. As the transactional id it makes `last` fence earlier processes of this journal; as the
     key of all records it keeps them in one partition. `last` searches from the given mark on. Calls have deadlines.

@@ -20,7 +20,7 @@ _UNSUITABLE = ("SQLITE_ERROR", "SQLITE_CONSTRAINT_UNIQUE")
 
 
 class SqliteEmitter:
-    """Inserts each batch in one durable transaction."""
+    """Emitter that inserts each batch in one durable transaction."""
 
     mark = ""
     max_records = STEP

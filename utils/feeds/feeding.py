@@ -131,7 +131,7 @@ def described(
 
 
 class Feeding:
-    """Handles the chunks of an input: appends valid lines and the position to the journal, the rest to `letters`."""
+    """Handler of an input's chunks: appends valid lines and the position to the journal, other lines to `letters`."""
 
     def __init__(self, source: Input, run: Session, letters: Path, *, again: bool) -> None:
         self._source, self._run, self._letters = source, run, letters

@@ -77,7 +77,7 @@ def group_of(queue: SimpleQueue[Posted], gather_s: float = 0.0) -> list[Posted]:
 
 
 class Endpoint:
-    """Reads and checks the requests of clients, and sends the answers."""
+    """The HTTP endpoint: reads and checks the requests of clients, and sends the answers."""
 
     def __init__(self, queue: SimpleQueue[Posted], token: str) -> None:
         """`token` must be sent as `Authorization: Bearer TOKEN`; "" = none is needed."""
@@ -168,7 +168,7 @@ def fed_lines(body: bytes, codec: LineCodec) -> list[Line]:
 
 
 class Intake:
-    """Appends requests to the journal, each group in one transaction."""
+    """The intake of requests into the journal, with one transaction per group."""
 
     def __init__(self, session: Session, codec: LineCodec) -> None:
         self._session, self._codec = session, codec

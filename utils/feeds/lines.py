@@ -22,7 +22,7 @@ Types = Mapping[str, str]
 """The types of a stream's fields by name."""
 
 Parse = Callable[[bytes, Types], bytes]
-"""Makes a line of text a JSON line. Raises ValueError with the reason if it cannot."""
+"""Function that makes a line of text a JSON line. Raises ValueError with the reason if it cannot."""
 
 _NUMBER = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]+)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _TEXTS = ("text", "timestamp")

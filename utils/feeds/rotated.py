@@ -24,7 +24,7 @@ _COUNT = re.compile(r"[._-](\d{1,3})")  # a suffix that is a number: the newest 
 
 
 class RotatedFile(FileSource):
-    """Follows a file like FileSource, also across rotations that happened while it was not read.
+    """FileSource that follows a file also across rotations that happened while it was not read.
 
     If the file no longer has the bytes before the position, a rotated file may have them. Then that file is read from
     the position on, then the files that were rotated after it, then the file itself. Compressed files are ignored. A

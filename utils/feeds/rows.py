@@ -54,7 +54,7 @@ Pages = Iterator[list[Row]]
 
 
 class RowSource:
-    """Returns rows as lines. A position is `rows:crc`, the number of all rows before it and their checksum.
+    """Source that returns rows as lines. A position is `rows:crc`: number and checksum of all rows before it.
 
     If the rows before a stored position have changed, the chunk reports that the partition begins again.
     """

@@ -13,7 +13,7 @@ GIVE_UP_S = 10.0
 
 
 class AutoSource:
-    """Reads the first candidate that has data, until it fails for 10 s.
+    """Source that reads the first candidate which has data, until it fails for 10 s.
 
     Candidates are opened when they are tried. One that cannot be opened or read is tried again with the next poll.
     `name` and `detail` are those of the source in use. After a change, records come again that were read from the

@@ -9,7 +9,7 @@ from utils.records.codec import Codec
 from utils.records.record import Invalid
 
 Resume = Callable[[str], str]
-"""Returns the stored position of a partition: "" = the start, "end" = the present end of the partition."""
+"""Function from a partition to its stored position: "" = the start, "end" = the present end of the partition."""
 
 
 @dataclass(frozen=True)

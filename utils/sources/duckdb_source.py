@@ -1,4 +1,4 @@
-"""Reads a stream's table in a DuckDB database while other processes write it.
+"""Source of a stream's table in a DuckDB database that other processes write.
 
 One process may write a DuckDB file, or many may read it. So the file is open only while a chunk of rows is fetched
 (about 15 ms for 10,000 rows). Once the end is reached, it is opened at most every 200 ms, and only if it has changed.
@@ -29,7 +29,7 @@ _COARSE_S = 2.0  # the coarsest resolution of the times of files
 
 
 class DuckdbSource(TableSource):
-    """Attaches the file to a database in memory and reads it. Timestamps come as RFC 3339 text.
+    """Source that attaches the file to a database in memory. Timestamps come as RFC 3339 text.
 
     Waits up to 1.2 s for a writer's window to end before it raises Unavailable. For one thread at a time.
     """

@@ -1,4 +1,4 @@
-"""Reads a JSON lines file while other processes append to it, truncate, rotate or replace it.
+"""Source of a JSON lines file that other processes append to, truncate, rotate or replace.
 
 A line is read once it has its newline; no partial line is kept between polls. The file stays open, so that after a
 rotation by rename its rest is read before the new file. A position is `offset:length:crc` of the last bytes that were
@@ -31,7 +31,7 @@ _ARRAY = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*\{")
 
 
 class FileSource:
-    """Reads one file as one partition, which has the file's name.
+    """Source of one file, which is one partition with the file's name.
 
     With `finished`, a last line without its newline is read too.
     """

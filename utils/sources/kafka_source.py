@@ -1,4 +1,4 @@
-"""Reads the topic of a stream with read_committed: all partitions, or those of a member of a consumer group."""
+"""Source of a stream's topic, read_committed: all partitions, or those of a member of a consumer group."""
 
 import time
 from collections import deque
@@ -26,7 +26,7 @@ ANSWER_S = 3.0
 
 
 class KafkaSource:
-    """Reads all partitions of the topic, or with `group` those that are assigned to this member.
+    """Source of all partitions of the topic, or with `group` of those that are assigned to this member.
 
     A position is `offset:topic id`, after the last handled record. If the topic has another id, or this offset is gone,
     the partition begins again. "end" becomes a position at once: later, it would skip records that have come meanwhile.
@@ -99,7 +99,7 @@ class KafkaSource:
 
 
 class TopicWatch:
-    """Checks that a topic is still the same one. A consumer whose broker or topic is gone gets no error."""
+    """Check whether a topic is still the same one: a consumer gets no error if its broker or topic is gone."""
 
     def __init__(self, admin: Admin, topic: str) -> None:
         self.topic, self._admin = topic, admin
@@ -121,7 +121,7 @@ class TopicWatch:
 
 
 class Connection:
-    """Reads the partitions of a topic, all or those that its group assigns. Its chunks contain Kafka messages."""
+    """Connection to all partitions of a topic, or those that its group assigns. Chunks contain Kafka messages."""
 
     def __init__(self, settings: Settings, topic: str, group: str | None, resume: Resume, log: ClientLog) -> None:
         admin = Admin(settings, log)

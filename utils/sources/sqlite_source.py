@@ -1,4 +1,4 @@
-"""Reads a stream's table in a SQLite database while other processes write it."""
+"""Source of a stream's table in a SQLite database that other processes write."""
 
 import os
 import sqlite3
@@ -25,7 +25,7 @@ _UNNUMBERED = (
 
 
 class SqliteSource(TableSource):
-    """Reads in single statements on a read-only connection, so that writers never wait.
+    """Source that reads in single statements on a read-only connection, so that writers never wait.
 
     It connects again if the path names another file, or another log, because a copy was written over the file. Rows are
     read in the order of their rowid, so a row that is inserted before the position is not seen.

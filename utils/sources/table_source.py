@@ -39,7 +39,7 @@ class NotUtf8(str):
 
 
 class TableSource:
-    """Reads `table`, by default the stream's, in the order of its row numbers. Subclasses implement `fetch`.
+    """Source of `table`, by default the stream's, in the order of its row numbers. Subclasses implement `fetch`.
 
     A position is `row:crc` of the last handled row. If that row is gone or differs, the table was rebuilt and the
     partition begins again. A column that was added since changes nothing. A row is decoded like its JSON line.
