@@ -28,7 +28,7 @@ from utils.sources.base import Chunk
 
 CHUNK_RECORDS = 10_000
 MAX_SHOWN_FIELDS = 40
-MOST = 9  # so many invalid rows for each readable one show that the first line does not name the columns
+MAX_INVALID = 9  # invalid rows per readable one; with more of them the first line does not name the columns
 
 
 @Parameter(name="*")
@@ -107,8 +107,8 @@ def described(
                 chunk = reader.poll(INFERRED_FROM)
                 samples = [line.line for line in chunk.records] if chunk else []
                 number += len(samples)
-                if chunk and source.kind == "csv" and len(chunk.invalid) > MOST * len(samples):
-                    samples = []  # some lines are above the names of the columns
+                if chunk and source.kind == "csv" and len(chunk.invalid) > MAX_INVALID * len(samples):
+                    samples = []  # a title is above the names of the columns
                 is_done = bool(samples) or not is_new or stop.is_set()
                 if chunk and chunk.invalid:
                     hint = "; --format and --pattern tell how to read it; JSON has an object per line"
