@@ -93,6 +93,8 @@ class History:
     def add(self, records: Sequence[Any], now: float, started: float) -> float:
         """Take in records read at `now` by a dashboard that began at `started`. Return when the last of them came."""
         charted, flow, total = self.charted, self.flow, self.keys.total()
+        while flow and flow[-1][0] > now:  # the clock was set back: points ahead of it would hide new ones
+            flow.pop()
         keys = [charted.key(record) for record in records]
         for key, count in Counter(keys).items():
             self.keys[key if key in self.keys or len(self.keys) < MAX_KEYS else OTHERS] += count
@@ -109,7 +111,8 @@ class History:
             self.rows.append((at, key, value, measure, lag))
         came = [now] * len(times) if self.live else times
         self.seconds.update(map(int, came))
-        for second in sorted(self.seconds)[:-SECONDS]:
+        known = sorted(second for second in self.seconds if second < now + MISPLACED_S)
+        for second in {*self.seconds}.difference(known[-SECONDS:]):
             del self.seconds[second]
         return came[-1]
 
@@ -176,15 +179,23 @@ class State:
         with self._lock:
             tracker.counts.invalid += len(chunk.invalid)
             if fresh:
-                last = self._history.add(fresh, self._clock(), self._known.started)
-                self._known = replace(self._known, last=last)
+                now = self._now()
+                self._known = replace(self._known, last=self._history.add(fresh, now, self._known.started))
             if chunk.begins_again:  # noted after counting: the records in this chunk are still of the old file
                 tracker.begin_again()
+
+    def _now(self) -> float:
+        """Return the present, after moving known times that a clock set back has left ahead of it."""
+        now, known = self._clock(), self._known
+        if max(known.started, known.last or now) > now:
+            last = None if known.last is None else min(known.last, now)
+            self._known = replace(known, started=min(known.started, now), last=last)
+        return now
 
     def snapshot(self) -> Snapshot:
         """Return the present statistics. It takes some milliseconds, however many records there were."""
         with self._lock:
-            known, history, now = self._known, self._history, self._clock()
+            now, known, history = self._now(), self._known, self._history
             keys, seconds, counts = history.keys.copy(), history.seconds.copy(), history.tracker.counts
             flow, rows = tuple(history.flow), list(history.rows)
         total, charted, stream = keys.total(), history.charted, history.charted.stream

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from zlib import crc32
@@ -204,8 +205,9 @@ def test_files_that_were_rotated_in_one_tick_of_the_clock_are_ordered_by_their_n
 
 
 @open_files_stay
-def test_a_renamed_file_is_left_for_the_new_one_once_it_is_quiet(tmp_path: Path) -> None:
-    """The writer may not have opened the new file yet."""
+@pytest.mark.parametrize("written_s", [-60, 3600])
+def test_a_renamed_file_is_left_for_the_new_one_once_it_is_quiet(written_s: int, tmp_path: Path) -> None:
+    """The writer may not have opened the new file yet. A clock that is set back delays nothing."""
     path, rotated = tmp_path / "app.jsonl", tmp_path / "app.jsonl.1"
     path.write_bytes(b'{"line":1}\n')
     source = RotatedFile(path, LineCodec(STREAM), lambda partition: "", linger_s=60.0)
@@ -221,7 +223,7 @@ def test_a_renamed_file_is_left_for_the_new_one_once_it_is_quiet(tmp_path: Path)
     with rotated.open("ab") as late:
         late.write(b'{"line":2}\n')
     assert read() == [b'{"line":2}']
-    os.utime(rotated, (0, 0))
+    os.utime(rotated, (0, time.time() + written_s))
     assert [*read(), *read()] == [b'{"line":3}']
     source.close()
 

@@ -19,6 +19,7 @@ from utils.sources.file_source import FileSource, parsed
 
 LINGER_S = 1.0
 """How long a renamed file must be quiet before the new one is read, because its writer may still have it open."""
+SET_BACK_S = 60.0  # a time so far ahead means that the clock was set back since
 _ROTATED = r"[._-]\d[\d._:T-]*"  # suffix of a rotated file: .1, -20261126, .2026-11-26_19-04
 _COUNT = re.compile(r"[._-](\d{1,3})")  # a suffix that is a number: the newest file has the lowest
 
@@ -55,7 +56,8 @@ class RotatedFile(FileSource):
         return super()._is_replaced(file) and self._is_quiet(file)
 
     def _is_quiet(self, file: FileIO) -> bool:
-        return time.time() - os.fstat(file.fileno()).st_mtime >= self._linger_s
+        age_s = time.time() - os.fstat(file.fileno()).st_mtime
+        return not -SET_BACK_S < age_s < self._linger_s
 
     def _open(self) -> FileIO:
         """Open the file in which to continue, and set `_position` to the place where to continue in it."""
