@@ -29,6 +29,7 @@ from utils.app import cli
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError
 from utils.checks import doctor
+from utils.checks.accounts import accounts
 from utils.checks.doctor import Sign
 from utils.delivery.journal import Journal
 from utils.emitters.base import Emitter
@@ -183,6 +184,15 @@ def test_a_journal_that_is_no_database(settings: Settings) -> None:
     settings.journal_path("bob").write_text("not a database, but long enough to be read as one" * 10)
     assert "bob.sqlite is not a SQLite database" in look(settings, "journal")
     assert "ann.sqlite (buzz): 3 assigned" in look(settings, "journal", "ok")
+
+
+def test_a_journal_of_the_first_edition_is_no_empty_one(settings: Settings) -> None:
+    """What was pending in it when the toolkit was updated is acknowledged."""
+    with closing(sqlite3.connect(settings.journal_path("bob"))) as connection:
+        connection.execute("CREATE TABLE identities (a)")
+    assert "bob.sqlite is no journal of this version: deliver its rest" in look(settings, "journal")
+    with pytest.raises(ToolkitError, match="no journal of this version"):
+        accounts(settings)
 
 
 def test_a_copied_journal_is_no_problem(settings: Settings) -> None:

@@ -46,8 +46,11 @@ def account_of(path: Path) -> Account | None:
     with sqlite.errors(path), closing(open_read_only(path)[0]) as connection:
         connection.execute("BEGIN")
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-        if "facts" not in tables:
+        if not tables:
             return None
+        if "facts" not in tables:
+            remedy = "deliver its rest with the version that wrote it, or move it away"
+            raise ToolkitError(f"{path} is no journal of this version: {remedy}")
         runs = connection.execute("SELECT producer_id, first, last FROM runs ORDER BY run").fetchall()
         subscribed = connection.execute("SELECT sink, since, after FROM subscriptions ORDER BY rowid").fetchall()
         stream = connection.execute("SELECT value FROM facts WHERE name = 'stream'").fetchone()
