@@ -377,6 +377,14 @@ def test_a_missing_package_is_named_with_its_remedy(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == (f"producers.test: No module named 'rich'; do this first: {startup.remedy()}\n")
 
 
+def test_a_folder_that_may_not_be_looked_into_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", "data/journal")
+
+    assert cli.run(main, name="producers.test", arguments=[]) == 2
+    assert capsys.readouterr().err == "producers.test: data/journal: Permission denied\n"
+
+
 @pytest.mark.parametrize("name", ENTRY_POINTS)
 def test_every_command_knows_its_version(name: str, settings: Settings) -> None:
     assert run_help(name, option="--version") == f"streaming-toolkit {VERSION}\n"
