@@ -13,7 +13,6 @@ import pytest
 
 from tests.project_copy import apply_changes, copy_project, replace_once
 from utils.app.config import PROJECT_DIR
-from utils.sinks import EMBEDDED
 
 pytestmark = pytest.mark.full
 
@@ -108,7 +107,8 @@ def test_a_stream_begins_anew(project: Path) -> None:
     run(project, "-m", "producers.garden_producer", "--interval", "0", "--count", "7")
     assert rows(project, "SELECT min(sequence), max(sequence), count(*) FROM garden") == [(1, 7, 7)]
     assert "in the store: records 7," in follow(project, "consumers.sqlite_consumer_case")
-    assert f"ok: {7 * len(EMBEDDED)} records in {len(EMBEDDED)} sinks" in run(project, "-m", "verify_emitters", "audit")
+    audit = re.search(r"ok: (\d+) records in (\d+) sinks", run(project, "-m", "verify_emitters", "audit"))
+    assert audit and int(audit[1]) == 7 * int(audit[2])
 
 
 def test_the_page_shows_the_record_that_the_producer_has() -> None:
