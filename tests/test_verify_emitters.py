@@ -64,7 +64,7 @@ def test_a_sink_that_loses_or_changes_records_fails(monkeypatch: pytest.MonkeyPa
         assert result.result == "failed"
         assert words in result.reason
     monkeypatch.setattr(FileEmitter, "emit", lambda emitter, batch: None)
-    assert check.check("file", DEFAULTS).reason == "the sink does not know the record that it has just stored"
+    assert check.check("file", DEFAULTS).reason == "the sink does not contain the record that was just written to it"
     assert run("check") == 1
 
 

@@ -116,7 +116,7 @@ class Making:
 MAKING = Making()
 ChosenSource = Annotated[
     SourceName,
-    Parameter(name="--source", help=f"What to read; auto: the first of {', '.join(BY_PREFERENCE)} that has data."),
+    Parameter(name="--source", help=f"Sink to read; auto: the first of {', '.join(BY_PREFERENCE)} that has data."),
 ]
 
 

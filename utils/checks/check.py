@@ -86,7 +86,7 @@ def _round_trip(sink: str, settings: Settings, stream: Stream, batch: Batch) -> 
         if emitter.last([batch.producer_id]) is None:
             emitter.emit(batch)
         if emitter.last([batch.producer_id]) != (batch.producer_id, 1):
-            raise ToolkitError("the sink does not know the record that it has just stored")
+            raise ToolkitError("the sink does not contain the record that was just written to it")
     found = [page for page in pages(sink, settings, stream) if any(page)]
     if not found:
         raise Unavailable("the record cannot be read back")

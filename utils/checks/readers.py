@@ -1,4 +1,4 @@
-"""Reading of all records of a sink, by its source; of a Kafka topic by kafka-python, which has not written it."""
+"""Reading of all records of a sink: by its source, but a Kafka topic by another client library than wrote it."""
 
 from collections.abc import Generator
 from contextlib import closing

@@ -201,7 +201,7 @@ def declare(stream: Stream, folder: Path) -> Stream:
 
 
 def roles_of(described: Stream | _File) -> dict[str, Any]:
-    """Return the names of the fields by their roles, and the zones; None for a role that is not named."""
+    """Return the roles: the field name of each, and the two limits of `zones`; None for a role that is not named."""
     return {role: getattr(described, role) for role in (*_ROLES, "zones")}
 
 
