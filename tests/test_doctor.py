@@ -190,7 +190,7 @@ def test_a_journal_of_the_first_edition_is_no_empty_one(settings: Settings) -> N
     """What was pending in it when the toolkit was updated is acknowledged."""
     with closing(sqlite3.connect(settings.journal_path("bob"))) as connection:
         connection.execute("CREATE TABLE identities (a)")
-    assert "bob.sqlite is no journal of this version: deliver its rest" in look(settings, "journal")
+    assert "bob.sqlite is no journal of this version: deliver what is pending" in look(settings, "journal")
     with pytest.raises(ToolkitError, match="no journal of this version"):
         accounts(settings)
 

@@ -116,7 +116,7 @@ def _report_error(error: BaseException, name: str, has_log: bool) -> int:
         case OSError() if _is_broken_pipe(error):
             _discard_output(sys.stdout)
             return 0
-        case PermissionError() if error.filename:  # on the way to a file: most who open one name it themselves
+        case PermissionError() if error.filename:  # a folder that cannot be searched; callers handle their files
             line = f"{error.filename}: {error.strerror}"
         case KeyboardInterrupt():
             line, code = "interrupted" if has_log else "interrupted before it began", UNFINISHED

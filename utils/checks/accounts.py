@@ -42,14 +42,14 @@ def journal_paths(settings: Settings) -> list[Path]:
 
 
 def account_of(path: Path) -> Account | None:
-    """Read a journal; None if its producer is still creating it. Raises ToolkitError."""
+    """Read a journal; None if its producer is still creating it. Raises ToolkitError if it cannot be read."""
     with sqlite.errors(path), closing(open_read_only(path)[0]) as connection:
         connection.execute("BEGIN")
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
         if not tables:
             return None
         if "facts" not in tables:
-            remedy = "deliver its rest with the version that wrote it, or move it away"
+            remedy = "deliver what is pending with the version that wrote it, or move it away"
             raise ToolkitError(f"{path} is no journal of this version: {remedy}")
         runs = connection.execute("SELECT producer_id, first, last FROM runs ORDER BY run").fetchall()
         subscribed = connection.execute("SELECT sink, since, after FROM subscriptions ORDER BY rowid").fetchall()

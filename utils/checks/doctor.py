@@ -167,22 +167,20 @@ def _sinks(settings: Settings, found: list[Account]) -> Iterator[Sign]:
         contents = dict[str, list[str]]()
         for stream in streams:
             try:
-                what = _contents(sink, settings, stream)
-                contents.setdefault(what, []).append(stream.name)
-                if (
-                    what != MISSING
-                    and not sink.embedded
-                    and (problem := Admin(settings).problem(settings.topic_of(stream.name)))
-                ):
+                state = _contents(sink, settings, stream)
+                contents.setdefault(state, []).append(stream.name)
+                has_topic = not sink.embedded and state != MISSING
+                if has_topic and (problem := Admin(settings).problem(settings.topic_of(stream.name))):
                     yield Sign(name, "problem", problem)
             except ToolkitError as error:
                 yield Sign(name, "problem", " ".join(str(error).split()), "README.md, Troubleshooting, says what to do")
-        found_as = [f"{what}: {', '.join(names)}" for what, names in contents.items()]
-        if found_as:
-            yield Sign(name, "ok", "; ".join([_place(sink, settings, streams), *found_as]))
+        if contents:
+            states = [f"{state}: {', '.join(names)}" for state, names in contents.items()]
+            yield Sign(name, "ok", "; ".join([_place(sink, settings, streams), *states]))
 
 
 def _contents(sink: Sink, settings: Settings, stream: Stream) -> str:
+    """Read the first records of a stream and return "with records", "empty" or MISSING. Raises ToolkitError."""
     try:
         with closing(pages(sink.name, settings, stream)) as reader:
             return "with records" if next(reader, None) else "empty"
@@ -191,6 +189,7 @@ def _contents(sink: Sink, settings: Settings, stream: Stream) -> str:
 
 
 def _place(sink: Sink, settings: Settings, streams: Sequence[Stream]) -> str:
+    """Return the sink's file with its size; for several files their folder, for Kafka the brokers."""
     paths = {path for stream in streams if (path := sink.path(settings, stream))}
     if len(paths) != 1:
         return str(settings.data_path) if paths else settings.kafka_broker

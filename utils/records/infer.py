@@ -17,7 +17,7 @@ from utils.records.instants import microseconds
 from utils.records.stream import Stream
 
 ENOUGH = 0.9  # share of the values that must fit a type
-CODES = 0.01  # share of values such as 01001, above which the numbers among them are codes, too
+CODES = 0.01  # if more than this share of the values is like 01001, the others are codes too, not numbers
 MISSING = frozenset(("", "na", "n/a", "#n/a", "nan", "null", "none", "-", "--", ".", "..", "?"))
 """Texts that stand for a missing value, in lowercase. They have no influence on the type of a field."""
 MAX_FIELDS = 1_000  # objects with values as names have any number; SQLite takes 2,000 columns, PostgreSQL 1,600
