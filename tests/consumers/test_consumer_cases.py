@@ -14,6 +14,7 @@ import pytest
 
 from tests.helpers import FILES, make_batch, ragini, run_here, start_python, wait_until
 from utils.app.config import Settings
+from utils.app.errors import ToolkitError
 from utils.app.options import Reading
 from utils.reading.database import Database
 from utils.reading.processing import consumer as consumer_of
@@ -102,6 +103,15 @@ def test_a_handle_of_ones_own_is_part_of_the_transaction(settings: Settings) -> 
     main(reading=Reading(once=True), tumbling=Tumbling(every_s=60), settings=settings)
     assert ask(path, "SELECT sequence FROM kept") == [(1,), (2,), (3,), (4,), (5,)]
     assert ask(path, "SELECT SUM(records) FROM windows") == [(2,)]
+
+
+def test_a_handle_with_a_wrong_statement_ends_the_consumer(settings: Settings) -> None:
+    def keep(database: Database, records: list[dict[str, Any]]) -> None:
+        database.execute("INSERT INTO missing VALUES (1)")
+
+    emit("file", settings, 3)
+    with pytest.raises(ToolkitError, match="the handle of kept: no such table: missing"):
+        consumer_of("file", "live_file", name="kept", handle=keep)(settings=settings)
 
 
 @pytest.mark.parametrize("sink", FILES)

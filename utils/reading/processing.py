@@ -1,7 +1,8 @@
 """The command of all sink consumers: store each record once in a processed store, then print a summary."""
 
-from collections.abc import Callable
-from contextlib import closing
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Event
@@ -12,7 +13,7 @@ import msgspec
 from utils.app import cli, signals
 from utils.app.backoff import backoff
 from utils.app.config import DEFAULT_STREAM, DEFAULTS, Reads, Settings, processed_store_url
-from utils.app.errors import Unavailable
+from utils.app.errors import ToolkitError, Unavailable
 from utils.app.options import FOLLOWING, Reading, StreamName
 from utils.reading.database import Database, PostgresDatabase, SqliteDatabase
 from utils.reading.follow import OnWait, StateLog, follow
@@ -95,6 +96,17 @@ Handle = Callable[[Database, list[dict[str, Any]]], None]
 """Callback that handles the records that are new to a consumer's store, in the transaction that stores them."""
 
 
+@contextmanager
+def _mistakes(name: str) -> Iterator[None]:
+    """Raise ToolkitError for a wrong statement of a handle. To SQLite it is an error that can heal, as are locks."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_ERROR:
+            raise ToolkitError(f"the handle of {name}: {error}") from error
+        raise
+
+
 def consumer(sink: str, *reads: str, name: str = "", handle: Handle | None = None) -> Callable[..., int]:
     """Return the `main` of a consumer of this sink. Its command line has the settings named in `reads`.
 
@@ -130,7 +142,8 @@ def consumer(sink: str, *reads: str, name: str = "", handle: Handle | None = Non
                     windows.add(stored)
                 if handle and stored.new:
                     lines = store.stream.codec.lines([record for record, *_ in stored.new])
-                    handle(store.database, list(map(msgspec.json.decode, lines)))
+                    with _mistakes(name):
+                        handle(store.database, list(map(msgspec.json.decode, lines)))
 
             def show(new: list[Any]) -> None:
                 if view:
