@@ -229,6 +229,17 @@ class TestInputs:
         assert column(settings, "app", "line")["sqlite"] == ["12", "{}", "x"]
         assert "--encoding" in letters(settings, "app")[0]["reason"]
 
+    @pytest.mark.parametrize(("name", "items"), [("a.json", "data"), ("a.geojson", "a.b.c")])
+    def test_an_array_in_an_object(self, name: str, items: str, feed: Feed, settings: Settings, tmp_path: Path) -> None:
+        found: Any = [{"n": 1, "of": {"x": [1]}}, 7, {"n": 2.50}]
+        for member in reversed(items.split(".")):
+            found = {"size": 3, member: found}
+        (tmp_path / name).write_text(json.dumps(found, indent=2))
+        for _ in range(2):
+            feed(name, "--items", items, "--sinks", "sqlite")
+        assert column(settings, "a", "n")["sqlite"] == [1, 2.5]
+        assert [letter["place"] for letter in letters(settings, "a")] == [f"{name} item 2"]
+
     @pytest.mark.parametrize(("name", "field"), [("a.json", "n"), ("a.log", "line"), ("a.json.gz", "n")])
     def test_a_file_of_one_line_without_its_end(
         self, name: str, field: str, feed: Feed, settings: Settings, tmp_path: Path
@@ -439,12 +450,27 @@ BAD: dict[str, tuple[str, bytes | None, list[str], str]] = {
         [],
         "begins with an object over several lines",
     ),
-    "an object of arrays": ("a.json", b'\xef\xbb\xbf {"n": 1, "items": [\r\n{"m": 1}]}\n', [], "docs/feed.md shows"),
+    "an object of arrays": (
+        "a.json",
+        b'\xef\xbb\xbf {"n": 1, "items": [\r\n{"m": 1}]}\n',
+        [],
+        "--items names the array",
+    ),
+    "no such items": (
+        "a.json",
+        b'{"n": {"m": [1]}}',
+        ["--items", "n.k"],
+        "a.json: n.k is not a complete JSON array: there is no k, only m",
+    ),
+    "items of no array": ("a.json", b'{"n": {"m": 1}}', ["--items", "n.m"], "Expected `array`, got `int`"),
+    "items of lines": ("a.json", b'{"n":1}\n{"n":2}\n', ["--items", "n"], "trailing characters"),
+    "items of a table": ("a.csv", b"n\n1\n", ["--items", "n"], "--items is for a file that is one JSON object"),
+    "items in gzip": ("a.json", gzip.compress(b'{"n":[]}', mtime=0), ["--items", "n"], "uncompressed"),
     "no time format": ("a.csv", b"n\n1\n", ["--time-format", "%Q"], "'Q' is a bad directive in format"),
     "time format of nothing": ("a.csv", b"n\n1\n", ["--time-format", "today"], "it has no code for a time"),
     "time format of JSON": ("a.jsonl", b'{"n":1}\n', ["--time-format", "%Y"], "--time-format is for CSV and text"),
-    "incomplete array": ("a.json", b'[{"n":1},', [], "is not a complete one"),
-    "NaN in an array": ("a.json", b'[{"n":NaN}]', [], "is not a complete one: NaN or Infinity (byte 6)"),
+    "incomplete array": ("a.json", b'[{"n":1},', [], "it is not a complete JSON array"),
+    "NaN in an array": ("a.json", b'[{"n":NaN}]', [], "is not a complete JSON array: NaN or Infinity (byte 6)"),
     "bad pattern": ("a.log", b"1\n", ["--pattern", "("], "is not a regular expression"),
     "pattern without names": ("a.log", b"1\n", ["--pattern", ".*"], "names no field"),
     "bad encoding": ("a.csv", b"n\n1\n", ["--encoding", "klingon"], "there is no such encoding"),

@@ -55,6 +55,7 @@ class InputOptions:
     pattern: Annotated[str, optional("Regular expression for text: named groups are fields.")] = ""
     encoding: Annotated[str, Parameter(help="Encoding of CSV and text.")] = "utf-8"
     time_format: Annotated[str, optional("How CSV or text writes times, such as '%m/%d/%Y'; else ISO 8601.")] = ""
+    items: Annotated[str, optional("The array of records in a JSON object: features, or hits.hits.")] = ""
     table: Annotated[str, optional("Table of a SQLite or DuckDB file.")] = ""
 
     @property
@@ -102,6 +103,8 @@ def find_input(source: str, options: InputOptions, settings: Settings, stop: thr
     found = _found(source, options, settings, stop)
     if options.time_format and found.kind not in ("csv", "text"):
         raise ToolkitError(f"--time-format is for CSV and text: leave it out, times of {source} stay as they are")
+    if options.items and found.kind != "array":
+        raise ToolkitError(f"--items is for a file that is one JSON object, uncompressed, which {source} is not")
     return found
 
 
@@ -169,7 +172,7 @@ def _complete_file(path: Path, kind: str, options: InputOptions, *, is_packed: b
     def make(codec: LineCodec, resume: Resume, finished: bool) -> Source:
         match kind:
             case "array":
-                return RowSource(path.name, array_pages(path), codec, resume, "item")
+                return RowSource(path.name, array_pages(path, options.items), codec, resume, "item")
             case "parquet":
                 return RowSource(path.name, parquet_pages(path), codec, resume, "row")
         text = Text.of(path.name, options.encoding, blocks(), options.time_format)
@@ -241,7 +244,7 @@ def _kind(path: Path, options: InputOptions) -> tuple[str, bool]:
     except OSError as error:
         raise ToolkitError(f"{path} cannot be read: {error.strerror}") from error
     suffix, is_packed = Path(path.name.lower().removesuffix(".gz")).suffix, head.startswith(_GZIP)
-    kind = options.kind or SUFFIXES.get(suffix, "")
+    kind = options.kind or SUFFIXES.get(suffix, "") or ("json" if options.items else "")
     if not kind:
         hint = "does not tell the format: add --format json, csv or text; save a spreadsheet as CSV"
         raise ToolkitError(f"{path}: {suffix or 'no suffix'} {hint}")
@@ -249,8 +252,10 @@ def _kind(path: Path, options: InputOptions) -> tuple[str, bool]:
         return kind, is_packed
     if options.encoding == PLAIN.encoding and b"\0" in HOLE.sub(b"", head):
         raise ToolkitError(f"{path} is binary, or UTF-16 (add --encoding utf-16 for a CSV file), and not {kind}")
+    if kind == "json" and options.items:
+        return "array", False
     if kind == "json" and not options.format and _SPREAD.match(head):
-        hint = "docs/feed.md shows how to write one per line; --format json takes its lines as they are"
+        hint = "--items names the array of records in it; --format json takes its lines as they are"
         raise ToolkitError(f"{path} begins with an object over several lines: {hint}")
     is_array = suffix == ".json" and head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
     return "array" if kind == "json" and is_array else kind, False

@@ -21,6 +21,7 @@ from utils.app.cli import counted
 from utils.app.errors import ToolkitError
 from utils.clients.line_file import MAX_LINE_BYTES
 from utils.feeds.lines import LineCodec, Types, json_line
+from utils.records.codec import object_decoder
 from utils.records.external import reason_of
 from utils.records.record import Invalid
 from utils.records.table import quoted
@@ -218,22 +219,30 @@ def _names(row: Row, cells: Sequence[str], name: str) -> list[str]:
     return names
 
 
-def array_items(data: bytes) -> list[bytes]:
-    """Return the items of a JSON array, each on one line. Raises ValueError with the reason."""
+def array_items(data: bytes, items: str = "") -> list[bytes]:
+    """Return the items of a JSON array, each on one line. Raises ValueError with the reason.
+
+    `items` are the names of the members that lead to the array, with a dot between, if `data` is an object.
+    """
     data = data.removeprefix(codecs.BOM_UTF8)
     try:
+        for name in filter(None, items.split(".")):
+            members = object_decoder.decode(data)
+            if name not in members:
+                raise ValueError(f"there is no {name}, only {', '.join(members)}"[:200])
+            data = bytes(members[name])
         return [bytes(item).replace(b"\n", b" ") for item in _array.decode(data)]
     except (ValueError, RecursionError) as error:
         raise ValueError(reason_of(error, data)) from error
 
 
-def array_pages(path: Path) -> Pages:
-    """Yield the items of a file that is one JSON array."""
+def array_pages(path: Path, items: str = "") -> Pages:
+    """Yield the items of the array that a JSON file is, or that is in its object."""
     try:
-        items = array_items(path.read_bytes())
+        rows = array_items(path.read_bytes(), items)
     except ValueError as error:
-        raise ToolkitError(f"{path} begins like a JSON array but is not a complete one: {error}") from error
-    yield list(map(Row, count(1), items, items))
+        raise ToolkitError(f"{path}: {items or 'it'} is not a complete JSON array: {error}") from error
+    yield list(map(Row, count(1), rows, rows))
 
 
 def parquet_pages(path: Path) -> Pages:
