@@ -1,12 +1,12 @@
-# Shortcuts for who changes the project; CONTRIBUTING.md says what they are for. `make test` is the first.
+# Shortcuts for contributors; CONTRIBUTING.md explains them. `make` alone runs the quick tests.
 python := $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
 
 .PHONY: test all long lint format bench pictures proof lock
 
-test:  ## the quick tests
+test:  ## quick tests
 	$(python) scripts/run_tests.py
 
-all:  ## everything, as CI runs it
+all:  ## all tests and checks, as CI runs them
 	$(python) scripts/run_tests.py --all
 
 long:
@@ -27,10 +27,10 @@ bench:
 pictures:
 	$(python) -m scripts.make_pictures
 
-proof:  ## docs/proof.md from the tests' own markers
+proof:  ## the tables of docs/proof.md, from the markers of the tests
 	$(python) -m scripts.make_proof
 
-lock:  ## exact versions, after a change of requirements*.txt
+lock:  ## lock files with exact versions, after a change of requirements*.txt
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(python) -m uv pip compile -q --universal --generate-hashes --no-annotate \
 		--python-version 3.11 requirements.txt -o requirements.lock
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(python) -m uv pip compile -q --universal --generate-hashes --no-annotate \
