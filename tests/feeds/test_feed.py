@@ -53,7 +53,7 @@ RECORDS = [
 
 HEADER: list[Any] = ["name", "number", "ts"]
 
-HINT = "--format and --pattern tell how to read it; JSON has an object per line"
+HINT = "--format, --pattern and --items tell how to read it; JSON has an object per line"
 
 
 def as_csv(delimiter: str = ",") -> str:

@@ -111,7 +111,7 @@ def described(
                     samples = []  # a title is above the names of the columns
                 is_done = bool(samples) or not is_new or stop.is_set()
                 if chunk and chunk.invalid:
-                    hint = "; --format and --pattern tell how to read it; JSON has an object per line"
+                    hint = "; --format, --pattern and --items tell how to read it; JSON has an object per line"
                     reason = f": {chunk.invalid[0].reason}{hint if source.kind != 'csv' else ''}"
                 elif not (chunk or is_done):
                     few = f"only {cli.counted(number, 'readable record')}" if number else "no readable record"
@@ -147,7 +147,7 @@ class Feeding:
         """Acknowledge the lines of a chunk and return their number. See `follow`."""
         if chunk.begins_again and not self._source.restarts:
             changed = f"{chunk.partition} was replaced, or rows that were fed from it have changed"
-            raise ToolkitError(f"{changed}: --again feeds all of it once more")
+            raise ToolkitError(f"{changed}: --again feeds all of it once more, --stream NAME into another stream")
         batch, rejected = self._run.batch(chunk.records)
         place = f"{chunk.partition} before {chunk.end}"
         invalid = [*chunk.invalid, *(Invalid(place, reason, line.line) for line, reason in rejected)]
