@@ -329,8 +329,8 @@ def test_a_run_without_any_sink_is_one_line(settings: Settings) -> None:
 
 
 @pytest.mark.proof(
-    "a sink that is away delays no other sink and gets everything when it is back",
-    "short runs while a sink is away",
+    "a sink that is down delays no other sink and gets all records when it is up again",
+    "short runs while a sink is down",
     full=25,
     long=200,
 )

@@ -47,7 +47,7 @@ def crasher(tmp_path: Path, settings: Settings) -> Iterator[Crasher]:
 
 @pytest.mark.proof(
     "an acknowledged record is in every sink, once and in order",
-    "the process ends at a write, sync, truncation or removal of a file, or in the middle of it",
+    "the process ends before or within a write, sync, truncation or removal of a file",
     full=16,
     long="every one",
 )

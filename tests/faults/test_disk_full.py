@@ -92,7 +92,7 @@ def test_one_disk_is_full_and_gets_space_again(
 
 
 @pytest.mark.proof(
-    "a sink that is away delays no other sink and gets everything when it is back",
+    "a sink that is down delays no other sink and gets all records when it is up again",
     "a disk that is full for journal and sinks at once",
     full=2,
 )

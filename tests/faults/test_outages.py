@@ -60,8 +60,8 @@ OUTAGES = {"file": folder_in_place_of, "sqlite": lock_sqlite, "duckdb": hold_duc
 
 
 @pytest.mark.proof(
-    "a sink that is away delays no other sink and gets everything when it is back",
-    "a file that is moved, a locked SQLite, a DuckDB that another program keeps open",
+    "a sink that is down delays no other sink and gets all records when it is up again",
+    "a moved file, a locked SQLite database, a DuckDB file that another program keeps open",
     full="each",
 )
 @pytest.mark.parametrize("sink", OUTAGES)
@@ -153,8 +153,8 @@ def test_a_folder_that_cannot_be_written_to(settings: Settings) -> None:
 
 
 @pytest.mark.proof(
-    "a sink that is away delays no other sink and gets everything when it is back",
-    "a writer that holds the lock of SQLite and is frozen",
+    "a sink that is down delays no other sink and gets all records when it is up again",
+    "a frozen process that has the lock of SQLite",
     full=1,
 )
 def test_a_sink_process_that_is_frozen_holds_up_only_its_sink(settings: Settings) -> None:

@@ -100,7 +100,7 @@ def believed_and_left(disk: Disk, sink: str, call: int, *, sync: int = 1) -> tup
 
 
 @pytest.mark.proof(
-    "what a sink is believed to contain is on its disk",
+    "a record that a sink reports is on its disk",
     "a power cut after each call that changes a file of a sink (needs root and Linux)",
     full="each call",
 )

@@ -83,7 +83,7 @@ def test_signals_at_random_moments_of_a_short_run(settings: Settings, times: int
 
 
 @pytest.mark.proof(
-    "a signal ends a command with one summary within the drain bound", "a signal while a sink is away", full=1
+    "a signal ends a command with one summary within the drain bound", "a signal while a sink is down", full=1
 )
 def test_a_signal_while_a_sink_is_away_ends_within_the_drain_bound(settings: Settings) -> None:
     ragini("--count", 1, settings=settings)

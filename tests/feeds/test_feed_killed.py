@@ -97,7 +97,7 @@ class RotatedLog:
 
 
 @pytest.mark.proof(
-    "what a feed reads arrives once and in order",
+    "each record of a feed arrives once and in order",
     "kill -9 of the feed while the file is appended to, rotated, copied and truncated",
     full=3,
     long=100,
@@ -111,7 +111,7 @@ def test_a_followed_file(times: int, settings: Settings, tmp_path: Path, measure
 
 
 @pytest.mark.proof(
-    "what a feed reads arrives once and in order",
+    "each record of a feed arrives once and in order",
     "kill -9 of the feed while another program inserts rows",
     full=2,
     long=50,
@@ -134,7 +134,7 @@ def test_a_table(times: int, settings: Settings, tmp_path: Path, measured: Calla
 
 
 @pytest.mark.proof(
-    "what a feed reads arrives once and in order", "kill -9 of the feed somewhere in the file", full=2, long=50
+    "each record of a feed arrives once and in order", "kill -9 of the feed somewhere in the file", full=2, long=50
 )
 @pytest.mark.timeout(3600)
 def test_a_complete_file(times: int, settings: Settings, tmp_path: Path, measured: Callable[[str], None]) -> None:

@@ -95,7 +95,7 @@ def stored(settings: Settings) -> Iterator[tuple[str, list[tuple[str, int]]]]:
 
 
 @pytest.mark.proof(
-    "each record that is posted with an Idempotency-Key arrives once, without one at least once",
+    "a record that is posted with an Idempotency-Key arrives once, without one at least once",
     "kill -9 of a feed over HTTP while many clients post",
     full=2,
     long=20,

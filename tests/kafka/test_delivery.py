@@ -212,8 +212,8 @@ def test_two_copies_of_a_folder_that_run_at_once(settings: Settings, tmp_path: P
 
 
 @pytest.mark.proof(
-    "a sink that is away delays no other sink and gets everything when it is back",
-    "short runs while the broker is away",
+    "a sink that is down delays no other sink and gets all records when it is up again",
+    "short runs while the broker is down",
     full=5,
     long=200,
 )
@@ -333,7 +333,7 @@ def test_a_record_over_the_limit_of_the_topic_becomes_a_dead_letter(settings: Se
 
 @pytest.mark.proof(
     "an acknowledged record is in every sink, once and in order",
-    "kill -9 of a broker of three while a producer writes to them",
+    "kill -9 of one broker of three while a producer writes to them",
     full=1,
     long=3,
 )

@@ -93,7 +93,10 @@ def test_a_topic_that_is_no_input_is_one_line(settings: Settings, topic: str) ->
 
 
 @pytest.mark.proof(
-    "what a feed reads arrives once and in order", "kill -9 of the feed while another program produces", full=2, long=50
+    "each record of a feed arrives once and in order",
+    "kill -9 of the feed while another program produces",
+    full=2,
+    long=50,
 )
 @pytest.mark.timeout(3600)
 def test_a_topic_while_the_feed_is_killed(

@@ -88,7 +88,7 @@ def statistics(settings: Settings) -> dict[str, tuple[int, float, int]]:
 
 
 @pytest.mark.proof(
-    "consumers on several machines store each record once, whoever takes a partition over",
+    "consumers on several machines store each record once, however partitions move",
     "kill -9 of two consumers on each of two machines, and a restart of PostgreSQL with every fifth",
     full=4,
     long=50,

@@ -43,7 +43,7 @@ def disk(home: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.proof(
-    "what a sink is believed to contain is on its disk",
+    "a record that a sink reports is on its disk",
     "a power cut under a broker that prepare_kafka.sh set up (needs root and Linux)",
     full=1,
 )

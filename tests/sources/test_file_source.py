@@ -517,8 +517,8 @@ STEPS = st.one_of(
 
 
 @pytest.mark.proof(
-    "a reader gets every record once, whatever happens to what it reads",
-    "a file that is appended to, torn, truncated, renamed, copied and read again, against a model",
+    "a reader gets every record once, whatever happens to its file or table",
+    "appends, partial lines, truncation, renaming and copies of a file, and repeated reads, against a model",
     quick=50,
     full=300,
     long=10_000,

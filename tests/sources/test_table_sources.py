@@ -849,8 +849,8 @@ STEPS = st.one_of(
 
 
 @pytest.mark.proof(
-    "a reader gets every record once, whatever happens to what it reads",
-    "a table whose rows come, go and are rebuilt, and restarts of its reader, against a model",
+    "a reader gets every record once, whatever happens to its file or table",
+    "inserted and deleted rows, a rebuilt table and restarts of the reader, against a model",
     full="50, DuckDB 8",
     long="2,000, DuckDB 150",
 )
