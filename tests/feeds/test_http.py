@@ -1,6 +1,8 @@
 """A feed over HTTP: the answer to each request, and what was answered with 200 is in the sinks once."""
 
+import errno
 import json
+import logging
 import re
 import secrets
 import socket
@@ -8,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from queue import SimpleQueue
@@ -411,6 +413,51 @@ def test_a_clean_end_answers_every_request_it_has_taken(count: int | None, setti
     }  # fmt: skip
     with pytest.raises(OSError):
         post(feed.port, ONE)
+
+
+def test_too_many_clients_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that send nothing: each is one of the files that the process may open, and sinks need some too."""
+    monkeypatch.setattr(web, "MAX_CONNECTIONS", 8)
+    with ExitStack() as opened:
+        server = opened.enter_context(closing(WebServer(Endpoint(SimpleQueue(), "").app(), "127.0.0.1", 0, "")))
+        address = "127.0.0.1", port_of(server)
+        clients = [opened.enter_context(socket.create_connection(address, timeout=10)) for _ in range(20)]
+        for client in clients[12:]:
+            with suppress(ConnectionResetError):
+                assert client.recv(1) == b""
+        clients[0].sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 503 " in clients[0].recv(1000)
+        for client in clients[1:]:
+            client.close()
+        wait_until(lambda: post(address[1], "", method="GET").status == 405)
+
+
+@pytest.mark.parametrize(("files", "most"), [(256, 128), (20_000, 1_000), (None, 1_000)])
+def test_connections_leave_half_of_the_files_to_others(
+    files: int | None, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = pytest.importorskip("resource")
+    soft = resource.RLIM_INFINITY if files is None else files
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, soft))
+
+    def raised(_: int, limits: tuple[int, int]) -> None:
+        if limits[0] > limits[1]:
+            raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr(resource, "setrlimit", raised)
+    assert web.most_connections() == most
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, 1 << 20))
+    assert web.most_connections() == 1_000
+
+
+def test_clients_that_cannot_be_accepted_do_not_fill_the_log(logged: list[str]) -> None:
+    """Nothing but a file that is closed ends it, and asyncio tries again a thousand times per second."""
+    with closing(WebServer(Endpoint(SimpleQueue(), "").app(), "127.0.0.1", 0, "")):
+        error = OSError(errno.EMFILE, "Too many open files")
+        logging.getLogger("asyncio").error("socket.accept() out of system resource", exc_info=error)
+        logging.getLogger("asyncio").error("Task exception was never retrieved", exc_info=ValueError("odd"))
+    errors = [line for line in logged if line.startswith("ERROR")]
+    assert len(errors) == 1 and "never retrieved" in errors[0]
 
 
 def test_a_request_that_has_begun_is_taken_while_the_feed_ends(settings: Settings) -> None:

@@ -486,6 +486,20 @@ class TestFile:
             holder.communicate("\n", timeout=30)
         assert sequences(drain(source)) == [1]
 
+    def test_duckdb_waits_while_the_process_has_too_many_files_open(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def connect(**_: object) -> None:
+            raise duckdb.IOException('IO Error: Cannot open file "/proc/self/cgroup": Too many open files')
+
+        kind = Kind("duckdb", tmp_path)
+        kind.emit(1)
+        source = kind.source()
+        with monkeypatch.context() as patched, pytest.raises(Unavailable, match="Too many open files"):
+            patched.setattr(duckdb, "connect", connect)
+            source.poll(1)
+        assert sequences(drain(source)) == [1]
+
     def test_a_duckdb_file_is_free_between_polls(self, tmp_path: Path) -> None:
         kind = Kind("duckdb", tmp_path)
         kind.emit(2)

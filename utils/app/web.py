@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
 
@@ -17,7 +19,8 @@ from utils.app.errors import ToolkitError
 LOOPBACK = "127.0.0.1"
 HEAD_S = 15  # timeout from a connection or an answer to the complete head of the next request
 END_S = 5  # timeout for running requests when the server ends
-MAX_CONNECTIONS = 1_000
+MAX_CONNECTIONS = 1_000  # beyond it requests are answered with 503, and half as many more are not connected at all
+MAX_FILES = 4_096  # for so many connections, and those that are accepted at the same moment
 
 
 def parse_address(text: str, option: str) -> tuple[str, int]:
@@ -39,6 +42,25 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def most_connections() -> int:
+    """Return MAX_CONNECTIONS, or half of the files that the process may open if that is less: each connection is one.
+
+    Lets the process open MAX_FILES first, if the system allows it: without a free file no sink can be opened.
+    """
+    if sys.platform == "win32":
+        return MAX_CONNECTIONS
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    if soft < MAX_FILES:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_FILES, hard))
+            soft = MAX_FILES
+    return min(MAX_CONNECTIONS, soft // 2)
 
 
 class WebServer:
@@ -80,7 +102,7 @@ class WebServer:
             server_header=False,
             headers=list(headers),
             proxy_headers=False,
-            limit_concurrency=MAX_CONNECTIONS,
+            limit_concurrency=most_connections(),
             timeout_keep_alive=HEAD_S,
             timeout_graceful_shutdown=END_S,
         )
@@ -109,6 +131,9 @@ class _TimeoutProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > 1.5 * (self.limit_concurrency or 0):
+            transport.abort()
+            return
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def data_received(self, data: bytes) -> None:
@@ -122,15 +147,20 @@ class _TimeoutProtocol(H11Protocol):
 
 
 class _LogHandler(logging.Handler):
-    """Log handler that passes uvicorn's errors to loguru, and all else, which clients cause, at level DEBUG."""
+    """Log handler that passes errors of the server to loguru, and all else, which clients cause, at level DEBUG.
+
+    So is an OSError of asyncio, which logs a thousand per second while no file is free for the next client.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        cancelled = record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError)  # when the server ends
-        level = "ERROR" if record.levelno >= logging.ERROR and not cancelled else "DEBUG"
+        expected = (OSError,) if record.name == "asyncio" else (asyncio.CancelledError,)  # when the server ends
+        harmless = record.exc_info and isinstance(record.exc_info[1], expected)
+        level = "ERROR" if record.levelno >= logging.ERROR and not harmless else "DEBUG"
         logger.opt(exception=record.exc_info).log(level, "web server: {}", record.getMessage().strip())
 
 
 def _redirect_log() -> None:
-    server = logging.getLogger("uvicorn")
-    server.handlers, server.propagate = [_LogHandler()], False
-    server.setLevel(logging.WARNING)
+    for name in ("uvicorn", "asyncio"):
+        server = logging.getLogger(name)
+        server.handlers, server.propagate = [_LogHandler()], False
+        server.setLevel(logging.WARNING)

@@ -83,7 +83,8 @@ class DuckdbSource(TableSource):
         """Attach the file as `sink`, read-only, once no other process writes it, and yield the connection."""
         if file_id(self._path) is None:
             raise Absent(f"{self._path} does not exist yet")
-        self._memory = memory = self._memory or duckdb.connect(config=duck.CONFIG)
+        with duck.errors(self._path):  # no file can be opened if too many are open
+            self._memory = memory = self._memory or duckdb.connect(config=duck.CONFIG)
         try:
             with duck.attached(memory, self._path, read_only=True, wait_s=WAIT_S):
                 yield memory
