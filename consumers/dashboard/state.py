@@ -30,6 +30,7 @@ MAX_NUMBER = 1e100  # a larger one is not charted
 POINT_SPACING_S = 1.0  # least time between points of the flow; the latest point may be closer
 EARLIEST_S = 31_536_000.0  # 1971: an earlier time, such as the year 1, has no local time on some platforms
 MAX_LINES = 5
+PROSE = ("message", "msg", "text", "line", "body")  # fields whose lengths vary; a host before them has one length
 COLUMNS = ("time", "key", "value", "measure", "lag")  # of History.rows; times are seconds since 1970
 RATE_WINDOW_S, SPARK_STEP_S, SPARK_STEPS, GAPS = 60, 10, 30, 50
 SECONDS = SPARK_STEP_S * (SPARK_STEPS + 1)  # whose counts are kept, for rate, sparkline and gaps
@@ -38,8 +39,8 @@ SECONDS = SPARK_STEP_S * (SPARK_STEPS + 1)  # whose counts are kept, for rate, s
 class Charted:
     """The charted fields of a stream.
 
-    Without `by` records are counted per producer. Without `value` or `histogram` the lengths of the first text field
-    are charted, or else the first number field.
+    Without `by` records are counted per producer. Without `value` or `histogram` the lengths of a text field are
+    charted, of the first one that is named as in PROSE if there is one, or else the first number field.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -48,7 +49,8 @@ class Charted:
         types = {field.name: field.type for field in stream.fields}
         texts = [name for name, kind in types.items() if kind == "text" and name != stream.by]
         numbers = [name for name, kind in types.items() if kind in ("number", "integer")]
-        other = next(iter(texts + numbers), stream.by)
+        prose = [name for name in texts if name.lower() in PROSE]
+        other = next(iter(prose + texts + numbers), stream.by)
         self.value, self.measured = stream.value or other, stream.histogram or other
         kind, is_buzz = types.get(self.measured or ""), stream.name == BUZZ.name
         self.has_lines = stream.by is not None and not is_buzz  # one per `by` value

@@ -98,6 +98,13 @@ def test_each_by_value_has_its_series_and_its_own_anomalies() -> None:
 FORMS = [
     ((), [], "number", "number", 0),
     ((Field("note", "text"),), [{"note": "abc"}, {"note": "a"}], "note length", "note length", 30),
+    (
+        (Field("host", "text"), Field("Message", "text")),
+        [{"host": "a", "Message": "b"}],
+        "Message length",
+        "Message length",
+        30,
+    ),
     ((Field("ok", "boolean"),), [{"ok": True}], "number", "number", 0),
     ((Field("ok", "boolean"), Field("place", "integer")), [{"ok": True, "place": 7}], "place", "place", 30),
 ]
