@@ -133,7 +133,8 @@ def source(
             require_answer(settings.kafka_broker)
         return SINKS[sink].source(settings, stream, resume, finished, False)
 
-    return AutoSource({sink: partial(open_one, sink) for sink in BY_PREFERENCE})
+    wanted = f"start a producer of {stream.name} ({settings.data_path} and Kafka at {settings.kafka_broker} have none)"
+    return AutoSource({sink: partial(open_one, sink) for sink in BY_PREFERENCE}, wanted)
 
 
 def check_places(settings: Settings, stream: Stream, sinks: Iterable[str]) -> None:

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
+from matplotlib.ticker import ScalarFormatter
 from matplotlib.transforms import Affine2D, ScaledTranslation
 
 from consumers.dashboard.options import ThemeName
@@ -106,6 +107,14 @@ def fit(text: Text, room: float, *forms: str) -> None:
         text.set_text(cut[max(bisect_left(cut, True, key=is_long) - 1, 0)])
 
 
+class Grouped(ScalarFormatter):
+    """Format numbers of an axis with separators of thousands."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        whole, *decimals = super().__call__(x, pos).split(".")
+        return ".".join([re.sub(r"(?<=\d)(?=(\d{3})+$)", ",", whole), *decimals])
+
+
 class Panel(Card):
     """A card with a title, a subtitle and axes, or a notice while there is nothing to draw.
 
@@ -133,6 +142,7 @@ class Panel(Card):
         area.subplots_adjust(left / self.width, bottom / self.height, *ends, hspace=0.06)
         self.build()
         for axes in area.axes:
+            axes.yaxis.set_major_formatter(Grouped())
             axes.yaxis.get_offset_text().set_fontsize("small")  # there is little room below the subtitle
 
     def hint(self, axes: Any, left: float, bottom: float, text: str, *end: float) -> None:

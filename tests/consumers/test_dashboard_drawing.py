@@ -20,6 +20,7 @@ from consumers.dashboard import figure
 from consumers.dashboard import snapshot as snapshot_module
 from consumers.dashboard.figure import Dashboard, column
 from consumers.dashboard.options import DEFAULT_SIZE
+from consumers.dashboard.panel import Grouped
 from consumers.dashboard.panels import PANELS
 from consumers.dashboard.snapshot import Snapshot, Source, brief, clock, plain
 from consumers.dashboard.state import State
@@ -513,3 +514,12 @@ def test_formatting() -> None:
     assert [brief(count) for count in (999, 1_234, 3_400_000)] == ["999", "1,234", "3.4M"]
     assert (cli.counted(1, "frame"), cli.counted(2_000, "frame")) == ("1 frame", "2,000 frames")
     assert plain("a\x00\u202eb") == "a b"
+
+
+def test_ticks_have_separators_of_thousands() -> None:
+    axis = Grouped()
+    axis.create_dummy_axis()
+    axis.set_locs([-2500, 0, 2500])
+    assert [axis(value) for value in (-2500, 0, 2500)] == ["\u22122,500", "0", "2,500"]
+    axis.set_locs([1000, 1000.5])
+    assert axis(1000.5) == "1,000.5"

@@ -320,9 +320,7 @@ def test_files_that_are_one_array(content: bytes, readable: int, invalid: int, t
     path.write_bytes(content)
     with closing(RowSource(path.name, array_pages(path), LineCodec(BUZZ), lambda partition: "")) as reader:
         if readable < 0:
-            with pytest.raises(
-                ToolkitError, match=r"recording\.json begins like a JSON array but is not a complete one"
-            ):
+            with pytest.raises(ToolkitError, match=r"recording\.json: it is not a complete JSON array"):
                 reader.poll(100)
             return
         chunks = []

@@ -411,7 +411,7 @@ class TestDamage:
 
 def database_with_a_view() -> bytes:
     with closing(sqlite3.connect(":memory:")) as database:
-        database.execute("CREATE VIEW v AS SELECT 1 AS n")
+        database.executescript("CREATE TABLE t(n); CREATE TABLE u(n); CREATE VIEW v AS SELECT 1 AS n")
         return database.serialize()
 
 
@@ -431,7 +431,8 @@ BAD: dict[str, tuple[str, bytes | None, list[str], str]] = {
     "UTF-16 table": ("a.csv", "n\n1".encode("utf-16-le"), [], "or UTF-16 (add --encoding utf-16 for a CSV file)"),
     "no database": ("a.sqlite", b"x" * 5_000, ["--table", "t"], "is not a SQLite database"),
     "no DuckDB": ("a.duckdb", b"x" * 15_000, ["--table", "t"], "DuckDB database"),
-    "no table named": ("a.sqlite", b"", [], "name one of its tables with --table"),
+    "no table named": ("a.sqlite", VIEW, [], "name one of its tables with --table (t, u)"),
+    "no table to name": ("a.sqlite", b"", [], "name one of its tables with --table (it has none yet)"),
     "missing table": ("a.sqlite", b"", ["--table", "t"], "has no table t"),
     "no Parquet": ("a.parquet", b"x" * 50, [], "cannot be read as Parquet: "),
     "empty": ("a.jsonl", b"", [], "no readable record, so no stream is known"),

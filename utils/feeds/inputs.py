@@ -6,7 +6,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import tee
@@ -138,13 +138,15 @@ def _table(path: Path, kind: str, options: InputOptions) -> Input:
     from utils.sources.duckdb_source import DuckdbSource
     from utils.sources.sqlite_source import SqliteSource
 
+    source_type = DuckdbSource if kind == "duckdb" else SqliteSource
     if not options.table:
-        raise ToolkitError(f"{path} is a database: name one of its tables with --table")
+        with closing(source_type(path, SAMPLE, lambda _: "")) as source:
+            found = ", ".join(source.tables()) or "it has none yet"
+        raise ToolkitError(f"{path} is a database: name one of its tables with --table ({found})")
     table = re.sub("[A-Z]", lambda letter: letter[0].lower(), options.table)  # databases ignore the case
 
     def make(codec: LineCodec, resume: Resume, finished: bool) -> Source:
-        source = DuckdbSource if kind == "duckdb" else SqliteSource
-        return source(path, codec.stream, resume, table, codec)
+        return source_type(path, codec.stream, resume, table, codec)
 
     return Input(_stem(table), f"{path.resolve()}/{table}", kind, options, make)
 

@@ -21,9 +21,13 @@ class AutoSource:
     """
 
     def __init__(
-        self, candidates: Mapping[str, Callable[[], Source]], clock: Callable[[], float] = time.monotonic
+        self,
+        candidates: Mapping[str, Callable[[], Source]],
+        wanted: str = "",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._candidates, self._clock = candidates, clock
+        """`wanted` describes the data, for the error if no candidate has any."""
+        self._candidates, self._wanted, self._clock = candidates, wanted, clock
         self._open: dict[str, Source] = {}
         self._used = ""
         self._give_up_s: float | None = None  # when to leave the source in use; None while it does not fail
@@ -79,10 +83,10 @@ class AutoSource:
                 self._used, self._give_up_s, found = name, None, chunk
         if found is None:
             # Report a sink that cannot be read even if others are only empty, because it may have data.
-            failed = [error for error in errors if not isinstance(error, Absent)]
-            if failed or len(errors) == len(self._candidates):
-                kind = Unavailable if failed else Absent
-                raise kind(f"no source has data: {'; '.join(map(str, failed or errors))}")
+            if failed := [error for error in errors if not isinstance(error, Absent)]:
+                raise Unavailable(f"no source has data: {'; '.join(map(str, failed))}")
+            if len(errors) == len(self._candidates):
+                raise Absent(f"no source has data: {self._wanted}")
         return found
 
 

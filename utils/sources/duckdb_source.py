@@ -24,7 +24,6 @@ from utils.sources.table_source import Row, TableSource, fetched
 POLL_S = 0.2
 WAIT_S = 1.2
 FEW_ROWS = 1_000  # of the first query, because DuckDB has all rows of a query in memory
-_TABLES = "SELECT table_name FROM duckdb_tables() WHERE database_name = 'sink'"
 _COARSE_S = 2.0  # the coarsest resolution of the times of files
 
 
@@ -56,7 +55,7 @@ class DuckdbSource(TableSource):
         with self._attached() as memory:
             existing = duck.columns(memory, table)
             if not existing:
-                raise self._missing(name for (name,) in memory.execute(_TABLES).fetchall())
+                raise self._missing(_tables(memory))
             if "rowid" in map(str.lower, existing) or duck.is_view(memory, table):
                 raise self._unnumbered()
             columns = self._columns(existing)
@@ -72,6 +71,10 @@ class DuckdbSource(TableSource):
             found = fetched(memory.execute(query).fetchmany, count)
             self._limit = max(FEW_ROWS, 2 * len(found))  # low while a few large rows fill a chunk
             return [field for _, field in columns], found
+
+    def tables(self) -> list[str]:
+        with self._attached() as memory:
+            return _tables(memory)
 
     def close(self) -> None:
         if self._memory is not None:
@@ -110,6 +113,12 @@ class DuckdbSource(TableSource):
 def open_source(settings: Settings, stream: Stream, resume: Resume, finished: bool, shared: bool) -> DuckdbSource:
     """Make the source of the sink `duckdb`. See Sink."""
     return DuckdbSource(settings.duckdb_path, stream, resume)
+
+
+def _tables(memory: duckdb.DuckDBPyConnection) -> list[str]:
+    """Return the names of the tables in the attached file."""
+    query = "SELECT table_name FROM duckdb_tables() WHERE database_name = 'sink'"
+    return [name for (name,) in memory.execute(query).fetchall()]
 
 
 def readable(name: str, kind: str, field_type: str) -> str:

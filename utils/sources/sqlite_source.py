@@ -41,7 +41,7 @@ class SqliteSource(TableSource):
             connection = self._connect()
             existing = sqlite.columns(connection, table)
             if not existing:
-                raise self._missing(name for (name,) in connection.execute(_TABLES))
+                raise self._missing(self.tables())
             taken = set(map(str.lower, existing))
             number = next((name for name in ("_rowid_", "rowid", "oid") if name not in taken), None)
             if number is None or connection.execute(_UNNUMBERED, (table,)).fetchall():
@@ -58,6 +58,10 @@ class SqliteSource(TableSource):
                         self.close()
                         raise
             raise AssertionError
+
+    def tables(self) -> list[str]:
+        with errors(self._path):
+            return [name for (name,) in self._connect().execute(_TABLES)]
 
     def close(self) -> None:
         if self._connection is not None:

@@ -2,7 +2,7 @@
 
 import math
 import pickle
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any
@@ -77,6 +77,10 @@ class TableSource:
             rows = rows[1:]
         return self._chunk(_position(rows[-1]), *self._decode(fields, rows)) if rows else None
 
+    def tables(self) -> list[str]:
+        """Return the names of the tables in the file. Raises as `fetch`."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """Release what the subclass keeps open between polls. See Source."""
 
@@ -107,7 +111,7 @@ class TableSource:
             if not (self._table.has_id and name.lower() == "id")
         ]
 
-    def _missing(self, tables: Iterable[str]) -> Absent:
+    def _missing(self, tables: Sequence[str]) -> Absent:
         found = ", ".join(tables)
         others = f" (it has {found})" if found else ""
         return Absent(f"{self._path} has no table {self._table.name} yet{others}")
