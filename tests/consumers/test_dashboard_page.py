@@ -5,6 +5,7 @@ import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -24,6 +25,7 @@ from consumers.dashboard.state import State
 from tests.consumers.browser import Browser, needs_browser
 from tests.helpers import wait_until
 from utils.app.errors import ToolkitError
+from utils.app.web import END_S
 from utils.records.codec import Field
 from utils.records.stream import Stream
 from utils.sources.base import Chunk
@@ -443,7 +445,9 @@ def test_end_is_quick_while_browsers_wait() -> None:
     with closing(socket.create_connection(("127.0.0.1", port))) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         client.recv(10)
+        began_s = time.monotonic()
         page.show([])
+    assert time.monotonic() - began_s < END_S, "it waited for an idle connection"
     with suppress(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port)).close()
         pytest.fail("it still listens")
