@@ -220,6 +220,23 @@ def test_three_writers_at_once(path: Path) -> None:
         assert [sequence for owner, sequence in found if owner == name] == list(range(1, 1_001))
 
 
+def test_a_log_that_a_long_reader_let_grow_becomes_small_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "MAX_LOG_BYTES", 1 << 20)
+    log = path.with_name(f"{path.name}-wal")
+    with closing(SqliteEmitter(path, BUZZ)) as emitter:
+        with closing(sqlite3.connect(path)) as reader:
+            emitter.emit(make_batch(1))
+            reader.execute("BEGIN")
+            assert reader.execute("SELECT COUNT(*) FROM streamed_messages").fetchall() == [(1,)]
+            for sequence in range(2, 700):
+                emitter.emit(make_batch(1, first=sequence))
+            assert log.stat().st_size > 20 << 20
+        for sequence in (700, 701):  # the first moves it into the file, the second begins it again
+            emitter.emit(make_batch(1, first=sequence))
+        assert log.stat().st_size <= 1 << 20
+    assert stored(path) == ann(701)
+
+
 def test_a_locked_file_is_an_outage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     SqliteEmitter(path, BUZZ).close()
     database = sqlite.Database
