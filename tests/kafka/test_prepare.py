@@ -149,7 +149,7 @@ def test_something_that_is_no_tarball(home: Path, tmp_path: Path) -> None:
 
 def test_missing_kafka_fails_where_it_must_be_there(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rs", "tests/kafka/test_source.py", "-k", "only_what_comes"],
+        [sys.executable, "-m", "pytest", "-q", "-rs", "tests/kafka/test_source.py", "-k", "only_new_records"],
         cwd=PROJECT_DIR, capture_output=True, text=True, check=False,
         env={**os.environ, "KAFKA_HOME": str(tmp_path), "CI": "true"},
     )  # fmt: skip
