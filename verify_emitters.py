@@ -77,7 +77,7 @@ def print_audit(settings: Settings, sinks: Sequence[str], json: bool = False, st
 def doctor(*, json: Json = False, settings: Settings = DEFAULTS) -> int:
     """Check .env, Python, packages, data folder, journals, sinks, Kafka and dashboard.
 
-    Each line is ok, a note or a problem, and says what to do about it. Exit code 1 if there is a problem.
+    Each line is ok, a note or a problem with its remedy. Exit code 1 if there is a problem.
     """
     from utils.checks.doctor import examine
 

@@ -28,7 +28,11 @@ def main(
     rule: Rule = NO_RULE,
     then: Annotated[
         str,
-        Parameter(name="--then", show_default=False, help="Command (the alert as JSON on its standard input) or URL."),
+        Parameter(
+            name="--then",
+            show_default=False,
+            help="Command to run, with the alert as JSON on its standard input, or URL to call.",
+        ),
     ] = "",
     source_name: ChosenSource = AUTO,
     reading: Reading = FOLLOWING,

@@ -73,7 +73,7 @@ def main(
 ) -> int:
     """Show a stream live: record flow, bars by a text field, trend and histogram of numbers, health of the source.
 
-    Draws in a window where there is one, else keeps data/dashboard.png up to date. In the window:
+    Draws in a window, or without a display keeps the image data/dashboard.png up to date. In the window:
     space pauses drawing, t changes the theme, s saves an image, q quits; the mouse shows values.
     """
     sys.setswitchinterval(SWITCH_S)

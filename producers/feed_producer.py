@@ -19,9 +19,11 @@ def main(
     source: Annotated[str, Parameter(allow_leading_hyphen=True, help=_SOURCE)],
     /,
     *,
-    stream: Annotated[str, optional("Name of the stream; default: that of SOURCE without suffix.")] = "",
-    options: FeedOptions = PLAIN_FEED,
+    stream: Annotated[
+        str, optional("Name of the stream; default: that of the file without suffix, the table or the topic.")
+    ] = "",
     read: InputOptions = PLAIN,
+    options: FeedOptions = PLAIN_FEED,
     settings: Annotated[Settings, Reads(*PRODUCING)] = DEFAULTS,
 ) -> int:
     """Feed SOURCE into a stream, exactly once: follow a file that grows, or read a complete one to its end."""

@@ -28,6 +28,7 @@ from scripts.bench_table import Bench, report
 from utils.app import cli
 from utils.app.config import DEFAULTS, PROJECT_DIR, Reads, Settings, processed_store_url
 from utils.app.errors import Absent
+from utils.app.options import optional
 from utils.clients.kafka_admin import Admin
 from utils.reading.database import Database, PostgresDatabase, SqliteDatabase
 from utils.reading.store import ProcessedStore
@@ -42,7 +43,7 @@ MAX_BATCH = 20_000
 
 Count = Annotated[int, Parameter(help="Records per run.")]
 Rounds = Annotated[int, Parameter(help="Runs of each kind; the median is reported.")]
-Write = Annotated[bool, Parameter(help="Also write the table into docs/performance.md.")]
+Write = Annotated[bool, optional("Also write the table into docs/performance.md.")]
 Broker = Annotated[Settings, Reads("kafka_broker")]
 
 

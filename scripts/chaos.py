@@ -207,10 +207,10 @@ def compare_store(sink: str, settings: Settings) -> str:
 def main(
     *,
     kills: Annotated[
-        int, Parameter(validator=Number(gte=0), help="How often a producer or consumer is killed (kill -9).")
+        int, Parameter(validator=Number(gte=0), help="Number of kills (kill -9) of producers and consumers.")
     ] = 20,
-    minutes: Annotated[float, Parameter(validator=Number(gt=0), help="How long the attacks last.")] = 1.0,
-    seed: Seed = None,
+    minutes: Annotated[float, Parameter(validator=Number(gt=0), help="Minutes of attacks.")] = 1.0,
+    seed: Annotated[Seed, Parameter(help="The same seed gives the same attacks.")] = None,
     sinks: Sinks = EMBEDDED,
     keep: Annotated[Path | None, Parameter(help="Work in this folder and leave it (default: a temporary one).")] = None,
     settings: Settings = DEFAULTS,

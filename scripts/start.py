@@ -93,18 +93,22 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--stream",
         default="buzz",
         metavar="NAME",
-        help=f"stream to show (buzz); a producer is started for {', '.join(PRODUCERS)}, for no other stream",
+        help=f"stream to show (default: buzz); only {', '.join(PRODUCERS)} have a producer to start",
     )
     parser.add_argument(
-        "--source", choices=SOURCES, help="what the dashboard reads (the file that the producer writes, else auto)"
+        "--source",
+        choices=SOURCES,
+        help="sink that the dashboard reads (default: the file of the started producer, else auto)",
     )
-    parser.add_argument("--theme", choices=("light", "dark"), help="colours (light; a page follows the system)")
+    parser.add_argument(
+        "--theme", choices=("light", "dark"), help="colours (default: light; a page follows the system)"
+    )
     parser.add_argument(
         "--serve",
         nargs="?",
         const="",
         metavar="[ADDRESS:]PORT",
-        help="show the dashboard as a page, at 127.0.0.1:8765 (without a display it is one anyway)",
+        help="show the dashboard as a page (default: at 127.0.0.1:8765, also without a display)",
     )
     options = parser.parse_args(arguments)
     if not options.duration > 0:

@@ -84,7 +84,7 @@ Drop = Annotated[
         name="--drop",
         consume_multiple=True,
         show_default=False,
-        help="End the subscription of this sink and delete what is pending for it.",
+        help="End the subscriptions of these sinks, and delete their pending records.",
     ),
 ]
 
@@ -116,7 +116,7 @@ class Making:
 MAKING = Making()
 ChosenSource = Annotated[
     SourceName,
-    Parameter(name="--source", help=f"Sink to read; auto: the first of {', '.join(BY_PREFERENCE)} that has data."),
+    Parameter(name="--source", help=f"Sink to read; auto: the first of {', '.join(BY_PREFERENCE)} with data."),
 ]
 
 

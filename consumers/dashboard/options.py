@@ -27,6 +27,11 @@ def shield() -> str | None:
     return os.environ.pop("MPLBACKEND", None)
 
 
+def _spaced(numbers: tuple[float, ...]) -> str:
+    """Return numbers as on the command line."""
+    return " ".join(map(str, numbers))
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Buffers:
@@ -52,7 +57,7 @@ class Plan:
     """
 
     by: str | None = None
-    """Text field whose values get a bar and a line each."""
+    """Text field with a bar and a line for each value."""
     value: str | None = None
     """Number field of the trend."""
     histogram: str | None = None
@@ -60,18 +65,20 @@ class Plan:
     zones: Annotated[tuple[float, float] | None, Parameter(allow_leading_hyphen=True)] = None
     """Two limits of the value, the lower first."""
     where: str | None = None
-    """Show only records for which this SQL over the fields is true."""
+    """Show only records that match this SQL condition over the fields."""
     buffers: Buffers = DEFAULT_BUFFERS
     theme: ThemeName | None = None
     """Colours; default: light, on the served page those of the browser's system."""
     backend: Annotated[str | None, Parameter(env_var="MPLBACKEND")] = None
     """Matplotlib backend; Agg draws without a window."""
-    size: Annotated[tuple[float, float], Parameter(validator=Number(gte=4, lte=80))] = DEFAULT_SIZE
+    size: Annotated[tuple[float, float], Parameter(validator=Number(gte=4, lte=80), show_default=_spaced)] = (
+        DEFAULT_SIZE
+    )
     """Width and height in inches of 100 pixels each, 4 to 80."""
     serve: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=(0, 1))] = None
     """Serve a page to browsers at PORT or ADDRESS:PORT; default: 127.0.0.1:8765."""
     allow_host: Annotated[tuple[str, ...], Parameter(show_default=False)] = ()
-    """Further host name of the served page, beside those of this machine."""
+    """Another host name of the served page, besides those of this machine."""
     save: Path | None = None
     """Record to this .gif or .mp4, or keep the image in this .png."""
     frames: Annotated[int | None, Parameter(converter=whole, validator=POSITIVE)] = None

@@ -133,7 +133,7 @@ class Snapshot:
     def why_empty(self) -> str:
         """The reason why no record is shown, or a command that sends some."""
         if self.where and self.received:
-            return f"\n\n--where is true for none of {self.received:,} so far"
+            return f"\n\nno record of {self.received:,} matches --where yet"
         return "\n\npython -m producers.ragini_producer" if self.stream == "buzz" else ""
 
 

@@ -489,7 +489,7 @@ def test_a_panel_without_data_names_the_reason(size: str) -> None:
         assert "No temperature c yet / Humidity Pct Analysis / No humidity pct yet" in seen[-1]
     assert "LIVE" in seen[0]
     assert "WAITING" in seen[1]
-    assert "Waiting for the first record\n\n--where is true for none of 1,234 so far" in seen[1]
+    assert "Waiting for the first record\n\nno record of 1,234 matches --where yet" in seen[1]
     assert size == "column" or "sensors \u00b7 temp" in seen[1]  # the condition
 
 

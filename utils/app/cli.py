@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TextIO
 
 import cyclopts
-from cyclopts import App, Parameter
+from cyclopts import App, Group, Parameter
 from dotenv.main import resolve_variables
 from dotenv.parser import parse_stream
 from loguru import logger
@@ -45,6 +45,7 @@ def run(main: Callable[..., int], *others: Callable[..., int], name: str, argume
         default_parameter=Parameter(negative=()),  # no options such as --no-once and --empty-sinks
         result_action="return_value",
     )
+    app["--help"].group = app["--version"].group = Group("Help", sort_key=3)  # after all others
     app.default(narrowed(main))
     for command in others:
         app.command(narrowed(command))

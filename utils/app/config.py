@@ -27,7 +27,7 @@ def _expand_home(path: Path | str) -> Path:
 
 
 _SHARED = Group("Shared options", sort_key=1)
-_SINKS = Group("Where the sinks are", sort_key=2)
+_SINKS = Group("Sink settings", sort_key=2)
 
 
 def _option(variable: str, help: str, group: Group = _SINKS, limits: Number | None = None) -> Parameter:

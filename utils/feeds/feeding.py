@@ -36,7 +36,7 @@ MAX_INVALID = 9  # invalid rows per readable one; with more of them the first li
 class FeedOptions:
     """The options of every feed."""
 
-    time: Annotated[str | None, optional("Field with the event time, instead of the one found.")] = None
+    time: Annotated[str | None, optional("Field with the event time; default: the one that is found.")] = None
     once: Once = False
     again: Annotated[bool, optional("Read all of SOURCE once more, as new records.")] = False
     sinks: Sinks = EMBEDDED

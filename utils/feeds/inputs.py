@@ -51,12 +51,12 @@ _SPREAD = re.compile(rb"(\xef\xbb\xbf)?\s*\{([^\n]*[{\[,])?\s*\n")  # an object 
 class InputOptions:
     """Options for reading a SOURCE."""
 
-    format: Annotated[Format | None, optional("Format of SOURCE, if its suffix does not tell.")] = None
-    pattern: Annotated[str, optional("Regular expression for text: named groups are fields.")] = ""
-    encoding: Annotated[str, Parameter(help="Encoding of CSV and text.")] = "utf-8"
-    time_format: Annotated[str, optional("How CSV or text writes times, such as '%m/%d/%Y'; else ISO 8601.")] = ""
-    items: Annotated[str, optional("The array of records in a JSON object: features, or hits.hits.")] = ""
     table: Annotated[str, optional("Table of a SQLite or DuckDB file.")] = ""
+    format: Annotated[Format | None, optional("Format of SOURCE; default: that of its suffix.")] = None
+    items: Annotated[str, optional("Array of records in a JSON object, such as features or hits.hits.")] = ""
+    pattern: Annotated[str, optional("Regular expression for lines of text; its named groups are fields.")] = ""
+    encoding: Annotated[str, Parameter(help="Encoding of CSV and text.")] = "utf-8"
+    time_format: Annotated[str, optional("Format of times in CSV and text, such as '%m/%d/%Y'; else ISO 8601.")] = ""
 
     @property
     def kind(self) -> str:

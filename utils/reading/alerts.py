@@ -41,12 +41,16 @@ _NOT_AHEAD = "UPDATE alert_states SET seen_us = ? WHERE seen_us > ?"
 _ALL_DUE = "UPDATE alerts SET due_us = 0, attempts = CASE attempts WHEN 0 THEN 0 ELSE 1 END WHERE due_us IS NOT NULL"
 
 
-_When = Parameter(name="--when", help="SQL over a record's fields: 'temperature_c > 24'.", show_default=False)
-_Anomaly = Parameter(name="--anomaly", help="Number field whose unlikely values give an alert.", show_default=False)
-_Silent = Parameter(name="--silent", help="Alert after so many seconds without a record.", validator=POSITIVE)
-_By = Parameter(name="--by", help="Field with separate alerts per value, '' = none; default: the stream's by.")
+_When = Parameter(
+    name="--when", help="SQL condition over a record's fields, such as 'temperature_c > 24'.", show_default=False
+)
+_Anomaly = Parameter(name="--anomaly", help="Number field to watch for unlikely values.", show_default=False)
+_Silent = Parameter(name="--silent", help="Alert after this many seconds without a record.", validator=POSITIVE)
+_By = Parameter(
+    name="--by", help="Field with separate alerts for each value ('' = none); default: the stream's role by."
+)
 _For = Parameter(name="--for", help="Records in a row that must match.", converter=whole, validator=POSITIVE)
-_Cooldown = Parameter(name="--cooldown", help="Least seconds of event time between two alerts.", validator=POSITIVE)
+_Cooldown = Parameter(name="--cooldown", help="Minimum seconds of event time between two alerts.", validator=POSITIVE)
 
 
 Clock = Callable[[], float]

@@ -23,7 +23,10 @@ FRAME_LINES = 5  # headings, the rule below them, two empty lines and the line o
 WIDE = 100  # columns of a terminal that has room for least and most
 
 Top = Annotated[
-    bool, Parameter(name="--top", show_default=False, help="A live table, or one at the end of --once and --count.")
+    bool,
+    Parameter(
+        name="--top", show_default=False, help="Show a live table, or with --once or --count a table at the end."
+    ),
 ]
 
 

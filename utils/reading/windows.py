@@ -34,7 +34,9 @@ _OPEN = f"""SELECT start_us, name, {_COLUMNS} FROM windows JOIN partitions USING
 window_s = Number(gte=0.001, lte=MAX_WINDOW_S)
 
 
-_Every = Parameter(name="--every", validator=window_s, help="Print and store windows of so many seconds.")
+_Every = Parameter(
+    name="--every", validator=window_s, help="Print and store statistics of windows of this many seconds."
+)
 _Lateness = Parameter(
     name="--lateness", validator=Number(gte=0, lte=MAX_WINDOW_S), help="Seconds that a window waits for late records."
 )

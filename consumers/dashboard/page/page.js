@@ -8,8 +8,8 @@ function tick() {
   const lost = seconds > 3 * frame.refresh_s + 2, old = lost || frame.status === "STALE";
   image.className = (frame.narrow ? "narrow" : "") + (lost ? " old" : "");
   state.className = old ? "old" : "";
-  const why = held ? "the image waits while text is selected." : "the dashboard does not answer. Is it running? Trying again.";
-  const words = lost ? `STALE: ${why}` : old ? "STALE: no new records come." : "";
+  const why = held ? "the image is not updated while text is selected." : "the dashboard does not answer. Is it running? Retrying.";
+  const words = lost ? `STALE: ${why}` : old ? "STALE: no new records." : "";
   if (mark.textContent !== words) mark.textContent = words;  // screen readers read each assignment aloud
   age.textContent = image.firstChild ? `Image ${seconds} s old` : "Connecting…";
   document.title = (old ? "(STALE) " : "") + (frame.stream ? frame.stream + " – " : "") + "Streaming Dashboard";
