@@ -3,7 +3,7 @@
 if __name__ == "__main__":
     from utils.app import startup
 
-    startup.guard()
+    startup.check_environment()
 
 import sys
 from collections.abc import Sequence
@@ -50,18 +50,18 @@ def audit(
     Producers may run meanwhile: only records acknowledged before the audit began are judged. Exit code 1 if a record
     is lost, duplicate, different or out of order; 3 if a sink could not be read.
     """
-    from utils.checks.accounts import audited_sinks
+    from utils.checks.journals import audited_sinks
 
     return print_audit(settings, sinks or audited_sinks(settings, stream), json, stream)
 
 
 def print_audit(settings: Settings, sinks: Sequence[str], json: bool = False, stream: str | None = None) -> int:
     """Audit with progress, print the report, and return the exit code."""
-    from utils.checks.accounts import accounts
     from utils.checks.audit import COLUMNS
     from utils.checks.audit import audit as compare
+    from utils.checks.journals import journal_summaries
 
-    expected = sum(each.last for each in accounts(settings) if stream in (None, each.stream)) * len(sinks)
+    expected = sum(each.last for each in journal_summaries(settings) if stream in (None, each.stream)) * len(sinks)
     with cli.progress(expected or None, "records") as advance:
         report = compare(settings, sinks, stream, advance)
     if json:

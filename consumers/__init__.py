@@ -2,4 +2,4 @@
 
 from utils.app import startup
 
-startup.guard_command()
+startup.check_environment_of_command()

@@ -10,11 +10,11 @@ from cyclopts import Parameter
 from utils.app import cli, signals
 from utils.app.config import DEFAULT_STREAM, DEFAULTS, READING, Reads, Settings
 from utils.app.errors import ToolkitError, Unavailable
-from utils.app.options import FOLLOWING, Drain, Reading, StreamName
+from utils.app.options import DEFAULT_READING, Drain, ReadingOptions, StreamName
 from utils.app.startup import UNFINISHED
 from utils.reading.alert_delivery import AlertDelivery, send_to
 from utils.reading.alerts import Alerts, Rule
-from utils.reading.processing import Consumer, wait_for_stream
+from utils.reading.processing import StoreReader, wait_for_stream
 from utils.reading.progress import Progress
 from utils.records.stream import Stream
 from utils.sinks import AUTO, ChosenSource, source
@@ -35,7 +35,7 @@ def main(
         ),
     ] = "",
     source_name: ChosenSource = AUTO,
-    reading: Reading = FOLLOWING,
+    reading: ReadingOptions = DEFAULT_READING,
     drain: Drain = 10.0,
     settings: Annotated[Settings, Reads(*READING, "group")] = DEFAULTS,
 ) -> int:
@@ -50,7 +50,7 @@ def main(
     if found is None:
         return 0
     name, rule, chosen = f"alerts-{rule.key}", rule.on(found), settled(source_name, settings, found)
-    consumer = Consumer(chosen, name, replace(settings, group=f"{settings.group}-{name}"), reading, stop)
+    consumer = StoreReader(chosen, name, replace(settings, group=f"{settings.group}-{name}"), reading, stop)
     store = consumer.open(found)
     if store is None:
         return 0

@@ -65,7 +65,7 @@ def main(
         counts.invalid += len(chunk.invalid)
         if before != (counts.lost, counts.duplicate):
             logger.warning("lost {:,}, duplicate {:,} so far", counts.lost, counts.duplicate)
-        progress.saw(new, counts)
+        progress.update(new, counts)
         if new:
             view.show(new)
         return len(new)

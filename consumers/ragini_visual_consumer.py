@@ -96,7 +96,7 @@ def main(
         reader.start()
         animation.show_window(state, plan, stop, settings.data_path)
     else:
-        show = animation.opened(plan, settings.data_path, state.snapshot())
+        show = animation.open_output(plan, settings.data_path, state.snapshot())
         reader.start()
         reader.looked.wait(FIRST_LOOK_S)  # so that the first image shows the records that were there
         show(animation.frames(state, plan, stop, stop.wait))

@@ -11,7 +11,7 @@ from utils.app.config import DEFAULTS, PRODUCING_STREAM, Reads, Settings
 from utils.delivery import producing
 from utils.records.record import Record
 from utils.records.stream import Stream
-from utils.sinks import MAKING, Making
+from utils.sinks import DEFAULT_OPTIONS, ProducerOptions
 
 LOWER_MM, UPPER_MM = 24.9, 25.1
 
@@ -46,9 +46,11 @@ def parts(rng: random.Random) -> Iterator[tuple[float, Part]]:
             yield 1.0, Part(line, part, round(measure_mm, 3), LOWER_MM <= round(measure_mm, 3) <= UPPER_MM)
 
 
-def main(*, making: Making = MAKING, settings: Annotated[Settings, Reads(*PRODUCING_STREAM)] = DEFAULTS) -> int:
+def main(
+    *, options: ProducerOptions = DEFAULT_OPTIONS, settings: Annotated[Settings, Reads(*PRODUCING_STREAM)] = DEFAULTS
+) -> int:
     """Stream measured parts of three lines into file, SQLite and DuckDB, or the sinks that --sinks names."""
-    return producing.produce(PARTS, "factory", parts(random.Random(making.seed)), making, settings)
+    return producing.produce(PARTS, "factory", parts(random.Random(options.seed)), options, settings)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from utils.app.config import DEFAULTS, PRODUCING_STREAM, Reads, Settings
 from utils.delivery import producing
 from utils.records.record import Record
 from utils.records.stream import Stream
-from utils.sinks import MAKING, Making
+from utils.sinks import DEFAULT_OPTIONS, ProducerOptions
 
 
 class Tick(Record):
@@ -44,9 +44,11 @@ def ticks(rng: random.Random) -> Iterator[tuple[float, Tick]]:
         yield rng.expovariate(10.0 if hurry else 1.0), Tick(symbol, round(price, 2), volume)
 
 
-def main(*, making: Making = MAKING, settings: Annotated[Settings, Reads(*PRODUCING_STREAM)] = DEFAULTS) -> int:
+def main(
+    *, options: ProducerOptions = DEFAULT_OPTIONS, settings: Annotated[Settings, Reads(*PRODUCING_STREAM)] = DEFAULTS
+) -> int:
     """Stream trades of four symbols into file, SQLite and DuckDB, or the sinks that --sinks names."""
-    return producing.produce(TICKS, "market", ticks(random.Random(making.seed)), making, settings)
+    return producing.produce(TICKS, "market", ticks(random.Random(options.seed)), options, settings)
 
 
 if __name__ == "__main__":

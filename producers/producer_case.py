@@ -14,7 +14,7 @@ from utils.delivery import producing
 from utils.records import sentiment
 from utils.records.record import Message
 from utils.records.stream import BUZZ
-from utils.sinks import ALL, Making, Sinks
+from utils.sinks import ALL, ProducerOptions, Sinks
 
 TOPICS = {  # topic as in the text: its keyword and category
     "a meme": ("meme", "humor"),
@@ -59,13 +59,13 @@ PHRASES_PER_SHARE = 40
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class MakingForAll(Making):
+class AllSinksOptions(ProducerOptions):
     """Options of a producer whose default is all sinks."""
 
     sinks: Sinks = ALL
 
 
-FOR_ALL = MakingForAll()
+ALL_SINKS = AllSinksOptions()
 
 Row = tuple[str, str, str, float, str, int]  # a message without ids, in the order of its fields
 
@@ -85,9 +85,9 @@ def messages(rng: random.Random) -> Iterator[tuple[float, Message]]:
         yield 1.0, Message(*phrases[int(draw() * len(phrases))])
 
 
-def main(*, making: MakingForAll = FOR_ALL, settings: Annotated[Settings, Reads(*PRODUCING)] = DEFAULTS) -> int:
+def main(*, options: AllSinksOptions = ALL_SINKS, settings: Annotated[Settings, Reads(*PRODUCING)] = DEFAULTS) -> int:
     """Stream buzz messages of several authors into all four sinks, Kafka included, or those that --sinks names."""
-    return producing.produce(BUZZ, "case", messages(random.Random(making.seed)), making, settings)
+    return producing.produce(BUZZ, "case", messages(random.Random(options.seed)), options, settings)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from utils.delivery import producing
 from utils.records import sentiment
 from utils.records.record import Message
 from utils.records.stream import BUZZ
-from utils.sinks import MAKING, Making
+from utils.sinks import DEFAULT_OPTIONS, ProducerOptions
 
 AUTHORS = [*["Ragini"] * 6, *["Arjun"] * 4, *["Meera"] * 3, *["Lukas", "Sofia", "Kenji"] * 2, "Amara", "Tom"]
 TOPICS = [("workshop", "tech"), ("breakfast", "food"), ("garden", "nature"), ("match", "sports"), ("trip", "travel")]
@@ -96,12 +96,12 @@ def messages(pattern: Pattern, rng: random.Random) -> Iterator[tuple[float, Mess
 def main(
     *,
     pattern: Annotated[Pattern, Parameter(name="--pattern", help="How sentiment, length and rate change.")] = "wave",
-    making: Making = MAKING,
+    options: ProducerOptions = DEFAULT_OPTIONS,
     settings: Annotated[Settings, Reads(*PRODUCING)] = DEFAULTS,
 ) -> int:
     """Stream "Hello World" messages of named persons into file, SQLite and DuckDB, or the sinks that --sinks names."""
-    paced = messages(pattern, random.Random(making.seed))
-    return producing.produce(BUZZ, "ragini", paced, making, settings)
+    paced = messages(pattern, random.Random(options.seed))
+    return producing.produce(BUZZ, "ragini", paced, options, settings)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ from utils.app.options import Speed, StreamName
 from utils.feeds.feeding import FeedOptions, feed
 from utils.feeds.inputs import PLAIN, SAMPLE, InputOptions, find_input
 from utils.feeds.lines import LineCodec
-from utils.records.infer import event_time
+from utils.records.infer import event_time_getter
 from utils.records.stream import Stream
 from utils.records.table import Table
-from utils.sinks import EMBEDDED, WHOLE_RUN, Run, Sinks
+from utils.sinks import DEFAULT_RUN, EMBEDDED, RunOptions, Sinks
 from utils.sources.base import Chunk, Resume, Source
 
 
@@ -30,7 +30,7 @@ def main(
     speed: Speed = 1.0,
     options: InputOptions = PLAIN,
     sinks: Sinks = EMBEDDED,
-    run: Run = WHOLE_RUN,
+    run: RunOptions = DEFAULT_RUN,
     settings: Annotated[Settings, Reads(*PRODUCING)] = DEFAULTS,
 ) -> int:
     """Send the records of a recording again, under new ids: to fill sinks, or to deliver dead letters."""
@@ -53,7 +53,7 @@ class Paced:
     def __init__(self, source: Source, stream: Stream, speed: float, stop: threading.Event) -> None:
         self.name, self.detail, self.close = source.name, source.detail, source.close
         self._source, self._max_records = source, 0
-        self._chunks = self._due(event_time(stream), speed, stop)
+        self._chunks = self._due(event_time_getter(stream), speed, stop)
 
     def poll(self, max_records: int) -> Chunk | None:
         """Return the next lines once they are due; None at the end, and after `stop`. See Source."""

@@ -12,7 +12,7 @@ from utils.app.config import DEFAULTS, PRODUCING_STREAM, Reads, Settings
 from utils.delivery import producing
 from utils.records.record import Record
 from utils.records.stream import Stream
-from utils.sinks import MAKING, Making
+from utils.sinks import DEFAULT_OPTIONS, ProducerOptions
 
 
 class Reading(Record):
@@ -46,9 +46,11 @@ def readings(rng: random.Random) -> Iterator[tuple[float, Reading]]:
             yield 1.0, Reading(room, seen_c, round(humidity_pct, 1), round(FULL_V - used**3 * (FULL_V - EMPTY_V), 3))
 
 
-def main(*, making: Making = MAKING, settings: Annotated[Settings, Reads(*PRODUCING_STREAM)] = DEFAULTS) -> int:
+def main(
+    *, options: ProducerOptions = DEFAULT_OPTIONS, settings: Annotated[Settings, Reads(*PRODUCING_STREAM)] = DEFAULTS
+) -> int:
     """Stream temperature, humidity and battery of rooms into file, SQLite and DuckDB, or the sinks of --sinks."""
-    return producing.produce(SENSORS, "sensor", readings(random.Random(making.seed)), making, settings)
+    return producing.produce(SENSORS, "sensor", readings(random.Random(options.seed)), options, settings)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from utils.app import cli
 from utils.app.config import DEFAULTS, Settings
 from utils.app.errors import Unavailable
 from utils.app.options import Seed
-from utils.checks.accounts import accounts
+from utils.checks.journals import journal_summaries
 from utils.checks.readers import pages
 from utils.clients import duck
 from utils.clients.kafka_admin import Admin
@@ -222,7 +222,7 @@ def main(
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     attacks = plan(seed, minutes * 60, kills, sinks)
     with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as temporary:
-        settings = settings.elsewhere((keep or Path(temporary)).resolve(), f"chaos-{secrets.token_hex(4)}")
+        settings = settings.in_folder((keep or Path(temporary)).resolve(), f"chaos-{secrets.token_hex(4)}")
         settings.data_path.mkdir(parents=True, exist_ok=True)
         print(f"seed {seed}: {len(attacks)} attacks in {minutes:g} minutes, in {settings.data_path}", flush=True)
         attacked = Attacked(settings, sinks)
@@ -242,7 +242,7 @@ def _verdict(settings: Settings, sinks: Sequence[str], attacked: Attacked) -> in
     problems = [*attacked.surprises, *filter(None, (compare_store(sink, settings) for sink in sinks))]
     cli.print_lines(*(f"problem: {problem}" for problem in problems))
     suffered = ", ".join(f"{attacked.done[action]} x {action}" for action in ("kill", "freeze", "fill", "lock"))
-    count = sum(account.last for account in accounts(settings))
+    count = sum(journal.last for journal in journal_summaries(settings))
     verdict = "BROKEN" if code or problems else "ok"
     cli.print_lines(
         f"{verdict}: {count:,} records acknowledged under {suffered}; "

@@ -85,7 +85,7 @@ def test_its_consumer_keeps_each_record_once(copy: Copy) -> None:
 def test_audit_and_doctor_know_it(copy: Copy) -> None:
     copy.run("producers.ragini_producer", "--interval", "0", "--sinks", "parquet", "file", "--count", "500")
     report = json.loads(copy.run("verify_emitters", "audit", "--json"))
-    assert {each["sink"]: each["count"] for each in report["judgements"]} == {"file": 500, "parquet": 500}
+    assert {each["sink"]: each["count"] for each in report["results"]} == {"file": 500, "parquet": 500}
     assert "parquet" in copy.run("verify_emitters", "check", "--sinks", "parquet")
     assert "parquet" in copy.run("verify_emitters", "doctor")
 

@@ -23,8 +23,8 @@ from tests.helpers import FILES, assigned, make_messages, wait_until
 from utils.app.config import DEFAULT_STREAM, PROJECT_DIR, Settings
 from utils.checks import audit as audit_module
 from utils.checks import readers
-from utils.checks.accounts import accounts, audited_sinks, dead_letters
-from utils.checks.audit import Judgement, Report, audit
+from utils.checks.audit import ProducerResult, Report, audit
+from utils.checks.journals import audited_sinks, dead_letters, journal_summaries
 from utils.delivery.journal import Journal
 from utils.records import stream as streams
 from utils.records.codec import encoder
@@ -82,7 +82,7 @@ def append(
                     emitter.last(list(journal.runs()))
                     emitter.emit(batch.between(batch.first, last))
             if prune:
-                journal.note(sink, last, "")
+                journal.note_reached(sink, last, "")
         if prune:
             journal.prune()
         return journal.producer_id
@@ -92,13 +92,13 @@ def audited(settings: Settings, *chosen: str, stream: str = DEFAULT_STREAM) -> t
     """Return the report and the problems by sink."""
     report = audit(settings, chosen or audited_sinks(settings, stream), stream)
     problems: dict[str, list[str]] = {}
-    for judgement in report.judgements:
-        problems.setdefault(judgement.sink, []).extend(judgement.findings)
+    for result_of in report.results:
+        problems.setdefault(result_of.sink, []).extend(result_of.findings)
     return report, {sink: found for sink, found in problems.items() if found}
 
 
-def judgement(report: Report, sink: str) -> Judgement:
-    (found,) = (each for each in report.judgements if each.sink == sink)
+def result_of(report: Report, sink: str) -> ProducerResult:
+    (found,) = (each for each in report.results if each.sink == sink)
     return found
 
 
@@ -218,7 +218,7 @@ def test_without_damage_nothing_is_named(settings: Settings, sink: str) -> None:
     rewrite(settings, sink, lambda rows: None)
     report, problems = audited(settings)
     assert (problems, report.broken, report.notes) == ({}, False, [])
-    assert [(each.runs, each.count, each.pending) for each in report.judgements] == [(1, COUNT, 0)] * len(EMBEDDED)
+    assert [(each.runs, each.count, each.pending) for each in report.results] == [(1, COUNT, 0)] * len(EMBEDDED)
 
 
 @pytest.mark.full
@@ -303,7 +303,7 @@ def test_gained_fields_are_compared_with_their_values_in_extra(settings: Setting
     append(settings, 20, stream=READINGS, prune=False)
     report, problems = audited(settings, stream="readings")
     assert problems == {}
-    assert judgement(report, "duckdb").count == 40
+    assert result_of(report, "duckdb").count == 40
     run_sql(settings, "sqlite", "UPDATE readings SET extra = json_set(extra, '$.value', 99) WHERE sequence = 9")
     assert list(audited(settings, stream="readings")[1]) == ["sqlite"]
 
@@ -320,7 +320,7 @@ def test_rows_in_the_table_of_another_stream_are_named(settings: Settings, chang
     if change == "moved":
         run_sql(settings, "sqlite", f"DELETE {rows}")
     report = audit(settings, audited_sinks(settings), None)
-    found = {(each.stream, each.sink): " ".join(each.findings) for each in report.judgements if each.findings}
+    found = {(each.stream, each.sink): " ".join(each.findings) for each in report.results if each.findings}
     assert found.pop(("others", "sqlite")).startswith(f"{count} acknowledged by no journal here")
     lost = f"{count} lost: between 1 and {count} of p-"
     assert change == "copied" or found.pop(("readings", "sqlite")).startswith(lost)
@@ -331,7 +331,7 @@ def test_rows_in_the_table_of_another_stream_are_named(settings: Settings, chang
 def test_a_stream_without_its_schema_file_is_compared(settings: Settings) -> None:
     append(settings, 20, stream=READINGS)
     report, problems = audited(settings, stream="readings")
-    assert (problems, judgement(report, "file").count) == ({}, 20)
+    assert (problems, result_of(report, "file").count) == ({}, 20)
     run_sql(settings, "duckdb", "UPDATE readings SET value = value + 1 WHERE sequence = 9")
     assert list(audited(settings, stream="readings")[1]) == ["duckdb"]
 
@@ -340,7 +340,7 @@ def test_a_sink_that_is_behind_has_pending_records_and_loses_nothing(settings: S
     append(settings, contains={"sqlite": 900, "duckdb": 0}, prune=False)
     report, problems = audited(settings)
     assert not problems
-    assert [judgement(report, sink).pending for sink in FILES] == [0, 1_600, 2_500]
+    assert [result_of(report, sink).pending for sink in FILES] == [0, 1_600, 2_500]
 
 
 def test_a_missing_tail_is_lost_only_where_the_journal_was_pruned(settings: Settings) -> None:
@@ -349,12 +349,12 @@ def test_a_missing_tail_is_lost_only_where_the_journal_was_pruned(settings: Sett
         journal.subscribe(["file"])
         for count in (6, 4):
             journal.append(Batch.of_records(make_messages(count), journal.producer_id, journal.last + 1, buzz.codec))
-            journal.note("file", 6, "")  # the cursor of the file's worker
+            journal.note_reached("file", 6, "")  # the cursor of the file's worker
             journal.prune()
         producer_id = journal.producer_id
     report, problems = audited(settings, "file")
     assert problems == {"file": [f"6 lost: between 1 and 6 of {producer_id}"]}
-    assert judgement(report, "file").pending == 4
+    assert result_of(report, "file").pending == 4
 
 
 def test_a_record_missing_in_the_middle_is_lost_even_if_the_journal_has_it(settings: Settings) -> None:
@@ -370,7 +370,7 @@ def test_a_sink_is_judged_from_when_it_was_subscribed(settings: Settings) -> Non
     producer_id = append(settings, 1_000)
     report, problems = audited(settings)
     assert not problems
-    assert (judgement(report, "sqlite").count, judgement(report, "file").count) == (1_000, 2_500)
+    assert (result_of(report, "sqlite").count, result_of(report, "file").count) == (1_000, 2_500)
     rewrite(settings, "sqlite", lambda rows: rows.__delitem__(0))
     assert audited(settings)[1] == {"sqlite": [f"1 lost: 1501 of {producer_id}"]}
 
@@ -381,7 +381,7 @@ def test_losses_between_and_in_runs_are_found(settings: Settings) -> None:
         append(settings, 10)
     ids = list(assigned(settings, "p"))
     report, problems = audited(settings)
-    assert (problems, judgement(report, "duckdb").runs, judgement(report, "duckdb").count) == ({}, 4, 40)
+    assert (problems, result_of(report, "duckdb").runs, result_of(report, "duckdb").count) == ({}, 4, 40)
     rewrite(settings, "file", lambda rows: rows.__delitem__(slice(8, 23)))
     rewrite(settings, "duckdb", lambda rows: rows.__setitem__(slice(0, 20), rows[10:20] + rows[:10]))
     assert audited(settings)[1] == {
@@ -408,7 +408,7 @@ def test_dead_letters_are_not_lost(settings: Settings) -> None:
     settings.dead_letter_path("duckdb").open("ab").write(b'{"partial')
     report, problems = audited(settings)
     assert problems == {"duckdb": [f"1 lost: 101 of {producer_id}"]}
-    assert (judgement(report, "duckdb").dead_letters, judgement(report, "duckdb").pending) == (1, 0)
+    assert (result_of(report, "duckdb").dead_letters, result_of(report, "duckdb").pending) == (1, 0)
 
 
 def test_a_record_dead_lettered_during_the_audit_is_not_lost(
@@ -427,14 +427,14 @@ def test_a_record_dead_lettered_during_the_audit_is_not_lost(
 
     monkeypatch.setattr(audit_module, "pages", pages)
     report, problems = audited(settings)
-    assert (problems, judgement(report, "file").pending) == ({}, 0)
+    assert (problems, result_of(report, "file").pending) == ({}, 0)
 
 
 def test_letters_at_the_end_are_neither_lost_nor_pending(settings: Settings) -> None:
     producer_id = append(settings, 4, contains={"file": 2}, prune=False)
     write_letter(settings, "file", producer_id, 3)
     report, problems = audited(settings)
-    assert (problems, judgement(report, "file").pending) == ({}, 1)
+    assert (problems, result_of(report, "file").pending) == ({}, 1)
     assert set(dead_letters(settings.dead_letter_path("file"))) == {(producer_id, 3)}
 
 
@@ -445,7 +445,7 @@ def test_a_sink_that_was_dropped_is_compared_and_named(settings: Settings) -> No
     for sequence in (2, 3):
         write_letter(settings, "duckdb", producer_id, sequence)  # and no record was ever stored there
     report, problems = audited(settings, *EMBEDDED)
-    found = {each.sink: (each.subscribed, each.count, each.dead_letters) for each in report.judgements}
+    found = {each.sink: (each.subscribed, each.count, each.dead_letters) for each in report.results}
     assert (problems, found) == ({}, {"file": (True, 4, 0), "sqlite": (False, 4, 0), "duckdb": (False, 0, 2)})
     assert [row[-1] for row in report.rows()] == ["ok", "ok, not subscribed", "ok, not subscribed"]
 
@@ -490,7 +490,7 @@ def test_several_producers_share_the_sinks(settings: Settings) -> None:
     append(settings, 300, name="a")
     report, problems = audited(settings)
     assert not problems
-    assert [(each.runs, each.count) for each in report.judgements if each.sink == "file"] == [(2, 1_000), (2, 1_300)]
+    assert [(each.runs, each.count) for each in report.results if each.sink == "file"] == [(2, 1_000), (2, 1_300)]
 
 
 @pytest.mark.full
@@ -532,7 +532,7 @@ def test_a_copied_folder_whose_copies_share_the_sinks(settings: Settings, tmp_pa
         report, problems = audited(each)
         assert not problems
         assert "a copy or a backup of a journal" in report.notes[0]
-    assert judgement(audited(copy)[0], "sqlite").pending == 10
+    assert result_of(audited(copy)[0], "sqlite").pending == 10
     rewrite(settings, "file", lambda rows: rows.append(rows[-1]))
     assert list(audited(settings)[1]) == ["file"]
     assert audited(settings)[1]["file"] == [f"1 duplicate: 70 of {other}"]
@@ -576,7 +576,7 @@ def test_a_topic_whose_broker_is_down_is_not_judged(settings: Settings, monkeypa
     append(settings, 10, prune=False)
     with closing(Journal(settings.journal_path("p"), streams.BUZZ)) as journal:
         for sink in (*EMBEDDED, "kafka"):
-            journal.note(sink, journal.last, "")
+            journal.note_reached(sink, journal.last, "")
         journal.prune()
     report, problems = audited(down)
     assert not problems
@@ -604,7 +604,7 @@ def test_a_sink_that_is_replaced_while_it_is_read_is_read_again(
 
     report = audit(settings, ["file"], DEFAULT_STREAM, replace)
     assert not report.broken
-    assert [each.count for each in report.judgements] == [100]
+    assert [each.count for each in report.results] == [100]
     assert sum(reads) > 100
 
 
@@ -615,13 +615,13 @@ def test_nothing_is_lost_beside_a_live_producer(settings: Settings) -> None:
         [*command, "--data-dir", str(settings.data_dir)], cwd=PROJECT_DIR, stdout=subprocess.DEVNULL
     ) as producer:
         try:
-            wait_until(lambda: any(account.last > 100 for account in accounts(settings)), 30)
-            (earlier,) = accounts(settings)
+            wait_until(lambda: any(journal.last > 100 for journal in journal_summaries(settings)), 30)
+            (earlier,) = journal_summaries(settings)
             for _ in range(2):
                 report, problems = audited(settings)
                 assert (problems, report.unread, report.notes) == ({}, {}, [])
-            (account,) = accounts(settings)
-            assert account.last > earlier.last, "the audit held up the producer"
+            (journal,) = journal_summaries(settings)
+            assert journal.last > earlier.last, "the audit held up the producer"
         finally:
             os.kill(producer.pid, signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
     assert not audited(settings)[1]
@@ -645,9 +645,9 @@ def test_the_command_is_for_people_and_for_programs(settings: Settings, capsys: 
     assert shown[-1].startswith("BROKEN: ")
     assert verify_emitters.run([*arguments, "--sinks", "file", "duckdb", "--stream", DEFAULT_STREAM, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert [each["count"] for each in report["judgements"]] == [COUNT, COUNT]
+    assert [each["count"] for each in report["results"]] == [COUNT, COUNT]
     assert verify_emitters.run([*arguments, "--json"]) == 1
-    found = [each["findings"] for each in json.loads(capsys.readouterr().out)["judgements"]]
+    found = [each["findings"] for each in json.loads(capsys.readouterr().out)["results"]]
     lost = ["2,500 lost: between 1 and 2500", "100 lost: between 1 and 100"]
     assert [each[0].partition(" of ")[0] for each in found if each] == lost
 

@@ -563,10 +563,10 @@ def test_rows_that_leave_the_journal_while_a_sink_is_asked_again_are_named(
     delivery = machine.deliver(one=sink, slow=Sink(is_down))
     machine.append(10)
     wait_until(lambda: delivery.journal.pending()["one"] == 0)
-    journal, real = machine.journal, machine.journal.note
+    journal, real = machine.journal, machine.journal.note_reached
 
     def then_pruned(name: str, reached: int, mark: str, *, durable: bool) -> None:
-        monkeypatch.setattr(journal, "note", real)
+        monkeypatch.setattr(journal, "note_reached", real)
         real("slow", 10, "")
         journal.prune()
         real(name, reached, mark, durable=durable)
@@ -575,7 +575,7 @@ def test_rows_that_leave_the_journal_while_a_sink_is_asked_again_are_named(
         if batch:
             sink.rows.clear()
             sink.plan = lambda sink, batch: None
-            monkeypatch.setattr(journal, "note", then_pruned)
+            monkeypatch.setattr(journal, "note_reached", then_pruned)
             raise Unavailable("replaced")
 
     sink.plan = replaced

@@ -29,8 +29,8 @@ from utils.app import cli
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError
 from utils.checks import doctor
-from utils.checks.accounts import accounts
-from utils.checks.doctor import Sign
+from utils.checks.doctor import Finding
+from utils.checks.journals import journal_summaries
 from utils.delivery.journal import Journal
 from utils.emitters.base import Emitter
 from utils.records.codec import Field
@@ -64,7 +64,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 each.last([])
                 each.emit(batch)
         for sink in EMBEDDED:
-            journal.note(sink, 3, "")
+            journal.note_reached(sink, 3, "")
         journal.prune()
     return settings.data_path
 
@@ -146,8 +146,8 @@ def test_a_missing_package_stops_no_other_check(package: str, settings: Settings
     module = package.replace("-", "_")
     done = run_python(package, module, settings=settings, code=WITHOUT)
     assert done.returncode == 1, done.stderr
-    signs = msgspec.json.decode(done.stdout, type=list[Sign])
-    assert Sign("packages", "problem", f"{package} is missing", doctor.INSTALL) in signs
+    signs = msgspec.json.decode(done.stdout, type=list[Finding])
+    assert Finding("packages", "problem", f"{package} is missing", doctor.INSTALL) in signs
     assert {".env", "packages", "data folder", "file", "dashboard"} <= {sign.topic for sign in signs}
 
 
@@ -192,7 +192,7 @@ def test_a_journal_of_the_first_edition_is_no_empty_one(settings: Settings) -> N
         connection.execute("CREATE TABLE identities (a)")
     assert "bob.sqlite is no journal of this version: deliver what is pending" in look(settings, "journal")
     with pytest.raises(ToolkitError, match="no journal of this version"):
-        accounts(settings)
+        journal_summaries(settings)
 
 
 def test_a_copied_journal_is_no_problem(settings: Settings) -> None:
@@ -306,7 +306,9 @@ def test_a_backend_that_cannot_draw(settings: Settings) -> None:
     def backend() -> str:
         raise ToolkitError("backend Nonsense cannot draw here")
 
-    assert Sign("dashboard", "problem", "backend Nonsense cannot draw here") in list(doctor.examine(settings, backend))
+    assert Finding("dashboard", "problem", "backend Nonsense cannot draw here") in list(
+        doctor.examine(settings, backend)
+    )
 
 
 @pytest.mark.parametrize(

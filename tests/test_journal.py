@@ -58,7 +58,7 @@ def append(
 
 def note(journal: Journal, reached: dict[str, tuple[int, str]]) -> None:
     for sink, (place, mark) in reached.items():
-        journal.note(sink, place, mark)
+        journal.note_reached(sink, place, mark)
 
 
 def prune(journal: Journal, **reached: int) -> None:
@@ -186,7 +186,7 @@ def test_subscribed_until_dropped(path: Path) -> None:
 def test_cursor_and_mark_of_a_sink_are_kept(path: Path) -> None:
     with closing(Journal(path, BUZZ)) as journal:
         journal.subscribe(["file", "kafka"])
-        journal.note("kafka", 0, "topic/1/17", durable=True)
+        journal.note_reached("kafka", 0, "topic/1/17", durable=True)
         assert stored(path, "SELECT mark FROM subscriptions WHERE sink = 'kafka'") == [("topic/1/17",)]
         append(journal, 5)
         append(journal, 5, {"file": (5, ""), "kafka": (3, "topic/1/20")})
@@ -210,7 +210,7 @@ def test_an_append_while_a_mark_is_stored_keeps_it(
         append(journal, 1)
 
     monkeypatch.setattr(sqlite.Database, "transaction", then_appended)
-    journal.note("kafka", 0, "topic/1/17", durable=True)
+    journal.note_reached("kafka", 0, "topic/1/17", durable=True)
     assert stored(path, "SELECT last, mark FROM runs, subscriptions") == [(1, "topic/1/17")]
 
 

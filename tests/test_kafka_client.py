@@ -9,7 +9,7 @@ from confluent_kafka import KafkaError, KafkaException
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.checks import doctor
-from utils.clients.kafka_admin import Admin, ClientLog, failed
+from utils.clients.kafka_admin import Admin, ClientLog, mapped_error
 
 AWAY = ("_TIMED_OUT", "_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE", "_SSL", "_AUTHENTICATION")
 
@@ -23,7 +23,7 @@ def text(settings: Settings, name: str, reason: str = "") -> str:
     """Return the line about an error of this name, with `reason` as the client's last report."""
     log = ClientLog()
     log.reason = reason
-    return str(failed(KafkaException(KafkaError(getattr(KafkaError, name))), settings, log))
+    return str(mapped_error(KafkaException(KafkaError(getattr(KafkaError, name))), settings, log))
 
 
 @pytest.mark.parametrize("name", AWAY)

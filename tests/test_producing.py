@@ -34,7 +34,7 @@ from utils.delivery.journal import Journal
 from utils.delivery.producing import Session
 from utils.records.record import Batch, Line, Message, Record
 from utils.records.stream import BUZZ, Stream
-from utils.sinks import EMBEDDED, Making, Run
+from utils.sinks import EMBEDDED, ProducerOptions, RunOptions
 
 Paced = Iterator[tuple[float, Message]]
 
@@ -45,7 +45,7 @@ class Reading(Record):
     ok: bool = True
 
 
-AT_ONCE = Making(interval=0)
+AT_ONCE = ProducerOptions(interval=0)
 SENSORS = Stream("sensors", Reading, by="device", value="temperature_c")
 
 
@@ -65,7 +65,7 @@ def produce(
     settings: Settings, messages: Paced, *, interval_s: float = 0, sinks: tuple[str, ...] = ("file",),
     drop: tuple[str, ...] = (), drain_s: float = 10.0,
 ) -> int:  # fmt: skip
-    making = Making(interval=interval_s, sinks=sinks, run=Run(drop=drop, drain=drain_s))
+    making = ProducerOptions(interval=interval_s, sinks=sinks, run=RunOptions(drop=drop, drain=drain_s))
     return producing.produce(BUZZ, "ragini", messages, making, settings)
 
 
@@ -128,8 +128,11 @@ def test_a_slow_generator_is_acknowledged_with_the_time_at_which_it_made_each_re
 
 
 def test_huge_bounds_mean_no_bound(settings: Settings) -> None:
-    huge = Run(count=10**20, drain=1e300)
-    assert producing.produce(BUZZ, "ragini", paced(3), Making(interval=0, sinks=("file",), run=huge), settings) == 0
+    huge = RunOptions(count=10**20, drain=1e300)
+    assert (
+        producing.produce(BUZZ, "ragini", paced(3), ProducerOptions(interval=0, sinks=("file",), run=huge), settings)
+        == 0
+    )
 
 
 def test_records_that_were_made_before_their_source_broke_are_acknowledged_once(settings: Settings) -> None:
@@ -272,7 +275,7 @@ def test_a_message_is_in_all_sinks_soon_after_it_is_acknowledged(settings: Setti
     everywhere: list[float] = []
 
     stop = threading.Event()
-    with producing.session(BUZZ, "ragini", settings, sinks=EMBEDDED, run=Run(), stop=stop) as run:
+    with producing.session(BUZZ, "ragini", settings, sinks=EMBEDDED, run=RunOptions(), stop=stop) as run:
         delivery = run.delivery
         for _, message in paced(6):
             run.append(run.batch([message], Batch.of_records)[0])
@@ -405,7 +408,7 @@ def test_at_its_limit_the_journal_waits_and_names_each_sink_once(small: Settings
     with closing(sqlite3.connect(small.sqlite_path, isolation_level=None)) as blocker:
         blocker.execute("BEGIN IMMEDIATE")
         stop = threading.Event()
-        with producing.session(BUZZ, "ragini", small, sinks=("file", "sqlite"), run=Run(), stop=stop) as run:
+        with producing.session(BUZZ, "ragini", small, sinks=("file", "sqlite"), run=RunOptions(), stop=stop) as run:
             while run.has_room():
                 run.append(run.batch(make_messages(100), Batch.of_records)[0])
             wait_until(lambda: not run.has_room() and named())

@@ -70,7 +70,9 @@ def test_it_waits_as_long_as_it_is_asked(stop: signals.Stop) -> None:
 
 
 def test_ctrl_c_while_a_command_is_imported_is_one_line(settings: Settings) -> None:
-    code = "import signal; from utils.app import startup; startup.guard(); signal.raise_signal(signal.SIGINT)"
+    code = (
+        "import signal; from utils.app import startup as s; s.check_environment(); signal.raise_signal(signal.SIGINT)"
+    )
     done = run_python(code=code, settings=settings)
     assert (done.returncode, done.stdout, done.stderr) == (3, "", "interrupted before it began\n")
 

@@ -123,7 +123,7 @@ def test_the_search_passes_over_other_words(text: str) -> None:
 # Public functions and classes that several modules of utils define, and the common meaning.
 SAME_MEANING = {
     "emit_message": "each emitter has it for calls from a loop or a notebook",
-    "errors": "the context manager of a client that maps its library's errors",
+    "mapped_errors": "the context manager of a client that maps its library's errors",
     "open_emitter": "the registry finds it in the emitter's module",
     "open_source": "the registry finds it in the source's module",
     "columns": "the columns of a table that exists, in a client's library",

@@ -15,13 +15,13 @@ from utils.app.config import Settings
 from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.app.options import Count, Drain, Interval, Seed
 from utils.emitters.base import Emitter
-from utils.records.infer import inferred, values_of, with_roles
-from utils.records.stream import BUZZ, Stream, known
+from utils.records.infer import infer_stream, values_of, with_roles
+from utils.records.stream import BUZZ, Stream, load_stream
 from utils.sources.base import Resume, Source
 
 AUTO = "auto"
-OWN_FOLDERS = ("journal", "dead_letter", "logs", "processed", "streams")
-OF_A_DATABASE = ("", "-wal", "-shm", "-journal", ".wal", ".lock")  # suffixes of the files of one database
+RESERVED_FOLDERS = ("journal", "dead_letter", "logs", "processed", "streams")
+DATABASE_SUFFIXES = ("", "-wal", "-shm", "-journal", ".wal", ".lock")  # suffixes of the files of one database
 INFERRED_FROM = 2_000  # first records of a stream
 
 
@@ -91,7 +91,7 @@ Drop = Annotated[
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Run:
+class RunOptions:
     """The options of every producer."""
 
     count: Count = None
@@ -99,21 +99,21 @@ class Run:
     drop: Drop = ()
 
 
-WHOLE_RUN = Run()
+DEFAULT_RUN = RunOptions()
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Making:
+class ProducerOptions:
     """The options of every producer that generates its records."""
 
     interval: Interval = 5.0
     seed: Seed = None
     sinks: Sinks = EMBEDDED
-    run: Run = WHOLE_RUN
+    run: RunOptions = DEFAULT_RUN
 
 
-MAKING = Making()
+DEFAULT_OPTIONS = ProducerOptions()
 ChosenSource = Annotated[
     SourceName,
     Parameter(name="--source", help=f"Sink to read; auto: the first of {', '.join(BY_PREFERENCE)} with data."),
@@ -139,7 +139,9 @@ def source(
 
 def check_places(settings: Settings, stream: Stream, sinks: Iterable[str]) -> None:
     """Raise ToolkitError if two sinks have the same file, or one has a path that the toolkit uses itself."""
-    reserved = {(settings.data_path / folder).resolve() for folder in OWN_FOLDERS} | {settings.alerts_path.resolve()}
+    reserved = {(settings.data_path / folder).resolve() for folder in RESERVED_FOLDERS} | {
+        settings.alerts_path.resolve()
+    }
     owners: dict[str, str] = {}
     for sink in sinks:
         path = SINKS[sink].path(settings, stream)
@@ -147,7 +149,7 @@ def check_places(settings: Settings, stream: Stream, sinks: Iterable[str]) -> No
             continue
         if reserved & {path.resolve(), path.resolve().parent}:
             raise ToolkitError(f"{sink} cannot use {path}: other files belong there; name another file or stream")
-        for suffix in OF_A_DATABASE:
+        for suffix in DATABASE_SUFFIXES:
             name = f"{os.path.normcase(path.resolve())}{suffix}"
             if owners.setdefault(name, sink) != sink:
                 raise ToolkitError(f"{owners[name]} and {sink} use the same file {name}: name another for one of them")
@@ -159,12 +161,12 @@ def find_stream(name: str, settings: Settings, source_name: str = AUTO) -> Strea
     Raises Absent if there is neither yet, Unavailable if the source cannot be read now, ToolkitError if the name or
     the file cannot be used.
     """
-    if found := known(name, settings.schema_folder):
+    if found := load_stream(name, settings.schema_folder):
         return found
     values = _first_values(Stream(name), settings, source_name)  # without fields `extra` has all members of a record
     if not values:
         raise Absent(f"stream {name} has no schema file, and no record that can be read yet")
-    return inferred(name, values)
+    return infer_stream(name, values)
 
 
 def with_chosen_roles(stream: Stream, settings: Settings, source_name: str = AUTO) -> Stream:

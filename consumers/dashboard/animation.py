@@ -79,7 +79,7 @@ def keep_film(path: Path, dashboard: Dashboard, plan: Plan, shown: Iterable[Snap
         raise ToolkitError(f"--save {path} cannot be written: {reason}") from error
 
 
-def opened(plan: Plan, folder: Path, first: Snapshot) -> Callable[[Iterable[Snapshot]], None]:
+def open_output(plan: Plan, folder: Path, first: Snapshot) -> Callable[[Iterable[Snapshot]], None]:
     """Return the function that shows snapshots: on a page, in the file of --save, or in dashboard.png of this folder.
 
     Creates missing folders. Raises ToolkitError if the address or file cannot be used.

@@ -21,7 +21,7 @@ from utils.app.config import PROJECT_DIR
 from utils.reading.anomaly import TRAILING, anomalies, floor_of
 from utils.reading.expression import Expression
 from utils.reading.tracker import Tracker
-from utils.records.infer import event_time
+from utils.records.infer import event_time_getter
 from utils.records.stream import BUZZ, Stream
 from utils.sources.base import Chunk
 
@@ -36,7 +36,7 @@ RATE_WINDOW_S, SPARK_STEP_S, SPARK_STEPS, GAPS = 60, 10, 30, 50
 SECONDS = SPARK_STEP_S * (SPARK_STEPS + 1)  # whose counts are kept, for rate, sparkline and gaps
 
 
-class Charted:
+class ChartedFields:
     """The charted fields of a stream.
 
     Without `by` records are counted per producer. Without `value` or `histogram` the lengths of a text field are
@@ -44,7 +44,7 @@ class Charted:
     """
 
     def __init__(self, stream: Stream) -> None:
-        self.stream, self.event_us, self._field = stream, event_time(stream), stream.codec.value
+        self.stream, self.event_us, self._field = stream, event_time_getter(stream), stream.codec.value
         self._name = lru_cache(MAX_KEYS)(lambda text: plain(text) or "(no name)")
         types = {field.name: field.type for field in stream.fields}
         texts = [name for name, kind in types.items() if kind == "text" and name != stream.by]
@@ -85,7 +85,7 @@ class Charted:
 class History:
     """Counts, times and latest values. A record comes at its event time, or once `live` when it is read."""
 
-    def __init__(self, charted: Charted, buffers: Buffers, *, from_end: bool) -> None:
+    def __init__(self, charted: ChartedFields, buffers: Buffers, *, from_end: bool) -> None:
         self.charted, self.live, self.tracker = charted, False, Tracker(from_end=from_end)
         self.keys: Counter[str] = Counter()
         self.seconds: Counter[int] = Counter()  # number of records that came in each second
@@ -150,7 +150,7 @@ class State:
         clock: Callable[[], float] = time.time,
         from_end: bool = False,
     ) -> None:
-        self._lock, self._clock, self._where, charted = threading.Lock(), clock, where, Charted(stream)
+        self._lock, self._clock, self._where, charted = threading.Lock(), clock, where, ChartedFields(stream)
         self._new_history = partial(History, charted, buffers, from_end=from_end)
         self._history, now, shown = self._new_history(), clock(), plain(where.text) if where else ""
         self._known = Snapshot(stream.name, now, now, Source(source), charted.roles, shown, buffers=buffers)

@@ -15,7 +15,7 @@ import pytest
 from tests.helpers import FILES, make_batch, ragini, run_here, start_python, wait_until
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError
-from utils.app.options import Reading
+from utils.app.options import ReadingOptions
 from utils.reading.database import Database
 from utils.reading.processing import consumer as consumer_of
 from utils.reading.windows import Tumbling
@@ -94,13 +94,13 @@ def test_a_handle_of_ones_own_is_part_of_the_transaction(settings: Settings) -> 
     emit("file", settings, 3)
     fails = True
     with pytest.raises(KeyError):
-        main(reading=Reading(once=True), settings=settings)
+        main(reading=ReadingOptions(once=True), settings=settings)
     assert stored("kept", settings) == 0
     fails = False
-    main(reading=Reading(once=True), settings=settings)
-    main(reading=Reading(once=True), settings=settings)
+    main(reading=ReadingOptions(once=True), settings=settings)
+    main(reading=ReadingOptions(once=True), settings=settings)
     emit("file", settings, 2, first=4)
-    main(reading=Reading(once=True), tumbling=Tumbling(every_s=60), settings=settings)
+    main(reading=ReadingOptions(once=True), tumbling=Tumbling(every_s=60), settings=settings)
     assert ask(path, "SELECT sequence FROM kept") == [(1,), (2,), (3,), (4,), (5,)]
     assert ask(path, "SELECT SUM(records) FROM windows") == [(2,)]
 

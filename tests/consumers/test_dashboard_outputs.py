@@ -51,7 +51,7 @@ def frames(state: State, plan: Plan, stop: threading.Event | None = None) -> Ite
 
 
 def show(state: State, plan: Plan, folder: Path, shown: Iterable[Snapshot]) -> None:
-    animation.opened(plan, folder, state.snapshot())(shown)
+    animation.open_output(plan, folder, state.snapshot())(shown)
 
 
 def test_image_is_replaced_whole_and_nothing_is_left_behind(state: State, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def rejected(module: str, arguments: list[str], capsys: pytest.CaptureFixture[st
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Change to a folder with an empty .env."""
     (tmp_path / ".env").touch()
     monkeypatch.chdir(tmp_path)

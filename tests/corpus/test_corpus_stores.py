@@ -35,7 +35,7 @@ Make = Callable[[Path], object]
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
     """Change to a folder with an empty .env, and make the data folder."""
     (tmp_path / ".env").touch()
     monkeypatch.chdir(tmp_path)

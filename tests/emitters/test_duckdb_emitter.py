@@ -17,7 +17,7 @@ from tests.helpers import make_batch
 from utils.app.errors import Rejected, ToolkitError, Unavailable
 from utils.clients import duck, files
 from utils.emitters import duckdb_emitter
-from utils.emitters.base import STEP
+from utils.emitters.base import ROW_GROUP_RECORDS
 from utils.emitters.duckdb_emitter import DuckdbEmitter, emit_message
 from utils.records.codec import Field
 from utils.records.instants import microseconds
@@ -410,7 +410,7 @@ class TestTornBlocks:
 class TestWindows:
     def test_long_batches_fill_row_groups(self) -> None:
         """Windows fill whole row groups: closing the file would merge smaller ones, at nearly twice the work."""
-        assert STEP % duck._ROW_GROUP_SIZE == 0
+        assert ROW_GROUP_RECORDS % duck._ROW_GROUP_SIZE == 0
 
     def test_readers_get_a_pause(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pauses: list[float] = []

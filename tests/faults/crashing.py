@@ -20,7 +20,7 @@ from utils.delivery.journal import Journal
 from utils.emitters import duckdb_emitter, sqlite_emitter  # noqa: F401 (loaded once, before all forks)
 from utils.records.record import Batch
 from utils.records.stream import BUZZ
-from utils.sinks import EMBEDDED, SINKS, Making, Run
+from utils.sinks import EMBEDDED, SINKS, ProducerOptions, RunOptions
 
 STARTS, APPENDS, MESSAGES = 3, 3, 10
 
@@ -41,7 +41,7 @@ def run(settings: Settings, report: Callable[[int], None]) -> None:
                         batch = journal.read(last[1] if last else 0, 1000)
                         assert batch
                         emitter.emit(batch)
-                        journal.note(sink, batch.last, emitter.mark)
+                        journal.note_reached(sink, batch.last, emitter.mark)
                 journal.prune()
 
 
@@ -79,7 +79,9 @@ def main() -> None:
             return 0
 
         def recovering(report: Callable[[int], None], settings: Settings = settings) -> int:
-            return ragini_producer.main(making=Making(interval=0.0, run=Run(count=1, drain=30.0)), settings=settings)
+            return ragini_producer.main(
+                options=ProducerOptions(interval=0.0, run=RunOptions(count=1, drain=30.0)), settings=settings
+            )
 
         code, numbers_seen = in_child(armed if command == "run" else recovering)
         os.write(answers, " ".join(map(str, [code, *numbers_seen])).encode() + b"\n")

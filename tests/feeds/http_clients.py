@@ -18,7 +18,7 @@ from utils.feeds.feeding import FeedOptions
 from utils.feeds.http import feed_http
 from utils.records.record import Record
 from utils.records.stream import Stream, declare
-from utils.sinks import Run
+from utils.sinks import RunOptions
 
 JSON = {"Content-Type": "application/json"}
 LINES = {"Content-Type": "application/x-ndjson"}
@@ -107,7 +107,7 @@ class RunningFeed:
 
         def feed() -> None:
             try:
-                options = FeedOptions(sinks=sinks, run=Run(count, drain=20))
+                options = FeedOptions(sinks=sinks, run=RunOptions(count, drain=20))
                 self.code = feed_http("0", "things", options, settings, self.stop, token)
             except BaseException as error:  # noqa: BLE001 (the test looks at it)
                 self.code = error

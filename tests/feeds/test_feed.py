@@ -31,7 +31,7 @@ from utils.app.errors import Unavailable
 from utils.clients.line_file import MAX_LINE_BYTES
 from utils.emitters.file_emitter import FileEmitter
 from utils.feeds import feeding, inputs
-from utils.feeds.feeding import described
+from utils.feeds.feeding import sample_stream
 from utils.feeds.lines import LineCodec, text_parser
 from utils.feeds.rows import Row, RowSource
 from utils.records.infer import instant_us
@@ -599,7 +599,7 @@ def test_a_pipe_whose_first_line_does_not_end_needs_no_memory(
     source = inputs.find_input("-", inputs.PLAIN, settings, stop)
     tracemalloc.start()
     try:
-        stream = described(source, "things", settings, stop)
+        stream = sample_stream(source, "things", settings, stop)
         assert tracemalloc.get_traced_memory()[1] < 20 * MAX_LINE_BYTES
     finally:
         tracemalloc.stop()
@@ -621,7 +621,8 @@ def test_a_wait_for_a_first_record_ends_without_an_error(settings: Settings) -> 
         yield from ()
 
     assert (
-        described(inputs.Input("stdin", "-", "json", inputs.PLAIN, make, ends=True), "things", settings, stop) is None
+        sample_stream(inputs.Input("stdin", "-", "json", inputs.PLAIN, make, ends=True), "things", settings, stop)
+        is None
     )
 
 
@@ -646,8 +647,8 @@ def test_a_feed_that_follows_waits_for_a_source_that_is_away(
 
     source, stop = inputs.Input("things", "things", "json", inputs.PLAIN, make), threading.Event()
     with pytest.raises(Unavailable, match="no broker"):
-        described(source, "things", settings, stop)
-    found = described(source, "things", settings, stop, wait=True)
+        sample_stream(source, "things", settings, stop)
+    found = sample_stream(source, "things", settings, stop, wait=True)
     assert found and found.fields[0].name == "n"
     assert [line for line in logged if "no broker; waiting" in line]
 

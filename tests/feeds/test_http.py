@@ -44,7 +44,7 @@ from utils.delivery.producing import Session
 from utils.delivery.worker import Delivery
 from utils.feeds import http
 from utils.feeds.feeding import PLAIN_FEED
-from utils.feeds.http import Endpoint, Intake, Posted, fed_lines, feed_http, group_of
+from utils.feeds.http import Endpoint, Intake, PendingRequest, fed_lines, feed_http, next_requests
 from utils.feeds.lines import LineCodec
 
 ONE = thing("a", 1)
@@ -487,7 +487,7 @@ def test_a_request_that_is_not_complete_in_time_is_not_taken(
 def test_a_cancelled_request_is_not_taken(settings: Settings) -> None:
     with closing(Journal(settings.journal_path(NAME), THINGS)) as journal:
         intake = Intake(Session(Delivery(journal, {}, lambda _: Path()), threading.Event()), LineCodec(THINGS))
-        cancelled, posted = Posted(ONE.encode(), "one"), Posted(ONE.encode(), "two")
+        cancelled, posted = PendingRequest(ONE.encode(), "one"), PendingRequest(ONE.encode(), "two")
         cancelled.cancel()
         intake.answer([cancelled, posted])
         assert posted.result() == journal.last == 1
@@ -496,7 +496,7 @@ def test_a_cancelled_request_is_not_taken(settings: Settings) -> None:
 def test_a_key_that_comes_twice_at_once_is_taken_once(settings: Settings) -> None:
     with closing(Journal(settings.journal_path(NAME), THINGS)) as journal:
         intake = Intake(Session(Delivery(journal, {}, lambda _: Path()), threading.Event()), LineCodec(THINGS))
-        group = [Posted(body.encode(), "one") for body in (ONE, ONE, thing("a", 2))]
+        group = [PendingRequest(body.encode(), "one") for body in (ONE, ONE, thing("a", 2))]
         intake.answer(group)
         assert [getattr(posted.result(), "status_code", 200) for posted in group] == [200, 200, 422]
         assert journal.last == 1
@@ -504,10 +504,10 @@ def test_a_key_that_comes_twice_at_once_is_taken_once(settings: Settings) -> Non
 
 def test_one_transaction_takes_a_bounded_number_of_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "GROUP_BYTES", 2 * len(ONE))
-    queue = SimpleQueue[Posted]()
+    queue = SimpleQueue[PendingRequest]()
     for _ in range(5):
-        queue.put(Posted(ONE.encode(), ""))
-    assert [len(group_of(queue)) for _ in range(4)] == [2, 2, 1, 0]
+        queue.put(PendingRequest(ONE.encode(), ""))
+    assert [len(next_requests(queue)) for _ in range(4)] == [2, 2, 1, 0]
 
 
 def test_records_that_a_full_disk_does_not_take_are_not_acknowledged(
@@ -521,7 +521,7 @@ def test_records_that_a_full_disk_does_not_take_are_not_acknowledged(
     with closing(Journal(settings.journal_path(NAME), THINGS)) as journal:
         monkeypatch.setattr(journal, "append", full)
         intake = Intake(Session(Delivery(journal, {}, lambda _: Path()), stop), LineCodec(THINGS))
-        group = [Posted(ONE.encode(), "one"), Posted(ONE.encode(), "")]
+        group = [PendingRequest(ONE.encode(), "one"), PendingRequest(ONE.encode(), "")]
         intake.answer(group)
     assert [getattr(posted.result(), "status_code", 200) for posted in group] == [503, 503]
 
@@ -530,7 +530,7 @@ def test_records_that_a_full_disk_does_not_take_are_not_acknowledged(
 def test_after_an_error_clients_are_answered_before_the_drain(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def answer(_: Intake, group: list[Posted]) -> None:
+    def answer(_: Intake, group: list[PendingRequest]) -> None:
         if group:
             raise ToolkitError("given up")
 
@@ -641,7 +641,7 @@ def test_any_sequence_of_requests_agrees_with_a_model(
         session = Session(Delivery(journal, {}, lambda _: Path()), threading.Event())
         intake = Intake(session, LineCodec(THINGS))
         for each in groups:
-            group = [Posted(body.encode(), key) for key, body in each]
+            group = [PendingRequest(body.encode(), key) for key, body in each]
             intake.answer(group)
             for (key, body), posted in zip(each, group, strict=True):
                 amount = {"[]": 0, ONE: 1, f"[{ONE},{ONE}]": 2}.get(body)

@@ -16,7 +16,7 @@ from tests.helpers import open_files_stay
 from utils.feeds.lines import LineCodec
 from utils.feeds.rotated import RotatedFile
 from utils.records.stream import Stream
-from utils.sources.file_source import parsed
+from utils.sources.file_source import parse_position
 
 STREAM = Stream("lines")
 STEPS = st.one_of(
@@ -84,7 +84,7 @@ class Model:
 
     def is_known(self) -> bool:
         """Return whether the bytes before the position still exist; otherwise a feed begins with the present file."""
-        offset, length, crc = parsed(self.position)
+        offset, length, crc = parse_position(self.position)
         before = [path.read_bytes()[:offset][-length:] for path in (self.path, *self.rotated())]
         return offset > 0 and (length, crc) in [(len(each), crc32(each)) for each in before]
 

@@ -43,10 +43,10 @@ def problems(settings: Settings, written: Callable[[list[bytes]], Sequence[bytes
             producer.produce(settings.topic, value=line, key=journal.key, partition=0)
         producer.flush(10)
         for sink in CHOSEN:
-            journal.note(sink, 30, "")
+            journal.note_reached(sink, 30, "")
         journal.prune()
         producer_id = journal.producer_id
-    found = [(each.sink, finding) for each in audited(settings).judgements for finding in each.findings]
+    found = [(each.sink, finding) for each in audited(settings).results for finding in each.findings]
     return [f"{sink}: {text.removesuffix(f' of {producer_id}')}" for sink, text in found]
 
 
@@ -85,7 +85,7 @@ def test_damage_is_named(
 def test_a_compressed_topic_is_read(codec: str, settings: Settings) -> None:
     lines = {"linger.ms": "200", "compression.type": codec}
     assert problems(settings, lambda lines: lines, **lines) == []
-    assert {each.count for each in audited(settings).judgements} == {30}
+    assert {each.count for each in audited(settings).results} == {30}
 
 
 def test_a_topic_that_kafka_python_cannot_read_is_one_line(settings: Settings) -> None:
@@ -107,10 +107,10 @@ def test_the_emitter_passes_the_audit_and_the_check(settings: Settings) -> None:
                         each.last(list(journal.runs()))
                         each.emit(batch)
             for sink in CHOSEN:
-                journal.note(sink, journal.last, "")
+                journal.note_reached(sink, journal.last, "")
             journal.prune()
     report = audited(settings)
-    assert [(each.runs, each.count, each.pending) for each in report.judgements] == [(2, 4200, 0)] * 2
+    assert [(each.runs, each.count, each.pending) for each in report.results] == [(2, 4200, 0)] * 2
     assert not report.broken
     assert not report.notes
     result = check.check("kafka", settings)
@@ -120,4 +120,4 @@ def test_the_emitter_passes_the_audit_and_the_check(settings: Settings) -> None:
 def test_a_topic_that_was_deleted_is_lost(settings: Settings, admin: AdminClient) -> None:
     assert problems(settings, lambda lines: lines) == []
     delete_topic(admin, settings.topic)
-    assert [each.findings[0][:8] for each in audited(settings).judgements if each.findings] == ["30 lost:"]
+    assert [each.findings[0][:8] for each in audited(settings).results if each.findings] == ["30 lost:"]

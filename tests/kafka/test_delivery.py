@@ -26,7 +26,7 @@ from utils.app.config import Settings
 from utils.delivery.producing import produce
 from utils.records.record import Message
 from utils.records.stream import BUZZ
-from utils.sinks import ALL, Making, Run
+from utils.sinks import ALL, ProducerOptions, RunOptions
 
 CASE = "producers.producer_case"
 WAIT_S = 60.0
@@ -320,7 +320,7 @@ def test_a_record_over_the_limit_of_the_topic_becomes_a_dead_letter(settings: Se
     admin.create_topics([topic])[settings.topic].result(10)
     texts = ["x" * (900 if number % 10 == 3 else 20) for number in range(100)]
     made = [(0.0, Message(text, "Ann", "tech", 0.5, "key", len(text))) for text in texts]
-    making = Making(interval=0, sinks=("file", "kafka"), run=Run(drain=30))
+    making = ProducerOptions(interval=0, sinks=("file", "kafka"), run=RunOptions(drain=30))
     assert produce(BUZZ, "case", made, making, settings) == 0
     ((_, sequences),) = in_topic(settings).items()
     large = [number for number in range(1, 101) if number % 10 == 4]

@@ -257,7 +257,7 @@ def tls(server: Server, folder: Path) -> Path:
     ],
 )  # fmt: skip
 def test_errors_that_can_heal(name: str, heals: bool) -> None:
-    with pytest.raises(ToolkitError, match="here: some reason") as raised, client.errors(StoreUrl("", "here")):
+    with pytest.raises(ToolkitError, match="here: some reason") as raised, client.mapped_errors(StoreUrl("", "here")):
         raise getattr(psycopg.errors, name)("some\nreason")
     assert isinstance(raised.value, StoreUnavailable) == heals
 

@@ -15,7 +15,7 @@ from tests.helpers import run_here
 from utils.app.config import Settings
 from utils.records.infer import with_roles
 from utils.records.record import Batch, encode_records
-from utils.records.stream import Stream, check_roles, known
+from utils.records.stream import Stream, check_roles, load_stream
 from utils.sinks import EMBEDDED, source
 
 Make = Callable[[random.Random], Iterator[tuple[float, Any]]]
@@ -53,7 +53,7 @@ def test_every_value_fits_its_column(name: str) -> None:
     made = take(name, 2_000)
     for record in made:
         record.timestamp = "2026-11-23T19:04:05.123Z"
-    assert not Batch.of_records(made, "p", 1, stream.codec).kept
+    assert not Batch.of_records(made, "p", 1, stream.codec).extra_counts
 
 
 def test_inference_would_choose_the_declared_roles(name: str) -> None:
@@ -113,7 +113,7 @@ def test_an_example_arrives_typed_in_every_sink(name: str, settings: Settings) -
     done = run_here(f"producers.{name}_producer", *arguments, settings=settings)
     assert done.returncode == 0, done.stderr
     assert "in extra" not in done.stdout
-    found = known(stream.name, settings.schema_folder)
+    found = load_stream(stream.name, settings.schema_folder)
     assert found is not None
     wanted = [record for _, record in islice(make(random.Random(3)), 1_000)]
     for sink in EMBEDDED:

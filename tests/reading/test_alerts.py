@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.app.errors import PositionMoved, ToolkitError
-from utils.reading.alerts import Alerts, Rule, State
+from utils.reading.alerts import Alerts, AlertState, Rule
 from utils.reading.anomaly import TRAILING, anomalies
 from utils.reading.database import SqliteDatabase
 from utils.reading.store import ProcessedStore
@@ -178,7 +178,7 @@ class TestAnomalies:
             assert given_by(Rule(anomaly="temperature_c"), made, tmp_path / f"{size}.sqlite", size) == begun
 
     def test_an_absent_value_is_none(self) -> None:
-        state = State()
+        state = AlertState()
         assert not any(state.stands_out(value, None) for value in [20.0, 20.5] * TRAILING)
         assert not state.stands_out(None, None)
         assert state.stands_out(40.0, None)

@@ -185,15 +185,15 @@ def test_a_partition_that_begins_again_is_logged(logged: list[str]) -> None:
 
 def test_the_running_line(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress("file", BUZZ)
-    progress.saw([], Counts(records=1_234, lost=5))
+    progress.update([], Counts(records=1_234, lost=5))
     line = progress.end()
     assert line.startswith("file: 1,234 records, ")
     assert line.endswith("invalid 0, lost 5, duplicate 0, external 0")
-    progress.saw(make_messages(1), Counts(records=1_235, again=7))
+    progress.update(make_messages(1), Counts(records=1_235, again=7))
     assert progress.end().endswith(", seen again 7")  # the lag of a record from before the run would say nothing
     (message,) = make_messages(1)
     message.timestamp = instant_text(round((time.time() + 1) * 1e6))
-    progress.saw([message], Counts(records=1_236))
+    progress.update([message], Counts(records=1_236))
     assert ", external 0, lag 0." in progress.end()
 
 

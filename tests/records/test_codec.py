@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from utils.records import sentiment
-from utils.records.codec import OWN, Codec, Field
+from utils.records.codec import OWN_COLUMNS, Codec, Field
 from utils.records.external import stamp
 from utils.records.instants import instant_text, microseconds
 from utils.records.record import Batch
@@ -319,8 +319,8 @@ def test_databases_give_back_the_same_record_and_nothing_is_lost(
 def test_values_in_extra_are_counted_by_name(given_objects: list[dict[str, Any]], odd: int) -> None:
     lines = stamped([{**each, "odd": odd} for each in given_objects])
     batch = Batch("p", len(given_objects), len(given_objects), lines, CODEC)
-    assert batch.kept["odd"] == len(given_objects)
-    assert batch.kept.total() == sum(len(json.loads(record.extra)) for record in batch.records)
+    assert batch.extra_counts["odd"] == len(given_objects)
+    assert batch.extra_counts.total() == sum(len(json.loads(record.extra)) for record in batch.records)
 
 
 def test_every_record_with_all_values_in_their_columns_has_no_extra() -> None:
@@ -441,7 +441,7 @@ def test_canonical_forms_differ_where_types_do(one: object, other: object) -> No
 
 def test_a_stream_without_fields_keeps_everything() -> None:
     bare = Stream("bare").codec
-    assert bare.columns == tuple(OWN)
+    assert bare.columns == tuple(OWN_COLUMNS)
     (record,) = bare.decode_lines(stamped([{"a": {"b": [1, None]}, "c": 1}]))
     assert json.loads(bare.encode(record))["a"] == {"b": [1, None]}
 

@@ -129,7 +129,7 @@ def test_columns_with_a_few_odd_records_equal_those_of_the_lines() -> None:
     records[101] = Reading("both", Level.LOW, 1.5, b"x", None, timestamp=AT)  # type: ignore[arg-type]
     batch = Batch.of_records(records, "p-1", 7, READINGS.codec)
     assert same(batch.columns, read(batch))
-    assert batch.kept == {"amount": 1, "more": 1, "ok": 1}
+    assert batch.extra_counts == {"amount": 1, "more": 1, "ok": 1}
     records[0].temperature_c = float("nan")
     with pytest.raises(ValueError, match="temperature_c"):
         Batch.of_records(records, "p-1", 7, READINGS.codec)

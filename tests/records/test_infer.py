@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from utils.records.codec import Field
 from utils.records.external import stamp
-from utils.records.infer import MAX_FIELDS, fields, inferred, instant_us, time_field, values_of, with_roles
+from utils.records.infer import MAX_FIELDS, infer_fields, infer_stream, instant_us, time_field, values_of, with_roles
 from utils.records.record import Batch
 from utils.records.stream import Stream
 
@@ -21,7 +21,7 @@ EPOCH_S = int(NOON.timestamp())
 
 def types(*values: Any) -> str:
     """Return the inferred type of a field with these values."""
-    (found,) = fields([{"f": value} for value in values])
+    (found,) = infer_fields([{"f": value} for value in values])
     return found.type
 
 
@@ -65,29 +65,29 @@ def test_words_for_a_missing_value_make_no_type(word: str) -> None:
 
 
 def test_a_field_without_a_value_has_no_type_yet() -> None:
-    assert fields([{"a": None, "b": 1}]) == (Field("b", "number"),)
+    assert infer_fields([{"a": None, "b": 1}]) == (Field("b", "number"),)
 
 
 def test_our_own_ids_are_no_fields() -> None:
     record = {"a": 1, "timestamp": NOON.isoformat(), "producer_id": "p", "sequence": 1, "extra": {}}
-    assert [field.name for field in fields([record])] == ["a", "timestamp"]
+    assert [field.name for field in infer_fields([record])] == ["a", "timestamp"]
 
 
 def test_a_field_that_first_comes_late_is_seen() -> None:
-    assert [field.name for field in fields([{"a": 1}] * 1_999 + [{"b": "x"}])] == ["a", "b"]
+    assert [field.name for field in infer_fields([{"a": 1}] * 1_999 + [{"b": "x"}])] == ["a", "b"]
 
 
 def test_names_without_end_are_no_columns() -> None:
     """Only the most frequent of very many names become columns: SQLite takes 2,000, PostgreSQL 1,600."""
     records = [{f"user {number}": number, "at": number} for number in range(3_000)]
-    found = fields([*records, records[7]])
+    found = infer_fields([*records, records[7]])
     assert len(found) == MAX_FIELDS
     assert {Field("at", "number"), Field("user 7", "number")} < set(found)
 
 
 @given(st.lists(st.dictionaries(st.sampled_from("abc"), st.integers() | st.floats() | st.text() | st.none())))
 def test_any_values_make_types_that_a_stream_may_have(records: list[dict[str, Any]]) -> None:
-    stream = inferred("any", records)
+    stream = infer_stream("any", records)
     assert stream.codec.fields == stream.fields
 
 
@@ -130,17 +130,17 @@ def test_other_values_are_no_instants(value: Any) -> None:
     ids=str,
 )
 def test_the_event_time_is_found_by_name_and_value(record: dict[str, Any], name: str | None) -> None:
-    assert time_field(fields([record] * 10), [record] * 10) == name
+    assert time_field(infer_fields([record] * 10), [record] * 10) == name
 
 
 def test_a_damaged_time_among_many_does_not_matter() -> None:
     records = [{"ts": EPOCH_S + number} for number in range(99)] + [{"ts": 0}]
-    assert time_field(fields(records), records) == "ts"
+    assert time_field(infer_fields(records), records) == "ts"
 
 
 def test_the_declared_time_field_stays() -> None:
     records = [{"timestamp": NOON.isoformat(), "taken": EPOCH_S}] * 10
-    assert with_roles(Stream("s", fields=fields(records), time="taken"), records).time == "taken"
+    assert with_roles(Stream("s", fields=infer_fields(records), time="taken"), records).time == "taken"
 
 
 # Roles of real streams -----
@@ -200,16 +200,16 @@ SAMPLES: dict[str, tuple[list[dict[str, Any]], tuple[str | None, ...]]] = {  # r
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_roles_are_those_that_a_person_would_choose(sample: str) -> None:
     records, roles = SAMPLES[sample]
-    stream = inferred("sample", records)
+    stream = infer_stream("sample", records)
     assert (stream.time, stream.by, stream.value, stream.histogram) == roles
 
 
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_an_inferred_stream_holds_its_own_records_without_extra(sample: str) -> None:
     records, _ = SAMPLES[sample]
-    stream = inferred("sample", records)
+    stream = infer_stream("sample", records)
     lines = b"".join(stamp(json.dumps(record).encode(), "p", n, AT[0]) for n, record in enumerate(records, 1))
-    kept = Batch("p", len(records), len(records), lines, stream.codec).kept
+    kept = Batch("p", len(records), len(records), lines, stream.codec).extra_counts
     assert kept.keys() <= {"timestamp"}, "only a timestamp that was added to the line may be kept"
 
 
@@ -219,16 +219,16 @@ IDENTIFIERS = ("id", "userId", "userid", "Pid", "uuid", "RatecodeID", "order_id"
 
 @pytest.mark.parametrize("name", [*MEASURES, *IDENTIFIERS])
 def test_an_identifier_measures_nothing(name: str) -> None:
-    stream = inferred("any", [{name: number % 7} for number in range(30)])
+    stream = infer_stream("any", [{name: number % 7} for number in range(30)])
     assert stream.value == (name if name in MEASURES else None)
 
 
 def test_declared_roles_stay() -> None:
     records, _ = SAMPLES["ticks"]
-    stream = with_roles(Stream("s", fields=fields(records), value="volume", zones=(1, 2)), records)
+    stream = with_roles(Stream("s", fields=infer_fields(records), value="volume", zones=(1, 2)), records)
     assert (stream.value, stream.histogram, stream.by, stream.zones) == ("volume", "price", "symbol", (1, 2))
 
 
 def test_a_stream_without_records_has_no_roles() -> None:
-    stream = inferred("empty", [])
+    stream = infer_stream("empty", [])
     assert (stream.fields, stream.time, stream.by, stream.value, stream.histogram) == ((), None, None, None, None)

@@ -18,10 +18,10 @@ from utils.app.config import Settings
 from utils.app.errors import Absent
 from utils.delivery.producing import session
 from utils.records.codec import Field
-from utils.records.infer import inferred
+from utils.records.infer import infer_stream
 from utils.records.record import Batch, Line
 from utils.records.stream import BUZZ, Stream
-from utils.sinks import EMBEDDED, SINKS, WHOLE_RUN, find_stream, source
+from utils.sinks import DEFAULT_RUN, EMBEDDED, SINKS, find_stream, source
 
 PRODUCER_ID = "any-11111111-22222222"
 KEY = "any-11111111"
@@ -94,7 +94,7 @@ def test_any_object_comes_back_from_every_sink(given_objects: list[dict[str, Any
 @hypothesis_settings(deadline=None, max_examples=6)
 def test_any_object_comes_back_through_inferred_fields(given_objects: list[dict[str, Any]]) -> None:
     with TemporaryDirectory() as folder:
-        check(given_objects, inferred("any", [*given_objects, {"timestamp": READ_AT}]), Path(folder))
+        check(given_objects, infer_stream("any", [*given_objects, {"timestamp": READ_AT}]), Path(folder))
 
 
 @pytest.mark.parametrize("sink", EMBEDDED)
@@ -103,7 +103,7 @@ def test_a_stream_without_a_schema_file_is_inferred_from_any_source(sink: str, s
         {"device": f"d{number % 3}", "x": number % 7 / 4, "n": number % 5, "more": {"a": number}, "when": READ_AT}
         for number in range(60)
     ]
-    declared = Stream("odd", fields=inferred("odd", given_objects).fields)
+    declared = Stream("odd", fields=infer_stream("odd", given_objects).fields)
     with pytest.raises(Absent):
         find_stream("odd", settings, sink)
     records = through(sink, declared, batches_of(given_objects, declared, 60), settings)
@@ -141,7 +141,7 @@ def test_values_in_extra_move_to_a_field_that_the_stream_gains(sink: str, settin
 
 def test_a_row_that_is_no_record_is_rejected_alone(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [b'{"message":"a"}', b'{"text":"no message"}', b'{"message":"b","likes":NaN}', b'{"message":"c","likes":1}']
-    with session(BUZZ, "lines", settings, sinks=("file",), run=WHOLE_RUN, stop=threading.Event()) as opened:
+    with session(BUZZ, "lines", settings, sinks=("file",), run=DEFAULT_RUN, stop=threading.Event()) as opened:
         batch, rejected = opened.batch([Line(line, READ_AT) for line in lines])
         assert [line.line for line, _ in rejected] == lines[1:3]
         opened.append(batch)

@@ -14,7 +14,7 @@ from utils.app.config import Settings
 from utils.app.errors import ToolkitError
 from utils.records.codec import Field
 from utils.records.record import Message, Record
-from utils.records.stream import BUZZ, Stream, declare, declared_fields, known, schema_path
+from utils.records.stream import BUZZ, Stream, declare, declared_fields, load_stream, schema_path
 
 
 class Reading(Record):
@@ -84,7 +84,7 @@ def test_names_of_streams(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "Sensors", "2d", "_x", "a b", "a/b", "../a", "a.b", "é", "x" * 61, "a\n", 'a"'])
 def test_an_invalid_stream_name_is_one_line(name: str, folder: Path) -> None:
-    for make in (Stream, lambda name: known(name, folder)):
+    for make in (Stream, lambda name: load_stream(name, folder)):
         with pytest.raises(ToolkitError, match="cannot name a stream: use at most 60 lowercase letters") as raised:
             make(name)
         assert raised.value.exit_code == 2
@@ -101,10 +101,10 @@ def test_a_name_that_a_table_or_topic_has_already_is_one_line(name: str) -> None
 
 
 def test_a_declared_stream_is_read_back(folder: Path) -> None:
-    assert known("sensors", folder) is None
+    assert load_stream("sensors", folder) is None
     declared = declare(SENSORS, folder)
     assert declared == SENSORS
-    found = known("sensors", folder)
+    found = load_stream("sensors", folder)
     assert found is not None
     assert (found.by, found.value, found.histogram, found.zones, found.time) == (
         "device", "temperature_c", None, (18, 24), None,
@@ -135,7 +135,7 @@ def test_declaring_again_writes_nothing(folder: Path) -> None:
 
 
 def test_buzz_is_known_without_a_file(folder: Path) -> None:
-    assert declare(BUZZ, folder) is known("buzz", folder) is BUZZ
+    assert declare(BUZZ, folder) is load_stream("buzz", folder) is BUZZ
     assert not folder.exists()
 
 
@@ -153,7 +153,7 @@ def test_buzz_with_other_fields_is_one_line(folder: Path) -> None:
 def test_a_field_that_the_class_gained_is_added(folder: Path) -> None:
     declare(SENSORS, folder)
     declared = declare(Stream("sensors", Grown, histogram="humidity_pct"), folder)
-    found = known("sensors", folder)
+    found = load_stream("sensors", folder)
     assert found is not None
     assert found.fields == declared.fields == (*SENSORS.fields, Field("humidity_pct", "number"))
     assert (found.by, found.histogram, found.zones) == ("device", "humidity_pct", (18, 24))
@@ -168,7 +168,7 @@ def test_an_integer_widens_to_number_and_stays_one(folder: Path) -> None:
     declare(SENSORS, folder)
     for stream in (Stream("sensors", Wider), SENSORS):
         assert Field("count", "number") in declare(stream, folder).fields
-        found = known("sensors", folder)
+        found = load_stream("sensors", folder)
         assert found is not None
         assert Field("count", "number") in found.fields
 
@@ -195,7 +195,7 @@ def test_an_edit_by_hand_counts_and_stays(folder: Path) -> None:
     assert [field.name for field in declared.fields] == [
         "device", "temperature_c", "room", "count", "ok", "timestamp",
     ]  # fmt: skip
-    found = known("sensors", folder)
+    found = load_stream("sensors", folder)
     assert found is not None
     assert (found.by, found.value, found.fields) == ("room", "temperature_c", declared.fields)
 
@@ -220,7 +220,7 @@ def test_an_edit_by_hand_counts_and_stays(folder: Path) -> None:
 )
 def test_a_broken_file_is_one_line_that_names_it(text: str, reason: str, folder: Path) -> None:
     edit(folder, text)
-    uses: list[Callable[[], object]] = [lambda: known("sensors", folder), lambda: declare(SENSORS, folder)]
+    uses: list[Callable[[], object]] = [lambda: load_stream("sensors", folder), lambda: declare(SENSORS, folder)]
     for use in uses:
         with pytest.raises(ToolkitError, match=reason) as raised:
             use()
@@ -234,11 +234,11 @@ def test_a_file_that_is_no_text_is_one_line(folder: Path) -> None:
     folder.mkdir(parents=True)
     schema_path("sensors", folder).write_bytes(b'{"fields": {"\xff\xfe": "text"}}')
     with pytest.raises(ToolkitError, match=r"sensors\.json"):
-        known("sensors", folder)
+        load_stream("sensors", folder)
     schema_path("sensors", folder).unlink()
     schema_path("sensors", folder).mkdir()
     with pytest.raises(ToolkitError, match=r"sensors\.json cannot be read"):
-        known("sensors", folder)
+        load_stream("sensors", folder)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_fields_that_producers_add_at_once_are_all_kept(folder: Path) -> None:
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(add, range(16)))
-    found = known("sensors", folder)
+    found = load_stream("sensors", folder)
     assert found is not None
     assert {field.name for field in found.fields} == {"device", "temperature_c", *(f"field_of_{n}" for n in range(16))}
     assert not list(folder.glob(".sensors.json*"))

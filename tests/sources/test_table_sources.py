@@ -196,7 +196,7 @@ class TestReading:
     @pytest.mark.parametrize("every", [1, 2, 64, 1_000])
     def test_large_records_among_small_ones_come_in_smaller_chunks(self, every: int) -> None:
         rows = ((n, "x" if n % 64 == 63 or n % every else "x" * 200_000) for n in range(10_000))
-        found = table_source.fetched(lambda count: list(islice(rows, count)), 10_000)
+        found = table_source.fetch_page(lambda count: list(islice(rows, count)), 10_000)
         size = sum(len(text) for _, text in found)
         assert size < table_source.CHUNK_BYTES + table_source.GROUP_ROWS * 200_000
         assert len(found) == 10_000 or size >= table_source.CHUNK_BYTES

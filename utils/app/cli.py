@@ -23,7 +23,7 @@ from dotenv.parser import parse_stream
 from loguru import logger
 
 from utils.app import log, startup
-from utils.app.config import DEFAULTS, PROJECT_DIR, TOKEN_VARIABLE, VERSION, narrowed, store_passwords, variables
+from utils.app.config import DEFAULTS, PROJECT_DIR, TOKEN_VARIABLE, VERSION, narrow_settings, store_passwords, variables
 from utils.app.errors import ToolkitError
 from utils.app.startup import UNFINISHED
 
@@ -46,13 +46,13 @@ def run(main: Callable[..., int], *others: Callable[..., int], name: str, argume
         result_action="return_value",
     )
     app["--help"].group = app["--version"].group = Group("Help", sort_key=3)  # after all others
-    app.default(narrowed(main))
+    app.default(narrow_settings(main))
     for command in others:
-        app.command(narrowed(command))
+        app.command(narrow_settings(command))
     earlier_threads = set(threading.enumerate())
     code, has_log = 0, False
     try:
-        startup.begin()
+        startup.restore_interrupt()
         logger.remove()  # loguru's default handler shows the values of variables in tracebacks, passwords too
         load_env_file()
         tokens = sys.argv[1:] if arguments is None else arguments

@@ -66,7 +66,7 @@ class Settings:
     kafka_replication: Annotated[int, _REPLICATION] = 0
     journal_max_mb: Annotated[int, _JOURNAL_MAX] = 1024
 
-    def elsewhere(self, folder: Path, topic: str) -> "Settings":
+    def in_folder(self, folder: Path, topic: str) -> "Settings":
         """Return a copy that keeps all data in `folder`, with `topic` as the names of Kafka topic and group."""
         files = {name: getattr(DEFAULTS, name) for name in FILES}
         return replace(self, data_dir=folder, topic=topic, group=topic, **files)
@@ -145,7 +145,7 @@ class Reads:
         self.names = ("data_dir", "log_level", *names)
 
 
-def narrowed(command: Callable[..., int]) -> Callable[..., int]:
+def narrow_settings(command: Callable[..., int]) -> Callable[..., int]:
     """Remove the options for settings that the command's `Reads` does not name, which then have their defaults."""
     hints = get_type_hints(command, include_extras=True)
     reads = [each for each in getattr(hints.get("settings"), "__metadata__", ()) if isinstance(each, Reads)]

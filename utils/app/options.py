@@ -48,7 +48,7 @@ Json = Annotated[bool, optional("Print JSON for programs.", "--json")]
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Reading:
+class ReadingOptions:
     """The options of every consumer with a processed store."""
 
     start: Annotated[
@@ -59,4 +59,4 @@ class Reading:
     json: Json = False
 
 
-FOLLOWING = Reading()
+DEFAULT_READING = ReadingOptions()

@@ -13,17 +13,17 @@ UNFINISHED = 3
 _NEEDED = ("cyclopts", "dotenv", "loguru", "msgspec", "portalocker")
 
 
-def guard_command() -> None:
-    """Call `guard` if Python was started with `-m` and imports the package of that module.
+def check_environment_of_command() -> None:
+    """Call `check_environment` if Python was started with `-m` and imports the package of that module.
 
     Python sets `sys.argv[0]` to "-m" only while it locates the module
     (https://docs.python.org/3/using/cmdline.html#cmdoption-m), so that later imports, as in a script, do nothing here.
     """
     if sys.argv[:1] == ["-m"]:
-        guard()
+        check_environment()
 
 
-def guard() -> None:
+def check_environment() -> None:
     """Print one line instead of a traceback at Ctrl+C during the imports, and if a package is missing."""
     signal.signal(signal.SIGINT, _exit_interrupted)
     missing = [package for package in _NEEDED if importlib.util.find_spec(package) is None]
@@ -44,7 +44,7 @@ def remedy(project: str = "", prefix: str = sys.prefix, base_prefix: str = sys.b
     return f"{Path(sys.executable).name.removesuffix('.exe')} scripts/start.py"
 
 
-def begin() -> None:
+def restore_interrupt() -> None:
     """Let Ctrl+C raise KeyboardInterrupt again, now that the imports are done."""
     if signal.getsignal(signal.SIGINT) is _exit_interrupted:
         signal.signal(signal.SIGINT, signal.default_int_handler)

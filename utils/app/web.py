@@ -116,13 +116,13 @@ class WebServer:
     def is_serving(self) -> bool:
         return self._thread.is_alive()
 
-    def end(self) -> None:
+    def request_stop(self) -> None:
         """Tell the server to end once the running requests are answered, or after END_S, and do not wait for it."""
         self._server.should_exit = True
 
     def close(self) -> None:
         """End the server and wait until it has ended. A second call does nothing."""
-        self.end()
+        self.request_stop()
         self._thread.join(2 * END_S)
 
 

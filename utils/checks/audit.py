@@ -20,7 +20,7 @@ import numpy as np
 from utils.app.cli import counted
 from utils.app.config import Settings
 from utils.app.errors import Absent, ToolkitError, Unavailable
-from utils.checks.accounts import Account, accounts, dead_letters, stream_names, stream_of
+from utils.checks.journals import JournalSummary, dead_letters, journal_summaries, stream_names, stream_of
 from utils.checks.readers import pages
 from utils.records.stream import Stream
 
@@ -118,7 +118,7 @@ WHY_UNKNOWN = "no journal here acknowledged them: a copy or a backup of a journa
 
 
 @dataclass
-class Judgement:
+class ProducerResult:
     """Result for one producer (`<name>-<journal>`) in one sink, over all its runs."""
 
     stream: str
@@ -137,7 +137,7 @@ class Report:
     """Result of an audit. By sink: number of records without ids, of invalid lines, and why it could not be read."""
 
     seconds: float = 0.0
-    judgements: list[Judgement] = field(default_factory=list)
+    results: list[ProducerResult] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     external: dict[str, int] = field(default_factory=dict)
     invalid: dict[str, int] = field(default_factory=dict)
@@ -145,12 +145,12 @@ class Report:
 
     @property
     def broken(self) -> bool:
-        return any(judgement.findings for judgement in self.judgements)
+        return any(result.findings for result in self.results)
 
     def rows(self) -> Iterator[tuple[str, ...]]:
         """Yield the rows of the table. Sinks with equal results for a producer share a row."""
         alike: dict[tuple[str, ...], list[str]] = {}
-        for each in self.judgements:
+        for each in self.results:
             fine = "ok" if each.subscribed else "ok, not subscribed"
             result = "; ".join(each.findings[:SHOWN]) + "; ..." * (len(each.findings) > SHOWN) or fine
             counts = (f"{number:,}" for number in (each.runs, each.count, each.pending, each.dead_letters))
@@ -166,7 +166,7 @@ class Report:
         lines += [f"not read: {sink}: {reason}" for sink, reason in self.unread.items()]
         lines += [NEXT_STEP] if self.broken else []
         verdict = "BROKEN" if self.broken else "incomplete" if self.unread else "ok"
-        count, read = sum(each.count for each in self.judgements), sinks - len(self.unread)
+        count, read = sum(each.count for each in self.results), sinks - len(self.unread)
         compared = f"{counted(count, 'record')} in {counted(read, 'sink')}"
         return [*lines, f"{verdict}: {compared} compared in {self.seconds:.1f} s"]
 
@@ -179,7 +179,7 @@ def audit(
     The callback `advance` gets the number of records read since its last call. Raises ToolkitError if a file cannot be
     opened, or if neither a journal nor a sink has `stream`.
     """
-    started_s, report, before = time.monotonic(), Report(), accounts(settings)
+    started_s, report, before = time.monotonic(), Report(), journal_summaries(settings)
     known = stream_names(settings, before)
     streams = [stream_of(name, settings, sinks) for name in ([stream] if stream else known)]
     if stream and stream not in known and not streams[0].fields:  # a misspelt name must not give "ok"
@@ -208,7 +208,7 @@ class _Audit:
         self._database, self._settings, self._streams, self._sinks = database, settings, streams, sinks
         self._runs: dict[tuple[str, str], int] = {}  # (stream, producer_id) -> number
 
-    def run(self, before: Sequence[Account], report: Report, advance: Callable[[int], None]) -> None:
+    def run(self, before: Sequence[JournalSummary], report: Report, advance: Callable[[int], None]) -> None:
         """Load sinks, journals and dead letters, run the queries, and fill the report."""
         read = [number for number in range(len(self._sinks)) if self._load_sink(number, report, advance)]
         # After the sinks: runs that began meanwhile and records that were dead-lettered meanwhile must be known too.
@@ -217,7 +217,7 @@ class _Audit:
         for problem, query in QUERIES.items():
             self._database.execute(f"INSERT INTO findings SELECT '{problem}', * FROM ({query})")
         for stream, producer, number, *found in self._database.execute(JUDGEMENTS).fetchall():
-            report.judgements.append(Judgement(stream, producer, self._sinks[number], *found))
+            report.results.append(ProducerResult(stream, producer, self._sinks[number], *found))
         for producer_id, count, first, last in self._database.execute(UNKNOWN).fetchall():
             report.notes.append(f"{counted(count, 'record')} of {producer_id} ({first}-{last}): {WHY_UNKNOWN}")
 
@@ -256,16 +256,16 @@ class _Audit:
             }
             self._database.execute(f"INSERT INTO stored SELECT {number}, run, sequence, hash FROM page")
 
-    def _load_journals(self, before: Sequence[Account], read: Sequence[int]) -> None:
+    def _load_journals(self, before: Sequence[JournalSummary], read: Sequence[int]) -> None:
         """Load what the journals contained before the sinks were read and what they contain now; also dead letters."""
         streams, numbers = {stream.name for stream in self._streams}, {self._sinks[number]: number for number in read}
         rows: list[tuple[Any, ...]] = []
-        for earlier, found in ((True, before), (False, accounts(self._settings))):
-            for account in (each for each in found if each.stream in streams):
-                sinks = [(numbers[sink], after) for sink, (_, after) in account.subscribed.items() if sink in numbers]
-                for producer_id, limits in account.runs.items():
-                    run = self._runs.setdefault((account.stream, producer_id), len(self._runs))
-                    rows += [(earlier, run, *limits, account.pruned, *each) for each in (*sinks, (None, 0))]
+        for earlier, found in ((True, before), (False, journal_summaries(self._settings))):
+            for journal in (each for each in found if each.stream in streams):
+                sinks = [(numbers[sink], after) for sink, (_, after) in journal.subscribed.items() if sink in numbers]
+                for producer_id, limits in journal.runs.items():
+                    run = self._runs.setdefault((journal.stream, producer_id), len(self._runs))
+                    rows += [(earlier, run, *limits, journal.pruned, *each) for each in (*sinks, (None, 0))]
         self._insert("assigned", rows)
         names = [(run, name, name.rpartition("-")[0] or name, stream) for (stream, name), run in self._runs.items()]
         self._insert("names", names)

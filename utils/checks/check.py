@@ -61,7 +61,7 @@ def check(sink: str, settings: Settings) -> Result:
     except Unavailable as error:
         return Result(sink, "not running", 0.0, str(error))
     with tempfile.TemporaryDirectory(prefix="verify_emitters-", ignore_cleanup_errors=True) as folder:
-        place = settings.elsewhere(Path(folder), stream.name)
+        place = settings.in_folder(Path(folder), stream.name)
         try:
             while True:
                 try:

@@ -17,7 +17,7 @@ import portalocker
 from utils.app import cli, config
 from utils.app.config import PROJECT_DIR, Settings
 from utils.app.errors import Absent, ToolkitError, Unavailable
-from utils.checks.accounts import Account, account_of, journal_paths, stream_names, stream_of
+from utils.checks.journals import JournalSummary, journal_paths, journal_summary, stream_names, stream_of
 from utils.checks.readers import pages
 from utils.clients.kafka_admin import Admin
 from utils.records.stream import Stream
@@ -31,7 +31,7 @@ _NETWORK = ("nfs", "cifs", "smb", "9p", "sshfs", "drvfs", "afp", "webdav", "davf
 
 
 @dataclass(frozen=True)
-class Sign:
+class Finding:
     """Result of one check of the set-up. `remedy` is what the user should do about it."""
 
     topic: str
@@ -40,39 +40,39 @@ class Sign:
     remedy: str = ""
 
 
-def examine(settings: Settings, backend: Callable[[], str]) -> Iterator[Sign]:
+def examine(settings: Settings, backend: Callable[[], str]) -> Iterator[Finding]:
     """Yield the results of all checks. `backend` returns the name of matplotlib's backend, or raises."""
-    found: list[Account] = []
-    checks: dict[str, Callable[[], Iterable[Sign]]] = {
+    found: list[JournalSummary] = []
+    checks: dict[str, Callable[[], Iterable[Finding]]] = {
         ".env": _environment,
         "packages": _packages,
         "data folder": lambda: _data_folder(settings.data_path),
         "journal": lambda: _journals(settings, found),
         "sinks": lambda: _sinks(settings, found),
-        "dashboard": lambda: [Sign("dashboard", "ok", backend())],
+        "dashboard": lambda: [Finding("dashboard", "ok", backend())],
     }
     for topic, check in checks.items():
         try:
             yield from check()
         except ToolkitError as error:
-            yield Sign(topic, "problem", " ".join(str(error).split()))
+            yield Finding(topic, "problem", " ".join(str(error).split()))
         except (ImportError, OSError) as error:
             remedy = INSTALL if isinstance(error, ImportError) else ""
-            yield Sign(topic, "problem", f"cannot be checked: {error}", remedy)
+            yield Finding(topic, "problem", f"cannot be checked: {error}", remedy)
 
 
-def _environment() -> Iterator[Sign]:
+def _environment() -> Iterator[Finding]:
     """Check `.env` for unknown names. A line or value that is invalid ends every command at its start."""
     path, values = cli.read_env_file()
-    yield Sign(".env", "ok", str(path) if path else "no such file: defaults and environment variables apply")
+    yield Finding(".env", "ok", str(path) if path else "no such file: defaults and environment variables apply")
     known = config.variables()
     for name in sorted(values.keys() - known.keys()):
         similar = difflib.get_close_matches(name, known, 1)
         remedy = f"did you mean {similar[0]}?" if similar else ".env.example lists all settings"
-        yield Sign(".env", "note", f"{name} is not a setting of this toolkit", remedy)
+        yield Finding(".env", "note", f"{name} is not a setting of this toolkit", remedy)
 
 
-def _packages() -> Iterator[Sign]:
+def _packages() -> Iterator[Finding]:
     """Check the versions of Python and of the packages in requirements.txt."""
     from packaging.requirements import Requirement
 
@@ -83,15 +83,15 @@ def _packages() -> Iterator[Sign]:
             try:
                 version = importlib.metadata.version(wanted.name)
             except importlib.metadata.PackageNotFoundError:
-                yield Sign("packages", "problem", f"{wanted.name} is missing", INSTALL)
+                yield Finding("packages", "problem", f"{wanted.name} is missing", INSTALL)
                 continue
             found.append(f"{wanted.name} {version}")
             if version not in wanted.specifier:
-                yield Sign("packages", "problem", f"{found[-1]} is not {wanted.specifier}", f"{INSTALL} --upgrade")
-    yield Sign("packages", "ok", ", ".join(found))
+                yield Finding("packages", "problem", f"{found[-1]} is not {wanted.specifier}", f"{INSTALL} --upgrade")
+    yield Finding("packages", "ok", ", ".join(found))
 
 
-def _data_folder(folder: Path) -> Iterator[Sign]:
+def _data_folder(folder: Path) -> Iterator[Finding]:
     """Check that the data folder is writable, has free space, and is not on a network drive."""
     import psutil  # not at the top: if it is missing, `_packages` must still report it
 
@@ -101,59 +101,59 @@ def _data_folder(folder: Path) -> Iterator[Sign]:
             pass
     except OSError as error:
         remedy = "change its permissions, or name another folder with --data-dir or BASE_DATA_DIR"
-        yield Sign("data folder", "problem", f"{folder} cannot be written: {error.strerror}", remedy)
+        yield Finding("data folder", "problem", f"{folder} cannot be written: {error.strerror}", remedy)
         return
     free = shutil.disk_usage(existing).free
     enough, remedy = free >= LITTLE_SPACE, "free some space, or name a folder on another disk with BASE_DATA_DIR"
     text = f"{folder}, {free / 2**30:,.1f} GiB free"
-    yield Sign("data folder", "ok" if enough else "problem", text, "" if enough else remedy)
+    yield Finding("data folder", "ok" if enough else "problem", text, "" if enough else remedy)
     mounts = [disk for disk in psutil.disk_partitions(all=True) if existing.resolve().is_relative_to(disk.mountpoint)]
     disk = max(mounts, key=lambda each: len(each.mountpoint), default=None)
     if disk and ("remote" in disk.opts or any(kind in disk.fstype.lower() for kind in _NETWORK)):
         text = f"{disk.mountpoint} is a network or shared drive ({disk.fstype or 'remote'}): locks and fsync may fail"
-        yield Sign("data folder", "problem", text, "put the data on a local disk with BASE_DATA_DIR")
+        yield Finding("data folder", "problem", text, "put the data on a local disk with BASE_DATA_DIR")
 
 
-def _journals(settings: Settings, found: list[Account]) -> Iterator[Sign]:
+def _journals(settings: Settings, found: list[JournalSummary]) -> Iterator[Finding]:
     """Check each journal, and append those that can be read to `found`."""
     for path in journal_paths(settings):
         try:
-            account = account_of(path)
+            journal = journal_summary(path)
         except Unavailable as error:
-            yield Sign("journal", "note", str(error), "run doctor again later")
+            yield Finding("journal", "note", str(error), "run doctor again later")
         except ToolkitError as error:
-            yield Sign("journal", "problem", str(error), "move it away: its producer will create a new one")
+            yield Finding("journal", "problem", str(error), "move it away: its producer will create a new one")
         else:
-            if account:  # None: its producer ended before it had created its tables
-                found.append(account)
-                yield _journal(account, settings.journal_max_mb)
+            if journal:  # None: its producer ended before it had created its tables
+                found.append(journal)
+                yield _journal(journal, settings.journal_max_mb)
 
 
-def _journal(account: Account, max_mb: int) -> Sign:
+def _journal(journal: JournalSummary, max_mb: int) -> Finding:
     """Describe a journal: its runs, pending records, subscriptions and process, and what to do if it is full."""
     import psutil
 
-    pending = account.last - account.pruned
-    user = portalocker.PidFileLock(account.path.with_suffix(".pid")).read_pid()
+    pending = journal.last - journal.pruned
+    user = portalocker.PidFileLock(journal.path.with_suffix(".pid")).read_pid()
     in_use = bool(user and user < 1 << 31 and psutil.pid_exists(user))  # a killed process leaves its PID file
     sinks = dict[str, list[str]]()
-    for sink, (since, _) in account.subscribed.items():
+    for sink, (since, _) in journal.subscribed.items():
         sinks.setdefault(since, []).append(sink)
     subscribed = ", ".join(f"{' '.join(names)} since {since}" for since, names in sinks.items()) or "nothing"
     text = (
-        f"{account.path.name} ({account.stream}): {account.last:,} assigned in "
-        f"{cli.counted(len(account.runs), 'run')}, {pending:,} pending ({account.pending_bytes / 2**20:,.1f} MiB), "
+        f"{journal.path.name} ({journal.stream}): {journal.last:,} assigned in "
+        f"{cli.counted(len(journal.runs), 'run')}, {pending:,} pending ({journal.pending_bytes / 2**20:,.1f} MiB), "
         f"subscribed: {subscribed}; {f'in use by process {user}' if in_use else 'not in use'}"
     )
-    if account.pending_bytes >= max_mb << 20:
+    if journal.pending_bytes >= max_mb << 20:
         remedy = f"full (JOURNAL_MAX_MB={max_mb}): fix the sink that it waits for, or --drop it, or raise the limit"
-        return Sign("journal", "problem", text, remedy)
+        return Finding("journal", "problem", text, remedy)
     if pending and not in_use:
-        return Sign("journal", "note", text, "start its producer, which delivers the pending records")
-    return Sign("journal", "ok", text)
+        return Finding("journal", "note", text, "start its producer, which delivers the pending records")
+    return Finding("journal", "ok", text)
 
 
-def _sinks(settings: Settings, found: list[Account]) -> Iterator[Sign]:
+def _sinks(settings: Settings, found: list[JournalSummary]) -> Iterator[Finding]:
     """Read the first records of each stream in each sink; in Kafka only if a broker answers."""
     streams = [stream_of(name, settings, EMBEDDED) for name in stream_names(settings, found)]
     for name, sink in SINKS.items():
@@ -162,7 +162,7 @@ def _sinks(settings: Settings, found: list[Account]) -> Iterator[Sign]:
                 Admin(settings)  # raises ToolkitError that names a variable if Kafka's client rejects it
                 require_answer(settings.kafka_broker)
             except Unavailable as error:
-                yield Sign(name, "note", f"{error}; the other sinks need none", "to use Kafka: README.md, Task 1")
+                yield Finding(name, "note", f"{error}; the other sinks need none", "to use Kafka: README.md, Task 1")
                 continue
         contents = dict[str, list[str]]()
         for stream in streams:
@@ -171,12 +171,14 @@ def _sinks(settings: Settings, found: list[Account]) -> Iterator[Sign]:
                 contents.setdefault(state, []).append(stream.name)
                 has_topic = not sink.embedded and state != MISSING
                 if has_topic and (problem := Admin(settings).problem(settings.topic_of(stream.name))):
-                    yield Sign(name, "problem", problem)
+                    yield Finding(name, "problem", problem)
             except ToolkitError as error:
-                yield Sign(name, "problem", " ".join(str(error).split()), "README.md, Troubleshooting, says what to do")
+                yield Finding(
+                    name, "problem", " ".join(str(error).split()), "README.md, Troubleshooting, says what to do"
+                )
         if contents:
             states = [f"{state}: {', '.join(names)}" for state, names in contents.items()]
-            yield Sign(name, "ok", "; ".join([_place(sink, settings, streams), *states]))
+            yield Finding(name, "ok", "; ".join([_place(sink, settings, streams), *states]))
 
 
 def _contents(sink: Sink, settings: Settings, stream: Stream) -> str:

@@ -50,7 +50,7 @@ _TORN = re.compile(
 
 
 @contextmanager
-def errors(path: Path) -> Iterator[None]:
+def mapped_errors(path: Path) -> Iterator[None]:
     """Map DuckDB's errors: ToolkitError if the file is no database, else Unavailable (locked, full, unwritable).
 
     ConversionException and ConstraintException pass through: only the caller knows which row they mean.
@@ -124,7 +124,7 @@ def _attach(memory: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool, w
         is_late = time.monotonic() >= deadline_s
         may_be_torn = not read_only and _has_log(path)  # of a writer that was killed, or is at work
         try:
-            with errors(path):
+            with mapped_errors(path):
                 if may_be_torn:
                     _read_metadata(memory, name)
                 memory.execute(f"ATTACH '{name}' AS sink (TYPE duckdb, {how})")
@@ -185,7 +185,7 @@ def _repaired(path: Path, error: str) -> bool:
         return False
     entry, computed, stored, location = found
     name, place = (_log(path), entry - 8) if entry else (path, location)
-    with files.errors(path), path.open("r+b") as file:
+    with files.mapped_errors(path), path.open("r+b") as file:
         if sys.platform != "win32":  # on Windows, opening it for writing has shut out other processes
             import fcntl
 
@@ -212,11 +212,11 @@ def _repaired(path: Path, error: str) -> bool:
 def attached(
     memory: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool = False, wait_s: float = 1.0
 ) -> Iterator[None]:
-    """Attach the file to a connection to memory, as database `sink`, for a `with` block. Raises like `errors`.
+    """Attach the file to a connection to memory, as database `sink`, for a `with` block. Raises like `mapped_errors`.
 
     This takes 0.5 ms; a connection of its own takes 12 ms. After any error close `memory`, whose state is unknown.
     """
     _attach(memory, path, read_only=read_only, wait_s=wait_s)
-    with errors(path):
+    with mapped_errors(path):
         yield
         memory.execute("DETACH sink")

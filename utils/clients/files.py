@@ -13,7 +13,7 @@ from utils.app.shared_files import retried
 
 
 @contextmanager
-def errors(path: Path) -> Iterator[None]:
+def mapped_errors(path: Path) -> Iterator[None]:
     """Map OSError to Unavailable."""
     try:
         yield
@@ -54,7 +54,7 @@ def sync_path(path: Path) -> None:
 
 def file_id(path: Path) -> tuple[int, int] | None:
     """Return device and inode of the file now at `path`, None if there is none. Raises Unavailable on other errors."""
-    with errors(path):
+    with mapped_errors(path):
         try:
             status = os.stat(path)
         except FileNotFoundError:

@@ -56,7 +56,7 @@ def kafka_python_options(settings: Settings) -> dict[str, Any]:
     return {renamed.get(name, name.replace(".", "_")): value for name, value in options.items()}
 
 
-def failed(error: "KafkaException", settings: Settings, log: ClientLog) -> Unavailable:
+def mapped_error(error: "KafkaException", settings: Settings, log: ClientLog) -> Unavailable:
     """Return the error for a failed call, with the reason: of a broker, of the login, or that no broker answers."""
     reason, broker, detail = error.args[0], settings.kafka_broker, log.reason
     is_away = reason.name() in ("_TIMED_OUT", "_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE", "_SSL", "_AUTHENTICATION")
@@ -164,7 +164,7 @@ class Admin:
                 return None
             if reason.name() == "TOPIC_EXCEPTION":
                 raise ToolkitError(f"Kafka takes no topic {topic!r}: {reason.str()}") from error
-            raise failed(error, self.settings, self.log) from error
+            raise mapped_error(error, self.settings, self.log) from error
 
 
 def _problem(name: str, options: Mapping[str, str]) -> str:

@@ -20,7 +20,7 @@ def read_at(fd: int, offset: int, size: int) -> bytes:
     return b"".join(blocks)
 
 
-def is_whole(fd: int) -> bool:
+def ends_with_newline(fd: int) -> bool:
     """Return whether the file is empty or ends with a newline."""
     size = os.lseek(fd, 0, os.SEEK_END)
     return size == 0 or read_at(fd, size - 1, 1) == b"\n"

@@ -22,7 +22,7 @@ _PERMANENT = (
 _PERMANENT_CLASSES = ("22", "23", "2F", "42", "54", "0A")  # values, constraints, syntax and rights, limits, features
 
 
-def library() -> Any:
+def import_psycopg() -> Any:
     """Import and return psycopg. Raises ToolkitError if it is not installed."""
     try:
         import psycopg
@@ -32,9 +32,9 @@ def library() -> Any:
 
 
 @contextmanager
-def errors(url: StoreUrl) -> Iterator[None]:
+def mapped_errors(url: StoreUrl) -> Iterator[None]:
     """Map psycopg's errors: StoreUnavailable if the error can heal, else ToolkitError. No message has the password."""
-    psycopg = library()
+    psycopg = import_psycopg()
     try:
         yield
     except psycopg.Error as error:
@@ -45,7 +45,7 @@ def errors(url: StoreUrl) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the error of the last attempt to connect in one line, without the address, which `errors` adds."""
+    """Return the error of the last attempt to connect in one line, without the address, which `mapped_errors` adds."""
     return " ".join(str(error).split()).rpartition(" failed: ")[2]
 
 
@@ -53,11 +53,11 @@ def connect(url: StoreUrl, schema: str) -> "Connection[Any]":
     """Open a connection in autocommit mode whose tables are in `schema`, which is created if it is missing.
 
     The server ends a transaction that is idle for IDLE_S, which releases its locks, and a statement that waits for a
-    lock for LOCK_S. Raises like `errors`, and ToolkitError if psycopg is not installed.
+    lock for LOCK_S. Raises like `mapped_errors`, and ToolkitError if psycopg is not installed.
     """
-    psycopg = library()
+    psycopg = import_psycopg()
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # it raises what it logs
-    with errors(url):
+    with mapped_errors(url):
         connection: Connection[Any] = psycopg.connect(
             url.text,
             autocommit=True,

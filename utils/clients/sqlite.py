@@ -21,7 +21,7 @@ _FATAL = {"SQLITE_NOTADB": "is not a SQLite database", "SQLITE_CORRUPT": "is dam
 
 
 @contextmanager
-def errors(path: Path) -> Iterator[None]:
+def mapped_errors(path: Path) -> Iterator[None]:
     """Map SQLite's errors: Unavailable if the error can heal (locked, full, unwritable), else ToolkitError.
 
     IntegrityError passes through: only the caller knows what a conflict means.
@@ -50,12 +50,12 @@ class Database:
     def __init__(self, path: Path, *, wait_s: float = 1.0, replaced: type[ToolkitError] = ToolkitError) -> None:
         """Open the file; create it and its folder if missing. Statements wait up to `wait_s` for another writer.
 
-        `replaced` is the error that `check` raises. Raises like `errors`.
+        `replaced` is the error that `check` raises. Raises like `mapped_errors`.
         """
         self.path, self._replaced = path, replaced
         self._mutex = threading.RLock()
         files.check_one_name(path)
-        with errors(path), files.errors(path.parent):
+        with mapped_errors(path), files.mapped_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             self.connection = sqlite3.connect(path, timeout=wait_s, isolation_level=None, check_same_thread=False)
             try:
@@ -83,14 +83,14 @@ class Database:
             time.sleep(0.01)
 
     def query(self, statement: str, *values: object) -> list[Any]:
-        """Run a statement and return all its rows. Raises like `errors`."""
-        with self._mutex, errors(self.path):
+        """Run a statement and return all its rows. Raises like `mapped_errors`."""
+        with self._mutex, mapped_errors(self.path):
             return self.connection.execute(statement, values).fetchall()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Run one durable transaction, if the path still names this file. Raises like `errors`, and like `check`."""
-        with self._mutex, errors(self.path):
+        """Run one durable transaction, if the path still names this file. Raises like `mapped_errors` and `check`."""
+        with self._mutex, mapped_errors(self.path):
             self.check()
             # IMMEDIATE: a deferred transaction may fail at its first write, without waiting for another writer.
             self.connection.execute("BEGIN IMMEDIATE")

@@ -136,7 +136,7 @@ class Journal:
         )
         return sum(size for (size,) in rows.fetchall())
 
-    def note(self, sink: str, reached: int, mark: str, *, durable: bool = False) -> None:
+    def note_reached(self, sink: str, reached: int, mark: str, *, durable: bool = False) -> None:
         """Note how far a sink is, and its emitter's mark. The next append stores both, or this call if `durable`."""
         self.subscriptions[sink] = self.subscriptions[sink]._replace(reached=reached, mark=mark)
         if durable:  # after the line above, or an append in between would put the old values back

@@ -20,12 +20,12 @@ from utils.delivery.worker import Delivery, Status
 from utils.records.instants import instant_text
 from utils.records.record import Batch
 from utils.records.stream import Stream, declare, roles_of, schema_path
-from utils.sinks import EMBEDDED, SINKS, Making, Run, check_places
+from utils.sinks import EMBEDDED, SINKS, ProducerOptions, RunOptions, check_places
 
 MAX_APPEND, MAX_APPEND_BYTES = 20_000, 8 << 20  # records and bytes of a batch
 STAMP_S = 0.001  # the text of the present time is used again for so long
 MAX_HELD_S = 1.0  # records of a slow generator wait no longer for others to share their batch
-FIRST_LOOK_S = 2.0  # how long a start waits for the first answers of embedded sinks
+START_WAIT_S = 2.0  # how long a start waits for the first answers of embedded sinks
 REPORT_EVERY_S = 5.0
 SHOWN_INTERVAL_S = 0.1  # at shorter intervals records are not logged, only the running total
 # Workers and producer share the interpreter; with the default of 5 ms a busy producer starves them.
@@ -45,7 +45,7 @@ class Session:
     def __init__(self, delivery: Delivery, stop: threading.Event, max_bytes: int = 1 << 30) -> None:
         self.delivery, self.journal, self.stop = delivery, delivery.journal, stop
         self.counts: Counter[str] = Counter()
-        self.kept: Counter[str] = Counter()  # how often each field went to `extra`
+        self.extra_counts: Counter[str] = Counter()  # how often each field went to `extra`
         self.max_bytes = max_bytes  # of the journal
         self._logged: set[str] = set()  # logged reasons why the journal takes no records; empty while it does
         self._reported = time.monotonic(), 0  # time and value of the last running total in the log
@@ -77,7 +77,7 @@ class Session:
 
     def append(self, batch: Batch, positions: Mapping[str, str] | None = None, *, shown: bool = False) -> bool:
         """Append the batch and the positions after it, once there is room. Return False if the run stops before."""
-        self._note_kept(batch.kept)
+        self._note_kept(batch.extra_counts)
         if not self.write(partial(self.journal.append, batch, positions)):
             return False
         if self._logged and self.journal.pending_bytes < self.max_bytes // 2:
@@ -132,12 +132,14 @@ class Session:
 
     def _note_kept(self, kept: Counter[str]) -> None:
         """Count the fields that went to `extra`, and log the first MAX_NAMES names, each once."""
-        new = [name for name, _ in kept.most_common() if name not in self.kept][: max(0, MAX_NAMES - len(self.kept))]
+        new = [name for name, _ in kept.most_common() if name not in self.extra_counts][
+            : max(0, MAX_NAMES - len(self.extra_counts))
+        ]
         if new:
             names = ", ".join(repr(name[:MAX_SHOWN]) for name in new)
             logger.warning("no column takes a value of {}: in SQL it is in the column extra", names)
         for name, count in kept.items():
-            self.kept[name if name in self.kept or name in new else OTHERS] += count
+            self.extra_counts[name if name in self.extra_counts or name in new else OTHERS] += count
 
     def summary(self, name: str) -> str:
         """Return one line with the counts of the run, and per sink what was delivered and what is pending."""
@@ -145,7 +147,7 @@ class Session:
         words = [f"{name}: {first} {counts[first]:,}, acknowledged {counts['acknowledged']:,}"]
         if counts["rejected"]:
             words.append(f"rejected {counts['rejected']:,}")
-        if most := [f"{field[:MAX_SHOWN]} {count:,}" for field, count in self.kept.most_common(10)]:
+        if most := [f"{field[:MAX_SHOWN]} {count:,}" for field, count in self.extra_counts.most_common(10)]:
             words.append(f"in extra: {', '.join(most)}")
         for sink, pending in self.journal.pending().items():
             worker = self.delivery.workers.get(sink)
@@ -158,7 +160,7 @@ class Session:
 
 @contextmanager
 def session(
-    stream: Stream, name: str, settings: Settings, *, sinks: Iterable[str], run: Run, stop: threading.Event
+    stream: Stream, name: str, settings: Settings, *, sinks: Iterable[str], run: RunOptions, stop: threading.Event
 ) -> Iterator[Session]:
     """Open the journal `name` and the sinks. At the end, deliver what is pending and print the summary."""
     wanted = [sink for sink in dict.fromkeys(sinks) if sink not in run.drop]
@@ -175,7 +177,7 @@ def session(
         journal.subscribe(wanted, drop=run.drop)
         connects = {sink: partial(SINKS[sink].emitter, settings, stream, journal.key) for sink in wanted}
         delivery = Delivery(journal, connects, settings.dead_letter_path)
-        delivery.start([sink for sink in wanted if sink in EMBEDDED], FIRST_LOOK_S)
+        delivery.start([sink for sink in wanted if sink in EMBEDDED], START_WAIT_S)
         for sink, pending in journal.pending().items():
             if pending or sink not in wanted:
                 hint = "" if sink in wanted else f": it is not in this run, --drop {sink} ends that"
@@ -192,11 +194,13 @@ def session(
             cli.print_lines(opened.summary(name))
 
 
-def produce(stream: Stream, name: str, items: Paced, making: Making, settings: Settings) -> int:
+def produce(stream: Stream, name: str, items: Paced, options: ProducerOptions, settings: Settings) -> int:
     """Run the producer `name` until its items end or the user stops it; return the exit code. Raises ToolkitError."""
-    count = making.run.count and min(making.run.count, sys.maxsize)
-    with session(stream, name, settings, sinks=making.sinks, run=making.run, stop=signals.stop_on_signals()) as opened:
-        _pace(opened, islice(items, count), making.interval)
+    count = options.run.count and min(options.run.count, sys.maxsize)
+    with session(
+        stream, name, settings, sinks=options.sinks, run=options.run, stop=signals.stop_on_signals()
+    ) as opened:
+        _pace(opened, islice(items, count), options.interval)
     return opened.code
 
 

@@ -11,9 +11,9 @@ from loguru import logger
 
 from utils.app.backoff import backoff
 from utils.app.errors import Rejected, ToolkitError, Unavailable
-from utils.clients.files import errors
+from utils.clients.files import mapped_errors
 from utils.delivery.journal import Journal
-from utils.emitters.base import STEP, Connect, Emitter
+from utils.emitters.base import ROW_GROUP_RECORDS, Connect, Emitter
 from utils.emitters.file_emitter import FileEmitter
 from utils.records.codec import encoder
 from utils.records.external import identity_of
@@ -27,7 +27,7 @@ CLOSE_S = 0.5  # a worker that is stuck in a library call is abandoned after thi
 class Status:
     """State of a worker."""
 
-    answered: bool = False  # the sink has answered, or failed, at least once
+    has_answered: bool = False  # the sink has answered, or failed, at least once
     opened: bool = False  # the emitter was opened at least once
     delivered: int = 0
     dead_letters: int = 0
@@ -65,8 +65,8 @@ class Worker(threading.Thread):
         with closing(self._connect(journal.subscriptions[self.name].mark)) as emitter:
             status.opened = True
             reached = self._ask(emitter)
-            journal.note(self.name, reached, emitter.mark, durable=True)
-            status.answered = True
+            journal.note_reached(self.name, reached, emitter.mark, durable=True)
+            status.has_answered = True
             self._delivery.wake()
             while batch := self._next(reached, emitter.max_records):
                 try:
@@ -75,7 +75,7 @@ class Worker(threading.Thread):
                     self._dead_letter(batch, error)
                     return False
                 reached = batch.last
-                journal.note(self.name, reached, emitter.mark)
+                journal.note_reached(self.name, reached, emitter.mark)
                 status.delivered += batch.count
                 self._rejected = 0
                 self._delivery.wake()
@@ -92,7 +92,7 @@ class Worker(threading.Thread):
         if delivery.until == "closed" or reached >= journal.last:
             return None
         wanted = min(journal.last - reached, max_records)
-        batch = journal.read(reached, wanted // STEP * STEP or wanted)
+        batch = journal.read(reached, wanted // ROW_GROUP_RECORDS * ROW_GROUP_RECORDS or wanted)
         if batch is None or batch.first != reached + 1:
             self._warn(f"contains sequences up to {reached} only", "and those after it have just left the journal")
             raise Unavailable("the sink was replaced")
@@ -155,7 +155,7 @@ class Worker(threading.Thread):
         if not isinstance(error, ToolkitError) and reason != status.reason:
             logger.opt(exception=error).error("{}: unexpected {} (traceback in logs/)", self.name, reason)
         with delivery.changed:
-            status.reason, status.failure, status.answered = reason, failure, True
+            status.reason, status.failure, status.has_answered = reason, failure, True
             # `start` raises a failure instead. After the end it may only mean that the journal is closed.
             if failure and not delivery.is_starting and delivery.until != "closed":
                 logger.error("{}: given up: {}", self.name, reason)
@@ -185,7 +185,7 @@ class Delivery:
         for worker in self.workers.values():
             worker.start()
         with self.changed:
-            self.changed.wait_for(lambda: all(self.workers[sink].status.answered for sink in wait_for), wait_s)
+            self.changed.wait_for(lambda: all(self.workers[sink].status.has_answered for sink in wait_for), wait_s)
             failures = [worker.status.failure for worker in self.workers.values() if worker.status.failure]
             self.is_starting = bool(failures)
         if failures:
@@ -212,7 +212,7 @@ def _after_letters(path: Path, place: int, runs: Mapping[str, int]) -> int:
     if path.exists():
         with closing(FileEmitter(path)) as letters:
             letters.last([])  # makes durable what a killed process left
-        with errors(path), path.open("rb") as lines:
+        with mapped_errors(path), path.open("rb") as lines:
             ids = filter(None, map(identity_of, lines))
             # Letters beyond the end of their run were written before the journal was restored from a backup.
             found = {sequence for producer_id, sequence in ids if sequence <= runs.get(producer_id, 0)}

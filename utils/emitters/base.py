@@ -11,7 +11,7 @@ from utils.app.errors import Rejected, ToolkitError, Unavailable
 from utils.records.record import Batch, Columns, without_ids
 from utils.records.stream import BUZZ
 
-STEP = 20_480
+ROW_GROUP_RECORDS = 20_480
 """Rows of a DuckDB row group. Larger batches are cut to a multiple of it: DuckDB rewrites a group that is not full."""
 
 
@@ -80,7 +80,7 @@ def emit_one(message: Mapping[str, Any], path: Path, open_emitter: Callable[[], 
     """Store one record without ids. Return True once it is stored, otherwise log the reason and return False."""
     try:
         line = without_ids(message)
-        columns = BUZZ.codec.columns_of([BUZZ.codec.decode_any(line)])
+        columns = BUZZ.codec.columns_of([BUZZ.codec.decode_incomplete(line)])
         batch = Batch("", 1, 1, line, BUZZ.codec, columns=columns)
         with closing(open_emitter()) as emitter:
             emitter.emit(batch)

@@ -12,14 +12,14 @@ import numpy as np
 from utils.app.config import Settings
 from utils.app.errors import ToolkitError, Unavailable
 from utils.clients import duck, files
-from utils.emitters.base import STEP, delivered_by_another, emit_one, store_in_halves
+from utils.emitters.base import ROW_GROUP_RECORDS, delivered_by_another, emit_one, store_in_halves
 from utils.records.instants import is_usual, microseconds
 from utils.records.record import Batch, Columns
 from utils.records.stream import BUZZ, Stream
 from utils.records.table import Table, quoted
 
 PAUSE_S = 0.05  # between two windows, for readers
-MAX_ROWS, MAX_CELLS = 4 * STEP, 2_000_000  # of a window, so that it takes less than a second
+MAX_ROWS, MAX_CELLS = 4 * ROW_GROUP_RECORDS, 2_000_000  # of a window, so that it takes less than a second
 _UNSUITABLE = (duckdb.CatalogException, duckdb.BinderException, duckdb.DependencyException)
 _ROW_ERRORS = (duckdb.ConversionException, duckdb.ConstraintException)
 
@@ -39,7 +39,7 @@ class DuckdbEmitter:
         self._opened: tuple[int, int] | None = None
         self._memory: duckdb.DuckDBPyConnection | None = None
         files.check_one_name(path)
-        with files.errors(path):
+        with files.mapped_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             for each in (path.with_name(f"{path.name}.wal"), path, path.parent):
                 files.sync_path(each)  # a killed process may have left data that is not synced

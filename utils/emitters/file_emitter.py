@@ -14,9 +14,9 @@ from loguru import logger
 
 from utils.app.config import Settings
 from utils.app.errors import SinkReplaced, ToolkitError, Unavailable
-from utils.clients.files import check_same_file, errors, sync, sync_path
-from utils.clients.line_file import BLANK, first_hole, is_whole, last_line, lines_backwards, read_at
-from utils.emitters.base import STEP, delivered_by_another, emit_one
+from utils.clients.files import check_same_file, mapped_errors, sync, sync_path
+from utils.clients.line_file import BLANK, ends_with_newline, first_hole, last_line, lines_backwards, read_at
+from utils.emitters.base import ROW_GROUP_RECORDS, delivered_by_another, emit_one
 from utils.records.codec import encoder
 from utils.records.external import identity_of
 from utils.records.record import Batch
@@ -36,16 +36,16 @@ class FileEmitter:
     is the offset up to which the file is synced, with a checksum of the bytes before it.
     """
 
-    max_records = STEP
+    max_records = ROW_GROUP_RECORDS
 
     def __init__(self, path: Path, mark: str = "") -> None:
         self._path, self.mark = path, mark
-        with errors(path):
+        with mapped_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b", buffering=0)
         self._fd = self._file.fileno()
         try:
-            with errors(path):
+            with mapped_errors(path):
                 sync_path(path.parent)  # makes the new file's name durable
                 if read_at(self._fd, 0, _START_BYTES).removeprefix(b"\xef\xbb\xbf").strip(BLANK)[:1] not in (b"", b"{"):
                     raise ToolkitError(f"{path} is not a JSON lines file; move it away or name another file")
@@ -60,7 +60,10 @@ class FileEmitter:
     def _locked(self) -> Iterator[None]:
         name = self._path if sys.platform != "win32" else f"{self._path.resolve()}.lock"
         try:
-            with errors(self._path), portalocker.Lock(name, "ab", timeout=LOCK_WAIT_S, check_interval=LOCK_TRY_S):
+            with (
+                mapped_errors(self._path),
+                portalocker.Lock(name, "ab", timeout=LOCK_WAIT_S, check_interval=LOCK_TRY_S),
+            ):
                 yield
         except portalocker.LockException as error:
             raise Unavailable(f"{self._path} is locked by another writer") from error
@@ -114,7 +117,7 @@ class FileEmitter:
                 self._write(batch.lines)
                 sync(self._fd)
             except OSError:
-                if not self._truncate(end) and not is_whole(self._fd):
+                if not self._truncate(end) and not ends_with_newline(self._fd):
                     self._write(b"\n")  # readers count the partial line as invalid
                 raise
             size = os.fstat(self._fd).st_size
@@ -154,7 +157,7 @@ class FileEmitter:
 
     def _repair_tail(self) -> int:
         """Cut a partial record at the end, give any other last line its newline, and return the size of the file."""
-        if not is_whole(self._fd):
+        if not ends_with_newline(self._fd):
             size = os.fstat(self._fd).st_size
             start, line = last_line(self._fd)
             is_partial = line[:1] in (b"", b"{") and not _is_record(line)

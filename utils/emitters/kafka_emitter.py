@@ -11,8 +11,8 @@ from loguru import logger
 
 from utils.app.config import Settings
 from utils.app.errors import Rejected, SinkReplaced, Unavailable
-from utils.clients.kafka_admin import REQUEST_S, Admin, failed
-from utils.emitters.base import STEP
+from utils.clients.kafka_admin import REQUEST_S, Admin, mapped_error
+from utils.emitters.base import ROW_GROUP_RECORDS
 from utils.records.external import identity_of
 from utils.records.record import Batch, without_ids
 from utils.records.stream import Stream
@@ -53,7 +53,7 @@ class KafkaEmitter:
     key of all records it keeps them in one partition. `last` searches from the given mark on. Calls have deadlines.
     """
 
-    max_records = STEP
+    max_records = ROW_GROUP_RECORDS
 
     def __init__(self, settings: Settings, stream: Stream, key: str, mark: str = "") -> None:
         self._admin = Admin(settings)
@@ -225,7 +225,7 @@ class KafkaEmitter:
             if real.args[0].name() == "_FENCED":
                 slept = f"(or this one slept longer than {TRANSACTION_S:.0f} s)"
                 raise Unavailable(f"another process writes as {self._key}: a copy of this journal? {slept}") from error
-            raise failed(real, self._admin.settings, self._admin.log) from error
+            raise mapped_error(real, self._admin.settings, self._admin.log) from error
 
     def close(self) -> None:
         """Abandon an open transaction; the next emitter of this key fences it. See Emitter."""

@@ -9,7 +9,7 @@ from typing import Any
 from utils.app.config import Settings
 from utils.app.errors import SinkReplaced, ToolkitError, Unavailable
 from utils.clients import sqlite
-from utils.emitters.base import STEP, delivered_by_another, emit_one, store_in_halves
+from utils.emitters.base import ROW_GROUP_RECORDS, delivered_by_another, emit_one, store_in_halves
 from utils.records.record import Batch, Columns
 from utils.records.stream import BUZZ, Stream
 from utils.records.table import Table, quoted
@@ -23,7 +23,7 @@ class SqliteEmitter:
     """Emitter that inserts each batch in one durable transaction."""
 
     mark = ""
-    max_records = STEP
+    max_records = ROW_GROUP_RECORDS
 
     def __init__(self, path: Path, stream: Stream) -> None:
         self._path, self._table = path, Table(stream)

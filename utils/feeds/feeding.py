@@ -19,11 +19,11 @@ from utils.emitters.file_emitter import FileEmitter
 from utils.feeds.inputs import PIPE, SAMPLE, TOPIC, Input
 from utils.reading.follow import RETRY_CAP_S, StateLog, follow
 from utils.records.codec import Field, encoder
-from utils.records.infer import Values, fields, instant_us, values_of, with_roles
+from utils.records.infer import Values, infer_fields, instant_us, values_of, with_roles
 from utils.records.record import Batch, Invalid
-from utils.records.stream import Stream, check_roles, known, schema_path
+from utils.records.stream import Stream, check_roles, load_stream, schema_path
 from utils.records.table import Table
-from utils.sinks import EMBEDDED, INFERRED_FROM, SINKS, WHOLE_RUN, Run, Sinks
+from utils.sinks import DEFAULT_RUN, EMBEDDED, INFERRED_FROM, SINKS, RunOptions, Sinks
 from utils.sources.base import Chunk
 
 CHUNK_RECORDS = 10_000
@@ -40,7 +40,7 @@ class FeedOptions:
     once: Once = False
     again: Annotated[bool, optional("Read all of SOURCE once more, as new records.")] = False
     sinks: Sinks = EMBEDDED
-    run: Run = WHOLE_RUN
+    run: RunOptions = DEFAULT_RUN
 
 
 PLAIN_FEED = FeedOptions()
@@ -54,10 +54,10 @@ def fed_stream(
     `time` names the field of the event time. In `kind` csv and text, a field with mixed values is text, else json.
     Raises ToolkitError if the values of `time` are not times.
     """
-    found = known(name, settings.schema_folder)
+    found = load_stream(name, settings.schema_folder)
     records = [values_of(line) for line in samples]
     mixed = "text" if kind in ("csv", "text") else "json"
-    types = (Field(each.name, mixed) if each.type == "json" else each for each in fields(records))
+    types = (Field(each.name, mixed) if each.type == "json" else each for each in infer_fields(records))
     stream = found or with_roles(Stream(name, fields=tuple(types), time=time), records)
     if not any(field.name.lower() == "timestamp" for field in stream.fields):  # each record gets a timestamp
         stream = replace(stream, fields=(*stream.fields, Field("timestamp", "timestamp")))
@@ -91,14 +91,14 @@ def _example(name: str, records: Sequence[Values]) -> str:
     return (value if isinstance(value, str) else encoder.encode(value).decode())[:MAX_SHOWN]
 
 
-def described(
+def sample_stream(
     source: Input, name: str, settings: Settings, stop: threading.Event, *, time: str | None = None, wait: bool = False
 ) -> Stream | None:
     """Return the stream of an input, see `fed_stream`; None if stopped before the first record of a new stream.
 
     With `wait`, waits until the input can be read and, for a new stream, has a record; else raises ToolkitError.
     """
-    is_new = known(name, settings.schema_folder) is None
+    is_new = load_stream(name, settings.schema_folder) is None
     samples, states, reason, number = list[bytes](), StateLog(), "", 0
     with closing(source.open(SAMPLE, lambda partition: "", not wait)) as reader:
         is_done = not is_new and source.place == PIPE  # a pipe may have no data for a long time
@@ -187,7 +187,7 @@ def feed(
             raise ToolkitError(f"{source.place} is the {sink} sink of stream {name}: name other --sinks or --stream")
     once = options.once or source.ends
     can_resume = once and source.place != PIPE  # after an interruption the next run reads the rest
-    stream = described(source, name, settings, stop, time=options.time, wait=not once)
+    stream = sample_stream(source, name, settings, stop, time=options.time, wait=not once)
     if stream is None:
         return startup.UNFINISHED if can_resume else 0
     time, letters = stream.time, settings.dead_letter_path(f"{name}-input")

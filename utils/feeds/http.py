@@ -33,7 +33,7 @@ from utils.feeds.inputs import HTTP
 from utils.feeds.lines import LineCodec
 from utils.feeds.rows import array_items
 from utils.records.record import Line
-from utils.records.stream import Stream, known
+from utils.records.stream import Stream, load_stream
 from utils.sources.base import decode_all
 
 MAX_BODY_BYTES = 4 << 20
@@ -44,8 +44,8 @@ TICK_S = 0.1
 GROUP_BYTES = 2 << 20
 KEYS = 1_000_000  # so many Idempotency-Keys are kept, the newest
 TRIM_EVERY = 10_000  # records
-LATER = {"Retry-After": "5"}
-CLOSE = {"Connection": "close"}
+RETRY_LATER = {"Retry-After": "5"}
+CLOSE_CONNECTION = {"Connection": "close"}
 
 _BOM = b"\xef\xbb\xbf"
 _KEY = "key:"  # prefix of the positions that keep Idempotency-Keys in the journal
@@ -54,7 +54,7 @@ Answer = int | HTTPException
 """The number of acknowledged records, or the error to answer with."""
 
 
-class Posted(Future[Answer]):
+class PendingRequest(Future[Answer]):
     """A request, which is the future of its answer."""
 
     def __init__(self, body: bytes, key: str) -> None:
@@ -62,12 +62,12 @@ class Posted(Future[Answer]):
         self.body, self.key = body, key
 
 
-def group_of(queue: SimpleQueue[Posted], gather_s: float = 0.0) -> list[Posted]:
+def next_requests(queue: SimpleQueue[PendingRequest], gather_s: float = 0.0) -> list[PendingRequest]:
     """Return the requests to answer next, about GROUP_BYTES at most; none if none comes within TICK_S.
 
     After the first one, wait `gather_s` for more.
     """
-    group, size = list[Posted](), 0
+    group, size = list[PendingRequest](), 0
     with suppress(Empty):
         group.append(queue.get(timeout=TICK_S))
         time.sleep(gather_s)
@@ -79,7 +79,7 @@ def group_of(queue: SimpleQueue[Posted], gather_s: float = 0.0) -> list[Posted]:
 class Endpoint:
     """The HTTP endpoint: reads and checks the requests of clients, and sends the answers."""
 
-    def __init__(self, queue: SimpleQueue[Posted], token: str) -> None:
+    def __init__(self, queue: SimpleQueue[PendingRequest], token: str) -> None:
         """`token` must be sent as `Authorization: Bearer TOKEN`; "" = none is needed."""
         self.rejected = 0
         self._queue, self._token = queue, token.encode()
@@ -93,7 +93,7 @@ class Endpoint:
         self._check_client(request)
         body = await self._body(request)
         self._check_form(request)  # not earlier, because a client may not read an answer while it still sends
-        posted = Posted(body, request.headers.get("idempotency-key", ""))
+        posted = PendingRequest(body, request.headers.get("idempotency-key", ""))
         self._queue.put(posted)
         answer = await asyncio.wrap_future(posted)
         if isinstance(answer, HTTPException):
@@ -128,11 +128,11 @@ class Endpoint:
                     size += len(part)
                     body += part if size <= MAX_BODY_BYTES else b""
         except TimeoutError:
-            raise HTTPException(408, f"the body was not complete within {BODY_S:g} s", CLOSE) from None
+            raise HTTPException(408, f"the body was not complete within {BODY_S:g} s", CLOSE_CONNECTION) from None
         except ClientDisconnect:
-            raise HTTPException(400, "the client left before its body was complete", CLOSE) from None
+            raise HTTPException(400, "the client left before its body was complete", CLOSE_CONNECTION) from None
         if size > MAX_BODY_BYTES:
-            raise HTTPException(413, f"the body is over the limit of {MAX_BODY_BYTES:,} bytes", CLOSE)
+            raise HTTPException(413, f"the body is over the limit of {MAX_BODY_BYTES:,} bytes", CLOSE_CONNECTION)
         return bytes(body)
 
     async def _reject(self, request: Request, error: HTTPException) -> Response:
@@ -173,7 +173,7 @@ class Intake:
     def __init__(self, session: Session, codec: LineCodec) -> None:
         self._session, self._codec = session, codec
 
-    def answer(self, group: Sequence[Posted]) -> None:
+    def answer(self, group: Sequence[PendingRequest]) -> None:
         """Acknowledge or reject each request of a group as a whole, and answer it."""
         session, lines, keys = self._session, list[Line](), dict[str, str]()
         group = [posted for posted in group if posted.set_running_or_notify_cancel()]  # without cancelled requests
@@ -187,11 +187,11 @@ class Intake:
             if session.append(batch, keys):
                 session.counts["read"] += batch.count
             else:
-                answers = [HTTPException(503, "the feed is stopping: try again later", LATER) for _ in group]
+                answers = [HTTPException(503, "the feed is stopping: try again later", RETRY_LATER) for _ in group]
         for posted, answer in zip(group, answers, strict=True):
             posted.set_result(answer)
 
-    def _answer(self, posted: Posted, lines: list[Line], keys: dict[str, str], is_full: bool) -> Answer:
+    def _answer(self, posted: PendingRequest, lines: list[Line], keys: dict[str, str], is_full: bool) -> Answer:
         """Add a request to `lines` and `keys`. Return the answer to it once these are in the journal."""
         position, fingerprint = _KEY + posted.key, ""
         if posted.key:
@@ -202,7 +202,7 @@ class Intake:
                     return HTTPException(422, "this Idempotency-Key came with another body: use one key per request")
                 return int(count)
         if is_full:
-            return HTTPException(429, "the journal is full: try again later", LATER)
+            return HTTPException(429, "the journal is full: try again later", RETRY_LATER)
         try:
             found = fed_lines(posted.body, self._codec)
         except HTTPException as error:
@@ -226,7 +226,7 @@ def feed_http(  # noqa: PLR0917
         raise ToolkitError(
             f"{HTTP}{address} can be reached by other machines: set FEED_TOKEN (in .env), or listen on {HTTP}{port}"
         )
-    queue, codec = SimpleQueue[Posted](), LineCodec(Stream(name))
+    queue, codec = SimpleQueue[PendingRequest](), LineCodec(Stream(name))
     endpoint = Endpoint(queue, token)
     server = WebServer(endpoint.app(), host, port, f"{HTTP}{address}")
 
@@ -238,11 +238,11 @@ def feed_http(  # noqa: PLR0917
     with closing(server):
         logger.info("POST a JSON object, an array or JSON lines to {}", server.url)
         samples = list[bytes]()
-        while not samples and known(name, settings.schema_folder) is None:
+        while not samples and load_stream(name, settings.schema_folder) is None:
             if is_over():
                 cli.print_lines(f"feed-{name}-http: no record came")
                 return 0
-            for posted in group_of(queue, FIRST_S):
+            for posted in next_requests(queue, FIRST_S):
                 try:
                     samples += [line.line for line in fed_lines(posted.body, codec)]
                     queue.put(posted)  # back, to be fed below
@@ -255,9 +255,9 @@ def feed_http(  # noqa: PLR0917
             intake = Intake(opened, LineCodec(replace(opened.journal.stream, time=stream.time)))
             with closing(server):  # closed before pending records are delivered
                 while not is_over() and (run.count is None or counts["acknowledged"] < run.count):
-                    intake.answer(group_of(queue))
-                server.end()
+                    intake.answer(next_requests(queue))
+                server.request_stop()
                 while server.is_serving:
-                    intake.answer(group_of(queue))
+                    intake.answer(next_requests(queue))
             counts["rejected"] = endpoint.rejected
     return opened.code

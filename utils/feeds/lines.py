@@ -12,8 +12,8 @@ from msgspec import Raw
 
 from utils.app.errors import ToolkitError
 from utils.records.codec import Codec, Field, encoder
-from utils.records.external import are_plain, are_small, check_size, stamp
-from utils.records.infer import event_time
+from utils.records.external import are_append_only, are_within_limits, check_size, stamp
+from utils.records.infer import event_time_getter
 from utils.records.instants import instant_text, present
 from utils.records.record import Line
 from utils.records.stream import Stream
@@ -40,18 +40,18 @@ class LineCodec(Codec):
         # A field that differs from `timestamp` only in case takes its column. Then no timestamp is added.
         is_taken = any(name != "timestamp" and name.lower() == "timestamp" for name in self._codec.columns)
         self._present = str if is_taken else present
-        self._event_us = event_time(stream) if stream.time not in (None, "timestamp") and not is_taken else None
+        self._event_us = event_time_getter(stream) if stream.time not in (None, "timestamp") and not is_taken else None
         self._is_dated = Field("timestamp", "timestamp") in self._codec.fields  # else a timestamp goes to `extra`
 
     def decode_each(self, lines: Sequence[bytes]) -> list[Any]:
         if self._parse:
             lines = [self._parse(line, self.field_types) for line in lines]
-        fitting = self._codec.decode_fitting(lines)
-        if not are_small(lines, are_flat=fitting is not None and self._codec.is_flat):
+        fitting = self._codec.decode_strictly(lines)
+        if not are_within_limits(lines, are_flat=fitting is not None and self._codec.is_flat):
             raise ValueError("a line may be too long or nested too deeply: decode each of them")
         records, now = self._codec.decode_each(lines) if fitting is None else fitting, self._present()
         times = [self._time(record, now) for record in records] if self._event_us else repeat(now)
-        is_plain = self._is_dated and fitting is not None and are_plain(lines, records)
+        is_plain = self._is_dated and fitting is not None and are_append_only(lines, records)
         return list(map(Line, lines, times, records, repeat(is_plain)))
 
     def decode(self, line: bytes) -> Line:

@@ -15,7 +15,7 @@ from loguru import logger
 from utils.clients.line_file import BLANK, MAX_LINE_BYTES
 from utils.records.codec import Codec
 from utils.sources.base import Chunk, Resume
-from utils.sources.file_source import FileSource, parsed
+from utils.sources.file_source import FileSource, parse_position
 
 LINGER_S = 1.0
 """How long a renamed file must be quiet before the new one is read, because its writer may still have it open."""
@@ -67,7 +67,7 @@ class RotatedFile(FileSource):
             self._position, self._last_end = position, ""
             return super()._open()
         self._last_end, chosen = position, files[0]
-        if len(files) > 1 and self._is_quiet(chosen) and not _has_more(chosen, parsed(position)[0]):
+        if len(files) > 1 and self._is_quiet(chosen) and not _has_more(chosen, parse_position(position)[0]):
             chosen = next((file for file in files[1:] if _has_more(file, 0)), files[-1])
         elif len(files) > 1:
             logger.info("{} was rotated: reading continues in the rotated file", self._path)
@@ -118,7 +118,7 @@ class RotatedFile(FileSource):
 
 def _has_before(file: FileIO, position: str) -> bool:
     """Return whether the file has the bytes before the position."""
-    offset, length, crc = parsed(position)
+    offset, length, crc = parse_position(position)
     file.seek(offset - length)
     before = file.read(length)
     return (len(before), crc32(before)) == (length, crc)

@@ -26,7 +26,7 @@ from utils.records.external import reason_of
 from utils.records.record import Invalid
 from utils.records.table import quoted
 from utils.sources.base import Chunk, Resume, decode_all
-from utils.sources.table_source import as_member
+from utils.sources.table_source import json_value
 
 MAX_CELL_BYTES = 256 * 1024
 """A longer cell counts as an unclosed quote."""
@@ -250,7 +250,7 @@ def parquet_pages(path: Path) -> Pages:
     import duckdb
 
     from utils.clients import duck
-    from utils.sources.duckdb_source import readable
+    from utils.sources.duckdb_source import select_expression
 
     try:
         with duckdb.connect(config=duck.CONFIG) as memory:
@@ -258,13 +258,14 @@ def parquet_pages(path: Path) -> Pages:
             columns = memory.execute("DESCRIBE FROM read_parquet(?)", pattern).fetchall()
             kinds = {name: kind for name, kind, *_ in columns}
             selected = [
-                quoted(name) if kind.startswith("DECIMAL") else readable(name, kind, "") for name, kind in kinds.items()
+                quoted(name) if kind.startswith("DECIMAL") else select_expression(name, kind, "")
+                for name, kind in kinds.items()
             ]
             found = memory.execute(f"SELECT {', '.join(selected)} FROM read_parquet(?)", pattern)
             number = 1
             while page := found.fetchmany(PARQUET_ROWS):
                 rows = [{name: cell for name, cell in zip(kinds, row, strict=True) if _is_value(cell)} for row in page]
-                lines = [_exact.encode({name: as_member("", cell) for name, cell in row.items()}) for row in rows]
+                lines = [_exact.encode({name: json_value("", cell) for name, cell in row.items()}) for row in rows]
                 yield list(map(Row, count(number), lines, lines))
                 number += len(page)
     except duckdb.Error as error:

@@ -19,7 +19,7 @@ from loguru import logger
 
 from utils.app.errors import ToolkitError, Unavailable
 from utils.clients import files
-from utils.clients.line_file import is_whole
+from utils.clients.line_file import ends_with_newline
 from utils.reading.alerts import NO_RECORD, Clock
 from utils.reading.database import Database
 from utils.reading.follow import StateLog
@@ -155,10 +155,10 @@ class AlertDelivery:
             if self._database.execute(_CLAIM, now_us + round(LEASE_S * 1e6), id, due_us).rowcount != 1:
                 return None
             if not attempts:
-                with files.errors(self._path):
+                with files.mapped_errors(self._path):
                     self._path.parent.mkdir(parents=True, exist_ok=True)
                     with self._path.open("a+b") as stream:  # a full disk may have left a partial line
-                        stream.write(line if is_whole(stream.fileno()) else b"\n" + line)
+                        stream.write(line if ends_with_newline(stream.fileno()) else b"\n" + line)
                         stream.flush()
                         files.sync(stream.fileno())  # before the commit, or a power cut may lose the line
                     files.sync_path(self._path.parent)

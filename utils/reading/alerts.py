@@ -16,7 +16,7 @@ from utils.reading.anomaly import TRAILING, floor_of, stands_out
 from utils.reading.database import make_tables, one_of, upsert
 from utils.reading.expression import Expression
 from utils.reading.store import ProcessedStore, Stored
-from utils.records.infer import namer
+from utils.records.infer import text_getter
 from utils.records.stream import Stream
 
 NO_RECORD = "null"  # the record of an alert about silence
@@ -109,7 +109,7 @@ class Rule:
         return replace(self, by=by)
 
 
-class State(msgspec.Struct, array_like=True):
+class AlertState(msgspec.Struct, array_like=True):
     """Alert state of one `by` value in a partition."""
 
     matches: int = 0  # in a row, `times` at most
@@ -139,7 +139,7 @@ class State(msgspec.Struct, array_like=True):
         return stands_out(value, trail, floor)
 
 
-_state = msgspec.json.Decoder(State)
+_state = msgspec.json.Decoder(AlertState)
 
 
 class Alerts:
@@ -165,9 +165,9 @@ class Alerts:
         """Store the alerts that new records give, in the transaction that stored them. See ProcessedStore.add."""
         rule, database, value = self.rule, self._database, self._stream.codec.value
         records = [record for record, *_ in stored.new]
-        names = list(map(namer(self._stream, rule.by), records))
+        names = list(map(text_getter(self._stream, rule.by), records))
         matches = self._when.matches(records) if self._when else [False] * len(records)
-        states = {name: State() for name in names}
+        states = {name: AlertState() for name in names}
         found = database.execute(f"{_FIND} {one_of(states)}", stored.partition, *states).fetchall()
         states |= {name: _state.decode(state) for name, state in found}
         alerts, now_us, floor = [], round(self._clock() * 1e6), floor_of(self._stream, rule.anomaly)

@@ -87,7 +87,7 @@ class PostgresDatabase:
     @contextmanager
     def _connected(self) -> Iterator[Any]:
         """Connect if necessary, and map the errors of statements."""
-        with postgres.errors(self._url):
+        with postgres.mapped_errors(self._url):
             if self._connection is None or self._connection.closed:
                 self._connection = postgres.connect(self._url, self._schema)
             yield self._connection
@@ -101,7 +101,7 @@ class PostgresDatabase:
                 connection.execute("COMMIT")
             finally:
                 if connection.info.transaction_status:  # not committed: an error is being raised
-                    with suppress(postgres.library().Error):
+                    with suppress(postgres.import_psycopg().Error):
                         connection.execute("ROLLBACK")
 
     def execute(self, statement: str, *values: Any) -> Any:

@@ -18,7 +18,7 @@ INVALID_SHOWN = 10
 OnWait = Callable[[Unavailable | None], None]
 """Callback before a wait; its argument is why the source cannot be read, or None if there is nothing to read."""
 
-Handler = Callable[[Chunk], int]
+ChunkHandler = Callable[[Chunk], int]
 """Callback that handles a chunk completely or raises without effect; returns the number of new records."""
 
 
@@ -44,7 +44,7 @@ class StateLog:
 
 def follow(
     open_source: Callable[[], Source],
-    handle: Handler,
+    handle: ChunkHandler,
     stop: threading.Event,
     *,
     once: bool = False,

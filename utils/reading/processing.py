@@ -14,11 +14,11 @@ from utils.app import cli, signals
 from utils.app.backoff import backoff
 from utils.app.config import DEFAULT_STREAM, DEFAULTS, Reads, Settings, processed_store_url
 from utils.app.errors import ToolkitError, Unavailable
-from utils.app.options import FOLLOWING, Reading, StreamName
+from utils.app.options import DEFAULT_READING, ReadingOptions, StreamName
 from utils.reading.database import Database, PostgresDatabase, SqliteDatabase
 from utils.reading.follow import OnWait, StateLog, follow
 from utils.reading.progress import Progress
-from utils.reading.store import Part, ProcessedStore, Stored
+from utils.reading.store import OnStored, ProcessedStore, Stored
 from utils.reading.top import EVERY_S, Top, TopView, check_top
 from utils.reading.windows import NO_WINDOWS, Tumbling, Windows
 from utils.records.stream import Stream
@@ -51,13 +51,13 @@ def wait_for_stream(name: str, settings: Settings, source_name: str, stop: Event
 
 
 @dataclass(frozen=True)
-class Consumer:
+class StoreReader:
     """A reader of a sink with a processed store of its own. `name` is the file name of a store in SQLite."""
 
     sink: str
     name: str
     settings: Settings
-    reading: Reading
+    reading: ReadingOptions
     stop: Event
 
     def database(self, stream: Stream) -> Database:
@@ -73,7 +73,7 @@ class Consumer:
         return wait_for(lambda: ProcessedStore(self.database(stream), stream, start), self.stop, once=once)
 
     def read(
-        self, store: ProcessedStore, part: Part | None, progress: Progress, show: Callable[[list[Any]], None],
+        self, store: ProcessedStore, part: OnStored | None, progress: Progress, show: Callable[[list[Any]], None],
         on_wait: OnWait,
     ) -> None:  # fmt: skip
         """Store the chunks from the stored positions on and `show` the new records. See ProcessedStore.add, follow."""
@@ -85,14 +85,14 @@ class Consumer:
 
         def handle(chunk: Chunk) -> int:
             new = [record for record, *_ in store.add(chunk, part).new]
-            progress.saw(chunk.records, store.run)
+            progress.update(chunk.records, store.run)
             show(new)
             return len(new)
 
         follow(open_source, handle, self.stop, once=once, count=count, on_wait=on_wait)
 
 
-Handle = Callable[[Database, list[dict[str, Any]]], None]
+RecordHandler = Callable[[Database, list[dict[str, Any]]], None]
 """Callback that handles the records that are new to a consumer's store, in the transaction that stores them."""
 
 
@@ -107,7 +107,7 @@ def _mistakes(name: str) -> Iterator[None]:
         raise
 
 
-def consumer(sink: str, *reads: str, name: str = "", handle: Handle | None = None) -> Callable[..., int]:
+def consumer(sink: str, *reads: str, name: str = "", handle: RecordHandler | None = None) -> Callable[..., int]:
     """Return the `main` of a consumer of this sink. Its command line has the settings named in `reads`.
 
     `handle` needs a `name`, which gives the consumer a store and a consumer group of its own.
@@ -116,7 +116,7 @@ def consumer(sink: str, *reads: str, name: str = "", handle: Handle | None = Non
     def main(
         *,
         stream: StreamName = DEFAULT_STREAM,
-        reading: Reading = FOLLOWING,
+        reading: ReadingOptions = DEFAULT_READING,
         tumbling: Tumbling = NO_WINDOWS,
         top: Top = False,
         settings: Annotated[Settings, Reads(*reads)] = DEFAULTS,
@@ -127,7 +127,7 @@ def consumer(sink: str, *reads: str, name: str = "", handle: Handle | None = Non
         stop = signals.stop_on_signals()
         found = wait_for_stream(stream, settings, sink, stop, once=reading.once)
         own = replace(settings, group=f"{settings.group}-{name}") if name else settings
-        reader = Consumer(sink, name or sink, own, reading, stop)
+        reader = StoreReader(sink, name or sink, own, reading, stop)
         store = reader.open(found) if found else None
         if store is None:
             return 0

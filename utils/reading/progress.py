@@ -10,7 +10,7 @@ from loguru import logger
 
 from utils.app.cli import counted
 from utils.reading.tracker import Counts
-from utils.records.infer import event_time
+from utils.records.infer import event_time_getter
 from utils.records.stream import Stream
 
 REPORT_EVERY_S, REDRAW_EVERY_S = 10.0, 0.2
@@ -20,13 +20,13 @@ class Progress:
     """A line with the number of handled records, their rate, and the age of the newest one."""
 
     def __init__(self, name: str, stream: Stream) -> None:
-        self.name, self.counts, self._event_time = name, Counts(), event_time(stream)
+        self.name, self.counts, self._event_time = name, Counts(), event_time_getter(stream)
         self._started_s = self._shown_s = time.monotonic()
         self._began_s = time.time()
         self._measured = (self._started_s, 0, 0.0)  # time, number of records and rate of the last measurement
         self._lag_s: float | None = None
 
-    def saw(self, records: Sequence[Any], counts: Counts) -> None:
+    def update(self, records: Sequence[Any], counts: Counts) -> None:
         """Take in the records just handled and the totals of the run.
 
         The lag is the age of the last record. A record from before the run has none: it waited for this run.

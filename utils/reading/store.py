@@ -14,7 +14,7 @@ import msgspec
 from utils.app.errors import PositionMoved, ToolkitError
 from utils.reading.database import Database, Row, make_tables, upsert
 from utils.reading.tracker import Counts, Tracker, journal_of
-from utils.records.infer import event_time, namer
+from utils.records.infer import event_time_getter, text_getter
 from utils.records.instants import instant_text
 from utils.records.stream import Stream
 from utils.sources.base import Chunk
@@ -52,7 +52,7 @@ class Stored(NamedTuple):
     new: Sequence[Arrival]
 
 
-Part = Callable[[Stored], None]
+OnStored = Callable[[Stored], None]
 """Callback of a consumer that adds its own rows for the new records, in the same transaction."""
 
 _tracker = msgspec.json.Decoder(Tracker)
@@ -67,7 +67,7 @@ class ProcessedStore:
     def __init__(self, database: Database, stream: Stream, start: Literal["start", "end"] = "start") -> None:
         self.database, self.stream, self.run, from_end = database, stream, Counts(), start == "end"
         self._initial = ("end" if from_end else ""), msgspec.json.encode(Tracker(from_end=from_end)).decode()
-        self._event_us, self._name = event_time(stream), namer(stream, stream.by)
+        self._event_us, self._name = event_time_getter(stream), text_getter(stream, stream.by)
         try:
             with database.transaction():
                 make_tables(database, *_SCHEMA)
@@ -89,7 +89,7 @@ class ProcessedStore:
         if self.database.execute("SELECT value FROM facts WHERE name = 'roles'").fetchall() == [(roles,)]:
             return
         for page in self.database.pages():
-            found = ((self.stream.codec.decode_any(line.encode()), key) for key, line in page)
+            found = ((self.stream.codec.decode_incomplete(line.encode()), key) for key, line in page)
             self.database.rename([(self._name(each), value(each, self.stream.value or ""), key) for each, key in found])
         self.database.execute_many(upsert("facts", "name", "value"), [("roles", roles)])
 
@@ -100,7 +100,7 @@ class ProcessedStore:
             ((position,),) = self.database.execute(_POSITION, partition).fetchall()
         return str(position)
 
-    def add(self, chunk: Chunk, part: Part | None = None) -> Stored:
+    def add(self, chunk: Chunk, part: OnStored | None = None) -> Stored:
         """Store the new records of a chunk, its position and the rows of `part`, in one transaction.
 
         Raises PositionMoved if another copy of this consumer has advanced the partition.

@@ -12,7 +12,7 @@ from utils.app import log
 from utils.app.errors import ToolkitError
 from utils.reading.progress import Progress
 from utils.reading.windows import Window
-from utils.records.infer import event_time, namer
+from utils.records.infer import event_time_getter, text_getter
 from utils.records.stream import Stream
 
 EVERY_S = 60.0
@@ -61,7 +61,7 @@ class TopView:
     def show(self, records: list[Any]) -> None:
         """Count new records, and redraw if it is time."""
         value, field = self._stream.codec.value, self._stream.value
-        name_of, event_us = namer(self._stream, self._stream.by), event_time(self._stream)
+        name_of, event_us = text_getter(self._stream, self._stream.by), event_time_getter(self._stream)
         self._latest.extend(records[-LATEST:])
         for record in records:
             name, at_us, measured = name_of(record), event_us(record), value(record, field) if field else None

@@ -23,7 +23,7 @@ MAX_INT64 = 2**63 - 1
 MAX_EXACT = 2**53  # up to here a 64-bit float represents each integer exactly
 GROUP_LINES = 64  # lines that are decoded together once one of all does not fit
 
-NONE = Raw()  # value of an absent `json` field; compare by identity
+ABSENT = Raw()  # value of an absent `json` field; compare by identity
 
 _Int64 = Annotated[int, Meta(ge=-(2**63), le=MAX_INT64)]
 _Exact = Annotated[int, Meta(ge=-MAX_EXACT, le=MAX_EXACT)]
@@ -35,13 +35,13 @@ TYPES: dict[str, Any] = {
     "timestamp": str | None,
     "json": Raw,
 }
-OWN = {
+OWN_COLUMNS = {
     "extra": None,  # a member of this name fits only if it is null
     "producer_id": Annotated[str, Meta(min_length=1)],
     "sequence": Annotated[int, Meta(ge=1, le=MAX_INT64)],
 }
 """The columns that follow the fields in every stream; each may be None. Only the codec fills `extra`."""
-RESERVED = (*OWN, "rowid", "_rowid_", "oid")
+RESERVED_NAMES = (*OWN_COLUMNS, "rowid", "_rowid_", "oid")
 # Python types whose values are the same after JSON. Subclasses, such as enumerations, may be encoded differently.
 _AS_JSON: dict[str, set[type]] = {
     "text": {str, NoneType},
@@ -65,7 +65,7 @@ class Field(msgspec.Struct, frozen=True):
 
 def with_columns(fields: Iterable[Field]) -> Iterator[Field]:
     """Yield the fields that get an SQL column of their own. In SQL the values of the others are in `extra`."""
-    seen = set(RESERVED)
+    seen = set(RESERVED_NAMES)
     for field in fields:
         odd = not field.name.strip() or any(each in '"\\\x7f' or each < " " for each in field.name)
         if not odd and field.name.lower() not in seen:
@@ -86,8 +86,8 @@ class Codec:
         self.fields = tuple(with_columns(fields))
         self.types = tuple((types or {}).get(field.name, TYPES[field.type]) for field in self.fields)
         self._fill = fill
-        attributes = [_attribute(field.name, number) for number, field in enumerate(self.fields)] + list(OWN)
-        names, kinds = [*(field.name for field in self.fields), *OWN], [*self.types, *OWN.values()]
+        attributes = [_attribute(field.name, number) for number, field in enumerate(self.fields)] + list(OWN_COLUMNS)
+        names, kinds = [*(field.name for field in self.fields), *OWN_COLUMNS], [*self.types, *OWN_COLUMNS.values()]
         self.type = _row_type(attributes, kinds, names)
         self._decoder = Decoder(self.type)
         self._columns = {  # name -> attribute and decoder
@@ -116,15 +116,15 @@ class Codec:
 
     def decode_each(self, lines: Sequence[bytes]) -> list[Any]:
         """Decode lines that are already split, like `decode_lines`."""
-        records = self.decode_fitting(lines)
+        records = self.decode_strictly(lines)
         if records is None:
             records = []
             for start in range(0, len(lines), GROUP_LINES):
                 group = lines[start : start + GROUP_LINES]
-                records += self.decode_fitting(group) or map(self.decode, group)
+                records += self.decode_strictly(group) or map(self.decode, group)
         return records
 
-    def decode_fitting(self, lines: Sequence[bytes]) -> list[Any] | None:
+    def decode_strictly(self, lines: Sequence[bytes]) -> list[Any] | None:
         """Decode lines at C speed if all of them fit; None if one may not, so that each needs `decode`."""
         data = b"\n".join(lines)
         try:
@@ -147,12 +147,12 @@ class Codec:
 
     def decode(self, line: bytes) -> Any:
         """Decode one JSON object; members that do not fit go to `extra`. Raises ValueError with the reason."""
-        record = self.decode_any(line)
+        record = self.decode_incomplete(line)
         if self._fill is not None:
             self._fill(record)
         return record
 
-    def decode_any(self, line: bytes) -> Any:
+    def decode_incomplete(self, line: bytes) -> Any:
         """Decode one JSON object like `decode`, but leave missing required fields None."""
         try:
             line.decode()
@@ -164,7 +164,7 @@ class Codec:
             raise ValueError("nested too deeply") from None
         for attribute in self._json:
             if bytes(getattr(record, attribute)) == b"null":
-                setattr(record, attribute, NONE)
+                setattr(record, attribute, ABSENT)
         for attribute, name in self._instants.items():
             text = getattr(record, attribute)
             if text is not None and microseconds(text) is None:
@@ -178,7 +178,7 @@ class Codec:
 
     def _decode_members(self, line: bytes) -> tuple[Any, dict[str, Raw]]:
         """Return a record of the members that fit their column, and the other members in their order."""
-        values: dict[str, Any] = dict.fromkeys(self.type.__struct_fields__) | dict.fromkeys(self._json, NONE)
+        values: dict[str, Any] = dict.fromkeys(self.type.__struct_fields__) | dict.fromkeys(self._json, ABSENT)
         left = {}
         for name, raw in object_decoder.decode(line).items():
             attribute, decoder = self._columns.get(name, ("", None))
@@ -207,7 +207,7 @@ class Codec:
         """Return the values of decoded records, one tuple per record."""
         return list(zip(*self.columns_of(records), strict=True))
 
-    def fitting(self, members: Mapping[str, Sequence[Any]], size: int) -> list[Sequence[Any]] | None:
+    def fitting_columns(self, members: Mapping[str, Sequence[Any]], size: int) -> list[Sequence[Any]] | None:
         """Return the columns of the fields for `size` records, given the values of each member but the ids.
 
         None if a member has no column or a value may not fit its column: then only the encoded lines show the columns.
@@ -227,7 +227,7 @@ class Codec:
         values = list(columns)
         for number, field in enumerate(self.fields):
             if field.type == "json":
-                values[number] = [NONE if each is None else Raw(each) for each in columns[number]]
+                values[number] = [ABSENT if each is None else Raw(each) for each in columns[number]]
         return list(map(self.type, *values))
 
     def encode(self, record: Any) -> bytes:
@@ -236,7 +236,7 @@ class Codec:
         members: dict[str, Any] = {
             field.name: value
             for field, value in zip(self.fields, msgspec.structs.astuple(record), strict=False)
-            if value is not None and value is not NONE
+            if value is not None and value is not ABSENT
         }
         ids = {} if record.sequence is None else {"producer_id": record.producer_id, "sequence": record.sequence}
         return encoder.encode(members | extra | ids).replace(b"\n", b" ")  # Raw JSON may have line ends
@@ -290,10 +290,10 @@ def _attribute(name: str, number: int) -> str:
 
 def _row_type(attributes: Sequence[str], kinds: Sequence[Any], names: Sequence[str]) -> Any:
     """Create the struct type of decoded records. The fields after the last one that cannot be None have defaults."""
-    optional = [kind is Raw or NoneType in get_args(kind) for kind in kinds[: -len(OWN)]]
+    optional = [kind is Raw or NoneType in get_args(kind) for kind in kinds[: -len(OWN_COLUMNS)]]
     required = max((number for number, may_be_absent in enumerate(optional) if not may_be_absent), default=-1)
     shape: list[Any] = [
-        (attribute, kind) if number <= required else (attribute, kind, NONE if kind is Raw else None)
+        (attribute, kind) if number <= required else (attribute, kind, ABSENT if kind is Raw else None)
         for number, (attribute, kind) in enumerate(zip(attributes, kinds, strict=True))
     ]
     rename = dict(zip(attributes, names, strict=True))

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Raw
 from msgspec.json import Decoder
 
-from utils.records.codec import NONE, encoder, object_decoder
+from utils.records.codec import ABSENT, encoder, object_decoder
 
 MAX_RECORD_BYTES = 256 * 1024
 MAX_DEPTH = 100
@@ -19,9 +19,9 @@ MAX_DEPTH = 100
 class _Peek(msgspec.Struct, gc=False):
     """The members of an external record whose names the toolkit uses. The decoder skips all others at C speed."""
 
-    timestamp: Raw = NONE
-    producer_id: Raw = NONE
-    sequence: Raw = NONE
+    timestamp: Raw = ABSENT
+    producer_id: Raw = ABSENT
+    sequence: Raw = ABSENT
 
 
 _BYTE = re.compile(r"\(byte (\d+)\)")
@@ -48,15 +48,15 @@ def check_depth(line: bytes) -> None:
             raise ValueError("nested too deeply")
 
 
-def are_small(lines: Sequence[bytes], *, are_flat: bool) -> bool:
+def are_within_limits(lines: Sequence[bytes], *, are_flat: bool) -> bool:
     """Return whether no line is too long or may be nested too deeply. `are_flat`: the lines have no nested values."""
     if max(map(len, lines), default=0) > MAX_RECORD_BYTES:
         return False
     return are_flat or all(len(line.translate(None, delete=_NO_BRACKETS)) <= MAX_DEPTH for line in lines)
 
 
-def are_plain(lines: Sequence[bytes], records: Sequence[Any]) -> bool:
-    """Return whether `stamp` would only append to each line. `Codec.decode_fitting` made `records` of the lines."""
+def are_append_only(lines: Sequence[bytes], records: Sequence[Any]) -> bool:
+    """Return whether `stamp` would only append to each line. `Codec.decode_strictly` made `records` of the lines."""
     # Not if a line has ids, is an empty object, or has white space before its last bracket.
     if any(map(attrgetter("sequence"), records)) or {line[-2:-1] for line in lines} & {b" ", b"\t", b"{"}:
         return False
@@ -90,16 +90,16 @@ def stamp(line: bytes, producer_id: str, sequence: int, timestamp: str) -> bytes
         raise ValueError(f"not valid UTF-8 at byte {error.start}") from error
     except msgspec.DecodeError as error:
         raise ValueError(reason_of(error, line)) from error
-    if seen.producer_id is not NONE or seen.sequence is not NONE or bytes(seen.timestamp) == b"null":
+    if seen.producer_id is not ABSENT or seen.sequence is not ABSENT or bytes(seen.timestamp) == b"null":
         members = object_decoder.decode(line)
         for name in ("producer_id", "sequence"):
             _rename_to_source(members, name)
         if bytes(seen.timestamp) == b"null":
             del members["timestamp"]
-            seen.timestamp = NONE
+            seen.timestamp = ABSENT
         line = b"{" + b",".join(encoder.encode(name) + b":" + bytes(raw) for name, raw in members.items()) + b"}"
     comma = b"" if line[1:].lstrip() == b"}" else b","
-    event = timestamp_member(timestamp) if timestamp and seen.timestamp is NONE else b""
+    event = timestamp_member(timestamp) if timestamp and seen.timestamp is ABSENT else b""
     return b"%b%b%b%b%d}\n" % (line[:-1].rstrip(), comma, event, id_members(producer_id), sequence)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from utils.records.codec import MAX_EXACT, MAX_INT64, OWN, Field, object_decoder
+from utils.records.codec import MAX_EXACT, MAX_INT64, OWN_COLUMNS, Field, object_decoder
 from utils.records.instants import microseconds
 from utils.records.stream import Stream
 
@@ -49,7 +49,7 @@ def values_of(line: bytes | str) -> Values:
     return found
 
 
-def fields(records: Iterable[Values]) -> tuple[Field, ...]:
+def infer_fields(records: Iterable[Values]) -> tuple[Field, ...]:
     """Infer the fields of records and their types, in the order of appearance, without `producer_id` and `sequence`.
 
     A field that is always null is left out; its first value will decide its type. If there are more than MAX_FIELDS,
@@ -58,7 +58,7 @@ def fields(records: Iterable[Values]) -> tuple[Field, ...]:
     kinds: dict[str, Counter[str]] = {}
     for record in records:
         for name, value in record.items():
-            if value is not None and name not in OWN:
+            if value is not None and name not in OWN_COLUMNS:
                 kinds.setdefault(name, Counter())[_kind(value)] += 1
     frequent = set(nlargest(MAX_FIELDS, kinds, key=lambda name: kinds[name].total()))
     return tuple(Field(name, _type_of(counted)) for name, counted in kinds.items() if name in frequent)
@@ -117,13 +117,13 @@ def instant_us(value: Any) -> int | None:
     return None
 
 
-def event_time(stream: Stream) -> Callable[[Any], int | None]:
+def event_time_getter(stream: Stream) -> Callable[[Any], int | None]:
     """Return a function from a record of the stream to its event time, in microseconds since 1970, or None."""
     value, name = stream.codec.value, stream.time or "timestamp"
     return lambda record: instant_us(value(record, name))
 
 
-def namer(stream: Stream, by: str | None) -> Callable[[Any], str]:
+def text_getter(stream: Stream, by: str | None) -> Callable[[Any], str]:
     """Return a function from a record of the stream to the text of its field `by`, "" if it is absent."""
     value = stream.codec.value
 
@@ -189,6 +189,6 @@ def _is_measured(values: Sequence[Any]) -> bool:
     return len(set(numbers)) > 2 and any(after <= before for before, after in pairwise(numbers))
 
 
-def inferred(name: str, records: Sequence[Values]) -> Stream:
+def infer_stream(name: str, records: Sequence[Values]) -> Stream:
     """Infer a stream, its fields and their roles, from its first records."""
-    return with_roles(Stream(name, fields=fields(records)), records)
+    return with_roles(Stream(name, fields=infer_fields(records)), records)

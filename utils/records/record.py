@@ -62,7 +62,7 @@ class Line(msgspec.Struct, gc=False):
     """A line with a JSON object that another program wrote.
 
     `timestamp` is appended to a line that has none: its event time, else the time of reading. `record` is the decoded
-    line. `is_plain`: see `are_plain`.
+    line. `is_plain`: see `are_append_only`.
     """
 
     line: bytes
@@ -140,7 +140,7 @@ def columns_of_made(records: Sequence[Any], codec: Codec) -> list[Sequence[Any]]
     names = zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True)
     members = {name: list(map(attrgetter(attribute), records)) for name, attribute in names}
     ids = [members.pop(name, []) for name in ("producer_id", "sequence")]
-    fields = codec.fitting(members, len(records))
+    fields = codec.fitting_columns(members, len(records))
     return None if fields is None else [*fields, [None] * len(records), *ids]
 
 
@@ -232,7 +232,7 @@ class Batch:
         return list(zip(*self.columns, strict=True))
 
     @property
-    def kept(self) -> Counter[str]:
+    def extra_counts(self) -> Counter[str]:
         """The number of records in which a field is in `extra`, by field name."""
         extras = self.columns[self.codec.columns.index("extra")]
         return Counter(name for extra in extras if extra is not None for name in object_decoder.decode(extra))

@@ -22,7 +22,7 @@ from utils.app import shared_files
 from utils.app.config import DEFAULT_STREAM
 from utils.app.errors import ToolkitError, Unavailable
 from utils.records import sentiment
-from utils.records.codec import MAX_INT64, OWN, Codec, Field
+from utils.records.codec import MAX_INT64, OWN_COLUMNS, Codec, Field
 from utils.records.record import Message, Record
 
 LOCK_WAIT_S = 10.0
@@ -88,7 +88,7 @@ class Stream:
         (row,) = self.codec.rows([record])
         values = dict(zip(self.codec.columns, row, strict=True))
         shown = [values.pop(self.by)] if self.by and values.get(self.by) is not None else []
-        hidden = ("timestamp", *OWN)
+        hidden = ("timestamp", *OWN_COLUMNS)
         shown += [f"{name}={value}" for name, value in values.items() if value is not None and name not in hidden]
         return " ".join(map(str, [*shown, record.extra] if record.extra else shown))
 
@@ -103,7 +103,7 @@ def declared_fields(record: type[Record]) -> tuple[Field, ...]:
     """Return the fields of a record class with their types, `timestamp` last."""
     found = inspect.type_info(record)
     assert isinstance(found, inspect.StructType)
-    declared = [field for field in found.fields if field.name not in (*OWN, "timestamp")]
+    declared = [field for field in found.fields if field.name not in (*OWN_COLUMNS, "timestamp")]
     return (*(Field(field.name, _type_of(field.type)) for field in declared), Field("timestamp", "timestamp"))
 
 
@@ -157,7 +157,7 @@ def schema_path(name: str, folder: Path) -> Path:
     return folder / f"{checked_name(name)}.json"
 
 
-def known(name: str, folder: Path) -> Stream | None:
+def load_stream(name: str, folder: Path) -> Stream | None:
     """Read a stream from its schema file; None if there is no file. Buzz needs no file.
 
     Raises ToolkitError with the file's path and the reason if it cannot be read or is not valid.
@@ -191,11 +191,11 @@ def declare(stream: Stream, folder: Path) -> Stream:
         return stream
     path = schema_path(stream.name, folder)
     check_roles(stream, f"stream {stream.name}")
-    before = known(stream.name, folder)
+    before = load_stream(stream.name, folder)
     merged = _merged(before, stream, path)
     if before is None or (before.fields, roles_of(before)) != (merged.fields, roles_of(merged)):
         with _locked(folder, stream.name):  # another producer may declare at the same time
-            merged = _merged(known(stream.name, folder), stream, path)
+            merged = _merged(load_stream(stream.name, folder), stream, path)
             _write(merged, path)
     return merged
 
@@ -225,7 +225,7 @@ def _merged(before: Stream | None, stream: Stream, path: Path) -> Stream:
 
 def check_roles(stream: Stream, where: str) -> None:
     """Raise ToolkitError, with `where` first, if a role names no field or one of the wrong type, or zones are wrong."""
-    types = {field.name: field.type for field in stream.fields if field.name not in OWN}
+    types = {field.name: field.type for field in stream.fields if field.name not in OWN_COLUMNS}
     for role, allowed in _ROLES.items():
         name = getattr(stream, role)
         if name is not None and types.get(name) not in allowed:

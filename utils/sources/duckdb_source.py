@@ -19,7 +19,7 @@ from utils.records.codec import Field
 from utils.records.stream import Stream
 from utils.records.table import as_double, quoted
 from utils.sources.base import Chunk, Resume
-from utils.sources.table_source import Row, TableSource, fetched
+from utils.sources.table_source import Row, TableSource, fetch_page
 
 POLL_S = 0.2
 WAIT_S = 1.2
@@ -61,14 +61,15 @@ class DuckdbSource(TableSource):
             columns = self._columns(existing)
             known = {field.name for field in self._table.fields}
             selected = ", ".join(
-                readable(name, existing[name], field.type if field.name in known else "") for name, field in columns
+                select_expression(name, existing[name], field.type if field.name in known else "")
+                for name, field in columns
             )
             rows = f"sink.{quoted(table)}"
             last = f"(SELECT max(rowid) FROM {rows})" if first is None else first
             # DuckDB scans in the order of the row numbers, and skips to the first that the condition allows.
             count = min(count, self._limit)
             query = f"SELECT rowid, {selected} FROM {rows} WHERE rowid >= {last} LIMIT {count}"
-            found = fetched(memory.execute(query).fetchmany, count)
+            found = fetch_page(memory.execute(query).fetchmany, count)
             self._limit = max(FEW_ROWS, 2 * len(found))  # low while a few large rows fill a chunk
             return [field for _, field in columns], found
 
@@ -86,7 +87,7 @@ class DuckdbSource(TableSource):
         """Attach the file as `sink`, read-only, once no other process writes it, and yield the connection."""
         if file_id(self._path) is None:
             raise Absent(f"{self._path} does not exist yet")
-        with duck.errors(self._path):  # no file can be opened if too many are open
+        with duck.mapped_errors(self._path):  # no file can be opened if too many are open
             self._memory = memory = self._memory or duckdb.connect(config=duck.CONFIG)
         try:
             with duck.attached(memory, self._path, read_only=True, wait_s=WAIT_S):
@@ -121,7 +122,7 @@ def _tables(memory: duckdb.DuckDBPyConnection) -> list[str]:
     return [name for (name,) in memory.execute(query).fetchall()]
 
 
-def readable(name: str, kind: str, field_type: str) -> str:
+def select_expression(name: str, kind: str, field_type: str) -> str:
     """Return the SQL that reads a column: timestamps as RFC 3339 text, number fields as DOUBLE, json fields as text."""
     column = quoted(name)
     if kind.startswith("TIMESTAMP") and not kind.endswith("]"):

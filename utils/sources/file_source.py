@@ -120,7 +120,7 @@ class FileSource:
 
     def _read(self, file: FileIO, max_records: int, is_replaced: bool) -> Chunk | None:
         """Return the next complete lines, or the report about a line that is too long or unfinished, if any."""
-        offset, length, crc = parsed(self._position or "")
+        offset, length, crc = parse_position(self._position or "")
         size = os.fstat(file.fileno()).st_size
         # Zeros at the end are where a process is writing, also if it has extended the file in advance.
         is_open = not is_replaced and read_at(file.fileno(), max(0, size - 1), 1) == b"\0"
@@ -180,7 +180,7 @@ def _position(offset: int, before: bytes) -> str:
     return f"{offset}:{len(last)}:{crc32(last)}" if offset else ""
 
 
-def parsed(position: str) -> tuple[int, int, int]:
+def parse_position(position: str) -> tuple[int, int, int]:
     """Return the offset of a position, and length and checksum of the bytes before it; checksum -1 if it is invalid."""
     try:
         offset, length, crc = map(int, position.split(":"))

@@ -10,7 +10,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from utils.app.config import Settings
 from utils.app.errors import Absent, ToolkitError, Unavailable
-from utils.clients.kafka_admin import Admin, ClientLog, failed
+from utils.clients.kafka_admin import Admin, ClientLog, mapped_error
 from utils.records.codec import Codec
 from utils.records.stream import Stream
 from utils.sources.base import Chunk, Resume, decode_all
@@ -62,7 +62,7 @@ class KafkaSource:
             return self._poll(max_records)
         except KafkaException as error:
             self.close()
-            raise failed(error, self._settings, self._log) from error
+            raise mapped_error(error, self._settings, self._log) from error
         except ToolkitError:
             self.close()
             raise

@@ -10,12 +10,12 @@ from utils.app.config import Settings
 from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.clients import sqlite
 from utils.clients.files import file_id
-from utils.clients.sqlite import errors
+from utils.clients.sqlite import mapped_errors
 from utils.records.codec import Field
 from utils.records.stream import Stream
 from utils.records.table import quoted
 from utils.sources.base import Resume
-from utils.sources.table_source import NotUtf8, Row, TableSource, fetched
+from utils.sources.table_source import NotUtf8, Row, TableSource, fetch_page
 
 WAIT_S = 0.25
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
@@ -37,7 +37,7 @@ class SqliteSource(TableSource):
 
     def fetch(self, first: int | None, count: int) -> tuple[Sequence[Field], Sequence[Row]]:
         table = self._table.name
-        with errors(self._path):
+        with mapped_errors(self._path):
             connection = self._connect()
             existing = sqlite.columns(connection, table)
             if not existing:
@@ -52,7 +52,7 @@ class SqliteSource(TableSource):
             for as_text in (str, _with_surrogates):
                 connection.text_factory = as_text
                 try:
-                    return fields, fetched(connection.execute(query).fetchmany, count)
+                    return fields, fetch_page(connection.execute(query).fetchmany, count)
                 except sqlite3.OperationalError as error:
                     if "UTF-8" not in str(error):
                         self.close()
@@ -60,7 +60,7 @@ class SqliteSource(TableSource):
             raise AssertionError
 
     def tables(self) -> list[str]:
-        with errors(self._path):
+        with mapped_errors(self._path):
             return [name for (name,) in self._connect().execute(_TABLES)]
 
     def close(self) -> None:

@@ -149,7 +149,7 @@ class TableSource:
             members.setdefault(field.name, column)
         ids = members.pop("producer_id", None), members.pop("sequence", None)
         texts = {field.name: members.pop(field.name, ()) for field in codec.fields if field.type == "json"}
-        found = codec.fitting(members, size)  # None if `extra` has a value
+        found = codec.fitting_columns(members, size)  # None if `extra` has a value
         try:
             producer_ids, sequences = msgspec.convert(ids, tuple[_ProducerIds, _Sequences])
             nulls = [bytes(_json.decode(text)) for column in texts.values() for text in column if text is not None]
@@ -168,7 +168,7 @@ class TableSource:
             where, members = f"{self._partition} row {row[0]}", dict[str, Any]()
             try:
                 for field, value in zip(fields, row[1:], strict=True):
-                    member = None if value is None else as_member(field.type, value)
+                    member = None if value is None else json_value(field.type, value)
                     if field.name == "extra" and isinstance(member, Raw) and bytes(member)[:1] == b"{":
                         members.update(object_decoder.decode(member))
                     elif member is not None:
@@ -182,7 +182,7 @@ class TableSource:
         return records
 
 
-def fetched(fetch_many: Callable[[int], Sequence[Row]], count: int) -> list[Row]:
+def fetch_page(fetch_many: Callable[[int], Sequence[Row]], count: int) -> list[Row]:
     """Fetch at most `count` rows of a query, or fewer if they reach CHUNK_BYTES."""
     rows: list[Row] = []
     size = 0
@@ -201,7 +201,7 @@ def _position(row: Row) -> str:
     return f"{row[0]}:{crc32(repr(values).encode('utf-8', 'backslashreplace'))}"
 
 
-def as_member(kind: str, value: object) -> Any:
+def json_value(kind: str, value: object) -> Any:
     """Return a column's value as a JSON member; bytes become base64. `kind` is the type of its field, or ""."""
     if kind == "json" and isinstance(value, str):
         try:

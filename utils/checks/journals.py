@@ -15,7 +15,7 @@ from utils.sources.sqlite_source import open_read_only
 
 
 @dataclass(frozen=True)
-class Account:
+class JournalSummary:
     """The contents of one journal; `producer` is `<name>-<journal>`.
 
     `runs`: first and last acknowledged sequence of each producer_id. `subscribed`: for each sink the start of its
@@ -41,9 +41,9 @@ def journal_paths(settings: Settings) -> list[Path]:
     return sorted(settings.journal_path("x").parent.glob("*.sqlite"))
 
 
-def account_of(path: Path) -> Account | None:
+def journal_summary(path: Path) -> JournalSummary | None:
     """Read a journal; None if its producer is still creating it. Raises ToolkitError if it cannot be read."""
-    with sqlite.errors(path), closing(open_read_only(path)[0]) as connection:
+    with sqlite.mapped_errors(path), closing(open_read_only(path)[0]) as connection:
         connection.execute("BEGIN")
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
         if not tables:
@@ -57,7 +57,7 @@ def account_of(path: Path) -> Account | None:
         oldest, size = connection.execute("SELECT MIN(last - count), total(length(lines)) FROM batches").fetchone()
     if not runs:
         return None
-    return Account(
+    return JournalSummary(
         path=path,
         producer=runs[0][0].rpartition("-")[0],
         stream=stream[0],
@@ -68,9 +68,9 @@ def account_of(path: Path) -> Account | None:
     )
 
 
-def accounts(settings: Settings) -> list[Account]:
+def journal_summaries(settings: Settings) -> list[JournalSummary]:
     """Read all journals in the data folder. Raises ToolkitError."""
-    return [account for path in journal_paths(settings) if (account := account_of(path))]
+    return [journal for path in journal_paths(settings) if (journal := journal_summary(path))]
 
 
 def dead_letters(path: Path) -> Iterator[tuple[str, int]]:
@@ -80,10 +80,10 @@ def dead_letters(path: Path) -> Iterator[tuple[str, int]]:
             yield from filter(None, map(identity_of, lines))
 
 
-def stream_names(settings: Settings, found: Iterable[Account]) -> list[str]:
+def stream_names(settings: Settings, found: Iterable[JournalSummary]) -> list[str]:
     """Return the names of buzz, of all streams with a schema file, and of the streams of these journals."""
     declared = [path.stem for path in sorted(settings.schema_folder.glob("*.json"))]
-    return list(dict.fromkeys([BUZZ.name, *declared, *(account.stream for account in found)]))
+    return list(dict.fromkeys([BUZZ.name, *declared, *(journal.stream for journal in found)]))
 
 
 def stream_of(name: str, settings: Settings, sinks: Iterable[str] = ALL) -> Stream:
@@ -96,9 +96,9 @@ def stream_of(name: str, settings: Settings, sinks: Iterable[str] = ALL) -> Stre
 
 def audited_sinks(settings: Settings, stream: str | None = None) -> tuple[str, ...]:
     """Return the sinks that journals of `stream` subscribe, else those of all journals. Raises ToolkitError if none."""
-    found = accounts(settings)
-    of_stream = [account for account in found if account.stream == stream]
-    sinks = {sink for account in of_stream or found for sink in account.subscribed}
+    found = journal_summaries(settings)
+    of_stream = [journal for journal in found if journal.stream == stream]
+    sinks = {sink for journal in of_stream or found for sink in journal.subscribed}
     if not sinks:
         reason = f"no journal in {settings.data_path} (see --data-dir) has a subscribed sink"
         raise ToolkitError(f"nothing to audit: {reason}; name sinks with --sinks to compare them without a journal")
