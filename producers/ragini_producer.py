@@ -40,7 +40,7 @@ SENTIMENTS = 10  # classes of sentiment, each 0.1 wide
 Pattern = Literal["steady", "wave", "burst", "drift"]
 Row = tuple[str, str, str, float, str, int]  # a message without ids, in the order of its fields
 Step = tuple[float, float, float, float, float]
-"""How to choose a message: pause before it, least sentiment (0-1) and its range, least length (0-5) and its range."""
+"""Choice of a message: pause before it, least sentiment (0-1) and its range, least length (0-5) and its range."""
 
 
 def wave(period: int = 60) -> list[Step]:

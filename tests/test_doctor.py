@@ -187,7 +187,7 @@ def test_a_journal_that_is_no_database(settings: Settings) -> None:
 
 
 def test_a_journal_of_the_first_edition_is_no_empty_one(settings: Settings) -> None:
-    """What was pending in it when the toolkit was updated is acknowledged."""
+    """Its records that were pending when the toolkit was updated are acknowledged."""
     with closing(sqlite3.connect(settings.journal_path("bob"))) as connection:
         connection.execute("CREATE TABLE identities (a)")
     assert "bob.sqlite is no journal of this version: deliver what is pending" in look(settings, "journal")

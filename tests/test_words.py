@@ -151,3 +151,31 @@ def test_the_scan_sees_a_name_that_is_defined_twice() -> None:
         {"a.py": "class Reading: ...\ndef _private(): ...", "b.py": "def Reading(): ...\ndef _private(): ..."}
     )
     assert found == {"Reading": ["a.py", "b.py"]}
+
+
+# Docstrings -----
+
+CLAUSE = re.compile(r"(What|Who|Whoever|Which|Whether|Where|How|That|The one)\b")
+
+
+def docstrings(source: str) -> Iterator[tuple[int, str]]:
+    """Yield line and text of each docstring of a module, its classes, functions and attributes."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.lineno, node.value.value
+
+
+def test_docstrings_begin_with_an_imperative_or_a_noun_phrase() -> None:
+    sources = {name: (PROJECT_DIR / name).read_text(encoding="utf-8") for name in (*PRODUCT, *TESTS)}
+    found = [f"{name}:{line}: {text}" for name, source in sources.items() for line, text in docstrings(source)]
+    assert len(found) > 1_000
+    assert not [each for each in found if CLAUSE.match(each.split(": ", 1)[1])]
+
+
+def test_the_search_sees_each_kind_of_docstring() -> None:
+    source = (
+        '"""Module."""\nA = 1\n"""Attribute."""\nclass B:\n    """Class."""\n    def c(self):\n        """Method."""'
+    )
+    assert sorted(docstrings(source)) == [(1, "Module."), (3, "Attribute."), (5, "Class."), (7, "Method.")]
+    assert CLAUSE.match("What comes next.")
+    assert not CLAUSE.match("Whatever")

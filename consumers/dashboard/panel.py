@@ -107,7 +107,7 @@ def fit(text: Text, room: float, *forms: str) -> None:
         text.set_text(cut[max(bisect_left(cut, True, key=is_long) - 1, 0)])
 
 
-class Grouped(ScalarFormatter):
+class ThousandsFormatter(ScalarFormatter):
     """Format numbers of an axis with separators of thousands."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
@@ -142,7 +142,7 @@ class Panel(Card):
         area.subplots_adjust(left / self.width, bottom / self.height, *ends, hspace=0.06)
         self.build()
         for axes in area.axes:
-            axes.yaxis.set_major_formatter(Grouped())
+            axes.yaxis.set_major_formatter(ThousandsFormatter())
             axes.yaxis.get_offset_text().set_fontsize("small")  # there is little room below the subtitle
 
     def hint(self, axes: Any, left: float, bottom: float, text: str, *end: float) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from consumers.dashboard.panel import MARKERS, Grouped, Panel, fit
+from consumers.dashboard.panel import MARKERS, Panel, ThousandsFormatter, fit
 from consumers.dashboard.snapshot import MAX_KEYS, TOP, Roles, Snapshot, brief, clock, number, span
 from utils.app.cli import counted
 from utils.records.instants import local_time
@@ -222,7 +222,7 @@ class HistogramPanel(Panel):
     def build(self) -> None:
         self.axes, palette = self.area.subplots(), self.palette
         self.axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        self.axes.xaxis.set_major_formatter(Grouped())
+        self.axes.xaxis.set_major_formatter(ThousandsFormatter())
         self.sigma = self.axes.axvspan(0, 1, color=palette.sigma, lw=0, zorder=0)
         self.bars = self.axes.bar(range(self.BINS + 2), 0, align="edge", alpha=0.77)
         looks = ((palette.text, "-", 2.0), (palette.muted, "--", 1.8), (palette.p95, "-", 1.8))

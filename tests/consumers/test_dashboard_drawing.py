@@ -20,7 +20,7 @@ from consumers.dashboard import figure
 from consumers.dashboard import snapshot as snapshot_module
 from consumers.dashboard.figure import Dashboard, column
 from consumers.dashboard.options import DEFAULT_SIZE
-from consumers.dashboard.panel import Grouped
+from consumers.dashboard.panel import ThousandsFormatter
 from consumers.dashboard.panels import PANELS
 from consumers.dashboard.snapshot import Snapshot, Source, brief, clock, plain
 from consumers.dashboard.state import State
@@ -44,7 +44,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "column": {"size": column()},
 }
 CRAMPED = ("standard", "small", "column")
-"""Where there is least room; the others are drawn with a scene of each kind."""
+"""The size with least room; at the other sizes one scene of each kind is drawn."""
 NOW = 1_800_000_000.0
 HARD_NAMES = [
     "</svg><script>alert(1)</script> ]]> &amp; \"'",
@@ -517,7 +517,7 @@ def test_formatting() -> None:
 
 
 def test_ticks_have_separators_of_thousands() -> None:
-    axis = Grouped()
+    axis = ThousandsFormatter()
     axis.create_dummy_axis()
     axis.set_locs([-2500, 0, 2500])
     assert [axis(value) for value in (-2500, 0, 2500)] == ["\u22122,500", "0", "2,500"]

@@ -103,7 +103,7 @@ class TestTail:
     def test_where_cutting_is_not_allowed_the_line_is_ended(
         self, path: Path, logged: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Where a file cannot be truncated (append-only, some network drives) a newline ends the partial line."""
+        """A newline ends the partial line of a file that cannot be truncated (append-only, some network drives)."""
         partial = whole(1, 3)[:50]
         path.write_bytes(whole(2) + partial)
         monkeypatch.setattr(os, "ftruncate", not_allowed)

@@ -18,7 +18,7 @@ from utils.sources.base import Chunk, Resume
 from utils.sources.file_source import FileSource, parse_position
 
 LINGER_S = 1.0
-"""How long a renamed file must be quiet before the new one is read, because its writer may still have it open."""
+"""Time without writes to a renamed file before the new one is read: its writer may still have it open."""
 SET_BACK_S = 60.0  # a time so far ahead means that the clock was set back since
 _ROTATED = r"[._-]\d[\d._:T-]*"  # suffix of a rotated file: .1, -20261126, .2026-11-26_19-04
 _COUNT = re.compile(r"[._-](\d{1,3})")  # a suffix that is a number: the newest file has the lowest
