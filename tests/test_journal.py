@@ -183,6 +183,14 @@ def test_subscribed_until_dropped(path: Path) -> None:
         assert journal.subscriptions["sqlite"].after == 4
 
 
+def test_sinks_that_are_subscribed_together_have_the_same_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = (f"2026-11-23T19:04:05.{number:03}Z" for number in range(1_000))
+    monkeypatch.setattr(journal_module, "present", lambda: next(times))
+    with closing(Journal(path, BUZZ)) as journal:
+        journal.subscribe(["file", "sqlite", "duckdb"])
+        assert len({each.since for each in journal.subscriptions.values()}) == 1
+
+
 def test_cursor_and_mark_of_a_sink_are_kept(path: Path) -> None:
     with closing(Journal(path, BUZZ)) as journal:
         journal.subscribe(["file", "kafka"])

@@ -156,11 +156,12 @@ class Journal:
 
     def subscribe(self, sinks: Iterable[str], *, drop: Iterable[str] = ()) -> None:
         """End the subscriptions of the sinks to `drop`. Subscribe `sinks` to all records of this and later runs."""
+        since = present()
         with self._file.transaction() as connection:
             connection.executemany("DELETE FROM subscriptions WHERE sink = ?", [(sink,) for sink in drop])
             connection.executemany(
                 "INSERT INTO subscriptions VALUES (?, ?, ?, ?, '') ON CONFLICT DO NOTHING",
-                [(sink, present(), self.last, self.last) for sink in sinks],
+                [(sink, since, self.last, self.last) for sink in sinks],
             )
         rows = self._file.query("SELECT sink, since, after, reached, mark FROM subscriptions ORDER BY rowid")
         self.subscriptions = {sink: Subscription(*rest) for sink, *rest in rows}
