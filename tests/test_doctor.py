@@ -190,8 +190,8 @@ def test_a_journal_of_the_first_edition_is_no_empty_one(settings: Settings) -> N
     """Its records that were pending when the toolkit was updated are acknowledged."""
     with closing(sqlite3.connect(settings.journal_path("bob"))) as connection:
         connection.execute("CREATE TABLE identities (a)")
-    assert "bob.sqlite is no journal of this version: deliver what is pending" in look(settings, "journal")
-    with pytest.raises(ToolkitError, match="no journal of this version"):
+    assert "bob.sqlite is not a journal of this version: deliver what is pending" in look(settings, "journal")
+    with pytest.raises(ToolkitError, match="not a journal of this version"):
         journal_summaries(settings)
 
 

@@ -49,8 +49,8 @@ def journal_summary(path: Path) -> JournalSummary | None:
         if not tables:
             return None
         if "facts" not in tables:
-            remedy = "deliver what is pending with the version that wrote it, or move it away"
-            raise ToolkitError(f"{path} is no journal of this version: {remedy}")
+            remedy = "deliver what is pending with the version that wrote it, or move the file away"
+            raise ToolkitError(f"{path} is not a journal of this version: {remedy}")
         runs = connection.execute("SELECT producer_id, first, last FROM runs ORDER BY run").fetchall()
         subscribed = connection.execute("SELECT sink, since, after FROM subscriptions ORDER BY rowid").fetchall()
         stream = connection.execute("SELECT value FROM facts WHERE name = 'stream'").fetchone()
