@@ -468,7 +468,7 @@ BAD: dict[str, tuple[str, bytes | None, list[str], str]] = {
     "items of lines": ("a.json", b'{"n":1}\n{"n":2}\n', ["--items", "n"], "trailing characters"),
     "items of a table": ("a.csv", b"n\n1\n", ["--items", "n"], "--items is for a file that is one JSON object"),
     "items in gzip": ("a.json", gzip.compress(b'{"n":[]}', mtime=0), ["--items", "n"], "uncompressed"),
-    "no time format": ("a.csv", b"n\n1\n", ["--time-format", "%Q"], "'Q' is a bad directive in format"),
+    "no time format": ("a.csv", b"n\n1\n", ["--time-format", "%Q"], "write it in the codes of Python's strptime"),
     "time format of nothing": ("a.csv", b"n\n1\n", ["--time-format", "today"], "it has no code for a time"),
     "time format of JSON": ("a.jsonl", b'{"n":1}\n', ["--time-format", "%Y"], "--time-format is for CSV and text"),
     "incomplete array": ("a.json", b'[{"n":1},', [], "it is not a complete JSON array"),
