@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 
@@ -145,14 +146,24 @@ class TestSharing:
             PostgresDatabase(place.url, group)
 
 
+def has_ended(pid: int) -> bool:
+    """Return whether a process has ended, though perhaps nobody has asked for its exit code."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 class TestAway:
     @pytest.mark.parametrize("how", ["SIGINT", "SIGQUIT", "SIGKILL"])
     def test_a_restart_between_transactions(self, server: Server, how: str, logged: list[str]) -> None:
         place = PostgresPlace(server)
         with closing(open_store(place, BUZZ)) as store:
             store.add(chunk("", "1", ann(1, 200)))
+            ((serving,),) = store.database.query("SELECT pg_backend_pid()")
             if how == "SIGKILL":
                 server.kill()
+                wait_until(lambda: has_ended(serving))  # it may serve one more statement after its parent's death
             else:
                 server.stop(getattr(signal, how))
             states = StateLog()
