@@ -1,6 +1,7 @@
 """The Kafka source against a real broker, alone and in a group."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -423,7 +424,8 @@ def test_a_member_without_partitions_waits_as_long_as_it_takes(settings: Setting
     write(settings, 10)
     options = {"bootstrap.servers": settings.kafka_broker, "group.id": settings.group, "log_level": 0}
     limits = {"session.timeout.ms": 6000, "max.poll.interval.ms": 6000}
-    with source(settings, group=settings.group, finished=False) as one, closing(Consumer(options | limits)) as hung:
+    hung = Consumer(options | limits)
+    with source(settings, group=settings.group, finished=False) as one:
         wait_until(lambda: one.poll(10) is not None)
         hung.subscribe([settings.topic])
         wait_until(lambda: one.poll(10) is None and bool(hung.poll(0.01) or hung.assignment()))
@@ -431,6 +433,8 @@ def test_a_member_without_partitions_waits_as_long_as_it_takes(settings: Setting
             assert two.poll(10) is None
             wait_until(lambda: one.poll(10) is None and one._connection is not None and not one._connection.positions)
             assert [one.poll(10), one.poll(10)] == [None, None]
+    # Not waited for: librdkafka's close of a member that left while the group divides partitions may wait for ever.
+    threading.Thread(target=hung.close, daemon=True).start()
 
 
 @pytest.mark.parametrize("grouped", [False, True])
