@@ -157,9 +157,10 @@ def _sinks(settings: Settings, found: list[JournalSummary]) -> Iterator[Finding]
     """Read the first records of each stream in each sink; in Kafka only if a broker answers."""
     streams = [stream_of(name, settings, EMBEDDED) for name in stream_names(settings, found)]
     for name, sink in SINKS.items():
+        admin: Admin | None = None
         if not sink.embedded:
             try:
-                Admin(settings)  # raises ToolkitError that names a variable if Kafka's client rejects it
+                admin = Admin(settings)  # raises ToolkitError that names a variable if Kafka's client rejects it
                 require_answer(settings.kafka_broker)
             except Unavailable as error:
                 yield Finding(name, "note", f"{error}; the other sinks need none", "to use Kafka: README.md, Task 1")
@@ -169,8 +170,7 @@ def _sinks(settings: Settings, found: list[JournalSummary]) -> Iterator[Finding]
             try:
                 state = _contents(sink, settings, stream)
                 contents.setdefault(state, []).append(stream.name)
-                has_topic = not sink.embedded and state != MISSING
-                if has_topic and (problem := Admin(settings).problem(settings.topic_of(stream.name))):
+                if admin and state != MISSING and (problem := admin.problem(settings.topic_of(stream.name))):
                     yield Finding(name, "problem", problem)
             except ToolkitError as error:
                 yield Finding(
