@@ -12,7 +12,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from utils.app import cli
-from utils.app.config import DEFAULTS, PRODUCING, READING, Reads, Settings
+from utils.app.config import DEFAULTS, PRODUCING, READING, Reads, Settings, isolate_matplotlib
 from utils.app.options import Json
 from utils.sinks import ALL, Sinks
 
@@ -92,9 +92,9 @@ def doctor(*, json: Json = False, settings: Settings = DEFAULTS) -> int:
 
 def _backend() -> str:
     """Return the name of the matplotlib backend. Raises ToolkitError or ImportError if the dashboard cannot draw."""
-    from consumers.dashboard.options import shield
+    from consumers.dashboard.options import STYLE
 
-    asked = shield()
+    asked = isolate_matplotlib(STYLE)
     from consumers.dashboard.animation import window_backend
 
     return window_backend(asked) or "images without a window"

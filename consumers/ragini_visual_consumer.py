@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from loguru import logger
 
-from consumers.dashboard.options import Plan, shield
+from consumers.dashboard.options import STYLE, Plan
 from utils import sinks
-from utils.app import cli, signals
+from utils.app import cli, config, signals
 from utils.app.config import DEFAULT_STREAM, DEFAULTS, READING, Reads, Settings
 from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.app.options import Begin, StreamName
@@ -83,7 +83,7 @@ def main(
         return 0
     found = plan.roles(sinks.with_chosen_roles(found, settings, source))
     where = Expression(found, plan.where) if plan.where else None
-    shield()  # the value of MPLBACKEND is in `plan.backend`
+    config.isolate_matplotlib(STYLE)  # the value of MPLBACKEND is in `plan.backend`
 
     from consumers.dashboard import animation
     from consumers.dashboard.state import State

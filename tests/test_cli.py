@@ -17,6 +17,7 @@ from tests.helpers import run_here, run_python, start_python
 from tests.test_docs import ENTRY_POINTS, run_help
 from utils.app import cli, startup
 from utils.app.config import DEFAULTS, PROJECT_DIR, VERSION, Reads, Settings, kafka_security
+from utils.app.env_file import read_env_file
 from utils.app.errors import PositionMoved, Rejected, SinkReplaced, ToolkitError, Unavailable
 from utils.app.options import Interval
 from utils.sinks import Sinks
@@ -343,7 +344,7 @@ def test_an_env_file_is_expanded_as_its_library_does(
 ) -> None:
     monkeypatch.setenv("HERE", str(tmp_path))
     (empty_folder / ".env").write_text("BASE_DATA_DIR=${HERE}/x\n")
-    assert cli.read_env_file()[1] == {"BASE_DATA_DIR": f"{tmp_path}/x"}
+    assert read_env_file(PROJECT_DIR)[1] == {"BASE_DATA_DIR": f"{tmp_path}/x"}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot delete a current folder")

@@ -25,8 +25,7 @@ import pytest
 
 import verify_emitters
 from tests.helpers import FILES, make_batch, run_python
-from utils.app import cli
-from utils.app.config import Settings
+from utils.app.config import Settings, load_env_file
 from utils.app.errors import ToolkitError
 from utils.checks import doctor
 from utils.checks.doctor import Finding
@@ -320,7 +319,7 @@ def test_a_backend_that_cannot_draw(settings: Settings) -> None:
 )
 def test_env_file(settings: Settings, text: str, words: str) -> None:
     Path(".env").write_text(f"{text}\n")
-    cli.load_env_file()
+    load_env_file()
     assert words in look(settings, ".env", "note")
 
 

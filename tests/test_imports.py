@@ -1,4 +1,4 @@
-"""Imports point down the list of layers, have no side effects, and a command loads only what it uses."""
+"""Imports point down, have no side effects and load only what is used; only the settings read the environment."""
 
 import ast
 import json
@@ -130,6 +130,25 @@ def test_nothing_imports_in_a_circle() -> None:
 )
 def test_modules_do_not_import_forbidden_libraries(name: str, unknown: set[str]) -> None:
     assert not {target.partition(".")[0] for target in imported(MODULES[name])} & unknown
+
+
+def uses_environment(source: str) -> bool:
+    """Return whether a module reads or sets environment variables by itself."""
+    nodes = list(ast.walk(ast.parse(source)))
+    found = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    found |= {node.name for node in nodes if isinstance(node, ast.alias)}
+    return bool(found & {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"})
+
+
+def test_only_the_settings_read_the_environment() -> None:
+    assert [name for name, path in MODULES.items() if uses_environment(path.read_text("utf-8"))] == ["utils.app.config"]
+
+
+@pytest.mark.parametrize(
+    "source", ["import os\nos.environ.get('A')", "from os import getenv as g", "x.os.putenv(a, b)"]
+)
+def test_the_search_sees_each_use_of_the_environment(source: str) -> None:
+    assert uses_environment(source)
 
 
 IMPORT_ALL = """

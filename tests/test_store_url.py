@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.helpers import run_here
 from utils.app import log
-from utils.app.config import Settings, processed_store_url, store_passwords
+from utils.app.config import Settings, passwords, processed_store_url
 from utils.app.errors import ToolkitError
 
 
@@ -52,7 +52,7 @@ def test_an_invalid_address_is_one_line(text: str) -> None:
 def test_the_password_is_masked_however_it_is_written(password: str, raw: bool) -> None:
     written = password if raw else quote(password, safe="")
     for text in (f"postgresql://ann:{written}@db/x", f"postgresql://db/x?user=ann&password={quote(password, safe='')}"):
-        secrets = store_passwords({"PROCESSED_STORE_URL": text})
+        secrets = passwords({"PROCESSED_STORE_URL": text})
         shown = log.masked(f"cannot use {text}: {password} is wrong", secrets)
         assert password not in shown, shown
 

@@ -1,6 +1,5 @@
 """Options of the dashboard: which fields of a stream are charted, and how."""
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,15 +15,7 @@ ThemeName = Literal["light", "dark"]
 Length = Annotated[int, Parameter(converter=whole, validator=Number(gt=0, lte=10_000))]
 DEFAULT_SIZE = (12.8, 7.2)  # inches
 DPI = 100
-
-
-def shield() -> str | None:
-    """Hide MPLBACKEND and the user's matplotlibrc from matplotlib and return MPLBACKEND.
-
-    Call it before matplotlib is imported: the import fails if one of them is wrong.
-    """
-    os.environ["MATPLOTLIBRC"] = str(Path(__file__).with_name("light.mplstyle"))
-    return os.environ.pop("MPLBACKEND", None)
+STYLE = Path(__file__).with_name("light.mplstyle")
 
 
 def _spaced(numbers: tuple[float, ...]) -> str:

@@ -6,24 +6,21 @@ Exit codes: 0 done; 1 a check failed; 2 usage, configuration, journal in use; 3 
 import atexit
 import errno
 import os
-import re
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from io import StringIO, TextIOWrapper
-from pathlib import Path
+from io import TextIOWrapper
 from typing import TextIO
 
 import cyclopts
 from cyclopts import App, Group, Parameter
-from dotenv.main import resolve_variables
-from dotenv.parser import parse_stream
 from loguru import logger
 
 from utils.app import log, startup
-from utils.app.config import DEFAULTS, PROJECT_DIR, TOKEN_VARIABLE, VERSION, narrow_settings, store_passwords, variables
+from utils.app.config import DEFAULTS, VERSION, load_env_file, narrow_settings, passwords
 from utils.app.errors import ToolkitError
 from utils.app.startup import UNFINISHED
 
@@ -57,7 +54,7 @@ def run(main: Callable[..., int], *others: Callable[..., int], name: str, argume
         load_env_file()
         tokens = sys.argv[1:] if arguments is None else arguments
         command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
-        log.set_up(bound.arguments.get("settings", DEFAULTS), name.rpartition(".")[2], secrets=_secrets())
+        log.set_up(bound.arguments.get("settings", DEFAULTS), name.rpartition(".")[2], secrets=passwords())
         has_log = True
         code = command(*bound.args, **bound.kwargs) or 0
     except SystemExit as error:
@@ -126,13 +123,8 @@ def _report_error(error: BaseException, name: str, has_log: bool) -> int:
             if has_log:
                 logger.opt(exception=error).error("{} (traceback in logs/)", line)
                 return code
-    print_lines(f"{name}: {log.masked(line, _secrets())}", to=sys.stderr)
+    print_lines(f"{name}: {log.masked(line, passwords())}", to=sys.stderr)
     return code
-
-
-def _secrets() -> tuple[str, ...]:
-    """Return the passwords and tokens that no output may contain."""
-    return (*(os.environ.get(name, "") for name in ("KAFKA_PASSWORD", TOKEN_VARIABLE)), *store_passwords())
 
 
 def _is_broken_pipe(error: OSError) -> bool:
@@ -174,7 +166,7 @@ def print_json(report: object) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table as wide as the terminal, else as the variable COLUMNS, else PIPE_COLUMNS."""
+    """Print a table as wide as the variable COLUMNS, else as the terminal, else PIPE_COLUMNS."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -185,49 +177,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table.add_column(column, no_wrap=number == 0, overflow="fold")
     for row in rows:
         table.add_row(*(Text(log.plain(cell)) for cell in row))
-    known = sys.stdout.isatty() or os.environ.get("COLUMNS")
-    console = Console(width=None if known else PIPE_COLUMNS, color_system=None)
+    console = Console(width=shutil.get_terminal_size((PIPE_COLUMNS, 0)).columns, color_system=None)
     with console.capture() as text:
         console.print(table)
     print_lines(*text.get().rstrip("\n").split("\n"))
-
-
-def read_env_file() -> tuple[Path | None, dict[str, str]]:
-    """Return path and values of `.env` in the current folder, else in the project; the path is None without a file.
-
-    Raises ToolkitError that names file and line if the file cannot be read or parsed.
-    """
-    try:
-        path = next((path for path in (Path.cwd() / ".env", PROJECT_DIR / ".env") if path.exists()), None)
-        text = path.read_text(encoding="utf-8-sig") if path else ""
-    except FileNotFoundError as error:
-        raise ToolkitError("the current folder was deleted: change to another one") from error
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text; save it as UTF-8"
-        raise ToolkitError(f".env cannot be read: {reason}") from error
-    bindings = list(parse_stream(StringIO(text)))
-    for binding in bindings:
-        if binding.error or (binding.key and binding.value is None) or "\0" in binding.original.string:
-            lines = binding.original.string
-            line = binding.original.line + lines[: len(lines) - len(lines.lstrip())].count("\n")
-            # The line may contain a password, so the message has only the variable's name.
-            variable = re.match(r"(export\s+)?[A-Za-z_]\w*", lines.strip())
-            shown = variable[0] if variable else "this line"
-            raise ToolkitError(f"{path} line {line}: {shown} is not NAME=VALUE on one line; correct or remove it")
-    values = resolve_variables([(each.key, each.value) for each in bindings if each.key], override=False)
-    return path, {name: value for name, value in values.items() if value}
-
-
-def load_env_file() -> None:
-    """Set the environment variables that only `.env` has. Raises ToolkitError like `read_env_file`.
-
-    A variable of the environment that is empty counts as not set.
-    """
-    for name in variables():
-        if not os.environ.get(name, "set"):
-            del os.environ[name]
-    for name, value in read_env_file()[1].items():
-        os.environ.setdefault(name, value)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from cyclopts import Group, Parameter
 from cyclopts.validators import Number
 
+from utils.app.env_file import read_env_file
 from utils.app.errors import ToolkitError
 from utils.app.options import NOT_NEGATIVE, POSITIVE, whole
 
@@ -234,11 +235,12 @@ def processed_store_url(environment: Mapping[str, str] = os.environ) -> StoreUrl
     return StoreUrl(text, f"{found['hosts'] or 'local'}/{unquote(found['database'] or '')}")
 
 
-def store_passwords(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """Return the texts to mask in all output: the address if it has a password, and the password itself."""
+def passwords(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Return the texts to mask in all output: passwords, the token, the store's address if it has a password."""
     text = environment.get(STORE_VARIABLE, "")
     found = [each for pair in _STORE_PASSWORDS.findall(text) for each in pair if each]
-    return (text, *found, *map(unquote, found)) if found else ()
+    of_store = (text, *found, *map(unquote, found)) if found else ()
+    return (environment.get("KAFKA_PASSWORD", ""), environment.get(TOKEN_VARIABLE, ""), *of_store)
 
 
 def variables() -> dict[str, str]:
@@ -246,3 +248,24 @@ def variables() -> dict[str, str]:
     found = {"MESSAGE_INTERVAL_SECONDS": "5", **DEFAULTS.variables()}
     found |= dict.fromkeys([*KAFKA_SECURITY, TOKEN_VARIABLE, STORE_VARIABLE], "")
     return found | {"KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"}
+
+
+def load_env_file() -> None:
+    """Set the environment variables that only `.env` has. Raises ToolkitError like `read_env_file`.
+
+    A variable of the environment that is empty counts as not set.
+    """
+    for name in variables():
+        if not os.environ.get(name, "set"):
+            del os.environ[name]
+    for name, value in read_env_file(PROJECT_DIR)[1].items():
+        os.environ.setdefault(name, value)
+
+
+def isolate_matplotlib(style: Path) -> str | None:
+    """Make matplotlib read `style` instead of MPLBACKEND and the user's matplotlibrc, and return MPLBACKEND.
+
+    Call it before matplotlib is imported: the import fails if one of them is wrong.
+    """
+    os.environ["MATPLOTLIBRC"] = str(style)
+    return os.environ.pop("MPLBACKEND", None)

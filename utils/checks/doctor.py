@@ -16,6 +16,7 @@ import portalocker
 
 from utils.app import cli, config
 from utils.app.config import PROJECT_DIR, Settings
+from utils.app.env_file import read_env_file
 from utils.app.errors import Absent, ToolkitError, Unavailable
 from utils.checks.journals import JournalSummary, journal_paths, journal_summary, stream_names, stream_of
 from utils.checks.readers import pages
@@ -63,7 +64,7 @@ def examine(settings: Settings, backend: Callable[[], str]) -> Iterator[Finding]
 
 def _environment() -> Iterator[Finding]:
     """Check `.env` for unknown names. A line or value that is invalid ends every command at its start."""
-    path, values = cli.read_env_file()
+    path, values = read_env_file(PROJECT_DIR)
     yield Finding(".env", "ok", str(path) if path else "no such file: defaults and environment variables apply")
     known = config.variables()
     for name in sorted(values.keys() - known.keys()):
