@@ -181,6 +181,8 @@ def with_chosen_roles(stream: Stream, settings: Settings, source_name: str = AUT
 
 def _first_values(stream: Stream, settings: Settings, source_name: str) -> list[Any]:
     """Return the first records of a stream as mappings of names to values; empty if there are none yet."""
+    records = list[Any]()
     with closing(source(source_name, settings, stream, lambda partition: "", finished=True)) as reader:
-        chunk = reader.poll(INFERRED_FROM)
-    return [values_of(stream.codec.encode(record)) for record in chunk.records] if chunk else []
+        while len(records) < INFERRED_FROM and (chunk := reader.poll(INFERRED_FROM - len(records))):
+            records += chunk.records
+    return [values_of(stream.codec.encode(record)) for record in records]

@@ -75,6 +75,13 @@ def test_a_stream_of_invalid_lines_has_records_that_cannot_be_read(settings: Set
         sinks.find_stream("odd", settings, "file")
 
 
+def test_roles_are_found_in_more_records_than_one_read_takes(settings: Settings) -> None:
+    settings.data_path.mkdir(parents=True)
+    with settings.file_path("odd").open("w") as file:
+        file.writelines(json.dumps({"who": who, "filler": "x" * 150_000}) + "\n" for who in "ab" * 10)
+    assert sinks.find_stream("odd", settings, "file").by == "who"
+
+
 def test_roles_of_a_stream_without_records_stay_open(settings: Settings) -> None:
     bare = Stream("sensors", fields=sensor_producer.SENSORS.fields)
     assert sinks.with_chosen_roles(bare, settings, "file") == bare

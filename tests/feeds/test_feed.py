@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -608,6 +609,32 @@ def test_a_pipe_whose_first_line_does_not_end_needs_no_memory(
         chunks = list(iter(lambda: reader.poll(10), None))
     assert [line.line for chunk in chunks for line in chunk.records] == [b'{"n":1}', b'{"n":2}']
     assert sum(len(chunk.invalid) for chunk in chunks) == 1
+
+
+def test_fields_of_a_pipe_are_inferred_from_more_than_its_first_line(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fields and roles do not depend on how a program splits its output."""
+    blocks = chain((b'{"who":"%c"}\n' % who for who in b"ab" * 10), [b""])
+
+    def read1(size: int) -> bytes:
+        time.sleep(0.005)  # longer than the reader takes for a line
+        return next(blocks)
+
+    monkeypatch.setattr(inputs, "GATHER_S", 60.0)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=SimpleNamespace(read1=read1), closed=False))
+    stop = threading.Event()
+    found = sample_stream(inputs.find_input("-", inputs.PLAIN, settings, stop), "things", settings, stop)
+    assert found and found.by == "who"
+
+
+@pytest.mark.parametrize("name", ["things.jsonl", "things.jsonl.gz"])
+def test_fields_are_inferred_from_all_first_records_of_a_file(settings: Settings, tmp_path: Path, name: str) -> None:
+    path, stop = tmp_path / name, threading.Event()
+    with gzip.open(path, "wt") if name.endswith(".gz") else path.open("w") as file:  # one read takes six of them
+        file.writelines(json.dumps({"who": who, "filler": "x" * 150_000}) + "\n" for who in "ab" * 10)
+    found = sample_stream(inputs.find_input(str(path), inputs.PLAIN, settings, stop), "things", settings, stop)
+    assert found and found.by == "who"
 
 
 def test_a_wait_for_a_first_record_ends_without_an_error(settings: Settings) -> None:

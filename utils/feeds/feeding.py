@@ -104,12 +104,13 @@ def sample_stream(
         is_done = not is_new and source.place == PIPE  # a pipe may have no data for a long time
         while not (is_done or stop.is_set()):
             try:
-                chunk = reader.poll(INFERRED_FROM)
-                samples = [line.line for line in chunk.records] if chunk else []
-                number += len(samples)
-                if chunk and source.kind == "csv" and len(chunk.invalid) > MAX_INVALID * len(samples):
-                    samples = []  # a title is above the names of the columns
-                is_done = bool(samples) or not is_new or stop.is_set()
+                chunk = reader.poll(INFERRED_FROM - len(samples))
+                found = [line.line for line in chunk.records] if chunk else []
+                number += len(found)
+                if not (chunk and source.kind == "csv" and len(chunk.invalid) > MAX_INVALID * len(found)):
+                    samples += found  # else a title is above the names of the columns
+                is_last = chunk is None or source.place == PIPE or len(samples) >= INFERRED_FROM
+                is_done = not is_new or stop.is_set() or (is_last and bool(samples))
                 if chunk and chunk.invalid:
                     hint = "; --format, --pattern and --items tell how to read it; JSON has an object per line"
                     reason = f": {chunk.invalid[0].reason}{hint if source.kind != 'csv' else ''}"

@@ -5,6 +5,7 @@ import gzip
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -41,6 +42,7 @@ SAMPLE = Stream("sample")
 BLOCK_BYTES = 1 << 20
 AHEAD_BLOCKS, AHEAD_BYTES = 16, 1 << 16  # of standard input, read ahead
 STOP_S = 0.1
+GATHER_S = 1.0  # how long the first block of standard input waits for more, from which fields are inferred
 _HEAD_BYTES = 4096
 _GZIP = b"\x1f\x8b"
 _SPREAD = re.compile(rb"(\xef\xbb\xbf)?\s*\{([^\n]*[{\[,])?\s*\n")  # an object whose first line does not end it
@@ -218,17 +220,20 @@ def _pipe_blocks(file: Any, stop: threading.Event) -> Iterator[bytes]:
         blocks.put(b"")
 
     threading.Thread(target=read, name="standard input", daemon=True).start()
+    until_s = 0.0
     while not stop.is_set():
-        found = list[bytes]()
+        data, is_end = bytearray(), False
         with suppress(Empty):
-            found.append(blocks.get(timeout=STOP_S))
-            while found[-1]:
-                found.append(blocks.get_nowait())
-        if any(found):
-            yield b"".join(found)
-        if b"" in found and failure:
+            while not is_end and len(data) < BLOCK_BYTES:
+                block = blocks.get(timeout=max(0.0, until_s - time.monotonic()) if data else STOP_S)
+                until_s = until_s or time.monotonic() + GATHER_S
+                data += block
+                is_end = not block
+        if data:
+            yield bytes(data)
+        if is_end and failure:
             raise ToolkitError(f"standard input: {failure}")
-        if b"" in found:
+        if is_end:
             yield b""
             return
 
