@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from utils.feeds.lines import LineCodec, in_iso_form, json_line
+from utils.feeds.lines import LineCodec, in_iso_form, json_line, text_parser
 from utils.records.codec import Field
 from utils.records.external import MAX_RECORD_BYTES
 from utils.records.record import Batch, Line, Record
@@ -159,6 +159,23 @@ def test_a_stream_with_other_fields_reads_the_lines_again() -> None:
 def test_times_in_a_form_of_their_own_become_iso_8601(cell: str, form: str, value: str | None) -> None:
     found = json.loads(json_line([("a", cell)], {}, form))["a"]
     assert found == value or (value is None and found[4:] == "-11-03T19:04:05.250000")
+
+
+APACHE, DATE = ("23/Nov/2026:19:04:05 +0100", "%d/%b/%Y:%H:%M:%S %z"), ("11/23/2026", "%m/%d/%Y")
+
+
+@pytest.mark.parametrize(
+    ("cell", "form", "kind", "time", "value"),
+    [
+        (*APACHE, "timestamp", None, "2026-11-23T19:04:05+01:00"),
+        (*APACHE, "text", None, APACHE[0]),
+        (*APACHE, "text", "a", "2026-11-23T19:04:05+01:00"),
+        (*DATE, "text", None, "2026-11-23"),
+    ],
+)
+def test_times_are_read_in_the_fields_of_times(cell: str, form: str, kind: str, time: str | None, value: str) -> None:
+    codec = LineCodec(Stream("a", fields=(Field("a", kind),), time=time), text_parser("(?P<a>.+)", "utf-8", form))
+    assert json.loads(codec.decode(cell.encode()).line)["a"] == value
 
 
 @pytest.mark.parametrize("days", [-364, -1, 0, 1, 5])

@@ -36,7 +36,9 @@ class LineCodec(Codec):
     def __init__(self, stream: Stream, parse: Parse | None = None) -> None:
         """`parse` is for lines of text."""
         self.stream, self._codec, self._parse = stream, stream.codec, parse
-        self.field_types: Types = {field.name: field.type for field in stream.fields}
+        self.field_types = {field.name: field.type for field in stream.fields}
+        if stream.time and self.field_types.get(stream.time) == "text":  # dates, or a first run without --time-format
+            self.field_types[stream.time] = "timestamp"
         # A field that differs from `timestamp` only in case takes its column. Then no timestamp is added.
         is_taken = any(name != "timestamp" and name.lower() == "timestamp" for name in self._codec.columns)
         self._present = str if is_taken else present
@@ -96,11 +98,14 @@ def text_parser(pattern: str, encoding: str, time_format: str = "") -> Parse:
 def json_line(cells: Iterable[tuple[str, str]], types: Types, time_format: str = "") -> bytes:
     """Return named cells as a JSON object, without empty cells; times in `time_format` become ISO 8601.
 
-    A cell that looks like a number or a boolean becomes one, except in fields of text and timestamps.
+    They are looked for in fields of timestamps and unknown ones, dates alone also in texts, because ISO 8601 dates are
+    of the type text. A cell that looks like a number or a boolean becomes one, except in fields of text and timestamps.
     """
     if time_format:
+        _, has_clock = _year_and_clock(time_format)
+        tried = ("timestamp",) if has_clock else _TEXTS
         cells = [
-            (name, in_iso_form(cell, time_format) if types.get(name, "text") in _TEXTS else cell)
+            (name, in_iso_form(cell, time_format) if types.get(name, "timestamp") in tried else cell)
             for name, cell in cells
         ]
     return encoder.encode(
@@ -127,6 +132,12 @@ def check_time_format(form: str) -> None:
         raise ToolkitError(f"--time-format {form}: {error}; {hint}") from error
 
 
+@lru_cache
+def _year_and_clock(form: str) -> tuple[bool, bool]:
+    """Return whether a form of times has a year, and whether it has the time of day."""
+    return bool(re.search("%[YyGcx]", form)), bool(re.search("%[HIcXs]", form))
+
+
 @lru_cache(maxsize=16_384)
 def in_iso_form(cell: str, form: str) -> str:
     """Return a time of this form in ISO 8601, and any other text as it is.
@@ -135,7 +146,7 @@ def in_iso_form(cell: str, form: str) -> str:
     """
     if len(cell) > MAX_TIME:
         return cell
-    has_year = re.search("%[YyGcx]", form)
+    has_year, has_clock = _year_and_clock(form)
     try:
         at = datetime.strptime(cell if has_year else f"2000 {cell}", form if has_year else f"%Y {form}")
     except ValueError:
@@ -147,4 +158,4 @@ def in_iso_form(cell: str, form: str) -> str:
                 if (found := at.replace(year=year)).replace(tzinfo=None) <= latest:
                     at = found
                     break
-    return at.isoformat() if re.search("%[HIcXs]", form) else at.date().isoformat()
+    return at.isoformat() if has_clock else at.date().isoformat()
