@@ -141,9 +141,8 @@ def consumer(sink: str, *reads: str, name: str = "", handle: RecordHandler | Non
                 if windows:
                     windows.add(stored)
                 if handle and stored.new:
-                    lines = store.stream.codec.lines([record for record, *_ in stored.new])
                     with _mistakes(name):
-                        handle(store.database, list(map(msgspec.json.decode, lines)))
+                        handle(store.database, [msgspec.json.decode(line) for *_, line in stored.new])
 
             def show(new: list[Any]) -> None:
                 if view:

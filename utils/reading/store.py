@@ -39,8 +39,8 @@ _SUMMARY = """SELECT name, COUNT(*), AVG(value), MAX(event_us) FROM records WHER
     ORDER BY 2 DESC, 1 LIMIT ?"""
 
 
-Arrival = tuple[Any, int | None, int | None, str, float | None]
-"""A new record of a store, its event time, the newest event time in its partition before it, its name and value."""
+Arrival = tuple[Any, int | None, int | None, str, float | None, str]
+"""A new record of a store, its event time, the newest one in its partition before it, its name, value and JSON."""
 
 
 class Stored(NamedTuple):
@@ -131,7 +131,7 @@ class ProcessedStore:
             late = at_us is not None and newest_us is not None and at_us < newest_us - LATE_AFTER_US
             producer_id = record.producer_id and record.producer_id.replace("\0", "\ufffd")
             rows.append((producer_id, record.sequence, at_us, late, name, measured, line))
-            arrivals.append((record, at_us, newest_us, name, measured))
+            arrivals.append((record, at_us, newest_us, name, measured, line))
             if at_us is not None and (newest_us is None or at_us > newest_us):
                 newest_us = at_us
         inserted = self.database.insert(rows)

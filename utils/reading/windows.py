@@ -104,7 +104,7 @@ class Windows:
         starts = {at_us - at_us % size_us for _, at_us, *_ in stored.new if at_us is not None}
         rows = self._database.execute(f"{_OF_PARTITION} IN {one_of(starts)}", *scope, *starts).fetchall()
         found = {(start_us, each): window for start_us, each, window in _named(rows)}
-        for _, at_us, newest_us, name, value in stored.new:
+        for _, at_us, newest_us, name, value, _ in stored.new:
             if at_us is None:
                 continue
             start_us = at_us - at_us % size_us
