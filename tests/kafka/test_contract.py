@@ -1,11 +1,9 @@
 """Kafka keeps the contract of every sink; see tests/emitters/test_contract.py."""
 
-from collections.abc import Callable
-
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from tests.emitters.test_contract import CHECKS, MINUTES, READINGS, Rig, of_each_stream
+from tests.emitters.test_contract import CHECKS, MINUTES, READINGS, Check, Rig, of_each_stream
 from tests.kafka.conftest import delete_topic
 from utils.app.config import Settings
 from utils.sinks import SINKS
@@ -22,6 +20,6 @@ def rig(settings: Settings, request: pytest.FixtureRequest, admin: AdminClient) 
     return Rig(KAFKA, settings, request.param)
 
 
-@pytest.mark.parametrize(("check", "rig"), of_each_stream(check for check, _ in CHECKS), indirect=["rig"])
-def test_kafka_keeps(check: Callable[[Rig], None], rig: Rig) -> None:
+@pytest.mark.parametrize(("check", "rig"), of_each_stream(check for check, *_ in CHECKS), indirect=["rig"])
+def test_kafka_keeps(check: Check, rig: Rig) -> None:
     check(rig)
