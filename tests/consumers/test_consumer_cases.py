@@ -4,6 +4,7 @@ import json
 import random
 import sqlite3
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -17,12 +18,13 @@ from utils.app.config import Settings
 from utils.app.errors import ToolkitError
 from utils.app.options import ReadingOptions
 from utils.reading.database import Database
+from utils.reading.processing import StoreReader
 from utils.reading.processing import consumer as consumer_of
 from utils.reading.windows import Tumbling
 from utils.records.codec import Field
 from utils.records.record import Batch
 from utils.records.stream import BUZZ, Stream, declare, schema_path
-from utils.sinks import EMBEDDED, SINKS
+from utils.sinks import AUTO, EMBEDDED, SINKS
 
 
 def emit(sink: str, settings: Settings, amount: int, first: int = 1) -> None:
@@ -131,11 +133,13 @@ def test_a_position_from_another_file(sink: str, settings: Settings, case: Case)
 # Cases that all sinks share
 
 
-def test_stores_of_embedded_sinks_are_local_files(settings: Settings) -> None:
-    emit("file", settings, 5)
-    shared = {"PROCESSED_STORE_URL": "no address"}
-    assert run_here(consumer("file"), "--once", settings=settings, environment=shared).returncode == 0
-    assert stored("file", settings) == 5
+@pytest.mark.parametrize("sink", [*EMBEDDED, AUTO])
+def test_stores_of_embedded_sinks_are_local_files(
+    sink: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROCESSED_STORE_URL", "no address")
+    with closing(StoreReader(sink, "file", settings, ReadingOptions(), threading.Event()).database(BUZZ)):
+        assert settings.processed_path("file", BUZZ.name).exists()
 
 
 def test_from_start_and_end(settings: Settings, case: Case) -> None:

@@ -20,7 +20,6 @@ from utils.records.infer import text_getter
 from utils.records.stream import Stream
 
 NO_RECORD = "null"  # the record of an alert about silence
-CLOCKS_DIFFER_US = 60_000_000  # by which the clocks of machines that share a store may differ
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS alerts (id TEXT PRIMARY KEY, alert TEXT NOT NULL, name TEXT NOT NULL, event_us BIGINT, "
     "stored_us BIGINT NOT NULL, record TEXT NOT NULL, attempts BIGINT NOT NULL DEFAULT 0, "
@@ -37,7 +36,6 @@ _SAVE = upsert("alert_states", "partition, name", "seen_us, state")
 _BEGIN = "INSERT INTO alert_states VALUES ('', '', ?, '[]') ON CONFLICT DO NOTHING"
 _SILENT = """SELECT name, MAX(seen_us) FROM alert_states GROUP BY name HAVING MAX(seen_us) <= ?
     EXCEPT SELECT name, event_us FROM alerts"""
-_NOT_AHEAD = "UPDATE alert_states SET seen_us = ? WHERE seen_us > ?"
 _ALL_DUE = "UPDATE alerts SET due_us = 0, attempts = CASE attempts WHEN 0 THEN 0 ELSE 1 END WHERE due_us IS NOT NULL"
 
 
@@ -89,7 +87,7 @@ class Rule:
     def key(self) -> str:
         """Eight characters that identify the rule: each rule has a store of its own."""
         parts = (self.when, self.anomaly, self.silent_s, self.by, self.times, self.cooldown_s)
-        return f"{crc32(repr(parts).encode('utf-8', 'backslashreplace')):08x}"
+        return f"{crc32(repr(parts).encode()):08x}"
 
     def on(self, stream: Stream) -> "Rule":
         """Return the rule with its field `by`. Raises ToolkitError if the options or the stream's fields do not fit."""
@@ -153,13 +151,11 @@ class Alerts:
         self._began_s = self._clock()
         self._database, self._stream = store.database, store.stream
         self._when = Expression(store.stream, rule.when) if rule.when else None
-        now_us = round(self._began_s * 1e6)
         with self._database.transaction():
             make_tables(self._database, *_SCHEMA)
             self._database.execute(_ALL_DUE)  # every run begins with the undelivered alerts of earlier ones
             if rule.silent_s is not None and not rule.by:  # a stream may be silent from the beginning
-                self._database.execute(_BEGIN, now_us)
-            self._database.execute(_NOT_AHEAD, now_us, now_us + CLOCKS_DIFFER_US)  # written by a wrong clock
+                self._database.execute(_BEGIN, round(self._began_s * 1e6))
 
     def add(self, stored: Stored) -> None:
         """Store the alerts that new records give, in the transaction that stored them. See ProcessedStore.add."""

@@ -22,7 +22,7 @@ from utils.reading.store import OnStored, ProcessedStore, Stored
 from utils.reading.top import EVERY_S, Top, TopView, check_top
 from utils.reading.windows import NO_WINDOWS, Tumbling, Windows
 from utils.records.stream import Stream
-from utils.sinks import SINKS, find_stream, source
+from utils.sinks import AUTO, EMBEDDED, find_stream, source
 from utils.sources.base import Chunk, Source
 
 Result = TypeVar("Result")
@@ -62,7 +62,7 @@ class StoreReader:
 
     def database(self, stream: Stream) -> Database:
         """Return the store's database: a file, or for a topic the PostgreSQL that machines share, if one is set."""
-        url = None if self.sink not in SINKS or SINKS[self.sink].embedded else processed_store_url()
+        url = None if self.sink in (AUTO, *EMBEDDED) else processed_store_url()
         if url is None:
             return SqliteDatabase(self.settings.processed_path(self.name, stream.name))
         return PostgresDatabase(url, self.settings.group_of(stream.name))

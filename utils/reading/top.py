@@ -96,8 +96,9 @@ class TopView:
         console, field, window_name = get_console(), self._stream.value, f"in {self._size_us / 1e6:g} s"
         heading = Text(title).wrap(console, console.width)
         room = console.height - FRAME_LINES - len(heading)
-        columns = ["records", "share", window_name, *((f"mean {field}", window_name) if field else ())]
-        columns += ["least", "most"] if field and console.width >= WIDE else []
+        columns = ["records", "share", window_name]
+        if field:
+            columns += [f"mean {field}", window_name, "least", "most"][: 4 if console.width >= WIDE else 2]
         table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
         for column in (self._stream.by or "stream", *columns):
             table.add_column(Text(log.plain(column)), no_wrap=True, justify="right" if table.columns else "left")

@@ -73,7 +73,7 @@ class Tracker(msgspec.Struct, omit_defaults=True):
         latest, track = "", Track(0, 0)
         for record in records:
             producer_id, sequence = record.producer_id, record.sequence
-            if producer_id is None or sequence is None:
+            if producer_id is None:  # a record has both ids or none
                 counts.external += 1
             elif producer_id == latest and sequence == track.high + 1:
                 track.high = sequence

@@ -129,7 +129,6 @@ class Windows:
         text = counted(window.records, "record")
         if window.numbers:
             text += f", {self._stream.value} mean {window.mean:,.2f}, {window.low:,.2f} to {window.high:,.2f}"
-        text += f", late {window.late:,}" if window.late else ""
         return " ".join(filter(None, (instant_text(max(start_us, FIRST_US)), name, text)))
 
 
