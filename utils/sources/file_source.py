@@ -13,7 +13,7 @@ from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from utils.app.config import Settings
@@ -28,6 +28,20 @@ FINGERPRINT_BYTES = 256
 _MAX_OFFSET = 1 << 62
 _HEAD_BYTES = 256
 _ARRAY = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*\{")
+
+
+class _Page(NamedTuple):
+    """A part of the file, from `offset` on. A line without an end in a page that `is_full` is too long."""
+
+    offset: int
+    before: bytes  # the bytes before the offset, which were handled
+    data: bytes
+    lines: bytes  # the data up to where a process is writing; each run of zeros in them is blank and ends a line
+    is_full: bool
+
+    def position_after(self, size: int) -> str:
+        """Return the position after the first `size` bytes of the data."""
+        return _position(self.offset + size, self.before + self.data[:size])
 
 
 class FileSource:
@@ -121,31 +135,25 @@ class FileSource:
     def _read(self, file: FileIO, max_records: int, is_replaced: bool) -> Chunk | None:
         """Return the next complete lines, or the report about a line that is too long or unfinished, if any."""
         offset, length, crc = parse_position(self._position or "")
-        size = os.fstat(file.fileno()).st_size
-        # Zeros at the end are where a process is writing, also if it has extended the file in advance.
-        is_open = not is_replaced and read_at(file.fileno(), max(0, size - 1), 1) == b"\0"
-        file.seek(offset - length)
-        data = file.read(min(length + MAX_LINE_BYTES + 1, max(0, size + length - offset)))
-        before, data = data[:length], data[length:]
-        if (len(before), crc32(before)) != (length, crc):
+        page = _read_page(file, offset, length, may_grow=not is_replaced)
+        if (len(page.before), crc32(page.before)) != (length, crc):
             return self._restart()
-        is_full = len(data) > MAX_LINE_BYTES and not (is_open and data.endswith(b"\0"))  # no line may be longer
-        lines = data if is_full else data.rstrip(b"\0")
-        if b"\0" in lines:
-            lines = HOLE.sub(lambda hole: b" " * (len(hole[0]) - 1) + b"\n", lines)
-        end = lines.rfind(b"\n") + 1
-        is_rest = before[-1:] not in b"\n\0"  # of a line that is too long, or was read without its newline
-        if lines and (is_rest or (end == 0 and is_full)):
-            part = data[: lines.find(b"\n") + 1 or len(lines)]
-            where, reason = f"{self._path.name} byte {offset}", "part of a line that is too long, or was read in part"
-            kept = part.rstrip(b"\r\n\0")
-            invalid = [Invalid(where, reason, kept)] if kept else []
-            return self._chunk(_position(offset + len(part), before + part), [], invalid)
-        if end == 0:
-            return self._read_unfinished(before, lines, offset, is_replaced)
-        if lines.count(b"\n", 0, end) > max_records:
-            end -= len(lines[:end].split(b"\n", max_records)[-1])
-        return self._chunk(_position(offset + end, before + data[:end]), *self._decode(lines[:end], offset))
+        lines, size = page.lines, page.lines.rfind(b"\n") + 1  # size of the complete lines
+        is_rest = page.before[-1:] not in b"\n\0"  # of a line that is too long, or was read without its newline
+        if lines and (is_rest or (size == 0 and page.is_full)):
+            return self._reject_part(page)
+        if size == 0:
+            return self._read_unfinished(page, is_replaced)
+        if lines.count(b"\n", 0, size) > max_records:
+            size -= len(lines[:size].split(b"\n", max_records)[-1])
+        return self._chunk(page.position_after(size), *self._decode(lines[:size], offset))
+
+    def _reject_part(self, page: _Page) -> Chunk:
+        """Return a chunk that reports the part of a line at the beginning of the page as invalid."""
+        part = page.data[: page.lines.find(b"\n") + 1 or len(page.lines)]
+        where, reason = f"{self._path.name} byte {page.offset}", "part of a line that is too long, or was read in part"
+        kept = part.rstrip(b"\r\n\0")
+        return self._chunk(page.position_after(len(part)), [], [Invalid(where, reason, kept)] if kept else [])
 
     def _decode(self, lines: bytes, offset: int) -> tuple[list[Any], list[Invalid]]:
         text = lines.removeprefix(BOM_UTF8) if offset == 0 else lines
@@ -159,19 +167,35 @@ class FileSource:
             offset += len(line) + 1
         return decode_all(self._codec, list(found.values()), found)
 
-    def _read_unfinished(self, before: bytes, line: bytes, offset: int, is_replaced: bool) -> Chunk | None:
+    def _read_unfinished(self, page: _Page, is_replaced: bool) -> Chunk | None:
         """Return a last line without its newline if no process will complete it, else None."""
+        line = page.lines
         if not line.strip(BLANK) or not (is_replaced or self._finished):
             return None
-        records, invalid = self._decode(line, offset)
+        records, invalid = self._decode(line, page.offset)
         if invalid and b"\r" in line.strip():
             invalid = [Invalid(invalid[0].where, "lines end in CR alone: save the file with LF or CRLF")]
         if is_replaced or not invalid:
-            return self._chunk(_position(offset + len(line), before + line), records, invalid)
+            return self._chunk(page.position_after(len(line)), records, invalid)
         if self._counted == self._position:
             return None
         self._counted = self._position  # it is read again next time, as its other half may be on the way
         return self._chunk(self._position or "", records, invalid)
+
+
+def _read_page(file: FileIO, offset: int, length: int, *, may_grow: bool) -> _Page:
+    """Read a page with `length` bytes before the offset, or fewer if the file has become shorter."""
+    size = os.fstat(file.fileno()).st_size
+    # Zeros at the end are where a process is writing, also if it has extended the file in advance.
+    is_open = may_grow and read_at(file.fileno(), max(0, size - 1), 1) == b"\0"
+    file.seek(offset - length)
+    found = file.read(min(length + MAX_LINE_BYTES + 1, max(0, size + length - offset)))
+    before, data = found[:length], found[length:]
+    is_full = len(data) > MAX_LINE_BYTES and not (is_open and data.endswith(b"\0"))
+    lines = data if is_full else data.rstrip(b"\0")
+    if b"\0" in lines:
+        lines = HOLE.sub(lambda hole: b" " * (len(hole[0]) - 1) + b"\n", lines)
+    return _Page(offset, before, data, lines, is_full)
 
 
 def _position(offset: int, before: bytes) -> str:
