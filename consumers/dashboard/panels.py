@@ -43,37 +43,48 @@ class FlowPanel(Panel):
         if not snapshot.flow:
             return ()
         times, totals = np.array(snapshot.flow, dtype=float).T
-        begin, end, high = min(times[0], times[-1] - 10), snapshot.flow_end, totals[-1]
-        zone_s = round(local_time(end).replace(tzinfo=UTC).timestamp() - end)  # for ticks at round local times
+        begin, end = min(times[0], times[-1] - 10), snapshot.flow_end
+        self.draw_total(snapshot, times, totals)
+        if self.inner[0] <= 3 or end - begin >= DAY_S:  # few labels: the axis is short, or they have dates
+            ticks = np.linspace(begin, end, 2 if self.inner[0] <= 3 else 3)
+        else:
+            ticks = round_times(begin, end, next(each for each in STEPS_S if 4 * each >= end - begin))
+            ticks = ticks[(begin <= ticks) & (ticks <= end)]
+        self.axes.set_xlim(begin, end)
+        self.rate_axes.set_xticks(ticks, [clock(tick, tick + end - begin) for tick in ticks])
+        least_s = (end - begin) / self.BARS
+        step_s = next((each for each in STEPS_S if each >= least_s), np.ceil(least_s / DAY_S) * DAY_S)
+        edges = round_times(begin, end, step_s)
+        # The first point counts as one record: the times of those before it are not known.
+        counts, _ = np.histogram(times, edges, weights=np.diff(totals, prepend=totals[0] - 1))
+        self.rate_axes.set_ylim(0, max(1, counts.max()))
+        names = (f"{counted(int(count), snapshot.roles.record)} in {span(step_s)} from {clock(left, snapshot.now)}"
+                 for left, count in zip(edges, counts, strict=False))  # fmt: skip
+        self.draw_bars(self.bars, edges, counts, names)
+        shown = f"bars per {span(step_s)}, at most {brief(int(counts.max()))}"
+        return [f"since {clock(times[0], snapshot.now)}", f"{snapshot.rate_words} mean of 60 s", shown]
+
+    def draw_total(self, snapshot: Snapshot, times: Any, totals: Any) -> None:
+        """Draw the total up to `flow_end`, and if the stream is stale the time since its last record."""
+        last, end, high = times[-1], snapshot.flow_end, totals[-1]
         floor = 0 if totals[0] < 0.3 * high else max(0, totals[0] - 0.06 * (high - totals[0]) - 1)
         x, y = np.append(times, end), np.append(totals, high)
         self.line.set_data(x, y)
         self.below.set_data(x, floor, y)
+        self.axes.set_ylim(floor, high + 0.08 * (high - floor))
         self.total.set_text(brief(snapshot.total))
         self.total.xy = end, high
-        self.axes.set(xlim=(begin, end), ylim=(floor, high + 0.08 * (high - floor)))
-        if self.inner[0] <= 3 or end - begin >= DAY_S:  # few labels: the axis is short, or they have dates
-            ticks = np.linspace(begin, end, 2 if self.inner[0] <= 3 else 3)
-        else:
-            tick_s = next(each for each in STEPS_S if 4 * each >= end - begin)
-            ticks = np.arange(np.ceil((begin + zone_s) / tick_s), (end + zone_s) // tick_s + 1) * tick_s - zone_s
-        self.rate_axes.set_xticks(ticks, [clock(tick, tick + end - begin) for tick in ticks])
-        stale = snapshot.status == "STALE"
-        self.silence.set(x=x[-2], width=x[-1] - x[-2], visible=stale)
-        self.no_data.set(x=x[-2:].mean(), visible=stale)
+        is_stale = snapshot.status == "STALE"
+        self.silence.set(x=last, width=end - last, visible=is_stale)
+        self.no_data.set(x=(last + end) / 2, visible=is_stale)
         for time, total in snapshot.flow:
             self.hint(self.axes, time, total, f"{brief(total)} \u00b7 {clock(time, snapshot.now)}")
-        # The first point counts as one record: the times of those before it are not known.
-        least, rates = (end - begin) / self.BARS, np.diff(totals, prepend=totals[0] - 1)
-        step = next((each for each in STEPS_S if each >= least), np.ceil(least / DAY_S) * DAY_S)
-        edges = ((begin + zone_s) // step + np.arange(self.BARS + 3)) * step - zone_s
-        counts, _ = np.histogram(times, edges, weights=rates)
-        self.rate_axes.set_ylim(0, max(1, counts.max()))
-        names = (f"{counted(int(count), snapshot.roles.record)} in {span(step)} from {clock(left, snapshot.now)}"
-                 for left, count in zip(edges, counts, strict=False))  # fmt: skip
-        self.draw_bars(self.bars, edges, counts, names)
-        shown = f"bars per {span(step)}, at most {brief(int(counts.max()))}"
-        return [f"since {clock(times[0], snapshot.now)}", f"{snapshot.rate_words} mean of 60 s", shown]
+
+
+def round_times(begin: float, end: float, step_s: float) -> Any:
+    """Return times in whole steps from local midnight: from `begin` or before it to `end` or after it."""
+    zone_s = round(local_time(end).replace(tzinfo=UTC).timestamp() - end)
+    return np.arange((begin + zone_s) // step_s, (end + zone_s) // step_s + 2) * step_s - zone_s
 
 
 class GroupsPanel(Panel):
@@ -135,33 +146,46 @@ class TrendPanel(Panel):
         (self.outliers,) = axes.plot([], [], "D", mfc="none", mec=self.palette.negative[0], ms=9, mew=2, clip_on=False)
 
     def draw(self, snapshot: Snapshot) -> Sequence[str]:
-        shown, roles, zones = snapshot.series, snapshot.roles, snapshot.roles.zones or ()
-        if not shown:
+        if not snapshot.series:
             return ()
-        # Anomalies, and means with them, do not set the scale, as they would flatten the lines. They are at the edge.
-        pairs = [pair for series in shown for pair in zip(series.values, series.anomalies, strict=True)]
-        values = [value for value, odd in pairs if not odd] or [value for value, _ in pairs]
-        values += [mean for series in shown if not any(series.anomalies) for mean in series.rolling]
-        low, high = self.axes.yaxis.get_major_locator().nonsingular(min(values), max(values))
-        near = [zone for zone in zones if 1.5 * low - 0.5 * high <= zone <= 1.5 * high - 0.5 * low]
-        low, high = roles.scale or (min([low, *near]), max([high, *near]))
-        extent, pad = high - low, 0.04 * (high - low)
-        count = max(len(series.values) for series in shown)
-        before = min(0.9 / self.inner[0], 0.5) if zones else 0.03  # share of the width for the names of zones
-        self.axes.set_xticks(np.unique(np.linspace(-count, 0, 4).round()))
-        marks = sorted({*(roles.scale or ()), *zones})
-        if roles.scale and (marks[0], marks[-1]) == roles.scale and np.diff(marks).min() > 0.1:
-            self.axes.set_yticks(marks)
-        self.axes.set(xlim=(-max(count, 5) / (1 - before), 0.6), ylim=(low - pad, high + pad))
-        self.axes.set_xlabel(f"{roles.record}s ago{', each line' if shown[0].name else ''}")
-        self.draw_zones(roles, low - pad, high + pad)
+        low, high = self.value_range(snapshot)
+        extent, bottom, top = high - low, low - 0.04 * (high - low), high + 0.04 * (high - low)
+        self.draw_axes(snapshot, bottom, top)
+        self.draw_zones(snapshot.roles, bottom, top)
         found = self.draw_lines(snapshot, extent)
-        self.outliers.set_data([x for x, _ in found], np.clip([y for _, y in found], low - pad, high + pad))
+        self.outliers.set_data([x for x, _ in found], np.clip([y for _, y in found], bottom, top))
         self.subtitle.set_color(self.palette.negative[0] if found else self.palette.muted)
-        last, mean = f"last {counted(count, roles.record)}", f"rolling mean of {snapshot.buffers.rolling}"
+        count = max(len(series.values) for series in snapshot.series)
+        last, mean = f"last {counted(count, snapshot.roles.record)}", f"rolling mean of {snapshot.buffers.rolling}"
         if not found:
             return [last, mean, "no anomalies"]
         return [last, f"{counted(len(found), 'anomaly')}, the latest {number(max(found)[1], extent)}", mean]
+
+    def value_range(self, snapshot: Snapshot) -> tuple[float, float]:
+        """Return the range to show: the scale of the value if it has one, else that of lines and zones near them.
+
+        Anomalies, and means with them, do not set the range, as they would flatten the lines. They are at the edge.
+        """
+        if snapshot.roles.scale:
+            return snapshot.roles.scale
+        pairs = [pair for series in snapshot.series for pair in zip(series.values, series.anomalies, strict=True)]
+        values = [value for value, odd in pairs if not odd] or [value for value, _ in pairs]
+        values += [mean for series in snapshot.series if not any(series.anomalies) for mean in series.rolling]
+        low, high = self.axes.yaxis.get_major_locator().nonsingular(min(values), max(values))
+        near = [zone for zone in snapshot.roles.zones or () if 1.5 * low - 0.5 * high <= zone <= 1.5 * high - 0.5 * low]
+        return min([low, *near]), max([high, *near])
+
+    def draw_axes(self, snapshot: Snapshot, bottom: float, top: float) -> None:
+        """Set limits, ticks and label of the axes, with room for the names of zones before the values."""
+        shown, roles = snapshot.series, snapshot.roles
+        count = max(len(series.values) for series in shown)
+        before = min(0.9 / self.inner[0], 0.5) if roles.zones else 0.03  # share of the width
+        self.axes.set(xlim=(-max(count, 5) / (1 - before), 0.6), ylim=(bottom, top))
+        self.axes.set_xticks(np.unique(np.linspace(-count, 0, 4).round()))
+        marks = sorted({*(roles.scale or ()), *(roles.zones or ())})
+        if roles.scale and (marks[0], marks[-1]) == roles.scale and np.diff(marks).min() > 0.1:
+            self.axes.set_yticks(marks)
+        self.axes.set_xlabel(f"{roles.record}s ago{', each line' if shown[0].name else ''}")
 
     def draw_zones(self, roles: Roles, bottom: float, top: float) -> None:
         """Fill the zones below, between and above the two limits, and name them where there is room."""
