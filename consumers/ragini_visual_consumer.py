@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from loguru import logger
 
-from consumers.dashboard.options import STYLE, Plan
+from consumers.dashboard.options import STYLE, DashboardOptions
 from utils import sinks
 from utils.app import cli, config, signals
 from utils.app.config import DEFAULT_STREAM, DEFAULTS, READING, Reads, Settings
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SWITCH_S = 0.0005  # for sys.setswitchinterval; with the default a flood of records makes frames twice as slow
 FIRST_LOOK_S, END_S = 2.0, 10.0
 CHUNK_RECORDS = 2_000
-USUAL = Plan()
+DEFAULT_OPTIONS = DashboardOptions()
 
 
 class Reader(threading.Thread):
@@ -68,7 +68,7 @@ def main(
     stream: StreamName = DEFAULT_STREAM,
     source: sinks.ChosenSource = sinks.AUTO,
     start: Begin = "start",
-    plan: Plan = USUAL,
+    options: DashboardOptions = DEFAULT_OPTIONS,
     settings: Annotated[Settings, Reads(*READING)] = DEFAULTS,
 ) -> int:
     """Show a stream live: record flow, bars by a text field, trend and histogram of numbers, health of the source.
@@ -81,25 +81,25 @@ def main(
     found = wait_for_stream(stream, settings, source, stop, once=False)
     if found is None:
         return 0
-    found = plan.roles(sinks.with_chosen_roles(found, settings, source))
-    where = Expression(found, plan.where) if plan.where else None
-    config.isolate_matplotlib(STYLE)  # the value of MPLBACKEND is in `plan.backend`
+    found = options.roles(sinks.with_chosen_roles(found, settings, source))
+    where = Expression(found, options.where) if options.where else None
+    config.isolate_matplotlib(STYLE)  # the value of MPLBACKEND is in `options.backend`
 
     from consumers.dashboard import animation
     from consumers.dashboard.state import State
 
-    state = State(found, source, buffers=plan.buffers, where=where, from_end=start == "end")
+    state = State(found, source, buffers=options.buffers, where=where, from_end=start == "end")
     resume = "end" if start == "end" else ""
     reader = Reader(sinks.source(source, settings, found, lambda partition: resume), state, stop)
-    if plan.serve is None and not plan.save and (name := animation.window_backend(plan.backend)):
+    if options.serve is None and not options.save and (name := animation.window_backend(options.backend)):
         logger.info("drawing in a window with {}", name)
         reader.start()
-        animation.show_window(state, plan, stop, settings.data_path)
+        animation.show_window(state, options, stop, settings.data_path)
     else:
-        show = animation.open_output(plan, settings.data_path, state.snapshot())
+        show = animation.open_output(options, settings.data_path, state.snapshot())
         reader.start()
         reader.looked.wait(FIRST_LOOK_S)  # so that the first image shows the records that were there
-        show(animation.frames(state, plan, stop, stop.wait))
+        show(animation.frames(state, options, stop, stop.wait))
     stop.set()
     reader.join(timeout=END_S)
     if reader.failure:

@@ -17,7 +17,7 @@ from matplotlib.animation import FuncAnimation, writers
 from matplotlib.backends.registry import backend_registry
 
 from consumers.dashboard.figure import Dashboard
-from consumers.dashboard.options import DPI, Plan
+from consumers.dashboard.options import DPI, DashboardOptions
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.state import State
 from utils.app import shared_files
@@ -30,14 +30,16 @@ KEYS = "space: pause, t: theme, s: save, q: quit"
 WRITERS = {".gif": "pillow", ".mp4": "ffmpeg_file"}  # this one runs ffmpeg at the end: Ctrl+C would end it too
 
 
-def frames(state: State, plan: Plan, stop: Event, wait: Callable[[float], object]) -> Generator[Snapshot, None, None]:
-    """Yield a snapshot per refresh, with `wait` in between, and a last one after `stop`. The plan's end sets `stop`."""
-    begun, refresh_s, end_s = time.monotonic(), plan.refresh, plan.duration or math.inf
+def frames(
+    state: State, options: DashboardOptions, stop: Event, wait: Callable[[float], object]
+) -> Generator[Snapshot, None, None]:
+    """Yield a snapshot per refresh, with `wait` in between, and a last one after `stop`. Their end sets `stop`."""
+    begun, refresh_s, end_s = time.monotonic(), options.refresh, options.duration or math.inf
     for drawn in count(1):
         is_last = stop.is_set()
         yield state.snapshot()
         elapsed_s = time.monotonic() - begun
-        if is_last or drawn == plan.frames or elapsed_s >= end_s:
+        if is_last or drawn == options.frames or elapsed_s >= end_s:
             stop.set()
             return
         wait(min(refresh_s - elapsed_s % refresh_s, end_s - elapsed_s))
@@ -60,13 +62,13 @@ def keep_image(path: Path, dashboard: Dashboard, shown: Iterable[Snapshot]) -> N
         raise failed
 
 
-def keep_film(path: Path, dashboard: Dashboard, plan: Plan, shown: Iterable[Snapshot]) -> None:
+def keep_film(path: Path, dashboard: Dashboard, options: DashboardOptions, shown: Iterable[Snapshot]) -> None:
     """Record a GIF or MP4 with a frame per snapshot. Raises ToolkitError if it cannot be written.
 
     The file is made at the end. Frames of a GIF are in memory, 4 MB each, and of an MP4 in temporary files.
     """
     kind: Any = writers[WRITERS[path.suffix]]
-    writer, figure = kind(fps=1 / plan.refresh), dashboard.figure
+    writer, figure = kind(fps=1 / options.refresh), dashboard.figure
     try:
         path.open("wb").close()  # raises before the first frame if it cannot be written
         # Absolute, because ffmpeg takes `-a.mp4` for an option and `12:30.mp4` for an address.
@@ -79,16 +81,16 @@ def keep_film(path: Path, dashboard: Dashboard, plan: Plan, shown: Iterable[Snap
         raise ToolkitError(f"--save {path} cannot be written: {reason}") from error
 
 
-def open_output(plan: Plan, folder: Path, first: Snapshot) -> Callable[[Iterable[Snapshot]], None]:
+def open_output(options: DashboardOptions, folder: Path, first: Snapshot) -> Callable[[Iterable[Snapshot]], None]:
     """Return the function that shows snapshots: on a page, in the file of --save, or in dashboard.png of this folder.
 
     Creates missing folders. Raises ToolkitError if the address or file cannot be used.
     """
-    if plan.serve is not None:
+    if options.serve is not None:
         from consumers.dashboard.serve import Page  # imports a web server, which the other outputs do not need
 
-        return Page(plan, first).show
-    path = plan.save or folder / "dashboard.png"
+        return Page(options, first).show
+    path = options.save or folder / "dashboard.png"
     if path.suffix not in (".png", *WRITERS):
         raise ToolkitError(f"--save {path}: the name must end in .gif, .mp4 or .png")
     if path.suffix in WRITERS and not writers.is_available(WRITERS[path.suffix]):
@@ -97,9 +99,11 @@ def open_output(plan: Plan, folder: Path, first: Snapshot) -> Callable[[Iterable
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ToolkitError(f"{path} cannot be made: {error.strerror}; name another one") from error
-    dashboard = Dashboard(plan.theme or "light", size=plan.size)
+    dashboard = Dashboard(options.theme or "light", size=options.size)
     logger.info("drawing without a window: the image is {}", path)
-    return partial(keep_film, path, dashboard, plan) if path.suffix in WRITERS else partial(keep_image, path, dashboard)
+    if path.suffix in WRITERS:
+        return partial(keep_film, path, dashboard, options)
+    return partial(keep_image, path, dashboard)
 
 
 def window_backend(asked: str | None) -> str:
@@ -121,13 +125,13 @@ def window_backend(asked: str | None) -> str:
         ) from error
 
 
-def show_window(state: State, plan: Plan, stop: Event, folder: Path) -> None:
-    """Show the dashboard in a window until it is closed, `stop` is set or the plan ends.
+def show_window(state: State, options: DashboardOptions, stop: Event, folder: Path) -> None:
+    """Show the dashboard in a window until it is closed, or until `stop` or the options end it.
 
     Keys: space pauses drawing, `t` changes the theme, `s` saves an image in `folder`, `q` closes.
     """
-    figure: Any = plt.figure(TITLE, figsize=plan.size, dpi=DPI)
-    dashboard, canvas, shown = Dashboard(plan.theme or "light", figure=figure), figure.canvas, state.snapshot()
+    figure: Any = plt.figure(TITLE, figsize=options.size, dpi=DPI)
+    dashboard, canvas, shown = Dashboard(options.theme or "light", figure=figure), figure.canvas, state.snapshot()
 
     def show(snapshot: Snapshot) -> None:
         nonlocal shown
@@ -167,8 +171,8 @@ def show_window(state: State, plan: Plan, stop: Event, folder: Path) -> None:
     canvas.mpl_disconnect(canvas.manager.key_press_handler_id)
     for name, act in (("key_press_event", press), ("resize_event", rebuild), ("motion_notify_event", hover)):
         canvas.mpl_connect(name, act)
-    snapshots = partial(frames, state, plan, stop, lambda wait_s: None)  # the animation itself waits
-    look: Any = {"interval": plan.refresh * 1000, "cache_frame_data": False, "repeat": False}
+    snapshots = partial(frames, state, options, stop, lambda wait_s: None)  # the animation itself waits
+    look: Any = {"interval": options.refresh * 1000, "cache_frame_data": False, "repeat": False}
     animation = FuncAnimation(figure, show, snapshots, **look)
     closing = canvas.new_timer(interval=LOOK_MS)
     closing.add_callback(lambda: plt.close(figure) if stop.is_set() else None)

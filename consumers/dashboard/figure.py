@@ -43,7 +43,7 @@ def tiles(snapshot: Snapshot) -> list[tuple[str, str, str, bool]]:
     uptime, since = span(snapshot.now - snapshot.started), f"since {clock(snapshot.started, snapshot.now)}"
     return [
         ("Source", SOURCES.get(source.name, source.name), origin, bool(down_s)),
-        ("Throughput", snapshot.rate_words, "mean of 60 s", False),
+        ("Throughput", snapshot.rate_text, "mean of 60 s", False),
         ("Lag", *lag, False),
         ("Invalid / lost / dup", " / ".join(map(brief, bad)), f"of {brief(snapshot.received)} received", any(bad)),
         ("Last record", *age, stale),
@@ -80,21 +80,21 @@ class Header(Card):
 
     def update(self, snapshot: Snapshot, *, paused: bool) -> None:
         """Show the snapshot's time, status and statistics."""
-        words = "PAUSED" if paused else snapshot.status if self.narrow else snapshot.status_words
+        status = "PAUSED" if paused else snapshot.status if self.narrow else snapshot.status_text
         foreground, background = getattr(self.palette, "waiting" if paused else snapshot.status.lower())
         pill = {"boxstyle": "round,pad=0.45,rounding_size=0.9", "lw": 0, "fc": background}
-        self.status.set(text=f"\u25cf {words}", color=foreground, bbox=pill)
+        self.status.set(text=f"\u25cf {status}", color=foreground, bbox=pill)
         self.clock.set_text(f"{local_time(snapshot.now):%Y-%m-%d  %H:%M:%S}")
         parts = "Streaming Dashboard", snapshot.stream if snapshot.stream != "buzz" else "", snapshot.where
         title, room = " \u00b7 ".join(filter(None, parts)), self.step - 0.12
         fit(self.title, self.title_room, title, title.removeprefix("Streaming "))
-        self.rows = [("Status", snapshot.status_words), ("Where", snapshot.where)]
+        self.alt_texts = [("Status", snapshot.status_text), ("Where", snapshot.where)]
         for artists, (name, value, detail, is_warning) in zip(self.tiles, tiles(snapshot), strict=True):
             for artist, text in zip(artists, (name.upper(), value, detail), strict=True):
                 is_time = name in ("Last record", "Uptime")  # whose "ago", or hour of another day, may be left out
                 fit(artist, room, text, text.rpartition(" ")[0] if is_time else text)
             artists[1].set_color(self.palette.stale[0] if is_warning else self.palette.text)
-            self.rows.append((name, "; ".join(filter(None, (value, detail)))))
+            self.alt_texts.append((name, "; ".join(filter(None, (value, detail)))))
         rates, left = np.asarray(snapshot.sparkline), EDGE + self.step  # in the second tile, beside its name
         self.spark.set_visible(bool(rates.any()))
         if rates.any():
@@ -188,6 +188,6 @@ class Dashboard:
         )
         return drawn.replace("</svg>", f'<g transform="{upwards}" fill="none" pointer-events="all">{labels}</g></svg>')
 
-    def words(self) -> list[tuple[str, str]]:
+    def alt_texts(self) -> list[tuple[str, str]]:
         """Return pairs (heading, text) of all that is shown, for people who cannot see it."""
-        return [row for card in (self.header, *self.panels) for row in card.rows if row[1]]
+        return [row for card in (self.header, *self.panels) for row in card.alt_texts if row[1]]

@@ -41,7 +41,7 @@ DEFAULT_BUFFERS = Buffers()
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Plan:
+class DashboardOptions:
     """Options of one dashboard, which ends after `frames` or `duration`, whichever comes first.
 
     Fields without an option are chosen from the records. Raises ToolkitError if options contradict each other.

@@ -65,7 +65,7 @@ def style(theme: ThemeName) -> dict[Any, Any]:
 class Card:
     """A part of the figure. `inches` are the coordinates from its left and top edge.
 
-    `rows` are pairs (heading, text) of its content, for people who cannot see it.
+    `alt_texts` are pairs (heading, text) of its content, for people who cannot see it.
     """
 
     def __init__(self, area: SubFigure, palette: SimpleNamespace) -> None:
@@ -74,7 +74,7 @@ class Card:
         self.height: float = area.bbox.height / area.dpi
         self.narrow = self.width < NARROW_IN
         self.inches: Any = Affine2D().scale(1, -1) + area.dpi_scale_trans + ScaledTranslation(0, 1, corner)  # type: ignore[arg-type]
-        self.rows: list[tuple[str, str]] = []
+        self.alt_texts: list[tuple[str, str]] = []
         area.patch.set_visible(False)
 
     def fill(self, top: float = 0.0) -> None:
@@ -119,8 +119,8 @@ class Panel(Card):
     """A card with a title, a subtitle and axes, or a notice while there is nothing to draw.
 
     A subclass sets `title` and `empty`, makes its artists in `build` and moves them in `draw`. `margins` are inches
-    from the card to its axes: left, right, bottom, top; a narrow card has `margins_narrow`, if any. `words` are texts
-    that `draw` adds to title and subtitle for people who cannot see the card.
+    from the card to its axes: left, right, bottom, top; a narrow card has `margins_narrow`, if any. `details` are texts
+    that `draw` adds to title and subtitle in the `alt_texts`.
     """
 
     title = ""
@@ -132,7 +132,7 @@ class Panel(Card):
         super().__init__(area, palette)
         self.fill()
         self.hints: list[tuple[Axes, tuple[float, ...], str]] = []  # box: left, bottom, right, top in data coordinates
-        self.words: list[str] = []
+        self.details: list[str] = []
         self.heading = self.text(EDGE, 0.33, size="x-large", weight="bold")
         self.subtitle = self.text(EDGE, 0.57, color=palette.muted)
         self.notice = area.text(0.5, 0.42, "", color=palette.muted, ha="center", va="center")
@@ -167,7 +167,7 @@ class Panel(Card):
 
     def update(self, snapshot: Snapshot) -> None:
         """Show the snapshot."""
-        self.hints, self.words = [], []
+        self.hints, self.details = [], []
         parts, room, roles = self.draw(snapshot), self.width - 2 * EDGE, vars(snapshot.roles)
         words = {name: _FIRST.sub(lambda letter: letter[0].upper(), str(text)) for name, text in roles.items()}
         title = self.title.format_map(words)
@@ -176,4 +176,4 @@ class Panel(Card):
         for axes in self.area.axes:
             axes.set_visible(bool(parts))
         fit(self.subtitle, room, *("  \u00b7  ".join(parts[:end]) for end in range(max(len(parts), 1), 0, -1)))
-        self.rows = [(title, "; ".join(filter(None, (self.notice.get_text(), *parts, *self.words))))]
+        self.alt_texts = [(title, "; ".join(filter(None, (self.notice.get_text(), *parts, *self.details))))]

@@ -62,7 +62,7 @@ class FlowPanel(Panel):
                  for left, count in zip(edges, counts, strict=False))  # fmt: skip
         self.draw_bars(self.bars, edges, counts, names)
         shown = f"bars per {span(step_s)}, at most {brief(int(counts.max()))}"
-        return [f"since {clock(times[0], snapshot.now)}", f"{snapshot.rate_words} mean of 60 s", shown]
+        return [f"since {clock(times[0], snapshot.now)}", f"{snapshot.rate_text} mean of 60 s", shown]
 
     def draw_total(self, snapshot: Snapshot, times: Any, totals: Any) -> None:
         """Draw the total up to `flow_end`, and if the stream is stale the time since its last record."""
@@ -121,7 +121,7 @@ class GroupsPanel(Panel):
             if count:
                 hint = f"{text}: {counted(count, record)}, {count / total:.0%}"
                 self.hint(self.axes, 0, row - 0.4, hint, count, row + 0.4)
-                self.words.append(hint)
+                self.details.append(hint)
         more = "at least " if snapshot.group_count == MAX_KEYS else ""
         return [more + counted(snapshot.group_count, snapshot.roles.by), counted(total, record)]
 
@@ -219,7 +219,7 @@ class TrendPanel(Panel):
                 if odd:
                     hint = f"anomaly: {hint}"
                     found.append((ago, value))
-                    self.words.append(hint)
+                    self.details.append(hint)
                 self.hint(self.axes, ago, value, hint)
         if single:
             average = float(np.mean(shown[0].values))
@@ -230,8 +230,8 @@ class TrendPanel(Panel):
         place: Any = below if self.narrow else {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
         legend = self.axes.legend([line for _, line, _ in entries], [""] * len(entries), columnspacing=1, **place)
         for text, (value, _, name) in zip(legend.texts, entries, strict=True):
-            self.words.append(f"{number(value, extent)} {name}")
-            fit(text, 1.0, self.words[-1])
+            self.details.append(f"{number(value, extent)} {name}")
+            fit(text, 1.0, self.details[-1])
         return found
 
 
@@ -275,7 +275,7 @@ class HistogramPanel(Panel):
             value = getattr(found, name)
             line.set_xdata([value, value])
             text.set_text(f"{name}\n{number(value, width)}")
-            self.words.append(f"{name} {number(value, width)}")
+            self.details.append(f"{name} {number(value, width)}")
         low, high = (number(each, 100 if roles.whole else width) for each in (found.low, found.high))
         reach = f"{low}\u2013{high} {roles.unit}".rstrip()
         return [f"last {counted(found.count, roles.record)}", reach, f"\u03c3 {number(found.sigma, width)} shaded"]

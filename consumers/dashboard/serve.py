@@ -21,7 +21,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from consumers.dashboard.figure import Dashboard, column
-from consumers.dashboard.options import Plan, ThemeName
+from consumers.dashboard.options import DashboardOptions, ThemeName
 from consumers.dashboard.snapshot import Snapshot
 from utils.app.errors import ToolkitError
 from utils.app.web import WebServer, is_loopback, parse_address
@@ -42,10 +42,10 @@ class Page:
     once per snapshot, by a thread of the server.
     """
 
-    def __init__(self, plan: Plan, first: Snapshot) -> None:
+    def __init__(self, options: DashboardOptions, first: Snapshot) -> None:
         """Start the server. Without a theme the page has that of each browser. Raises ToolkitError like WebServer."""
-        host, port = parse_address("".join(plan.serve or ()) or DEFAULT_ADDRESS, "--serve ")
-        self._plan, self._snapshot, self._lock = plan, first, threading.Lock()  # only one thread may draw
+        host, port = parse_address("".join(options.serve or ()) or DEFAULT_ADDRESS, "--serve ")
+        self._options, self._snapshot, self._lock = options, first, threading.Lock()  # only one thread may draw
         self._dashboard, self._drawn = lru_cache(Dashboard), lru_cache(FORMS)(self._draw)
         routes = [
             Route("/frame.json", self._frame),
@@ -54,7 +54,7 @@ class Page:
             Mount("/", StaticFiles(directory=FOLDER, html=True)),
         ]
         middleware = [
-            Middleware(TrustedHostMiddleware, known_hosts(host, plan.allow_host), www_redirect=False),
+            Middleware(TrustedHostMiddleware, known_hosts(host, options.allow_host), www_redirect=False),
             Middleware(GZipMiddleware, compresslevel=4),
         ]
         app = Starlette(routes=routes, middleware=middleware)
@@ -75,16 +75,16 @@ class Page:
         asked: ThemeName = "dark" if request.query_params.get("theme") == "dark" else "light"
         narrow = request.query_params.get("form") == "narrow"
         with self._lock:
-            return Response(self._drawn(self._plan.theme or asked, narrow, self._snapshot), media_type=JSON)
+            return Response(self._drawn(self._options.theme or asked, narrow, self._snapshot), media_type=JSON)
 
     def _draw(self, theme: ThemeName, narrow: bool, snapshot: Snapshot) -> bytes:
-        dashboard = self._dashboard(theme, column() if narrow else self._plan.size)
+        dashboard = self._dashboard(theme, column() if narrow else self._options.size)
         content = {
             "svg": dashboard.svg(snapshot),
-            "statistics": dashboard.words(),
+            "statistics": dashboard.alt_texts(),
             "status": snapshot.status,
             "stream": snapshot.stream,
-            "refresh_s": self._plan.refresh,
+            "refresh_s": self._options.refresh,
             "theme": theme,
         }
         return msgspec.json.encode(content)

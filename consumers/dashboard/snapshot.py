@@ -118,13 +118,13 @@ class Snapshot:
         return "STALE" if self.idle_s > max(STALE_AFTER_S, STALE_GAPS * self.usual_gap) else "LIVE"
 
     @property
-    def status_words(self) -> str:
+    def status_text(self) -> str:
         """The status, for STALE with the duration of the silence."""
         silence = f" \u00b7 no {self.roles.record}s for {span(self.idle_s)}" if self.status == "STALE" else ""
         return self.status + silence
 
     @property
-    def rate_words(self) -> str:
+    def rate_text(self) -> str:
         """The rate, such as `2.7 msg/s`, for records other than messages `2.7 rec/s`."""
         decimals = 0 if self.rate >= 100 else 2 if 0 < self.rate < 0.1 else 1
         return f"{self.rate:,.{decimals}f} {'msg' if self.roles.record == 'message' else 'rec'}/s"

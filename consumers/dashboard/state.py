@@ -94,29 +94,36 @@ class History:
 
     def add(self, records: Sequence[Any], now: float, started: float) -> float:
         """Take in records read at `now` by a dashboard that began at `started`. Return when the last of them came."""
-        charted, flow, total = self.charted, self.flow, self.keys.total()
-        while flow and flow[-1][0] > now:  # the clock was set back: points ahead of it would hide new ones
-            flow.pop()
+        charted, before = self.charted, self.keys.total()
         keys = [charted.key(record) for record in records]
         for key, count in Counter(keys).items():
             self.keys[key if key in self.keys or len(self.keys) < MAX_KEYS else OTHERS] += count
         events = np.array([charted.event_us(record) for record in records], dtype=float) / 1e6  # None becomes nan
+        times = self._placed(events, now)
+        self._extend_flow(times, before)
         # Records from before the start have no lag: they waited for the dashboard.
         lags = np.where(events >= started, now - events, np.nan).tolist()
-        times = self._placed(events, now)
-        for count, at in enumerate(times, start=total + 1):
-            if len(flow) > 1 and (at - flow[-2][0] < POINT_SPACING_S or at == flow[-1][0]):
-                flow.pop()
-            flow.append((at, count))
         for record, key, at, lag in list(zip(records, keys, times, lags, strict=True))[-(self.rows.maxlen or 0) :]:
             value, measure = charted.number(record, charted.value), charted.number(record, charted.measured)
             self.rows.append((at, key, value, measure, lag))
         came = [now] * len(times) if self.live else times
+        self._count_seconds(came, now)
+        return came[-1]
+
+    def _extend_flow(self, times: Sequence[float], total: int) -> None:
+        """Add the times of records that came after `total` others. Of points that are too close only the last stays."""
+        flow = self.flow
+        for count, at in enumerate(times, start=total + 1):
+            if len(flow) > 1 and (at - flow[-2][0] < POINT_SPACING_S or at == flow[-1][0]):
+                flow.pop()
+            flow.append((at, count))
+
+    def _count_seconds(self, came: Sequence[float], now: float) -> None:
+        """Count records in the seconds in which they came, and drop the counts of old and of misplaced seconds."""
         self.seconds.update(map(int, came))
         known = sorted(second for second in self.seconds if second < now + MISPLACED_S)
         for second in {*self.seconds}.difference(known[-SECONDS:]):
             del self.seconds[second]
-        return came[-1]
 
     def _placed(self, events: NDArray[np.float64], now: float) -> list[float]:
         """Place event times on an axis that never runs backwards or beyond `now`.
@@ -124,6 +131,8 @@ class History:
         A wrong time becomes `now`, or before `live` the time of the preceding record: with `now` one wrong date in a
         recording would move all later records to the end of the axis.
         """
+        while self.flow and self.flow[-1][0] > now:  # the clock was set back: points ahead of it would hide new ones
+            self.flow.pop()
         latest = self.flow[-1][0] if self.flow else EARLIEST_S
         good = (events >= max(EARLIEST_S, latest - MISPLACED_S if self.live else 0)) & (events <= now)
         if not self.flow:

@@ -444,7 +444,7 @@ def test_a_value_is_the_same_everywhere() -> None:
         drawing.update(snapshot)
         seen = shown(drawing)
         rates = {rate for text in seen for rate in re.findall(r"[\d.]+ msg/s", text)}
-        assert rates == {snapshot.rate_words}
+        assert rates == {snapshot.rate_text}
         assert f"{local_time(now):%Y-%m-%d  %H:%M:%S}" in seen
         assert seen.count(f"{snapshot.total:,}") >= 1
         assert any(f"{snapshot.total:,} messages" in text for text in seen)

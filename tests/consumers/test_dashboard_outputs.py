@@ -15,7 +15,7 @@ from PIL import Image
 
 from consumers.dashboard import animation
 from consumers.dashboard.figure import Dashboard
-from consumers.dashboard.options import Plan
+from consumers.dashboard.options import DashboardOptions
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.state import State
 from consumers.ragini_visual_consumer import Reader
@@ -36,8 +36,8 @@ def state() -> State:
     return state
 
 
-def plan(refresh: float = 0.01, frames: int | None = None, save: Path | None = None) -> Plan:
-    return Plan(size=(4, 3), refresh=refresh, frames=frames, save=save)
+def options(refresh: float = 0.01, frames: int | None = None, save: Path | None = None) -> DashboardOptions:
+    return DashboardOptions(size=(4, 3), refresh=refresh, frames=frames, save=save)
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +45,17 @@ def drawing() -> Dashboard:
     return Dashboard("light", size=(4, 3))
 
 
-def frames(state: State, plan: Plan, stop: threading.Event | None = None) -> Iterator[Snapshot]:
+def frames(state: State, options: DashboardOptions, stop: threading.Event | None = None) -> Iterator[Snapshot]:
     stop = stop or threading.Event()
-    return animation.frames(state, plan, stop, stop.wait)
+    return animation.frames(state, options, stop, stop.wait)
 
 
-def show(state: State, plan: Plan, folder: Path, shown: Iterable[Snapshot]) -> None:
-    animation.open_output(plan, folder, state.snapshot())(shown)
+def show(state: State, options: DashboardOptions, folder: Path, shown: Iterable[Snapshot]) -> None:
+    animation.open_output(options, folder, state.snapshot())(shown)
 
 
 def test_image_is_replaced_whole_and_nothing_is_left_behind(state: State, tmp_path: Path) -> None:
-    show(state, plan(), tmp_path, frames(state, plan(frames=3)))
+    show(state, options(), tmp_path, frames(state, options(frames=3)))
     path = tmp_path / "dashboard.png"
     assert Image.open(path).size == (400, 300)
     assert list(tmp_path.iterdir()) == [path]
@@ -67,7 +67,7 @@ def test_image_that_cannot_be_written_is_logged_once_and_heals(
     folder = tmp_path / "images"
 
     def shown() -> Iterator[Snapshot]:
-        yield from frames(state, plan(frames=3))
+        yield from frames(state, options(frames=3))
         assert sum("cannot be written" in line for line in logged) == 1
         folder.mkdir()
         yield state.snapshot()
@@ -80,7 +80,7 @@ def test_an_image_that_is_not_written_at_the_end_is_exit_code_3(
     state: State, drawing: Dashboard, tmp_path: Path
 ) -> None:
     with pytest.raises(ToolkitError, match=r"dashboard.png cannot be written: ") as error:
-        animation.keep_image(tmp_path / "images" / "dashboard.png", drawing, frames(state, plan(frames=2)))
+        animation.keep_image(tmp_path / "images" / "dashboard.png", drawing, frames(state, options(frames=2)))
     assert error.value.exit_code == 3
 
 
@@ -96,7 +96,7 @@ def test_images_come_at_absolute_times_and_a_last_one_at_the_stop(
         if len(times) == 6:
             stop.set()
 
-    for _ in animation.frames(state, plan(2.0), stop, wait):
+    for _ in animation.frames(state, options(2.0), stop, wait):
         times.append(now_s)
         now_s += 0.3 if len(times) < 5 else 2.5  # drawing takes its time, once longer than a refresh
     assert times == pytest.approx([100, 102, 104, 106, 108, 112, 116])
@@ -106,11 +106,11 @@ def test_gif_holds_every_frame(state: State, tmp_path: Path) -> None:
     path = tmp_path / "out.gif"
 
     def shown() -> Iterator[Snapshot]:
-        for snapshot in frames(state, plan(frames=5)):
+        for snapshot in frames(state, options(frames=5)):
             yield snapshot
             state.add(Chunk("f", "1", "1", make_messages(1, producer_id="ann-1", first=snapshot.total + 1)))
 
-    show(state, plan(0.05, save=path), tmp_path, shown())
+    show(state, options(0.05, save=path), tmp_path, shown())
     image = Image.open(path)
     assert (getattr(image, "n_frames", 1), image.info["duration"]) == (5, 50)
     assert list(tmp_path.iterdir()) == [path]
@@ -128,7 +128,7 @@ def test_save_that_cannot_work_is_one_line(state: State, tmp_path: Path, monkeyp
         (tmp_path / "a.mp4", "ffmpeg"),
     ):
         with pytest.raises(ToolkitError, match=reason):
-            show(state, plan(save=path), tmp_path, frames(state, plan(frames=1)))
+            show(state, options(save=path), tmp_path, frames(state, options(frames=1)))
 
 
 def stand_in_for_ffmpeg(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
@@ -154,13 +154,13 @@ def test_film_gets_every_frame(state: State, tmp_path: Path, monkeypatch: pytest
     """Every frame reaches ffmpeg, also for file names that it would read as an option or an address."""
     stand_in_for_ffmpeg(tmp_path, monkeypatch, COUNTS_IMAGES)
     monkeypatch.chdir(tmp_path)
-    show(state, plan(0.5, save=Path("-at:12:30.mp4")), tmp_path, frames(state, plan(frames=3)))
+    show(state, options(0.5, save=Path("-at:12:30.mp4")), tmp_path, frames(state, options(frames=3)))
     assert (tmp_path / "-at:12:30.mp4").read_text() == "3 2.0"
 
 
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is not installed")
 def test_film_is_a_film(state: State, tmp_path: Path) -> None:
-    show(state, plan(save=tmp_path / "out.mp4"), tmp_path, frames(state, plan(frames=3)))
+    show(state, options(save=tmp_path / "out.mp4"), tmp_path, frames(state, options(frames=3)))
     assert b"ftyp" in (tmp_path / "out.mp4").read_bytes()[:32]
 
 
@@ -169,7 +169,7 @@ def test_film_that_fails_is_one_line_with_the_reason(
 ) -> None:
     stand_in_for_ffmpeg(tmp_path, monkeypatch, "sys.exit(1)")
     with pytest.raises(ToolkitError, match=r"out.mp4 cannot be written: "):
-        show(state, plan(save=tmp_path / "out.mp4"), tmp_path, frames(state, plan(frames=1)))
+        show(state, options(save=tmp_path / "out.mp4"), tmp_path, frames(state, options(frames=1)))
 
 
 def test_film_survives_ctrl_c(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +286,7 @@ def test_flood_does_not_block_drawing_and_drawing_does_not_block_reading(tmp_pat
     grown: list[int] = []
 
     def watched() -> Iterator[Snapshot]:
-        for snapshot in frames(state, Plan(refresh=0.2, duration=60.0), stop):
+        for snapshot in frames(state, DashboardOptions(refresh=0.2, duration=60.0), stop):
             yield snapshot
             grown.append(state.snapshot().total - snapshot.total)
             if len(grown) == 4:

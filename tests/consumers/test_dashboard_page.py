@@ -18,7 +18,7 @@ import pytest
 
 from consumers.dashboard import serve
 from consumers.dashboard.figure import Dashboard, column
-from consumers.dashboard.options import Plan
+from consumers.dashboard.options import DashboardOptions
 from consumers.dashboard.serve import Page
 from consumers.dashboard.snapshot import Roles, Series, Snapshot, Source, Summary, plain
 from consumers.dashboard.state import State
@@ -91,7 +91,7 @@ class Program:
 
     def __init__(self, address: str = "127.0.0.1:0", snapshot: Snapshot = SNAPSHOT, **options: Any) -> None:
         self.snapshot = snapshot
-        self.page = Page(Plan(refresh=0.2, serve=(address,), **options), snapshot)
+        self.page = Page(DashboardOptions(refresh=0.2, serve=(address,), **options), snapshot)
         self.port = int(self.page.url.rstrip("/").rpartition(":")[2])
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.page.show, args=(self._shown(),))
@@ -286,14 +286,14 @@ def test_slow_clients_do_not_block_other_clients(program: Program) -> None:
 
 def test_port_in_use_is_one_clear_error(program: Program) -> None:
     with pytest.raises(ToolkitError, match=r"--serve: cannot listen") as found:
-        Page(Plan(serve=(f"127.0.0.1:{program.port}",)), SNAPSHOT)
+        Page(DashboardOptions(serve=(f"127.0.0.1:{program.port}",)), SNAPSHOT)
     assert found.value.exit_code == 2
     assert "\n" not in str(found.value)
 
 
 def test_wrong_address_is_one_clear_error() -> None:
     with pytest.raises(ToolkitError, match="--serve here"):
-        Page(Plan(serve=("here",)), SNAPSHOT)
+        Page(DashboardOptions(serve=("here",)), SNAPSHOT)
 
 
 def test_an_image_is_drawn_on_request_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,7 +307,7 @@ def test_an_image_is_drawn_on_request_and_only_once(monkeypatch: pytest.MonkeyPa
             drawn.append(self.form)
             return "<svg/>"
 
-        def words(self) -> list[tuple[str, str]]:
+        def alt_texts(self) -> list[tuple[str, str]]:
             return []
 
     monkeypatch.setattr(serve, "Dashboard", Counted)
@@ -342,7 +342,7 @@ def words(snapshot: Snapshot) -> str:
     """Return the text of the table of statistics."""
     dashboard = Dashboard("light")
     dashboard.update(snapshot)
-    return "".join(map("".join, dashboard.words()))
+    return "".join(map("".join, dashboard.alt_texts()))
 
 
 # Texts that overlap (apart from marks on lines, by more than 2 pixels) or leave the image.
@@ -440,7 +440,7 @@ def test_hostile_names_run_nothing(program: Program, browser: Browser) -> None:
 
 
 def test_end_is_quick_while_browsers_wait() -> None:
-    page = Page(Plan(serve=("127.0.0.1:0",)), SNAPSHOT)
+    page = Page(DashboardOptions(serve=("127.0.0.1:0",)), SNAPSHOT)
     port = int(page.url.rstrip("/").rpartition(":")[2])
     with closing(socket.create_connection(("127.0.0.1", port))) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")

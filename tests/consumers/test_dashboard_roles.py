@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from consumers.dashboard.options import Buffers, Plan
+from consumers.dashboard.options import Buffers, DashboardOptions
 from consumers.dashboard.snapshot import Snapshot
 from consumers.dashboard.state import State
 from producers import factory_producer, market_producer, sensor_producer
@@ -158,15 +158,20 @@ def test_where_shows_a_part_of_the_stream() -> None:
 
 def test_options_name_roles_and_errors_name_the_fields() -> None:
     stream = sensor_producer.SENSORS
-    chosen = Plan(value="battery_v", zones=(2.5, 3.0)).roles(stream)
+    chosen = DashboardOptions(value="battery_v", zones=(2.5, 3.0)).roles(stream)
     assert (chosen.by, chosen.value, chosen.zones) == ("device", "battery_v", (2.5, 3.0))
-    assert Plan(value="battery_v").roles(stream).zones is None  # those of the schema are for the temperature
-    assert Plan().roles(stream) == replace(stream, fields=stream.fields)
+    assert (
+        DashboardOptions(value="battery_v").roles(stream).zones is None
+    )  # those of the schema are for the temperature
+    assert DashboardOptions().roles(stream) == replace(stream, fields=stream.fields)
     for wrong, message in (
-        (Plan(by="battery_v"), r"by names battery_v, which is number; name a field of type text \(device\)"),
-        (Plan(value="nosuch"), r"type number or integer \(temperature_c, humidity_pct, battery_v\)"),
-        (Plan(histogram="device"), r"type number or integer \(temperature_c, humidity_pct, battery_v\)"),
-        (Plan(zones=(3.0, 2.0)), "the lower first"),
+        (
+            DashboardOptions(by="battery_v"),
+            r"by names battery_v, which is number; name a field of type text \(device\)",
+        ),
+        (DashboardOptions(value="nosuch"), r"type number or integer \(temperature_c, humidity_pct, battery_v\)"),
+        (DashboardOptions(histogram="device"), r"type number or integer \(temperature_c, humidity_pct, battery_v\)"),
+        (DashboardOptions(zones=(3.0, 2.0)), "the lower first"),
     ):
         with pytest.raises(ToolkitError, match=message):
             wrong.roles(stream)
