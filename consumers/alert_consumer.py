@@ -3,6 +3,7 @@
 import sys
 from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -16,6 +17,7 @@ from utils.reading.alert_delivery import AlertDelivery, send_to
 from utils.reading.alerts import Alerts, Rule
 from utils.reading.processing import StoreReader, wait_for_stream
 from utils.reading.progress import Progress
+from utils.reading.store import ProcessedStore
 from utils.records.stream import Stream
 from utils.sinks import AUTO, ChosenSource, source
 
@@ -57,24 +59,30 @@ def main(
     about, path = {"stream": found.name, "by": rule.by or ""}, settings.alerts_path
     with closing(store):
         alerts, progress = Alerts(store, rule), Progress("alerts", store.stream)
-
-        def on_wait(error: Unavailable | None) -> None:
-            if error is None:  # a source that cannot be read is not silent
-                with suppress(Unavailable):  # the next wait tries again
-                    alerts.check_silence()
-            progress.show()
-
         with closing(AlertDelivery(consumer.database(found), about, path, send)) as delivery:
             delivery.start()
-            consumer.read(store, alerts.add, progress, lambda new: progress.show(), on_wait)
+            consumer.read(store, alerts.add, progress, lambda new: progress.show(), partial(wait, alerts, progress))
             stored, undelivered = alerts.delivered(drain)
-        if reading.json:
-            totals = {"alerts": stored, "delivered": stored - undelivered}
-            cli.print_json({"stream": found.name, "run": store.run.items(), **totals})
-        else:
-            rest = f", {undelivered:,} not yet delivered: run it again" if undelivered else ""
-            cli.print_lines(progress.end(), f"in the store: {cli.counted(stored, 'alert')}{rest}")
+        report(store, progress, stored, undelivered, as_json=reading.json)
     return UNFINISHED if undelivered else 0
+
+
+def wait(alerts: Alerts, progress: Progress, error: Unavailable | None) -> None:
+    """Check for silence and show the progress before a wait. See OnWait."""
+    if error is None:  # a source that cannot be read is not silent
+        with suppress(Unavailable):  # the next wait tries again
+            alerts.check_silence()
+    progress.show()
+
+
+def report(store: ProcessedStore, progress: Progress, stored: int, undelivered: int, *, as_json: bool) -> None:
+    """Print the counts of the run, and the numbers of stored and of undelivered alerts."""
+    if as_json:
+        totals = {"alerts": stored, "delivered": stored - undelivered}
+        cli.print_json({"stream": store.stream.name, "run": store.run.items(), **totals})
+    else:
+        rest = f", {undelivered:,} not yet delivered: run it again" if undelivered else ""
+        cli.print_lines(progress.end(), f"in the store: {cli.counted(stored, 'alert')}{rest}")
 
 
 def settled(source_name: str, settings: Settings, stream: Stream) -> str:

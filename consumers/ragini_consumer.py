@@ -2,7 +2,9 @@
 
 import sys
 from collections import deque
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -20,7 +22,7 @@ from utils.reading.windows import window_s
 from utils.records.sentiment import label
 from utils.records.stream import Stream
 from utils.sinks import AUTO, ChosenSource, source
-from utils.sources.base import Chunk
+from utils.sources.base import Chunk, Resume, Source
 
 LAST_SHOWN = 10
 CAUGHT_UP_BELOW = 1_000  # records in a chunk
@@ -50,31 +52,42 @@ def main(
         return 0
     progress, everything = Progress(source_name, found), json or once or count is not None
     view = TopView(found, progress, every) if top else Lines(found, as_json=json, everything=everything)
-    tracker, positions = Tracker(from_end=start == "end"), dict[str, str]()
-    counts, begin = tracker.counts, "end" if start == "end" else ""
-    reading = source(source_name, settings, found, lambda partition: positions.get(partition, begin), finished=once)
+    open_source = partial(source, source_name, settings, found, finished=once)
+    viewer = Viewer(open_source, view, progress, from_end=start == "end")
+    with closing(view):
+        follow(lambda: viewer.source, viewer.handle, stop, once=once, count=count, on_wait=lambda error: view.idle())
+    if not top:  # the table has this line as its heading
+        cli.print_lines(progress.end(), to=sys.stderr)
+    return 0
 
-    def handle(chunk: Chunk) -> int:
+
+class Viewer:
+    """A reader of a source that counts all records and shows each new one once. It keeps positions in memory."""
+
+    def __init__(
+        self, open_source: Callable[[Resume], Source], view: "TopView | Lines", progress: Progress, *, from_end: bool
+    ) -> None:
+        begin, self._positions = "end" if from_end else "", dict[str, str]()
+        self.source = open_source(lambda partition: self._positions.get(partition, begin))
+        self._view, self._progress, self._tracker = view, progress, Tracker(from_end=from_end)
+
+    def handle(self, chunk: Chunk) -> int:
+        """Count the records of a chunk, and show those that are new. See ChunkHandler."""
+        tracker, counts = self._tracker, self._tracker.counts
         before = counts.lost, counts.duplicate
-        if positions and reading.name != progress.name:
+        if self._positions and self.source.name != self._progress.name:
             tracker.begin_again()  # another sink has the same records once more
-        progress.name, positions[chunk.partition] = reading.name, chunk.end
+        self._progress.name, self._positions[chunk.partition] = self.source.name, chunk.end
         new = tracker.admit(chunk.records)
         if chunk.begins_again:  # noted after counting: the records in this chunk are still of the old file
             tracker.begin_again()
         counts.invalid += len(chunk.invalid)
         if before != (counts.lost, counts.duplicate):
             logger.warning("lost {:,}, duplicate {:,} so far", counts.lost, counts.duplicate)
-        progress.update(new, counts)
+        self._progress.update(new, counts)
         if new:
-            view.show(new)
+            self._view.show(new)
         return len(new)
-
-    with closing(view):
-        follow(lambda: reading, handle, stop, once=once, count=count, on_wait=lambda error: view.idle())
-    if not top:  # the table has this line as its heading
-        cli.print_lines(progress.end(), to=sys.stderr)
-    return 0
 
 
 class Lines:

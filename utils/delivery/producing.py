@@ -167,23 +167,14 @@ def session(
     if not wanted:
         raise ToolkitError("no sink is left to produce to: name at least one with --sinks")
     check_places(settings, stream, wanted)
-    own_roles, stream = roles_of(stream), declare(stream, settings.schema_folder)
-    for role, kept in roles_of(stream).items():
-        if (own := own_roles[role]) not in (None, kept):
-            path = schema_path(stream.name, settings.schema_folder)
-            logger.info("{}: {} is {}, not {} as in the producer: edit this file to change it", path, role, kept, own)
+    stream = _declared(stream, settings)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with closing(Journal(settings.journal_path(name), stream)) as journal:
         journal.subscribe(wanted, drop=run.drop)
         connects = {sink: partial(SINKS[sink].emitter, settings, stream, journal.key) for sink in wanted}
         delivery = Delivery(journal, connects, settings.dead_letter_path)
         delivery.start([sink for sink in wanted if sink in EMBEDDED], START_WAIT_S)
-        for sink, pending in journal.pending().items():
-            if pending or sink not in wanted:
-                hint = "" if sink in wanted else f": it is not in this run, --drop {sink} ends that"
-                since = journal.subscriptions[sink].since
-                logger.info("{} is subscribed since {}, {:,} pending{}", sink, since, pending, hint)
-        logger.info("{}: producing to {} as {}", name, ", ".join(wanted), journal.producer_id)
+        _log_start(name, journal, wanted)
         opened = Session(delivery, stop, settings.journal_max_mb << 20)
         try:
             yield opened
@@ -192,6 +183,26 @@ def session(
             with suppress(Unavailable):  # on a full disk a later run does it
                 journal.prune()
             cli.print_lines(opened.summary(name))
+
+
+def _declared(stream: Stream, settings: Settings) -> Stream:
+    """Return the stream of the schema file, and log the roles in which it differs from the producer's."""
+    own_roles, declared = roles_of(stream), declare(stream, settings.schema_folder)
+    for role, kept in roles_of(declared).items():
+        if (own := own_roles[role]) not in (None, kept):
+            path = schema_path(stream.name, settings.schema_folder)
+            logger.info("{}: {} is {}, not {} as in the producer: edit this file to change it", path, role, kept, own)
+    return declared
+
+
+def _log_start(name: str, journal: Journal, wanted: Sequence[str]) -> None:
+    """Log what is pending, the subscribed sinks that this run does not have, and the id of the run."""
+    for sink, pending in journal.pending().items():
+        if pending or sink not in wanted:
+            hint = "" if sink in wanted else f": it is not in this run, --drop {sink} ends that"
+            since = journal.subscriptions[sink].since
+            logger.info("{} is subscribed since {}, {:,} pending{}", sink, since, pending, hint)
+    logger.info("{}: producing to {} as {}", name, ", ".join(wanted), journal.producer_id)
 
 
 def produce(stream: Stream, name: str, items: Paced, options: ProducerOptions, settings: Settings) -> int:
@@ -204,40 +215,48 @@ def produce(stream: Stream, name: str, items: Paced, options: ProducerOptions, s
     return opened.code
 
 
-def _pace(run: Session, items: Paced, interval_s: float) -> None:
-    """Append the first item at once and the others when they are due. Items that are due together share a batch."""
-    made: list[Any] = []  # not appended yet
-    limit = 64  # records of a batch; grows while records are small
+class _Made:
+    """Records that were made but not yet appended. They share the next batch."""
 
-    def flush() -> None:
-        nonlocal limit
-        batch, rejected = run.batch(made, Batch.of_records)
-        run.counts.update(made=len(made), rejected=len(rejected))
-        made.clear()
+    def __init__(self, run: Session, *, shown: bool) -> None:
+        self._run, self._shown = run, shown
+        self.records: list[Any] = []
+        self.limit = 64  # records of a batch; grows while records are small
+
+    def flush(self) -> None:
+        """Append the records. Those that no sink can store are logged and left out."""
+        batch, rejected = self._run.batch(self.records, Batch.of_records)
+        self._run.counts.update(made=len(self.records), rejected=len(rejected))
+        self.records.clear()
         for _, reason in rejected:
             logger.error("record rejected, no sink can store it: {}", reason)
         if batch.count:
-            limit = max(1, min(MAX_APPEND, 4 * limit, MAX_APPEND_BYTES * batch.count // len(batch.lines)))
-            run.append(batch, shown=interval_s >= SHOWN_INTERVAL_S)
+            fitting = MAX_APPEND_BYTES * batch.count // len(batch.lines)
+            self.limit = max(1, min(MAX_APPEND, 4 * self.limit, fitting))
+            self._run.append(batch, shown=self._shown)
 
+
+def _pace(run: Session, items: Paced, interval_s: float) -> None:
+    """Append the first item at once and the others when they are due. Items that are due together share a batch."""
+    made = _Made(run, shown=interval_s >= SHOWN_INTERVAL_S)
+    records, stamp = made.records, ""
     due_s = began_s = stamped_s = 0.0
-    stamp = ""
     try:
         for gap, item in items:
             if interval_s:
                 due_s = due_s + gap * interval_s if due_s else time.monotonic()
                 if due_s > time.monotonic():
-                    flush()
+                    made.flush()
                     run.stop.wait(due_s - time.monotonic())
             if run.stop.is_set():
                 break
-            now_s = time.time()
+            now_s = time.time()  # a clock that is set back must not keep an old stamp, nor records that wait
             if not 0 <= now_s - stamped_s < STAMP_S:
                 stamped_s, stamp = now_s, instant_text(int(now_s * 1000) * 1000)
             item.timestamp = item.timestamp or stamp
-            began_s = began_s if made else now_s
-            made.append(item)
-            if len(made) >= limit or not 0 <= now_s - began_s < MAX_HELD_S:
-                flush()
+            began_s = began_s if records else now_s
+            records.append(item)
+            if len(records) >= made.limit or not 0 <= now_s - began_s < MAX_HELD_S:
+                made.flush()
     finally:  # also if the generator raises
-        flush()
+        made.flush()

@@ -1,8 +1,8 @@
 """The command of all sink consumers: store each record once in a processed store, then print a summary."""
 
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Event
@@ -96,17 +96,6 @@ RecordHandler = Callable[[Database, list[dict[str, Any]]], None]
 """Callback that handles the records that are new to a consumer's store, in the transaction that stores them."""
 
 
-@contextmanager
-def _mistakes(name: str) -> Iterator[None]:
-    """Raise ToolkitError for a wrong statement of a handle. To SQLite it is an error that can heal, as are locks."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode == sqlite3.SQLITE_ERROR:
-            raise ToolkitError(f"the handle of {name}: {error}") from error
-        raise
-
-
 def consumer(sink: str, *reads: str, name: str = "", handle: RecordHandler | None = None) -> Callable[..., int]:
     """Return the `main` of a consumer of this sink. Its command line has the settings named in `reads`.
 
@@ -132,30 +121,9 @@ def consumer(sink: str, *reads: str, name: str = "", handle: RecordHandler | Non
         if store is None:
             return 0
         with closing(store):
-            windows = Windows(store, tumbling) if tumbling.every_s else None
-            progress = Progress(sink, store.stream)
-            view = TopView(store.stream, progress, tumbling.every_s, windows.by_name()) if top and windows else None
-            idle = view.idle if view else progress.show
-
-            def part(stored: Stored) -> None:
-                if windows:
-                    windows.add(stored)
-                if handle and stored.new:
-                    with _mistakes(name):
-                        handle(store.database, [msgspec.json.decode(line) for *_, line in stored.new])
-
-            def show(new: list[Any]) -> None:
-                if view:
-                    view.show(new)
-                elif windows and not reading.json:
-                    cli.print_lines(*(windows.line(*each) for each in windows.closed))
-                idle()
-
-            reader.read(store, part, progress, show, lambda error: idle())
-            if view:
-                view.close()
-            else:
-                _report(sink, store, windows, progress.end(), as_json=reading.json)
+            run = _Run(reader, store, tumbling, handle, top=top)
+            reader.read(store, run.add_rows, run.progress, run.show, run.wait)
+            run.end()
         return 0
 
     kept = f"Read the {sink} sink; keep each record once, with its statistics, in data/processed."
@@ -163,21 +131,65 @@ def consumer(sink: str, *reads: str, name: str = "", handle: RecordHandler | Non
     return main
 
 
-def _report(sink: str, store: ProcessedStore, windows: Windows | None, line: str, *, as_json: bool) -> None:
-    totals, stream = store.counts(), store.stream
-    with cli.progress(None, f"summary of {cli.counted(totals.records, 'record')}"):
-        summary = store.summary()
-    if as_json:
-        report = {"source": sink, "stream": stream.name, "run": store.run.items(), "store": totals.items()}
-        cli.print_json(report | {"summary": {stream.by: summary} if summary else {}})
-        return
-    if windows:
-        cli.print_lines(*(f"{windows.line(*each)} so far" for each in windows.open()))
-    shown = [f"{name} {value:,}" for name, value in totals.items().items()]
-    cli.print_lines(line, f"in the store: {', '.join(shown)}")
-    rows = [
-        (str(name), f"{count:,}", "" if mean is None else f"{mean:.2f}", str(last or ""))
-        for name, count, mean, last in summary
-    ]
-    if rows:
-        cli.print_table((stream.by or "", "records", f"mean {stream.value}" if stream.value else "", "last seen"), rows)
+class _Run:
+    """A run of a consumer: the rows that it adds to its store with the records, and what it shows."""
+
+    def __init__(
+        self, reader: StoreReader, store: ProcessedStore, tumbling: Tumbling, handle: RecordHandler | None, *, top: bool
+    ) -> None:
+        self._reader, self._store, self._handle = reader, store, handle
+        self._windows = Windows(store, tumbling) if tumbling.every_s else None
+        self._view, self.progress = None, Progress(reader.sink, store.stream)
+        if top and self._windows:
+            self._view = TopView(store.stream, self.progress, tumbling.every_s, self._windows.by_name())
+
+    def add_rows(self, stored: Stored) -> None:
+        """Add the rows of the windows and of `handle`. See OnStored."""
+        if self._windows:
+            self._windows.add(stored)
+        if self._handle and stored.new:
+            try:
+                self._handle(self._store.database, [msgspec.json.decode(line) for *_, line in stored.new])
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode == sqlite3.SQLITE_ERROR:  # a wrong statement: it will not heal, as locks do
+                    raise ToolkitError(f"the handle of {self._reader.name}: {error}") from error
+                raise
+
+    def show(self, new: list[Any]) -> None:
+        """Show new records in the table, or the windows that they closed as lines."""
+        if self._view:
+            self._view.show(new)
+        elif self._windows and not self._reader.reading.json:
+            cli.print_lines(*(self._windows.line(*each) for each in self._windows.closed))
+        self.wait()
+
+    def wait(self, error: Unavailable | None = None) -> None:
+        """Update the table or the progress line. See OnWait."""
+        if self._view:
+            self._view.idle()
+        else:
+            self.progress.show()
+
+    def end(self) -> None:
+        """Close the table, or print the summary of run and store."""
+        if self._view:
+            self._view.close()
+            return
+        line, totals, stream = self.progress.end(), self._store.counts(), self._store.stream
+        with cli.progress(None, f"summary of {cli.counted(totals.records, 'record')}"):
+            summary = self._store.summary()
+        if self._reader.reading.json:
+            report = {"source": self._reader.sink, "stream": stream.name, "run": self._store.run.items()}
+            cli.print_json(report | {"store": totals.items(), "summary": {stream.by: summary} if summary else {}})
+            return
+        if self._windows:
+            cli.print_lines(*(f"{self._windows.line(*each)} so far" for each in self._windows.open()))
+        shown = [f"{name} {value:,}" for name, value in totals.items().items()]
+        cli.print_lines(line, f"in the store: {', '.join(shown)}")
+        rows = [
+            (str(name), f"{count:,}", "" if mean is None else f"{mean:.2f}", str(last or ""))
+            for name, count, mean, last in summary
+        ]
+        if rows:
+            mean = f"mean {stream.value}" if stream.value else ""
+            cli.print_table((stream.by or "", "records", mean, "last seen"), rows)
