@@ -187,3 +187,11 @@ def test_a_time_without_a_year_is_the_latest_in_the_past(days: int) -> None:
     latest = datetime.now() + timedelta(days=1)
     leap = next(year for year in range(latest.year, 0, -1) if isleap(year) and datetime(year, 2, 29) <= latest)
     assert in_iso_form("Feb 29", "%b %d") == f"{leap}-02-29"
+
+
+def test_the_year_of_a_time_follows_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A feed that runs for years meets the same day and time again."""
+    for year in (2031, 2032):
+        clock = type("Clock", (datetime,), {"now": lambda year=year: datetime(year, 3, 1)})
+        monkeypatch.setattr("utils.feeds.lines.datetime", clock)
+        assert in_iso_form("Jan  2 03:04:05", "%b %d %H:%M:%S") == f"{year}-01-02T03:04:05"

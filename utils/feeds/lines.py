@@ -139,18 +139,23 @@ def _year_and_clock(form: str) -> tuple[bool, bool]:
 
 
 @lru_cache(maxsize=16_384)
+def _parsed(cell: str, form: str) -> datetime | None:
+    """Parse a time of this form; None if the text is not one. Without a year in the form, the year is 2000."""
+    has_year, _ = _year_and_clock(form)
+    with suppress(ValueError):
+        return datetime.strptime(cell if has_year else f"2000 {cell}", form if has_year else f"%Y {form}")
+    return None
+
+
 def in_iso_form(cell: str, form: str) -> str:
     """Return a time of this form in ISO 8601, and any other text as it is.
 
     Without a year in the form, the year is the latest that makes a time at most a day in the future.
     """
-    if len(cell) > MAX_TIME:
+    at = _parsed(cell, form) if len(cell) <= MAX_TIME else None
+    if at is None:
         return cell
     has_year, has_clock = _year_and_clock(form)
-    try:
-        at = datetime.strptime(cell if has_year else f"2000 {cell}", form if has_year else f"%Y {form}")
-    except ValueError:
-        return cell
     if not has_year:
         latest = datetime.now() + timedelta(days=1)
         for year in range(latest.year, latest.year - 9, -1):  # 29 February may be up to eight years ago
