@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from loguru import logger
@@ -50,6 +51,13 @@ class Reader(threading.Thread):
             self._stop_event.set()
             self.looked.set()
 
+    def end(self) -> None:
+        """Stop reading. Raises the error that ended it, if any."""
+        self._stop_event.set()
+        self.join(timeout=END_S)
+        if self.failure:
+            raise self.failure
+
     def _take(self, chunk: Chunk) -> int:
         self._state.using(self._source.name, self._source.detail)
         self._state.add(chunk)
@@ -85,31 +93,34 @@ def main(
     where = Expression(found, options.where) if options.where else None
     config.isolate_matplotlib(STYLE)  # the value of MPLBACKEND is in `options.backend`
 
-    from consumers.dashboard import animation
     from consumers.dashboard.state import State
 
     state = State(found, source, buffers=options.buffers, where=where, from_end=start == "end")
     resume = "end" if start == "end" else ""
     reader = Reader(sinks.source(source, settings, found, lambda partition: resume), state, stop)
-    if options.serve is None and not options.save and (name := animation.window_backend(options.backend)):
-        logger.info("drawing in a window with {}", name)
-        reader.start()
-        animation.show_window(state, options, stop, settings.data_path)
-    else:
-        show = animation.open_output(options, settings.data_path, state.snapshot())
-        reader.start()
-        reader.looked.wait(FIRST_LOOK_S)  # so that the first image shows the records that were there
-        show(animation.frames(state, options, stop, stop.wait))
-    stop.set()
-    reader.join(timeout=END_S)
-    if reader.failure:
-        raise reader.failure
+    draw(state, options, reader, stop, settings.data_path)
+    reader.end()
     known = state.snapshot()
     cli.print_lines(
         f"{cli.counted(known.total, known.roles.record)}, {known.invalid:,} invalid, {known.lost:,} lost,"
         f" {known.duplicate:,} duplicate"
     )
     return 0
+
+
+def draw(state: "State", options: DashboardOptions, reader: Reader, stop: threading.Event, folder: Path) -> None:
+    """Start the reader and draw until `stop`: in a window, else on a page or in a file, by default in `folder`."""
+    from consumers.dashboard import animation
+
+    if options.serve is None and not options.save and (name := animation.window_backend(options.backend)):
+        logger.info("drawing in a window with {}", name)
+        reader.start()
+        animation.show_window(state, options, stop, folder)
+        return
+    show = animation.open_output(options, folder, state.snapshot())
+    reader.start()
+    reader.looked.wait(FIRST_LOOK_S)  # so that the first image shows the records that were there
+    show(animation.frames(state, options, stop, stop.wait))
 
 
 if __name__ == "__main__":
