@@ -40,34 +40,34 @@ CREATE TABLE assigned (
 CREATE TABLE letters (sink UTINYINT, run INTEGER, sequence BIGINT);
 CREATE TABLE findings (problem VARCHAR, sink UTINYINT, run INTEGER, first BIGINT, last BIGINT);
 """
-# runs: the sequences acknowledged by now, none (first > last) if no journal has the run; known: a journal here has the
-# producer. expected: the sequences acknowledged for a sink before the audit began. missing: the gaps in them, lost up
-# to `reached`, the sink's last or the journal's last pruned record; later ones are pending, as workers continue there.
 VIEWS = """
+-- Sequences acknowledged by now: none (first > last) if no journal has the run. known: a journal here has the producer.
 CREATE TABLE runs AS
     SELECT names.*, (producer, stream) IN (SELECT producer, stream FROM names JOIN assigned USING (run)) AS known,
         coalesce(min(first), 1) AS first, coalesce(max(last), 0) AS last
     FROM names LEFT JOIN assigned USING (run) GROUP BY ALL;
+-- Sequences acknowledged for a sink before the audit began.
 CREATE TABLE expected AS
     SELECT sink, run, min(greatest(first, least(after, last) + 1)) AS first, max(last) AS last, max(pruned) AS pruned
     FROM assigned WHERE earlier AND sink IS NOT NULL GROUP BY sink, run;
 CREATE VIEW contents AS
     SELECT stored.*, stored.rowid AS place, producer_id, producer, stream, known, first <= last AS in_journal,
         sequence BETWEEN first AND last AS acknowledged FROM stored JOIN runs USING (run);
+-- Expected sequences that the sink or its dead letters have, and as borders the one before and the one after them all.
+CREATE VIEW delivered AS
+    SELECT sink, run, sequence FROM (SELECT sink, run, sequence FROM stored UNION ALL FROM letters)
+    JOIN expected USING (sink, run) WHERE sequence BETWEEN first AND last
+    UNION ALL SELECT sink, run, unnest([first - 1, last + 1]) FROM expected;
+-- The sequence after which workers continue a producer: the last one in the sink, or the last that left the journal.
+CREATE VIEW progress AS
+    SELECT sink, producer, stream, max(sequence) AS reached FROM (
+        SELECT sink, producer, stream, sequence FROM contents WHERE acknowledged
+        UNION ALL SELECT sink, producer, stream, pruned FROM expected JOIN runs USING (run)) GROUP BY ALL;
+-- Gaps between neighbours in `delivered`: what is missing up to `reached` is lost, what is missing later is pending.
 CREATE TABLE missing AS
-    WITH marks AS (
-        SELECT sink, run, sequence FROM (
-            SELECT sink, run, sequence FROM stored UNION ALL SELECT sink, run, sequence FROM letters)
-        JOIN expected USING (sink, run) WHERE sequence BETWEEN first AND last
-        UNION ALL SELECT sink, run, unnest([first - 1, last + 1]) FROM expected),
-    steps AS (
-        SELECT *, lead(sequence) OVER (PARTITION BY sink, run ORDER BY sequence) AS next FROM marks),
-    reached AS (SELECT sink, producer, stream, max(sequence) AS reached FROM (
-            SELECT sink, producer, stream, sequence FROM contents WHERE acknowledged
-            UNION ALL SELECT sink, producer, stream, pruned FROM expected JOIN runs USING (run))
-        GROUP BY ALL)
     SELECT sink, run, producer, stream, sequence + 1 AS first, next - 1 AS last, reached
-    FROM steps JOIN runs USING (run) JOIN reached USING (sink, producer, stream) WHERE next > sequence + 1;
+    FROM (SELECT *, lead(sequence) OVER (PARTITION BY sink, run ORDER BY sequence) AS next FROM delivered)
+    JOIN runs USING (run) JOIN progress USING (sink, producer, stream) WHERE next > sequence + 1;
 """
 # Each query finds the records that break one guarantee, as sink, run, first and last sequence.
 QUERIES = {
