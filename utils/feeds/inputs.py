@@ -165,41 +165,43 @@ def _growing_file(path: Path, kind: str, options: InputOptions) -> Input:
 
 def _complete_file(path: Path, kind: str, options: InputOptions, *, is_packed: bool) -> Input:
     """Return the input for CSV, a JSON array, Parquet, or a compressed file."""
-
-    def blocks() -> Iterator[bytes]:
-        opened: Any = gzip.open if is_packed else open
-        with opened(path, "rb") as file:
-            while data := file.read1(BLOCK_BYTES):
-                yield data
-        yield b""
-
-    def make(codec: LineCodec, resume: Resume, finished: bool) -> Source:
-        match kind:
-            case "array":
-                return RowSource(path.name, array_pages(path, options.items), codec, resume, "item")
-            case "parquet":
-                return RowSource(path.name, parquet_pages(path), codec, resume, "row")
-        text = Text.of(path.name, options.encoding, blocks(), options.time_format)
-        return RowSource(path.name, text_pages(kind, text, codec.field_types), codec, resume)
-
-    name = _stem(Path(path.name.removesuffix(".gz")).stem)
+    name, make = _stem(Path(path.name.removesuffix(".gz")).stem), partial(_file_rows, path, kind, options, is_packed)
     return Input(name, str(path.resolve()), kind, options, make, ends=True)
+
+
+def _file_rows(
+    path: Path, kind: str, options: InputOptions, is_packed: bool, *, codec: LineCodec, resume: Resume, finished: bool
+) -> Source:
+    match kind:
+        case "array":
+            return RowSource(path.name, array_pages(path, options.items), codec, resume, "item")
+        case "parquet":
+            return RowSource(path.name, parquet_pages(path), codec, resume, "row")
+    text = Text.of(path.name, options.encoding, _file_blocks(path, is_packed), options.time_format)
+    return RowSource(path.name, text_pages(kind, text, codec.field_types), codec, resume)
+
+
+def _file_blocks(path: Path, is_packed: bool) -> Iterator[bytes]:
+    opened: Any = gzip.open if is_packed else open
+    with opened(path, "rb") as file:
+        while data := file.read1(BLOCK_BYTES):
+            yield data
+    yield b""
 
 
 def _standard_input(options: InputOptions, stop: threading.Event) -> Input:
     """Return the input for a pipe, which can be read only once."""
     if sys.stdin is None or sys.stdin.closed:
         raise ToolkitError(f"{PIPE}: there is no standard input")
-    kind = options.kind or "json"
-    blocks = _pipe_blocks(sys.stdin.buffer, stop)
+    kind, blocks = options.kind or "json", _pipe_blocks(sys.stdin.buffer, stop)
     unread = Text.of("standard input", options.encoding, blocks, options.time_format)
+    return Input("stdin", PIPE, kind, options, partial(_pipe_rows, unread, kind), ends=True)
 
-    def make(codec: LineCodec, resume: Resume, finished: bool) -> Source:
-        # `tee` keeps the lines of the sample for the feed. It keeps no blocks, because a line may have no end.
-        shown, unread.lines = tee(unread.lines) if codec.stream is SAMPLE else (unread.lines, iter(()))
-        return RowSource(unread.name, text_pages(kind, replace(unread, lines=shown), codec.field_types), codec, resume)
 
-    return Input("stdin", PIPE, kind, options, make, ends=True)
+def _pipe_rows(unread: Text, kind: str, *, codec: LineCodec, resume: Resume, finished: bool) -> Source:
+    # `tee` keeps the lines of the sample for the feed. It keeps no blocks, because a line may have no end.
+    shown, unread.lines = tee(unread.lines) if codec.stream is SAMPLE else (unread.lines, iter(()))
+    return RowSource(unread.name, text_pages(kind, replace(unread, lines=shown), codec.field_types), codec, resume)
 
 
 def _pipe_blocks(file: Any, stop: threading.Event) -> Iterator[bytes]:
