@@ -48,13 +48,13 @@ Broker = Annotated[Settings, Reads("kafka_broker")]
 
 
 @contextmanager
-def begun(rounds: int, count: int) -> Iterator[Bench]:
+def new_bench(rounds: int, count: int) -> Iterator[Bench]:
     """Yield a bench in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
         yield Bench(Path(folder), rounds, count)
 
 
-def made(count: int, seed: int = 1) -> Iterator[Record]:
+def buzz_messages(count: int, seed: int = 1) -> Iterator[Record]:
     """Yield buzz messages with timestamps as at full speed: a hundred per millisecond."""
     for number, (_, message) in enumerate(islice(messages("wave", random.Random(seed)), count)):
         message.timestamp = instant_text((1_780_000_000_000 + number // 100) * 1_000)
@@ -63,7 +63,7 @@ def made(count: int, seed: int = 1) -> Iterator[Record]:
 
 def batches(count: int) -> list[Batch]:
     """Return messages in batches of a worker's size, already decoded, because the bare libraries do not decode."""
-    stream = made(count)
+    stream = buzz_messages(count)
     found = []
     for first in range(1, count + 1, MAX_BATCH):
         batch = Batch.of_records(list(islice(stream, MAX_BATCH)), f"{KEY}-1", first, BUZZ.codec)
@@ -72,7 +72,7 @@ def batches(count: int) -> list[Batch]:
     return found
 
 
-def at(place: Path, broker: str = DEFAULTS.kafka_broker) -> Settings:
+def settings_in(place: Path, broker: str = DEFAULTS.kafka_broker) -> Settings:
     return replace(DEFAULTS, data_dir=place, kafka_broker=broker, topic=place.name)
 
 
@@ -89,12 +89,12 @@ def run_producer(
 def produce(sinks: Sequence[str], count: int, place: Path, broker: str = DEFAULTS.kafka_broker) -> None:
     """Run the producer of buzz at full speed."""
     arguments = ["--interval", "0", "--count", str(count), "--topic", place.name]
-    run_producer("ragini_producer", at(place, broker), sinks, *arguments)
+    run_producer("ragini_producer", settings_in(place, broker), sinks, *arguments)
 
 
 def emit(sink: str, ready: list[Batch], place: Path, broker: str = DEFAULTS.kafka_broker) -> None:
     """Deliver ready batches as a worker does."""
-    with closing(SINKS[sink].emitter(at(place, broker), BUZZ, KEY, "")) as emitter:
+    with closing(SINKS[sink].emitter(settings_in(place, broker), BUZZ, KEY, "")) as emitter:
         emitter.last([f"{KEY}-1"])
         step = max(1, emitter.max_records // MAX_BATCH)
         for start in range(0, len(ready), step):
@@ -104,7 +104,7 @@ def emit(sink: str, ready: list[Batch], place: Path, broker: str = DEFAULTS.kafk
 def sinks(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = False) -> int:
     """Measure emitters and the whole producer beside the bare libraries."""
     ready = batches(count)
-    with begun(rounds, count) as bench:
+    with new_bench(rounds, count) as bench:
         for sink, writer in (("file", bare.write_file), ("sqlite", bare.write_sqlite), ("duckdb", bare.write_duckdb)):
             bench.add(f"bare {sink}", "", partial(writer, ready))
             bench.add(f"{sink} emitter", f"bare {sink}", partial(emit, sink, ready))
@@ -141,13 +141,13 @@ def add_reading(bench: Bench, name: str, settings: Settings, reader: Callable[[S
 def sources(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = False) -> int:
     """Measure each source beside a bare read of its sink, alone and into the processed store."""
     ready, url = batches(count), processed_store_url()
-    with begun(rounds, count) as bench:
+    with new_bench(rounds, count) as bench:
         filled = bench.place("filled")
         for sink, reader in (("file", bare.read_file), ("sqlite", bare.read_sqlite), ("duckdb", bare.read_duckdb)):
             emit(sink, ready, filled)
-            add_reading(bench, sink, at(filled), reader)
+            add_reading(bench, sink, settings_in(filled), reader)
         if url:
-            stored = partial(store, "file", at(filled), lambda place: PostgresDatabase(url, place.name))
+            stored = partial(store, "file", settings_in(filled), lambda place: PostgresDatabase(url, place.name))
             bench.add("file source, processed store in PostgreSQL", "file source, processed store", stored)
         try:
             bench.run("sources", write)
@@ -162,7 +162,7 @@ def kafka(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = False, s
     broker = settings.kafka_broker
     require_answer(broker)
     ready = batches(count)
-    with begun(rounds, count) as bench:
+    with new_bench(rounds, count) as bench:
         bench.add("bare kafka", "", partial(bare.write_kafka, ready, broker=broker))
         bench.add("bare sqlite", "", partial(bare.write_sqlite, ready))
         bench.add("kafka emitter", "bare kafka", partial(emit, "kafka", ready, broker=broker))
@@ -170,7 +170,7 @@ def kafka(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = False, s
         filled = bench.place("filled")
         try:
             emit("kafka", ready, filled, broker)
-            add_reading(bench, "kafka", at(filled, broker), bare.read_kafka)
+            add_reading(bench, "kafka", settings_in(filled, broker), bare.read_kafka)
             bench.run("kafka", write)
         finally:
             admin = Admin(settings)
@@ -182,12 +182,12 @@ def kafka(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = False, s
 
 def feed(*, count: Count = 400_000, rounds: Rounds = 3, write: Write = False) -> int:
     """Measure feeds of standard input and of a file beside the producer of buzz; lines of the same size."""
-    with begun(rounds, count) as bench:
+    with new_bench(rounds, count) as bench:
         lines = bench.folder / "lines.jsonl"
-        lines.write_bytes(b"".join(without_ids(asdict(record)) for record in made(count)))
+        lines.write_bytes(b"".join(without_ids(asdict(record)) for record in buzz_messages(count)))
 
         def fed(sinks: Sequence[str], origin: str, place: Path) -> None:
-            run_producer("feed_producer", at(place), sinks, origin, "--once", "--stream", "fed", given=lines)
+            run_producer("feed_producer", settings_in(place), sinks, origin, "--once", "--stream", "fed", given=lines)
 
         for name, wanted in (("file", ("file",)), ("three sinks", EMBEDDED)):
             bench.add(f"producer, {name}", "", partial(produce, wanted, count))

@@ -80,11 +80,11 @@ def make_batch(amount: int, *, producer_id: str = "ann-1", first: int = 1, text:
 FILES = ("file", "sqlite", "duckdb")
 """The sinks that are one file whose form the tests know; EMBEDDED has those too that somebody adds."""
 
-Held = dict[str | None, list[int | None]]
+Sequences = dict[str | None, list[int | None]]
 
 
-def _grouped(pairs: Iterable[tuple[str | None, int | None]]) -> Held:
-    found: Held = {}
+def _grouped(pairs: Iterable[tuple[str | None, int | None]]) -> Sequences:
+    found: Sequences = {}
     for producer_id, sequence in pairs:
         found.setdefault(producer_id, []).append(sequence)
     return found
@@ -102,7 +102,7 @@ def open_duckdb(path: Path) -> duckdb.DuckDBPyConnection:
         time.sleep(0.01)
 
 
-def held(sink: str, settings: Settings) -> Held:
+def sequences_in(sink: str, settings: Settings) -> Sequences:
     """Return producer_id -> sequences in the sink's order; FILES are read without the project's code."""
     query = "SELECT producer_id, sequence FROM streamed_messages ORDER BY rowid"
     match sink:
@@ -133,7 +133,7 @@ def assert_complete(
     whole = assigned(settings) if expected is None else expected
     runs = {run: range(1, each + 1) if isinstance(each, int) else each for run, each in whole.items()}
     for sink in sinks:
-        found = held(sink, settings)
+        found = sequences_in(sink, settings)
         assert found.keys() == runs.keys(), sink
         for run, sequences in runs.items():
             pairs = zip_longest(found[run], sequences)

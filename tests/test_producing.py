@@ -16,13 +16,13 @@ import pytest
 from tests.helpers import (
     assert_complete,
     assigned,
-    held,
     journal_query,
     last_assigned,
     make_messages,
     open_files_stay,
     ragini,
     run_python,
+    sequences_in,
     start_python,
     wait_until,
 )
@@ -104,7 +104,7 @@ def test_messages_come_at_their_pace(settings: Settings, monkeypatch: pytest.Mon
     assert produce(settings, made(), interval_s=3.0) == 0
     assert [round(wait, 6) for wait in waits if wait > 1] == [5.5] * 4  # the first record comes at once
     assert acknowledged == [1, 2, 3, 4], "a record is acknowledged as soon as it is made"
-    assert sum(map(len, held("file", settings).values())) == 5
+    assert sum(map(len, sequences_in("file", settings).values())) == 5
 
 
 def test_a_slow_generator_is_acknowledged_with_the_time_at_which_it_made_each_record(
@@ -311,7 +311,7 @@ def test_a_sink_is_subscribed_until_it_is_dropped(
     assert produce(settings, paced(10), sinks=("file",), drop=("sqlite",)) == 0
     assert "sqlite" not in capsys.readouterr().out.splitlines()[-1]
     assert produce(settings, paced(1), sinks=("file", "sqlite")) == 0  # subscribed again, from here on
-    assert [n for each in held("sqlite", settings).values() for n in each] == [*range(1, 22), 32]
+    assert [n for each in sequences_in("sqlite", settings).values() for n in each] == [*range(1, 22), 32]
     assert not [line for line in logged if "older copy" in line]
 
 
@@ -368,7 +368,7 @@ def test_a_deleted_sink_gets_all_that_is_in_the_journal(settings: Settings, logg
         "1 to 10 have left the journal"
     ]
     first, second = assigned(settings).items()
-    assert held("sqlite", settings) == {second[0]: list(second[1])}
+    assert sequences_in("sqlite", settings) == {second[0]: list(second[1])}
     assert_complete(settings, dict([first, second]), ["file", "duckdb"])
 
 
@@ -474,7 +474,7 @@ def test_a_rejected_row_is_in_the_summary_and_the_dead_letters(
     assert produce(settings, paced(10), sinks=("file", "sqlite")) == 0
     assert "sqlite 9 delivered, 0 pending, 1 dead letters" in capsys.readouterr().out
     assert '"reason":"CHECK constraint failed' in settings.dead_letter_path("sqlite").read_text(encoding="utf-8")
-    (sequences,) = held("sqlite", settings).values()
+    (sequences,) = sequences_in("sqlite", settings).values()
     assert sequences == [1, 2, 3, 4, 5, 6, 8, 9, 10]
 
 

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Mapping
 
-from tests.helpers import held, start_python
+from tests.helpers import sequences_in, start_python
 from utils.app.config import Settings
 
 
@@ -50,4 +50,4 @@ class Running:
         return [line for line in self.log if word in line]
 
     def amount(self, sink: str) -> int:
-        return sum(map(len, held(sink, self.settings).values()))
+        return sum(map(len, sequences_in(sink, self.settings).values()))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.helpers import assert_complete, assigned, held, last_assigned, ragini, start_python
+from tests.helpers import assert_complete, assigned, last_assigned, ragini, sequences_in, start_python
 from utils.app.config import Settings
 from utils.sinks import EMBEDDED
 
@@ -62,7 +62,9 @@ def test_every_acknowledged_message_is_in_every_sink_once(
         acknowledged = max(acknowledged, kill_at_random(start(settings), rng, long))
         done += 1
     behind = {"file": acknowledged - settings.live_path.read_bytes().count(b"\n")}  # the last line may be partial
-    behind |= {sink: acknowledged - sum(map(len, held(sink, settings).values())) for sink in ("sqlite", "duckdb")}
+    behind |= {
+        sink: acknowledged - sum(map(len, sequences_in(sink, settings).values())) for sink in ("sqlite", "duckdb")
+    }
     ragini("--count", 1, "--drain", 60, settings=settings)
     last = last_assigned(settings)
     assert last > acknowledged

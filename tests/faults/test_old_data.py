@@ -8,7 +8,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from tests.helpers import held, make_batch
+from tests.helpers import make_batch, sequences_in
 from utils.app.config import Settings
 from utils.records.instants import microseconds
 from utils.records.stream import BUZZ
@@ -72,7 +72,7 @@ def test_an_old_table_takes_new_rows(
         with closing(SINKS[sink].emitter(settings, BUZZ, "ann", "")) as emitter:
             assert emitter.last(["ann-1"]) == (("ann-1", first - 1) if first > 1 else None)
             emitter.emit(make_batch(30, first=first))
-    assert held(sink, settings) == {None: [None], "ann-1": list(range(1, 61))}
+    assert sequences_in(sink, settings) == {None: [None], "ann-1": list(range(1, 61))}
     found = rows(settings, sink, NAMES)
     assert (found[0][0], found[0][1], str(found[0][2]), found[0][3:]) == (*OLD_ROW[:3], OLD_ROW[3:])
     assert all(None not in row for row in found)
@@ -95,6 +95,6 @@ def test_an_old_file_takes_new_lines(settings: Settings) -> None:
     with closing(SINKS["file"].emitter(settings, BUZZ, "ann", "")) as emitter:
         assert emitter.last(["ann-1"]) is None
         emitter.emit(make_batch(30))
-    assert held("file", settings) == {None: [None, None], "ann-1": list(range(1, 31))}
+    assert sequences_in("file", settings) == {None: [None, None], "ann-1": list(range(1, 31))}
     assert settings.live_path.read_text(encoding="utf-8").startswith(json.dumps(record) + "\n" + json.dumps(record))
     assert len(read(settings, "file")) == 32

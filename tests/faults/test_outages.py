@@ -12,11 +12,11 @@ from tests.emitters.test_contract import hold_duckdb, lock_sqlite
 from tests.faults.running import Running
 from tests.helpers import (
     assert_complete,
-    held,
     journal_query,
     last_assigned,
     open_files_stay,
     ragini,
+    sequences_in,
     start_python,
     wait_until,
 )
@@ -97,7 +97,7 @@ def test_a_deleted_live_file_is_made_again_and_the_loss_is_named(
     wait_until(lambda: settings.live_path.exists() and producer.amount("file") > 100)
     code, _ = producer.stop()
     assert code == 0
-    (sequences,) = held("file", settings).values()
+    (sequences,) = sequences_in("file", settings).values()
     first = int(sequences[0] or 0)
     assert sequences == list(range(first, last_assigned(settings) + 1))
     (warning,) = producer.lines("replaced by an older copy")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import FILES, held, make_batch, start_python
+from tests.helpers import FILES, make_batch, sequences_in, start_python
 from utils.app.config import Settings
 from utils.emitters.file_emitter import FileEmitter
 from utils.emitters.sqlite_emitter import SqliteEmitter
@@ -94,7 +94,7 @@ def believed_and_left(disk: Disk, sink: str, call: int, *, sync: int = 1) -> tup
     disk.lose_power()
     code, left = disk.ask("last", sink, disk.settings.data_path, 1)
     assert code == 0
-    assert held(sink, disk.settings) == {"ann-1": list(range(1, left + 1))}
+    assert sequences_in(sink, disk.settings) == {"ann-1": list(range(1, left + 1))}
     disk.unmount()
     return believed, left
 
