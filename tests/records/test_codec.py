@@ -254,7 +254,10 @@ def _through_sqlite(connection: sqlite3.Connection, rows: list[tuple[Any, ...]])
     connection.execute("DELETE FROM odd")
     marks = ", ".join("?" * len(Table(STREAM).columns))
     connection.executemany(f"INSERT INTO odd ({Table(STREAM).row}) VALUES ({marks})", rows)
-    return connection.execute(f"SELECT {Table(STREAM).row} FROM odd ORDER BY sequence").fetchall()
+    found = connection.execute(f"SELECT {Table(STREAM).row} FROM odd ORDER BY sequence").fetchall()
+    boolean = CODEC.columns.index("ok")  # the source converts its 0 and 1
+    known = {None: None, 0: False, 1: True}
+    return [(*row[:boolean], known[row[boolean]], *row[boolean + 1 :]) for row in found]
 
 
 def _through_duckdb(connection: duckdb.DuckDBPyConnection, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

@@ -118,8 +118,9 @@ def test_columns_of_buzz_equal_those_of_the_lines(values: list[tuple[Any, Any, A
 @pytest.mark.parametrize("codec", [READINGS.codec, Stream("mixed", Document).codec], ids=["readings", "documents"])
 def test_columns_of_any_class_and_stream_equal_those_of_the_lines(record: Record, codec: Codec) -> None:
     record.timestamp = AT
-    batch = Batch.of_records([record], "p-1", 1, codec)
-    assert same(batch.columns, read(batch))
+    for records in ([record], [Reading("d", 1, 1.0, True, None, timestamp=AT), record]):
+        batch = Batch.of_records(records, "p-1", 1, codec)
+        assert same(batch.columns, read(batch))
 
 
 def test_columns_with_a_few_odd_records_equal_those_of_the_lines() -> None:

@@ -256,14 +256,11 @@ class Codec:
         for number, field in enumerate(self.fields):
             column = columns[number]
             if field.type == "timestamp":
-                unusual = {v for v in set(column) if isinstance(v, str) and not is_usual(v)}
-                usual = {v: instant_text(us) for v in unusual if (us := microseconds(v)) is not None}
-                columns[number] = [usual.get(v, v) for v in column] if usual else column
-            elif field.type == "number" and (0.0 in column or not set(map(type, column)) <= {float, NoneType}):
-                # Integers become floats. -0.0 becomes 0.0, because SQLite does not store its sign.
-                columns[number] = tuple(v + 0.0 if isinstance(v, int | float) else v for v in column)
-            elif field.type == "boolean" and not set(map(type, column)) <= {bool, NoneType}:
-                columns[number] = tuple(bool(v) if v in (0, 1) else v for v in column)
+                unusual = {v: us for v in set(column) if v and not is_usual(v) and (us := microseconds(v)) is not None}
+                texts = {v: instant_text(us) for v, us in unusual.items()}
+                columns[number] = [texts.get(v, v) for v in column]
+            elif field.type == "number":  # integers become floats; -0.0 becomes 0.0, as in SQLite
+                columns[number] = [v if v is None else v + 0.0 for v in column]
         return encoder.encode_lines(list(zip(*columns, strict=True))).split(b"\n")[:-1]
 
 

@@ -246,8 +246,7 @@ class Batch:
 
         def lines() -> bytes:
             start = _skip_lines(self.lines, first - self.first)
-            end = len(self.lines) if last == self.last else _skip_lines(self.lines, last - first + 1, start)
-            return self.lines[start:end]
+            return self.lines[start : _skip_lines(self.lines, last - first + 1, start)]
 
         def columns() -> Columns:
             return [column[wanted] for column in self.columns]

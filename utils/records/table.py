@@ -97,7 +97,7 @@ class Table:
             kind = _affinity(found) if dialect == "sqlite" else found
             if wanted in (found, kind) or re.fullmatch(_SUITABLE[dialect].get(field.type, ""), kind):
                 continue
-            if dialect == "duckdb" and field.type == "number" and (expression := as_double(column, found)):
+            if field.type == "number" and (expression := as_double(column, found)):
                 statements.append(f"{alter} ALTER {column} TYPE DOUBLE USING {expression}")
             else:
                 raise ToolkitError(
