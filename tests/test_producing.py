@@ -520,7 +520,7 @@ def test_a_data_folder_that_is_deleted_ends_the_run_in_one_line(settings: Settin
         settings.data_path.rename(settings.data_path.with_name("gone"))  # all files in one step
         _, err = process.communicate(timeout=30)
     assert process.returncode == 2
-    assert "was deleted, moved or replaced while in use" in err
+    assert "was deleted, moved or replaced while in use: start again" in err
     assert "unlinking" not in err  # not the words of the lock's library
 
 

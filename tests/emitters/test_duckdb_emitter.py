@@ -3,7 +3,9 @@
 import ctypes
 import json
 import os
+import shutil
 import struct
+import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -243,6 +245,19 @@ class TestFile:
         with duckdb.connect() as memory, duck.attached(memory, path, wait_s=0):
             assert not duck.columns(memory, "streamed_messages")
 
+    def test_an_empty_file_that_another_process_has_locked_stays(self, path: Path) -> None:
+        path.touch()
+        code = (
+            "import fcntl, sys; f = open(sys.argv[1], 'r+b'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+        )
+        command = [sys.executable, "-c", code, str(path)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as creator:
+            assert creator.stdout and creator.stdout.readline()
+            with pytest.raises(Unavailable, match="lock"), duckdb.connect() as memory:
+                duck._attach(memory, path, read_only=False, wait_s=0.0)
+            assert path.exists()
+            creator.communicate(b"\n")
+
     def test_a_database_that_lost_a_header_stays_as_it_is(self, path: Path) -> None:
         DuckdbEmitter(path, BUZZ).close()
         content = bytes(4096) + path.read_bytes()[4096:]
@@ -313,23 +328,33 @@ class TestFile:
         assert len(events) == 2 * struct.calcsize("iIII"), "opened once and closed once"
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file with much metadata, whose log has a record of a killed writer."""
+    path = tmp_path_factory.mktemp("template") / "sink.duckdb"
+    with closing(DuckdbEmitter(path, BUZZ)) as emitter:
+        emitter.emit(make_batch(10))
+    columns = ", ".join(f"i + {number} AS c{number}" for number in range(60))
+    with duckdb.connect() as memory:
+        memory.execute(f"ATTACH '{path}' AS sink (TYPE duckdb, ROW_GROUP_SIZE 2048)")
+        memory.execute(f"""CREATE TABLE sink."a "" table" AS SELECT {columns} FROM range(200_000) numbers(i)""")
+    with duckdb.connect() as memory:
+        memory.execute(f"ATTACH '{path}' AS sink (TYPE duckdb)")
+        memory.execute("PRAGMA disable_checkpoint_on_shutdown")
+        memory.execute(
+            "INSERT INTO sink.streamed_messages (producer_id, sequence, message) VALUES ('ann-1', 11, repeat('x', 60))"
+        )
+    assert path.with_name(f"{path.name}.wal").stat().st_size
+    return path
+
+
 class TestTornBlocks:
     """Blocks of metadata whose write a kill or a power cut interrupted, so that their checksum is wrong."""
 
     @pytest.fixture
-    def killed(self, path: Path) -> Path:
-        """A file with much metadata, whose log has a record of a killed writer."""
-        with closing(DuckdbEmitter(path, BUZZ)) as emitter:
-            emitter.emit(make_batch(10))
-        columns = ", ".join(f"i + {number} AS c{number}" for number in range(60))
-        with duckdb.connect() as memory:
-            memory.execute(f"ATTACH '{path}' AS sink (TYPE duckdb, ROW_GROUP_SIZE 2048)")
-            memory.execute(f"""CREATE TABLE sink."a "" table" AS SELECT {columns} FROM range(24_000) numbers(i)""")
-        with duckdb.connect() as memory:
-            memory.execute(f"ATTACH '{path}' AS sink (TYPE duckdb)")
-            memory.execute("PRAGMA disable_checkpoint_on_shutdown")
-            memory.execute("INSERT INTO sink.streamed_messages (producer_id, sequence) VALUES ('ann-1', 11)")
-        assert path.with_name(f"{path.name}.wal").stat().st_size
+    def killed(self, template: Path, path: Path) -> Path:
+        for suffix in ("", ".wal"):
+            shutil.copy(f"{template}{suffix}", f"{path}{suffix}")
         return path
 
     def assert_not_opened(self, path: Path, reason: str, *, read_only: bool = False) -> None:
@@ -352,12 +377,12 @@ class TestTornBlocks:
         return places
 
     def test_are_repaired_where_a_writer_was_killed(self, killed: Path) -> None:
-        assert len(self.tear(killed)) > 1, "one torn block is too few: attaching reads the first"
+        assert len(self.tear(killed)) > 2, "attaching reads two blocks"
         with closing(DuckdbEmitter(killed, BUZZ)) as emitter:
             assert emitter.last(["ann-1"]) == ("ann-1", 11)
             emitter.emit(make_batch(1, first=12))
         assert stored(killed) == ids(12)
-        assert query(killed, 'SELECT COUNT(*), SUM(c59) FROM "a "" table"') == [(24_000, sum(range(59, 24_059)))]
+        assert query(killed, 'SELECT COUNT(*), SUM(c59) FROM "a "" table"') == [(200_000, sum(range(59, 200_059)))]
 
     def test_without_a_log_are_damage_that_stays(self, killed: Path) -> None:
         DuckdbEmitter(killed, BUZZ).close()
@@ -376,11 +401,12 @@ class TestTornBlocks:
         assert not duck._repaired(killed, error)
         assert killed.read_bytes() == whole
 
-    def test_a_log_with_a_hole_ends_before_it(self, killed: Path) -> None:
+    @pytest.mark.parametrize("in_text", [True, False])
+    def test_a_log_with_a_hole_ends_before_it(self, in_text: bool, killed: Path) -> None:
         """The log is cut before zeros of a power cut: they are in the last, unsynced commit, never believed stored."""
         log = killed.with_name(f"{killed.name}.wal")
         whole = log.read_bytes()
-        log.write_bytes(whole[:-60] + bytes(60))
+        log.write_bytes(whole.replace(b"x" * 60, bytes(60)) if in_text else whole[:-60] + bytes(60))
         self.assert_not_opened(killed, "the next producer repairs it", read_only=True)
         with closing(DuckdbEmitter(killed, BUZZ)) as emitter:
             assert emitter.last(["ann-1"]) == ("ann-1", 10)

@@ -79,7 +79,11 @@ class TestTail:
         assert len([line for line in logged if "cut a partial last line" in line]) == 1
 
     @pytest.mark.parametrize(("zeros", "behind"), [(0, b""), (3, b""), (0, b"\0\0")])
-    @pytest.mark.parametrize("last", [whole(1, 3)[:-1], b'{"message":"external","sequence":"7"}', b"[1, 2]", b"a text"])
+    @pytest.mark.parametrize(
+        "last",
+        [whole(1, 3)[:-1], b'{"message":"external","sequence":"7"}', b"[1, 2]", b"a text", b'{"a":"%5242880d"}' % 0],
+        ids=["record", "external", "array", "text", "long"],
+    )
     def test_a_whole_last_line_without_newline_is_kept(
         self, path: Path, last: bytes, zeros: int, behind: bytes, logged: list[str]
     ) -> None:
@@ -243,6 +247,7 @@ class TestHoles:
         found = ids(path)
         assert set(found) - {("bob-1", 1)} == set(ann(103))
         assert found.count(("bob-1", 1)) == allowed
+        assert found.count(("ann-1", 4)) == 1  # it is before the hole
         assert found[-1] == ("ann-1", 103)
         assert len([line for line in logged if "delivered again" in line]) == 1
         with closing(FileEmitter(path)) as emitter:  # with any later mark

@@ -166,7 +166,7 @@ class TestMoved:
         emitter = SqliteEmitter(path, BUZZ)
         emitter.emit(make_batch(200))
         path.rename(path.with_name("moved"))
-        with pytest.raises(SinkReplaced):
+        with pytest.raises(SinkReplaced, match=r"while in use$"):
             emitter.emit(make_batch(5, first=201))
         emitter.close()
         emitter = SqliteEmitter(path, BUZZ)

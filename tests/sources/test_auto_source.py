@@ -1,5 +1,6 @@
 import socket
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from utils.emitters.sqlite_emitter import SqliteEmitter
 from utils.records.stream import BUZZ
 from utils.sources.auto_source import GIVE_UP_S, AutoSource, require_answer
 from utils.sources.base import Chunk
+from utils.sources.file_source import FileSource
 
 CHUNK = Chunk("part", "", "1", make_messages(1))
 
@@ -97,6 +99,19 @@ def test_from_the_end_every_candidate_notes_its_position_at_once_and_only_then(s
     stage.now_s, stage.second.answer = GIVE_UP_S, CHUNK
     assert stage.auto.poll(1) is CHUNK
     assert stage.second.polls == 2
+
+
+def test_from_the_end_all_records_of_a_file_that_comes_later_are_new(tmp_path: Path) -> None:
+    live = tmp_path / "live.jsonl"
+    auto = AutoSource({"file": lambda: FileSource(live, BUZZ.codec, lambda partition: "end")})
+    assert auto.poll(9) is None
+    with pytest.raises(Absent):
+        auto.poll(9)
+    live.write_bytes(make_batch(2).lines)
+    with closing(auto):
+        chunk = auto.poll(9)
+    assert chunk is not None
+    assert len(chunk.records) == 2
 
 
 def test_from_the_start_only_one_candidate_is_asked(stage: Stage) -> None:

@@ -119,7 +119,7 @@ def _attach(memory: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool, w
     deadline_s = time.monotonic() + wait_s
     while True:
         how = "READ_ONLY" if read_only else f"ROW_GROUP_SIZE {_ROW_GROUP_SIZE}"
-        if not read_only and not path.exists():
+        if not path.exists():
             how += f", STORAGE_VERSION '{_STORAGE_VERSION}'"
         is_late = time.monotonic() >= deadline_s
         may_be_torn = not read_only and _has_log(path)  # of a writer that was killed, or is at work
@@ -202,8 +202,6 @@ def _repaired(path: Path, error: str) -> bool:
             else:
                 torn.seek(place)
                 torn.write(computed.to_bytes(8, "little"))
-            torn.flush()
-            files.sync(torn.fileno())
     logger.info("{}: repaired what a kill or a power cut left half written at byte {}", name, place)
     return True
 

@@ -81,7 +81,7 @@ def _kind(value: Any) -> str:
 def _text_kind(text: str) -> str:
     if text.strip().lower() in MISSING:
         return "missing"
-    if text[:1] == "0" and len(text) > 1 and text.isdecimal():
+    if text[:1] == "0" and text[1:].isdecimal():
         return "code"
     return "timestamp" if len(text) >= SHORTEST_INSTANT and microseconds(text) is not None else "text"
 
