@@ -105,6 +105,12 @@ class TestTables:
             emitter.emit(make_batch(1))
         assert stored(path) == ann(1)
 
+    def test_a_new_file_that_stays_locked_is_an_outage(self, path: Path) -> None:
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(Unavailable, match="locked"):
+                sqlite.Database(path, wait_s=0.0)
+
 
 class TestRejected:
     @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import os
 import sqlite3
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path, PurePath
 
 from utils.app.config import Settings
@@ -55,7 +54,6 @@ class SqliteSource(TableSource):
                     return fields, fetch_page(connection.execute(query).fetchmany, count)
                 except sqlite3.OperationalError as error:
                     if "UTF-8" not in str(error):
-                        self.close()
                         raise
             raise AssertionError
 
@@ -110,9 +108,8 @@ def open_read_only(path: Path) -> tuple[sqlite3.Connection, bool]:
         kind = getattr(error, "sqlite_errorname", "")
         if not kind.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")) or os.access(path.parent, os.W_OK):
             raise
-    with suppress(FileNotFoundError):
-        if path.with_name(f"{path.name}-wal").stat().st_size:
-            raise Unavailable(f"{path} has a log, and its folder cannot be written: copy both to another folder")
+    if path.with_name(f"{path.name}-wal").exists():
+        raise Unavailable(f"{path} has a log, and its folder cannot be written: copy both to another folder")
     return sqlite3.connect(f"{uri}?immutable=1", uri=True, timeout=WAIT_S, check_same_thread=False), False
 
 
