@@ -370,6 +370,11 @@ def test_an_error_before_the_log_is_set_up_is_one_line(
     assert capsys.readouterr().err == "producers.test: unexpected ZeroDivisionError: odd\n"
 
 
+def test_a_function_may_exit_by_itself() -> None:
+    with pytest.raises(SystemExit, match="4"):
+        cli.run(lambda: sys.exit(4), name="producers.test", arguments=[])
+
+
 def test_a_missing_package_is_named_with_its_remedy(capsys: pytest.CaptureFixture[str]) -> None:
     def main() -> int:
         raise ModuleNotFoundError("No module named 'rich'", name="rich")

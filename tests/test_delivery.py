@@ -533,25 +533,27 @@ def test_an_older_process_delivers_only_what_it_acknowledged(machine: Machine) -
     assert sink.rows == made
 
 
-def test_a_sink_replaced_by_its_backup_gets_all_that_is_in_the_journal(machine: Machine, logged: list[str]) -> None:
+@pytest.mark.parametrize(("kept", "rest"), [(15, "16 to 20 have left the journal"), (20, "the journal has the rest")])
+def test_a_sink_replaced_by_its_backup_gets_all_that_is_in_the_journal(
+    machine: Machine, logged: list[str], kept: int, rest: str
+) -> None:
     one, slow = Sink(), Sink()
     machine.run(20, one=one, slow=slow)
     slow.plan = is_down
     machine.run(20, one=one, slow=slow)
     made = list(one.rows)
-    del one.rows[15:]  # a backup with 15 rows
+    del one.rows[kept:]  # a backup
     one.plan = fails(5)
     made += machine.run(5, one=one, slow=slow)
-    assert one.rows == [*made[:15], *made[20:]]
+    assert one.rows == [*made[:kept], *made[20:]]
     (warning,) = lines_with(logged, "replaced by an older copy")
     assert warning == (
-        "WARNING one: contains sequences up to 15, but had 40: it was replaced by an older copy; "
-        "16 to 20 have left the journal"
+        f"WARNING one: contains sequences up to {kept}, but had 40: it was replaced by an older copy; {rest}"
     )
     slow.plan = lambda sink, batch: None
     made += machine.run(1, one=one, slow=slow)
     assert slow.rows == made
-    assert one.rows == [*made[:15], *made[20:]]
+    assert one.rows == [*made[:kept], *made[20:]]
 
 
 def test_rows_that_leave_the_journal_while_a_sink_is_asked_again_are_named(

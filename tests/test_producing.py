@@ -414,8 +414,12 @@ def test_at_its_limit_the_journal_waits_and_names_each_sink_once(small: Settings
             wait_until(lambda: not run.has_room() and named())
             assert not any(run.has_room() for _ in range(100))
             assert len(named()) == 1
+            assert not [line for line in logged if "takes records again" in line]
             blocker.rollback()
-            assert run.append(run.batch(make_messages(600), Batch.of_records)[0])
+            for amount in (600, 1, 1):
+                assert run.append(run.batch(make_messages(amount), Batch.of_records)[0])
+                wait_until(lambda: not any(run.journal.pending().values()))
+            assert len([line for line in logged if "takes records again" in line]) == 1
     assert run.code == 0
     assert_complete(small, sinks=["file", "sqlite"])
 

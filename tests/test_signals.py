@@ -34,10 +34,11 @@ def stop() -> Iterator[signals.Stop]:
         signal.signal(number, handler)
 
 
-def test_a_signal_in_another_thread_ends_a_wait(stop: signals.Stop) -> None:
-    """threading.Event would keep waiting."""
+@pytest.mark.parametrize("is_signal", [True, False])
+def test_another_thread_ends_a_wait(stop: signals.Stop, is_signal: bool) -> None:
+    """After a signal in another thread, threading.Event would keep waiting."""
     begun_s = time.monotonic()
-    threading.Timer(0.05, signal.raise_signal, (signal.SIGINT,)).start()
+    threading.Timer(0.05, lambda: signal.raise_signal(signal.SIGINT) if is_signal else stop.set()).start()
     assert stop.wait(30)
     assert time.monotonic() - begun_s < 10
     assert stop.is_set()

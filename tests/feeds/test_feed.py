@@ -162,6 +162,7 @@ class TestInputs:
         ("table", "shown"),
         [
             ("t\n" + "7\n" * 9 + "soon\n" * 3, "t +text .*soon"),
+            ("n\n" + "7\n" * 3, "n +number .*7"),
             ("t\n" + "7\n" * 9 + "n/a\n" * 30, "t +number .*n/a(.*\n)+.*in extra: t 30;"),
             ("Wert;Tag\n" + "4,1;23.11.2026 19:04\n" * 9, r"Wert +text .*4,1 *\n *Tag +text .*23\.11\.2026 19:04"),
             ("t;s\nTRUE;[1]\n", r"t +boolean .*true *\n *s +text .*\[1\]"),
@@ -240,14 +241,17 @@ class TestInputs:
         assert column(settings, "a", "n")["sqlite"] == [1, 2.5]
         assert [letter["place"] for letter in letters(settings, "a")] == [f"{name} item 2"]
 
-    @pytest.mark.parametrize(("name", "field"), [("a.json", "n"), ("a.log", "line"), ("a.json.gz", "n")])
-    def test_a_file_of_one_line_without_its_end(
-        self, name: str, field: str, feed: Feed, settings: Settings, tmp_path: Path
+    @pytest.mark.parametrize(
+        ("name", "stream", "field"),
+        [("a.json", "a", "n"), ("2026-11-23.log", "feed_2026-11-23", "line"), ("A b.json.gz", "a_b", "n")],
+    )
+    def test_a_file_of_one_line_without_its_end(  # noqa: PLR0917
+        self, name: str, stream: str, field: str, feed: Feed, settings: Settings, tmp_path: Path
     ) -> None:
         text = b'{"n": 7}'
         (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
         feed(name, "--once")
-        assert len(column(settings, "a", field)["duckdb"]) == 1
+        assert len(column(settings, stream, field)["duckdb"]) == 1
 
     def test_the_event_time_that_is_named(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
         (tmp_path / "things.csv").write_text("made,sent\n2026-01-01T00:00:00Z,1763980000250\n")
@@ -372,13 +376,14 @@ class TestDamage:
         assert letter["input"].encode()[:3] in content
 
     @pytest.mark.parametrize("tail", [b"z" * 300, b'{"n":5}'])
+    @pytest.mark.parametrize("options", [[], ["--pattern", r"(?P<line>\w+)\W*$"]])
     def test_no_part_of_a_too_long_line_becomes_a_record(
-        self, tail: bytes, feed: Feed, settings: Settings, tmp_path: Path
+        self, tail: bytes, options: list[str], feed: Feed, settings: Settings, tmp_path: Path
     ) -> None:
         (tmp_path / "things.txt.gz").write_bytes(
             gzip.compress(b"first\n" + b"x" * (MAX_LINE_BYTES + inputs.BLOCK_BYTES) + tail + b"\nlast\n")
         )
-        assert "read 3, acknowledged 2; rejected 1;" in feed("things.txt.gz").stdout
+        assert "read 3, acknowledged 2; rejected 1;" in feed("things.txt.gz", *options).stdout
         assert column(settings, "things", "line")["file"] == ["first", "last"]
         (letter,) = letters(settings, "things")
         assert letter["place"] == "things.txt.gz line 2"
@@ -540,14 +545,19 @@ def test_a_file_that_may_not_be_read_is_one_line(feed: Feed, tmp_path: Path, mon
 class TestStandardInput:
     @pytest.mark.parametrize(
         ("options", "text"),
-        [([], as_lines()), (["--format", "csv"], as_csv()), (["--format", "json"], "\ufeff\n" + as_lines() + " \n")],
+        [
+            ([], as_lines()),
+            (["--format", "csv", "--time", "ts"], as_csv()),
+            (["--format", "json"], "\ufeff\n" + as_lines() + " \n"),
+        ],
     )
     def test_is_fed_to_its_end(self, options: list[str], text: str, settings: Settings) -> None:
-        with start_python("producers.feed_producer", "-", *options, settings=settings) as process:
-            out, err = process.communicate(text, timeout=60)
-        assert process.returncode == 0, err
-        assert "feed-stdin: read 5, acknowledged 5; file 5 delivered" in out
-        assert all(found == NAMES for found in column(settings, "stdin", "name").values())
+        for times in (1, 2):  # the second time the fields are known
+            with start_python("producers.feed_producer", "-", *options, settings=settings) as process:
+                out, err = process.communicate(text, timeout=60)
+            assert process.returncode == 0, err
+            assert "feed-stdin: read 5, acknowledged 5; file 5 delivered" in out
+            assert all(found == NAMES * times for found in column(settings, "stdin", "name").values())
 
     def test_a_slow_line_arrives_at_once_and_a_bad_one_is_kept(self, settings: Settings) -> None:
         options = ("--stream", "slow", "--sinks", "file")
@@ -594,7 +604,7 @@ def test_a_pipe_whose_first_line_does_not_end_needs_no_memory(
 ) -> None:
     """Looking for fields in a pipe keeps the bytes to be fed, but of a line without an end only a part."""
     blocks = chain(repeat(b"x" * inputs.AHEAD_BYTES, 1_000), [b'\n{"n":1}\n{"n":2}\n', b""])
-    stdin = SimpleNamespace(buffer=SimpleNamespace(read1=lambda size: next(blocks)), closed=False)
+    stdin = SimpleNamespace(buffer=SimpleNamespace(read1=lambda size: next(blocks)))
     monkeypatch.setattr(sys, "stdin", stdin)
     stop = threading.Event()
     source = inputs.find_input("-", inputs.PLAIN, settings, stop)
@@ -622,7 +632,7 @@ def test_fields_of_a_pipe_are_inferred_from_more_than_its_first_line(
         return next(blocks)
 
     monkeypatch.setattr(inputs, "GATHER_S", 60.0)
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=SimpleNamespace(read1=read1), closed=False))
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=SimpleNamespace(read1=read1)))
     stop = threading.Event()
     found = sample_stream(inputs.find_input("-", inputs.PLAIN, settings, stop), "things", settings, stop)
     assert found and found.by == "who"
@@ -678,6 +688,12 @@ def test_a_feed_that_follows_waits_for_a_source_that_is_away(
     found = sample_stream(source, "things", settings, stop, wait=True)
     assert found and found.fields[0].name == "n"
     assert [line for line in logged if "no broker; waiting" in line]
+
+
+def test_a_feed_that_leaves_pending_records_is_unfinished(feed: Feed, tmp_path: Path) -> None:
+    (tmp_path / "things.csv").write_text("n\n1\n")
+    done = feed("things.csv", "--sinks", "kafka", "--kafka-broker", "127.0.0.1:1", code=3)
+    assert "kafka 0 delivered, 1 pending (" in done.stdout
 
 
 def test_a_feed_interrupted_before_its_first_record_is_unfinished(settings: Settings, tmp_path: Path) -> None:

@@ -177,8 +177,9 @@ def test_an_invalid_address_is_one_error(settings: Settings, address: str) -> No
 def test_a_feed_without_any_request_ends_with_one_line(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     stop = threading.Event()
     stop.set()
-    assert feed_http("0", "things", PLAIN_FEED, settings, stop) == 0
-    assert capsys.readouterr().out == "feed-things-http: no record came\n"
+    for address, token in (("0", ""), ("0.0.0.0:0", "token")):
+        assert feed_http(address, "things", PLAIN_FEED, settings, stop, token) == 0
+        assert capsys.readouterr().out == "feed-things-http: no record came\n"
 
 
 def test_a_retry_with_its_key_answers_the_same_and_adds_nothing(settings: Settings) -> None:
@@ -257,6 +258,7 @@ def test_a_full_journal_is_answered_with_429_until_there_is_room(settings: Setti
 @pytest.mark.full
 def test_a_slow_body_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "BODY_S", 0.3)
+    monkeypatch.setattr(web, "HEAD_S", 0.1)
     endpoint = Endpoint(SimpleQueue(), "")
     head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
     with closing(WebServer(endpoint.app(), "127.0.0.1", 0, "")) as server:

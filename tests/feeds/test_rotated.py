@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from zlib import crc32
 
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -182,7 +182,7 @@ def test_a_rotation_during_the_search_for_rotated_files_hides_none(
     model.source.close()
 
 
-@pytest.mark.parametrize("names", [[".1", ".2", ".10"], ["-20261127", "-20261126", "-20261109"]])
+@pytest.mark.parametrize("names", [[".1", ".2", ".10", ".11"], ["-20261127", "-20261126", "-20261109", "-20261108"]])
 def test_files_that_were_rotated_in_one_tick_of_the_clock_are_ordered_by_their_names(
     names: list[str], tmp_path: Path
 ) -> None:
@@ -197,11 +197,13 @@ def test_files_that_were_rotated_in_one_tick_of_the_clock_are_ordered_by_their_n
         Path(f"{path}{name}").write_bytes(b'{"line":%d}\n' % number)
     for name in names:
         os.utime(f"{path}{name}", ns=(10**18, 10**18))
+    for old in (path, f"{path}{names[-1]}"):
+        os.utime(old, (0, 0))
     source, seen = RotatedFile(path, LineCodec(STREAM), lambda partition: chunk.end), list[bytes]()
     while more := source.poll(10):
         seen += [line.line for line in more.records]
     source.close()
-    assert seen == [b'{"line":%d}' % number for number in (1, 2, 3)]
+    assert seen == [b'{"line":%d}' % number for number in (1, 2, 3, 4)]
 
 
 @open_files_stay
@@ -219,6 +221,8 @@ def test_a_renamed_file_is_left_for_the_new_one_once_it_is_quiet(written_s: int,
     path.rename(rotated)
     assert source.poll(10) is None
     path.write_bytes(b'{"line":3}\n')
+    assert source.poll(10) is None
+    source.close()
     assert source.poll(10) is None
     with rotated.open("ab") as late:
         late.write(b'{"line":2}\n')
@@ -266,6 +270,7 @@ def test_lines_of_a_rotated_file_come_once(long: bool, disk_folder: Path) -> Non
         suppress_health_check=list(HealthCheck),
     )
     @given(st.lists(STEPS, min_size=4, max_size=30))
+    @example([("append", 3), ("drain",), ("rotate",), ("drain",), ("append", 2), ("copy_and_truncate",), ("append", 2)])
     def run(steps: list[tuple[str, object]]) -> None:
         with TemporaryDirectory(dir=disk_folder) as folder:
             model = Model(Path(folder))

@@ -111,7 +111,7 @@ def _data_folder(folder: Path) -> Iterator[Finding]:
     mounts = [disk for disk in psutil.disk_partitions(all=True) if existing.resolve().is_relative_to(disk.mountpoint)]
     disk = max(mounts, key=lambda each: len(each.mountpoint), default=None)
     if disk and ("remote" in disk.opts or any(kind in disk.fstype.lower() for kind in _NETWORK)):
-        text = f"{disk.mountpoint} is a network or shared drive ({disk.fstype or 'remote'}): locks and fsync may fail"
+        text = f"{disk.mountpoint} is a network or shared drive: locks and fsync may fail"
         yield Finding("data folder", "problem", text, "put the data on a local disk with BASE_DATA_DIR")
 
 

@@ -108,16 +108,15 @@ class Journal:
             ).fetchall()
             if not advanced:
                 raise ToolkitError(f"another process writes to journal {self._file.path} now; this one ends")
-            # Compressing takes less time than it saves in writing and syncing.
-            stored = lz4.block.compress(batch.lines) if batch.count else b""
+            stored = b""
             if batch.count:
+                stored = lz4.block.compress(batch.lines)  # takes less time than it saves in writing and syncing
                 row = (batch.last, advanced[0][0], batch.count, stored)
                 connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?)", row)
             for position in (positions or {}).items():
                 connection.execute("INSERT OR REPLACE INTO positions VALUES (?, ?)", position)
             removed = self._remove_delivered(connection)
-        if batch.count:
-            self._remember(batch)
+        self._remember(batch)
         self.pending_bytes += len(stored) - removed
         self.last = batch.last
 
@@ -237,5 +236,5 @@ def _locked(path: Path) -> portalocker.PidFileLock:
         user = f"process {lock.read_pid() or 'unknown'}: stop it first, or use another --data-dir"
         raise ToolkitError(f"journal {path} is in use by {user}") from error
     except OSError as error:
-        raise ToolkitError(f"data folder cannot be used: {path.parent}: {error.strerror or error}") from error
+        raise ToolkitError(f"data folder cannot be used: {path.parent}: {error.strerror}") from error
     return lock

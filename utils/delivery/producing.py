@@ -154,7 +154,7 @@ class Session:
             status = worker.status if worker else Status(reason=f"not in this run, --drop {sink} ends that")
             text = f"{sink} {status.delivered:,} delivered, {pending:,} pending"
             text += f", {status.dead_letters:,} dead letters" if status.dead_letters else ""
-            words.append(text + (f" ({status.reason})" if pending and status.reason else ""))
+            words.append(text + (f" ({status.reason})" if status.reason else ""))
         return "; ".join(words)
 
 

@@ -85,9 +85,8 @@ def fed_stream(
 
 def _example(name: str, records: Sequence[Values]) -> str:
     """Return a value of a field. One that is not a number comes first, because it shows why the field is not number."""
-    found = [record[name] for record in records if record.get(name) is not None]
-    others = [value for value in found if type(value) not in (int, float)]
-    value = (others or found or [""])[0]
+    found = (record[name] for record in records if record.get(name) is not None)
+    value = min(found, key=lambda value: type(value) in (int, float), default="")
     return (value if isinstance(value, str) else encoder.encode(value).decode())[:MAX_SHOWN]
 
 
@@ -204,4 +203,4 @@ def feed(
         cli.print_lines(f"rejected records are in {letters}")
     if can_resume and not opened.counts["read"] and not stop.is_set():
         cli.print_lines(f"nothing is new in {source.place} since it was fed: --again feeds all of it once more")
-    return opened.code or (startup.UNFINISHED if is_interrupted else 0)
+    return startup.UNFINISHED if is_interrupted else opened.code

@@ -191,8 +191,6 @@ def _file_blocks(path: Path, is_packed: bool) -> Iterator[bytes]:
 
 def _standard_input(options: InputOptions, stop: threading.Event) -> Input:
     """Return the input for a pipe, which can be read only once."""
-    if sys.stdin is None or sys.stdin.closed:
-        raise ToolkitError(f"{PIPE}: there is no standard input")
     kind, blocks = options.kind or "json", _pipe_blocks(sys.stdin.buffer, stop)
     unread = Text.of("standard input", options.encoding, blocks, options.time_format)
     return Input("stdin", PIPE, kind, options, partial(_pipe_rows, unread, kind), ends=True)
@@ -261,13 +259,13 @@ def _kind(path: Path, options: InputOptions) -> tuple[str, bool]:
         return kind, is_packed
     if options.encoding == PLAIN.encoding and b"\0" in HOLE.sub(b"", head):
         raise ToolkitError(f"{path} is binary, or UTF-16 (add --encoding utf-16 for a CSV file), and not {kind}")
-    if kind == "json" and options.items:
+    is_array = suffix == ".json" and head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
+    if kind == "json" and (options.items or is_array):
         return "array", False
     if kind == "json" and not options.format and _SPREAD.match(head):
         hint = "--items names the array of records in it; --format json takes its lines as they are"
         raise ToolkitError(f"{path} begins with an object over several lines: {hint}")
-    is_array = suffix == ".json" and head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
-    return "array" if kind == "json" and is_array else kind, False
+    return kind, False
 
 
 def _stem(name: str) -> str:
