@@ -249,9 +249,10 @@ class TestTypes:
         self, tmp_path: Path, column: str, value: str, kept: object
     ) -> None:
         kind = Kind("sqlite", tmp_path)
+        fields = ", ".join(f'"a {each}"' for each in ("text", "integer", "number", "boolean", "timestamp"))
         kind.execute(
-            'CREATE TABLE readings ("a text", "a integer", "a number", "a boolean", "a timestamp")',
-            f'INSERT INTO readings ("{column}") VALUES ({value})',
+            f"CREATE TABLE readings ({fields}, producer_id, sequence)",
+            f"INSERT INTO readings (\"{column}\", producer_id, sequence) VALUES ({value}, 'ann-1', 1)",
         )
         (chunk,) = drain(kind.source(stream=READINGS))
         assert json.loads(chunk.records[0].extra) == {column: kept}

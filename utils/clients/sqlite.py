@@ -65,7 +65,6 @@ class Database:
                 self.connection.execute(f"PRAGMA journal_size_limit={MAX_LOG_BYTES}")
                 if sys.platform == "darwin":
                     self.connection.execute("PRAGMA fullfsync=ON")
-                files.sync_path(path.parent)  # makes the names of new files durable
                 self._opened = files.file_id(path)
             except (sqlite3.Error, OSError, ToolkitError):
                 self.connection.close()

@@ -140,12 +140,10 @@ class TableSource:
         for field, column in zip(fields, list(zip(*rows, strict=True))[1:], strict=True):
             if column.count(None) == size:
                 continue
-            if field.type in ("json", "boolean"):
-                types = set(map(type, column)) - {NoneType}
-                if field.type == "json" and types != {str}:
-                    return None
-                if field.type == "boolean" and types == {int} and set(column) <= {0, 1, None}:
-                    members[field.name] = [value if value is None else bool(value) for value in column]
+            if field.type == "json" and not set(map(type, column)) <= {str, NoneType}:
+                return None
+            if field.type == "boolean" and set(map(type, column)) <= {int, NoneType} and set(column) <= {0, 1, None}:
+                members[field.name] = [value if value is None else bool(value) for value in column]
             members.setdefault(field.name, column)
         ids = members.pop("producer_id", None), members.pop("sequence", None)
         texts = {field.name: members.pop(field.name, ()) for field in codec.fields if field.type == "json"}
