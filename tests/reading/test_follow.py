@@ -183,9 +183,13 @@ def test_a_partition_that_begins_again_is_logged(logged: list[str]) -> None:
     assert "live was rotated, truncated or rebuilt" in warnings(logged)[0]
 
 
-def test_the_running_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_running_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter((0.0, 2.0, 2.5))
+    monkeypatch.setattr("utils.reading.progress.time.monotonic", lambda: next(clock))
     progress = Progress("file", BUZZ)
     progress.update([], Counts(records=1_234, lost=5))
+    assert [" 617/s, " in progress.measured() for _ in range(2)] == [True, True]  # over a second or more
+    monkeypatch.undo()
     line = progress.end()
     assert line.startswith("file: 1,234 records, ")
     assert line.endswith("invalid 0, lost 5, duplicate 0, external 0")

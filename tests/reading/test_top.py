@@ -80,14 +80,15 @@ def test_names_are_bounded_and_cannot_steer_the_terminal(screen: Console) -> Non
 
 def test_a_run_begins_with_the_stored_windows(settings: Settings) -> None:
     path = settings.processed_path("file", "sensors")
-    opened = Opened(path, Tumbling(60))
+    opened = Opened(path, Tumbling(120))
     opened.add(records([(0, "a", 10.0), (100, "a", 20.0), (0, "b", 1.0)]), "", "x")
     settings.file_path("sensors").write_bytes(b'{"device":"a","temperature_c":30,"timestamp":"2026-11-23T19:10:05Z"}\n')
     (settings.data_path / "streams").mkdir()
     schema = b'{"fields":{"device":"text","temperature_c":"number","timestamp":"timestamp"},"by":"device"'
     schema += b',"value":"temperature_c"}'
     (settings.data_path / "streams" / "sensors.json").write_bytes(schema)
-    done = run_here("consumers.file_consumer_case", "--stream", "sensors", "--top", "--once", settings=settings)
+    options = ("--stream", "sensors", "--top", "--every", "120", "--once")
+    done = run_here("consumers.file_consumer_case", *options, settings=settings)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if "%" in line]
     assert rows == [["a", "3", "75%", "1", "20.00", "30.00"], ["b", "1", "25%", "0", "1.00"]]
