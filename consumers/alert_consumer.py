@@ -49,15 +49,10 @@ def main(
     if reading.once and rule.silent_s is not None:
         raise ToolkitError("--silent has to wait, and --once ends without waiting: leave one of them out")
     found = wait_for_stream(stream, settings, source_name, stop, once=reading.once)
-    if found is None:
-        return 0
     name, rule, chosen = f"alerts-{rule.key}", rule.on(found), settled(source_name, settings, found)
     consumer = StoreReader(chosen, name, replace(settings, group=f"{settings.group}-{name}"), reading, stop)
-    store = consumer.open(found)
-    if store is None:
-        return 0
     about, path = {"stream": found.name, "by": rule.by or ""}, settings.alerts_path
-    with closing(store):
+    with closing(consumer.open(found)) as store:
         alerts, progress = Alerts(store, rule), Progress("alerts", store.stream)
         with closing(AlertDelivery(consumer.database(found), about, path, send)) as delivery:
             delivery.start()

@@ -48,8 +48,6 @@ def main(
     check_top(top=top, ends=once or count is not None, json=json)
     stop = signals.stop_on_signals()
     found = wait_for_stream(stream, settings, source_name, stop, once=once)
-    if found is None:
-        return 0
     progress, everything = Progress(source_name, found), json or once or count is not None
     view = TopView(found, progress, every) if top else Lines(found, as_json=json, everything=everything)
     open_source = partial(source, source_name, settings, found, finished=once)

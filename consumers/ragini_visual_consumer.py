@@ -87,8 +87,6 @@ def main(
     sys.setswitchinterval(SWITCH_S)
     stop = signals.stop_on_signals()
     found = wait_for_stream(stream, settings, source, stop, once=False)
-    if found is None:
-        return 0
     found = options.roles(sinks.with_chosen_roles(found, settings, source))
     where = Expression(found, options.where) if options.where else None
     config.isolate_matplotlib(STYLE)  # the value of MPLBACKEND is in `options.backend`

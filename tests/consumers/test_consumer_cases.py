@@ -142,6 +142,19 @@ def test_stores_of_embedded_sinks_are_local_files(
         assert settings.processed_path("file", BUZZ.name).exists()
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["ragini_consumer", "alert_consumer", "ragini_visual_consumer", "file_consumer_case"])
+def test_a_consumer_that_waits_for_its_stream_ends_quietly(name: str, settings: Settings) -> None:
+    options = ("--silent", "1") if name == "alert_consumer" else ()
+    with start_python(f"consumers.{name}", "--stream", "later", *options, settings=settings) as process:
+        assert process.stderr
+        while "waiting" not in process.stderr.readline():
+            assert process.poll() is None
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, "", "")
+
+
 def test_from_start_and_end(settings: Settings, case: Case) -> None:
     emit("sqlite", settings, 3)
     done = case("sqlite", "--once", "--json", "--from", "end")

@@ -1,6 +1,7 @@
 """The command of all sink consumers: store each record once in a processed store, then print a summary."""
 
 import sqlite3
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -28,8 +29,8 @@ from utils.sources.base import Chunk, Source
 Result = TypeVar("Result")
 
 
-def wait_for(attempt: Callable[[], Result], stop: Event, *, once: bool) -> Result | None:
-    """Return the result of `attempt`, which is repeated while it raises Unavailable; None if `stop` is set first.
+def wait_for(attempt: Callable[[], Result], stop: Event, *, once: bool) -> Result:
+    """Return the result of `attempt`, which is repeated while it raises Unavailable. Raises SystemExit after `stop`.
 
     Logs the reason once per change. With `once` Unavailable is raised instead.
     """
@@ -42,10 +43,10 @@ def wait_for(attempt: Callable[[], Result], stop: Event, *, once: bool) -> Resul
                 raise
             states.trouble(error)
             stop.wait(next(waits_s))
-    return None
+    sys.exit(0)
 
 
-def wait_for_stream(name: str, settings: Settings, source_name: str, stop: Event, *, once: bool) -> Stream | None:
+def wait_for_stream(name: str, settings: Settings, source_name: str, stop: Event, *, once: bool) -> Stream:
     """Return the stream of this name once it has a schema file or records. See `wait_for`."""
     return wait_for(partial(find_stream, name, settings, source_name), stop, once=once)
 
@@ -67,7 +68,7 @@ class StoreReader:
             return SqliteDatabase(self.settings.processed_path(self.name, stream.name))
         return PostgresDatabase(url, self.settings.group_of(stream.name))
 
-    def open(self, stream: Stream) -> ProcessedStore | None:
+    def open(self, stream: Stream) -> ProcessedStore:
         """Return the store once it can be opened. See `wait_for`."""
         start, once = self.reading.start, self.reading.once
         return wait_for(lambda: ProcessedStore(self.database(stream), stream, start), self.stop, once=once)
@@ -117,10 +118,7 @@ def consumer(sink: str, *reads: str, name: str = "", handle: RecordHandler | Non
         found = wait_for_stream(stream, settings, sink, stop, once=reading.once)
         own = replace(settings, group=f"{settings.group}-{name}") if name else settings
         reader = StoreReader(sink, name or sink, own, reading, stop)
-        store = reader.open(found) if found else None
-        if store is None:
-            return 0
-        with closing(store):
+        with closing(reader.open(found)) as store:
             run = _Run(reader, store, tumbling, handle, top=top)
             reader.read(store, run.add_rows, run.progress, run.show, run.wait)
             run.end()
