@@ -77,8 +77,7 @@ def keep_film(path: Path, dashboard: Dashboard, options: DashboardOptions, shown
                 dashboard.update(snapshot)
                 writer.grab_frame(facecolor=figure.get_facecolor())
     except (OSError, subprocess.CalledProcessError) as error:
-        reason = getattr(error, "strerror", None) or f"ffmpeg ended: {error}"
-        raise ToolkitError(f"--save {path} cannot be written: {reason}") from error
+        raise ToolkitError(f"--save {path} cannot be written: {error}") from error
 
 
 def open_output(options: DashboardOptions, folder: Path, first: Snapshot) -> Callable[[Iterable[Snapshot]], None]:

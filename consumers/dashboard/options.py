@@ -18,11 +18,6 @@ DPI = 100
 STYLE = Path(__file__).with_name("light.mplstyle")
 
 
-def _spaced(numbers: tuple[float, ...]) -> str:
-    """Return numbers as on the command line."""
-    return " ".join(map(str, numbers))
-
-
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Buffers:
@@ -62,9 +57,7 @@ class DashboardOptions:
     """Colours; default: light, on the served page those of the browser's system."""
     backend: Annotated[str | None, Parameter(env_var="MPLBACKEND")] = None
     """Matplotlib backend; Agg draws without a window."""
-    size: Annotated[tuple[float, float], Parameter(validator=Number(gte=4, lte=80), show_default=_spaced)] = (
-        DEFAULT_SIZE
-    )
+    size: Annotated[tuple[float, float], Parameter(validator=Number(gte=4, lte=80))] = DEFAULT_SIZE
     """Width and height in inches of 100 pixels each, 4 to 80."""
     serve: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=(0, 1))] = None
     """Serve a page to browsers at PORT or ADDRESS:PORT; default: 127.0.0.1:8765."""

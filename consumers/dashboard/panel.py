@@ -3,7 +3,7 @@
 import re
 import warnings
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +20,7 @@ from matplotlib.transforms import Affine2D, ScaledTranslation
 
 from consumers.dashboard.options import ThemeName
 from consumers.dashboard.snapshot import Snapshot
+from utils.app.cli import counted
 
 # matplotlib's own font is wide: a text that fits in it also fits in a browser's font. The others have more letters.
 FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC")
@@ -149,13 +150,13 @@ class Panel(Card):
         """Show a text while the mouse is at this point, or in the box from it to `end` (right, top)."""
         self.hints.append((axes, (left, bottom, *(end or (left, bottom))), text))
 
-    def draw_bars(self, bars: Any, edges: Any, counts: Any, hints: Iterable[str]) -> None:
-        """Set edges, counts and hints of the bars of `axes.bar`. A bar with count 0, or without one, is hidden."""
-        for bar, left, right, count, text in zip_longest(bars, edges[:-1], edges[1:], counts, hints):
+    def draw_bars(self, bars: Any, edges: Any, counts: Any, record: str, name: Callable[[float, float], str]) -> None:
+        """Set the bars of `axes.bar`, each with `name(left, right)` and its count as hint. Those without are hidden."""
+        for bar, left, right, count in zip_longest(bars, edges[:-1], edges[1:], counts):
             bar.set_visible(bool(count))
             if count:
                 bar.set(x=left + 0.03 * (right - left), width=0.94 * (right - left), height=count)
-                self.hint(bar.axes, left, 0, text, right, count)
+                self.hint(bar.axes, left, 0, f"{name(left, right)}: {counted(int(count), record)}", right, count)
 
     def build(self) -> None:
         """Make the artists."""

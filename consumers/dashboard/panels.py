@@ -30,7 +30,7 @@ class FlowPanel(Panel):
         self.below = self.axes.fill_between([0, 1], [0, 1], step="post", color=self.palette.area, alpha=0.6, lw=0)
         look: Any = {"color": "C0", "weight": "bold", "size": "large", "va": "center"}
         self.total = self.axes.annotate("", (0, 0), (8, 0), textcoords="offset points", annotation_clip=False, **look)
-        self.bars = self.rate_axes.bar(range(self.BARS + 2), 0, align="edge", alpha=0.45)
+        self.bars = self.rate_axes.bar(range(self.BARS + 2), 0, alpha=0.45)
         foreground, background = self.palette.stale
         self.silence = self.axes.axvspan(0, 1, color=background, lw=0)
         self.no_data = self.axes.text(0, 0.5, "no data", transform=self.axes.get_xaxis_transform(), color=foreground,
@@ -58,9 +58,8 @@ class FlowPanel(Panel):
         # The first point counts as one record: the times of those before it are not known.
         counts, _ = np.histogram(times, edges, weights=np.diff(totals, prepend=totals[0] - 1))
         self.rate_axes.set_ylim(0, max(1, counts.max()))
-        names = (f"{counted(int(count), snapshot.roles.record)} in {span(step_s)} from {clock(left, snapshot.now)}"
-                 for left, count in zip(edges, counts, strict=False))  # fmt: skip
-        self.draw_bars(self.bars, edges, counts, names)
+        record, now = snapshot.roles.record, snapshot.now
+        self.draw_bars(self.bars, edges, counts, record, lambda left, _: f"{span(step_s)} from {clock(left, now)}")
         shown = f"bars per {span(step_s)}, at most {brief(int(counts.max()))}"
         return [f"since {clock(times[0], snapshot.now)}", f"{snapshot.rate_text} mean of 60 s", shown]
 
@@ -248,7 +247,7 @@ class HistogramPanel(Panel):
         self.axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         self.axes.xaxis.set_major_formatter(ThousandsFormatter())
         self.sigma = self.axes.axvspan(0, 1, color=palette.sigma, lw=0, zorder=0)
-        self.bars = self.axes.bar(range(self.BINS + 2), 0, align="edge", alpha=0.77)
+        self.bars = self.axes.bar(range(self.BINS + 2), 0, alpha=0.77)
         looks = ((palette.text, "-", 2.0), (palette.muted, "--", 1.8), (palette.p95, "-", 1.8))
         self.lines = [self.axes.axvline(0, color=color, ls=ls, lw=lw) for color, ls, lw in looks]
         place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 3}
@@ -264,9 +263,9 @@ class HistogramPanel(Panel):
         edges = locator.tick_values(*locator.nonsingular(found.low, found.high + roles.whole)) - 0.5 * roles.whole
         counts, _ = np.histogram(np.clip(snapshot.measured, edges[0], edges[-1]), edges)
         width = edges[-1] - edges[0]
-        names = (f"{number(left, width)} to {number(right, width)}: {counted(int(count), roles.record)}"
-                 for left, right, count in zip(edges, edges[1:], counts, strict=False))  # fmt: skip
-        self.draw_bars(self.bars, edges, counts, names)
+        self.draw_bars(
+            self.bars, edges, counts, roles.record, lambda *ends: " to ".join(number(x, width) for x in ends)
+        )
         self.axes.xaxis.set_major_locator(MaxNLocator(6, integer=roles.whole, min_n_ticks=1))
         self.axes.set(xlim=(edges[0] - 0.05 * width, edges[-1] + 0.05 * width), ylim=(0, 1.12 * max(counts)))
         fit(self.axes.xaxis.label, self.inner[0], roles.unit or roles.histogram)

@@ -79,7 +79,7 @@ class Page:
 
     def _draw(self, theme: ThemeName, narrow: bool, snapshot: Snapshot) -> bytes:
         dashboard = self._dashboard(theme, column() if narrow else self._options.size)
-        content = {
+        frame = {
             "svg": dashboard.svg(snapshot),
             "statistics": dashboard.alt_texts(),
             "status": snapshot.status,
@@ -87,7 +87,7 @@ class Page:
             "refresh_s": self._options.refresh,
             "theme": theme,
         }
-        return msgspec.json.encode(content)
+        return msgspec.json.encode(frame)
 
 
 def known_hosts(host: str, allowed: Sequence[str]) -> list[str]:

@@ -102,7 +102,7 @@ class Snapshot:
         oldest, newest = self.flow[0][0], self.flow[-1][0]
         end = self.now if self.now - newest - self.idle_s < MISPLACED_S else newest + self.idle_s
         end = max(end, newest)  # the clock may have been set back
-        is_recording = self.last is not None and self.last < self.started
+        is_recording = (self.last or 0) < self.started
         return min(end, newest + max(newest - oldest, LEAST_SILENCE_S)) if is_recording else end
 
     @property

@@ -175,8 +175,8 @@ def test_round_times_are_those_of_the_zone() -> None:
         test_time_axis_shows_how_long_it_is(span_s, "standard")
     times = iter(np.linspace(NOW - 500_000, NOW, 40))
     drawing = draw(Scene("", "light", snapshot_of(40, timestamp=lambda rng: instant_text(int(next(times) * 1e6)))))
-    bars = [text for *_, text in drawing.hints() if " in 6 h from " in text]
-    assert bars and all(re.search(r"(00|06|12|18):00(:00)?$", text) for text in bars)
+    bars = [text for *_, text in drawing.hints() if text.startswith("6 h from ")]
+    assert bars and all(re.search(r"(00|06|12|18):00(:00)?: ", text) for text in bars)
 
 
 def test_a_clock_that_was_set_back_reverses_no_axis() -> None:

@@ -92,10 +92,11 @@ def test_rotated_file_is_read_on(settings: Settings) -> None:
     watched = run(Watched("file", "file", settings))
     watched.write(1, 30)
     watched.snapshot(lambda snapshot: snapshot.total == 30)
+    assert watched.reader.looked.wait(20)
     settings.live_path.rename(settings.live_path.with_suffix(".1"))
     watched.write(31, 60)
     snapshot = watched.snapshot(lambda snapshot: snapshot.total == 60)
-    assert (snapshot.lost, snapshot.duplicate) == (0, 0)
+    assert (snapshot.lost, snapshot.duplicate, snapshot.status) == (0, 0, "LIVE")
     end(watched)
 
 
