@@ -1,5 +1,6 @@
 """The drawing, checked by geometry: texts stay inside their cards and apart, values stand at their data."""
 
+import io
 import random
 import re
 import time
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
+from PIL import Image, ImageChops
 
 from consumers.dashboard import figure
 from consumers.dashboard import snapshot as snapshot_module
@@ -28,6 +30,7 @@ from producers import sensor_producer
 from scripts.make_pictures import Scene, draw, examples, scenes
 from tests.helpers import make_messages
 from utils.app import cli
+from utils.app.config import PROJECT_DIR
 from utils.reading.expression import Expression
 from utils.records.codec import Field
 from utils.records.instants import instant_text, local_time
@@ -118,6 +121,16 @@ def test_every_scene_is_drawn() -> None:
     assert set(all_scenes()) == set(SCENES)
 
 
+@pytest.mark.parametrize("name", ["light", "anomalies", "empty", "stale-dark", "sensors"])
+def test_the_images_of_the_documents_are_drawn_to_the_pixel(name: str) -> None:
+    kept = Image.open(PROJECT_DIR / "docs" / "images" / f"dashboard-{name}.png")
+    if mpl.__version__ not in kept.info["Software"]:
+        pytest.skip("the images are of another version of matplotlib")
+    scene = all_scenes()[name]
+    drawn = Image.open(io.BytesIO(draw(scene).image(scene.snapshot)))
+    assert np.asarray(ImageChops.difference(kept.convert("RGB"), drawn.convert("RGB"))).max() <= 8  # rounding
+
+
 @pytest.mark.parametrize(
     ("name", "size"),
     [(name, size) for name in SCENES for size in SIZES if size in CRAMPED or name in ("anomalies", "sensors")],
@@ -195,6 +208,8 @@ def test_examples_are_charted_by_their_fields() -> None:
         seen = shown(draw(all_scenes()[name]))
         assert set(expected) <= set(seen)
         assert f"Streaming Dashboard \u00b7 {name}" in seen
+    volumes = draw(all_scenes()["ticks"]).panels[3].area.axes[0].get_xticklabels()
+    assert any("," in label.get_text() for label in volumes)
     assert {"ABOVE 24", "BELOW 18"} <= set(shown(draw(all_scenes()["sensors"])))
 
 
@@ -423,7 +438,7 @@ def test_the_mouse_shows_the_text_of_a_point() -> None:
     assert (dashboard.tip.get_visible(), dashboard.tip.get_text()) == (True, text)
     assert dashboard.point_at(1, 1)
     assert not dashboard.tip.get_visible()
-    assert not dashboard.point_at(2, 1)
+    assert not dashboard.point_at(2, (y0 + y1) / 2)
 
 
 def test_a_value_is_the_same_everywhere() -> None:

@@ -71,9 +71,11 @@ def test_image_that_cannot_be_written_is_logged_once_and_heals(
         assert sum("cannot be written" in line for line in logged) == 1
         folder.mkdir()
         yield state.snapshot()
+        assert logged[-1].endswith("dashboard.png is written")
 
     animation.keep_image(folder / "dashboard.png", drawing, shown())
     assert (folder / "dashboard.png").exists()
+    assert logged[-1].endswith("dashboard.png is written")
 
 
 def test_an_image_that_is_not_written_at_the_end_is_exit_code_3(

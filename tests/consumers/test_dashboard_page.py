@@ -439,8 +439,9 @@ def test_hostile_names_run_nothing(program: Program, browser: Browser) -> None:
     assert browser.see("document.querySelectorAll('#image > svg').length") == 1
 
 
-def test_end_is_quick_while_browsers_wait() -> None:
+def test_end_is_quick_while_browsers_wait(logged: list[str]) -> None:
     page = Page(DashboardOptions(serve=("127.0.0.1:0",)), SNAPSHOT)
+    assert not any("everyone" in line for line in logged)
     port = int(page.url.rstrip("/").rpartition(":")[2])
     with closing(socket.create_connection(("127.0.0.1", port))) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")

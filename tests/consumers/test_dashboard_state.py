@@ -279,11 +279,11 @@ def test_flood_is_bounded_but_in_the_totals(state: State, clock: Clock) -> None:
     for second in range(60):
         clock.now = NOW + second
         messages = make_messages(200, producer_id="ann-1", first=second * 200 + 1)
-        for message in messages:
-            message.timestamp = timestamp_text(clock.now)
+        for place, message in enumerate(messages):
+            message.timestamp = timestamp_text(clock.now - 0.9 + place / 250)
         state.add(chunk(messages))
     snapshot = state.snapshot()
     assert (snapshot.total, len(snapshot.flow), len(snapshot.series[0].values)) == (12_000, 50, 30)
     assert len(snapshot.measured) == 30
     assert snapshot.flow[-1][1] == 12_000
-    assert snapshot.flow[-1][0] - snapshot.flow[0][0] == pytest.approx(49)
+    assert snapshot.flow[-1][0] - snapshot.flow[0][0] == pytest.approx(49, abs=1)
