@@ -64,7 +64,7 @@ SINKS: Mapping[str, Sink] = {
 }
 ALL = tuple(SINKS)
 EMBEDDED = tuple(name for name, sink in SINKS.items() if sink.embedded)
-BY_PREFERENCE = tuple(sorted(ALL, key=EMBEDDED.__contains__))
+BY_PREFERENCE = (*(name for name in ALL if name not in EMBEDDED), *EMBEDDED)
 """The order in which the source `auto` looks for records."""
 
 if TYPE_CHECKING:

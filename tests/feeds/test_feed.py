@@ -28,7 +28,7 @@ import pytest
 from tests.feeds.feed_runs import column, letters, lines
 from tests.helpers import has_links, run_here, start_python, wait_until
 from utils.app.config import PROJECT_DIR, Settings
-from utils.app.errors import Unavailable
+from utils.app.errors import ToolkitError, Unavailable
 from utils.clients.line_file import MAX_LINE_BYTES
 from utils.emitters.file_emitter import FileEmitter
 from utils.feeds import feeding, inputs
@@ -597,6 +597,12 @@ class TestStandardInput:
             _, err = process.communicate(text, timeout=60)
         assert process.returncode == 2
         assert err.endswith(f"standard input has no readable record{reason}, so no stream is known\n")
+
+
+def test_a_closed_standard_input_is_one_line(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)  # as Python sets it
+    with pytest.raises(ToolkitError, match="there is no standard input"):
+        inputs.find_input("-", inputs.PLAIN, settings, threading.Event())
 
 
 def test_a_pipe_whose_first_line_does_not_end_needs_no_memory(

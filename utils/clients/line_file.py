@@ -27,7 +27,7 @@ def ends_with_newline(fd: int) -> bool:
 
 
 def last_line(fd: int) -> tuple[int, bytes]:
-    """Return the offset of the last line, and the line without surrounding blanks and zeros."""
+    """Return the offset of the last line, and the line without surrounding blanks and zeros (of a long one, a part)."""
     size = start = os.lseek(fd, 0, os.SEEK_END)
     newline = -1
     while start and newline < 0:
@@ -36,7 +36,7 @@ def last_line(fd: int) -> tuple[int, bytes]:
         newline = read_at(fd, start, step).rfind(b"\n")
     start += newline + 1
     line, offset = b"", start
-    while offset < size:
+    while offset < size and len(line) <= MAX_LINE_BYTES:
         block = read_at(fd, offset, min(SCAN_BYTES, size - offset))
         line = (line + block).lstrip(BLANK)
         offset += len(block)

@@ -15,7 +15,15 @@ from loguru import logger
 from utils.app.config import Settings
 from utils.app.errors import SinkReplaced, ToolkitError, Unavailable
 from utils.clients.files import check_same_file, mapped_errors, sync, sync_path
-from utils.clients.line_file import BLANK, ends_with_newline, first_hole, last_line, lines_backwards, read_at
+from utils.clients.line_file import (
+    BLANK,
+    MAX_LINE_BYTES,
+    ends_with_newline,
+    first_hole,
+    last_line,
+    lines_backwards,
+    read_at,
+)
 from utils.emitters.base import ROW_GROUP_RECORDS, delivered_by_another, emit_one
 from utils.records.codec import encoder
 from utils.records.external import identity_of
@@ -160,7 +168,8 @@ class FileEmitter:
         if not ends_with_newline(self._fd):
             size = os.fstat(self._fd).st_size
             start, line = last_line(self._fd)
-            is_partial = line[:1] in (b"", b"{") and not _is_record(line)
+            # A line that is too long for a record is another writer's, and `line` is only a part of it.
+            is_partial = line[:1] in (b"", b"{") and len(line) <= MAX_LINE_BYTES and not _is_record(line)
             if is_partial and self._truncate(start):
                 logger.warning("{}: cut a partial last line of {} bytes", self._path, size - start)
                 return start

@@ -191,6 +191,8 @@ def _file_blocks(path: Path, is_packed: bool) -> Iterator[bytes]:
 
 def _standard_input(options: InputOptions, stop: threading.Event) -> Input:
     """Return the input for a pipe, which can be read only once."""
+    if sys.stdin is None:
+        raise ToolkitError(f"{PIPE}: there is no standard input")
     kind, blocks = options.kind or "json", _pipe_blocks(sys.stdin.buffer, stop)
     unread = Text.of("standard input", options.encoding, blocks, options.time_format)
     return Input("stdin", PIPE, kind, options, partial(_pipe_rows, unread, kind), ends=True)

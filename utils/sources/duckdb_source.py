@@ -132,8 +132,8 @@ def select_expression(name: str, kind: str, field_type: str) -> str:
         milliseconds, microseconds = (f"strftime({instant}, '{form}.%{fraction}Z')" for fraction in "gf")
         text = f"CASE epoch_us({column}) % 1000 WHEN 0 THEN {milliseconds} ELSE {microseconds} END"
         return f"coalesce({text}, {column}::VARCHAR)"  # `text` is NULL for infinity
+    if field_type == "number" or (not field_type and not kind.endswith(("INT", "INTEGER"))):
+        return as_double(column, kind) or column
     if field_type == "json" and kind not in ("JSON", "VARCHAR"):
         return f"to_json({column})::VARCHAR"
-    if field_type != "number" and kind.endswith(("INT", "INTEGER")):
-        return column
-    return as_double(column, kind) or column
+    return column

@@ -54,6 +54,7 @@ class SqliteSource(TableSource):
                     return fields, fetch_page(connection.execute(query).fetchmany, count)
                 except sqlite3.OperationalError as error:
                     if "UTF-8" not in str(error):
+                        self.close()  # its state is unknown
                         raise
             raise AssertionError
 
