@@ -7,7 +7,8 @@ import shutil
 import struct
 import subprocess
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -247,16 +248,10 @@ class TestFile:
 
     def test_an_empty_file_that_another_process_has_locked_stays(self, path: Path) -> None:
         path.touch()
-        code = (
-            "import fcntl, sys; f = open(sys.argv[1], 'r+b'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
-        )
-        command = [sys.executable, "-c", code, str(path)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as creator:
-            assert creator.stdout and creator.stdout.readline()
+        with locked(path):
             with pytest.raises(Unavailable, match="lock"), duckdb.connect() as memory:
                 duck._attach(memory, path, read_only=False, wait_s=0.0)
             assert path.exists()
-            creator.communicate(b"\n")
 
     def test_a_database_that_lost_a_header_stays_as_it_is(self, path: Path) -> None:
         DuckdbEmitter(path, BUZZ).close()
@@ -328,6 +323,16 @@ class TestFile:
         assert len(events) == 2 * struct.calcsize("iIII"), "opened once and closed once"
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let another process hold the lock that DuckDB uses."""
+    code = "import fcntl, sys; f = open(sys.argv[1], 'r+b'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout and holder.stdout.readline()
+        yield
+        holder.communicate(b"\n")
+
+
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a file with much metadata, whose log has a record of a killed writer."""
@@ -392,14 +397,21 @@ class TestTornBlocks:
         assert killed.read_bytes() == torn
 
     def test_a_repair_by_another_process_stays(self, killed: Path) -> None:
-        """Such a block has the checksum of the error message, but its content has changed with it."""
+        """Such a block has another checksum, or that of the error message, but its content has changed with it."""
+
+        def assert_stays(stored_checksum: int | None = None) -> None:
+            whole = killed.read_bytes()
+            stored_checksum = stored_checksum or int.from_bytes(whole[place : place + 8], "little")
+            error = f"computed checksum 1 does not match stored checksum {stored_checksum} in block at location {place}"
+            assert not duck._repaired(killed, error)
+            assert killed.read_bytes() == whole
+
         place = self.tear(killed)[0]
+        assert_stays(5)
+        with locked(killed), pytest.raises(Unavailable):
+            assert_stays()
         DuckdbEmitter(killed, BUZZ).close()
-        whole = killed.read_bytes()
-        stored_checksum = int.from_bytes(whole[place : place + 8], "little")
-        error = f"computed checksum 1 does not match stored checksum {stored_checksum} in block at location {place}"
-        assert not duck._repaired(killed, error)
-        assert killed.read_bytes() == whole
+        assert_stays()
 
     @pytest.mark.parametrize("in_text", [True, False])
     def test_a_log_with_a_hole_ends_before_it(self, in_text: bool, killed: Path) -> None:

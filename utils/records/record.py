@@ -176,9 +176,8 @@ class Batch:
             record.producer_id, record.sequence = producer_id, sequence
         lines = encode_records(records)
         columns = columns_of_made(records, codec) if records else None
-        if columns is None:
-            with_lines = zip(records, lines.split(b"\n"), strict=False)  # splitlines would split at a CR in Raw too
-            check_finite([record for record, line in with_lines if b"null" in line])  # NaN has become null
+        if columns is None and b"null" in lines:  # NaN has become null
+            check_finite(records)
         return cls(producer_id, first + len(records) - 1, len(records), lines, codec, columns=columns)
 
     @classmethod

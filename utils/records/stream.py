@@ -225,7 +225,7 @@ def _merged(before: Stream | None, stream: Stream, path: Path) -> Stream:
 
 def check_roles(stream: Stream, where: str) -> None:
     """Raise ToolkitError, with `where` first, if a role names no field or one of the wrong type, or zones are wrong."""
-    types = {field.name: field.type for field in stream.fields if field.name not in OWN_COLUMNS}
+    types = {field.name: field.type for field in stream.fields}
     for role, allowed in _ROLES.items():
         name = getattr(stream, role)
         if name is not None and types.get(name) not in allowed:
