@@ -186,6 +186,8 @@ class TestScan:
         with pytest.MonkeyPatch.context() as patch, path.open("rb") as file:
             patch.setattr(line_file, "SCAN_BYTES", block)
             found = list(line_file.lines_backwards(file.fileno(), b'"id":"x', len(data), 0))
+            last = data.rfind(b"\n") + 1
+            assert line_file.last_line(file.fileno()) == (last, data[last:].strip(line_file.BLANK))
         assert [end for _, end in found] == [end for _, end in reversed(expected)]
         squeezed = [b"".join(line.split(b"\0")) for line, _ in found]
         assert squeezed == [b"".join(line.split(b"\0")) for line, _ in reversed(expected)]

@@ -280,3 +280,9 @@ def test_fields_that_producers_add_at_once_are_all_kept(folder: Path) -> None:
     assert found is not None
     assert {field.name for field in found.fields} == {"device", "temperature_c", *(f"field_of_{n}" for n in range(16))}
     assert not list(folder.glob(".sensors.json*"))
+
+
+def test_a_description_has_every_field_with_a_value() -> None:
+    stream = Stream("readings", Reading, by="device")
+    record = stream.codec.decode(b'{"more":[1],"count":2,"device":"a","timestamp":"2026-11-23T19:04:05.123Z"}')
+    assert stream.describe(record) == 'a count=2 extra={"more":[1]}'

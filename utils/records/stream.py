@@ -88,9 +88,9 @@ class Stream:
         (row,) = self.codec.rows([record])
         values = dict(zip(self.codec.columns, row, strict=True))
         shown = [values.pop(self.by)] if self.by and values.get(self.by) is not None else []
-        hidden = ("timestamp", *OWN_COLUMNS)
+        hidden = ("timestamp", "producer_id", "sequence")
         shown += [f"{name}={value}" for name, value in values.items() if value is not None and name not in hidden]
-        return " ".join(map(str, [*shown, record.extra] if record.extra else shown))
+        return " ".join(map(str, shown))
 
 
 @lru_cache(maxsize=64)
