@@ -25,6 +25,8 @@ GROUP_LINES = 64  # lines that are decoded together once one of all does not fit
 
 ABSENT = Raw()  # value of an absent `json` field; compare by identity
 
+ProducerId = Annotated[str, Meta(min_length=1)]
+SequenceNumber = Annotated[int, Meta(ge=1, le=MAX_INT64)]
 _Int64 = Annotated[int, Meta(ge=-(2**63), le=MAX_INT64)]
 _Exact = Annotated[int, Meta(ge=-MAX_EXACT, le=MAX_EXACT)]
 TYPES: dict[str, Any] = {
@@ -37,8 +39,8 @@ TYPES: dict[str, Any] = {
 }
 OWN_COLUMNS = {
     "extra": None,  # a member of this name fits only if it is null
-    "producer_id": Annotated[str, Meta(min_length=1)],
-    "sequence": Annotated[int, Meta(ge=1, le=MAX_INT64)],
+    "producer_id": ProducerId,
+    "sequence": SequenceNumber,
 }
 """The columns that follow the fields in every stream; each may be None. Only the codec fills `extra`."""
 RESERVED_NAMES = (*OWN_COLUMNS, "rowid", "_rowid_", "oid")

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Raw
 from msgspec.json import Decoder
 
-from utils.records.codec import ABSENT, encoder, object_decoder
+from utils.records.codec import ABSENT, ProducerId, SequenceNumber, encoder, object_decoder
 
 MAX_RECORD_BYTES = 256 * 1024
 MAX_DEPTH = 100
@@ -134,8 +134,8 @@ def reason_of(error: Exception, line: bytes) -> str:
 class _Identity(msgspec.Struct):
     """The ids of a record. The decoder skips all other members."""
 
-    producer_id: str | None = None
-    sequence: int | None = None
+    producer_id: ProducerId
+    sequence: SequenceNumber
 
 
 _identity = Decoder(_Identity)
@@ -147,4 +147,4 @@ def identity_of(line: bytes) -> tuple[str, int] | None:
         found = _identity.decode(line)
     except (ValueError, RecursionError):
         return None
-    return (found.producer_id, found.sequence) if found.producer_id and found.sequence else None
+    return found.producer_id, found.sequence

@@ -5,14 +5,14 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any
+from typing import Any
 from zlib import crc32
 
 import msgspec
-from msgspec import Meta, Raw
+from msgspec import Raw
 
 from utils.app.errors import Absent, ToolkitError
-from utils.records.codec import MAX_INT64, Codec, Field, encoder, object_decoder
+from utils.records.codec import MAX_INT64, Codec, Field, ProducerId, SequenceNumber, encoder, object_decoder
 from utils.records.record import Invalid
 from utils.records.stream import Stream
 from utils.records.table import Table
@@ -25,9 +25,6 @@ FIRST = -(2**63)
 CHUNK_BYTES = 8 * 1024 * 1024  # about: a chunk of large records has fewer than `max_records`
 GROUP_ROWS = 64
 _KNOWN = {"JSON": "json", "BOOLEAN": "boolean"}  # column types without which a value would be misread
-
-_ProducerIds = list[Annotated[str, Meta(min_length=1)]]
-_Sequences = list[Annotated[int, Meta(ge=1, le=MAX_INT64)]]
 
 _json = msgspec.json.Decoder(Raw)
 
@@ -149,7 +146,7 @@ class TableSource:
         texts = {field.name: members.pop(field.name, ()) for field in codec.fields if field.type == "json"}
         found = codec.fitting_columns(members, size)  # None if `extra` has a value
         try:
-            producer_ids, sequences = msgspec.convert(ids, tuple[_ProducerIds, _Sequences])
+            producer_ids, sequences = msgspec.convert(ids, tuple[list[ProducerId], list[SequenceNumber]])
             nulls = [bytes(_json.decode(text)) for column in texts.values() for text in column if text is not None]
         except (ValueError, TypeError, RecursionError):
             return None
