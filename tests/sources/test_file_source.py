@@ -1,3 +1,4 @@
+import errno
 import gzip
 import json
 import os
@@ -94,7 +95,11 @@ class TestLines:
 
     def test_a_finished_file_may_end_without_a_newline_but_not_within_a_record(self, live: Path) -> None:
         live.write_bytes(line("a") + b'{"message":"b"}')
-        assert texts(drain(from_start(live, finished=True))) == ["a", "b"]
+        source = from_start(live, finished=True)
+        assert texts(drain(source)) == ["a", "b"]
+        append(live, b"\n" + line("c"))
+        chunks = drain(source)
+        assert (texts(chunks), wrong(chunks)) == (["c"], [])
         live.write_bytes(line("a") + b'{"message":"b"')
         chunks = drain(from_start(live, finished=True))
         assert (texts(chunks), wrong(chunks)) == (["a"], [f"live.json byte {len(line('a'))}"])
@@ -297,6 +302,18 @@ class TestBadInput:
         with pytest.raises(ToolkitError, match=f"live.json {reason}") as raised:
             from_start(live).poll(1)
         assert raised.value.exit_code == 2
+
+    def test_a_failed_read_is_an_outage(self, live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def failing(*_: object) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+        live.write_bytes(line("a"))
+        source = from_start(live)
+        with monkeypatch.context() as patch:
+            patch.setattr("utils.sources.file_source.read_at", failing)
+            with pytest.raises(Unavailable, match="cannot be read"):
+                source.poll(1)
+        assert texts(drain(source)) == ["a"]
 
     def test_closing_twice(self, live: Path) -> None:
         live.write_bytes(line("a"))
