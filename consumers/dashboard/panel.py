@@ -99,13 +99,13 @@ def fit(text: Text, room: float, *forms: str) -> None:
     figure: Any = text.get_figure(root=True)
     renderer = figure.canvas.get_renderer()  # by default that of the last drawing: an SVG's measures differently
 
-    def is_long(words: str) -> bool:
-        text.set_text(words)
-        return bool(text.get_window_extent(renderer).width > room * figure.dpi)
+    def fits(form: str) -> bool:
+        text.set_text(form)
+        return bool(text.get_window_extent(renderer).width <= room * figure.dpi)
 
-    if all(map(is_long, forms)):
+    if not any(map(fits, forms)):  # else the text now shows the first form that fits
         cut = [f"{forms[-1][:length].rstrip()}\u2026" for length in range(len(forms[-1]))]
-        text.set_text(cut[max(bisect_left(cut, True, key=is_long) - 1, 0)])
+        text.set_text(cut[max(bisect_left(cut, True, key=lambda form: not fits(form)) - 1, 0)])
 
 
 class ThousandsFormatter(ScalarFormatter):
@@ -170,8 +170,8 @@ class Panel(Card):
         """Show the snapshot."""
         self.hints, self.details = [], []
         parts, room, roles = self.draw(snapshot), self.width - 2 * EDGE, vars(snapshot.roles)
-        words = {name: _FIRST.sub(lambda letter: letter[0].upper(), str(text)) for name, text in roles.items()}
-        title = self.title.format_map(words)
+        capitalized = {name: _FIRST.sub(lambda letter: letter[0].upper(), str(text)) for name, text in roles.items()}
+        title = self.title.format_map(capitalized)
         fit(self.heading, room, title)
         fit(self.notice, room, "" if parts else self.empty.format_map(roles | {"why": snapshot.why_empty}))
         for axes in self.area.axes:

@@ -161,10 +161,7 @@ class TrendPanel(Panel):
         return [last, f"{counted(len(found), 'anomaly')}, the latest {number(max(found)[1], extent)}", mean]
 
     def value_range(self, snapshot: Snapshot) -> tuple[float, float]:
-        """Return the range to show: the scale of the value if it has one, else that of lines and zones near them.
-
-        Anomalies, and means with them, do not set the range, as they would flatten the lines. They are at the edge.
-        """
+        """Return the range to show. Anomalies are at its edge, because a range with them would flatten the lines."""
         if snapshot.roles.scale:
             return snapshot.roles.scale
         pairs = [pair for series in snapshot.series for pair in zip(series.values, series.anomalies, strict=True)]

@@ -55,13 +55,13 @@ class ChartedFields:
         kind, is_buzz = types.get(self.measured or ""), stream.name == BUZZ.name
         self.has_lines = stream.by is not None and not is_buzz  # one per `by` value
 
-        def words(name: str | None) -> str:
+        def label(name: str | None) -> str:
             return plain((name or "number").replace("_", " ")) + (" length" if types.get(name or "") == "text" else "")
 
         self.roles = Roles(
             by=plain((stream.by or "producer").replace("_", " ")),
-            value=words(self.value),
-            histogram=words(self.measured),
+            value=label(self.value),
+            histogram=label(self.measured),
             record="message" if is_buzz else "record",
             zones=stream.zones,
             scale=(0.0, 1.0) if is_buzz and stream.value == BUZZ.value else None,

@@ -132,14 +132,14 @@ class Session:
 
     def _note_kept(self, kept: Counter[str]) -> None:
         """Count the fields that went to `extra`, and log the first MAX_NAMES names, each once."""
-        new = [name for name, _ in kept.most_common() if name not in self.extra_counts][
-            : max(0, MAX_NAMES - len(self.extra_counts))
-        ]
+        counts, new = self.extra_counts, list[str]()
+        for name, count in kept.most_common():
+            has_place = name in counts or len(counts) < MAX_NAMES
+            if has_place and name not in counts:
+                new.append(repr(name[:MAX_SHOWN]))
+            counts[name if has_place else OTHERS] += count
         if new:
-            names = ", ".join(repr(name[:MAX_SHOWN]) for name in new)
-            logger.warning("no column takes a value of {}: in SQL it is in the column extra", names)
-        for name, count in kept.items():
-            self.extra_counts[name if name in self.extra_counts or name in new else OTHERS] += count
+            logger.warning("no column takes a value of {}: in SQL it is in the column extra", ", ".join(new))
 
     def summary(self, name: str) -> str:
         """Return one line with the counts of the run, and per sink what was delivered and what is pending."""

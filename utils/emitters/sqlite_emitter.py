@@ -70,20 +70,21 @@ class SqliteEmitter:
     def _insert(self, columns: Columns) -> None:
         """Insert rows of one run in one transaction. `columns` are in the order of the table."""
         *fields, extra, producer_ids, sequences = columns
-        varying = [*fields, sequences, extra] if any(extra) else [*fields, sequences]
+        with_extra = any(extra)
+        varying = [*fields, sequences, extra] if with_extra else [*fields, sequences]
         values = chain.from_iterable(zip(*varying, strict=True))
-        left, name = len(sequences), self._table.name
+        left = len(sequences)
         try:
             with self._database.transaction() as connection:
                 while left:
                     rows = min(left, self._rows_per_statement)
                     left -= rows
-                    statement = self._table.insert(rows, with_extra=len(varying) > len(fields) + 1)
+                    statement = self._table.insert(rows, with_extra=with_extra)
                     stored = connection.execute(statement, [producer_ids[0], *islice(values, rows * len(varying))])
                     if stored.rowcount < rows:  # a trigger's RAISE(IGNORE) is no error to SQLite
                         raise sqlite3.IntegrityError("a trigger of the table leaves the row out")
         except sqlite3.IntegrityError as error:
-            if str(error).lower().endswith(f"{name}.producer_id, {name}.sequence"):
+            if str(error).lower().endswith(f"{self._table.name}.producer_id, {self._table.name}.sequence"):
                 raise delivered_by_another(self._path, producer_ids[0]) from error
             raise
 

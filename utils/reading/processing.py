@@ -74,7 +74,7 @@ class StoreReader:
         return wait_for(lambda: ProcessedStore(self.database(stream), stream, start), self.stop, once=once)
 
     def read(
-        self, store: ProcessedStore, part: OnStored | None, progress: Progress, show: Callable[[list[Any]], None],
+        self, store: ProcessedStore, on_stored: OnStored, progress: Progress, show: Callable[[list[Any]], None],
         on_wait: OnWait,
     ) -> None:  # fmt: skip
         """Store the chunks from the stored positions on and `show` the new records. See ProcessedStore.add, follow."""
@@ -85,7 +85,7 @@ class StoreReader:
             return source(self.sink, self.settings, store.stream, store.resume, finished=once, shared=True)
 
         def handle(chunk: Chunk) -> int:
-            new = [record for record, *_ in store.add(chunk, part).new]
+            new = [record for record, *_ in store.add(chunk, on_stored).new]
             progress.update(chunk.records, store.run)
             show(new)
             return len(new)

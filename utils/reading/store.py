@@ -100,8 +100,8 @@ class ProcessedStore:
             ((position,),) = self.database.execute(_POSITION, partition).fetchall()
         return str(position)
 
-    def add(self, chunk: Chunk, part: OnStored | None = None) -> Stored:
-        """Store the new records of a chunk, its position and the rows of `part`, in one transaction.
+    def add(self, chunk: Chunk, on_stored: OnStored | None = None) -> Stored:
+        """Store the new records of a chunk, its position and the rows of `on_stored`, in one transaction.
 
         Raises PositionMoved if another copy of this consumer has advanced the partition.
         """
@@ -115,8 +115,8 @@ class ProcessedStore:
             stored = self._insert(chunk, before_us)
             self._learn(tracker, chunk)
             added = _counted(tracker, chunk, len(stored.new))
-            if part:
-                part(stored)
+            if on_stored:
+                on_stored(stored)
             if chunk.begins_again:  # noted after counting: the records in this chunk are still of the old file
                 tracker.begin_again()
             self.database.execute(_SAVE, stored.newest_us, msgspec.json.encode(tracker).decode(), chunk.partition)
