@@ -96,14 +96,14 @@ class Lines:
         self._last: deque[Any] | None = None if everything else deque(maxlen=LAST_SHOWN)
 
     def show(self, records: list[Any]) -> None:
-        if self._last is None:
-            line, encoding = (self._json, "utf-8") if self._as_json else (self._text, sys.stdout.encoding)
-            sys.stdout.buffer.write("".join(f"{line(record)}\n" for record in records).encode(encoding, "replace"))
-            sys.stdout.buffer.flush()
+        if self._last is not None:
+            self._last.extend(records)
+            if len(records) < CAUGHT_UP_BELOW:
+                self.idle()
             return
-        self._last.extend(records)
-        if len(records) < CAUGHT_UP_BELOW:
-            self.idle()
+        line, encoding = (self._json, "utf-8") if self._as_json else (self._text, sys.stdout.encoding)
+        sys.stdout.buffer.write("".join(f"{line(record)}\n" for record in records).encode(encoding, "replace"))
+        sys.stdout.buffer.flush()
 
     def idle(self) -> None:
         """Print the last records: the present end is reached. From now on every record is printed."""

@@ -131,12 +131,12 @@ def _attach(memory: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool, w
             if may_be_torn and _repaired(path, str(error)):
                 continue
             is_in_use = isinstance(error.__cause__, duckdb.ResourceInUseException) or _LOCKED in str(error)
-            is_half_created = not is_in_use and _half_created(path)
-            if is_half_created and is_late and read_only:
-                raise Absent(f"{path} is empty; its database is perhaps being created") from error
-            if is_half_created and is_late:
-                path.unlink(missing_ok=True)
-            elif not is_half_created and (is_late or not isinstance(error, Unavailable)):
+            if not is_in_use and _half_created(path):
+                if is_late and read_only:
+                    raise Absent(f"{path} is empty; its database is perhaps being created") from error
+                if is_late:
+                    path.unlink(missing_ok=True)
+            elif is_late or not isinstance(error, Unavailable):
                 raise
         time.sleep(_RETRY_S)
 

@@ -45,8 +45,10 @@ class RotatedFile(FileSource):
             if self._last_end and not self._position:  # nothing of this file is read yet: another may come before it
                 self.close()
             chunk = super().poll(max_records)
-            if chunk is None or not self._last_end or chunk.end:
-                self._last_end = chunk.end if chunk else self._last_end
+            if chunk is None:
+                return None
+            if chunk.end or not self._last_end:
+                self._last_end = chunk.end
                 return chunk
             if chunk.invalid:  # a first line without its newline: the position stays in the file before
                 return replace(chunk, end=self._last_end)

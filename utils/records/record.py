@@ -187,7 +187,7 @@ class Batch:
         if {codec.type} != set(map(type, records)) or not all(map(attrgetter("is_plain"), lines)):
             stamped = [stamp(each.line, producer_id, first + n, each.timestamp) for n, each in enumerate(lines)]
             return cls(producer_id, last, len(lines), b"".join(stamped), codec)
-        ids = id_members(producer_id)
+        ids = id_members(producer_id)  # what `stamp` would append, in place of the last bracket of each line
         stamped = [
             b"%b,%b%d}\n"
             % (each.line[:-1], ids if each.record.timestamp else timestamp_member(each.timestamp) + ids, sequence)

@@ -232,7 +232,7 @@ class Connection:
             start = positions[number]
             positions[number] = self._position((messages[-1].offset() or 0) + 1) if messages else ""
             self._ready.append(Chunk(self._name(number), start, positions[number], messages))
-        if [] in found.values():
+        if not all(found.values()):  # a partition begins again
             self._assign(positions)
 
     def commit(self) -> None:
