@@ -76,10 +76,7 @@ class Viewer:
         if self._positions and self.source.name != self._progress.name:
             tracker.begin_again()  # another sink has the same records once more
         self._progress.name, self._positions[chunk.partition] = self.source.name, chunk.end
-        new = tracker.admit(chunk.records)
-        if chunk.begins_again:  # noted after counting: the records in this chunk are still of the old file
-            tracker.begin_again()
-        counts.invalid += len(chunk.invalid)
+        new = tracker.admit_chunk(chunk)
         if before != (counts.lost, counts.duplicate):
             logger.warning("lost {:,}, duplicate {:,} so far", counts.lost, counts.duplicate)
         self._progress.update(new, counts)

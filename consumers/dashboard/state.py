@@ -176,17 +176,13 @@ class State:
 
     def add(self, chunk: Chunk) -> None:
         """Take in one chunk. Never raises, whatever its records contain."""
-        tracker = self._history.tracker
-        fresh = tracker.admit(chunk.records)
+        fresh = self._history.tracker.admit_chunk(chunk)
         if self._where:
             fresh = list(compress(fresh, self._where.matches(fresh)))
-        with self._lock:
-            tracker.counts.invalid += len(chunk.invalid)
-            if fresh:
+        if fresh:
+            with self._lock:
                 last = self._history.add(fresh, self._clock(), self._known.started)
                 self._known = replace(self._known, last=last)
-            if chunk.begins_again:  # noted after counting: the records in this chunk are still of the old file
-                tracker.begin_again()
 
     def snapshot(self) -> Snapshot:
         """Return the present statistics. It takes some milliseconds, however many records there were."""

@@ -104,28 +104,29 @@ def sample_stream(
         while not (is_done or stop.is_set()):
             try:
                 chunk = reader.poll(INFERRED_FROM - len(samples))
-                found = [line.line for line in chunk.records] if chunk else []
-                number += len(found)
-                if not (chunk and source.kind == "csv" and len(chunk.invalid) > MAX_INVALID * len(found)):
-                    samples += found  # else a title is above the names of the columns
-                is_last = chunk is None or source.place == PIPE or len(samples) >= INFERRED_FROM
-                is_done = not is_new or stop.is_set() or (is_last and bool(samples))
-                if chunk and chunk.invalid:
-                    hint = "; --format, --pattern and --items tell how to read it; JSON has an object per line"
-                    reason = f": {chunk.invalid[0].reason}{hint if source.kind != 'csv' else ''}"
-                elif not (chunk or is_done):
-                    few = f"only {cli.counted(number, 'readable record')}" if number else "no readable record"
-                    missing = f"{reader.detail} has {few}{reason}, so no stream is known"
-                    if not wait:
-                        raise ToolkitError(missing)
-                    states.trouble(Absent(missing))
-                    stop.wait(RETRY_CAP_S)
             except Absent as error:  # the user named it, so it should be there
                 raise ToolkitError(str(error)) from error
             except Unavailable as error:
                 if not wait:
                     raise
                 states.trouble(error)
+                stop.wait(RETRY_CAP_S)
+                continue
+            found = [line.line for line in chunk.records] if chunk else []
+            number += len(found)
+            if not (chunk and source.kind == "csv" and len(chunk.invalid) > MAX_INVALID * len(found)):
+                samples += found  # else a title is above the names of the columns
+            is_last = chunk is None or source.place == PIPE or len(samples) >= INFERRED_FROM
+            is_done = not is_new or stop.is_set() or (is_last and bool(samples))
+            if chunk and chunk.invalid:
+                hint = "; --format, --pattern and --items tell how to read it; JSON has an object per line"
+                reason = f": {chunk.invalid[0].reason}{hint if source.kind != 'csv' else ''}"
+            elif not (chunk or is_done):
+                few = f"only {cli.counted(number, 'readable record')}" if number else "no readable record"
+                missing = f"{reader.detail} has {few}{reason}, so no stream is known"
+                if not wait:
+                    raise ToolkitError(missing)
+                states.trouble(Absent(missing))
                 stop.wait(RETRY_CAP_S)
     return fed_stream(name, samples, settings, time, kind=source.kind) if samples or not is_new else None
 

@@ -117,8 +117,6 @@ class ProcessedStore:
             added = _counted(tracker, chunk, len(stored.new))
             if on_stored:
                 on_stored(stored)
-            if chunk.begins_again:  # noted after counting: the records in this chunk are still of the old file
-                tracker.begin_again()
             self.database.execute(_SAVE, stored.newest_us, msgspec.json.encode(tracker).decode(), chunk.partition)
         self.run += added
         return stored
@@ -168,10 +166,10 @@ class ProcessedStore:
 def _counted(tracker: Tracker, chunk: Chunk, new: int) -> Counts:
     """Count a chunk in its tracker and return what was added. `new` is from the index: the tracker is bounded."""
     before, tracker.counts = tracker.counts, Counts()
-    tracker.admit(chunk.records)
+    tracker.admit_chunk(chunk)
     seen = tracker.counts
     known = len(chunk.records) - new
     again = min(seen.again, known)
-    added = Counts(new, seen.external, len(chunk.invalid), seen.lost, known - again, again)
+    added = Counts(new, seen.external, seen.invalid, seen.lost, known - again, again)
     tracker.counts = before + added
     return added

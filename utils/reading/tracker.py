@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 from msgspec.structs import asdict, astuple
 
+from utils.sources.base import Chunk
+
 MAX_RUNS = MAX_GAPS = 1_000
 MAX_LOST = 2**40  # counted per gap: the sum must not overflow, whatever sequences external records have
 _RUN = re.compile(r"(.+-[0-9a-f]{8})-[0-9a-f]{8}")
@@ -66,6 +68,14 @@ class Tracker(msgspec.Struct, omit_defaults=True):
     max_gaps: int = MAX_GAPS
     counts: Counts = msgspec.field(default_factory=Counts)
     tracks: dict[str, Track] = {}  # by producer_id, the latest last
+
+    def admit_chunk(self, chunk: Chunk) -> list[Any]:
+        """Count the records and invalid lines of a chunk. Return the records that are new or have no ids, in order."""
+        new = self.admit(chunk.records)
+        self.counts.invalid += len(chunk.invalid)
+        if chunk.begins_again:  # noted after counting: the records in this chunk are still of the old file
+            self.begin_again()
+        return new
 
     def admit(self, records: Iterable[Any]) -> list[Any]:
         """Count the records. Return those that are new or have no ids, in order."""

@@ -54,14 +54,10 @@ class FileSource:
 
     def __init__(self, path: Path, codec: Codec, resume: Resume, *, finished: bool = False) -> None:
         self._path, self._codec, self._resume, self._finished = path, codec, resume, finished
+        self.detail = str(path)
         self._file: FileIO | None = None
         self._position: str | None = None  # what `resume` returned, or the end of the last chunk
         self._counted: str | None = None  # the position before an unfinished line that was reported as invalid
-
-    @property
-    def detail(self) -> str:
-        """The path of the file."""
-        return str(self._path)
 
     def poll(self, max_records: int) -> Chunk | None:
         """Return the next records. See Source."""

@@ -148,7 +148,7 @@ class TableSource:
         try:
             producer_ids, sequences = msgspec.convert(ids, tuple[list[ProducerId], list[SequenceNumber]])
             nulls = [bytes(_json.decode(text)) for column in texts.values() for text in column if text is not None]
-        except (ValueError, TypeError, RecursionError):
+        except (ValueError, TypeError, RecursionError):  # a row without ids, or a text that is no JSON
             return None
         if found is None or b"null" in nulls:
             return None
