@@ -191,7 +191,7 @@ def _csv_rows(lines: Iterator[list[bytes]]) -> Iterator[list[tuple[Row, list[str
     for more in chain(lines, [[]]):  # once more at the end, for a row with an open quote
         page, rows, is_open = page + more, list[tuple[Row, list[str]]](), False
         delimiter = delimiter or max(DELIMITERS, key=page[0].decode("utf-8", "replace").count) if page else ""
-        while page and not is_open:
+        while page and not is_open:  # once more behind each damaged line
             texts = (line.decode("utf-8", "surrogateescape") for line in page)
             reader, taken = csv.reader(texts, delimiter=delimiter, strict=True), 0
             try:
@@ -200,7 +200,7 @@ def _csv_rows(lines: Iterator[list[bytes]]) -> Iterator[list[tuple[Row, list[str
                     rows.append((Row(number + taken, data), cells))
                     taken = reader.line_num
             except csv.Error as error:
-                is_open = bool(more) and reader.line_num == len(page)
+                is_open = bool(more) and reader.line_num == len(page)  # the next lines may close the quote
                 if not is_open:
                     rows.append((Row(number + taken, page[taken].rstrip(b"\r\n"), reason=str(error)), []))
                     taken += 1
