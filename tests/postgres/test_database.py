@@ -53,6 +53,9 @@ class TestValues:
         line = BUZZ.codec.encode(read[0]).decode()
         assert place.ask("SELECT producer_id, name, record FROM records") == [("odd\ufffd-1", "c\ufffd", line)]
 
+    def test_a_question_mark_in_a_statement_without_values(self, store: ProcessedStore) -> None:
+        assert store.database.query("SELECT 'why?'") == [("why?",)]
+
     def test_means_and_sums_are_numbers(self, place: PostgresPlace) -> None:
         stream = Stream("n", by="a", value="n", fields=(Field("a", "text"), Field("n", "integer")))
         with closing(open_store(place, stream)) as store:
@@ -79,6 +82,20 @@ class TestSharing:
             thread.join()
         assert not failed
         assert place.ask("SELECT name FROM facts ORDER BY 1") == [("roles",), ("version",)]
+
+    def test_a_schema_that_another_machine_is_creating_is_waited_for(self, place: PostgresPlace) -> None:
+        waiting = (
+            f"SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name LIKE '%{place.schema}'"
+        )
+        opened: list[ProcessedStore] = []
+        with psycopg.connect(place.url.text) as other:
+            other.execute("SELECT pg_advisory_xact_lock(hashtext('processed store'))")
+            other.execute(f'CREATE SCHEMA "{place.schema}"'.encode())
+            thread = threading.Thread(target=lambda: opened.append(open_store(place, BUZZ)))
+            thread.start()
+            wait_until(lambda: place.ask(waiting))
+        thread.join()
+        opened.pop().close()
 
     def test_a_partition_that_another_holds_is_unavailable_for_a_while(
         self, store: ProcessedStore, place: PostgresPlace, monkeypatch: pytest.MonkeyPatch
@@ -183,19 +200,25 @@ class TestAway:
         """If it is unknown whether the transaction was committed, the stored position shows it."""
         with closing(open_store(place, BUZZ)) as store:
             store.add(chunk("", "1", ann(1, 2)))
-            execute = psycopg.Connection.execute
+            execute, leave = psycopg.Connection.execute, psycopg.Transaction.__exit__
 
-            def lost(connection: Any, query: Any, *rest: Any, **more: Any) -> Any:
-                text = query.decode() if isinstance(query, bytes) else str(query)
-                if not text.startswith(statement):
-                    return execute(connection, query, *rest, **more)
-                if statement == "COMMIT":
-                    execute(connection, query)
+            def lose(connection: Any) -> None:
                 connection.pgconn.finish()
                 raise psycopg.OperationalError("server closed the connection unexpectedly")
 
+            def at_statement(connection: Any, query: Any, *rest: Any, **more: Any) -> Any:
+                text = query.decode() if isinstance(query, bytes) else str(query)
+                return lose(connection) if text.startswith(statement) else execute(connection, query, *rest, **more)
+
+            def after_commit(transaction: Any, *error: Any) -> None:
+                leave(transaction, *error)
+                lose(transaction.connection)
+
             with monkeypatch.context() as patched, pytest.raises(StoreUnavailable, match="unexpectedly"):
-                patched.setattr(psycopg.Connection, "execute", lost)
+                if statement == "COMMIT":
+                    patched.setattr(psycopg.Transaction, "__exit__", after_commit)
+                else:
+                    patched.setattr(psycopg.Connection, "execute", at_statement)
                 store.add(chunk("1", "2", ann(3, 4)))
             if statement == "COMMIT":
                 assert store.resume("live") == "2"

@@ -69,17 +69,13 @@ def connect(url: StoreUrl, schema: str) -> "Connection[Any]":
             keepalives_interval=max(1, IDLE_S // 3),
             keepalives_count=3,
         )
-        try:
-            connection.execute(f"SET lock_timeout = '{LOCK_S}s'")
-            connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_S}s'")
-            name = psycopg.sql.Identifier(schema)
-            known = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (schema,)).fetchall()
-            if not known:
-                with connection.transaction():
-                    connection.execute("SELECT pg_advisory_xact_lock(hashtext('processed store'))")
-                    connection.execute(psycopg.sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
-            connection.execute(psycopg.sql.SQL("SET search_path = {}").format(name))
-        except psycopg.Error:
-            connection.close()
-            raise
+        connection.execute(f"SET lock_timeout = '{LOCK_S}s'")
+        connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_S}s'")
+        name = psycopg.sql.Identifier(schema)
+        known = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (schema,)).fetchall()
+        if not known:
+            with connection.transaction():
+                connection.execute("SELECT pg_advisory_xact_lock(hashtext('processed store'))")
+                connection.execute(psycopg.sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
+        connection.execute(psycopg.sql.SQL("SET search_path = {}").format(name))
     return connection

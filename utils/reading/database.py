@@ -1,7 +1,7 @@
 """Databases of processed stores: a SQLite file or PostgreSQL, with the same SQL and `?` for values."""
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ class PostgresDatabase:
     lock_tables = "SELECT pg_advisory_xact_lock(hashtext(current_schema()))"
 
     def __init__(self, url: StoreUrl, schema: str) -> None:
-        if len(schema.encode()) > postgres.MOST_NAME_BYTES or schema.startswith("pg_") or not schema:
+        if len(schema.encode()) > postgres.MOST_NAME_BYTES or schema.startswith("pg_"):
             raise ToolkitError(f"{schema!r} cannot name a schema of PostgreSQL: choose another name for the group")
         self.place, self._url, self._schema = f"PostgreSQL at {url.place}, schema {schema}", url, schema
         self._connection: Any = None
@@ -94,15 +94,8 @@ class PostgresDatabase:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        with self._connected() as connection:
-            connection.execute("BEGIN")
-            try:
-                yield
-                connection.execute("COMMIT")
-            finally:
-                if connection.info.transaction_status:  # not committed: an error is being raised
-                    with suppress(postgres.import_psycopg().Error):
-                        connection.execute("ROLLBACK")
+        with self._connected() as connection, connection.transaction():
+            yield
 
     def execute(self, statement: str, *values: Any) -> Any:
         marked = statement.replace("?", "%s") if values else statement
