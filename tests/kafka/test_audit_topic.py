@@ -11,10 +11,12 @@ from kafka.codec import has_snappy
 from tests.helpers import make_batch
 from tests.kafka.conftest import delete_topic
 from utils.app.config import DEFAULT_STREAM, Settings
-from utils.checks import check
+from utils.app.errors import Unavailable
+from utils.checks import check, readers
 from utils.checks.audit import Report, audit
 from utils.clients.kafka_admin import CLIENT_ID
 from utils.delivery.journal import Journal
+from utils.emitters.kafka_emitter import KafkaEmitter
 from utils.records import stream
 from utils.sinks import SINKS
 
@@ -115,6 +117,18 @@ def test_the_emitter_passes_the_audit_and_the_check(settings: Settings) -> None:
     assert not report.notes
     result = check.check("kafka", settings)
     assert (result.result, result.reason) == ("ok", "")
+
+
+def test_a_reader_waits_only_for_a_topic_that_answers(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that dies while a topic is read must not stop the audit, and a long topic takes its time."""
+    with closing(KafkaEmitter(settings, stream.BUZZ, "ann-1")) as sink:
+        sink.emit(make_batch(30))
+    monkeypatch.setattr(readers, "PAGE_RECORDS", 5)
+    monkeypatch.setattr(readers, "POLL_MS", 5_000)
+    assert sum(len(records) for records, _ in readers.pages("kafka", settings, stream.BUZZ)) == 30
+    monkeypatch.setattr("kafka.KafkaConsumer.poll", lambda self, **options: {})
+    with pytest.raises(Unavailable, match="was not reached"):
+        list(readers.pages("kafka", settings, stream.BUZZ))
 
 
 def test_a_topic_that_was_deleted_is_lost(settings: Settings, admin: AdminClient) -> None:

@@ -188,7 +188,11 @@ def test_an_open_transaction_of_a_killed_process_is_aborted(settings: Settings) 
     assert sequences(settings) == list(range(1, 13))
 
 
-def test_rows_hidden_by_another_transaction_are_waited_for(settings: Settings) -> None:
+def test_rows_hidden_by_another_transaction_are_waited_for(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meanwhile nothing is added to the topic."""
+    monkeypatch.setattr(kafka_emitter, "HELD_UP_S", 10.0)
+    ended: list[object] = []
+    monkeypatch.setattr(KafkaEmitter, "_end_own_transaction", lambda self, producer: ended.append(producer))
     one_partition = replace(settings, kafka_partitions=1)
     with emitter(one_partition) as sink:
         other = raw_producer(settings, "other")
@@ -203,7 +207,7 @@ def test_rows_hidden_by_another_transaction_are_waited_for(settings: Settings) -
         assert asking.is_alive()
         other.commit_transaction(10)
         asking.join(10)
-    assert found == [10]
+    assert (found, ended) == ([10], [])
 
 
 def test_a_transaction_that_never_ends_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -256,12 +256,25 @@ def _is(read: Callable[[], int], expected: int) -> bool:
 
 
 def test_an_end_that_cannot_be_reached_is_an_error(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a leader, a partition with `finished` would look empty otherwise."""
+    """Without a leader, a partition with `finished` would look empty otherwise. Without `finished` nobody waits."""
     write(settings, 1)
-    monkeypatch.setattr(kafka_source, "FINISH_S", 0.2)
     monkeypatch.setattr(kafka_source.Connection, "fetch", lambda self, amount: None)
+    monkeypatch.setattr(kafka_source, "FINISH_S", 60.0)
+    monkeypatch.setattr(kafka_source, "SETTLE_S", 0.1)
+    started_s = time.monotonic()
+    with source(settings, finished=False) as reader:
+        assert reader.poll(10) is None
+    assert time.monotonic() - started_s < 30.0
+    monkeypatch.setattr(kafka_source, "FINISH_S", 0.2)
     with source(settings) as reader, pytest.raises(Unavailable, match="was not reached within"):
         reader.poll(10)
+
+
+def test_an_end_that_is_reached_late_is_no_error(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(settings, 10)
+    monkeypatch.setattr(kafka_source, "SETTLE_S", 0.0)
+    with source(settings) as reader:
+        assert records(read_all(reader)) == made(10)
 
 
 def test_partitions_that_are_added_are_read(settings: Settings, admin: AdminClient) -> None:

@@ -101,7 +101,6 @@ class KafkaEmitter:
                 }
             )
             producer.init_transactions(REQUEST_S)
-            producer.poll(0)
             self._producer = producer
         return self._producer
 

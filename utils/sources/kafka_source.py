@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -215,7 +216,7 @@ class Connection:
         for message in fetched:
             number, error = message.partition() or 0, message.error()
             code = error.code() if error else 0
-            if code and (message.topic() is None or message.partition() is None):  # an error of the group or a broker
+            if code and message.topic() is None:  # an error of the group or a broker
                 raise KafkaException(error)
             if number not in positions:
                 continue  # the partition was just revoked
@@ -245,10 +246,8 @@ class Connection:
 
     def close(self) -> None:
         """Leave the group. Stored offsets are committed first, if a broker answers at once."""
-        try:
+        with suppress(KafkaException):
             self._consumer.close()
-        except KafkaException:
-            return
 
 
 def _offset(position: str) -> int:
