@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
@@ -69,6 +69,7 @@ def made(amount: int, producer_id: str = "ann-1", first: int = 1) -> list[Any]:
 def write(settings: Settings, amount: int, *, producer_id: str = "ann-1", first: int = 1) -> None:
     with closing(KafkaEmitter(settings, BUZZ, producer_id)) as sink:
         sink.emit(make_batch(amount, producer_id=producer_id, first=first))
+        assert sink.last([producer_id])  # waits until readers see the records
 
 
 def write_raw(settings: Settings, *values: bytes | None) -> None:
@@ -117,7 +118,8 @@ def test_reading_resumes_after_a_stored_position(settings: Settings) -> None:
 
 
 def test_from_the_end_only_new_records_are_read(settings: Settings) -> None:
-    write(settings, 10)
+    for name in ("cid-1", "ann-1"):  # in the partitions 0 and 3
+        write(settings, 10, producer_id=name)
     with source(settings, lambda partition: "end") as reader:
         ends = read_all(reader)
         assert records(ends) == []
@@ -125,8 +127,7 @@ def test_from_the_end_only_new_records_are_read(settings: Settings) -> None:
         chunks = read_all(reader)
     assert [m.sequence for m in records(chunks)] == [11, 12, 13]
     assert {chunk.start for chunk in ends} == {"end"}
-    assert ends[0].end  # the automatic source looks at the first chunk
-    assert sorted(chunk.end for chunk in ends)[:-1] == ["", "", ""]  # the empty partitions
+    assert [bool(chunk.end) for chunk in ends] == [True, True, False, False], "the automatic source sees the first one"
     positions([*ends, *chunks])
 
 
@@ -204,9 +205,11 @@ def test_a_topic_that_was_created_again_begins_again(settings: Settings, admin: 
 
 @pytest.mark.parametrize("amount", [20, 200])
 def test_a_topic_that_is_created_again_while_it_is_followed_begins_again(
-    settings: Settings, admin: AdminClient, amount: int
+    settings: Settings, admin: AdminClient, monkeypatch: pytest.MonkeyPatch, amount: int
 ) -> None:
     """Only the topic's id shows that it was created again, with fewer or more records than before."""
+    if amount > 50:  # with records at the position the next poll must notice it
+        monkeypatch.setattr(kafka_source, "ASK_EVERY_S", 1000.0)
     one_partition = replace(settings, kafka_partitions=1)
     write(one_partition, 50)
     with source(settings, finished=False) as reader:
@@ -432,6 +435,80 @@ def test_members_divide_the_partitions_and_hand_them_over(
     assert seen == {name: list(range(1, 301)) for name in names}
 
 
+class Whole(Consumer):
+    """A consumer that first returns all partitions, each to its end, at once."""
+
+    first: ClassVar[list[Message]] = []
+
+    def consume(self, *arguments: Any) -> list[Message]:
+        if self.first:
+            return super().consume(*arguments)
+        while sum(message.error() is not None for message in self.first) < 4:
+            self.first.extend(super().consume(*arguments))
+        return self.first
+
+
+@pytest.fixture
+def whole(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ann-1", "cid-1"):  # in two partitions
+        write(settings, 100, producer_id=name)
+    monkeypatch.setattr(Whole, "first", [])
+    monkeypatch.setattr(kafka_source, "Consumer", Whole)
+
+
+def test_a_partition_that_is_revoked_is_read_again_from_its_position(settings: Settings, whole: None) -> None:
+    """What a member has fetched of it and not returned is dropped, and what still comes of it too."""
+    stored: dict[str, str] = {}
+    with source(settings, lambda partition: stored.get(partition, "")) as reader:
+        first = reader.poll(10_000) or pytest.fail("nothing to read")
+        stored[first.partition] = first.end
+        connection = reader._connection
+        assert connection and len(records([first])) == 100
+        connection._revoked(connection._consumer, [])
+        connection._add(Whole.first)
+        connection._assigned(connection._consumer, [TopicPartition(settings.topic, number) for number in range(4)])
+        chunks = [first, *read_all(reader)]
+    assert len(records(chunks)) == 200
+    positions(chunks)
+
+
+def test_the_end_of_a_partition_that_is_not_handled_is_not_committed(
+    settings: Settings, admin: AdminClient, whole: None
+) -> None:
+    with source(settings, group=settings.group) as reader:
+        first = reader.poll(10_000) or pytest.fail("nothing to read")
+        assert len(records([first, reader.poll(10_000) or pytest.fail("nothing to read")])) == 200
+    number, end = int(first.partition.rpartition("-")[2]), int(first.end.partition(":")[0])
+    assert committed(admin, settings.group) == {number: end}
+
+
+def test_records_before_an_error_are_read_after_it(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failed:
+        def __init__(self, after: Message) -> None:
+            self.topic, self.partition = after.topic, after.partition
+
+        def error(self) -> KafkaError:
+            return KafkaError(KafkaError._TRANSPORT)
+
+    class Failing(Consumer):
+        failures = 2
+
+        def consume(self, *arguments: Any) -> list[Any]:
+            found: list[Any] = super().consume(*arguments)
+            if found and Failing.failures:
+                Failing.failures -= 1
+                found.append(Failed(found[-1]))
+            return found
+
+    monkeypatch.setattr(kafka_source, "Consumer", Failing)
+    write(settings, 100)
+    with source(settings) as reader:
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                reader.poll(10)
+        assert records(read_all(reader)) == made(100)
+
+
 def test_a_member_without_partitions_waits_as_long_as_it_takes(settings: Settings) -> None:
     """A member that hangs keeps others waiting when one more joins, and they wait as long as it takes."""
     write(settings, 10)
@@ -498,7 +575,7 @@ def test_records_that_retention_deleted_are_skipped(settings: Settings, admin: A
     place = TopicPartition(settings.topic, 0, 50)
     admin.delete_records([place])[place].result(10)
     for resume, begins_again in ((from_start, 0), (lambda partition: stored[partition], 1)):
-        with source(settings, resume) as reader:
+        with source(settings, resume, group=settings.group) as reader:
             chunks = read_all(reader)
         assert [record.sequence for record in records(chunks)] == list(range(51, 101))
         assert [chunk.begins_again for chunk in chunks].count(True) == begins_again

@@ -161,7 +161,6 @@ class Connection:
     def _revoked(self, consumer: Consumer, taken: list[TopicPartition]) -> None:
         self.positions, self._returned, self._ends = None, {}, {}
         self._ready.clear()
-        consumer.unassign()
 
     def _take(self, numbers: Iterable[int]) -> None:
         """Begin to read each partition at its stored position."""
@@ -216,7 +215,7 @@ class Connection:
         for message in fetched:
             number, error = message.partition() or 0, message.error()
             code = error.code() if error else 0
-            if code and message.topic() is None:  # an error of the group or a broker
+            if message.topic() is None:  # an error of the group or a broker
                 raise KafkaException(error)
             if number not in positions:
                 continue  # the partition was just revoked
@@ -238,8 +237,6 @@ class Connection:
 
     def commit(self) -> None:
         """Store the offsets after the returned chunks, for the client to commit: tools show the lag of the group."""
-        if not self._in_group:
-            return
         offsets = self._returned | ({} if self._ready else self._ends)  # an end is also after transaction markers
         if places := [TopicPartition(self._watch.topic, *each) for each in offsets.items() if each[1] > 0]:
             self._consumer.store_offsets(offsets=places)
