@@ -30,6 +30,7 @@ def text(settings: Settings, name: str, reason: str = "") -> str:
 def test_errors_of_a_connection_are_a_missing_broker(away: Settings, name: str) -> None:
     assert text(away, name).startswith("Kafka at broker:9092: Local: ")
     assert text(away, name, "Connect failed: Connection refused").endswith("9092: Connect failed: Connection refused")
+    assert text(away, name, "Failed to resolve").startswith("no Kafka broker answers")
 
 
 def test_the_answer_of_a_broker_is_the_reason(away: Settings) -> None:
@@ -80,3 +81,16 @@ def test_the_last_error_of_a_client_is_the_reason_and_its_lines_are_details(logg
     log.logger.warning("CONFWARN [rdkafka#2] odd")
     assert log.reason == "broker:9092: Disconnected"
     assert logged == ["DEBUG kafka: broker:9092: Disconnected", "DEBUG kafka: odd"]
+
+
+def test_a_new_topic_is_waited_for_until_the_brokers_show_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([None, None, ("id", 1)])
+    monkeypatch.setattr(Admin, "described", lambda self, name: next(answers, None))
+    monkeypatch.setattr(Admin, "_create", lambda self, name: None)
+    monkeypatch.setattr(Admin, "_topic_options", lambda self, name: {})
+    assert Admin(settings).open_topic("things").partitions == 1
+    monkeypatch.setattr("utils.clients.kafka_admin.REQUEST_S", 0.1)
+    with pytest.raises(Unavailable, match="do not show it yet"):
+        Admin(settings).open_topic("things")
