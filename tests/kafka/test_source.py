@@ -457,7 +457,7 @@ def whole(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_partition_that_is_revoked_is_read_again_from_its_position(settings: Settings, whole: None) -> None:
-    """What a member has fetched of it and not returned is dropped, and what still comes of it too."""
+    """Records that a member has fetched and not returned are dropped, and those that still come too."""
     stored: dict[str, str] = {}
     with source(settings, lambda partition: stored.get(partition, "")) as reader:
         first = reader.poll(10_000) or pytest.fail("nothing to read")
