@@ -334,6 +334,9 @@ def test_a_stream_without_its_schema_file_is_compared(settings: Settings) -> Non
     assert (problems, result_of(report, "file").count) == ({}, 20)
     run_sql(settings, "duckdb", "UPDATE readings SET value = value + 1 WHERE sequence = 9")
     assert list(audited(settings, stream="readings")[1]) == ["duckdb"]
+    for path in (settings.file_path("readings"), settings.sqlite_path, settings.duckdb_path):
+        path.unlink()
+    assert sorted(audited(settings, stream="readings")[1]) == sorted(EMBEDDED), "a journal knows the stream"
 
 
 def test_a_sink_that_is_behind_has_pending_records_and_loses_nothing(settings: Settings) -> None:

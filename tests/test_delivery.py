@@ -589,7 +589,7 @@ def test_rows_that_leave_the_journal_while_a_sink_is_asked_again_are_named(
 
 
 def test_a_worker_survives_that_its_next_records_have_left_the_journal(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, logged: list[str]
 ) -> None:
     monkeypatch.setattr(journal_module, "RECENT_RECORDS", 0)
     sink = Sink()
@@ -601,6 +601,7 @@ def test_a_worker_survives_that_its_next_records_have_left_the_journal(
     made = machine.append(5)
     wait_until(lambda: sink.rows[10:] == made)
     assert read(10, 5) is not None
+    assert not lines_with(logged, "unexpected")
 
 
 # Dead letters

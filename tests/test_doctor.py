@@ -174,6 +174,7 @@ def test_a_network_drive(settings: Settings, monkeypatch: pytest.MonkeyPatch, fs
     mounts = [
         SimpleNamespace(mountpoint=str(Path(settings.data_path.anchor)), fstype="ext4", opts="rw"),
         SimpleNamespace(mountpoint=str(settings.data_path), fstype=fstype, opts=opts),
+        SimpleNamespace(mountpoint=f"{settings.data_path}-of-others", fstype="ext4", opts="rw"),
     ]
     monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounts)
     assert "put the data on a local disk" in look(settings, "data folder")
@@ -181,7 +182,8 @@ def test_a_network_drive(settings: Settings, monkeypatch: pytest.MonkeyPatch, fs
 
 def test_a_journal_that_is_no_database(settings: Settings) -> None:
     settings.journal_path("bob").write_text("not a database, but long enough to be read as one" * 10)
-    assert "bob.sqlite is not a SQLite database" in look(settings, "journal")
+    problem = look(settings, "journal")
+    assert "bob.sqlite is not a SQLite database" in problem and "move it away" in problem
     assert "ann.sqlite (buzz): 3 assigned" in look(settings, "journal", "ok")
 
 

@@ -1,6 +1,7 @@
 """The whole way from a producer's records to the sinks, in this process and as a command."""
 
 import json
+import re
 import shutil
 import sqlite3
 import threading
@@ -82,7 +83,7 @@ def test_every_message_is_stamped_and_in_every_sink(settings: Settings, capsys: 
     assert journal_query(settings, "SELECT count(*) FROM batches") == [(0,)]
 
 
-def test_messages_come_at_their_pace(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_come_at_their_pace(settings: Settings, monkeypatch: pytest.MonkeyPatch, logged: list[str]) -> None:
     waits: list[float] = []
     acknowledged: list[int] = []
     now = [100.0]
@@ -104,11 +105,12 @@ def test_messages_come_at_their_pace(settings: Settings, monkeypatch: pytest.Mon
     assert produce(settings, made(), interval_s=3.0) == 0
     assert [round(wait, 6) for wait in waits if wait > 1] == [5.5] * 4  # the first record comes at once
     assert acknowledged == [1, 2, 3, 4], "a record is acknowledged as soon as it is made"
+    assert not [line for line in logged if line.endswith("/s")], "records are logged, not their number"
     assert sum(map(len, sequences_in("file", settings).values())) == 5
 
 
 def test_a_slow_generator_is_acknowledged_with_the_time_at_which_it_made_each_record(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, logged: list[str]
 ) -> None:
     now, acknowledged = [1_800_000_000.0], []
 
@@ -121,10 +123,12 @@ def test_a_slow_generator_is_acknowledged_with_the_time_at_which_it_made_each_re
             yield 1.0, message
 
     monkeypatch.setattr(time, "time", lambda: now[0])
+    monkeypatch.setattr(producing, "REPORT_EVERY_S", 1e-6)
     assert produce(settings, made()) == 0
     seconds = [json.loads(line)["timestamp"][17:] for line in settings.live_path.read_text("utf-8").splitlines()]
     assert seconds == ["00.750Z", "01.500Z", "02.250Z", "03.000Z"]
     assert max(acknowledged) <= 2, "records are acknowledged before a batch is full"
+    assert [line for line in logged if re.fullmatch("INFO 4 acknowledged, .*/s", line)]
 
 
 def test_huge_bounds_mean_no_bound(settings: Settings) -> None:
@@ -414,6 +418,8 @@ def test_at_its_limit_the_journal_waits_and_names_each_sink_once(small: Settings
             wait_until(lambda: not run.has_room() and named())
             assert not any(run.has_room() for _ in range(100))
             assert len(named()) == 1
+            run.max_bytes += run.max_bytes // 2  # more than half of it is full
+            assert run.append(run.batch(make_messages(1), Batch.of_records)[0])
             assert not [line for line in logged if "takes records again" in line]
             blocker.rollback()
             for amount in (600, 1, 1):

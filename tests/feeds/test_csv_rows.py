@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from utils.app.errors import ToolkitError
 from utils.feeds.lines import json_line
-from utils.feeds.rows import MAX_CELL_BYTES, Row, Text, csv_pages
+from utils.feeds.rows import DELIMITERS, MAX_CELL_BYTES, Row, Text, csv_pages
 
 cells = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(['"', ",", "\r\n", "a\nb", "7"])
 
@@ -95,10 +95,12 @@ def test_cells_by_type(cell: str, kind: str, value: object) -> None:
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_the_delimiter_is_the_most_frequent_one_of_the_first_line(delimiter: str) -> None:
-    text = f'a{delimiter}b\n"x{delimiter}y"{delimiter}1\n'
-    assert [(row.data, values(row)) for row in rows_of(text.encode())] == [
-        (text.split("\n")[1].encode(), {"a": f"x{delimiter}y", "b": "1"})
-    ]
+    cell = f"x{delimiter}{DELIMITERS.replace(delimiter, '') * 3}"
+    text = f'a{delimiter}b\n"{cell}"{delimiter}1\n'
+    for size in (4, 100):
+        assert [(row.data, values(row)) for row in rows_of(text.encode(), size)] == [
+            (text.split("\n")[1].encode(), {"a": cell, "b": "1"})
+        ]
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-8"])

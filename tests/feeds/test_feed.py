@@ -35,9 +35,10 @@ from utils.feeds import feeding, inputs
 from utils.feeds.feeding import sample_stream
 from utils.feeds.lines import LineCodec, text_parser
 from utils.feeds.rows import Row, RowSource
+from utils.records.codec import Field
 from utils.records.infer import instant_us
 from utils.records.record import Batch
-from utils.records.stream import Stream
+from utils.records.stream import Stream, declare
 from utils.sources.base import Chunk, Resume, Source
 
 Feed = Callable[..., subprocess.CompletedProcess[str]]
@@ -212,17 +213,17 @@ class TestInputs:
         assert [record.get("day") for record in lines(settings, "dates")] == ["2026-11-23", None, "soon"]
 
     def test_text_with_a_pattern(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
-        (tmp_path / "app.log").write_bytes(
+        (tmp_path / "app").write_bytes(
             b"2026-11-23 19:04:05 WARN slow 12.5ms\r\n\nat line 7\n2026-11-23 19:04:06 INFO J\xf6rg\n"
         )
         pattern = r"^(?P<time>\S+ \S+) (?P<level>[A-Z]+) (?P<text>\D+?)( (?P<ms>[\d.]+)ms)?$"
-        feed("app.log", "--pattern", pattern, "--once", "--encoding", "latin-1")
+        feed("app", "--pattern", pattern, "--once", "--encoding", "latin-1")
         found = lines(settings, "app")
         assert [(each["level"], each["text"], each.get("ms")) for each in found] == [
             ("WARN", "slow", 12.5), ("INFO", "Jörg", None),
         ]  # fmt: skip
         (letter,) = letters(settings, "app")
-        assert letter == {"place": "app.log byte 39", "reason": "does not match --pattern", "input": "at line 7"}
+        assert letter == {"place": "app byte 39", "reason": "does not match --pattern", "input": "at line 7"}
 
     def test_text_without_a_pattern_is_lines(self, feed: Feed, settings: Settings, tmp_path: Path) -> None:
         (tmp_path / "app.log").write_bytes(b"12\n{}\n caf\xe9\nx \n")
@@ -350,6 +351,7 @@ class TestDamage:
             ("things.jsonl", b'{"n":1}\nbad\n{"n":2}', "byte 8", "not a JSON object"),
             ("things.jsonl", b'{"n":1}\n{"n":2}\n{"n', "byte 16", "truncated"),
             ("things.jsonl", b'{"n":1}\n[7]\n{"n":2}\n', "byte 8", "not a JSON object"),
+            ("things.jsonl", b'[7]\n{"n":1}\n{"n":2}\n', "byte 0", "not a JSON object"),
             ("things.jsonl", b'{"n":1}\n{"n":NaN}\n{"n":2}\n', "byte 8", "NaN or Infinity"),
             ("things.jsonl", b'{"n":1}\n{"n":"\\ud800"}\n{"n":2}\n', "byte 8", "a lone surrogate in a text"),
             ("things.jsonl", b'{"n":1}\n{"n":"\xff"}\n{"n":2}\n', "byte 8", "not valid UTF-8"),
@@ -528,6 +530,11 @@ def test_an_invalid_http_source_is_one_line(feed: Feed, arguments: tuple[str, ..
     assert done.stderr.count("\n") == 1
 
 
+def test_a_topic_may_have_text_in_any_encoding(settings: Settings) -> None:
+    options = inputs.InputOptions(pattern="(?P<line>.+)", encoding="latin-1")
+    assert inputs.find_input("kafka:things", options, settings, threading.Event()).kind == "text"
+
+
 def test_a_file_that_may_not_be_read_is_one_line(feed: Feed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.csv").write_text("n\n1\n")
     opened = Path.open
@@ -702,12 +709,18 @@ def test_a_feed_that_leaves_pending_records_is_unfinished(feed: Feed, tmp_path: 
     assert "kafka 0 delivered, 1 pending (" in done.stdout
 
 
-def test_a_feed_interrupted_before_its_first_record_is_unfinished(settings: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_feed_interrupted_before_its_first_record_is_unfinished(
+    settings: Settings, tmp_path: Path, is_new: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     path, stop = tmp_path / "things.csv", threading.Event()
+    if not is_new:
+        declare(Stream("things", fields=(Field("n", "number"),)), settings.schema_folder)
     path.write_text("n\n1\n")
     stop.set()
     found = inputs.find_input(str(path), inputs.PLAIN, settings, stop)
     assert feeding.feed(found, "things", feeding.PLAIN_FEED, settings, stop) == 3
+    assert "nothing is new" not in capsys.readouterr().out
 
 
 def test_a_rejected_record_waits_for_space_on_the_disk(

@@ -182,6 +182,14 @@ def test_a_feed_without_any_request_ends_with_one_line(settings: Settings, capsy
         assert capsys.readouterr().out == "feed-things-http: no record came\n"
 
 
+def test_a_server_that_ends_by_itself_ends_the_feed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WebServer, "is_serving", False)
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Unavailable, match="the web server ended by itself"):
+        feed_http("0", "things", PLAIN_FEED, settings, stop)
+
+
 def test_a_retry_with_its_key_answers_the_same_and_adds_nothing(settings: Settings) -> None:
     keyed = JSON | {"Idempotency-Key": "one"}
     two = f"[{ONE}, {ONE}]"

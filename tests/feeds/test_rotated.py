@@ -13,6 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tests.helpers import open_files_stay
+from utils.clients.line_file import MAX_LINE_BYTES
 from utils.feeds.lines import LineCodec
 from utils.feeds.rotated import RotatedFile
 from utils.records.stream import Stream
@@ -194,7 +195,8 @@ def test_files_that_were_rotated_in_one_tick_of_the_clock_are_ordered_by_their_n
     assert chunk is not None
     path.rename(f"{path}{names[-1]}")
     for number, name in enumerate([*reversed(names[:-1]), ""], 1):
-        Path(f"{path}{name}").write_bytes(b'{"line":%d}\n' % number)
+        hole = bytes(MAX_LINE_BYTES + 1) if number == 1 else b""  # as copytruncate leaves it
+        Path(f"{path}{name}").write_bytes(b'%b{"line":%d}\n' % (hole, number))
     for name in names:
         os.utime(f"{path}{name}", ns=(10**18, 10**18))
     for old in (path, f"{path}{names[-1]}"):

@@ -18,7 +18,7 @@ from utils.sinks import ALL, source
 def test_check_writes_reads_and_removes(settings: Settings, admin: AdminClient) -> None:
     done = run_here("verify_emitters", "check", *options(settings, "--sinks", *ALL), settings=settings)
     assert done.returncode == 0, done.stdout + done.stderr
-    wait_until(lambda: not [name for name in admin.list_topics(timeout=5).topics if name.startswith("verify_")])
+    wait_until(lambda: not [name for name in admin.list_topics(timeout=5).topics if name.startswith("check-")])
 
 
 def test_auto_prefers_kafka_when_it_has_data(settings: Settings) -> None:

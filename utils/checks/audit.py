@@ -182,7 +182,7 @@ def audit(
     started_s, report, before = time.monotonic(), Report(), journal_summaries(settings)
     known = stream_names(settings, before)
     streams = [stream_of(name, settings, sinks) for name in ([stream] if stream else known)]
-    if stream and stream not in known and not streams[0].fields:  # a misspelt name must not give "ok"
+    if stream not in known and not streams[0].fields:  # a misspelt name must not give "ok"
         raise ToolkitError(
             f"nothing to audit: no journal and no sink that answers has stream {stream}; known are {', '.join(known)}"
         )
@@ -267,12 +267,12 @@ class _Audit:
                     run = self._runs.setdefault((journal.stream, producer_id), len(self._runs))
                     rows += [(earlier, run, *limits, journal.pruned, *each) for each in (*sinks, (None, 0))]
         self._insert("assigned", rows)
-        names = [(run, name, name.rpartition("-")[0] or name, stream) for (stream, name), run in self._runs.items()]
+        names = [(run, name, name.rsplit("-", 1)[0], stream) for (stream, name), run in self._runs.items()]
         self._insert("names", names)
         for sink, number in numbers.items():
             ids = set(dead_letters(self._settings.dead_letter_path(sink)))
-            letters = [(self._runs.get((stream, name)), sequence) for stream in streams for name, sequence in ids]
-            self._insert("letters", [(number, run, sequence) for run, sequence in letters if run is not None])
+            letters = [(number, self._runs.get((stream, name)), each) for stream in streams for name, each in ids]
+            self._insert("letters", letters)
 
     def _insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
         if rows:

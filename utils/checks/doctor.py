@@ -43,13 +43,12 @@ class Finding:
 
 def examine(settings: Settings, backend: Callable[[], str]) -> Iterator[Finding]:
     """Yield the results of all checks. `backend` returns the name of matplotlib's backend, or raises."""
-    found: list[JournalSummary] = []
     checks: dict[str, Callable[[], Iterable[Finding]]] = {
         ".env": _environment,
         "packages": _packages,
         "data folder": lambda: _data_folder(settings.data_path),
-        "journal": lambda: _journals(settings, found),
-        "sinks": lambda: _sinks(settings, found),
+        "journal": lambda: _journals(settings),
+        "sinks": lambda: _sinks(settings),
         "dashboard": lambda: [Finding("dashboard", "ok", backend())],
     }
     for topic, check in checks.items():
@@ -115,18 +114,15 @@ def _data_folder(folder: Path) -> Iterator[Finding]:
         yield Finding("data folder", "problem", text, "put the data on a local disk with BASE_DATA_DIR")
 
 
-def _journals(settings: Settings, found: list[JournalSummary]) -> Iterator[Finding]:
-    """Check each journal, and append those that can be read to `found`."""
+def _journals(settings: Settings) -> Iterator[Finding]:
+    """Check each journal."""
     for path in journal_paths(settings):
         try:
             journal = journal_summary(path)
         except Unavailable as error:
             yield Finding("journal", "note", str(error), "run doctor again later")
-        except ToolkitError as error:
-            yield Finding("journal", "problem", str(error), "move it away: its producer will create a new one")
         else:
             if journal:  # None: its producer ended before it had created its tables
-                found.append(journal)
                 yield _journal(journal, settings.journal_max_mb)
 
 
@@ -154,9 +150,9 @@ def _journal(journal: JournalSummary, max_mb: int) -> Finding:
     return Finding("journal", "ok", text)
 
 
-def _sinks(settings: Settings, found: list[JournalSummary]) -> Iterator[Finding]:
+def _sinks(settings: Settings) -> Iterator[Finding]:
     """Read the first records of each stream in each sink; in Kafka only if a broker answers."""
-    streams = [stream_of(name, settings, EMBEDDED) for name in stream_names(settings, found)]
+    streams = [stream_of(name, settings, EMBEDDED) for name in stream_names(settings)]
     for name, sink in SINKS.items():
         admin: Admin | None = None
         if not sink.embedded:

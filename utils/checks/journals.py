@@ -80,7 +80,7 @@ def dead_letters(path: Path) -> Iterator[tuple[str, int]]:
             yield from filter(None, map(identity_of, lines))
 
 
-def stream_names(settings: Settings, found: Iterable[JournalSummary]) -> list[str]:
+def stream_names(settings: Settings, found: Iterable[JournalSummary] = ()) -> list[str]:
     """Return the names of buzz, of all streams with a schema file, and of the streams of these journals."""
     declared = [path.stem for path in sorted(settings.schema_folder.glob("*.json"))]
     return list(dict.fromkeys([BUZZ.name, *declared, *(journal.stream for journal in found)]))
