@@ -76,7 +76,6 @@ class Card:
         self.narrow = self.width < NARROW_IN
         self.inches: Any = Affine2D().scale(1, -1) + area.dpi_scale_trans + ScaledTranslation(0, 1, corner)  # type: ignore[arg-type]
         self.alt_texts: list[tuple[str, str]] = []
-        area.patch.set_visible(False)
 
     def fill(self, top: float = 0.0) -> None:
         """Draw a background with round corners, from `top` inches on."""

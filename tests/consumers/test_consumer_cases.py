@@ -211,6 +211,8 @@ class TestOtherStreams:
             ["A", 20, 11.5, "2026-11-23T19:04:07.000Z"],
             ["B", 11, -1.0, "2026-11-23T19:04:06.000Z"],
         ]
+        shown = case("file", "--stream", "ticks", "--once").stdout
+        assert "11.50" in shown and "2026-11-23T19:04:07.000Z" in shown
         query = "SELECT sum(value), sum(record ->> 'volume'), sum(record ->> 'price' = 'n/a') FROM records"
         assert ask(settings.processed_path("file", "ticks"), query) == [(220.0, 77, 1)]
         assert not schema_path("ticks", settings.schema_folder).exists()

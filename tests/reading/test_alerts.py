@@ -37,7 +37,7 @@ SENSORS = Stream(
 )
 BEGIN_S = 1_795_460_640
 HOT = "temperature_c > 24"
-Made = tuple[float, str, float | None]
+Made = tuple[float | None, str, float | None]
 
 
 def records(made: Sequence[Made], first: int = 1) -> list[Any]:
@@ -46,7 +46,7 @@ def records(made: Sequence[Made], first: int = 1) -> list[Any]:
         {
             "device": device,
             "temperature_c": value,
-            "timestamp": instant_text(round((BEGIN_S + at_s) * 1e6)),
+            "timestamp": None if at_s is None else instant_text(round((BEGIN_S + at_s) * 1e6)),
             "producer_id": "ann-0000000a-00000001",
             "sequence": sequence,
         }
@@ -129,6 +129,7 @@ def test_equal_pandas_in_any_order_and_chunks(made: Any, size: int, times: int, 
         pytest.param(1, 10, [(50, "a", 25), (51, "a", 1), (41, "a", 25), (1, "a", 1)], [1], id="late ones are in it"),
         pytest.param(1, 10, [(9e9, "a", 25), (1, "a", 1), (2, "a", 25)], [1, 3], id="a wrong clock mutes nothing"),
         pytest.param(1, 10, [(0, "a", 25), (1, "b", 25)], [1, 2], id="each value of by has its own"),
+        pytest.param(1, 10, [(0, "a", 25), (1, "a", 1), (None, "a", 25)], [1, 3], id="without a time it has none"),
         pytest.param(1, None, [(0, "", 25), (1, "x\0y", 25)], [1, 2], id="names of any kind"),
     ],
 )  # fmt: skip
@@ -276,4 +277,5 @@ def test_rules_that_differ_have_stores_that_differ() -> None:
     rules = [Rule(when=HOT), Rule(when="temperature_c > 25"), Rule(when=HOT, by=""), Rule(when=HOT, times=2)]
     rules += [Rule(anomaly=HOT), Rule(silent_s=1), Rule(when=HOT, cooldown_s=1), Rule(when=HOT, by="device")]
     assert len({rule.key for rule in rules}) == len(rules)
+    assert Rule(anomaly="a", times=2).text == "anomaly of a, 2 in a row"
     assert Rule(when=HOT).key == "cbb44235"  # fixed, so that a later version continues in the same store

@@ -38,6 +38,7 @@ def test_totals_the_present_window_and_the_latest_records(screen: Console) -> No
     ]
     with closing(TopView(SENSORS, Progress("file", SENSORS), 60)) as view:
         view.show(records(made))
+        assert view._drawn_s  # also in a flood, without a wait
         lines = drawn(view, screen)
     assert lines[0] == "title"
     rows = [line.split() for line in lines if "%" in line]

@@ -85,6 +85,7 @@ class TestBeginningAgain:
         tracker.begin_again()
         assert admit(tracker, 1, 2, 3, 4, 5) == [3, 5]
         assert tracker.counts == counts(records=5, again=3)
+        assert tracker.tracks[RUN_1].gaps == []
         admit(tracker, 5)
         assert tracker.counts.duplicate == 1
 
@@ -106,12 +107,13 @@ class TestBounds:
         admit(tracker, 1, 10, producer_id="bob-1")
         assert tracker.counts == counts(records=20, duplicate=2)
 
-    def test_while_a_journal_has_another_run_its_claims_stay(self) -> None:
-        tracker = Tracker(max_runs=2)
+    @pytest.mark.parametrize(("from_end", "lost"), [(False, 4), (True, 0)])
+    def test_while_a_journal_has_another_run_its_claims_stay(self, from_end: bool, lost: int) -> None:
+        tracker = Tracker(from_end=from_end, max_runs=2)
         for sequence, run in enumerate((RUN_1, RUN_2, COPY), 1):
             admit(tracker, sequence, producer_id=run)
         admit(tracker, 5, producer_id="bob-1")
-        assert tracker.counts.lost == 4
+        assert tracker.counts.lost == lost
 
     def test_the_oldest_gap_is_dropped(self) -> None:
         tracker = Tracker(max_gaps=2)

@@ -126,7 +126,7 @@ class AlertState(msgspec.Struct, array_like=True):
         cooldown_us = (rule.cooldown_s or 0) * 1e6  # in both directions: a wrong clock may date an alert ahead
         if at_us is not None and self.alert_us is not None and abs(at_us - self.alert_us) < cooldown_us:
             return False
-        self.active, self.alert_us = True, self.alert_us if at_us is None else at_us
+        self.active, self.alert_us = True, at_us
         return True
 
     def stands_out(self, value: float | None, floor: float | None) -> bool:
@@ -154,7 +154,7 @@ class Alerts:
         with self._database.transaction():
             make_tables(self._database, *_SCHEMA)
             self._database.execute(_ALL_DUE)  # every run begins with the undelivered alerts of earlier ones
-            if rule.silent_s is not None and not rule.by:  # a stream may be silent from the beginning
+            if not rule.by:  # a stream may be silent from the beginning
                 self._database.execute(_BEGIN, round(self._began_s * 1e6))
 
     def add(self, stored: Stored) -> None:

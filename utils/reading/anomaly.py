@@ -27,7 +27,7 @@ def stands_out(value: float, before: Sequence[float], floor: float | None) -> bo
     mean = sum(before) / len(before)
     deviation = hypot(*(each - mean for each in before)) / sqrt(len(before) - 1)  # hypot does not overflow
     distance = abs(value - mean)
-    if distance <= 3 * max(deviation, floor or 0):  # true for most values, and faster than the medians below
+    if distance <= 3 * deviation:  # true for most values, and faster than the medians below
         return False
     low, middle, high = quantiles(before, n=4, method="inclusive")
     least = FLOOR_OF_RANGE * (high - low) if floor is None else floor

@@ -68,17 +68,13 @@ class ProcessedStore:
         self.database, self.stream, self.run, from_end = database, stream, Counts(), start == "end"
         self._initial = ("end" if from_end else ""), msgspec.json.encode(Tracker(from_end=from_end)).decode()
         self._event_us, self._name = event_time_getter(stream), text_getter(stream, stream.by)
-        try:
-            with database.transaction():
-                make_tables(database, *_SCHEMA)
-                ((version,),) = database.execute("SELECT value FROM facts WHERE name = 'version'").fetchall()
-                if version != VERSION:
-                    found = f"another version ({version}, this one is {VERSION})"
-                    raise ToolkitError(f"{database.place} was written by {found}: move it away")
-                self._take_roles()
-        except ToolkitError:
-            self.close()
-            raise
+        with database.transaction():
+            make_tables(database, *_SCHEMA)
+            ((version,),) = database.execute("SELECT value FROM facts WHERE name = 'version'").fetchall()
+            if version != VERSION:
+                found = f"another version ({version}, this one is {VERSION})"
+                raise ToolkitError(f"{database.place} was written by {found}: move it away")
+            self._take_roles()
 
     def _take_roles(self) -> None:
         """Set name and value of all stored records again if the stream had other roles `by` and `value` before.

@@ -108,7 +108,7 @@ class Tracker(msgspec.Struct, omit_defaults=True):
         while len(self.tracks) > self.max_runs:
             silent = next(iter(self.tracks))
             del self.tracks[silent]
-            self.from_end = self.from_end or not self._of_journal(silent)
+            self.from_end |= not self._of_journal(silent)
         return track
 
     def _of_journal(self, producer_id: str) -> list[Track]:
