@@ -36,10 +36,10 @@ class Problem(Exception):
 
 
 def run(main: Callable[[list[str]], int]) -> int:
-    """Call `main` with the command line and return its exit code. A Problem becomes one line on stderr and code 2."""
+    """Call `main` with the command line; return its code. Problem and OSError are one line on stderr and code 2."""
     try:
         return main(sys.argv[1:])
-    except Problem as problem:
+    except (Problem, OSError) as problem:
         print(f"{Path(sys.argv[0]).name}: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

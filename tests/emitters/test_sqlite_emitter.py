@@ -1,5 +1,6 @@
 """Specific to the SQLite sink: external tables, rows that a table rejects, files that are moved."""
 
+import os
 import sqlite3
 import threading
 import time
@@ -241,6 +242,17 @@ def test_a_log_that_a_long_reader_let_grow_becomes_small_again(path: Path, monke
             emitter.emit(make_batch(1, first=sequence))
         assert log.stat().st_size <= 1 << 20
     assert stored(path) == ann(701)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no umask")
+def test_a_group_can_write_new_files_if_the_umask_lets_it(path: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        with closing(SqliteEmitter(path, BUZZ)):
+            modes = {each.name: each.stat().st_mode & 0o777 for each in path.parent.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == dict.fromkeys(("buzz.sqlite", "buzz.sqlite-wal", "buzz.sqlite-shm"), 0o664)
 
 
 def test_a_locked_file_is_an_outage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -660,6 +660,15 @@ def test_fields_are_inferred_from_all_first_records_of_a_file(settings: Settings
     assert found and found.by == "who"
 
 
+def test_fields_of_large_records_are_inferred_from_a_few(settings: Settings, tmp_path: Path) -> None:
+    """Two thousand records of the largest size would take a GiB and more."""
+    path, stop = tmp_path / "things.jsonl", threading.Event()
+    with path.open("w") as file:
+        file.writelines(json.dumps({f"n{number}": "x" * 200_000}) + "\n" for number in range(100))
+    found = sample_stream(inputs.find_input(str(path), inputs.PLAIN, settings, stop), "things", settings, stop)
+    assert found and 40 <= len(found.fields) < 60
+
+
 def test_a_wait_for_a_first_record_ends_without_an_error(settings: Settings) -> None:
     stop = threading.Event()
 

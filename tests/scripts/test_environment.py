@@ -1,5 +1,6 @@
 """The environment is made once, filled again only after its lock file changed, and any failure is one line."""
 
+import errno
 import os
 import re
 import sys
@@ -150,6 +151,15 @@ def test_old_python_is_one_clear_line(
     assert environment.run(main) == 2
     logged = capsys.readouterr().err
     assert logged == "start.py: this is Python 3.9; install Python 3.11 or newer and run this script with it\n"
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(arguments: list[str]) -> int:
+        raise OSError(errno.EROFS, "Read-only file system", ".env")
+
+    assert environment.run(main) == 2
+    logged = capsys.readouterr().err
+    assert logged.count("\n") == 1 and "Read-only file system: '.env'" in logged
 
 
 def test_ctrl_c_while_installing_is_unfinished(monkeypatch: pytest.MonkeyPatch) -> None:

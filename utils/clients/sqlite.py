@@ -35,7 +35,8 @@ def mapped_errors(path: Path) -> Iterator[None]:
         if code in _FATAL:
             raise ToolkitError(f"{path} {_FATAL[code]}; move it away or name another file") from error
         can_heal = isinstance(error, sqlite3.OperationalError)
-        remedy = " (it and its folder must be writable)" if code.startswith("SQLITE_CANTOPEN") else ""
+        is_denied = code.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY"))
+        remedy = " (it, the files beside it and its folder must be writable)" if is_denied else ""
         raise (Unavailable if can_heal else ToolkitError)(f"{path}: {error}{remedy}") from error
 
 
@@ -57,6 +58,8 @@ class Database:
         files.check_one_name(path)
         with mapped_errors(path), files.mapped_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                path.touch()  # SQLite makes files that a group cannot write, whatever the umask
             self.connection = sqlite3.connect(path, timeout=wait_s, isolation_level=None, check_same_thread=False)
             try:
                 self.connection.execute(f"PRAGMA page_size={PAGE_BYTES}")

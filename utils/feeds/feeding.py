@@ -27,6 +27,7 @@ from utils.sinks import DEFAULT_RUN, EMBEDDED, INFERRED_FROM, SINKS, RunOptions,
 from utils.sources.base import Chunk
 
 CHUNK_RECORDS = 10_000
+SAMPLE_BYTES = 8 << 20  # of the records that fields are inferred from
 MAX_SHOWN_FIELDS = 40
 MAX_INVALID = 9  # invalid rows per readable one; with more of them the first line does not name the columns
 
@@ -116,7 +117,8 @@ def sample_stream(
             number += len(found)
             if not (chunk and source.kind == "csv" and len(chunk.invalid) > MAX_INVALID * len(found)):
                 samples += found  # else a title is above the names of the columns
-            is_last = chunk is None or source.place == PIPE or len(samples) >= INFERRED_FROM
+            is_full = len(samples) >= INFERRED_FROM or sum(map(len, samples)) >= SAMPLE_BYTES
+            is_last = chunk is None or source.place == PIPE or is_full
             is_done = not is_new or stop.is_set() or (is_last and bool(samples))
             if chunk and chunk.invalid:
                 hint = "; --format, --pattern and --items tell how to read it; JSON has an object per line"
