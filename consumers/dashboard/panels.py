@@ -156,10 +156,9 @@ class TrendPanel(Panel):
         self.subtitle.set_color(self.palette.negative[0] if found else self.palette.muted)
         count = max(len(series.values) for series in snapshot.series)
         last, mean = f"last {counted(count, snapshot.roles.record)}", f"rolling mean of {snapshot.buffers.rolling}"
-        odd = (
-            f"{counted(len(found), 'anomaly')}, the latest {number(max(found)[1], extent)}" if found else "no anomalies"
-        )
-        return [last, odd, mean] if found else [last, mean, odd]
+        if not found:
+            return [last, mean, "no anomalies"]
+        return [last, f"{counted(len(found), 'anomaly')}, the latest {number(max(found)[1], extent)}", mean]
 
     def value_range(self, snapshot: Snapshot) -> tuple[float, float]:
         """Return the range to show. Anomalies are at its edge, because a range with them would flatten the lines."""
