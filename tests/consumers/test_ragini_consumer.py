@@ -213,7 +213,7 @@ def test_a_stream_without_any_role(settings: Settings, view: View) -> None:
     settings.file_path("notes").write_bytes(b'{"timestamp":5,"a":[]}\n{"b":{}}\n')
     assert view("--stream", "notes", "--once").stdout.count("\n") == 2
     top = view("--stream", "notes", "--count", "2", "--top").stdout
-    assert "100%" in top
+    assert ["notes", "2", "100%", "0"] in [line.split() for line in top.splitlines()]
     assert "mean" not in top
 
 

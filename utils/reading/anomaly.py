@@ -20,7 +20,7 @@ def stands_out(value: float, before: Sequence[float], floor: float | None) -> bo
     """Return whether a value is an anomaly after the up to 100 values before it; False after fewer than 20.
 
     An anomaly is over 3 standard deviations from their mean and over 3.5 robust ones (1.4826 MAD) from their median.
-    A deviation counts as at least `floor`, see `floor_of`.
+    A robust deviation counts as at least `floor`, see `floor_of`.
     """
     if len(before) < TRAILING_LEAST:
         return False
@@ -32,7 +32,7 @@ def stands_out(value: float, before: Sequence[float], floor: float | None) -> bo
     low, middle, high = quantiles(before, n=4, method="inclusive")
     least = FLOOR_OF_RANGE * (high - low) if floor is None else floor
     robust = 1.4826 * median(abs(each - middle) for each in before)
-    return distance > 3 * least and abs(value - middle) > 3.5 * max(robust, least)
+    return abs(value - middle) > 3.5 * max(robust, least)
 
 
 def anomalies(values: Sequence[float], latest: int, floor: float | None = None) -> list[bool]:
