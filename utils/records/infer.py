@@ -159,13 +159,12 @@ def with_roles(stream: Stream, records: Sequence[Values]) -> Stream:
     something, and `histogram` the second, else the same.
     """
     time = stream.time or time_field(stream.fields, records)
+    fields = [field for field in stream.fields if field.name != time]
     columns = {
-        field.name: [value for record in records if (value := record.get(field.name)) is not None]
-        for field in stream.fields
-        if field.name != time
+        field.name: [value for record in records if (value := record.get(field.name)) is not None] for field in fields
     }
-    texts = [field.name for field in stream.fields if field.type == "text" and field.name != time]
-    numbers = [field.name for field in stream.fields if field.type in ("number", "integer") and field.name != time]
+    texts = [field.name for field in fields if field.type == "text"]
+    numbers = [field.name for field in fields if field.type in ("number", "integer")]
     by = stream.by or next(
         (name for name in texts if _divides_records(columns[name]) and not _are_times(columns[name])), None
     )
