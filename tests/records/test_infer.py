@@ -134,6 +134,12 @@ def test_the_event_time_is_found_by_name_and_value(record: dict[str, Any], name:
     assert time_field(infer_fields([record] * 10), [record] * 10) == name
 
 
+def test_a_field_without_a_value_is_the_event_time_only_if_it_is_a_timestamp() -> None:
+    fields = (Field("date", "text"), Field("at", "timestamp"))
+    for records in ([], [{"at": NOON.isoformat()}]):
+        assert time_field(fields, records) == "at"
+
+
 def test_a_damaged_time_among_many_does_not_matter() -> None:
     records = [{"ts": EPOCH_S + number} for number in range(99)] + [{"ts": 0}]
     assert time_field(infer_fields(records), records) == "ts"
@@ -170,7 +176,7 @@ SAMPLES: dict[str, tuple[list[dict[str, Any]], tuple[str | None, ...]]] = {  # r
         ("timestamp", "mark", None, None),
     ),
     "a festival": (
-        [{"time": AT[n], "stage": ["Forest", "Valley"][n % 2], "artist": f"Artist {n}", "topic": "lights"}
+        [{"time": AT[n], "topic": "lights", "artist": f"Artist {n % 20}", "stage": ["Forest", "Valley"][n % 2]}
          for n in range(60)],
         ("time", "stage", None, None),
     ),
@@ -220,7 +226,7 @@ IDENTIFIERS = ("id", "userId", "userid", "Pid", "uuid", "RatecodeID", "order_id"
 
 @pytest.mark.parametrize("name", [*MEASURES, *IDENTIFIERS])
 def test_an_identifier_measures_nothing(name: str) -> None:
-    stream = infer_stream("any", [{name: number % 7} for number in range(30)])
+    stream = infer_stream("any", [{name: "n/a"}, *({name: number % 7} for number in range(30))])
     assert stream.value == (name if name in MEASURES else None)
 
 
@@ -228,6 +234,9 @@ def test_declared_roles_stay() -> None:
     records, _ = SAMPLES["ticks"]
     stream = with_roles(Stream("s", fields=infer_fields(records), value="volume", zones=(1, 2)), records)
     assert (stream.value, stream.histogram, stream.by, stream.zones) == ("volume", "price", "symbol", (1, 2))
+    records, _ = SAMPLES["machines"]
+    stream = with_roles(Stream("s", fields=infer_fields(records), by="message", histogram="sentiment"), records)
+    assert (stream.by, stream.histogram) == ("message", "sentiment")
 
 
 def test_a_stream_without_records_has_no_roles() -> None:

@@ -286,3 +286,4 @@ def test_a_description_has_every_field_with_a_value() -> None:
     stream = Stream("readings", Reading, by="device")
     record = stream.codec.decode(b'{"more":[1],"count":2,"device":"a","timestamp":"2026-11-23T19:04:05.123Z"}')
     assert stream.describe(record) == 'a count=2 extra={"more":[1]}'
+    assert stream.describe(stream.codec.decode(b'{"count":2}')) == "count=2"

@@ -290,6 +290,12 @@ class TestTypes:
         kind.execute(f'UPDATE readings SET "{column}" = {value} WHERE sequence = 2')
         assert kind.objects() == [{}, {column: kept}]
 
+    def test_a_json_null_is_absent(self, tmp_path: Path) -> None:
+        kind = Kind("sqlite", tmp_path)
+        kind.emit_lines("{}")
+        kind.execute("UPDATE readings SET \"a json\" = 'null'")
+        assert kind.objects() == [{}]
+
     def test_text_that_is_no_utf8_is_one_invalid_row(self, tmp_path: Path) -> None:
         kind = Kind("sqlite", tmp_path)
         kind.emit(3)

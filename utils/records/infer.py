@@ -109,7 +109,7 @@ def instant_us(value: Any) -> int | None:
     """Convert a timestamp, epoch seconds or epoch milliseconds to microseconds since 1970; None for other values."""
     if isinstance(value, str):
         return microseconds(value)
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float):
         if _EPOCH_S[0] < value < _EPOCH_S[1]:
             return round(value * 1e6)
         if _EPOCH_MS[0] < value < _EPOCH_MS[1]:

@@ -86,10 +86,10 @@ class Stream:
         if self.name == DEFAULT_STREAM:
             return f"{record.author}: {record.message} ({record.sentiment:.2f})"
         (row,) = self.codec.rows([record])
-        values = dict(zip(self.codec.columns, row, strict=True))
-        shown = [values.pop(self.by)] if self.by and values.get(self.by) is not None else []
+        values = {name: each for name, each in zip(self.codec.columns, row, strict=True) if each is not None}
+        shown = [values.pop(self.by)] if self.by in values else []
         hidden = ("timestamp", "producer_id", "sequence")
-        shown += [f"{name}={value}" for name, value in values.items() if value is not None and name not in hidden]
+        shown += [f"{name}={value}" for name, value in values.items() if name not in hidden]
         return " ".join(map(str, shown))
 
 
