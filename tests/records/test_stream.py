@@ -1,5 +1,6 @@
 """Streams as classes and as schema files: declared, read back, edited by hand, broken, extended, conflicting."""
 
+import errno
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
+import portalocker
 import pytest
 
 from utils.app.config import Settings
@@ -65,6 +67,7 @@ def test_types_of_a_class_are_types_of_fields() -> None:
         flag: bool
         at: datetime
         kind: Literal["a", "b"]
+        level: Literal[1, 2]
         limited: Annotated[float, msgspec.Meta(ge=0)]
         items: list[int]
         more: dict[str, Any]
@@ -72,7 +75,7 @@ def test_types_of_a_class_are_types_of_fields() -> None:
 
     assert {field.name: field.type for field in declared_fields(Everything)} == {
         "text": "text", "whole": "integer", "number": "number", "both": "number", "flag": "boolean", "at": "timestamp",
-        "kind": "text", "limited": "number", "items": "json", "more": "json", "either": "json",
+        "kind": "text", "level": "json", "limited": "number", "items": "json", "more": "json", "either": "json",
         "timestamp": "timestamp",
     }  # fmt: skip
 
@@ -287,3 +290,21 @@ def test_a_description_has_every_field_with_a_value() -> None:
     record = stream.codec.decode(b'{"more":[1],"count":2,"device":"a","timestamp":"2026-11-23T19:04:05.123Z"}')
     assert stream.describe(record) == 'a count=2 extra={"more":[1]}'
     assert stream.describe(stream.codec.decode(b'{"count":2}')) == "count=2"
+
+
+def test_a_schema_file_that_stays_locked_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("utils.records.stream.LOCK_WAIT_S", 0.0)
+    with (
+        portalocker.Lock(tmp_path / ".sensors.lock"),
+        pytest.raises(ToolkitError, match="schema file of stream sensors cannot be written: "),
+    ):
+        declare(SENSORS, tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", failing)
+    with pytest.raises(ToolkitError, match=r"schema file of stream sensors cannot be written: .*Read-only"):
+        declare(SENSORS, tmp_path / "streams")

@@ -20,7 +20,7 @@ from msgspec import Meta, inspect
 
 from utils.app import shared_files
 from utils.app.config import DEFAULT_STREAM
-from utils.app.errors import ToolkitError, Unavailable
+from utils.app.errors import ToolkitError
 from utils.records import sentiment
 from utils.records.codec import MAX_INT64, OWN_COLUMNS, Codec, Field
 from utils.records.record import Message, Record
@@ -243,10 +243,8 @@ def _locked(folder: Path, name: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         with portalocker.Lock(folder / f".{name}.lock", timeout=LOCK_WAIT_S, check_interval=0.01):
             yield
-    except portalocker.LockException as error:
-        raise Unavailable(f"the schema file of stream {name} is locked by another program: try again") from error
-    except OSError as error:
-        raise ToolkitError(f"{folder} cannot be written: {error.strerror}") from error
+    except (OSError, portalocker.LockException) as error:
+        raise ToolkitError(f"the schema file of stream {name} cannot be written: {error}") from error
 
 
 def _write(stream: Stream, path: Path) -> None:
