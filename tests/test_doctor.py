@@ -181,9 +181,9 @@ def test_a_network_drive(settings: Settings, monkeypatch: pytest.MonkeyPatch, fs
 
 
 def test_a_journal_that_is_no_database(settings: Settings) -> None:
-    settings.journal_path("bob").write_text("not a database, but long enough to be read as one" * 10)
+    settings.journal_path("aaa").write_text("not a database, but long enough to be read as one" * 10)
     problem = look(settings, "journal")
-    assert "bob.sqlite is not a SQLite database" in problem and "move it away" in problem
+    assert "aaa.sqlite is not a SQLite database" in problem and "move it away" in problem
     assert "ann.sqlite (buzz): 3 assigned" in look(settings, "journal", "ok")
 
 

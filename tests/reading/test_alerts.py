@@ -130,6 +130,9 @@ def test_equal_pandas_in_any_order_and_chunks(made: Any, size: int, times: int, 
         pytest.param(1, 10, [(9e9, "a", 25), (1, "a", 1), (2, "a", 25)], [1, 3], id="a wrong clock mutes nothing"),
         pytest.param(1, 10, [(0, "a", 25), (1, "b", 25)], [1, 2], id="each value of by has its own"),
         pytest.param(1, 10, [(0, "a", 25), (1, "a", 1), (None, "a", 25)], [1, 3], id="without a time it has none"),
+        pytest.param(
+            1, 10, [(0, "a", 25), (1, "a", 1), (None, "a", 25), (2, "a", 1), (3, "a", 25)], [1, 3], id="it stays"
+        ),
         pytest.param(1, None, [(0, "", 25), (1, "x\0y", 25)], [1, 2], id="names of any kind"),
     ],
 )  # fmt: skip

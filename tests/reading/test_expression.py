@@ -98,6 +98,8 @@ def test_equals_python_in_chunks_of_any_size(values: list[tuple[int | None, str]
         "1)) FROM record LIMIT 1 /*",
         "1) THEN 1 END FROM record LIMIT 1 /*",
         "1) /*",
+        "1) THEN 1 ELSE 0 END)) /*",
+        "1) THEN 1 ELSE 0 END), more AS (CASE WHEN (1",
         "1; DROP TABLE record",
         "\0",
         "\ud800",

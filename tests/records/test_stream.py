@@ -213,6 +213,7 @@ def test_an_edit_by_hand_counts_and_stays(folder: Path) -> None:
         ('{"fields": ["device"]}', r"\$\.fields"),
         ('{"fields": {"device": "str"}}', "'str'"),
         ('{"fields": {"device": "text"}, "by": "room"}', "by names room, which is no field; name a field of type text"),
+        ('{"fields": {"n": "number"}, "by": "n"}', r"by names n, which is number; .* text \(there is none\)"),
         ('{"fields": {"device": "text"}, "value": "device"}', "value names device, which is text; .*number or integer"),
         ('{"fields": {"x": "boolean"}, "time": "x"}', "time names x, which is boolean"),
         ('{"fields": {"x": "number"}, "zones": [24, 18]}', "zones are"),

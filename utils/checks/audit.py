@@ -182,7 +182,7 @@ def audit(
     started_s, report, before = time.monotonic(), Report(), journal_summaries(settings)
     known = stream_names(settings, before)
     streams = [stream_of(name, settings, sinks) for name in ([stream] if stream else known)]
-    if stream not in known and not streams[0].fields:  # a misspelt name must not give "ok"
+    if stream and stream not in known and not streams[0].fields:  # a misspelt name must not give "ok"
         raise ToolkitError(
             f"nothing to audit: no journal and no sink that answers has stream {stream}; known are {', '.join(known)}"
         )

@@ -121,6 +121,8 @@ def _journals(settings: Settings) -> Iterator[Finding]:
             journal = journal_summary(path)
         except Unavailable as error:
             yield Finding("journal", "note", str(error), "run doctor again later")
+        except ToolkitError as error:  # here, so that it does not hide the others
+            yield Finding("journal", "problem", str(error), "move it away: its producer will create a new one")
         else:
             if journal:  # None: its producer ended before it had created its tables
                 yield _journal(journal, settings.journal_max_mb)

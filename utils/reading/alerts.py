@@ -126,7 +126,7 @@ class AlertState(msgspec.Struct, array_like=True):
         cooldown_us = (rule.cooldown_s or 0) * 1e6  # in both directions: a wrong clock may date an alert ahead
         if at_us is not None and self.alert_us is not None and abs(at_us - self.alert_us) < cooldown_us:
             return False
-        self.active, self.alert_us = True, at_us
+        self.active, self.alert_us = True, self.alert_us if at_us is None else at_us
         return True
 
     def stands_out(self, value: float | None, floor: float | None) -> bool:

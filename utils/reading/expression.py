@@ -14,7 +14,8 @@ from utils.records.table import Table, quoted
 MAX_TEXT_BYTES = 2_000_000  # largest text within an expression; a record has at most 256 KiB
 FIELDS_SHOWN = 40
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"((?:[^"]|"")*)\"""")
-_COLUMN = "oid AS (CASE WHEN ({}\n) THEN 1 ELSE 0 END)"  # no field has a column `oid`
+# An expression that closes our brackets or opens a comment fails in one of these. No field has a column `oid`.
+_COLUMN, _CHECK = "oid AS (CASE WHEN ({}\n) THEN 1 ELSE 0 END)", "SELECT 1 FROM record WHERE ({}\n)"
 
 
 class Expression:
@@ -39,6 +40,7 @@ class Expression:
                 if name and name.replace('""', '"').lower() not in map(str.lower, table.columns):
                     raise ValueError(f"no such column: {name}")
             self._connection.execute(f"CREATE TABLE record ({columns}, {_COLUMN.format(text)})")
+            self._connection.execute(_CHECK.format(text))
             self._connection.execute("INSERT INTO record DEFAULT VALUES")  # some functions fail only when they run
         except (sqlite3.Error, ValueError) as error:  # ValueError: a NUL, or half a surrogate pair
             fields = ", ".join(table.columns[:FIELDS_SHOWN]) + (", …" if len(table.columns) > FIELDS_SHOWN else "")

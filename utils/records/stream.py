@@ -230,7 +230,7 @@ def check_roles(stream: Stream, where: str) -> None:
         name = getattr(stream, role)
         if name is not None and types.get(name) not in allowed:
             found = f"which is {types[name]}" if name in types else "which is no field"
-            usable = ", ".join(each for each, kind in types.items() if kind in allowed)
+            usable = ", ".join(each for each, kind in types.items() if kind in allowed) or "there is none"
             wanted = f"name a field of type {' or '.join(allowed)} ({usable})"
             raise ToolkitError(f"{where}: {role} names {name}, {found}; {wanted}")
     if stream.zones and not -math.inf < stream.zones[0] < stream.zones[1] < math.inf:
