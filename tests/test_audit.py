@@ -22,7 +22,7 @@ import verify_emitters
 from tests.helpers import FILES, assigned, make_messages, wait_until
 from utils.app.config import DEFAULT_STREAM, PROJECT_DIR, Settings
 from utils.checks import audit as audit_module
-from utils.checks import readers
+from utils.checks import journals, readers
 from utils.checks.audit import ProducerResult, Report, audit
 from utils.checks.journals import audited_sinks, dead_letters, journal_summaries
 from utils.delivery.journal import Journal
@@ -32,6 +32,7 @@ from utils.records.record import Batch, Record
 from utils.records.stream import Stream, declare
 from utils.records.table import Table
 from utils.sinks import EMBEDDED, SINKS
+from utils.sources.sqlite_source import open_read_only
 
 COUNT, FEW = 2_500, 250
 
@@ -613,6 +614,23 @@ def test_a_sink_that_is_replaced_while_it_is_read_is_read_again(
     assert not report.broken
     assert [each.count for each in report.results] == [100]
     assert sum(reads) > 100
+
+
+def test_a_journal_is_read_as_it_is_at_one_moment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    append(settings, 10, subscribed=["file"], prune=False)
+    before = journal_summaries(settings)
+
+    def appended_meanwhile(path: Path) -> tuple[sqlite3.Connection, bool]:
+        monkeypatch.undo()
+        connection, is_live = open_read_only(path)
+        connection.set_trace_callback(
+            lambda sql: append(settings, 10, subscribed=["file"]) if "FROM batches" in sql else None
+        )
+        return connection, is_live
+
+    monkeypatch.setattr(journals, "open_read_only", appended_meanwhile)
+    assert journal_summaries(settings) == before
+    assert journal_summaries(settings)[0].last == 20
 
 
 @pytest.mark.full

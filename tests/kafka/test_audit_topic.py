@@ -43,6 +43,7 @@ def problems(settings: Settings, written: Callable[[list[bytes]], Sequence[bytes
         producer = Producer({"bootstrap.servers": settings.kafka_broker, "client.id": CLIENT_ID, **options})
         for line in written(batch.lines.splitlines()):
             producer.produce(settings.topic, value=line, key=journal.key, partition=0)
+        producer.produce(settings.topic, partition=0)  # of another program, without key and value
         producer.flush(10)
         for sink in CHOSEN:
             journal.note_reached(sink, 30, "")
