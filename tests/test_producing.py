@@ -137,6 +137,7 @@ def test_huge_bounds_mean_no_bound(settings: Settings) -> None:
         producing.produce(BUZZ, "ragini", paced(3), ProducerOptions(interval=0, sinks=("file",), run=huge), settings)
         == 0
     )
+    assert settings.live_path.read_text("utf-8").count('"timestamp":"2026-11-23T19:04:05.123Z"') == 3, "their own"
 
 
 def test_records_that_were_made_before_their_source_broke_are_acknowledged_once(settings: Settings) -> None:
