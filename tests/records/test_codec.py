@@ -165,8 +165,9 @@ def test_no_number_no_escape_and_no_order_changes(source: bytes) -> None:
     assert stamp(source, "p", 1, READ_AT).startswith(source[:-1] + b",")
 
 
-def test_pretty_json_loses_white_space_alone() -> None:
-    line = stamp(b'{\r\n  "a": 1e2,\n  "b": "\\u00e9 x"\n}', "p", 1, READ_AT)
+@pytest.mark.parametrize("line_end", [b"\r\n", b"\n", b"\r"])
+def test_pretty_json_loses_white_space_alone(line_end: bytes) -> None:
+    line = stamp(b'{\n  "a": 1e2,\n  "b": "\\u00e9 x"\n}'.replace(b"\n", line_end), "p", 1, READ_AT)
     assert line.startswith(b'{"a":1e2,"b":"\\u00e9 x",')
 
 
