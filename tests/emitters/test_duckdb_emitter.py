@@ -246,6 +246,12 @@ class TestFile:
         with duckdb.connect() as memory, duck.attached(memory, path, wait_s=0):
             assert not duck.columns(memory, "streamed_messages")
 
+    def test_a_log_whose_file_was_moved_away_is_no_outage(self, path: Path) -> None:
+        path.with_name(f"{path.name}.wal").write_bytes(b"log" * 100)
+        with closing(DuckdbEmitter(path, BUZZ)) as emitter:
+            emitter.emit(make_batch(1))
+        assert stored(path) == ids(1)
+
     def test_an_empty_file_that_another_process_has_locked_stays(self, path: Path) -> None:
         path.touch()
         with locked(path):
