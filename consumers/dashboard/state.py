@@ -108,7 +108,8 @@ class History:
             self.rows.append((at, key, value, measure, lag))
         came = [now] * len(times) if self.live else times
         self.seconds.update(map(int, came))
-        for second in sorted(self.seconds)[:-SECONDS]:
+        known = sorted(second for second in self.seconds if second < now + MISPLACED_S)
+        for second in {*self.seconds}.difference(known[-SECONDS:]):
             del self.seconds[second]
         return came[-1]
 
@@ -126,6 +127,8 @@ class History:
         A wrong time becomes `now`, or before `live` the time of the preceding record: with `now` one wrong date in a
         recording would move all later records to the end of the axis.
         """
+        while self.flow and self.flow[-1][0] > now:  # the clock was set back: points ahead of it would hide new ones
+            self.flow.pop()
         latest = self.flow[-1][0] if self.flow else EARLIEST_S
         good = (events >= max(EARLIEST_S, latest - MISPLACED_S if self.live else 0)) & (events <= now)
         if not self.flow:
@@ -181,13 +184,21 @@ class State:
             fresh = list(compress(fresh, self._where.matches(fresh)))
         if fresh:
             with self._lock:
-                last = self._history.add(fresh, self._clock(), self._known.started)
-                self._known = replace(self._known, last=last)
+                now = self._now()
+                self._known = replace(self._known, last=self._history.add(fresh, now, self._known.started))
+
+    def _now(self) -> float:
+        """Return the present, after moving known times that a clock set back has left ahead of it."""
+        now, known = self._clock(), self._known
+        if max(known.started, known.last or now) > now:
+            last = None if known.last is None else min(known.last, now)
+            self._known = replace(known, started=min(known.started, now), last=last)
+        return now
 
     def snapshot(self) -> Snapshot:
         """Return the present statistics. It takes some milliseconds, however many records there were."""
         with self._lock:
-            now, known, history = self._clock(), self._known, self._history
+            now, known, history = self._now(), self._known, self._history
             keys, seconds, counts = history.keys.copy(), history.seconds.copy(), history.tracker.counts
             flow, rows = tuple(history.flow), list(history.rows)
         total, charted, stream = keys.total(), history.charted, history.charted.stream
@@ -199,7 +210,9 @@ class State:
             now=now,
             received=counts.records + counts.invalid + counts.duplicate,
             total=total,
-            **{name: getattr(counts, name) for name in ("invalid", "lost", "duplicate")},
+            invalid=counts.invalid,
+            lost=counts.lost,
+            duplicate=counts.duplicate,
             groups=tuple(keys.most_common(TOP)),
             group_count=len(keys),
             flow=flow,
@@ -250,6 +263,7 @@ def all_series(table: pd.DataFrame, buffers: Buffers, floor: float | None, *, li
         # The mean of each window anew: the running sum of pandas does not recover from values such as 1e20.
         rolling = line["value"].rolling(buffers.rolling, min_periods=1).apply(np.mean, raw=True)
         odd = anomalies(line["value"].tolist(), buffers.window, floor)
-        time, key, value, *_ = (tuple(shown) for _, shown in line.tail(buffers.window).items())
-        found.append(Series(name, time, value, tuple(rolling.tail(buffers.window)), tuple(odd), key))
+        shown = line.assign(rolling=rolling).tail(buffers.window).assign(odd=odd)
+        columns = ("time", "value", "rolling", "odd", "key")
+        found.append(Series(name, *(tuple(shown[each].tolist()) for each in columns)))
     return tuple(found)

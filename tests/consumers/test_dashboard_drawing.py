@@ -3,6 +3,7 @@
 import io
 import random
 import re
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -124,8 +125,8 @@ def test_every_scene_is_drawn() -> None:
 @pytest.mark.parametrize("name", ["light", "anomalies", "empty", "stale-dark", "sensors"])
 def test_the_images_of_the_documents_are_drawn_to_the_pixel(name: str) -> None:
     kept = Image.open(PROJECT_DIR / "docs" / "images" / f"dashboard-{name}.png")
-    if mpl.__version__ not in kept.info["Software"]:
-        pytest.skip("the images are of another version of matplotlib")
+    if mpl.__version__ not in kept.info["Software"] or sys.platform != "linux":
+        pytest.skip("the images are of another version of matplotlib, or another system")
     scene = all_scenes()[name]
     drawn = Image.open(io.BytesIO(draw(scene).image(scene.snapshot)))
     assert np.asarray(ImageChops.difference(kept.convert("RGB"), drawn.convert("RGB"))).max() <= 8  # rounding

@@ -209,6 +209,26 @@ def test_status_waits_lives_goes_stale_and_recovers(state: State, clock: Clock) 
     assert state.snapshot().status == "LIVE"
 
 
+def test_after_a_clock_was_set_back_it_is_as_before(state: State, clock: Clock) -> None:
+    """More seconds are known than are kept; what comes is counted, placed and timed, and a silence is noticed."""
+    state.go_live()
+    messages = make_messages(800, producer_id="ann-1")
+    for message in messages:
+        clock.now += 1
+        if message.sequence == 401:
+            clock.now -= 3600
+        message.timestamp = timestamp_text(clock.now - 0.5)
+        state.add(chunk([message]))
+    snapshot = state.snapshot()
+    assert (snapshot.total, snapshot.status, snapshot.flow[-1]) == (800, "LIVE", (clock.now - 0.5, 800))
+    assert snapshot.rate == pytest.approx(1.0, rel=0.05)
+    assert snapshot.now - snapshot.started == 399
+    clock.now -= 3600
+    assert state.snapshot().idle_s == 0
+    clock.now += 20
+    assert state.snapshot().status == "STALE"
+
+
 def test_a_history_is_stale_until_the_source_is_read_to_its_end(state: State, clock: Clock) -> None:
     messages = make_messages(100, producer_id="ann-1")
     for number, message in enumerate(messages):
