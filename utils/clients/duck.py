@@ -112,6 +112,8 @@ def _attach(memory: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool, w
     name = str(path.absolute()).replace("'", "''")  # absolute, because `:memory:` would not be a file
     if name != name.encode(errors="replace").decode():
         raise ToolkitError(f"{name!r}: DuckDB takes file names in UTF-8 only; use another name")
+    if "\\" in name and os.name != "nt":
+        raise ToolkitError(f"{path}: DuckDB takes each \\ in a path for a /; use another name")
     if "?" in name and not read_only and os.name != "nt":  # DuckDB would look for its log elsewhere
         raise ToolkitError(f"{path}: DuckDB cannot write to a path with a ? in it; use another name")
     deadline_s = time.monotonic() + wait_s
