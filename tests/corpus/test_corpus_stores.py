@@ -285,7 +285,12 @@ def test_a_folder_that_is_a_file(kind: str, make: Make, settings: Settings, caps
 STORES: list[tuple[str, Make, int, str]] = [
     ("noise", lambda path: path.write_bytes(NOISE), 2, "file.sqlite is not a SQLite database"),
     ("newer", newer, 2, "was written by another version"),
-    ("folder", lambda path: path.mkdir(), 3, "unable to open database file (it and its folder must be writable)"),
+    (
+        "folder",
+        lambda path: path.mkdir(),
+        3,
+        "unable to open database file (it, the files beside it and its folder must be writable)",
+    ),
 ]
 
 

@@ -142,7 +142,7 @@ class FileEmitter:
     def _marked(self) -> int:
         """Return the offset of the mark, or the end of the file if the bytes before the offset have changed."""
         offset = self.mark.partition(":")[0]
-        known = offset.isdecimal() and self._mark_at(int(offset)) == self.mark
+        known = offset.isdecimal() and int(offset) <= self._end and self._mark_at(int(offset)) == self.mark
         return int(offset) if known else self._end
 
     def close(self) -> None:
