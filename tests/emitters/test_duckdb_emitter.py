@@ -359,6 +359,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.full
 class TestTornBlocks:
     """Blocks of metadata whose write a kill or a power cut interrupted, so that their checksum is wrong."""
 
