@@ -62,7 +62,7 @@ def print_audit(settings: Settings, sinks: Sequence[str], json: bool = False, st
     from utils.checks.journals import journal_summaries
 
     expected = sum(each.last for each in journal_summaries(settings) if stream in (None, each.stream)) * len(sinks)
-    with cli.progress(expected, "records") as advance:
+    with cli.progress(expected or None, "records") as advance:
         report = compare(settings, sinks, stream, advance)
     if json:
         cli.print_json(report)
