@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from contextlib import closing
 from datetime import datetime
 from itertools import chain, repeat
 from pathlib import Path
+from queue import Queue
 from types import SimpleNamespace
 from typing import Any
 
@@ -640,10 +640,19 @@ def test_fields_of_a_pipe_are_inferred_from_more_than_its_first_line(
     """Fields and roles do not depend on how a program splits its output."""
     blocks = chain((b'{"who":"%c"}\n' % who for who in b"ab" * 10), [b""])
 
+    asked = threading.Semaphore(0)
+
+    class OneByOne(Queue[bytes]):
+        def get(self, block: bool = True, timeout: float | None = None) -> bytes:
+            if block:  # the program writes the next line only when the feed waits for it
+                asked.release()
+            return super().get(block, timeout)
+
     def read1(size: int) -> bytes:
-        time.sleep(0.005)  # longer than the reader takes for a line
+        asked.acquire()
         return next(blocks)
 
+    monkeypatch.setattr(inputs, "Queue", OneByOne)
     monkeypatch.setattr(inputs, "GATHER_S", 60.0)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=SimpleNamespace(read1=read1)))
     stop = threading.Event()

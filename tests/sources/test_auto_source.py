@@ -75,6 +75,14 @@ def test_none_has_data_yet(stage: Stage) -> None:
     assert (stage.auto.name, stage.opened) == ("first", ["first", "second"])
 
 
+def test_records_of_a_sink_that_is_not_chosen_are_not_read_away(stage: Stage) -> None:
+    """From the end, each sink is polled once to note its end; what comes there later is read if it is used later."""
+    assert stage.auto.poll(1) is None
+    stage.first.answer = Chunk("part", "end", "1", [])
+    stage.auto.poll(1)
+    assert (stage.auto.name, stage.second.polls) == ("first", 1)
+
+
 def test_an_empty_sink_is_not_chosen(stage: Stage) -> None:
     stage.first.answer = Chunk("part", "end", "", [])
     stage.second.answer = CHUNK

@@ -18,7 +18,7 @@ def mapped_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Unavailable(f"{path}: {error.strerror}") from error
+        raise Unavailable(f"{path}: {error.strerror or error}") from error
 
 
 def sync(fd: int) -> None:

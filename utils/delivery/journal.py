@@ -116,7 +116,8 @@ class Journal:
             for position in (positions or {}).items():
                 connection.execute("INSERT OR REPLACE INTO positions VALUES (?, ?)", position)
             removed = self._remove_delivered(connection)
-        self._remember(batch)
+        if batch.count:
+            self._remember(batch)
         self.pending_bytes += len(stored) - removed
         self.last = batch.last
 
@@ -236,5 +237,5 @@ def _locked(path: Path) -> portalocker.PidFileLock:
         user = f"process {lock.read_pid() or 'unknown'}: stop it first, or use another --data-dir"
         raise ToolkitError(f"journal {path} is in use by {user}") from error
     except OSError as error:
-        raise ToolkitError(f"data folder cannot be used: {path.parent}: {error.strerror}") from error
+        raise ToolkitError(f"data folder cannot be used: {path.parent}: {error.strerror or error}") from error
     return lock

@@ -128,10 +128,11 @@ def _lines(name: str, encoding: str, blocks: Iterator[bytes]) -> Iterator[list[b
     cannot be decoded stay as they are and damage only their line. Raises ToolkitError if the file is damaged.
     """
     decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
+    is_utf8 = codecs.lookup(encoding).name == "utf-8"  # then decoding and encoding would change nothing
     rest, number = b"", 0
     try:
         for data in blocks:
-            text = decoder.decode(data, final=not data).encode("utf-8", "surrogateescape")
+            text = data if is_utf8 else decoder.decode(data, final=not data).encode("utf-8", "surrogateescape")
             lines = (rest + text).splitlines(keepends=True)
             is_open = data and lines and not lines[-1].endswith(b"\n")
             rest = lines.pop()[: MAX_LINE_BYTES + 1] if is_open else b""

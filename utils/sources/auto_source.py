@@ -69,7 +69,7 @@ class AutoSource:
         errors: list[ToolkitError] = []
         for name, connect in self._candidates.items():
             # With "end" every source must note its present end now, because it may be used later.
-            if found is not None and found.start != "end":
+            if found is not None and (found.start != "end" or name in self._open):
                 continue
             try:
                 self._open[name] = self._open.get(name) or connect()

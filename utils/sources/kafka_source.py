@@ -237,6 +237,8 @@ class Connection:
 
     def commit(self) -> None:
         """Store the offsets after the returned chunks, for the client to commit: tools show the lag of the group."""
+        if not self._in_group:
+            return
         offsets = self._returned | ({} if self._ready else self._ends)  # an end is also after transaction markers
         if places := [TopicPartition(self._watch.topic, *each) for each in offsets.items() if each[1] > 0]:
             self._consumer.store_offsets(offsets=places)

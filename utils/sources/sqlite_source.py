@@ -3,6 +3,7 @@
 import os
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePath
 
 from utils.app.config import Settings
@@ -109,8 +110,9 @@ def open_read_only(path: Path) -> tuple[sqlite3.Connection, bool]:
         kind = getattr(error, "sqlite_errorname", "")
         if not kind.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")) or os.access(path.parent, os.W_OK):
             raise
-    if path.with_name(f"{path.name}-wal").exists():
-        raise Unavailable(f"{path} has a log, and its folder cannot be written: copy both to another folder")
+    with suppress(FileNotFoundError):
+        if path.with_name(f"{path.name}-wal").stat().st_size:
+            raise Unavailable(f"{path} has a log, and its folder cannot be written: copy both to another folder")
     return sqlite3.connect(f"{uri}?immutable=1", uri=True, timeout=WAIT_S, check_same_thread=False), False
 
 
